@@ -1,0 +1,45 @@
+# Every target that needs Python packages makes .venv first (tools/bootstrap.py); the second time that takes no time.
+# PYTHON=/path/to/python3.12 chooses the Python, DEMO=small the size of the demo, ARGS='-k nms' goes to pytest.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format lock clean
+RUN := .venv/bin/python
+
+help: ## list the targets
+	@echo 'Targets:'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## install everything into .venv, or repair it
+	@python=$$(command -v python3 || command -v '$(PYTHON)') || \
+		{ echo 'setup: python3 is not found. Install it (Debian: sudo apt-get install python3 python3-venv).' >&2; exit 1; }; \
+	"$$python" tools/bootstrap.py
+
+demo: setup ## pretrain, transfer and compare on the digits that come with scikit-learn (DEMO=small: shorter)
+	$(RUN) tools/demo.py $(if $(DEMO),--size $(DEMO))
+
+test: setup ## run all tests
+	$(RUN) -m pytest $(ARGS)
+
+test-fast: setup ## run the tests that take seconds
+	$(RUN) -m pytest -m 'not slow' $(ARGS)
+
+lint: setup ## check the code (ruff) and the spelling (codespell)
+	$(RUN) -m ruff check .
+	$(RUN) -m codespell_lib
+
+format: setup ## cure what ruff can cure by itself
+	$(RUN) -m ruff check --fix .
+
+# --universal: one file for all supported Pythons and machines; sed drops what is true for all of them, or for none.
+lock: ## make requirements.lock again from pyproject.toml (UPGRADE=1: with the newest versions)
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	python3 -m venv "$$tmp/venv"; "$$tmp/venv/bin/pip" install -q uv; \
+	$(if $(UPGRADE),,cp requirements.lock "$$tmp/lock";) \
+	UV_PYTHON_DOWNLOADS=never "$$tmp/venv/bin/uv" pip compile -q --universal --python-version 3.10 --extra dev \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o "$$tmp/lock"; \
+	sed -E -e "/sys_platform == '(never|emscripten)'/d" -e "s/python_full_version < '3.13' and //" \
+		-e "s/ (and|;) (python_full_version < '3.13'|sys_platform != 'emscripten')//" "$$tmp/lock" > requirements.lock
+
+clean: ## remove .venv, caches and the demo's results
+	rm -rf .venv .venv.lock build *.egg-info .pytest_cache .ruff_cache work_dirs/demo
+	find . -name __pycache__ -prune -exec rm -rf {} +

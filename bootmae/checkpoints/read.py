@@ -1,0 +1,52 @@
+"""Safe reading: tensors and plain types only. No code stored in a file is ever executed, and there is no fallback."""
+
+import argparse
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import load_file
+
+
+def history_method(owner: type, name: str):
+    """Stands in for ``getattr`` in files of mmengine, whose log histories name their own statistics that way."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(owner, name)
+    raise UnpicklingError(f'a reference to {name} of {owner}')
+
+
+# Plain data that honest files hold beside tensors: mmengine's log history, numpy numbers, the authors' arguments.
+_NUMPY_CORE = np._core if np.__version__ >= '2' else np.core
+SAFE_TYPES = [
+    argparse.Namespace, HistoryBuffer, (history_method, 'builtins.getattr'),
+    np.ndarray, np.dtype, _NUMPY_CORE.multiarray._reconstruct, _NUMPY_CORE.multiarray.scalar,
+    *(type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')),
+]
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The content of a ``.pth``/``.pt`` or ``.safetensors`` file, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, holds anything but tensors and plain types, or no dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no checkpoint {path}: give the path of a .pth or .safetensors file')
+    if path.suffix == '.safetensors':
+        return load_file(path)
+    try:
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except UnpicklingError as error:
+        reason = next((line.strip() for line in str(error).split('\n') if 'Error' in line), str(error).split('\n')[0])
+        raise ValueError(f'{path} holds more than tensors and plain types, or is damaged, and was not read ({reason}). '
+                         'Convert it to a dict of tensors with the program that wrote it.') from error
+    except (RuntimeError, EOFError, OSError, KeyError) as error:
+        raise ValueError(f'{path} is damaged or no checkpoint ({error}): take an older one or copy it again') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights')
+    return content

@@ -1,0 +1,1 @@
+from . import embedded, images, masks, seeding  # noqa: F401

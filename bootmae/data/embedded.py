@@ -1,0 +1,285 @@
+"""Real images that installed packages carry: digits and crops of photographs. Nothing is downloaded.
+
+They serve tests, first runs and small comparisons on a machine without data. Results on them show that a
+pipeline works and that pretraining helps; they say nothing about ImageNet.
+"""
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
+
+from .seeding import PerSampleSeed
+
+# Class name: (distribution, import name, file). Left out: drawings, binary and synthetic pictures (horse,
+# logo, phantom, chessboards, colour wheel), pages of text, motorcycle_right (its twin from 10 cm away),
+# microaneurysms (102 pixels), lfw_subset (25 pixels), and cell and clock_motion (almost all of their area is
+# featureless).
+PHOTOS = {
+    'astronaut': ('scikit-image', 'skimage', 'data/astronaut.png'),
+    'brick': ('scikit-image', 'skimage', 'data/brick.png'),
+    'camera': ('scikit-image', 'skimage', 'data/camera.png'),
+    'chelsea': ('scikit-image', 'skimage', 'data/chelsea.png'),
+    'china': ('scikit-learn', 'sklearn', 'datasets/images/china.jpg'),
+    'coffee': ('scikit-image', 'skimage', 'data/coffee.png'),
+    'coins': ('scikit-image', 'skimage', 'data/coins.png'),
+    'flower': ('scikit-learn', 'sklearn', 'datasets/images/flower.jpg'),
+    'grace_hopper': ('matplotlib', 'matplotlib', 'mpl-data/sample_data/grace_hopper.jpg'),
+    'grass': ('scikit-image', 'skimage', 'data/grass.png'),
+    'gravel': ('scikit-image', 'skimage', 'data/gravel.png'),
+    'hubble_deep_field': ('scikit-image', 'skimage', 'data/hubble_deep_field.jpg'),
+    'immunohistochemistry': ('scikit-image', 'skimage', 'data/ihc.png'),
+    'moon': ('scikit-image', 'skimage', 'data/moon.png'),
+    'motorcycle': ('scikit-image', 'skimage', 'data/motorcycle_left.png'),
+    'retina': ('scikit-image', 'skimage', 'data/retina.jpg'),
+    'rocket': ('scikit-image', 'skimage', 'data/rocket.jpg'),
+    'text': ('scikit-image', 'skimage', 'data/text.png'),
+}
+# Crop sizes are for photographs whose shorter side is at most this; larger ones get larger crops.
+NOMINAL_SIDE = 512
+# Left unused between the training and the validation half: a JPEG chroma block spans 16 pixels.
+GAP = 16
+# Grey-level standard deviation below which a crop (plain sky, black border) is drawn again.
+MIN_CONTRAST = 4.0
+MAX_DRAWS = 100
+DIGITS_VAL_PER_CLASS = 50
+
+
+class EmbeddedImages(PerSampleSeed, BaseDataset):
+    """Base of the datasets that hold all pictures in memory.
+
+    A sample reaches the pipeline with ``img`` (BGR uint8, H x W x 3, as LoadImageFromFile would give it),
+    ``img_shape``, ``ori_shape``, ``gt_label`` and ``sample_idx``: pipelines need no loading transform.
+    """
+
+    def __init__(self,
+                 split: str,
+                 size: int,
+                 labels_per_class: int | None,
+                 subset_seed: int,
+                 **kwargs):
+        if split not in ('train', 'val'):
+            raise ValueError(f"split={split!r} must be 'train' or 'val'")
+        if size < 1:
+            raise ValueError(f'size={size} must be a positive number of pixels')
+        if labels_per_class is not None and split != 'train':
+            raise ValueError(f'labels_per_class={labels_per_class} is for the training split; '
+                             'drop it for validation, whose size must not change')
+        self.split, self.size = split, size
+        self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
+        super().__init__(ann_file='', **kwargs)
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        """All pictures of the split, RGB uint8 (n, size, size, 3), and their labels (n,)."""
+        raise NotImplementedError
+
+    def load_data_list(self) -> list[dict]:
+        """One dict(row, gt_label) a sample, after the pictures of the split have been prepared."""
+        self._pixels, labels = self.draw()
+        rows = np.arange(len(labels))
+        if self.labels_per_class is not None:
+            rows = few_labels(labels, self.labels_per_class, self.subset_seed)
+        return [dict(row=int(row), gt_label=int(labels[row])) for row in rows]
+
+    def get_data_info(self, idx: int) -> dict:
+        """The sample before the pipeline; ``img`` is its own copy, so transforms may write into it."""
+        info = super().get_data_info(idx)
+        info['img'] = np.ascontiguousarray(self._pixels[info['row'], :, :, ::-1])
+        info['img_shape'] = info['ori_shape'] = info['img'].shape[:2]
+        return info
+
+    def images(self, indices: Iterable[int]) -> np.ndarray:
+        """Pictures for a report, before any transform: RGB uint8 (n, size, size, 3)."""
+        return self._pixels[[super(EmbeddedImages, self).get_data_info(int(i))['row'] for i in indices]]
+
+    def describe(self) -> str:
+        """One line for the log: number of images, number of classes, what they are."""
+        num_classes = len(self.metainfo['classes'])
+        return f'{len(self):,} images, {num_classes} classes, {type(self).__name__} {self.split}'
+
+    def extra_repr(self) -> list[str]:
+        """Lines for mmpretrain's ``repr``."""
+        return [self.describe()] if self._fully_initialized else []
+
+
+@DATASETS.register_module()
+class DigitImages(EmbeddedImages):
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels, enlarged.
+
+    Validation holds 50 of each digit, 500 in all, drawn once and for all; training the other 1,297. Both
+    splits share their writers.
+
+    Args:
+        split: 'train' or 'val'.
+        size: Side of the square pictures in pixels; enlarged bicubically from 8.
+        labels_per_class: Keep so many training images of each class; smaller subsets are part of larger ones.
+        subset_seed: Chooses which.
+        kwargs: Arguments of mmpretrain's BaseDataset, such as ``pipeline`` and ``test_mode``.
+
+    Errors: ValueError for a bad split, size or subset.
+    """
+
+    METAINFO = dict(classes=tuple('0123456789'))
+
+    def __init__(self,
+                 split: str,
+                 size: int = 32,
+                 labels_per_class: int | None = None,
+                 subset_seed: int = 0,
+                 **kwargs):
+        super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.datasets import load_digits  # takes a second to import; only this dataset needs it
+        digits = load_digits()
+        val = np.zeros(len(digits.target), dtype=bool)
+        val[few_labels(digits.target, DIGITS_VAL_PER_CLASS, seed=0)] = True
+        chosen = val if self.split == 'val' else ~val
+        grey = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+        shape = (self.size, self.size)
+        enlarged = np.stack([cv2.resize(image, shape, interpolation=cv2.INTER_CUBIC) for image in grey])
+        return np.repeat(enlarged[..., None], 3, axis=3), digits.target[chosen]
+
+
+@DATASETS.register_module()
+class PhotoCrops(EmbeddedImages):
+    """Square crops of the 18 photographs in ``PHOTOS``; the class of a crop is its photograph.
+
+    Training crops come from one half of each photograph (left, or upper where it is taller than wide),
+    validation crops from the other. A strip of 16 pixels between the halves is unused, so that the two share
+    no pixel and no JPEG block. The boxes are drawn from ``crop_seed`` and then fixed. To know a photograph by
+    its other half takes texture and colour, not the recognition of objects.
+
+    Args:
+        split: 'train' or 'val'.
+        size: Side of the crops after resizing, in pixels.
+        crop_size: Smallest and largest side of the crops in the photograph, in pixels of a photograph whose
+            shorter side is at most 512 (for larger ones in proportion).
+        crops_per_image: Number of crops of each photograph; by default 256 for training and 64 for
+            validation.
+        crop_seed: Chooses the boxes.
+        labels_per_class: Keep so many training crops of each class; smaller subsets are part of larger ones.
+        subset_seed: Chooses which.
+        kwargs: Arguments of mmpretrain's BaseDataset, such as ``pipeline`` and ``test_mode``.
+
+    Attributes:
+        boxes: (n, 3) left, top and side of all crops of the split, photograph after photograph.
+
+    Errors: ValueError for a bad split, size or subset; FileNotFoundError naming the package without its
+        picture.
+    """
+
+    METAINFO = dict(classes=tuple(PHOTOS))
+
+    def __init__(self,
+                 split: str,
+                 size: int = 32,
+                 crop_size: tuple[int, int] = (48, 96),
+                 crops_per_image: int | None = None,
+                 crop_seed: int = 0,
+                 labels_per_class: int | None = None,
+                 subset_seed: int = 0,
+                 **kwargs):
+        if crops_per_image is None:
+            crops_per_image = 256 if split == 'train' else 64
+        if crops_per_image < 1:
+            raise ValueError(f'crops_per_image={crops_per_image} must be positive')
+        smallest, largest = crop_size
+        if not 8 <= smallest <= largest <= 160:
+            raise ValueError(f'crop_size={crop_size} must be (smallest, largest) within 8 and 160 pixels: '
+                             'half of the smallest photograph has to hold a crop')
+        self.crop_size, self.crops_per_image, self.crop_seed = (smallest, largest), crops_per_image, crop_seed
+        super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        boxes, crops = [], []
+        for number, name in enumerate(PHOTOS):
+            # A stream for each photograph and split: asking for more crops leaves the first ones as they are.
+            rng = np.random.default_rng((self.crop_seed, number, self.split == 'val'))
+            image = photo(name)
+            region = half(image.shape[:2], self.split)
+            for _ in range(self.crops_per_image):
+                box = draw_box(image, region, self.crop_size, rng)
+                boxes.append(box)
+                crops.append(cut(image, box, self.size))
+        self.boxes = np.array(boxes)
+        return np.stack(crops), np.repeat(np.arange(len(PHOTOS)), self.crops_per_image)
+
+
+@cache
+def photo(name: str) -> np.ndarray:
+    """A photograph of ``PHOTOS``, RGB uint8 (H, W, 3), decoded once per process and not writable.
+
+    Errors: FileNotFoundError naming package, version and remedy when the picture is not there.
+    """
+    distribution, module, path = PHOTOS[name]
+    spec = find_spec(module)
+    if spec is None:
+        raise FileNotFoundError(f'PhotoCrops needs {path} of {distribution}, which is not installed: '
+                                f'pip install {distribution}')
+    file = Path(spec.submodule_search_locations[0]) / path
+    image = cv2.imread(str(file)) if file.is_file() else None
+    if image is None:
+        try:
+            release = version(distribution)
+        except PackageNotFoundError:
+            release = '(unknown version)'
+        raise FileNotFoundError(f'{distribution} {release} has no readable picture {file}: install its wheel '
+                                f'again, pip install --force-reinstall {distribution}')
+    image = np.ascontiguousarray(image[:, :, ::-1])
+    image.flags.writeable = False
+    return image
+
+
+def half(shape: tuple[int, int], split: str) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom (exclusive) of the half of an image (H, W) that belongs to a split."""
+    height, width = shape
+    first_end, second_start = max(shape) // 2 - GAP // 2, max(shape) // 2 + GAP // 2
+    if width >= height:
+        return (0, 0, first_end, height) if split == 'train' else (second_start, 0, width, height)
+    return (0, 0, width, first_end) if split == 'train' else (0, second_start, width, height)
+
+
+def draw_box(image: np.ndarray,
+             region: tuple[int, int, int, int],
+             crop_size: tuple[int, int],
+             rng: np.random.Generator) -> tuple[int, int, int]:
+    """Left, top and side of a random square in ``region`` that is not featureless (after 100 tries: any)."""
+    left, top, right, bottom = region
+    scale = max(1.0, min(image.shape[:2]) / NOMINAL_SIDE)
+    for _ in range(MAX_DRAWS):
+        side = round(scale * rng.integers(crop_size[0], crop_size[1] + 1))
+        x, y = rng.integers(left, right - side + 1), rng.integers(top, bottom - side + 1)
+        if image[y:y + side:4, x:x + side:4].mean(axis=2).std() >= MIN_CONTRAST:
+            break
+    return int(x), int(y), side
+
+
+def cut(image: np.ndarray, box: tuple[int, int, int], size: int) -> np.ndarray:
+    """The square ``box`` of an image, resized to (size, size, 3)."""
+    x, y, side = box
+    method = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
+    return cv2.resize(image[y:y + side, x:x + side], (size, size), interpolation=method)
+
+
+def few_labels(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """Sorted positions of ``per_class`` samples of each class; a smaller number gives a subset of a larger
+    one's.
+
+    Errors: ValueError when a class has fewer, or for a number below 1.
+    """
+    if per_class < 1:
+        raise ValueError(f'labels_per_class={per_class} must be at least 1, or None for all')
+    chosen = []
+    for label in np.unique(labels):
+        positions = np.flatnonzero(labels == label)
+        if len(positions) < per_class:
+            raise ValueError(f'labels_per_class={per_class}, but class {label} has {len(positions)} training '
+                             'images: lower labels_per_class')
+        chosen.append(np.random.default_rng((seed, int(label))).permutation(positions)[:per_class])
+    return np.sort(np.concatenate(chosen))

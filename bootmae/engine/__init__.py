@@ -1,0 +1,1 @@
+from . import hooks, optim, runner, schedule  # noqa: F401

@@ -1,0 +1,76 @@
+"""Hooks of a run: BootMAE's schedules, losses over all ranks, and what a checkpoint says of itself."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from ..models.schedules import EMA_BASE, ema_decay, feature_weight
+from ..provenance import git_commit
+
+
+def bare_model(runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@HOOKS.register_module()
+class BootMAEHook(Hook):
+    """Sets the feature weight and the EMA decay of each epoch, and moves the momentum encoder after each update.
+
+    Args:
+        ema: (epoch, decay) points of :func:`ema_decay`.
+        ramp: share of all epochs over which the feature weight rises to 1.
+        total_epochs: epochs that the ramp is a share of; default: the run's.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before anything that looks at or saves the weights
+
+    def __init__(self, ema: Sequence[tuple[float, float]] = EMA_BASE, ramp: float = 0.25,
+                 total_epochs: int | None = None):
+        self.ema, self.ramp, self.total_epochs = ema, ramp, total_epochs
+        self.decay = None
+
+    def before_train_epoch(self, runner) -> None:
+        weight = feature_weight(runner.epoch, self.total_epochs or runner.max_epochs, self.ramp)
+        self.decay = ema_decay(runner.epoch, self.ema)
+        bare_model(runner).feature_weight.fill_(weight)
+        runner.message_hub.update_scalar('train/ema_decay', self.decay)
+        runner.message_hub.update_scalar('train/feature_weight', weight)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.optim_wrapper.should_update():  # an update has just been made, not a mere accumulation
+            bare_model(runner).update_momentum(self.decay)
+
+
+@HOOKS.register_module()
+class MeanLossesHook(Hook):
+    """Averages what is logged of a step over all ranks; mmengine logs rank 0 alone."""
+
+    priority = 'HIGHEST'  # before RuntimeInfoHook takes the values
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if outputs and dist.get_world_size() > 1:
+            values = torch.stack([value.detach().float() for value in outputs.values()])
+            dist.all_reduce(values, 'mean')
+            outputs.update(zip(outputs, values, strict=True))
+
+
+@HOOKS.register_module()
+class ProvenanceHook(Hook):
+    """Writes into each checkpoint what is needed to use it rightly: method, input statistics, sizes, commit."""
+
+    def before_run(self, runner) -> None:
+        self.commit = git_commit()
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        model = bare_model(runner)
+        checkpoint['meta']['bootmae'] = dict(
+            method=type(model).__name__,
+            mean=model.data_preprocessor.mean.flatten().tolist(),
+            std=model.data_preprocessor.std.flatten().tolist(),
+            img_size=list(model.backbone.img_size),
+            commit=self.commit)

@@ -1,0 +1,77 @@
+"""Parameter groups (weight decay, layer-wise learning rate) and precision."""
+
+from contextlib import contextmanager
+
+import torch
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from torch import nn
+
+NO_DECAY = ('pos_embed', 'cls_token')
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: not to 1-D parameters, biases, positions and the class token."""
+    last = name.rpartition('.')[2]
+    return parameter.ndim > 1 and last != 'bias' and last not in NO_DECAY
+
+
+def lr_scale(model: nn.Module, name: str, layer_decay: float) -> float:
+    """Factor on a parameter's learning rate: ``layer_decay ** (groups after its own)`` (bootmae.md, section 5)."""
+    if layer_decay == 1:
+        return 1.0
+    backbone = getattr(model, 'backbone', None)
+    if not hasattr(backbone, 'get_layer_depth'):
+        raise ValueError(f'layer_decay={layer_decay} needs a model whose backbone has get_layer_depth, such as '
+                         f'PlainViT, not {type(backbone).__name__}')
+    group, num_groups = backbone.get_layer_depth(name, 'backbone.')
+    return layer_decay ** (num_groups - 1 - group)
+
+
+def parameter_table(model: nn.Module, layer_decay: float = 1.0) -> dict[str, tuple[float, bool]]:
+    """Learning-rate scale and whether weight decay applies, for every trainable parameter."""
+    return {name: (lr_scale(model, name, layer_decay), decays(name, parameter))
+            for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ViTOptimWrapperConstructor:
+    """Builds an optimiser whose groups follow :func:`parameter_table`; parameters alike share a group.
+
+    ``paramwise_cfg`` takes ``layer_decay`` (default 1, none) alone.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        self.wrapper_cfg = dict(optim_wrapper_cfg)
+        self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
+        paramwise_cfg = dict(paramwise_cfg or {})
+        self.layer_decay = paramwise_cfg.pop('layer_decay', 1.0)
+        if paramwise_cfg:
+            raise ValueError(f'unknown paramwise_cfg {sorted(paramwise_cfg)}: ViTOptimWrapperConstructor takes '
+                             'layer_decay alone')
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        model = getattr(model, 'module', model)
+        lr, weight_decay = self.optimizer_cfg['lr'], self.optimizer_cfg.get('weight_decay', 0.0)
+        parameters, groups = dict(model.named_parameters()), {}
+        for name, (scale, decay) in parameter_table(model, self.layer_decay).items():
+            group = groups.setdefault((scale, decay), dict(
+                params=[], lr=lr * scale, weight_decay=weight_decay if decay else 0.0))
+            group['params'].append(parameters[name])
+        optimizer = OPTIMIZERS.build(self.optimizer_cfg | dict(params=list(groups.values())))
+        return OPTIM_WRAPPERS.build(dict(type='OptimWrapper') | self.wrapper_cfg | dict(optimizer=optimizer))
+
+
+@OPTIM_WRAPPERS.register_module()
+class AutocastOptimWrapper(OptimWrapper):
+    """Mixed precision in bfloat16, without a loss scaler, on any device.
+
+    mmengine's ``AmpOptimWrapper`` keeps a loss scaler under bf16 and refuses a machine without accelerator; for fp16,
+    which needs the scaler, use that one.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module):
+        with super().optim_context(model), torch.autocast(get_device(), torch.bfloat16):
+            yield

@@ -1,0 +1,168 @@
+"""Proof of equality: the product's own classes against numbers that the authors' release computed.
+
+A golden file (``.npz``) holds weights, inputs, and results of the release; its ``meta`` holds the sizes. The weights go
+through our key map into our classes, in float64, and every result is compared.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.structures import DataSample
+
+from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned
+from ..models.layers import LAYER_NORM_EPS
+from ..models.objectives import token_weights
+from .optim import ViTOptimWrapperConstructor
+
+TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
+EMA_DECAY = 0.999
+ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
+
+Errors = dict[str, float]
+
+
+class Golden:
+    """One golden file. Errors of format are ValueErrors that name the file."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f'no golden file {path}')
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                self.arrays = dict(archive)
+            self.meta = json.loads(str(self.arrays['meta']))
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(f'{path} is no golden file (an .npz with a JSON text `meta`): {error}') from error
+        if self.meta.get('layer_norm_eps', LAYER_NORM_EPS) != LAYER_NORM_EPS:
+            raise ValueError(f'{path} has layer_norm_eps={self.meta["layer_norm_eps"]}, BootMAE uses {LAYER_NORM_EPS}')
+
+    def tensor(self, key: str) -> torch.Tensor:
+        if key not in self.arrays:
+            raise ValueError(f'{self.path} lacks {key!r}')
+        value = torch.from_numpy(self.arrays[key])
+        return value.double() if value.is_floating_point() else value
+
+    def group(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {key.removeprefix(prefix): self.tensor(key) for key in self.arrays if key.startswith(prefix)}
+
+    @property
+    def kind(self) -> str:
+        for prefix, kind in (('online/', 'pretraining'), ('model/', 'fine-tuning'), ('backbone/', 'segmentation')):
+            if any(key.startswith(prefix) for key in self.arrays):
+                return kind
+        raise ValueError(f'{self.path} is of no known kind: no online/, model/ or backbone/ weights')
+
+
+def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> float:
+    """||ours - theirs|| / ||theirs||; infinite if a shape differs or a value is not finite."""
+    ours, theirs = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (ours, theirs))
+    if ours.shape != theirs.shape:
+        return float('inf')
+    error = float((ours - theirs).norm() / theirs.norm().clamp_min(torch.finfo(torch.float64).tiny))
+    return error if np.isfinite(error) else float('inf')
+
+
+def build_vit(meta: dict, **kwargs) -> dict:
+    return dict(type='PlainViT', img_size=meta['img_size'], patch_size=meta['patch_size'],
+                arch=dict(embed_dims=meta['embed_dim'], depth=meta['depth'], num_heads=meta['num_heads'],
+                          mlp_ratio=meta.get('mlp_ratio', 4)), **kwargs)
+
+
+def build_bootmae(meta: dict) -> torch.nn.Module:
+    """The algorithm at a golden file's size, in float64."""
+    decoder = dict(depth=meta.get('decoder_depth', 2), mlp_ratio=meta.get('mlp_ratio', 4))
+    pixel_tap, feature_tap = meta['feature_layers']
+    return MODELS.build(dict(
+        type='BootMAE',
+        backbone=build_vit(meta),
+        pixel_decoder=decoder | dict(embed_dims=meta['decoder_dim'], tap=pixel_tap),
+        feature_decoder=decoder | dict(tap=feature_tap),
+        masking=dict(num_masked=meta['num_masked'], num_block=1),  # masks come from the file
+        weighted=meta['weight_mask'])).double()
+
+
+def compare_pretraining(golden: Golden) -> Errors:
+    """All results of a pretraining file: forward, losses, gradients, one optimiser step, one EMA update."""
+    model = build_bootmae(golden.meta)
+    model.load_state_dict(from_authors(golden.group('online/'), golden.group('momentum/')))
+    model.feature_weight.fill_(golden.meta['feature_weight'])
+    model.train()
+    wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW))(model)
+    images, orders = golden.tensor('images'), golden.tensor('ids_shuffle')
+
+    out = model.predict(images, orders)
+    patchify = model.backbone.patch_embed.patchify
+
+    def masked(x: torch.Tensor) -> torch.Tensor:
+        return x.gather(1, out.ids_masked.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+    weights = token_weights(out.ids_masked, model.masking.grid, model.weighted)
+    errors = {
+        'pixel prediction': relative_error(out.pixels, masked(patchify(golden.tensor('pixel_pred')))),
+        'feature prediction': relative_error(out.features, masked(golden.tensor('feature_pred'))),
+        'momentum features': relative_error(out.targets, masked(golden.tensor('feature_target'))),
+        'token weights': relative_error(weights, golden.tensor('token_weight')),
+    }
+    samples = [DataSample(mask_order=order.numpy()) for order in orders]
+    losses = model.loss(images, samples)
+    total, _ = model.parse_losses(losses)
+    errors |= {
+        'pixel loss': relative_error(losses['loss_pixel'], golden.tensor('loss_pixel')),
+        'feature loss': relative_error(losses['feature_error'], golden.tensor('loss_feature')),
+        'loss': relative_error(total, golden.tensor('loss')),
+    }
+    wrapper.zero_grad()
+    wrapper.backward(total)
+    errors['gradient norms'] = gradient_error(model, golden)
+    wrapper.step()
+    online = dict(model.named_parameters())
+    errors['after one step'] = max(relative_error(online[authors_key(name)], value)
+                                   for name, value in golden.group('after_step/').items())
+    model.update_momentum(EMA_DECAY)
+    momentum = dict(model.momentum.named_parameters())
+    errors['momentum after it'] = max(relative_error(momentum[name], value)
+                                      for name, value in golden.group('after_ema/').items())
+    return errors
+
+
+def gradient_error(model: torch.nn.Module, golden: Golden) -> float:
+    """Largest error of a gradient's norm; infinite unless exactly the same parameters get one."""
+    norms = {authors_key(name): value for name, value in golden.group('gradnorm/').items()}
+    ours = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
+    if set(ours) != set(norms):
+        return float('inf')
+    return max(relative_error(ours[name], norms[name]) for name in norms)
+
+
+def compare_finetuning(golden: Golden) -> Errors:
+    """Logits of a fine-tuned classifier in evaluation mode."""
+    meta = golden.meta
+    model = MODELS.build(dict(
+        type='ImageClassifier',
+        backbone=build_vit(meta, out_type='avg_featmap'),
+        head=dict(type='LinearClsHead', num_classes=meta['num_classes'], in_channels=meta['embed_dim']))).double()
+    model.load_state_dict(from_authors_finetuned(golden.group('model/')))
+    model.eval()
+    with torch.no_grad():
+        return {'logits': relative_error(model(golden.tensor('images'), mode='tensor'), golden.tensor('logits'))}
+
+
+def compare(path: str | Path) -> tuple[str, Errors]:
+    """Kind of a golden file, and the largest relative error of each result.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is missing, damaged, or of a kind that cannot be compared.
+    """
+    init_default_scope('mmpretrain')
+    golden = Golden(path)
+    comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning}
+    if golden.kind not in comparisons:
+        raise ValueError(f'{path} is a {golden.kind} file; this version compares {" and ".join(comparisons)} files')
+    try:
+        return golden.kind, comparisons[golden.kind](golden)
+    except KeyError as error:
+        raise ValueError(f'{path} lacks {error} in its meta') from error

@@ -1,0 +1,100 @@
+"""Frozen features judged without training the encoder: k-NN and logistic regression.
+
+Shape letters: N reference images, Q query images, D feature width, K classes.
+"""
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.device import get_device
+from mmengine.registry import MODELS
+from mmengine.runner import set_random_seed
+from mmpretrain.registry import DATASETS
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.nn import functional as F
+
+from .run import apply_init
+
+Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
+
+
+def build_encoder(cfg: Config, checkpoint: str | None, source: str = 'online', seed: int = 0) -> nn.Module:
+    """The classifier of a downstream config in eval mode, its encoder from a checkpoint or untrained.
+
+    Raises:
+        FileNotFoundError, ValueError: if the checkpoint does not fit; see :func:`apply_init`.
+    """
+    if checkpoint:
+        apply_init(cfg, checkpoint, source)
+    set_random_seed(seed)
+    model_cfg = cfg.model.to_dict()
+    model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+    model = MODELS.build(model_cfg)
+    model.init_weights()
+    return model.to(get_device()).eval()
+
+
+@torch.no_grad()
+def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 256, workers: int = 0) -> Features:
+    """Features (before the head) and labels of all images of a dataset.
+
+    Args:
+        model: a classifier.
+        loader: the config of a dataloader; its dataset is read in order, without augmentation.
+        pipeline: transforms for evaluation.
+    """
+    dataset = DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True))
+    batches = torch.utils.data.DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
+    features, labels = [], []
+    for batch in batches:
+        data = model.data_preprocessor(batch, training=False)
+        features.append(model.backbone(data['inputs'])[-1].float().cpu())
+        labels.extend(int(sample.gt_label) for sample in data['data_samples'])
+    return torch.cat(features), torch.tensor(labels)
+
+
+def few_labels(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
+    """Indices of ``per_class`` random images of each class.
+
+    Raises:
+        ValueError: if a class has fewer.
+    """
+    rng, chosen = np.random.RandomState(seed), []
+    for value in labels.unique():
+        members = (labels == value).nonzero().flatten().numpy()
+        if len(members) < per_class:
+            raise ValueError(f'class {int(value)} has {len(members)} images, fewer than {per_class}: lower --labels')
+        chosen.append(rng.choice(members, per_class, replace=False))
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
+
+
+def knn_accuracy(reference: Features, query: Features, k: int = 20, temperature: float = 0.07,
+                 chunk: int = 1024) -> float:
+    """Percent right of a k-NN vote, weighted by ``exp(cosine / temperature)`` (the usual protocol of Wu et al. 2018).
+
+    Args:
+        reference: labelled features.
+        query: features to classify.
+        k: neighbours; all if there are fewer.
+        chunk: queries at a time.
+    """
+    device = get_device()
+    bank, labels = F.normalize(reference[0], dim=1).to(device), reference[1].to(device)
+    num_classes, right = int(labels.max()) + 1, 0
+    for features, truth in zip(query[0].split(chunk), query[1].split(chunk), strict=True):
+        similarity, index = (F.normalize(features, dim=1).to(device) @ bank.T).topk(min(k, len(bank)), dim=1)
+        votes = torch.zeros(len(features), num_classes, device=device)
+        votes.scatter_add_(1, labels[index], (similarity / temperature).exp())
+        right += int((votes.argmax(dim=1).cpu() == truth).sum())
+    return 100 * right / len(query[1])
+
+
+def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> float:
+    """Percent right of a logistic regression (L-BFGS, L2 penalty 1 / c) on standardised features."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    probe.fit(reference[0].numpy(), reference[1].numpy())
+    return 100 * float(probe.score(query[0].numpy(), query[1].numpy()))

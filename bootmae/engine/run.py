@@ -1,0 +1,150 @@
+"""From a config file and a few options to a runner that is ready to train or test."""
+
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from ..checkpoints import find_encoder, read_checkpoint
+from .batch import Batch, settle_batch
+from .runner import SuiteRunner
+
+
+def load_config(path: str | Path, options: dict | None = None) -> Config:
+    """Read a config and apply ``--cfg-options``; the scope is set so that names in it are found.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if not Path(path).is_file():
+        near = sorted(str(p) for p in Path(path).parent.glob('*.py')) if Path(path).parent.is_dir() else []
+        raise FileNotFoundError(f'no config {path}: {"there are " + ", ".join(near) if near else "see configs/"}')
+    cfg = Config.fromfile(str(path))
+    cfg.merge_from_dict(options or {})
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    return cfg
+
+
+def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
+    """Keep the recipe's global batch (``auto_scale_lr.base_batch_size``) by accumulation.
+
+    Args:
+        cfg: changed in place: accumulation, and the learning rate if scaled.
+        gpus: number of processes.
+        scale_lr: take the batch as it comes and scale the learning rate linearly. The floor of the schedule stays, as
+            in the authors' release.
+
+    Raises:
+        ValueError: if the batch cannot be kept; see :func:`settle_batch`.
+    """
+    per_gpu = cfg.train_dataloader.batch_size
+    recipe = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+    accumulation = cfg.optim_wrapper.get('accumulative_counts')
+    if scale_lr and recipe is None:
+        raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch that its '
+                         'learning rate is meant for')
+    batch = settle_batch(gpus, per_gpu, None if scale_lr else recipe, accumulation)
+    if scale_lr:
+        cfg.optim_wrapper.optimizer.lr *= batch.global_size / recipe
+    cfg.optim_wrapper.accumulative_counts = batch.accumulation
+    for scheduler in cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]:
+        if scheduler.type == 'WarmupCosineLR':
+            scheduler.accumulation = batch.accumulation
+    return batch
+
+
+def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
+    """Start the model's backbone from a checkpoint's encoder, after checking that the input statistics agree.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the config is none that starts from an encoder, or normalises images otherwise than the run that
+            made the weights.
+    """
+    if cfg.model.get('backbone', {}).get('type') != 'PlainViT' or 'head' not in cfg.model:
+        raise ValueError(f'--init starts a downstream model with a PlainViT backbone, not {cfg.model.type}: '
+                         'to go on with a pretraining run use --resume')
+    try:
+        encoder = find_encoder(read_checkpoint(checkpoint), source)
+    except ValueError as error:
+        raise ValueError(f'{checkpoint}: {error}') from error
+    check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
+    cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
+
+
+def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation (of 0..255) that a config normalises images with."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    return list(preprocessor.mean), list(preprocessor.std)
+
+
+def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
+    """Refuse weights made with other input statistics than the config's; None means unknown, and passes."""
+    ours = input_statistics(cfg)
+    if mean is not None and not all(
+            torch.allclose(torch.tensor(a), torch.tensor(list(b)), atol=0.01) for a, b in zip(ours, (mean, std),
+                                                                                           strict=True)):
+        raise ValueError(f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalises '
+                         f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
+                         '(bootmae_* or mae_*)')
+
+
+def apply_devices(cfg: Config, launcher: str) -> None:
+    """Let a multi-process run work without GPUs: gloo, and no device numbers. mmengine assumes CUDA there."""
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    cfg.env_cfg.dist_cfg.backend = 'gloo'
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+
+
+def check_model(cfg: Config) -> None:
+    """A BootMAE without its hook would train towards a momentum encoder that never moves."""
+    hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
+    if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
+        raise ValueError('model BootMAE needs custom_hooks=[dict(type=\'BootMAEHook\')]: without it the momentum '
+                         'encoder never moves')
+
+
+def build_runner(cfg: Config, config_path: str | Path, work_dir: str | None = None, launcher: str = 'none') -> Runner:
+    """The runner of a config, its work directory ``work_dirs/<config name>`` unless given."""
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_path).stem)
+    cfg.launcher = launcher
+    check_model(cfg)
+    apply_devices(cfg, launcher)
+    return SuiteRunner.from_cfg(cfg)
+
+
+def processes(launcher: str) -> int:
+    """Number of processes of this run, as the launcher says."""
+    return int(os.environ.get('SLURM_NTASKS' if launcher == 'slurm' else 'WORLD_SIZE', 1)) if launcher != 'none' else 1
+
+
+def train(config: str, work_dir: str | None = None, options: dict | None = None, init: str | None = None,
+          source: str = 'online', resume: str | None = None, launcher: str = 'none',
+          auto_scale_lr: bool = False) -> Runner:
+    """What ``tools/train.py`` does; see there for the arguments."""
+    cfg = load_config(config, options)
+    batch = apply_batch(cfg, processes(launcher), auto_scale_lr)
+    if init:
+        apply_init(cfg, init, source)
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    runner = build_runner(cfg, config, work_dir, launcher)
+    print_log(f'global batch: {batch}', logger='current')
+    runner.train()
+    return runner
+
+
+def evaluate(config: str, checkpoint: str, work_dir: str | None = None, options: dict | None = None,
+             launcher: str = 'none') -> dict[str, float]:
+    """What ``tools/test.py`` does; gives the metrics."""
+    cfg = load_config(config, options)
+    cfg.load_from = checkpoint
+    return build_runner(cfg, config, work_dir, launcher).test()

@@ -1,0 +1,60 @@
+"""The learning rate of all recipes: linear warm-up from zero, then half a cosine to a floor."""
+
+import math
+
+from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
+from mmengine.registry import PARAM_SCHEDULERS
+
+
+def warmup_cosine(step: int, warmup: int, total: int, floor: float) -> float:
+    """Factor on the peak learning rate at a step (bootmae.md, section 5).
+
+    Args:
+        step: 0 .. total - 1.
+        warmup: steps of warm-up; the first has factor 0, the last factor 1.
+        total: all steps.
+        floor: factor that the cosine falls to after ``total``.
+    """
+    if step < warmup:
+        return step / max(warmup - 1, 1)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(_ParamScheduler):
+    """:func:`warmup_cosine` for every parameter group, in proportion to the group's own peak.
+
+    In a config: ``dict(type='WarmupCosineLR', warmup=40, end=801, min_lr=1e-4, by_epoch=True,
+    convert_to_iter_based=True)``, in epochs.
+
+    Args:
+        warmup: length of the warm-up.
+        end: length of the whole schedule.
+        min_lr: floor for a group with the optimiser's learning rate; layer decay scales the floor too.
+        accumulation: iterations to an optimiser step. The schedule counts optimiser steps, so that accumulation does
+            not change it.
+    """
+
+    def __init__(self, optimizer, warmup: int, end: int, min_lr: float = 0.0, accumulation: int = 1,
+                 by_epoch: bool = True, last_step: int = -1, verbose: bool = False):
+        peak = getattr(optimizer, 'optimizer', optimizer).defaults['lr']
+        if not 0 <= min_lr <= peak:
+            raise ValueError(f'min_lr={min_lr} is not within 0..{peak}, the peak learning rate: lower min_lr')
+        if not 0 <= warmup < end < INF:
+            raise ValueError(f'warmup={warmup}, end={end}: the warm-up must be shorter than the whole schedule')
+        self.warmup, self.total = warmup // accumulation, end // accumulation
+        self.floor, self.accumulation = min_lr / peak, accumulation
+        super().__init__(optimizer, 'lr', begin=0, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
+
+    @classmethod
+    def build_iter_from_epoch(cls, *args, warmup: float, end: float, epoch_length: int, by_epoch: bool = True,
+                              **kwargs) -> 'WarmupCosineLR':
+        """The same schedule given in epochs, counted in iterations (called by mmengine's runner)."""
+        if not by_epoch:
+            raise ValueError('convert_to_iter_based needs by_epoch=True')
+        return cls(*args, warmup=int(warmup * epoch_length), end=int(end * epoch_length), by_epoch=False, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        step = min(self.last_step // self.accumulation, self.total - 1)
+        factor = warmup_cosine(step, self.warmup, self.total, self.floor)
+        return [base * factor for base in self.base_values]

@@ -1,0 +1,157 @@
+"""BootMAE (Dong et al., ECCV 2022): masked autoencoding bootstrapped by a momentum encoder.
+
+Shape letters: B batch, N patches, M masked, V visible, D encoder width, E pixel-decoder width, C channels, P pixels of
+a patch and channel.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from torch import nn
+
+from .decoder import PixelHead, TargetAwareDecoder
+from .masking import BlockMasking
+from .objectives import feature_loss, pixel_loss, token_weights
+
+
+@dataclass
+class Prediction:
+    """One forward pass. All tensors hold the M masked patches of each image, in the order of ``ids_masked``."""
+
+    ids_masked: torch.Tensor  # (B, M) positions
+    weights: torch.Tensor  # (B, M) loss weights
+    pixels: torch.Tensor  # (B, M, C * P) predicted, normalised
+    patches: torch.Tensor  # (B, M, C * P) original pixels
+    features: torch.Tensor  # (B, M, D) predicted
+    targets: torch.Tensor  # (B, M, D) momentum features
+
+
+@MODELS.register_module()
+class BootMAE(BaseSelfSupervisor):
+    """Bootstrapped masked autoencoder.
+
+    The online encoder sees the visible patches. Two target-aware decoders predict, for the masked patches, the
+    normalised pixels and the features that the momentum encoder gives when it sees the whole image.
+
+    The momentum encoder is a part of the algorithm: it is in the checkpoint, gets no gradient, and follows the online
+    encoder through :meth:`update_momentum`, which ``BootMAEHook`` calls after each optimiser step.
+
+    Args:
+        backbone: config of the online encoder, a :class:`PlainViT`.
+        pixel_decoder: ``embed_dims`` (E, default 512), ``depth`` (2), ``num_heads`` (the encoder's), ``mlp_ratio`` (4)
+            and ``tap``: the encoder block that the decoder reads (0, the first).
+        feature_decoder: the same keys without ``embed_dims``, which is D; ``tap`` defaults to the last block.
+        masking: arguments of :class:`BlockMasking` but the grid.
+        weighted: whether patches amid masked ones weigh more in the losses.
+        data_preprocessor: mmpretrain's; images are expected with mean = std = 127.5 (of 0..255).
+    """
+
+    def __init__(self,
+                 backbone: dict,
+                 pixel_decoder: dict | None = None,
+                 feature_decoder: dict | None = None,
+                 masking: dict | None = None,
+                 weighted: bool = True,
+                 data_preprocessor: dict | None = None,
+                 init_cfg: dict | None = None):
+        super().__init__(backbone=backbone, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        vit = self.backbone
+        self.masking = BlockMasking(grid=vit.grid, **(masking or {}))
+        self.weighted = weighted
+        pixel = dict(embed_dims=512, depth=2, num_heads=vit.num_heads, tap=0) | (pixel_decoder or {})
+        feature = dict(depth=2, num_heads=vit.num_heads, tap=vit.depth - 1) | (feature_decoder or {})
+        self.taps = tuple(self._check_tap(cfg.pop('tap')) for cfg in (pixel, feature))
+        channels = vit.patch_embed.proj.in_channels
+        self.pixel_decoder = TargetAwareDecoder(
+            vit.embed_dims, vit.grid, head=PixelHead(pixel['embed_dims'], channels, vit.patch_size), **pixel)
+        self.feature_decoder = TargetAwareDecoder(
+            vit.embed_dims, vit.grid, vit.embed_dims, head=nn.Linear(vit.embed_dims, vit.embed_dims), **feature)
+        self.momentum = copy.deepcopy(vit)
+        self.momentum.norm = nn.Identity()  # its target is the last block's output
+        self.momentum.requires_grad_(False)
+        self.register_buffer('feature_weight', torch.ones(()), persistent=False)
+
+    def _check_tap(self, tap: int) -> int:
+        depth = self.backbone.depth
+        if not 0 <= tap < depth:
+            raise ValueError(f'decoder tap {tap} is no block of an encoder with depth {depth}: use 0..{depth - 1}')
+        return tap
+
+    def init_weights(self) -> None:
+        """Draw the starting weights; the momentum encoder starts equal to the online one."""
+        super().init_weights()
+        self.update_momentum(0.0)
+
+    def train(self, mode: bool = True) -> 'BootMAE':
+        super().train(mode)
+        self.momentum.eval()
+        return self
+
+    @torch.no_grad()
+    def update_momentum(self, decay: float) -> None:
+        """momentum = decay * momentum + (1 - decay) * online, for every weight of the momentum encoder."""
+        online = dict(self.backbone.named_parameters())
+        pairs = [(weight, online[name]) for name, weight in self.momentum.named_parameters()]
+        torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), weight=1 - decay)
+
+    def mask_orders(self, data_samples: list | None, batch_size: int, device: torch.device) -> torch.Tensor:
+        """(B, N) mask orders: those that the data pipeline drew (``DrawMask``), else new ones."""
+        if data_samples is not None and 'mask_order' in data_samples[0]:
+            orders = [sample.mask_order for sample in data_samples]
+        else:
+            orders = [self.masking.draw_order() for _ in range(batch_size)]
+        orders = torch.from_numpy(np.stack(orders)).to(device, non_blocking=True)
+        if orders.shape != (batch_size, self.masking.num_patches):
+            raise ValueError(f'mask orders of shape {tuple(orders.shape)} do not fit {batch_size} images of '
+                             f'{self.masking.grid} patches: give DrawMask the model\'s grid')
+        return orders
+
+    def predict(self, images: torch.Tensor, orders: torch.Tensor) -> Prediction:
+        """Predict the masked patches of normalised images (B, C, H, W) under mask orders (B, N)."""
+        vit, num_visible = self.backbone, self.masking.num_visible
+        vit.check_images(images)
+        patches = vit.patch_embed.patchify(images)
+        patches = patches.gather(1, orders.unsqueeze(-1).expand_as(patches))
+        positions = vit.pos_embed[0, 1:][orders]
+        visible, masked = patches.tensor_split((num_visible, ), dim=1)
+        ids_masked = orders[:, num_visible:]
+
+        x, taps = vit.forward_blocks(vit.embed(visible, positions[:, :num_visible]), self.taps)
+        latent = vit.norm(x)
+        weights = token_weights(ids_masked, self.masking.grid, self.weighted).gather(1, ids_masked)
+        return Prediction(
+            ids_masked=ids_masked,
+            weights=weights,
+            pixels=self.pixel_decoder(latent, taps[0], ids_masked),
+            patches=masked,
+            features=self.feature_decoder(latent, taps[1], ids_masked),
+            targets=self.momentum_features(patches, positions))
+
+    @torch.no_grad()
+    def momentum_features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Momentum features of the last M of the N patches: (B, N, C * P), (B, N, D) -> (B, M, D)."""
+        tokens = self.momentum.embed(patches, positions)
+        return self.momentum.forward_blocks(tokens, num_queries=self.masking.num_masked)[0]
+
+    def loss(self, inputs: torch.Tensor, data_samples: list | None = None, **kwargs) -> dict[str, torch.Tensor]:
+        """Losses of a batch.
+
+        Args:
+            inputs: (B, C, H, W) normalised images.
+            data_samples: may carry ``mask_order`` (N,) each.
+
+        Returns:
+            ``loss_pixel`` (R) and ``loss_feature`` (f * P), whose sum is minimised, and ``feature_error`` (P).
+        """
+        orders = self.mask_orders(data_samples, len(inputs), inputs.device)
+        out = self.predict(inputs, orders)
+        channels = inputs.shape[1]
+        feature_error = feature_loss(out.features, out.targets, out.weights)
+        return dict(
+            loss_pixel=pixel_loss(out.pixels, out.patches, out.weights, channels),
+            loss_feature=self.feature_weight * feature_error,
+            feature_error=feature_error.detach())

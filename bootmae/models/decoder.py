@@ -1,0 +1,98 @@
+"""The target-aware decoder (paper section 3.3): a light decoder that reads what its target needs from the encoder.
+
+Shape letters: B batch, N patches, M masked, V visible, D encoder width, E decoder width.
+"""
+
+import torch
+from mmengine.model import BaseModule
+from torch import nn
+
+from .init import init_transformer_weights
+from .layers import CrossAttention, Mlp, SelfAttention, layer_norm
+from .positions import sincos_positions
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm block: self-attention, cross-attention over encoder tokens, MLP, each residual."""
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.self_norm = layer_norm(dim)
+        self.self_attn = SelfAttention(dim, num_heads)
+        self.cross_norm = layer_norm(dim)
+        self.context_norm = layer_norm(context_dim)
+        self.cross_attn = CrossAttention(dim, context_dim, num_heads)
+        self.mlp_norm = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor, num_queries: int | None = None) -> torch.Tensor:
+        """(B, T, E), (B, 1 + V, D) -> (B, T, E), or the last ``num_queries`` tokens only."""
+        queries = x if num_queries is None else x[:, -num_queries:]
+        queries = queries + self.self_attn(self.self_norm(x), num_queries)
+        queries = queries + self.cross_attn(self.cross_norm(queries), self.context_norm(context))
+        return queries + self.mlp(self.mlp_norm(queries))
+
+
+class PixelHead(nn.ConvTranspose2d):
+    """Tokens to pixels: a transposed convolution whose stride is its kernel, worked out patch by patch."""
+
+    def __init__(self, dim: int, channels: int, patch_size: tuple[int, int]):
+        super().__init__(dim, channels, patch_size, stride=patch_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, M, E) -> (B, M, C * patch height * patch width), channel first."""
+        bias = self.bias.repeat_interleave(self.weight[0, 0].numel())
+        return nn.functional.linear(x, self.weight.flatten(1).t(), bias)
+
+
+class TargetAwareDecoder(BaseModule):
+    """Predicts one target for the masked patches from the encoder's output and one tapped block.
+
+    Tokens stay in the order [class, visible, masked]: attention does not care, and only the masked ones are
+    worked out in the last block, because nothing else enters the loss.
+
+    Args:
+        encoder_dim: D.
+        grid: rows and columns of the patch grid.
+        embed_dims: E.
+        depth: number of blocks, at least 1.
+        num_heads: heads; they need not divide E.
+        mlp_ratio: hidden width of the MLPs over E.
+        head: maps (B, M, E) to the prediction.
+    """
+
+    def __init__(self, encoder_dim: int, grid: tuple[int, int], embed_dims: int, depth: int, num_heads: int,
+                 head: nn.Module, mlp_ratio: float = 4.0):
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f'a decoder needs at least one block, not depth={depth}')
+        self.embed = nn.Linear(encoder_dim, embed_dims)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+        self.pos_embed = nn.Parameter(sincos_positions(grid, embed_dims), requires_grad=False)
+        self.blocks = nn.ModuleList(
+            DecoderBlock(embed_dims, encoder_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = layer_norm(embed_dims)
+        self.head = head
+
+    def init_weights(self) -> None:
+        init_transformer_weights(self)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+
+    def forward(self, latent: torch.Tensor, context: torch.Tensor, ids_masked: torch.Tensor) -> torch.Tensor:
+        """Predict the masked patches.
+
+        Args:
+            latent: (B, 1 + V, D), the normed encoder output.
+            context: (B, 1 + V, D), the tapped block's output.
+            ids_masked: (B, M), positions of the masked patches.
+
+        Returns:
+            (B, M, width of the head's output).
+        """
+        masked = self.mask_token + self.pos_embed[0, 1:][ids_masked]
+        visible = self.embed(latent).to(masked.dtype)  # autocast: the residual stream stays in float32
+        x = torch.cat((visible, masked), dim=1)
+        for block in self.blocks[:-1]:
+            x = block(x, context)
+        x = self.blocks[-1](x, context, num_queries=ids_masked.shape[1])
+        return self.head(self.norm(x))

@@ -1,0 +1,154 @@
+"""Transformer parts shared by encoders, decoders and downstream backbones.
+
+Shape letters: B batch, T tokens, Q query tokens, D width, H heads, K head width (D // H), I inner width (H * K).
+"""
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import nn
+from torch.nn import functional as F
+
+LAYER_NORM_EPS = 1e-6
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+
+
+def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """(B, T, I) -> (B, H, T, K)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Scaled dot-product attention of (B, Q, I) queries over (B, T, I) keys and values -> (B, Q, I)."""
+    out = F.scaled_dot_product_attention(*(split_heads(x, num_heads) for x in (q, k, v)))
+    return out.transpose(1, 2).flatten(2)
+
+
+def head_width(dim: int, num_heads: int) -> int:
+    """Width of one head, rounded down: heads need not divide ``dim`` (ViT-B's pixel decoder: 512 // 12 = 42)."""
+    if not 0 < num_heads <= dim:
+        raise ValueError(f'num_heads={num_heads} does not fit a width of {dim}: choose 1..{dim}')
+    return dim // num_heads
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with a query bias and a value bias and no key bias (bootmae.md, section 2).
+
+    A key bias adds the same number to all logits of a query, so softmax would cancel it.
+
+    Args:
+        dim: token width D.
+        num_heads: H; the inner width is ``(D // H) * H``.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        inner = head_width(dim, num_heads) * num_heads
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(inner))
+        self.v_bias = nn.Parameter(torch.zeros(inner))
+        self.proj = nn.Linear(inner, dim)
+
+    def forward(self, x: torch.Tensor, num_queries: int | None = None) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens only."""
+        if num_queries is None:
+            bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+            q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        else:
+            q_weight, kv_weight = self.qkv.weight.tensor_split((len(self.q_bias),))
+            bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
+            q = F.linear(x[:, -num_queries:], q_weight, self.q_bias)
+            k, v = F.linear(x, kv_weight, bias).chunk(2, dim=-1)
+        return self.proj(attend(q, k, v, self.num_heads))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of decoder tokens over encoder tokens; biases as in :class:`SelfAttention`.
+
+    Args:
+        dim: width of the decoder tokens, which are the queries.
+        context_dim: width of the encoder tokens, which are keys and values.
+        num_heads: H; the inner width is ``(dim // H) * H``.
+    """
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int):
+        super().__init__()
+        inner = head_width(dim, num_heads) * num_heads
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, inner, bias=False)
+        self.kv = nn.Linear(context_dim, 2 * inner, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(inner))
+        self.v_bias = nn.Parameter(torch.zeros(inner))
+        self.proj = nn.Linear(inner, dim)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """(B, Q, dim), (B, T, context_dim) -> (B, Q, dim)."""
+        bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
+        q = F.linear(x, self.q.weight, self.q_bias)
+        k, v = F.linear(context, self.kv.weight, bias).chunk(2, dim=-1)
+        return self.proj(attend(q, k, v, self.num_heads))
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block: self-attention, then MLP, each residual.
+
+    Args:
+        dim: token width D.
+        num_heads: H.
+        mlp_ratio: hidden width of the MLP over D.
+        drop_path: probability to skip each residual branch of a sample while training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = SelfAttention(dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: torch.Tensor, num_queries: int | None = None) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens, which still see all T."""
+        queries = x if num_queries is None else x[:, -num_queries:]
+        queries = queries + self.drop_path(self.attn(self.norm1(x), num_queries))
+        return queries + self.drop_path(self.mlp(self.norm2(queries)))
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of non-overlapping patches, its weight stored as the usual convolution.
+
+    Args:
+        patch_size: (height, width) of a patch in pixels.
+        in_channels: image channels C.
+        dim: token width D.
+    """
+
+    def __init__(self, patch_size: tuple[int, int], in_channels: int, dim: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+
+    def patchify(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, N, C * patch height * patch width), patches in row-major order, channel first within."""
+        (ph, pw), (b, c) = self.patch_size, images.shape[:2]
+        x = images.unflatten(2, (-1, ph)).unflatten(4, (-1, pw))  # B, C, rows, ph, columns, pw
+        return x.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * ph * pw)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """(B, T, C * ph * pw) -> (B, T, D), for any subset of the patches."""
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)

@@ -1,0 +1,97 @@
+"""Block-wise masking (bootmae.md, section 3).
+
+A mask is given as an *order*: a permutation of the N patches whose last M are masked and the others visible.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+MAX_DRAWS = 100_000  # of one mask; the authors' grid needs about 30
+
+
+class Random(Protocol):
+    """What is used of ``numpy.random`` and of ``numpy.random.RandomState``."""
+
+    def random_sample(self, size: int) -> np.ndarray: ...
+
+    def randint(self, low: int, high: int) -> int: ...
+
+
+@dataclass(frozen=True)
+class BlockMasking:
+    """How to draw the masks of one patch grid.
+
+    Args:
+        grid: rows and columns of patches.
+        num_masked: M, masked patches in the end. Default: three quarters.
+        num_block: of these, patches masked by blocks; the others are random. Default: 120 / 196 of the grid.
+        block_area: least and largest area of a block, in patches. Default: 16 / 196 and 60 / 196 of the grid.
+        min_aspect: height over width of a block is log-uniform in [min_aspect, 1 / min_aspect].
+        max_roll: the order is rolled by 0..max_roll places, so that a few masked patches become visible. The release
+            draws the roll once for a batch, we for each image: the masks of an image have the same distribution, and
+            do not depend on how a batch is divided among processes.
+    """
+
+    grid: tuple[int, int]
+    num_masked: int | None = None
+    num_block: int | None = None
+    block_area: tuple[float, float] | None = None
+    min_aspect: float = 0.3
+    max_roll: int = 3
+
+    def __post_init__(self):
+        n = self.grid[0] * self.grid[1]
+        defaults = dict(num_masked=round(0.75 * n), num_block=round(120 / 196 * n),
+                        block_area=(16 / 196 * n, 60 / 196 * n))
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if min(self.grid) < 2:
+            raise ValueError(f'block-wise masking needs a grid of at least 2 x 2 patches, not {self.grid}')
+        if not 0 < self.num_block <= self.num_masked < n:
+            raise ValueError(f'num_block={self.num_block} and num_masked={self.num_masked} do not fit {n} patches: '
+                             f'0 < num_block <= num_masked < {n}')
+        if not 0 < self.block_area[0] <= self.block_area[1] or not 0 < self.min_aspect <= 1:
+            raise ValueError(f'block_area={self.block_area}, min_aspect={self.min_aspect}: areas must be positive '
+                             'and ascending, the aspect ratio in (0, 1]')
+        if not 0 <= self.max_roll <= n:
+            raise ValueError(f'max_roll={self.max_roll} is outside 0..{n}')
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_visible(self) -> int:
+        return self.num_patches - self.num_masked
+
+    def draw_blocks(self, rng: Random) -> np.ndarray:
+        """Boolean (rows, columns) with exactly ``num_block`` patches masked, in blocks."""
+        (rows, columns), (min_area, max_area) = self.grid, self.block_area
+        mask, left, log_aspect = np.zeros(self.grid, dtype=bool), self.num_block, math.log(self.min_aspect)
+        for _ in range(MAX_DRAWS):
+            limit = min(max_area, left)
+            u_area, u_aspect, u_top, u_left = rng.random_sample(4)
+            area = min_area + u_area * (limit - min_area)
+            aspect = math.exp(log_aspect * (1 - 2 * u_aspect))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h >= rows or w >= columns:
+                continue
+            top, start = int(u_top * (rows - h + 1)), int(u_left * (columns - w + 1))
+            block = mask[top:top + h, start:start + w]
+            new = block.size - np.count_nonzero(block)
+            if 0 < new <= limit:
+                block[:] = True
+                left -= new
+            if not left:
+                return mask
+        raise ValueError(f'no mask found in {MAX_DRAWS} draws for {self}: make the blocks smaller')
+
+    def draw_order(self, rng: Random = np.random) -> np.ndarray:
+        """(N,) int64: unmasked patches in random order, then the blocks' in random order, rolled."""
+        mask = self.draw_blocks(rng).reshape(-1)
+        order = np.argsort(mask - rng.random_sample(self.num_patches), kind='stable')
+        return np.roll(order, rng.randint(0, self.max_roll + 1))

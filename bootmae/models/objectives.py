@@ -1,0 +1,72 @@
+"""The losses of BootMAE (bootmae.md, section 4). Pure functions; all sums in at least float32.
+
+Shape letters: B batch, N patches, M masked, C channels, P pixels of a patch and channel, D width.
+"""
+
+import torch
+from torch.nn import functional as F
+
+PIXEL_EPS = 1e-5
+FEATURE_EPS = 1e-6
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def token_weights(ids_masked: torch.Tensor, grid: tuple[int, int], weighted: bool = True) -> torch.Tensor:
+    """Loss weight of each patch: 0 where visible, else 1 + the share of masked patches among its 3 x 3 neighbours.
+
+    Args:
+        ids_masked: (B, M) positions of the masked patches.
+        grid: rows and columns of the patch grid.
+        weighted: if False, 1 where masked.
+
+    Returns:
+        (B, N) float32, in image order. Outside the image counts as visible, and the divisor is always 9.
+    """
+    mask = torch.zeros(len(ids_masked), grid[0] * grid[1], device=ids_masked.device)
+    mask.scatter_(1, ids_masked, 1.0)
+    if not weighted:
+        return mask
+    neighbours = F.avg_pool2d(mask.view(-1, 1, *grid), 3, stride=1, padding=1, count_include_pad=True)
+    return mask * (1 + neighbours.view_as(mask))
+
+
+def normalise_patches(patches: torch.Tensor, channels: int = 3) -> torch.Tensor:
+    """Each channel of each patch to zero mean and unit (biased) variance.
+
+    Args:
+        patches: (B, M, C * P), channel first.
+        channels: C.
+
+    Returns:
+        the same shape, in at least float32.
+    """
+    x = at_least_float32(patches).unflatten(-1, (channels, -1))
+    return F.layer_norm(x, x.shape[-1:], eps=PIXEL_EPS).flatten(-2)
+
+
+def weighted_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Squared error, mean over a patch's values, weighted sum over the patches, over their number.
+
+    Args:
+        prediction: (B, M, values).
+        target: (B, M, values).
+        weights: (B, M) of the masked patches.
+    """
+    error = (at_least_float32(prediction) - at_least_float32(target)).square().mean(dim=-1)
+    return (error * weights).sum() / weights.numel()
+
+
+def pixel_loss(prediction: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor,
+               channels: int = 3) -> torch.Tensor:
+    """R: error of (B, M, C * P) predictions against the normalised pixels of the masked patches."""
+    return weighted_error(prediction, normalise_patches(patches, channels), weights)
+
+
+def feature_loss(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """P: error of (B, M, D) predictions against the momentum features, both under a LayerNorm without affine part."""
+    prediction, target = (
+        F.layer_norm(at_least_float32(x), x.shape[-1:], eps=FEATURE_EPS) for x in (prediction, target))
+    return weighted_error(prediction, target, weights)

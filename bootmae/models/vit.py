@@ -1,0 +1,183 @@
+"""The one ViT of the suite: online encoder, momentum encoder and downstream backbone.
+
+Shape letters: B batch, N patches, T tokens, P pixels of a patch (C * height * width), D width.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmengine.model import BaseModule
+from mmengine.utils import to_2tuple
+from mmpretrain.registry import MODELS
+from torch import nn
+
+from .init import init_transformer_weights
+from .layers import Block, PatchEmbed, layer_norm
+from .positions import sincos_positions
+
+ARCHS = {
+    'tiny': dict(embed_dims=192, depth=12, num_heads=3),
+    'small': dict(embed_dims=384, depth=12, num_heads=6),
+    'base': dict(embed_dims=768, depth=12, num_heads=12),
+    'large': dict(embed_dims=1024, depth=24, num_heads=16),
+}
+OUT_TYPES = ('raw', 'featmap', 'avg_featmap', 'cls_token')
+
+
+def resolve_arch(arch: str | dict) -> dict:
+    """A named size or ``dict(embed_dims=, depth=, num_heads=[, mlp_ratio=])`` as a full dict."""
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(f'unknown ViT size {arch!r}: use one of {", ".join(ARCHS)}, or a dict '
+                             'with embed_dims, depth and num_heads')
+        arch = ARCHS[arch]
+    missing = {'embed_dims', 'depth', 'num_heads'} - set(arch)
+    unknown = set(arch) - {'embed_dims', 'depth', 'num_heads', 'mlp_ratio'}
+    if missing or unknown:
+        raise ValueError(f'ViT size {arch}: missing {sorted(missing)}, unknown {sorted(unknown)}')
+    return dict(mlp_ratio=4.0) | dict(arch)
+
+
+def patch_grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches in an image, sizes as (height, width)."""
+    if img_size[0] % patch_size[0] or img_size[1] % patch_size[1]:
+        raise ValueError(f'image size {img_size} is no multiple of the patch size {patch_size}: '
+                         'crop or resize to a multiple')
+    return img_size[0] // patch_size[0], img_size[1] // patch_size[1]
+
+
+@MODELS.register_module()
+class PlainViT(BaseModule):
+    """Plain vision transformer of BootMAE (bootmae.md, section 2), which also takes MAE and timm weights.
+
+    Args:
+        arch: ``tiny``, ``small``, ``base``, ``large`` or ``dict(embed_dims=, depth=, num_heads=[, mlp_ratio=])``.
+        img_size: input size in pixels, a number or (height, width).
+        patch_size: patch size in pixels, a number or (height, width).
+        depth: number of blocks, if it differs from the arch's: linear probing reads an inner block.
+        in_channels: image channels.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        out_type: what ``forward`` gives: ``raw`` (B, 1 + N, D), ``featmap`` (B, D, rows, columns), ``cls_token``
+            (B, D), or ``avg_featmap`` (B, D): the mean of the patch tokens, then a LayerNorm of its own (``fc_norm``).
+        final_norm: whether the last block is followed by a LayerNorm. Ignored (absent) with ``avg_featmap``.
+        frozen: keep all weights fixed and the module in eval mode (linear probing).
+    """
+
+    def __init__(self,
+                 arch: str | dict = 'base',
+                 img_size: int | Sequence[int] = 224,
+                 patch_size: int | Sequence[int] = 16,
+                 depth: int | None = None,
+                 in_channels: int = 3,
+                 drop_path_rate: float = 0.0,
+                 out_type: str = 'raw',
+                 final_norm: bool = True,
+                 frozen: bool = False,
+                 init_cfg: dict | None = None):
+        super().__init__(init_cfg)
+        if out_type not in OUT_TYPES:
+            raise ValueError(f'out_type {out_type!r}: use one of {", ".join(OUT_TYPES)}')
+        arch = resolve_arch(arch)
+        self.img_size, self.patch_size = tuple(to_2tuple(img_size)), tuple(to_2tuple(patch_size))
+        self.grid = patch_grid(self.img_size, self.patch_size)
+        self.embed_dims, self.num_heads, self.out_type = arch['embed_dims'], arch['num_heads'], out_type
+        self.arch_depth = arch['depth']
+        self.depth = arch['depth'] if depth is None else depth
+        if not 1 <= self.depth <= self.arch_depth:
+            raise ValueError(f'depth={depth} is not within 1..{self.arch_depth}, the blocks of {arch}')
+        self.patch_embed = PatchEmbed(self.patch_size, in_channels, self.embed_dims)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
+        self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=False)
+        rates = np.linspace(0, drop_path_rate, self.depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(self.embed_dims, self.num_heads, arch['mlp_ratio'], rate) for rate in rates)
+        pooled = out_type == 'avg_featmap'
+        self.norm = layer_norm(self.embed_dims) if final_norm and not pooled else nn.Identity()
+        self.fc_norm = layer_norm(self.embed_dims) if pooled else nn.Identity()
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        init_transformer_weights(self)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        super().init_weights()
+
+    def train(self, mode: bool = True) -> 'PlainViT':
+        return super().train(mode and not self.frozen)
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def check_images(self, images: torch.Tensor) -> None:
+        """Raise a ValueError unless the images have the size that the model was built for."""
+        if tuple(images.shape[-2:]) != self.img_size:
+            raise ValueError(f'images of {tuple(images.shape[-2:])} pixels given to a ViT built with '
+                             f'img_size={self.img_size}: set img_size in the config, or crop the images')
+
+    def embed(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Class token and embedded patches, positions added.
+
+        Args:
+            patches: (B, T, P), any subset of an image's patches.
+            positions: (B or 1, T, D), their position embeddings.
+
+        Returns:
+            (B, 1 + T, D).
+        """
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        tokens = self.patch_embed(patches) + positions
+        return torch.cat((class_token, tokens), dim=1)
+
+    def forward_blocks(self, x: torch.Tensor, taps: Sequence[int] = (),
+                       num_queries: int | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """All blocks, without the final norm.
+
+        Args:
+            x: (B, T, D).
+            taps: indices of the blocks whose outputs are wanted as well, in that order.
+            num_queries: if given, the last block works out the last ``num_queries`` tokens only. No tap may then be
+                the last block.
+
+        Returns:
+            the last block's output, and the list of taps.
+        """
+        outputs = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x, num_queries if index == self.depth - 1 else None)
+            if index in taps:
+                outputs[index] = x
+        return x, [outputs[index] for index in taps]
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        """(B, C, H, W) -> a tuple of one feature tensor, as ``out_type`` says (mmpretrain's convention)."""
+        self.check_images(images)
+        x = self.embed(self.patch_embed.patchify(images), self.pos_embed[:, 1:])
+        x = self.norm(self.forward_blocks(x)[0])
+        if self.out_type == 'raw':
+            return (x, )
+        if self.out_type == 'cls_token':
+            return (x[:, 0], )
+        x = x[:, 1:]
+        if self.out_type == 'featmap':
+            return (x.transpose(1, 2).unflatten(2, self.grid), )
+        return (self.fc_norm(x.mean(dim=1)), )
+
+    def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
+        """Group of a parameter for layer-wise learning-rate decay (bootmae.md, section 5).
+
+        Returns:
+            group index and number of groups: 0 for the class token, positions and the patch embedding, k + 1 for
+            block k, the last one (depth + 1) for the rest, heads included.
+        """
+        num_groups = self.depth + 2
+        if not name.startswith(prefix):
+            return num_groups - 1, num_groups
+        first, *rest = name.removeprefix(prefix).split('.')
+        if first in ('cls_token', 'pos_embed', 'patch_embed'):
+            return 0, num_groups
+        if first == 'blocks':
+            return int(rest[0]) + 1, num_groups
+        return num_groups - 1, num_groups

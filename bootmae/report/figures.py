@@ -1,0 +1,267 @@
+"""Figures of the report: SVG that follows the page's light or dark colours, and picture grids as PNG."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from .curves import Curve
+from .rows import Comparison, Spread
+from .verdicts import judge, labels_name, method_name, method_order, task_name
+
+# Drawn in these colours, then replaced by the page's variables of the same name.
+INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'
+METHOD_COLOURS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
+OTHER_COLOUR = '#6b4ea0'
+VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule', OTHER_COLOUR: 'other',
+             **{colour: name for name, colour in METHOD_COLOURS.items()}}
+STYLE = {'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 10, 'font.family': 'sans-serif',
+         'axes.edgecolor': MUTED, 'axes.labelcolor': MUTED, 'axes.linewidth': 0.8, 'text.color': INK,
+         'axes.spines.top': False, 'axes.spines.right': False, 'xtick.color': MUTED, 'ytick.color': MUTED,
+         'xtick.major.size': 3, 'ytick.major.size': 3, 'grid.color': RULE, 'grid.linewidth': 0.7,
+         'figure.facecolor': 'none', 'axes.facecolor': 'none', 'legend.frameon': False, 'legend.fontsize': 9}
+DASHED = (0, (4, 1.6))
+LINES = {'loss': ('loss', '-'), 'loss_pixel': ('pixel loss', '-'), 'loss_feature': ('feature loss', DASHED)}
+MAX_POINTS = 300
+
+LOSS_CAPTION = (
+    'Training losses as logged, one thin line a seed. The losses of the two methods are not comparable as '
+    'numbers: MAE averages the pixel error over the masked patches, BootMAE weights each masked patch by '
+    'its masked neighbours, normalises its target per channel and adds the feature loss. Compare the '
+    'encoders by the results above.'
+)
+COMPARISON_CAPTION = (
+    'Results: every seed is a ring, the upright stroke is the mean over seeds and the bar one standard '
+    'deviation to either side; the axis does not begin at zero. Difference: every shared seed is a ring, '
+    'the dot is the mean and the bar its standard error; the grey band is the margin of the rule, so a dot '
+    'outside it reads “above” or “below”.'
+)
+RECONSTRUCTION_CAPTION = (
+    'Only the masked patches are predicted; the visible patches are pasted from the original. Both methods '
+    'predict normalised patches, and turning them back into pixels uses each original patch’s own mean and '
+    'variance. That is a leak of information: brightness and contrast of the predictions are given, only '
+    'their structure is the model’s.'
+)
+
+PANEL_ORDER = ('original', 'masked', 'mae', 'bootmae')
+GUTTER, HEADING = 4, 22
+HEADING_COLOUR = (118, 118, 118, 255)
+
+
+def series(curve: Curve) -> list[tuple[str, np.ndarray]]:
+    """Losses of a curve worth drawing: its parts where it logs any, else the total."""
+    parts = [key for key in curve.values if key.startswith('loss_')]
+    return [(key, curve.values[key]) for key in parts or ['loss'] if key in curve.values]
+
+
+def thin(steps: np.ndarray, values: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``limit`` evenly spread finite points; first and last stay."""
+    finite = np.isfinite(values)
+    steps, values = steps[finite], values[finite]
+    if len(steps) <= limit:
+        return steps, values
+    keep = np.unique(np.linspace(0, len(steps) - 1, limit).round().astype(int))
+    return steps[keep], values[keep]
+
+
+def loss_svg(curves: Sequence[Curve]) -> str:
+    """Losses of one method on one data set, one thin line a seed."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7), layout='constrained')
+        axes = figure.add_subplot()
+        for curve in curves:
+            method = curve.parts[1]
+            for key, values in series(curve):
+                name, dashes = LINES.get(key, (key, '-'))
+                labels = axes.get_legend_handles_labels()[1]
+                axes.plot(*thin(curve.steps, values), color=_colour(method), linestyle=dashes, linewidth=1.2,
+                          alpha=0.85, label=None if name in labels else name)
+        axes.set_xlabel('iteration')
+        axes.set_ylabel('loss')
+        axes.grid(axis='y')
+        axes.margins(x=0.01)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(handlelength=2.4)
+        return _svg(figure, f'loss-{curves[0].name}' if curves else 'loss')
+
+
+def comparison_svg(comparisons: Sequence[Comparison]) -> str:
+    """Seeds, mean and standard deviation of every method, one group of lines a comparison of one data set."""
+    with matplotlib.rc_context(STYLE):
+        heights = [len(item.methods) + 0.9 for item in comparisons]
+        figure, axes = _rows_figure(sum(heights), 'percent')
+        y, middles = 0.0, []
+        for item, height in zip(comparisons, heights, strict=True):
+            methods = method_order([item])
+            middles.append(y + (len(methods) - 1) / 2)
+            for offset, method in enumerate(methods):
+                _spread_marks(axes, y + offset, item.methods[method], _colour(method))
+            y += height
+        _name_rows(axes, comparisons, middles, y - 1.2)
+        return _svg(figure, 'comparison-' + _data_of(comparisons))
+
+
+def difference_svg(comparisons: Sequence[Comparison]) -> str:
+    """BootMAE minus MAE: shared seeds, mean, standard error and margin of the rule, one line a comparison."""
+    items = [item for item in comparisons if item.difference]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _rows_figure(2.4 * len(items), 'BootMAE − MAE, points')
+        axes.axvline(0, color=MUTED, linewidth=0.9)
+        for row, item in enumerate(items):
+            _difference_marks(axes, row, item.methods['bootmae'], item.methods['mae'])
+        _name_rows(axes, items, range(len(items)), len(items) - 0.5)
+        return _svg(figure, 'difference-' + _data_of(items))
+
+
+def _rows_figure(rows: float, label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.8, 0.62 + 0.19 * rows), layout='constrained')
+    axes = figure.add_subplot()
+    axes.set_xlabel(label)
+    axes.grid(axis='x')
+    axes.set_axisbelow(True)
+    axes.spines['left'].set_visible(False)
+    axes.tick_params(axis='y', length=0)
+    return figure, axes
+
+
+def _name_rows(axes: Axes, items: Sequence[Comparison], middles: Sequence[float], bottom: float) -> None:
+    axes.set_yticks(list(middles), [f'{task_name(item)}\n{labels_name(item.labels)}' for item in items])
+    axes.set_ylim(bottom, -0.7)
+
+
+def _data_of(items: Sequence[Comparison]) -> str:
+    return items[0].data if items else 'none'
+
+
+def _rings(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
+    axes.plot(values, [y] * len(values), 'o', markersize=5.5, markerfacecolor='none', markeredgecolor=colour,
+              markeredgewidth=0.9, alpha=0.75)
+
+
+def _spread_marks(axes: Axes, y: float, spread: Spread, colour: str) -> None:
+    _rings(axes, y, list(spread.values.values()), colour)
+    axes.plot([spread.mean] * 2, [y - 0.36, y + 0.36], '-', color=colour, linewidth=1.8)
+    if spread.std is not None:
+        ends = [spread.mean - spread.std, spread.mean + spread.std]
+        axes.plot(ends, [y, y], '-', color=colour, linewidth=1.8)
+
+
+def _difference_marks(axes: Axes, y: float, ours: Spread, mae: Spread) -> None:
+    found = judge(ours, mae)
+    if found.margin is not None:
+        axes.fill_betweenx([y - 0.3, y + 0.3], -found.margin, found.margin, color=RULE, linewidth=0)
+    _rings(axes, y, [ours.values[seed] - mae.values[seed] for seed in ours.values if seed in mae.values], INK)
+    mean, error = found.difference.mean, found.difference.standard_error or 0.0
+    axes.plot([mean - error, mean + error], [y, y], '-', color=INK, linewidth=1.8)
+    axes.plot([mean], [y], 'o', color=INK, markersize=4.2)
+
+
+def _colour(method: str) -> str:
+    return METHOD_COLOURS.get(method, OTHER_COLOUR)
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element for inlining: colours and fonts of the page, ids of its own."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({'svg.hashsalt': name}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
+    text = buffer.getvalue().decode()
+    text = text[text.index('<svg'):]
+    # The style element of matplotlib would hold for the whole page.
+    text = re.sub(r'<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>', '', text, flags=re.S)
+    head, rest = text.split('>', 1)
+    text = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', '', head) + '>' + rest
+    text = re.sub(r'(fill|stroke|color): (#[0-9a-f]{6})', _page_colour, text)
+    text = re.sub(r'font-family: [^;"]*;', '', text)
+    text = re.sub(r'>\s+<', '>\n<', text)
+    return _own_ids(text, name)
+
+
+def _page_colour(match: re.Match) -> str:
+    name = VARIABLES.get(match[2])
+    return f'{match[1]}: var(--{name}, {match[2]})' if name else match[0]
+
+
+def _own_ids(svg: str, name: str) -> str:
+    """Prefix every id, so that several figures can stand in one page."""
+    prefix = re.sub(r'\W+', '-', name).strip('-').lower() + '-'
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    svg = svg.replace('href="#', f'href="#{prefix}')
+    return svg.replace('url(#', f'url(#{prefix}')
+
+
+def reconstruction_grid(panels: Mapping[str, np.ndarray], scale: int | None = None) -> bytes:
+    """PNG with one picture a row and one panel a column, headings on top, transparent gutters.
+
+    Args:
+        panels: By heading, uint8 (n, H, W, 3); ordered original, masked, MAE, BootMAE, then others.
+        scale: Whole factor by which pixels are repeated; the default makes a picture about 128 pixels wide.
+
+    Raises:
+        ValueError: No panel, another type, or panels of unequal shape.
+    """
+    names = sorted(panels, key=_panel_rank)
+    arrays = [np.asarray(panels[name]) for name in names]
+    _check_panels(names, arrays)
+    n, height, width, _ = arrays[0].shape
+    scale = scale or max(1, round(128 / width))
+    tall, broad = height * scale, width * scale
+    bottom, right = tile_origin(n, len(names), tall, broad)
+    canvas = np.zeros((bottom - GUTTER, right - GUTTER, 4), dtype=np.uint8)
+    for column, array in enumerate(arrays):
+        for row in range(n):
+            top, left = tile_origin(row, column, tall, broad)
+            tile = array[row].repeat(scale, axis=0).repeat(scale, axis=1)
+            canvas[top:top + tall, left:left + broad, :3] = tile
+            canvas[top:top + tall, left:left + broad, 3] = 255
+    picture = Image.fromarray(canvas)
+    _draw_headings(picture, names, broad)
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG', optimize=True)
+    return buffer.getvalue()
+
+
+def tile_origin(row: int, column: int, tile_height: int, tile_width: int) -> tuple[int, int]:
+    """Top and left pixel of a picture in the grid."""
+    return HEADING + row * (tile_height + GUTTER), column * (tile_width + GUTTER)
+
+
+def _panel_rank(name: str) -> int:
+    return PANEL_ORDER.index(name.lower()) if name.lower() in PANEL_ORDER else len(PANEL_ORDER)
+
+
+def _check_panels(names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
+    if not arrays:
+        raise ValueError('no panel to draw; give at least the originals')
+    for name, array in zip(names, arrays, strict=True):
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+            raise ValueError(f'panel {name!r} is {array.dtype} {array.shape}; '
+                             'give uint8 (n, height, width, 3)')
+        if array.shape != arrays[0].shape:
+            raise ValueError(f'panel {name!r} has the shape {array.shape}, {names[0]!r} has '
+                             f'{arrays[0].shape}; give the same pictures in every panel')
+
+
+def _draw_headings(picture: Image.Image, names: Sequence[str], width: int) -> None:
+    draw = ImageDraw.Draw(picture)
+    for column, name in enumerate(names):
+        left = tile_origin(0, column, 0, width)[1]
+        size = next((s for s in range(14, 6, -1) if draw.textlength(name, _font(s)) <= width), 6)
+        draw.text((left + width / 2, HEADING / 2), name, fill=HEADING_COLOUR, font=_font(size), anchor='mm')
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def legend(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Reader's name and colour variable of every method."""
+    return [(method_name(method), VARIABLES[_colour(method)]) for method in methods]

@@ -1,0 +1,197 @@
+"""The report: one self-contained HTML page from result rows, curves and pictures."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from .curves import Curve
+from .figures import (
+    COMPARISON_CAPTION,
+    LOSS_CAPTION,
+    RECONSTRUCTION_CAPTION,
+    comparison_svg,
+    difference_svg,
+    legend,
+    loss_svg,
+)
+from .rows import Comparison, ResultRow, published_rows, replace_file, summarise
+from .tables import (
+    checkpoint_table,
+    comparison_table,
+    cost_sentences,
+    cost_table,
+    published_table,
+    rows_table,
+)
+from .verdicts import RULE, find_verdicts, headline, learned_headline, method_name, method_order, task_name
+
+LARGEST_PICTURE = 300_000  # bytes of PNG beyond which a picture is stored as WebP
+LONGEST_SIDE = 1600  # pixels
+MEDIA = {'PNG': 'image/png', 'JPEG': 'image/jpeg', 'WEBP': 'image/webp'}
+
+READING = (
+    'k-NN and linear probe judge the frozen encoder: k-NN asks which images lie close together, the linear '
+    'probe what one linear layer can read out. The untrained encoder is the floor, random weights under '
+    'the same evaluation; a pretraining that does not rise above it has taught nothing that these tasks '
+    'can see.',
+    'The spread covers the seeds of initialisation, masks and order of the images. It does not cover '
+    'another choice of data, of hyper-parameters or of model size.',
+    'Both methods are compared after the same number of images wherever the section on cost says so. '
+    'BootMAE needs more time per image, because a second encoder sees the whole image; a comparison at '
+    'equal time can read differently.',
+)
+DEMO_READING = (
+    'Rows labelled “demo” come from minutes of training of a very small model on few, small images. They '
+    'can show that the pipeline works from end to end and that the pretraining learns something. They '
+    'cannot show which method is better at the size of the publications, and a lead of either method here '
+    'does not carry over: the published runs use ViT-B, ImageNet-1k and 800 epochs.'
+)
+
+
+def build_page(
+    title: str,
+    rows: Sequence[ResultRow],
+    curves: Sequence[Curve] = (),
+    pictures: Mapping[str, bytes] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    commands: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """The page as text, with everything it shows inside it.
+
+    Args:
+        title: Title of the page.
+        rows: Result rows; published ones among them are ignored, the page brings its own.
+        curves: Training curves, named ``data/method`` or ``data/method/seed``.
+        pictures: PNG, JPEG or WebP files by caption, such as reconstruction grids.
+        provenance: Versions, device, commit and so on; values may be texts, numbers, lists or mappings.
+        commands: Commands by what they do.
+        notes: Further paragraphs on how to read the page.
+
+    Raises:
+        ValueError: A picture cannot be read.
+    """
+    rows = [row for row in rows if row.label != 'paper']
+    comparisons = summarise(rows)
+    found = find_verdicts(comparisons)
+    sentence, tone = headline(found)
+    demo = any(row.label == 'demo' for row in rows)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+                                     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template('page.html.j2').render(
+        title=title, lede=lede(comparisons), headline=sentence, tone=tone, demo=demo,
+        learned=learned_headline(found),
+        verdicts=_by_data(found), rule=RULE, legend=legend(method_order(comparisons)),
+        comparison=comparison_table(comparisons), plots=_comparison_plots(comparisons),
+        comparison_caption=COMPARISON_CAPTION, published=published_table(published_rows()),
+        losses=_loss_plots(curves), loss_caption=LOSS_CAPTION,
+        pictures=[_embed(caption, data) for caption, data in (pictures or {}).items()],
+        picture_caption=RECONSTRUCTION_CAPTION, cost=cost_table(rows), cost_sentences=cost_sentences(rows),
+        rows=rows_table(rows), checkpoints=checkpoint_table(rows),
+        provenance=_provenance(rows, provenance or {}), commands=commands or {},
+        reading=[*([DEMO_READING] if demo else []), *READING, *notes])
+
+
+def write_page(path: str | Path, *args: Any, **keywords: Any) -> Path:
+    """Build the page and write it whole; a crash leaves the old file. Arguments as of :func:`build_page`."""
+    replace_file(path, build_page(*args, **keywords))
+    return Path(path)
+
+
+def lede(comparisons: Sequence[Comparison]) -> str:
+    """What was compared, in one sentence."""
+    if not comparisons:
+        return 'No measured rows yet: run the pretrainings and their evaluations first.'
+    methods = method_order(comparisons)
+    pretrained = [method_name(method) for method in methods if method != 'untrained']
+    data = list(dict.fromkeys(item.data for item in comparisons))
+    tasks = list(dict.fromkeys(task_name(item) for item in comparisons))
+    seeds = {spread.n for item in comparisons for spread in item.methods.values()}
+    count = str(max(seeds)) if len(seeds) == 1 else f'{min(seeds)} to {max(seeds)}'
+    plural = '' if seeds == {1} else 's'
+    if not pretrained:
+        return f'The untrained encoder on {_listed(data)}, judged by {_listed(tasks)}, {count} seed{plural}.'
+    floor = ' next to an untrained one' if 'untrained' in methods else ''
+    encoders = 'encoders' if len(pretrained) > 1 else 'encoder'
+    return (f'{_listed(pretrained)} pretrained on {_listed(data)}; the {encoders}, judged{floor} by '
+            f'{_listed(tasks)}, {count} seed{plural} each.')
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f'{", ".join(words[:-1])} and {words[-1]}'
+
+
+def _by_data(items: Sequence[Any]) -> dict[str, list[Any]]:
+    groups: dict[str, list[Any]] = {}
+    for item in items:
+        groups.setdefault(item.data, []).append(item)
+    return groups
+
+
+def _comparison_plots(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """Heading and SVG for every data set: the results, and the difference where both methods are there."""
+    plots = []
+    for data, group in _by_data(comparisons).items():
+        plots.append((f'{data}, results', comparison_svg(group)))
+        if any(item.difference for item in group):
+            plots.append((f'{data}, difference', difference_svg(group)))
+    return plots
+
+
+def _loss_plots(curves: Sequence[Curve]) -> list[tuple[str, str]]:
+    """Heading and SVG for every data set and method."""
+    groups: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault(curve.parts[:2], []).append(curve)
+    order = {'mae': 0, 'bootmae': 1}
+    data = list(dict.fromkeys(key[0] for key in groups))
+    keys = sorted(groups, key=lambda key: (data.index(key[0]), order.get(key[1], 2)))
+    return [(', '.join(filter(None, [key[0], method_name(key[1])])), loss_svg(groups[key])) for key in keys]
+
+
+def _embed(caption: str, data: bytes) -> dict[str, Any]:
+    """A picture as a data URI with its size; a large one is made smaller."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if len(data) > LARGEST_PICTURE:
+                picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE * 2))
+                buffer = io.BytesIO()
+                picture.save(buffer, 'WEBP', quality=85, method=4)
+                data, kind = buffer.getvalue(), 'WEBP'
+            else:
+                kind = picture.format
+            width, height = picture.size
+            uri = f'data:{MEDIA[kind]};base64,{base64.b64encode(data).decode()}'
+    except (OSError, KeyError) as error:
+        raise ValueError(f'picture {caption!r} cannot be read ({error}); '
+                         'give a PNG, JPEG or WebP file') from None
+    return {'caption': caption, 'uri': uri, 'width': width, 'height': height}
+
+
+def _provenance(rows: Sequence[ResultRow], given: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Name and lines: what was given, then what the measured rows say."""
+    entries = [(str(name).replace('_', ' '), _lines(value)) for name, value in given.items()]
+    measured = [row for row in rows if row.measured]
+    known = {name.lower() for name, _ in entries}
+    dates = sorted({row.date for row in measured} - {''})
+    if dates:
+        entries.append(('evaluated', [' to '.join(dict.fromkeys((dates[0], dates[-1])))]))
+    for column, name in (('device', 'device'), ('precision', 'precision'), ('commit', 'commit'),
+                         ('config', 'config files')):
+        values = sorted({getattr(row, column) for row in measured} - {''})
+        if values and name not in known:
+            entries.append((name, values))
+    return entries
+
+
+def _lines(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f'{key} {item}' for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value]
+    return [str(value)]

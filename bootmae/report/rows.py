@@ -1,0 +1,277 @@
+"""Result rows: one measured or published number each, kept in a CSV file and summarised over seeds."""
+
+import csv
+import io
+import math
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+LABELS = ('reproduced', 'demo', 'paper', 'not run')
+MEASURED = ('reproduced', 'demo')
+IDENTITY = ('data', 'method', 'task', 'labels', 'metric', 'seed', 'protocol')
+REPAIR = 'repair or delete this line'
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One number and what is needed to judge it or to make it again.
+
+    Attributes:
+        data: Name of the data set, such as ``digits``.
+        method: How the encoder was made: ``untrained``, ``mae``, ``bootmae`` or another name.
+        task: How the encoder was judged: ``knn``, ``linear``, ``finetune`` or another name.
+        labels: ``all``, or the number of labelled images per class.
+        metric: Name of the number; higher is better.
+        value: The number, in percent; NaN only where ``label`` is ``not run``.
+        seed: Seed of pretraining and evaluation; -1 where a publication does not state it.
+        protocol: Details of the evaluation that must agree between rows to compare them.
+        config: Config file of the pretraining, or the source of a published number.
+        checkpoint: File name of the judged weights.
+        checkpoint_hash: Hash of these weights.
+        commit: Commit of the code.
+        device: Device that ran it.
+        precision: Arithmetic of the pretraining, such as ``float32``.
+        seconds: Wall-clock seconds of the pretraining; 0 where unknown or untrained.
+        images: Images that the pretraining saw, repeats counted; 0 where unknown or untrained.
+        date: ISO date of the evaluation.
+        label: ``reproduced``, ``demo``, ``paper`` or ``not run``.
+    """
+
+    data: str
+    method: str
+    task: str
+    labels: str
+    metric: str
+    value: float
+    seed: int
+    protocol: str = ''
+    config: str = ''
+    checkpoint: str = ''
+    checkpoint_hash: str = ''
+    commit: str = ''
+    device: str = ''
+    precision: str = ''
+    seconds: float = 0.0
+    images: int = 0
+    date: str = ''
+    label: str = 'reproduced'
+
+    @property
+    def key(self) -> tuple:
+        """What makes two rows the same measurement."""
+        return tuple(getattr(self, name) for name in IDENTITY)
+
+    @property
+    def measured(self) -> bool:
+        """Whether this suite computed the number."""
+        return self.label in MEASURED
+
+
+COLUMNS = tuple(field.name for field in fields(ResultRow))
+TYPES = {field.name: field.type for field in fields(ResultRow)}
+
+
+def problem_of(row: ResultRow) -> tuple[str, str] | None:
+    """First column of a row with an impossible value and what is wrong with it, or None."""
+    if row.label not in LABELS:
+        return 'label', f'{row.label!r} is none of {", ".join(LABELS)}'
+    if not math.isfinite(row.value) and row.label != 'not run':
+        return 'value', f'{row.value} is not a finite number; a missing result has the label "not run"'
+    if not (math.isfinite(row.seconds) and row.seconds >= 0):
+        return 'seconds', f'{row.seconds} is not a duration'
+    if row.images < 0:
+        return 'images', f'{row.images} is not a number of images'
+    return None
+
+
+def read_rows(path: str | Path) -> list[ResultRow]:
+    """Rows of a CSV file in its order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Wrong columns or a value that cannot be read; names file, line, column and remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such results file; run an evaluation first or correct the path')
+    with path.open(newline='', encoding='utf-8') as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise ValueError(f'{path}, line 1: {_header_problem(header)}; '
+                             f'the header must be {",".join(COLUMNS)}')
+        return [_parse(cells, f'{path}, line {reader.line_num}') for cells in reader if cells]
+
+
+def _header_problem(header: Sequence[str]) -> str:
+    missing = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS]
+    parts = []
+    if missing:
+        parts.append(f'missing columns {", ".join(missing)}')
+    if unknown:
+        parts.append(f'unknown columns {", ".join(unknown)}')
+    return ' and '.join(parts) or 'columns repeated or in another order'
+
+
+def _parse(cells: Sequence[str], place: str) -> ResultRow:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f'{place}: {len(cells)} cells where {len(COLUMNS)} belong; {REPAIR}')
+    values = {}
+    for name, text in zip(COLUMNS, cells, strict=True):
+        try:
+            values[name] = TYPES[name](text)
+        except ValueError:
+            kind = 'a whole number' if TYPES[name] is int else 'a number'
+            raise ValueError(f'{place}, column {name}: {text!r} is not {kind}; {REPAIR}') from None
+    row = ResultRow(**values)
+    problem = problem_of(row)
+    if problem:
+        raise ValueError(f'{place}, column {problem[0]}: {problem[1]}; {REPAIR}')
+    return row
+
+
+def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
+    """Add rows to a CSV file, replacing those of the same identity; a crash leaves the old file.
+
+    Two processes must not write one file at the same time: the later would drop the rows of the earlier.
+
+    Raises:
+        ValueError: A row holds an impossible value, or the existing file cannot be read.
+    """
+    path = Path(path)
+    merged = {row.key: row for row in (read_rows(path) if path.exists() else [])}
+    for row in rows:
+        problem = problem_of(row)
+        if problem:
+            raise ValueError(f'result row {row.key}, column {problem[0]}: {problem[1]}')
+        merged[row.key] = row
+    buffer = io.StringIO(newline='')
+    writer = csv.writer(buffer, lineterminator='\n')
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(row) for row in merged.values())
+    replace_file(path, buffer.getvalue())
+
+
+def replace_file(path: str | Path, text: str) -> None:
+    """Write a whole text file or leave the old one untouched (temporary file, fsync, rename)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with temporary.open('w', encoding='utf-8', newline='') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One method's numbers over seeds.
+
+    Attributes:
+        values: Percent by seed.
+        mean: Mean over seeds.
+        std: Sample standard deviation over seeds (n - 1), None for a single seed.
+    """
+
+    values: dict[int, float]
+    mean: float
+    std: float | None
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference of two methods over the seeds that both have, in points.
+
+    Attributes:
+        n: Number of shared seeds.
+        mean: Mean difference.
+        standard_error: Standard error of that mean, None for a single shared seed.
+    """
+
+    n: int
+    mean: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods under one data set, task, number of labels, metric and protocol.
+
+    Attributes:
+        methods: Spread by method, in order of first appearance.
+        difference: BootMAE minus MAE; None where either is missing or they share no seed.
+    """
+
+    data: str
+    task: str
+    labels: str
+    metric: str
+    protocol: str
+    methods: dict[str, Spread]
+    difference: Difference | None
+
+
+def spread_of(values: dict[int, float]) -> Spread:
+    """Mean and sample standard deviation of values by seed."""
+    numbers = list(values.values())
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Spread(dict(values), statistics.fmean(numbers), std)
+
+
+def paired_difference(first: Spread, second: Spread) -> Difference | None:
+    """First minus second over the shared seeds; None where they share none."""
+    shared = [seed for seed in first.values if seed in second.values]
+    if not shared:
+        return None
+    pairs = spread_of({seed: first.values[seed] - second.values[seed] for seed in shared})
+    error = None if pairs.std is None else pairs.std / math.sqrt(pairs.n)
+    return Difference(pairs.n, pairs.mean, error)
+
+
+def summarise(rows: Iterable[ResultRow]) -> list[Comparison]:
+    """Mean, spread and paired difference of the measured rows; published and missing ones are left out."""
+    groups: dict[tuple, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if row.measured:
+            group = groups.setdefault((row.data, row.task, row.labels, row.metric, row.protocol), {})
+            group.setdefault(row.method, {})[row.seed] = row.value
+    return [_compare(key, methods) for key, methods in groups.items()]
+
+
+def _compare(key: tuple, values: dict[str, dict[int, float]]) -> Comparison:
+    methods = {method: spread_of(by_seed) for method, by_seed in values.items()}
+    pair = methods.get('bootmae'), methods.get('mae')
+    difference = paired_difference(*pair) if all(pair) else None
+    return Comparison(*key, methods=methods, difference=difference)
+
+
+def published_rows() -> list[ResultRow]:
+    """Numbers of the publications (percent or points); nothing of this was measured here."""
+    abstract, release = 'abstract of the paper', 'README of the authors’ release'
+    table = [
+        ('ImageNet-1k', 'mae', 'finetune', 'accuracy', 83.4, 'ViT-B, 800 epochs', abstract),
+        ('ImageNet-1k', 'bootmae', 'finetune', 'accuracy', 84.2, 'ViT-B, 800 epochs', abstract),
+        ('ImageNet-1k', 'bootmae', 'finetune', 'accuracy', 85.9, 'ViT-L', release),
+        ('ImageNet-1k', 'bootmae', 'linear', 'accuracy', 66.1, 'ViT-B', release),
+        ('ImageNet-1k', 'bootmae', 'linear', 'accuracy', 77.1, 'ViT-L', release),
+        ('ADE20K', 'mae', 'segmentation', 'mIoU', 48.1, 'ViT-B, UperNet', abstract),
+        ('ADE20K', 'bootmae', 'segmentation', 'mIoU', 49.1, 'ViT-B, UperNet', abstract),
+        ('ADE20K', 'bootmae', 'segmentation', 'mIoU', 50.0, 'ViT-B, UperNet, multi-scale and flip', release),
+        ('COCO', 'bootmae', 'detection', 'box AP over MAE', 1.3, 'ViT-B, Mask R-CNN', abstract),
+        ('COCO', 'bootmae', 'detection', 'mask AP over MAE', 1.4, 'ViT-B, Mask R-CNN', abstract),
+    ]
+    return [ResultRow(data, method, task, 'all', metric, value, seed=-1, protocol=protocol, config=source,
+                      date='2022-07', label='paper')
+            for data, method, task, metric, value, protocol, source in table]

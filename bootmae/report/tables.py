@@ -1,0 +1,227 @@
+"""Tables of the report: for the page, for Markdown and for the terminal."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .rows import COLUMNS, TYPES, Comparison, ResultRow, summarise
+from .verdicts import (
+    best_method,
+    difference_text,
+    labels_name,
+    method_name,
+    method_order,
+    signed,
+    spread_text,
+    task_name,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, what it sorts by (None: last), and whether it is set bold."""
+
+    text: str
+    sort: float | str | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page.
+
+    Attributes:
+        name: Short name for screen readers and anchors.
+        columns: Heading and whether the column holds numbers.
+        rows: Cells, as many a row as there are columns.
+        wide: Whether it needs more than the width of the text.
+    """
+
+    name: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    wide: bool = False
+
+
+def word(text: str, strong: bool = False) -> Cell:
+    """Cell that sorts by its text."""
+    return Cell(text, text.lower() or None, strong)
+
+
+def number(value: float, text: str, strong: bool = False) -> Cell:
+    """Cell that sorts by its number; a missing number is a dash."""
+    return Cell(text, value, strong) if math.isfinite(value) else Cell('–')
+
+
+def labels_cell(labels: str) -> Cell:
+    """Amount of labels, sorted by number with ``all`` as the largest."""
+    amount = float(labels) if labels.isdigit() else math.inf if labels == 'all' else None
+    return Cell(labels_name(labels), 1e12 if amount == math.inf else amount)
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """One row a comparison, one column a method; bold where a method is above every other by the rule."""
+    methods = method_order(comparisons)
+    columns = [('Data', False), ('Task', False), ('Labels', True)]
+    columns += [(method_name(method), True) for method in methods]
+    columns += [('BootMAE − MAE', True), ('Protocol', False)]
+    rows = []
+    for item in comparisons:
+        best = best_method(item)
+        cells = [word(item.data), word(task_name(item)), labels_cell(item.labels)]
+        for method in methods:
+            spread = item.methods.get(method)
+            cells.append(number(spread.mean, spread_text(spread), method == best) if spread else Cell('–'))
+        points = item.difference
+        cells.append(number(points.mean, difference_text(points)) if points else Cell('–'))
+        rows.append((*cells, word(item.protocol)))
+    return Table('comparison', tuple(columns), tuple(rows))
+
+
+def published_table(rows: Sequence[ResultRow]) -> Table:
+    """Published numbers, MAE beside BootMAE."""
+    groups: dict[tuple, dict[str, ResultRow]] = {}
+    for row in rows:
+        groups.setdefault((row.data, task_name(row), row.protocol), {})[row.method] = row
+    columns = (('Data', False), ('Task', False), ('Protocol', False), ('MAE', True), ('BootMAE', True),
+               ('Source', False))
+    body = []
+    for key, methods in groups.items():
+        values = [_published(methods.get(method)) for method in ('mae', 'bootmae')]
+        source = ', '.join(dict.fromkeys(row.config for row in methods.values()))
+        body.append((*map(word, key), *values, word(source)))
+    return Table('published numbers', columns, tuple(body))
+
+
+def _published(row: ResultRow | None) -> Cell:
+    if row is None:
+        return Cell('–')
+    return number(row.value, signed(row.value, 1) if row.metric.endswith('over MAE') else f'{row.value:.1f}')
+
+
+def pretraining_runs(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """One measured row for every pretraining: many evaluations share one."""
+    runs = {}
+    for row in rows:
+        if row.measured and (row.images or row.seconds):
+            runs.setdefault((row.data, row.method, row.seed, row.checkpoint_hash, row.config), row)
+    return list(runs.values())
+
+
+def cost_table(rows: Sequence[ResultRow]) -> Table:
+    """Seconds, images seen and images per second of every pretraining."""
+    columns = (('Data', False), ('Method', False), ('Seed', True), ('Seconds', True), ('Images seen', True),
+               ('Images/s', True), ('Precision', False), ('Device', False))
+    body = []
+    for row in pretraining_runs(rows):
+        speed = row.images / row.seconds if row.seconds and row.images else math.nan
+        body.append((word(row.data), word(method_name(row.method)), number(row.seed, str(row.seed)),
+                     number(row.seconds or math.nan, f'{row.seconds:,.0f}'),
+                     number(row.images or math.nan, f'{row.images:,}'), number(speed, f'{speed:,.0f}'),
+                     word(row.precision), word(row.device)))
+    return Table('cost', columns, tuple(body))
+
+
+def cost_sentences(rows: Sequence[ResultRow]) -> list[str]:
+    """For every data set: whether both methods had the same budget of images, and how their times compare."""
+    runs = pretraining_runs(rows)
+    sentences = []
+    for data in dict.fromkeys(row.data for row in runs):
+        ours = [row for row in runs if row.data == data and row.method == 'bootmae']
+        mae = [row for row in runs if row.data == data and row.method == 'mae']
+        if ours and mae:
+            sentences.append(f'{data}: {_budget(ours, mae)}{_time(ours, mae)}.')
+    return sentences
+
+
+def _budget(ours: Sequence[ResultRow], mae: Sequence[ResultRow]) -> str:
+    seen = [sorted({row.images for row in group}) for group in (ours, mae)]
+    if 0 in seen[0] + seen[1]:
+        return 'the number of images seen is not known for every run'
+    if seen[0] == seen[1] and len(seen[0]) == 1:
+        return f'both methods saw the same number of images ({seen[0][0]:,} a run)'
+    texts = [' or '.join(f'{count:,}' for count in counts) for counts in seen]
+    return (f'the budgets differ, BootMAE saw {texts[0]} images a run and MAE {texts[1]}, '
+            'so this is no equal comparison')
+
+
+def _time(ours: Sequence[ResultRow], mae: Sequence[ResultRow]) -> str:
+    if not all(row.seconds for row in (*ours, *mae)):
+        return ''
+    if len({row.device for row in (*ours, *mae)}) > 1:
+        return '; the times are from different devices and are not compared'
+    first, second = (statistics.fmean(row.seconds for row in group) for group in (ours, mae))
+    return (f'; BootMAE took {first / second:.2f} times the time of MAE '
+            f'({first:,.0f} s against {second:,.0f} s, mean over runs)')
+
+
+def rows_table(rows: Sequence[ResultRow]) -> Table:
+    """Every column of every row."""
+    columns = tuple((name.replace('_', ' '), TYPES[name] is not str) for name in COLUMNS)
+    body = tuple(tuple(_raw(row, name) for name in COLUMNS) for row in rows)
+    return Table('all rows', columns, body, wide=True)
+
+
+def _raw(row: ResultRow, name: str) -> Cell:
+    value = getattr(row, name)
+    if name == 'labels':
+        return Cell(value, labels_cell(value).sort)
+    if name == 'value':
+        return number(value, f'{value:.2f}')
+    if name == 'seconds':
+        return number(value, f'{value:,.1f}')
+    if name == 'images':
+        return number(value, f'{value:,}')
+    if name == 'checkpoint_hash':
+        return Cell(value[:12], value or None)
+    return number(value, str(value)) if name == 'seed' else word(value)
+
+
+def checkpoint_table(rows: Sequence[ResultRow]) -> Table:
+    """Weights that were judged, with their hashes."""
+    found = {}
+    for row in rows:
+        if row.measured and (row.checkpoint or row.checkpoint_hash):
+            found.setdefault((row.checkpoint, row.checkpoint_hash), row)
+    columns = (('Data', False), ('Method', False), ('Seed', True), ('Checkpoint', False), ('Hash', False))
+    body = tuple((word(row.data), word(method_name(row.method)), number(row.seed, str(row.seed)),
+                  word(row.checkpoint), word(row.checkpoint_hash)) for row in found.values())
+    return Table('checkpoints', columns, body)
+
+
+def _plain(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], Table]:
+    """Headings and texts of the comparison; the protocol only where it tells two rows apart."""
+    table = comparison_table(summarise(rows))
+    body = [[cell.text for cell in cells] for cells in table.rows]
+    heads = [name for name, _ in table.columns]
+    if len({tuple(cells[:3]) for cells in body}) == len(body):
+        heads, body = heads[:-1], [cells[:-1] for cells in body]
+    return heads, body, table
+
+
+def markdown_table(rows: Sequence[ResultRow]) -> str:
+    """Comparison of the measured rows as a Markdown table, percent, best in bold as on the page."""
+    heads, body, table = _plain(rows)
+    strong = [[f'**{text}**' if cell.strong else text for text, cell in zip(texts, cells, strict=False)]
+              for texts, cells in zip([[_escape(t) for t in line] for line in body], table.rows, strict=True)]
+    rule = ['---:' if numeric else '---' for _, numeric in table.columns[:len(heads)]]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heads, rule, *strong]) + '\n'
+
+
+def _escape(text: str) -> str:
+    return text.replace('\\', '\\\\').replace('|', '\\|').replace('*', '\\*').replace('<', '&lt;')
+
+
+def text_table(rows: Sequence[ResultRow]) -> str:
+    """Comparison of the measured rows for the terminal, percent; one line where nothing was measured."""
+    heads, body, table = _plain(rows)
+    if not body:
+        return 'no measured rows\n'
+    lines = [heads, *body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    lines.insert(1, ['-' * width for width in widths])
+    numeric = [is_number for _, is_number in table.columns]
+    texts = ['  '.join(text.rjust(w) if right else text.ljust(w)
+                       for text, w, right in zip(line, widths, numeric, strict=False)) for line in lines]
+    return '\n'.join(text.rstrip() for text in texts) + '\n'

@@ -1,0 +1,224 @@
+"""Verdicts in plain words, computed from the summaries by one stated rule."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .rows import Comparison, Difference, ResultRow, Spread, paired_difference
+
+RULE = (
+    'Two methods are compared over the seeds that both have. The difference is the mean of the paired '
+    'differences; the margin is twice its standard error or the larger standard deviation over seeds of '
+    'the two methods, whichever is larger. A difference beyond the margin reads “above” or “below”, within '
+    'it “level”, and with fewer than two shared seeds “undecided”. With few seeds this is a rule of thumb, '
+    'not a significance test.'
+)
+
+METHOD_NAMES = {'untrained': 'Untrained', 'mae': 'MAE', 'bootmae': 'BootMAE'}
+TASK_NAMES = {'knn': 'k-NN', 'linear': 'linear probe', 'finetune': 'fine-tuning'}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one method stands to another.
+
+    Attributes:
+        outcome: ``above``, ``level``, ``below`` or ``undecided``.
+        difference: Paired difference in points, None without a shared seed.
+        margin: Points that the difference must exceed, None where undecided.
+    """
+
+    outcome: str
+    difference: Difference | None
+    margin: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison in words.
+
+    Attributes:
+        data: Data set.
+        place: Task and labels, as a short title.
+        learned: Outcome of each pretrained method against the untrained encoder.
+        outcome: Outcome of BootMAE against MAE, None where one of them is missing.
+        sentences: The same with numbers.
+    """
+
+    data: str
+    place: str
+    learned: dict[str, str]
+    outcome: str | None
+    sentences: tuple[str, ...]
+
+
+def judge(first: Spread, second: Spread) -> Judgement:
+    """Compare two methods by the rule."""
+    difference = paired_difference(first, second)
+    if difference is None or difference.standard_error is None:
+        return Judgement('undecided', difference, None)
+    margin = max(2 * difference.standard_error, first.std or 0.0, second.std or 0.0)
+    if abs(difference.mean) <= margin:
+        return Judgement('level', difference, margin)
+    return Judgement('above' if difference.mean > 0 else 'below', difference, margin)
+
+
+def best_method(comparison: Comparison) -> str | None:
+    """Method above every other one by the rule, None where there is none."""
+    for name, spread in comparison.methods.items():
+        others = [other for key, other in comparison.methods.items() if key != name]
+        if others and all(judge(spread, other).outcome == 'above' for other in others):
+            return name
+    return None
+
+
+def method_name(method: str) -> str:
+    """Name for readers."""
+    return METHOD_NAMES.get(method, method)
+
+
+def method_order(rows_or_comparisons: Sequence[ResultRow] | Sequence[Comparison]) -> list[str]:
+    """Methods that occur: untrained, MAE, BootMAE, then others in order of appearance."""
+    found: dict[str, None] = {}
+    for item in rows_or_comparisons:
+        found.update(dict.fromkeys(item.methods if isinstance(item, Comparison) else [item.method]))
+    return [m for m in METHOD_NAMES if m in found] + [m for m in found if m not in METHOD_NAMES]
+
+
+def task_name(item: Comparison | ResultRow) -> str:
+    """Task for readers, with the metric where it is not the accuracy."""
+    name = TASK_NAMES.get(item.task, item.task)
+    return name if item.metric == 'accuracy' else f'{name}, {item.metric}'
+
+
+def labels_name(labels: str) -> str:
+    """Amount of labels for readers."""
+    return 'all' if labels == 'all' else f'{labels} per class'
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Number with its sign and a real minus; zero has none."""
+    text = f'{abs(value):.{digits}f}'
+    if float(text) == 0:
+        return text
+    return ('+' if value > 0 else '−') + text
+
+
+def spread_text(spread: Spread) -> str:
+    """``mean ± std (n)`` in percent, n the number of seeds."""
+    std = '' if spread.std is None else f' ± {spread.std:.1f}'
+    return f'{spread.mean:.1f}{std} ({spread.n})'
+
+
+def difference_text(difference: Difference | None) -> str:
+    """``difference ± standard error`` in points."""
+    if difference is None:
+        return '–'
+    if difference.standard_error is None:
+        return f'{signed(difference.mean)} (1)'
+    return f'{signed(difference.mean)} ± {difference.standard_error:.2f}'
+
+
+def find_verdicts(comparisons: Sequence[Comparison]) -> list[Verdict]:
+    """Words for every comparison; one with a protocol of its own names it."""
+    places = Counter(_place(item) for item in comparisons)
+    return [_verdict(item, with_protocol=places[_place(item)] > 1) for item in comparisons]
+
+
+def _place(item: Comparison) -> tuple[str, str]:
+    return item.data, f'{task_name(item)}, {labels_name(item.labels)} labels'.replace('per class labels',
+                                                                                      'labels per class')
+
+
+def _verdict(item: Comparison, with_protocol: bool) -> Verdict:
+    data, place = _place(item)
+    if with_protocol:
+        place = f'{place} ({item.protocol})'
+    untrained = item.methods.get('untrained')
+    pretrained = [name for name in method_order([item]) if name != 'untrained']
+    learned = {name: judge(item.methods[name], untrained) for name in pretrained} if untrained else {}
+    outcome, sentences = None, []
+    if 'mae' in item.methods and 'bootmae' in item.methods:
+        found = judge(item.methods['bootmae'], item.methods['mae'])
+        outcome = found.outcome
+        sentences.append(_pair_sentence(found))
+    if untrained:
+        sentences += _learned_sentences(item, learned)
+    outcomes = {name: found.outcome for name, found in learned.items()}
+    return Verdict(data, place, outcomes, outcome, tuple(sentences))
+
+
+def _learned_sentences(item: Comparison, learned: dict[str, Judgement]) -> list[str]:
+    untrained = item.methods['untrained']
+    floor = f'the untrained encoder ({untrained.mean:.1f})'
+    means = ', '.join(f'{method_name(name)} {item.methods[name].mean:.1f}' for name in learned)
+    outcomes = [found.outcome for found in learned.values()]
+    if len(learned) > 1 and set(outcomes) == {'above'}:
+        who = 'Both' if len(learned) == 2 else 'All pretrained encoders'
+        return [f'{who} are above {floor} by more than the spread: {means}.']
+    if len(learned) > 1 and set(outcomes) == {'undecided'}:
+        return [f'Against {floor} undecided for lack of shared seeds: {means}.']
+    return [_learned_sentence(name, item.methods[name], untrained, found) for name, found in learned.items()]
+
+
+def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judgement) -> str:
+    who, numbers = method_name(name), f'{spread.mean:.1f} against {untrained.mean:.1f}'
+    if found.outcome == 'undecided':
+        return f'{who} against the untrained encoder is undecided: {numbers}, {_too_few(found)}.'
+    words = {'above': 'is above the untrained encoder by more than the spread',
+             'level': 'is not above the untrained encoder by more than the spread',
+             'below': 'is below the untrained encoder by more than the spread'}
+    return f'{who} {words[found.outcome]}: {numbers}.'
+
+
+def _pair_sentence(found: Judgement) -> str:
+    if found.difference is None:
+        return 'BootMAE against MAE is undecided: they share no seed.'
+    if found.outcome == 'undecided':
+        points = signed(found.difference.mean)
+        return f'BootMAE against MAE is undecided: difference {points} points, {_too_few(found)}.'
+    words = {'above': 'is above', 'level': 'is level with', 'below': 'is below'}[found.outcome]
+    return (f'BootMAE {words} MAE: {difference_text(found.difference)} points '
+            f'(standard error; {found.difference.n} shared seeds, margin {found.margin:.2f}).')
+
+
+def _too_few(found: Judgement) -> str:
+    return 'no shared seed' if found.difference is None else 'one shared seed only'
+
+
+def headline(found: Sequence[Verdict]) -> tuple[str, str]:
+    """One sentence on BootMAE against MAE over all comparisons, and its tone: good, mixed, bad or none."""
+    outcomes = [verdict.outcome for verdict in found if verdict.outcome]
+    if not outcomes:
+        return 'BootMAE and MAE were not both measured, so this page does not compare them.', 'none'
+    count, total = Counter(outcomes), len(outcomes)
+    above, rest = count['above'], _counts(count, ('level', 'below', 'undecided'))
+    if above == total:
+        where = 'the only comparison' if total == 1 else f'all {total} comparisons'
+        return f'BootMAE is above MAE in {where}.', 'good'
+    if count['undecided'] == total:
+        return 'Whether BootMAE is above MAE is undecided: this needs at least two seeds of both.', 'none'
+    if above == 0:
+        where = 'the only comparison' if total == 1 else f'any of the {total} comparisons'
+        return f'BootMAE is not above MAE in {where}: {rest}.', 'bad'
+    return (f'BootMAE is above MAE in {above} of {total} comparisons, '
+            f'and not above it in the others: {rest}.'), 'mixed'
+
+
+def learned_headline(found: Sequence[Verdict]) -> str:
+    """One sentence on the pretrained encoders against the untrained one, empty where nothing was measured."""
+    count = Counter(outcome for verdict in found for outcome in verdict.learned.values())
+    total = count.total()
+    if not total:
+        return ''
+    if count['above'] == total:
+        return 'Every pretrained encoder is above the untrained one by more than the spread.'
+    if count['undecided'] == total:
+        return 'Against the untrained encoder everything is undecided for lack of shared seeds.'
+    rest = _counts(count, ('level', 'below', 'undecided'))
+    return (f'Pretrained encoders are above the untrained one by more than the spread in {count["above"]} '
+            f'of {total} cases; the others: {rest}.')
+
+
+def _counts(count: Counter, names: Sequence[str]) -> str:
+    return ', '.join(f'{name} in {count[name]}' for name in names if count[name])

@@ -1,0 +1,15 @@
+# ImageNet-1k for linear probing: random resized crop bicubic and flip, for weights made with mean = std = 0.5.
+_base_ = 'mmpretrain::_base_/datasets/imagenet_bs32_pil_bicubic.py'
+
+data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)
+train_dataloader = dict(
+    batch_size=1024, num_workers=8, persistent_workers=True, drop_last=True,
+    dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels='folder',
+                 pipeline={{_base_.train_pipeline}}))
+val_dataloader = dict(
+    batch_size=512, num_workers=8, persistent_workers=True,
+    dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='val', labels='folder',
+                 pipeline={{_base_.test_pipeline}}))
+test_dataloader = val_dataloader
+train_images = 1_281_167
+val_cfg, test_cfg = dict(), dict()

@@ -1,0 +1,12 @@
+# What all recipes share: mmpretrain's runtime, the registered classes of this suite, TensorBoard.
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+custom_imports = dict(imports=['bootmae'], allow_failed_imports=False)
+default_hooks = dict(
+    checkpoint=dict(interval=1, max_keep_ckpts=3),
+    mean_losses=dict(type='MeanLossesHook'),
+    sample_seed=dict(type='SampleSeedHook'),
+    provenance=dict(type='ProvenanceHook'))
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(vis_backends=vis_backends)
+randomness = dict(seed=0)  # images and masks are functions of (seed, epoch, image), on any number of ranks

@@ -1,0 +1,40 @@
+# BootMAE ViT-B/16, 800 epochs of ImageNet-1k (paper section 4.1; authors' recipe, see README "Recipes").
+#
+#   tools/dist_train.sh configs/pretrain/bootmae_vitb.py 8
+#
+# Hardware: 8 GPUs x 512 = 4096 (fewer GPUs accumulate). Expected (published): 84.2 % fine-tuned, 66.1 % linear.
+# Run here: NOT RUN at full size. Equality with the authors' code: tools/parity.py.
+_base_ = ['../_base_/pretrain_imagenet.py', '../_base_/runtime.py']
+
+img_size, patch_size = 224, 16
+masking = dict(num_masked=147, num_block=120, block_area=(16, 60))  # of 14 x 14 patches
+data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)  # 0.5 of [0, 1], not ImageNet statistics
+
+model = dict(
+    type='BootMAE',
+    backbone=dict(type='PlainViT', arch='base', img_size=img_size, patch_size=patch_size),
+    pixel_decoder=dict(embed_dims=512, depth=2, num_heads=12, tap=0),
+    feature_decoder=dict(depth=2, num_heads=12, tap=11),
+    masking=masking)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow',
+         interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
+    dict(type='PackInputs', algorithm_keys=['mask_order']),
+]
+train_dataloader = dict(batch_size=512, dataset=dict(pipeline=train_pipeline))
+auto_scale_lr = dict(base_batch_size=4096)
+
+optim_wrapper = dict(
+    type='AutocastOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1.5e-4 * 4096 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
+    constructor='ViTOptimWrapperConstructor')
+max_epochs = 801  # named 800
+param_scheduler = [
+    dict(type='WarmupCosineLR', warmup=40, end=max_epochs, min_lr=1e-4, by_epoch=True, convert_to_iter_based=True),
+]
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.999), (100, 0.9999), (400, 0.99999)), ramp=0.25)]

@@ -1,0 +1,277 @@
+"""The page: what it says, that it needs nothing from elsewhere, and the command that writes it."""
+
+import base64
+import importlib.util
+import io
+import json
+import os
+import re
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bootmae.report import (
+    Curve,
+    ResultRow,
+    build_page,
+    published_rows,
+    reconstruction_grid,
+    write_page,
+    write_rows,
+)
+from bootmae.report.verdicts import RULE
+
+HOSTILE = '<img src=x onerror="alert(1)">&\'"'
+
+
+def rows_of(better=2.0, data='digits', label='demo'):
+    means = {'untrained': 60.0, 'mae': 90.0, 'bootmae': 90.0 + better}
+    cost = {'untrained': (0.0, 0), 'mae': (100.0, 5000), 'bootmae': (150.0, 5000)}
+    return [ResultRow(data, method, task, 'all', 'accuracy', mean + 0.2 * seed, seed, 'k=20',
+                      f'configs/{method}.py', f'{method}_{seed}.pth', f'{method}{seed}' * 6, 'c0ffee',
+                      '2 cores', 'float32', *cost[method], '2026-01-02', label)
+            for method, mean in means.items() for task in ('knn', 'linear') for seed in (0, 1)]
+
+
+def curve():
+    return Curve('digits/bootmae/0', np.arange(4), {'loss_pixel': np.ones(4), 'loss_feature': np.ones(4)})
+
+
+def picture(height=16):
+    image = np.random.default_rng(0).integers(0, 256, (2, height, height, 3), dtype=np.uint8)
+    return reconstruction_grid({'original': image, 'masked': image, 'MAE': image, 'BootMAE': image})
+
+
+def full_page(rows):
+    provenance = {'versions': {'torch': '2.11'}, 'host': ['a', 'b']}
+    return build_page('Title', rows, [curve()], {'Digits': picture()}, provenance, {'Run': 'make demo'},
+                      ['A last note.'])
+
+
+def words(page):
+    """Text of the page as a reader sees it."""
+    body = re.sub(r'<(style|script).*?</\1>', '', page, flags=re.S)
+    return re.sub(r'\s+', ' ', unescape(re.sub(r'<[^>]+>', ' ', body))).replace('\u2011', '-')
+
+
+class Checker(HTMLParser):
+    """Collects addresses and ids, and checks that tags close in order."""
+
+    VOID = ('meta', 'link', 'img', 'br', 'path', 'use', 'rect', 'input')
+    ADDRESSES = ('src', 'href', 'xlink:href', 'action', 'srcset', 'poster', 'data')
+
+    def __init__(self):
+        super().__init__()
+        self.addresses, self.ids, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in self.ADDRESSES]
+        self.ids += [value for name, value in attrs if name == 'id']
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def check(page):
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    return checker
+
+
+def test_page_needs_nothing_from_elsewhere():
+    page = full_page(rows_of())
+    checker = check(page)
+    assert 'http://' not in page
+    assert 'https://' not in page
+    assert all(address.startswith(('#', 'data:')) for address in checker.addresses)
+    assert '@import' not in page
+    assert 'url(#' in page or 'url(' not in page
+    assert "default-src 'none'" in page
+    assert len(checker.ids) == len(set(checker.ids))
+    inside = {address[1:] for address in checker.addresses if address.startswith('#')}
+    assert inside <= set(checker.ids)
+
+
+def test_every_section_is_there():
+    page = full_page(rows_of())
+    text = words(page)
+    for anchor in ('verdicts', 'results', 'published', 'losses', 'reconstructions', 'cost', 'rows',
+                   'provenance', 'reading'):
+        assert f'<section id="{anchor}"' in page
+    assert RULE in text
+    assert ('MAE and BootMAE pretrained on digits; the encoders, judged next to an untrained one by k-NN and '
+            'linear probe, 2 seeds each.') in text
+    assert 'BootMAE is above MAE in all 2 comparisons.' in text
+    assert 'BootMAE is above MAE: +2.00 ± 0.00 points (standard error; 2 shared seeds, margin 0.14).' in text
+    assert 'Not measured here.' in text
+    assert 'not comparable as numbers' in text
+    assert 'each original patch’s own mean and variance' in text
+    assert 'the visible patches are pasted' in text
+    assert 'both methods saw the same number of images (5,000 a run)' in text
+    assert 'They cannot show which method is better' in text
+    for given in ('torch 2.11', 'make demo', 'A last note.', 'c0ffee', 'configs/mae.py', 'mae0' * 6):
+        assert given in text
+
+
+@pytest.mark.parametrize(('better', 'tone', 'sentence'), [
+    (2.0, 'good', 'BootMAE is above MAE in all 2 comparisons.'),
+    (0.0, 'bad', 'BootMAE is not above MAE in any of the 2 comparisons: level in 2.'),
+    (-2.0, 'bad', 'BootMAE is not above MAE in any of the 2 comparisons: below in 2.'),
+])
+def test_the_answer_is_prominent_either_way(better, tone, sentence):
+    page = build_page('Title', rows_of(better))
+    assert f'<section class="answer {tone}"' in page
+    assert f'<p class="first">{sentence}</p>' in page
+    assert page.index('class="answer') < page.index('<main>')
+
+
+def test_bold_only_where_it_leads():
+    leads = build_page('Title', rows_of(2.0))
+    assert leads.count('<strong>92.1 ± 0.1 (2)</strong>') == 2
+    assert leads.count('<strong>') == 2
+    assert '<strong>' not in build_page('Title', rows_of(0.0))
+
+
+def test_published_numbers_are_not_mixed_with_measured_ones():
+    rows = rows_of()
+    assert build_page('Title', [*rows, *published_rows()]) == build_page('Title', rows)
+
+
+def test_names_are_escaped_everywhere():
+    rows = [replace(row, data=HOSTILE, protocol=HOSTILE, config=HOSTILE, checkpoint=HOSTILE, device=HOSTILE)
+            for row in rows_of()]
+    page = build_page(HOSTILE, rows, [Curve(f'{HOSTILE}/mae/0', np.arange(4), {'loss': np.ones(4)})],
+                      {HOSTILE: picture()}, {HOSTILE: {HOSTILE: HOSTILE}}, {HOSTILE: HOSTILE}, [HOSTILE])
+    assert '<img src=x' not in page
+    assert 'onerror="' not in page
+    assert words(page).count('<img src=x onerror="alert(1)">') > 20
+    check(page)
+
+
+def test_numbers_sort_by_value_and_labels_with_all_last():
+    rows = [replace(row, labels=labels) for row in rows_of() for labels in ('all', '100', '5')]
+    page = build_page('Title', rows)
+    assert 'data-sort="1000000000000.0">all</td>' in page
+    assert 'data-sort="5.0">5 per class</td>' in page
+    assert 'data-sort="100.0">100 per class</td>' in page
+    assert 'data-sort="90.1">90.1 ± 0.1 (2)</td>' in page
+
+
+NOT_RUN = replace(rows_of()[0], value=float('nan'), label='not run')
+
+
+@pytest.mark.parametrize('rows', [[], [NOT_RUN], rows_of()[:1]])
+def test_little_to_show_is_still_a_page(rows):
+    page = build_page('Title', rows)
+    check(page)
+    assert 'BootMAE and MAE were not both measured, so this page does not compare them.' in words(page)
+
+
+def test_demo_is_named_and_full_runs_are_not_called_demo():
+    assert 'What a demo can and cannot show' in build_page('Title', rows_of(label='demo'))
+    assert 'What a demo can and cannot show' not in build_page('Title', rows_of(label='reproduced'))
+
+
+def test_page_is_the_same_every_time():
+    assert full_page(rows_of()) == full_page(rows_of())
+
+
+def test_large_pictures_are_made_smaller_and_small_ones_kept():
+    small, large = picture(), picture(256)
+    assert len(large) > 400_000
+    page = build_page('Title', rows_of(), pictures={'small': small, 'large': large})
+    assert len(page) < 1_000_000
+    uris = re.findall(r'<img src="data:(image/\w+);base64,', page)
+    assert uris == ['image/png', 'image/webp']
+    with pytest.raises(ValueError, match=r"picture 'x' cannot be read .* give a PNG, JPEG or WebP file"):
+        build_page('Title', rows_of(), pictures={'x': b'no picture'})
+
+
+def test_crash_leaves_the_old_page(tmp_path, monkeypatch):
+    path = tmp_path / 'report.html'
+    write_page(path, 'Old', rows_of())
+    before = path.read_text()
+
+    def fail(*_):
+        raise OSError('disk full')
+
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(OSError, match='disk full'):
+        write_page(path, 'New', rows_of())
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- the command
+
+@pytest.fixture
+def command():
+    path = Path(__file__).parents[2] / 'tools' / 'report.py'
+    spec = importlib.util.spec_from_file_location('report_command', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def files(tmp_path):
+    write_rows(tmp_path / 'r.csv', rows_of())
+    folder = tmp_path / 'work' / '20260101_100000' / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text('{"loss": 1.0, "step": 10}\n{"loss": 0.5, "step": 20}\n')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'grid.png')
+    provenance = {'torch': '2.11', 'commands': {'Run': 'make demo'}, 'notes': ['Note.']}
+    (tmp_path / 'p.json').write_text(json.dumps(provenance))
+    return tmp_path
+
+
+def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
+    code = command([str(files / 'r.csv'), '--out', str(files / 'a.html'), '--title', 'My title',
+                    '--run', f'digits/mae/0={files / "work"}', '--picture', f'a=b={files / "grid.png"}',
+                    '--provenance', str(files / 'p.json')])
+    assert code == 0
+    out = capsys.readouterr().out
+    assert 'linear probe     all  60.1 ± 0.1 (2)  90.1 ± 0.1 (2)  92.1 ± 0.1 (2)   +2.00 ± 0.00\n' in out
+    assert 'BootMAE is above MAE in all 2 comparisons.' in out
+    assert str(files / 'a.html') in out
+    text = words((files / 'a.html').read_text())
+    for given in ('My title', 'digits, MAE', 'a=b', 'torch', 'make demo', 'Note.'):
+        assert given in text
+
+
+@pytest.mark.parametrize(('extra', 'message'), [
+    (['--run', 'digits/mae=nowhere'], 'nowhere: no scalars.json'),
+    (['--picture', 'a=nowhere.png'], 'nowhere.png'),
+    (['--picture', 'a=r.csv'], "picture 'a' cannot be read"),
+    (['--provenance', 'r.csv'], 'r.csv: not JSON'),
+])
+def test_command_errors_are_one_line(command, files, capsys, monkeypatch, extra, message):
+    monkeypatch.chdir(files)
+    assert command(['r.csv', '--out', 'a.html', *extra]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count('\n') == 1
+    assert not (files / 'a.html').exists()
+
+
+def test_command_without_results(command, tmp_path, capsys):
+    assert command([str(tmp_path / 'none.csv')]) == 2
+    assert 'no such results file' in capsys.readouterr().err
+
+
+def test_decoded_picture_is_the_given_one():
+    data = picture()
+    page = build_page('Title', rows_of(), pictures={'a': data})
+    uri = re.search(r'<img src="data:image/png;base64,([^"]+)"', page)[1]
+    assert base64.b64decode(uri) == data
+    width, height = Image.open(io.BytesIO(data)).size
+    assert f'width="{width}" height="{height}"' in page

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Evaluate on the GPUs of this machine:
+#   tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
+set -euo pipefail
+[ $# -ge 3 ] || { echo "usage: $0 CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2; exit 2; }
+TOOL=test.py exec "$(dirname "$0")/dist_train.sh" "$1" "$3" "$2" "${@:4}"

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Compare this implementation with numbers that the authors' release computed (golden files, .npz)."""
+
+import argparse
+import sys
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('files', nargs='+', metavar='FILE.npz', help='e.g. tests/golden/*.npz')
+    return parser.parse_args()
+
+
+def command() -> int:
+    args = parse_args()
+    import bootmae  # noqa: F401
+    from bootmae.engine.cli import USER_ERRORS
+    from bootmae.engine.parity import TOLERANCE, compare
+    passed, failed = True, 0
+    for path in args.files:
+        try:
+            kind, errors = compare(path)
+        except USER_ERRORS as error:
+            print(f'{path}: error: {error}', file=sys.stderr)
+            failed = 2
+            continue
+        good = all(error <= TOLERANCE for error in errors.values())
+        passed &= good
+        print(f'{path} ({kind}): {"equal" if good else "NOT EQUAL"}')
+        for name, error in errors.items():
+            print(f'  {name:<20} {error:9.2e}{"" if error <= TOLERANCE else f"  > {TOLERANCE:g}"}')
+    print(f'{"all" if passed and not failed else "NOT all"} relative errors are <= {TOLERANCE:g}')
+    return failed or (0 if passed else 1)
+
+
+if __name__ == '__main__':
+    from bootmae.engine.cli import main
+    main(command)

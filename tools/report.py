@@ -1,0 +1,73 @@
+"""Write the comparison report from a results file.
+
+    python tools/report.py RESULTS.csv --run digits/mae/0=WORK_DIR --picture "Digits=grid.png"
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from bootmae.report import find_verdicts, read_curve, read_rows, summarise, text_table, write_page
+from bootmae.report.verdicts import headline, learned_headline
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write the comparison report from a results file.')
+    parser.add_argument('results', help='CSV file of result rows')
+    parser.add_argument('--out', default='report.html', help='HTML file to write')
+    parser.add_argument('--run', action='append', default=[], metavar='NAME=WORK_DIR', type=named,
+                        help='training curves to draw; NAME is data/method or data/method/seed')
+    parser.add_argument('--picture', action='append', default=[], metavar='CAPTION=FILE', type=named,
+                        help='picture to show')
+    parser.add_argument('--title', default='BootMAE and MAE compared')
+    parser.add_argument('--provenance', metavar='FILE',
+                        help='JSON object: versions, device and so on; its "commands" (an object, command by '
+                             'purpose) and "notes" (a list) have their own places on the page')
+    return parser.parse_args(arguments)
+
+
+def named(text: str) -> tuple[str, str]:
+    """``NAME=VALUE`` as a pair; a caption may hold an equals sign, a path should not."""
+    name, sign, value = text.rpartition('=')
+    if not (sign and name and value):
+        raise argparse.ArgumentTypeError(f'{text!r} is not NAME=VALUE')
+    return name, value
+
+
+def read_provenance(path: str | None) -> dict:
+    """Content of the provenance file, empty without one."""
+    if path is None:
+        return {}
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path}: not JSON ({error}); write one JSON object') from None
+    good = (isinstance(content, dict) and isinstance(content.get('commands', {}), dict)
+            and isinstance(content.get('notes', []), list))
+    if not good:
+        raise ValueError(f'{path}: not a JSON object whose "commands" are an object and "notes" a list')
+    return content
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    try:
+        rows = read_rows(args.results)
+        provenance = read_provenance(args.provenance)
+        commands, notes = provenance.pop('commands', {}), provenance.pop('notes', [])
+        curves = [read_curve(name, work_dir) for name, work_dir in args.run]
+        pictures = {caption: Path(file).read_bytes() for caption, file in args.picture}
+        write_page(args.out, args.title, rows, curves, pictures, provenance, commands, notes)
+    except (OSError, ValueError) as error:
+        print(f'report: {error}', file=sys.stderr)
+        return 2
+    found = find_verdicts(summarise(rows))
+    print(text_table(rows))
+    print('\n'.join(filter(None, [headline(found)[0], learned_headline(found)])))
+    print(f'report: {args.out}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Evaluate a trained model: the metrics of its config on its test data."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='the config that the model was trained with')
+    parser.add_argument('checkpoint', help='its checkpoint; every weight must fit')
+    parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+                        help='override config values')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def command() -> None:
+    args = parse_args()
+    from bootmae.engine import run
+    run.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher)
+
+
+if __name__ == '__main__':
+    from bootmae.engine.cli import main
+    main(command)

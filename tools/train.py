@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Train any config of this repository: pretraining, fine-tuning, linear probing."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a file under configs/')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument('--init', metavar='CHECKPOINT',
+                        help='start a downstream model from this file\'s encoder; every weight must be found')
+    parser.add_argument('--source', choices=('online', 'momentum'), default='online',
+                        help='which encoder of a BootMAE file --init takes (default: online, as the authors)')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on with a run: from this file, or from the last one in the work directory')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='take the batch as it comes and scale the learning rate, instead of keeping the '
+                        'recipe\'s batch by accumulation')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+                        help='override config values, e.g. train_dataloader.batch_size=256')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def command() -> None:
+    args = parse_args()
+    from bootmae.engine import run
+    run.train(args.config, args.work_dir, args.cfg_options, args.init, args.source, args.resume, args.launcher,
+              args.auto_scale_lr)
+
+
+if __name__ == '__main__':
+    from bootmae.engine.cli import main
+    main(command)
