@@ -74,8 +74,7 @@ FAULTS = (
             'No matching distribution found for pip==',  # pip fits everywhere
         ),
         'the package registry cannot be reached',
-        'Check the network (and HTTPS_PROXY or PIP_INDEX_URL, if you need them), then run the same command again: '
-        'finished downloads are kept.',
+        'Check the network (and HTTPS_PROXY or PIP_INDEX_URL, if you need them), then run the same command again.',
     ),
     (
         ('No matching distribution found',),

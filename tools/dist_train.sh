@@ -1,12 +1,36 @@
 #!/usr/bin/env bash
-# Train on the GPUs of this machine, or on CPU processes where there are none:
+# Train on the GPUs of this machine, or on CPU processes where it has none:
 #   tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
-# Several machines: start it on each with NNODES, NODE_RANK, MASTER_ADDR (and PORT) set.
+# A free port is taken, so several runs can share a machine; PORT=N takes that one.
+# Several machines: start it on each, GPUS being those of one machine:
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=first-machine [PORT=29500] tools/dist_train.sh CONFIG GPUS [options]
+# On a Slurm cluster use tools/slurm_train.sh.
 set -euo pipefail
-[ $# -ge 2 ] || { echo "usage: $0 CONFIG GPUS [options of tools/train.py]" >&2; exit 2; }
+
+fail() {
+    printf '%s\n' "usage: $0 CONFIG GPUS [options of tools/train.py]" "error: $1" >&2
+    exit 2
+}
+[ $# -ge 2 ] || fail 'CONFIG and GPUS (the number of processes on this machine) are needed'
+[[ $2 =~ ^[1-9][0-9]*$ ]] || fail "GPUS=$2 is not a number of processes: give 1 or more"
+NNODES=${NNODES:-1}
+[[ $NNODES =~ ^[1-9][0-9]*$ ]] || fail "NNODES=$NNODES is not a number of machines"
+
+if [ -n "${RDZV_ID:-}" ]; then # set by slurm_train.sh
+    rendezvous=(--nnodes="$NNODES" --rdzv_id="$RDZV_ID" --rdzv_backend=c10d --rdzv_endpoint="$MASTER_ADDR:$PORT"
+        --rdzv_conf="is_host=$([ "$NODE_RANK" = 0 ] && echo true || echo false)" --local_addr="$LOCAL_ADDR")
+elif [ "$NNODES" -gt 1 ]; then
+    [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$NNODES needs MASTER_ADDR, the address of the first machine"
+    [ -n "${NODE_RANK:-}" ] || fail "NNODES=$NNODES needs NODE_RANK, 0 on the first machine and then counting up"
+    rendezvous=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" --master_port="${PORT:-29500}")
+elif [ -n "${PORT:-}" ]; then
+    rendezvous=(--master_addr=127.0.0.1 --master_port="$PORT")
+else
+    rendezvous=(--standalone --local_addr=127.0.0.1)
+fi
+
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$([ -x "$ROOT/.venv/bin/python" ] && echo "$ROOT/.venv/bin/python" || echo python3)}
-NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0} MASTER_ADDR=${MASTER_ADDR:-127.0.0.1} PORT=${PORT:-29500}
 exec env PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-    "$PYTHON" -m torch.distributed.run --nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" \
-    --master_port="$PORT" --nproc_per_node="$2" "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"
+    "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$2" \
+    "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"

@@ -111,13 +111,17 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -
 
 @WEIGHT_INITIALIZERS.register_module()
 class EncoderWeights:
-    """``init_cfg=dict(type='EncoderWeights', checkpoint=FILE)`` of a :class:`PlainViT`; see :func:`load_encoder`."""
+    """``init_cfg=dict(type='EncoderWeights', checkpoint=FILE)`` of a :class:`PlainViT`; see :func:`load_encoder`.
+
+    The module's ``verdict`` tells what was loaded.
+    """
 
     def __init__(self, checkpoint: str, source: str = 'online'):
         self.checkpoint, self.source = checkpoint, source
 
     def __call__(self, module: nn.Module) -> None:
-        print_log(str(load_encoder(module, self.checkpoint, self.source)), logger='current')
+        module.verdict = load_encoder(module, self.checkpoint, self.source)
+        print_log(str(module.verdict), logger='current')
 
 
 def load_run(model: nn.Module, content: dict, path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """Safe reading: tensors and plain types only. No code stored in a file is ever executed, and there is no fallback."""
 
 import argparse
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -26,6 +27,12 @@ SAFE_TYPES = [
 ]
 
 
+def _reason(error: UnpicklingError) -> str:
+    """What torch refused, without its advice to read the file unsafely."""
+    found = re.search(r'WeightsUnpickler error:\s*(.+)|(Trying to load .+)', str(error))
+    return (found[1] or found[2]).split('. ')[0].rstrip('.') if found else 'no pickle of torch'
+
+
 def read_checkpoint(path: str | Path) -> dict:
     """The content of a ``.pth``/``.pt`` or ``.safetensors`` file, on the CPU.
 
@@ -36,17 +43,18 @@ def read_checkpoint(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint {path}: give the path of a .pth or .safetensors file')
-    if path.suffix == '.safetensors':
-        return load_file(path)
     try:
+        if path.suffix == '.safetensors':
+            return load_file(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except UnpicklingError as error:
-        reason = next((line.strip() for line in str(error).split('\n') if 'Error' in line), str(error).split('\n')[0])
-        raise ValueError(f'{path} holds more than tensors and plain types, or is damaged, and was not read ({reason}). '
-                         'Convert it to a dict of tensors with the program that wrote it.') from error
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f'{path} is damaged or no checkpoint ({error}): take an older one or copy it again') from error
+        raise ValueError(f'{path} holds more than tensors and plain types, or is damaged, and was not read '
+                         f'({_reason(error)}). Convert it to a dict of tensors with the program that wrote it.'
+                         ) from None
+    except Exception as error:  # damage shows in many ways: struct.error, IndexError, AssertionError, SafetensorError
+        raise ValueError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error}): take an older one or '
+                         'copy it again') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights')
     return content

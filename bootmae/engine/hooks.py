@@ -1,5 +1,6 @@
 """Hooks of a run: BootMAE's schedules, losses over all ranks, and what a checkpoint says of itself."""
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 from ..models.schedules import EMA_BASE, ema_decay, feature_weight
 from ..provenance import git_commit
+
+PRECISIONS = {'OptimWrapper': 'float32', 'AutocastOptimWrapper': 'bf16 autocast', 'AmpOptimWrapper': 'fp16 autocast'}
 
 
 def bare_model(runner) -> nn.Module:
@@ -61,16 +64,23 @@ class MeanLossesHook(Hook):
 
 @HOOKS.register_module()
 class ProvenanceHook(Hook):
-    """Writes into each checkpoint what is needed to use it rightly: method, input statistics, sizes, commit."""
+    """Writes into each checkpoint what is needed to use it rightly: method, input statistics, size, cost, commit."""
 
     def before_run(self, runner) -> None:
-        self.commit = git_commit()
+        self.commit, self.begin, self.earlier = git_commit(), time.time(), 0.0
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self.earlier = checkpoint['meta'].get('bootmae', {}).get('seconds', 0.0)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        model = bare_model(runner)
+        model, wrapper = bare_model(runner), type(runner.optim_wrapper).__name__
         checkpoint['meta']['bootmae'] = dict(
             method=type(model).__name__,
             mean=model.data_preprocessor.mean.flatten().tolist(),
             std=model.data_preprocessor.std.flatten().tolist(),
             img_size=list(model.backbone.img_size),
+            config=runner.cfg.filename or '',
+            precision=PRECISIONS.get(wrapper, wrapper),
+            images=checkpoint['meta']['iter'] * runner.train_dataloader.batch_size * runner.world_size,
+            seconds=round(self.earlier + time.time() - self.begin, 1),
             commit=self.commit)

@@ -34,9 +34,10 @@ class Golden:
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 self.arrays = dict(archive)
-            self.meta = json.loads(str(self.arrays['meta']))
-        except (ValueError, OSError, KeyError) as error:
-            raise ValueError(f'{path} is no golden file (an .npz with a JSON text `meta`): {error}') from error
+            self.meta = dict(json.loads(str(self.arrays['meta'])))
+        except Exception as error:  # damage shows in many ways: BadZipFile, EOFError, zlib.error, TypeError
+            raise ValueError(f'{path} is no golden file (an .npz with a JSON text `meta`), or is damaged: '
+                             f'{type(error).__name__}: {error}') from error
         if self.meta.get('layer_norm_eps', LAYER_NORM_EPS) != LAYER_NORM_EPS:
             raise ValueError(f'{path} has layer_norm_eps={self.meta["layer_norm_eps"]}, BootMAE uses {LAYER_NORM_EPS}')
 
@@ -47,7 +48,24 @@ class Golden:
         return value.double() if value.is_floating_point() else value
 
     def group(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(prefix): self.tensor(key) for key in self.arrays if key.startswith(prefix)}
+        group = {key.removeprefix(prefix): self.tensor(key) for key in self.arrays if key.startswith(prefix)}
+        if not group:
+            raise ValueError(f'{self.path} lacks {prefix!r}')
+        return group
+
+    def orders(self) -> torch.Tensor:
+        orders, num_images = self.tensor('ids_shuffle'), len(self.tensor('images'))
+        if not torch.equal(orders.sort(dim=1).values, torch.arange(orders.shape[1]).repeat(num_images, 1)):
+            raise ValueError(f'{self.path}: ids_shuffle holds no permutation of the patches for each image')
+        return orders
+
+    def fill(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        """Load the file's weights, every one of them, into a model of its sizes."""
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = ' '.join(str(error).split())
+            raise ValueError(f'{self.path}: its weights do not fit its sizes. {reason}') from error
 
     @property
     def kind(self) -> str:
@@ -88,16 +106,18 @@ def build_bootmae(meta: dict) -> torch.nn.Module:
 def compare_pretraining(golden: Golden) -> Errors:
     """All results of a pretraining file: forward, losses, gradients, one optimiser step, one EMA update."""
     model = build_bootmae(golden.meta)
-    model.load_state_dict(from_authors(golden.group('online/'), golden.group('momentum/')))
+    golden.fill(model, from_authors(golden.group('online/'), golden.group('momentum/')))
     model.feature_weight.fill_(golden.meta['feature_weight'])
     model.train()
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW))(model)
-    images, orders = golden.tensor('images'), golden.tensor('ids_shuffle')
+    images, orders = golden.tensor('images'), golden.orders()
 
     out = model.predict(images, orders)
     patchify = model.backbone.patch_embed.patchify
 
     def masked(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[:2] != orders.shape:
+            return x  # whose shape is an infinite error
         return x.gather(1, out.ids_masked.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
     weights = token_weights(out.ids_masked, model.masking.grid, model.weighted)
@@ -120,22 +140,23 @@ def compare_pretraining(golden: Golden) -> Errors:
     errors['gradient norms'] = gradient_error(model, golden)
     wrapper.step()
     online = dict(model.named_parameters())
-    errors['after one step'] = max(relative_error(online[authors_key(name)], value)
-                                   for name, value in golden.group('after_step/').items())
+    errors['after one step'] = largest_error(
+        online, {authors_key(name): value for name, value in golden.group('after_step/').items()})
     model.update_momentum(EMA_DECAY)
-    momentum = dict(model.momentum.named_parameters())
-    errors['momentum after it'] = max(relative_error(momentum[name], value)
-                                      for name, value in golden.group('after_ema/').items())
+    errors['momentum after it'] = largest_error(dict(model.momentum.named_parameters()), golden.group('after_ema/'))
     return errors
+
+
+def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Largest relative error of a value of theirs; infinite if we lack one."""
+    return max(relative_error(ours[name], value) if name in ours else float('inf') for name, value in theirs.items())
 
 
 def gradient_error(model: torch.nn.Module, golden: Golden) -> float:
     """Largest error of a gradient's norm; infinite unless exactly the same parameters get one."""
     norms = {authors_key(name): value for name, value in golden.group('gradnorm/').items()}
     ours = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
-    if set(ours) != set(norms):
-        return float('inf')
-    return max(relative_error(ours[name], norms[name]) for name in norms)
+    return largest_error(ours, norms) if set(ours) == set(norms) else float('inf')
 
 
 def compare_finetuning(golden: Golden) -> Errors:
@@ -145,7 +166,7 @@ def compare_finetuning(golden: Golden) -> Errors:
         type='ImageClassifier',
         backbone=build_vit(meta, out_type='avg_featmap'),
         head=dict(type='LinearClsHead', num_classes=meta['num_classes'], in_channels=meta['embed_dim']))).double()
-    model.load_state_dict(from_authors_finetuned(golden.group('model/')))
+    golden.fill(model, from_authors_finetuned(golden.group('model/')))
     model.eval()
     with torch.no_grad():
         return {'logits': relative_error(model(golden.tensor('images'), mode='tensor'), golden.tensor('logits'))}

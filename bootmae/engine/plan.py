@@ -9,6 +9,7 @@ from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .hooks import PRECISIONS
 from .run import apply_batch, input_statistics
 
 
@@ -87,11 +88,6 @@ def schedule(cfg: Config) -> tuple[float, float]:
     return warmup, next((s.get('eta_min', 0.0) for s in schedulers if s.type == 'CosineAnnealingLR'), 0.0)
 
 
-def precision(cfg: Config) -> str:
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    return {'AutocastOptimWrapper': 'bf16 autocast', 'AmpOptimWrapper': 'fp16 autocast'}.get(wrapper, 'float32')
-
-
 def make_plan(cfg: Config, path: str, gpus: int, scale_lr: bool = False,
               images_per_second: float | None = None) -> Plan:
     """Work out a plan; ``images_per_second`` is of one GPU.
@@ -116,7 +112,7 @@ def make_plan(cfg: Config, path: str, gpus: int, scale_lr: bool = False,
         global_batch=batch.global_size, lr=optimizer.lr, min_lr=min_lr, weight_decay=optimizer.get('weight_decay', 0.0),
         layer_decay=cfg.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay'), epochs=epochs,
         warmup_epochs=warmup, ema=None if hook is None else hook.get('ema') or [[0, 1 - hook['momentum']]],
-        precision=precision(cfg), input_mean=mean, input_std=std,
+        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')], input_mean=mean, input_std=std,
         params=sum(p.numel() for p in model.parameters() if p.requires_grad),
         frozen_params=sum(p.numel() for p in model.parameters() if not p.requires_grad),
         gflop_per_image=round(gflop_per_image(model, tuple(model.backbone.img_size), pretraining), 2),

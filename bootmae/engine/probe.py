@@ -3,6 +3,9 @@
 Shape letters: N reference images, Q query images, D feature width, K classes.
 """
 
+import datetime
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -17,7 +20,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
-from .run import apply_init
+from ..checkpoints import read_checkpoint
+from ..provenance import device_name, git_commit
+from ..report.rows import ResultRow
+from .run import apply_init, load_config
 
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 
@@ -98,3 +104,48 @@ def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> flo
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
     probe.fit(reference[0].numpy(), reference[1].numpy())
     return 100 * float(probe.score(query[0].numpy(), query[1].numpy()))
+
+
+def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[str] = ('knn', ),
+          labels: Sequence[str] = ('all', ), k: int = 20, source: str = 'online', workers: int = 0,
+          options: dict | None = None, data: str | None = None, method: str | None = None,
+          label: str = 'reproduced') -> list[ResultRow]:
+    """What ``tools/knn.py`` does for one encoder; see there. ``seed`` draws the labelled images and untrained weights.
+
+    Raises:
+        ValueError: for an unusable number of labels, or a checkpoint that does not fit.
+        FileNotFoundError: if the checkpoint or the data is missing.
+    """
+    if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
+        raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
+    cfg = load_config(config, options)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    model = build_encoder(cfg, checkpoint, source, seed)
+    run = run_facts(checkpoint)
+    reference = extract(model, cfg.train_dataloader, pipeline, workers=workers)
+    query = extract(model, cfg.test_dataloader, pipeline, workers=workers)
+    verdict = getattr(model.backbone, 'verdict', None)
+    common = dict(
+        data=data or cfg.train_dataloader.dataset.type, method=method or run.get('method', 'untrained').lower(),
+        metric='accuracy', seed=seed, config=run.get('config', ''), checkpoint=checkpoint or '',
+        checkpoint_hash=verdict.hash if verdict else '', commit=git_commit(), device=device_name(),
+        precision=run.get('precision', ''), seconds=run.get('seconds', 0.0), images=run.get('images', 0),
+        date=datetime.date.today().isoformat(), label=label)
+    rows = []
+    for number in labels:
+        index = slice(None) if number == 'all' else few_labels(reference[1], int(number), seed)
+        chosen = reference[0][index], reference[1][index]
+        depth = f'block {model.backbone.depth} of {model.backbone.arch_depth}'
+        for task in tasks:
+            value, protocol = ((knn_accuracy(chosen, query, k), f'k={k}, {depth}') if task == 'knn' else
+                               (linear_accuracy(chosen, query), f'logistic regression, {depth}'))
+            rows.append(ResultRow(task=task, labels=number, value=value, protocol=protocol, **common))
+    return rows
+
+
+def run_facts(checkpoint: str | None) -> dict:
+    """What a file of this suite says of the run that made it (``ProvenanceHook``); empty for other files."""
+    if not checkpoint:
+        return {}
+    meta = read_checkpoint(checkpoint).get('meta')
+    return meta.get('bootmae', {}) if isinstance(meta, dict) else {}

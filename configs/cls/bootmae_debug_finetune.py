@@ -36,9 +36,6 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='ViTOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay=0.75))
-max_epochs = 2
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=0.4, end=max_epochs, min_lr=1e-6, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=1e-6, convert_to_iter_based=True)
+train_cfg = dict(by_epoch=True, max_epochs=2)
 val_cfg, test_cfg = dict(), dict()

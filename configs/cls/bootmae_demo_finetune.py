@@ -1,12 +1,25 @@
-# Fine-tuning and frozen-feature evaluation at the size of `make demo`, for bootmae_demo.py.
+# Fine-tuning with few labels, and the data of the frozen-feature evaluation, at the size of `make demo`.
+#
+#   tools/train.py configs/cls/bootmae_demo_finetune.py --init work_dirs/bootmae_demo/epoch_14.pth
+#
+# Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 _base_ = './bootmae_debug_finetune.py'
 
-num_classes = 18
+img_size, patch_size, num_classes = 48, 8, 18
 data_preprocessor = dict(num_classes=num_classes)
 model = dict(
-    backbone=dict(arch=dict(embed_dims=96, depth=4, num_heads=3)),
-    head=dict(num_classes=num_classes, in_channels=96))
-train_dataloader = dict(batch_size=64, dataset=dict(type='PhotoCrops', labels_per_class=None))
-val_dataloader = dict(dataset=dict(type='PhotoCrops'))
-test_dataloader = dict(dataset=dict(type='PhotoCrops'))
-auto_scale_lr = dict(base_batch_size=64)
+    backbone=dict(arch=dict(embed_dims=64, depth=3, num_heads=2), img_size=img_size, patch_size=patch_size),
+    head=dict(num_classes=num_classes, in_channels=64))
+train_pipeline = [
+    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(
+    batch_size=60,
+    dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=20, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
+test_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
+auto_scale_lr = dict(base_batch_size=60)
+param_scheduler = dict(warmup=4)
+train_cfg = dict(max_epochs=40, val_interval=40)
+default_hooks = dict(checkpoint=dict(interval=1000, save_last=True))

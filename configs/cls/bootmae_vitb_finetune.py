@@ -23,10 +23,7 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True),
     constructor='ViTOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay=0.6))
-max_epochs = 100
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=20, end=max_epochs, min_lr=1e-6, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+param_scheduler = dict(type='WarmupCosineLR', warmup=20, min_lr=1e-6, convert_to_iter_based=True)
+train_cfg = dict(by_epoch=True, max_epochs=100)
 custom_hooks = [dict(type='EMAHook', momentum=1 - 0.9998, evaluate_on_ema=True, evaluate_on_origin=True,
                      priority='ABOVE_NORMAL')]

@@ -22,8 +22,5 @@ auto_scale_lr = dict(base_batch_size=16384)
 optim_wrapper = dict(
     type='AutocastOptimWrapper',
     optimizer=dict(type='LARS', lr=0.1 * 16384 / 256, momentum=0.9, weight_decay=0.0, eta=0.001))
-max_epochs = 90
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=10, end=max_epochs, min_lr=0.0, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+param_scheduler = dict(type='WarmupCosineLR', warmup=10, min_lr=0.0, convert_to_iter_based=True)
+train_cfg = dict(by_epoch=True, max_epochs=90)

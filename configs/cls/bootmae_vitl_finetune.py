@@ -9,8 +9,5 @@ model = dict(backbone=dict(arch='large'), head=dict(in_channels=1024))
 train_dataloader = dict(batch_size=128)
 auto_scale_lr = dict(base_batch_size=1024)
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3), paramwise_cfg=dict(layer_decay=0.75))
-max_epochs = 50
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=5, end=max_epochs, min_lr=1e-6, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = dict(warmup=5, min_lr=1e-6)
+train_cfg = dict(max_epochs=50)

@@ -7,8 +7,5 @@ _base_ = './bootmae_vitb_linear.py'
 
 model = dict(backbone=dict(arch='large', depth=18), neck=dict(input_features=1024), head=dict(in_channels=1024))
 optim_wrapper = dict(optimizer=dict(lr=0.07 * 16384 / 256))
-max_epochs = 50
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=10, end=max_epochs, min_lr=0.0, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = dict(warmup=10, min_lr=0.0)
+train_cfg = dict(max_epochs=50)

@@ -1,4 +1,8 @@
-# Fine-tuning and frozen-feature evaluation at the size of `make demo`, for mae_demo.py. Input statistics are MAE's.
+# As bootmae_demo_finetune.py, for weights of mae_demo.py: only the input statistics differ.
+#
+#   tools/train.py configs/cls/mae_demo_finetune.py --init work_dirs/mae_demo/epoch_14.pth
+#
+# Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 _base_ = './bootmae_demo_finetune.py'
 
 data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])

@@ -21,7 +21,5 @@ train_pipeline = [
 train_dataloader = dict(batch_size=128, dataset=dict(pipeline=train_pipeline))
 auto_scale_lr = dict(base_batch_size=1024)
 optim_wrapper = dict(optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay=0.65))
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=5, end=100, min_lr=1e-6, by_epoch=True, convert_to_iter_based=True),
-]
+param_scheduler = dict(warmup=5, min_lr=1e-6)
 custom_hooks = []  # this recipe averages no weights

@@ -25,10 +25,7 @@ auto_scale_lr = dict(base_batch_size=32)
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05),
     constructor='ViTOptimWrapperConstructor')
-max_epochs = 2
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=0.4, end=max_epochs, min_lr=1e-5, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=1e-5, convert_to_iter_based=True)
+train_cfg = dict(by_epoch=True, max_epochs=2)
 default_hooks = dict(logger=dict(interval=1))
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.9), (1, 0.99)))]

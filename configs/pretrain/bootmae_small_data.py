@@ -15,11 +15,8 @@ model = dict(
 train_dataloader = dict(batch_size=512, dataset=dict(roots='data/images', split=None))
 train_images = 50_000
 auto_scale_lr = dict(base_batch_size=512)
-max_epochs = 400
 optim_wrapper = dict(optimizer=dict(lr=1.5e-4 * 512 / 256))
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=20, end=max_epochs, min_lr=1e-5, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = dict(warmup=20, min_lr=1e-5)
+train_cfg = dict(max_epochs=400)
 default_hooks = dict(checkpoint=dict(interval=10))
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.994), (50, 0.9994), (200, 0.99994)), ramp=0.25)]

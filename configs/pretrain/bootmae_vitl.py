@@ -13,7 +13,5 @@ model = dict(
 train_dataloader = dict(batch_size=256)
 auto_scale_lr = dict(base_batch_size=2048)
 optim_wrapper = dict(optimizer=dict(lr=1.5e-4 * 2048 / 256))
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=40, end=801, min_lr=1e-5, by_epoch=True, convert_to_iter_based=True),
-]
+param_scheduler = dict(warmup=40, min_lr=1e-5)
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.999), (100, 0.9999)), ramp=0.25)]

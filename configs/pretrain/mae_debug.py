@@ -21,9 +21,6 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05),
     paramwise_cfg=dict(custom_keys={key: dict(decay_mult=0.0)
                                     for key in ('ln', 'bias', 'pos_embed', 'mask_token', 'cls_token')}))
-max_epochs = 2
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=0.4, end=max_epochs, min_lr=0.0, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=0.0, convert_to_iter_based=True)
+train_cfg = dict(by_epoch=True, max_epochs=2)
 default_hooks = dict(logger=dict(interval=1))

@@ -1,18 +1,25 @@
-# MAE at the size of `make demo`: the baseline to bootmae_demo.py, with the same data, epochs and learning rate.
+# MAE at the size of `make demo`: the baseline to bootmae_demo.py, with the same encoder, data, batch, learning rate
+# and epochs.
 #
 #   tools/train.py configs/pretrain/mae_demo.py
+#
+# Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 _base_ = './mae_debug.py'
 
+img_size, patch_size = 48, 8
 model = dict(
-    backbone=dict(arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384)),
-    neck=dict(embed_dim=96, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4))
-train_dataloader = dict(
-    batch_size=128, dataset=dict(type='PhotoCrops', labels_per_class=None))
-auto_scale_lr = dict(base_batch_size=128)
-max_epochs = 12
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
-param_scheduler = [
-    dict(type='WarmupCosineLR', warmup=1, end=max_epochs, min_lr=1e-5, by_epoch=True, convert_to_iter_based=True),
+    backbone=dict(arch=dict(embed_dims=64, num_layers=3, num_heads=2, feedforward_channels=256), img_size=img_size,
+                  patch_size=patch_size),
+    neck=dict(num_patches=36, patch_size=patch_size, embed_dim=64),
+    head=dict(patch_size=patch_size))
+train_pipeline = [
+    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
+    dict(type='PackInputs'),
 ]
-train_cfg = dict(max_epochs=max_epochs)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=max_epochs))
+train_dataloader = dict(
+    batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None, pipeline=train_pipeline))
+auto_scale_lr = dict(base_batch_size=64)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+param_scheduler = dict(warmup=1)
+train_cfg = dict(max_epochs=14)
+default_hooks = dict(logger=dict(interval=24), checkpoint=dict(interval=1000, max_keep_ckpts=1, save_last=True))

@@ -1,0 +1,87 @@
+"""What tests share: golden files, and models of toy size with every weight random."""
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+
+import bootmae  # noqa: F401  registers the models
+
+GOLDEN = Path(__file__).parent / 'golden'
+VIT = dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32, patch_size=8)  # 4 x 4 patches
+MASKING = dict(num_masked=11, num_block=8, block_area=(2, 4))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_thread():
+    """Toy tensors: more threads cost time, and the order of sums would depend on the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def light_collections():
+    """mmengine collects garbage whenever it builds a dataset: 0.2 s each time with all of torch to look at."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def golden() -> Path:
+    return GOLDEN
+
+
+def randomise_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Every weight random, so that none that starts at zero or one hides a mistake; fixed positions stay."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.endswith('pos_embed'):
+                shift = float('norm' in name and name.endswith('weight'))
+                parameter.copy_(shift + 0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def randomise():
+    return randomise_weights
+
+
+@pytest.fixture
+def make_vit():
+    """``make_vit(**changes)``: a toy PlainViT in float64, eval mode, all weights random."""
+    def make(**changes) -> torch.nn.Module:
+        return randomise_weights(MODELS.build(VIT | changes)).double().eval()
+    return make
+
+
+@pytest.fixture
+def make_bootmae():
+    """``make_bootmae(backbone={...}, **changes)``: a toy BootMAE in float64, training mode, all weights random.
+
+    Its taps are blocks 1 and 2, and its pixel decoder has 3 heads of width 5 in a width of 16.
+    """
+    def make(backbone: dict | None = None, seed: int = 0, **changes) -> torch.nn.Module:
+        cfg = dict(type='BootMAE', backbone=VIT | (backbone or {}), masking=MASKING,
+                   pixel_decoder=dict(embed_dims=16, num_heads=3, tap=1))
+        return randomise_weights(MODELS.build(cfg | changes), seed).double().train()
+    return make
+
+
+@pytest.fixture
+def draw_orders():
+    """``draw_orders(model, batch_size, seed)``: mask orders (B, N) as a tensor."""
+    def draw(model: torch.nn.Module, batch_size: int = 2, seed: int = 0) -> torch.Tensor:
+        import numpy as np
+        rng = np.random.RandomState(seed)
+        return torch.from_numpy(np.stack([model.masking.draw_order(rng) for _ in range(batch_size)]))
+    return draw

@@ -1,0 +1,181 @@
+"""Equality with the authors' release, and the command that shows it."""
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bootmae.engine import parity
+from bootmae.engine.parity import TOLERANCE, compare
+
+COMMAND = Path(__file__).parents[2] / 'tools' / 'parity.py'
+SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION = (
+    f'compact_{name}.npz' for name in ('square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation'))
+FORWARD = ['pixel prediction', 'feature prediction', 'momentum features', 'token weights']
+LOSSES = ['pixel loss', 'feature loss', 'loss']
+UPDATES = ['gradient norms', 'after one step', 'momentum after it']
+
+
+# Equality
+
+
+@pytest.mark.parametrize('name', [SQUARE, ODD_HEADS, PLAIN_LOSS])
+def test_pretraining_equals_the_release(golden, name):
+    kind, errors = compare(golden / name)
+    assert kind == 'pretraining'
+    assert list(errors) == FORWARD + LOSSES + UPDATES
+    assert {key: error for key, error in errors.items() if error > 1e-6} == {}
+
+
+def test_finetuning_equals_the_release(golden):
+    kind, errors = compare(golden / FINETUNE)
+    assert kind == 'fine-tuning'
+    assert list(errors) == ['logits']
+    assert errors['logits'] <= 1e-6
+
+
+def test_tolerance_is_one_in_a_million():
+    assert TOLERANCE == 1e-6
+
+
+@pytest.mark.parametrize('ours, theirs, error', [
+    ([3.0, 4.0], [3.0, 4.0], 0.0),
+    ([3.0, 4.5], [3.0, 4.0], 0.1),
+    (2.0, 1.0, 1.0),
+    ([0.0], [0.0], 0.0),
+    ([1.0, 1.0], [[1.0, 1.0]], float('inf')),
+    ([1.0], [1.0, 1.0], float('inf')),
+    ([float('nan')], [1.0], float('inf')),
+    ([1.0], [float('nan')], float('inf')),
+    ([float('inf')], [1.0], float('inf')),
+])
+def test_relative_error(ours, theirs, error):
+    assert parity.relative_error(torch.tensor(ours), torch.tensor(theirs)) == pytest.approx(error)
+
+
+# The command
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*files):
+        monkeypatch.setattr(sys, 'argv', [str(COMMAND), *map(str, files)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(COMMAND), run_name='__main__')
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+    return run
+
+
+@pytest.fixture
+def doctored(golden, tmp_path):
+    """``doctored(name, key=value)``: a copy of a golden file with some arrays replaced, or removed where None."""
+    def make(name, **changes):
+        with np.load(golden / name) as archive:
+            arrays = dict(archive)
+        for key, value in changes.items():
+            if value is None:
+                arrays = {k: v for k, v in arrays.items() if not k.startswith(key)}
+            else:
+                arrays[key] = value(arrays[key]) if callable(value) else value
+        np.savez(tmp_path / name, **arrays)
+        return tmp_path / name
+    return make
+
+
+def meta(**changes):
+    return lambda old: np.array(json.dumps({k: v for k, v in (json.loads(str(old)) | changes).items() if v is not None}))
+
+
+def test_command_prints_a_table(command, golden):
+    code, out, err = command(golden / SQUARE, golden / FINETUNE)
+    assert (code, err) == (0, '')
+    lines = out.splitlines()
+    assert lines[0] == f'{golden / SQUARE} (pretraining): equal'
+    assert [line[2:23].strip() for line in lines[1:11]] == FORWARD + LOSSES + UPDATES
+    assert all(float(line[23:]) <= 1e-6 for line in lines[1:11])
+    assert lines[11] == f'{golden / FINETUNE} (fine-tuning): equal'
+    assert lines[-1] == 'all relative errors are <= 1e-06'
+
+
+def test_command_tells_what_differs(command, golden, doctored):
+    file = doctored(SQUARE, loss=lambda value: value * (1 + 3e-6))
+    code, out, err = command(golden / FINETUNE, file)
+    assert (code, err) == (1, '')
+    assert f'{golden / FINETUNE} (fine-tuning): equal' in out
+    assert f'{file} (pretraining): NOT EQUAL' in out
+    marked = [line.split()[0] for line in out.splitlines() if line.endswith('> 1e-06')]
+    assert marked == ['loss']
+    assert out.splitlines()[-1] == 'NOT all relative errors are <= 1e-06'
+
+
+@pytest.mark.parametrize('name, key, result', [
+    (SQUARE, 'pixel_pred', 'pixel'), (SQUARE, 'feature_target', 'momentum'), (SQUARE, 'token_weight', 'token'),
+    (SQUARE, 'gradnorm/blocks.0.attn.q_bias', 'gradient'), (SQUARE, 'after_step/mask_token', 'after'),
+    (SQUARE, 'after_ema/blocks.0.attn.qkv.weight', 'momentum'), (FINETUNE, 'logits', 'logits')])
+def test_command_notices_a_doctored_value(command, doctored, name, key, result):
+    code, out, _ = command(doctored(name, **{key: lambda value: value * 1.00001}))
+    assert code == 1
+    assert [line.split()[0] for line in out.splitlines() if line.endswith('> 1e-06')] == [result]
+
+
+@pytest.mark.parametrize('key', ['feature_pred', 'loss_pixel'])
+def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
+    code, out, _ = command(doctored(SQUARE, **{key: lambda value: value[:, :-1] if value.ndim else value * np.nan}))
+    assert code == 1
+    assert ' inf ' in out
+
+
+@pytest.mark.parametrize('name, changes, message', [
+    (SEGMENTATION, {}, 'is a segmentation file; this version compares pretraining and fine-tuning files'),
+    (SQUARE, dict(loss_pixel=None), "lacks 'loss_pixel'"),
+    (SQUARE, dict(images=None), "lacks 'images'"),
+    (SQUARE, {'momentum/': None}, "lacks 'momentum/'"),
+    (SQUARE, {'after_ema/': None}, "lacks 'after_ema/'"),
+    (SQUARE, {'online/norm.bias': None}, 'do not fit its sizes.*Missing key.*backbone.norm.bias'),
+    (SQUARE, {'online/norm.bias': np.zeros(3)}, 'do not fit its sizes.*size mismatch'),
+    (SQUARE, {'online/extra': np.zeros(3)}, "unknown weights .'extra'"),
+    (SQUARE, dict(meta=None), 'no golden file'),
+    (SQUARE, dict(meta=np.array('[1, 2]')), 'no golden file'),
+    (SQUARE, dict(meta=meta(decoder_dim=None)), "lacks 'decoder_dim' in its meta"),
+    (SQUARE, dict(meta=meta(layer_norm_eps=1e-5)), 'layer_norm_eps=1e-05, BootMAE uses 1e-06'),
+    (SQUARE, dict(ids_shuffle=lambda ids: ids + 1), 'ids_shuffle holds no permutation'),
+    (SQUARE, dict(ids_shuffle=lambda ids: ids[:1]), 'ids_shuffle holds no permutation'),
+    (FINETUNE, {'model/': None}, 'of no known kind: no online/, model/ or backbone/ weights'),
+    (FINETUNE, dict(logits=None), "lacks 'logits'"),
+    (FINETUNE, {'model/head.bias': None}, 'do not fit its sizes.*head.fc.bias'),
+])
+def test_command_refuses_a_file(command, golden, doctored, name, changes, message):
+    file = doctored(name, **changes)
+    code, out, err = command(file, golden / FINETUNE)
+    assert code == 2
+    assert err.startswith(f'{file}: error: ')
+    assert len(err.splitlines()) == 1
+    assert re.search(message, err)
+    assert f'{golden / FINETUNE} (fine-tuning): equal' in out, 'the other files are compared all the same'
+    assert out.splitlines()[-1] == 'NOT all relative errors are <= 1e-06'
+
+
+def damage(content: bytes, how: str) -> bytes:
+    middle = len(content) // 2
+    return {'empty': b'', 'text': b'not a zip file', 'truncated': content[:middle],
+            'bit flipped': content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]}[how]
+
+
+@pytest.mark.parametrize('how', ['empty', 'text', 'truncated', 'bit flipped'])
+def test_command_refuses_a_damaged_file(command, golden, tmp_path, how):
+    file = tmp_path / 'file.npz'
+    file.write_bytes(damage((golden / SQUARE).read_bytes(), how))
+    code, _, err = command(file)
+    assert code == 2
+    assert f'{file} is no golden file (an .npz with a JSON text `meta`), or is damaged' in err
+
+
+def test_command_refuses_a_missing_file(command, tmp_path):
+    code, _, err = command(tmp_path / 'missing.npz')
+    assert code == 2
+    assert f'no golden file {tmp_path / "missing.npz"}' in err

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Train on a Slurm cluster, on one node or several:
+#   tools/slurm_train.sh PARTITION JOB_NAME CONFIG GPUS [options of tools/train.py]
+# GPUS counts those of all nodes. GPUS_PER_NODE (default: 8, or GPUS if fewer) and CPUS_PER_GPU (10) say how to share
+# them out, SRUN_ARGS='--time=24:00:00 ...' goes to srun, PORT=N replaces the port chosen by the job's number.
+# DRY_RUN=1 prints the srun command. Also works in a script for sbatch: srun then takes nodes of that job.
+# One task a node starts torchrun, whose processes meet on the job's first node.
+set -euo pipefail
+
+fail() {
+    printf '%s\n' "usage: $0 PARTITION JOB_NAME CONFIG GPUS [options of tools/train.py]" "error: $1" >&2
+    exit 2
+}
+[ $# -ge 4 ] || fail 'PARTITION, JOB_NAME, CONFIG and GPUS are needed'
+PARTITION=$1 JOB_NAME=$2 CONFIG=$3 GPUS=$4
+[[ $GPUS =~ ^[1-9][0-9]*$ ]] || fail "GPUS=$GPUS is not a number of GPUs: give 1 or more"
+GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))} CPUS_PER_GPU=${CPUS_PER_GPU:-10}
+[[ $GPUS_PER_NODE =~ ^[1-9][0-9]*$ ]] || fail "GPUS_PER_NODE=$GPUS_PER_NODE is not a number of GPUs: give 1 or more"
+((GPUS % GPUS_PER_NODE == 0)) || fail "GPUS=$GPUS is no multiple of GPUS_PER_NODE=$GPUS_PER_NODE: change one of them"
+NODES=$((GPUS / GPUS_PER_NODE))
+
+# Runs on each node.
+NODE_SCRIPT='set -eu
+RDZV_ID=$SLURM_JOB_ID NODE_RANK=$SLURM_NODEID LOCAL_ADDR=$SLURMD_NODENAME
+MASTER_ADDR=$(scontrol show hostnames "${SLURM_STEP_NODELIST:-$SLURM_JOB_NODELIST}" | head -n 1)
+PORT=${PORT:-$((20000 + SLURM_JOB_ID % 12000))}
+export RDZV_ID NODE_RANK LOCAL_ADDR MASTER_ADDR PORT
+exec "$@"'
+
+# shellcheck disable=SC2206  # SRUN_ARGS is meant to be split
+COMMAND=(srun --partition="$PARTITION" --job-name="$JOB_NAME" --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1
+    --gres="gpu:$GPUS_PER_NODE" --cpus-per-task="$((CPUS_PER_GPU * GPUS_PER_NODE))" --kill-on-bad-exit=1
+    ${SRUN_ARGS:-} env NNODES="$NODES" bash -c "$NODE_SCRIPT" node
+    "$(cd "$(dirname "$0")" && pwd)/dist_train.sh" "$CONFIG" "$GPUS_PER_NODE" "${@:5}")
+if [ "${DRY_RUN:-0}" != 0 ]; then
+    printf '%q ' "${COMMAND[@]}"
+    echo
+else
+    exec "${COMMAND[@]}"
+fi
