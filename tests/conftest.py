@@ -2,6 +2,7 @@
 import gc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmpretrain.registry import MODELS
@@ -35,7 +36,7 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def golden() -> Path:
     return GOLDEN
 
@@ -81,7 +82,6 @@ def make_bootmae():
 def draw_orders():
     """``draw_orders(model, batch_size, seed)``: mask orders (B, N) as a tensor."""
     def draw(model: torch.nn.Module, batch_size: int = 2, seed: int = 0) -> torch.Tensor:
-        import numpy as np
         rng = np.random.RandomState(seed)
         return torch.from_numpy(np.stack([model.masking.draw_order(rng) for _ in range(batch_size)]))
     return draw

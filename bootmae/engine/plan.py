@@ -116,7 +116,7 @@ def make_plan(cfg: Config, path: str, gpus: int, scale_lr: bool = False,
         params=sum(p.numel() for p in model.parameters() if p.requires_grad),
         frozen_params=sum(p.numel() for p in model.parameters() if not p.requires_grad),
         gflop_per_image=round(gflop_per_image(model, tuple(model.backbone.img_size), pretraining), 2),
-        train_images=train_images, iterations=iterations, updates=iterations // batch.accumulation, images=images,
+        train_images=train_images, iterations=iterations, updates=-(-iterations // batch.accumulation), images=images,
         images_per_second=images_per_second,
         gpu_hours=round(images / images_per_second / 3600, 1) if images_per_second else None)
 

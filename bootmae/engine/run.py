@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS
 
 from ..checkpoints import find_encoder, read_checkpoint
 from .batch import Batch, settle_batch
@@ -33,7 +34,7 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
     """Keep the recipe's global batch (``auto_scale_lr.base_batch_size``) by accumulation.
 
     Args:
-        cfg: changed in place: accumulation, and the learning rate if scaled.
+        cfg: changed in place: accumulation in all that counts iterations, and the learning rate if scaled.
         gpus: number of processes.
         scale_lr: take the batch as it comes and scale the learning rate linearly. The floor of the schedule stays, as
             in the authors' release.
@@ -54,6 +55,9 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
     for scheduler in cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]:
         if scheduler.type == 'WarmupCosineLR':
             scheduler.accumulation = batch.accumulation
+    for hook in cfg.get('custom_hooks', []):
+        if hook['type'] == 'EMAHook':  # averages every `interval` iterations; its decay is meant for optimiser steps
+            hook.interval = batch.accumulation
     return batch
 
 
@@ -103,6 +107,19 @@ def apply_devices(cfg: Config, launcher: str) -> None:
         torch.distributed.init_process_group('gloo')
 
 
+def check_data(dataset: dict) -> None:
+    """Fail on a wrong image folder before time goes into a model; cheap, since no image is looked for.
+
+    Raises:
+        FileNotFoundError, ValueError: see :class:`ImageFiles`.
+    """
+    for inner in dataset.get('datasets') or [dataset.get('dataset')]:
+        if inner:
+            check_data(inner)
+    if dataset.get('type') == 'ImageFiles':
+        DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+
+
 def check_model(cfg: Config) -> None:
     """A BootMAE without its hook would train towards a momentum encoder that never moves."""
     hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
@@ -131,6 +148,8 @@ def train(config: str, work_dir: str | None = None, options: dict | None = None,
     """What ``tools/train.py`` does; see there for the arguments."""
     cfg = load_config(config, options)
     batch = apply_batch(cfg, processes(launcher), auto_scale_lr)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        check_data((cfg.get(loader) or {}).get('dataset', {}))
     if init:
         apply_init(cfg, init, source)
     if resume:
@@ -146,5 +165,6 @@ def evaluate(config: str, checkpoint: str, work_dir: str | None = None, options:
              launcher: str = 'none') -> dict[str, float]:
     """What ``tools/test.py`` does; gives the metrics."""
     cfg = load_config(config, options)
+    check_data(cfg.test_dataloader.dataset)
     cfg.load_from = checkpoint
     return build_runner(cfg, config, work_dir, launcher).test()

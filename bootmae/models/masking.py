@@ -44,8 +44,8 @@ class BlockMasking:
 
     def __post_init__(self):
         n = self.grid[0] * self.grid[1]
-        defaults = dict(num_masked=round(0.75 * n), num_block=round(120 / 196 * n),
-                        block_area=(16 / 196 * n, 60 / 196 * n))
+        defaults = dict(num_masked=round(0.75 * n), num_block=round(120 * n / 196),
+                        block_area=(16 * n / 196, 60 * n / 196))
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

@@ -4,6 +4,7 @@ _base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'
 
 train_dataloader = dict(
     drop_last=True,
+    collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels=None,
                  pipeline={{_base_.train_pipeline}}))
 train_images = 1_281_167  # for tools/plan.py where the images are not at hand

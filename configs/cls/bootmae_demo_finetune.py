@@ -1,6 +1,6 @@
 # Fine-tuning with few labels, and the data of the frozen-feature evaluation, at the size of `make demo`.
 #
-#   tools/train.py configs/cls/bootmae_demo_finetune.py --init work_dirs/bootmae_demo/epoch_14.pth
+#   tools/train.py configs/cls/bootmae_demo_finetune.py --init work_dirs/bootmae_demo/epoch_12.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 _base_ = './bootmae_debug_finetune.py'
@@ -21,5 +21,5 @@ val_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
 test_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
 auto_scale_lr = dict(base_batch_size=60)
 param_scheduler = dict(warmup=4)
-train_cfg = dict(max_epochs=40, val_interval=40)
+train_cfg = dict(max_epochs=30, val_interval=30)
 default_hooks = dict(checkpoint=dict(interval=1000, save_last=True))

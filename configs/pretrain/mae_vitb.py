@@ -9,6 +9,7 @@ _base_ = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-800e_in1k.py'
 custom_imports = dict(imports=['bootmae'], allow_failed_imports=False)
 train_dataloader = dict(
     drop_last=True,
+    collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels=None,
                  pipeline={{_base_.train_pipeline}}))
 train_images = 1_281_167

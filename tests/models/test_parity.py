@@ -88,7 +88,10 @@ def doctored(golden, tmp_path):
 
 
 def meta(**changes):
-    return lambda old: np.array(json.dumps({k: v for k, v in (json.loads(str(old)) | changes).items() if v is not None}))
+    def changed(old):
+        merged = json.loads(str(old)) | changes
+        return np.array(json.dumps({key: value for key, value in merged.items() if value is not None}))
+    return changed
 
 
 def test_command_prints_a_table(command, golden):

@@ -1,0 +1,308 @@
+"""Every file under configs/: its recipe, its opening comment, and a few steps of training at toy size.
+
+Training starts from an empty folder, so configs must bring their imports and paths along.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, DefaultScope
+from mmpretrain.registry import TRANSFORMS
+
+from bootmae.engine import run
+from bootmae.engine.batch import settle_batch
+from bootmae.models.masking import BlockMasking
+from bootmae.models.vit import ARCHS, patch_grid
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILES = {path.stem: path for path in sorted((REPOSITORY / 'configs').glob('[!_]*/*.py'))}
+PRETRAIN = [name for name, path in FILES.items() if path.parent.name == 'pretrain']
+CLS = [name for name, path in FILES.items() if path.parent.name == 'cls']
+MAE_DEPTHS = {'b': 12, 'l': 24}
+WIDTH, HEADS, BATCH = 24, 3, 4
+
+
+def header(name: str) -> str:
+    """The comment that a config opens with, without the comment signs, on one line."""
+    lines = FILES[name].read_text().splitlines()
+    end = next(i for i, line in enumerate(lines) if not line.startswith('#'))
+    return ' '.join(line.lstrip('# ') for line in lines[:end])
+
+
+def init_of(name: str) -> tuple[str, int]:
+    """Pretraining config and epoch of the file that a downstream config's command starts from."""
+    found = re.search(r'--init work_dirs/(\w+)/epoch_(\d+)\.pth', header(name))
+    return found[1], int(found[2])
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """A run leaves its registry scope behind."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture(params=FILES)
+def name(request):
+    return request.param
+
+
+# --- without training ---
+
+
+def test_the_files_are_there():
+    assert len(PRETRAIN) >= 7 and len(CLS) >= 9
+
+
+def test_configs_bring_their_imports(tmp_path):
+    """Without importing bootmae first, from an empty folder, every file loads and the names in it are found."""
+    code = f"""
+from mmengine.config import Config
+from mmpretrain.registry import DATASETS, HOOKS, MODELS
+for path in {[str(path) for path in FILES.values()]!r}:
+    cfg = Config.fromfile(path)
+    assert cfg.custom_imports.imports == ['bootmae'], path
+    assert MODELS.get(cfg.model.type) and MODELS.get(cfg.model.backbone.type), path
+    assert DATASETS.get(cfg.train_dataloader.dataset.type), path
+    for hook in list(cfg.default_hooks.values()) + list(cfg.get('custom_hooks', [])):
+        assert HOOKS.get(hook['type']), (path, hook)
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_opening_comment(name):
+    """It has the command, which names an existing tool and this file, the hardware, and whether it was run."""
+    text = header(name)
+    command = re.search(r'(tools/\w+\.\w+) (configs/\S+\.py)( \d+)?', text)
+    assert (REPOSITORY / command[1]).is_file()
+    assert REPOSITORY / command[2] == FILES[name]
+    assert bool(command[3]) == (command[1] == 'tools/dist_train.sh')
+    assert 'Hardware: ' in text
+    assert 'Run here: ' in text
+    for path in re.findall(r'tools/\w+\.\w+', text):
+        assert (REPOSITORY / path).is_file(), path
+    if name in CLS:
+        pretrained, epoch = init_of(name)
+        assert epoch == Config.fromfile(FILES[pretrained]).train_cfg.max_epochs
+
+
+def test_batch(name):
+    """GPUs x batch x accumulation of the opening comment is the batch that the learning rate is meant for."""
+    cfg = Config.fromfile(FILES[name])
+    stated = re.search(r'(\d+) GPUs? x (\d+)(?: x accumulation (\d+))?(?: = (\d+))?', header(name))
+    gpus, per_gpu, accumulation, product = (int(n) if n else None for n in stated.groups()) if stated else (1, ) + \
+        (cfg.train_dataloader.batch_size, None, None)
+    batch = settle_batch(gpus, cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size)
+    assert (batch.per_gpu, batch.accumulation) == (per_gpu, accumulation or 1)
+    assert batch.global_size == gpus * per_gpu * (accumulation or 1)
+    assert product in (None, batch.global_size)
+    assert stated or 'ImageFiles' not in str(cfg.train_dataloader), 'full-size configs state their GPUs'
+
+
+@pytest.mark.parametrize('name', [name for name in PRETRAIN if name.startswith('bootmae')])
+def test_masks_fit_the_model(name):
+    """The pipeline draws the masks that the model is built for."""
+    cfg = Config.fromfile(FILES[name])
+    backbone = cfg.model.backbone
+    draw = TRANSFORMS.build(next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'DrawMask'))
+    grid = patch_grid((backbone.img_size, ) * 2, (backbone.patch_size, ) * 2)
+    assert draw.masking == BlockMasking(grid=grid, **cfg.model.masking)
+    crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomResizedCrop')
+    assert crop.scale == backbone.img_size
+
+
+HALF, IMAGENET = [127.5] * 3 * 2, [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]
+BOOT = dict(epochs=801, warmup=40, decay=0.05, betas=(0.9, 0.95), stats=HALF, crop=(0.2, 1.0), masks=(147, 120, (16, 60)))
+BOOT_TUNE = dict(min_lr=1e-6, decay=0.05, betas=(0.9, 0.999), eps=1e-8, stats=HALF, ema=0.9998, out='avg_featmap')
+LINEAR = dict(optimizer='LARS', momentum=0.9, trust=0.001, batch=16384, min_lr=0.0, decay=0.0, warmup=10, frozen=True)
+MAE = dict(epochs=800, warmup=40, lr=2.4e-3, min_lr=0.0, batch=4096, decay=0.05, betas=(0.9, 0.95), stats=IMAGENET)
+MAE_TUNE = dict(min_lr=1e-6, batch=1024, decay=0.05, betas=(0.9, 0.999), stats=IMAGENET, warmup=5, ema=None)
+RECIPES = dict(
+    bootmae_vitb=BOOT | dict(arch='base', lr=2.4e-3, min_lr=1e-4, batch=4096, pixel=(512, 2, 12, 0), feature=(2, 12, 11),
+                             ema=((0, 0.999), (100, 0.9999), (400, 0.99999))),
+    bootmae_vitl=BOOT | dict(arch='large', lr=1.2e-3, min_lr=1e-5, batch=2048, pixel=(512, 2, 16, 0),
+                             feature=(2, 16, 23), ema=((0, 0.999), (100, 0.9999))),
+    bootmae_vitb_finetune=BOOT_TUNE | dict(arch='base', epochs=100, warmup=20, lr=5e-3, batch=2048, layer_decay=0.6,
+                                           drop_path=0.1, head=768),
+    bootmae_vitl_finetune=BOOT_TUNE | dict(arch='large', epochs=50, warmup=5, lr=1.5e-3, batch=1024, layer_decay=0.75,
+                                           drop_path=0.1, head=1024),
+    bootmae_vitb_linear=LINEAR | dict(arch='base', epochs=90, lr=6.4, stats=HALF, depth=9, out='avg_featmap'),
+    bootmae_vitl_linear=LINEAR | dict(arch='large', epochs=50, lr=4.48, stats=HALF, depth=18, out='avg_featmap'),
+    mae_vitb=MAE,
+    mae_vitl=MAE,
+    mae_vitb_finetune=MAE_TUNE | dict(arch='base', epochs=100, lr=2e-3, layer_decay=0.65, drop_path=0.1),
+    mae_vitl_finetune=MAE_TUNE | dict(arch='large', epochs=50, lr=4e-3, layer_decay=0.75, drop_path=0.2),
+    mae_vitb_linear=LINEAR | dict(arch='base', epochs=90, lr=6.4, stats=IMAGENET, depth=12, out='cls_token'),
+    mae_vitl_linear=LINEAR | dict(arch='large', epochs=90, lr=6.4, stats=IMAGENET, depth=24, out='cls_token'),
+)
+
+
+def recipe(cfg: Config) -> dict:
+    """What a config says, under the names of the table above; values that it does not have are None."""
+    model, wrapper = cfg.model, cfg.optim_wrapper
+    backbone, optimizer = model.backbone, wrapper.optimizer
+    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    stats = model.get('data_preprocessor') or cfg.data_preprocessor
+    hooks = {hook['type']: hook for hook in cfg.get('custom_hooks', [])}
+    pixel, feature, masks = (model.get(key, {}) for key in ('pixel_decoder', 'feature_decoder', 'masking'))
+    crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomResizedCrop')
+    ema = hooks['BootMAEHook'].ema if 'BootMAEHook' in hooks else None
+    return dict(
+        arch=backbone.arch, epochs=cfg.train_cfg.max_epochs, optimizer=optimizer.type, lr=optimizer.lr,
+        warmup=schedulers[0].get('warmup', schedulers[0].get('end')),
+        min_lr=schedulers[-1].get('min_lr', schedulers[-1].get('eta_min')), batch=cfg.auto_scale_lr.base_batch_size,
+        decay=optimizer.weight_decay, betas=optimizer.get('betas'), eps=optimizer.get('eps'),
+        momentum=optimizer.get('momentum'), trust=optimizer.get('eta'),
+        layer_decay=wrapper.get('paramwise_cfg', {}).get('layer_decay'), drop_path=backbone.get('drop_path_rate'),
+        stats=list(stats.mean) + list(stats.std), crop=tuple(crop.get('crop_ratio_range', (0.08, 1.0))),
+        masks=(masks.get('num_masked'), masks.get('num_block'), tuple(masks.get('block_area', ()))),
+        pixel=tuple(pixel.get(key) for key in ('embed_dims', 'depth', 'num_heads', 'tap')),
+        feature=tuple(feature.get(key) for key in ('depth', 'num_heads', 'tap')),
+        ema=tuple(map(tuple, ema)) if ema else 1 - hooks['EMAHook'].momentum if 'EMAHook' in hooks else None,
+        depth=backbone.get('depth'), out=backbone.get('out_type'), frozen=backbone.get('frozen', False),
+        head=model.get('head', {}).get('in_channels'))
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_recipe(name):
+    said = recipe(Config.fromfile(FILES[name]))
+    for key, value in RECIPES[name].items():
+        assert said[key] == (pytest.approx(value) if isinstance(value, float) else value), key
+
+
+def test_every_full_size_config_has_its_recipe_checked():
+    full = {name for name in FILES if re.search('vit[bl]', name)}
+    assert full == set(RECIPES)
+
+
+# --- training at toy size ---
+
+
+@HOOKS.register_module()
+class ConfigsTestObserver(Hook):
+    """Keeps the starting weights and all losses, and ends the run after one epoch of a schedule of full length."""
+
+    def before_train(self, runner):
+        self.before = {key: value.clone() for key, value in runner.model.state_dict().items()}
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append(float(outputs['loss']))
+
+    def after_train_epoch(self, runner):
+        runner.train_loop.stop_training = True
+
+
+@pytest.fixture(scope='module')
+def imagenet(tmp_path_factory) -> Path:
+    """A folder in ImageNet's layout: 12 training and 4 validation images of two classes."""
+    root, rng = tmp_path_factory.mktemp('imagenet'), np.random.default_rng(0)
+    for split, count in (('train', 6), ('val', 2)):
+        for label in ('n01', 'n02'):
+            (root / split / label).mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+                cv2.imwrite(str(root / split / label / f'{i}.jpg'), image)
+    return root
+
+
+def shrink(cfg: Config, images: Path) -> dict:
+    """Options that make a config small and keep the rest: depth, taps, masks, schedule and transforms."""
+    small = {'auto_scale_lr.base_batch_size': BATCH, 'default_hooks.checkpoint.interval': 1, 'log_level': 'ERROR',
+             'train_cfg.val_interval': 1,
+             'custom_hooks': cfg.get('custom_hooks', []) + [dict(type='ConfigsTestObserver')]}
+    for loader in {'train_dataloader', 'val_dataloader', 'test_dataloader'} & set(cfg):
+        small |= {f'{loader}.{key}': value for key, value in dict(
+            batch_size=BATCH, num_workers=0, persistent_workers=False, pin_memory=False).items()}
+        dataset = cfg[loader].dataset
+        if dataset.type == 'ImageFiles':
+            small[f'{loader}.dataset.roots'] = str(images)
+        else:
+            small[f'{loader}.dataset.indices'] = 12 if loader == 'train_dataloader' else 4
+    backbone = cfg.model.backbone
+    if isinstance(backbone.arch, dict):
+        return small
+    if backbone.arch in ARCHS:
+        arch = dict(_delete_=True, embed_dims=WIDTH, depth=ARCHS[backbone.arch]['depth'], num_heads=HEADS)
+        small['model.backbone.arch'] = arch
+        if cfg.model.type == 'BootMAE':
+            small |= {'model.pixel_decoder.embed_dims': 16, 'model.pixel_decoder.num_heads': HEADS,
+                      'model.feature_decoder.num_heads': HEADS}
+        else:
+            small['model.head.in_channels'] = WIDTH
+            if 'neck' in cfg.model:
+                small['model.neck.input_features'] = WIDTH
+    else:
+        small['model.backbone.arch'] = dict(_delete_=True, embed_dims=WIDTH, num_layers=MAE_DEPTHS[backbone.arch],
+                                            num_heads=HEADS, feedforward_channels=4 * WIDTH)
+        small |= {f'model.neck.{key}': value for key, value in dict(
+            embed_dim=WIDTH, decoder_embed_dim=WIDTH, decoder_depth=1, decoder_num_heads=HEADS).items()}
+    return small
+
+
+@pytest.fixture(scope='module')
+def train(tmp_path_factory, imagenet):
+    """``train(name)`` steps a config once in a test session: the runner and its checkpoint."""
+    done = {}
+
+    def once(name: str, init: Path | None = None):
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            (folder / 'empty').mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder / 'empty')
+                options = shrink(Config.fromfile(FILES[name]), imagenet) | dict(experiment_name=f'configs_{name}')
+                runner = run.train(str(FILES[name]), str(folder / 'work'), options, init=init and str(init))
+            assert not list((folder / 'empty').iterdir())
+            done[name] = runner, folder / 'work' / 'epoch_1.pth'
+        return done[name]
+    return once
+
+
+def check_training(runner, moving: tuple[str, ...], fixed: tuple[str, ...] = ()) -> None:
+    """Losses are finite, each part whose name starts as in ``moving`` has changed, and those in ``fixed`` have not."""
+    observer = next(hook for hook in runner.hooks if isinstance(hook, ConfigsTestObserver))
+    assert len(observer.losses) == 3
+    assert np.isfinite(observer.losses).all()
+    after = runner.model.state_dict()
+    changed = {key for key, value in after.items() if not torch.equal(value, observer.before[key])}
+    for prefix in moving:
+        assert any(key.startswith(prefix) for key in changed), prefix
+    assert not [key for key in changed if key.startswith(fixed)] or not fixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PRETRAIN)
+def test_pretraining_steps(train, name):
+    runner, checkpoint = train(name)
+    moving = ('backbone.', 'pixel_decoder.', 'feature_decoder.', 'momentum.') if 'bootmae' in name else \
+        ('backbone.', 'neck.')
+    check_training(runner, moving, fixed=('backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed'))
+    assert checkpoint.is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CLS)
+def test_downstream_steps(train, name):
+    """From a checkpoint of the pretraining config that its command names; the frozen backbone of a probe stays."""
+    pretrained = train(init_of(name)[0])[1]
+    runner, checkpoint = train(name, init=pretrained)
+    verdict = runner.model.backbone.verdict
+    assert verdict.path == str(pretrained)
+    if runner.model.backbone.frozen:
+        check_training(runner, ('head.', ), fixed=('backbone.', ))
+    else:
+        check_training(runner, ('backbone.blocks.0.', 'head.'))
+    assert checkpoint.is_file()
+    assert runner.message_hub.get_scalar('val/accuracy/top1').current() >= 0
