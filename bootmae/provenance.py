@@ -1,5 +1,6 @@
 """Where a result comes from: commit, versions, device."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -34,7 +35,13 @@ def versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The GPU's name, or the number of CPU threads that torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f'CPU, {torch.get_num_threads()} threads'
+    """The GPU's name, or how many cores the CPU has."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {os.cpu_count()} cores'
+
+
+def portable(path: str | Path | None) -> str:
+    """A path as it should stand in a result: relative to the repository if below it, else its last part."""
+    if not path:
+        return ''
+    path = Path(path).resolve()
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else path.name

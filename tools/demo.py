@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pretrain BootMAE and MAE on images that the wheels carry, judge both against an untrained encoder, write the report."""
+"""Pretrain BootMAE and MAE on images that the wheels carry, judge both against an untrained encoder, report."""
 
 import argparse
 import os

@@ -15,9 +15,7 @@ State = dict[str, torch.Tensor]
 _DECODER_PARTS = {
     'down': 'embed',
     'mask_token': 'mask_token',
-    'de_pos_embed': 'pos_embed',
     'decode_norm': 'norm',
-    'lm_head.proj': 'head',
     'lm_head': 'head',
 }
 _DECODER_BLOCK_PARTS = {
@@ -38,6 +36,8 @@ def _decoder_key(key: str) -> str | None:
     """The release's name of a decoder weight as ours, or None for any other name."""
     if match := _DECODER_BLOCK.fullmatch(key):
         suffix, index, part, rest = match.groups()
+        if part not in _DECODER_BLOCK_PARTS:
+            return None
         decoder = 'feature_decoder' if suffix else 'pixel_decoder'
         return f'{decoder}.blocks.{index}.{_DECODER_BLOCK_PARTS[part]}{rest}'
     if match := _DECODER_PART.fullmatch(key):

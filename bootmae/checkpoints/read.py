@@ -19,10 +19,11 @@ def history_method(owner: type, name: str):
 
 
 # Plain data that honest files hold beside tensors: mmengine's log history, numpy numbers, the authors' arguments.
-_NUMPY_CORE = np._core if np.__version__ >= '2' else np.core
+_NUMPY = (np._core.multiarray._reconstruct, np._core.multiarray.scalar)
 SAFE_TYPES = [
-    argparse.Namespace, HistoryBuffer, (history_method, 'builtins.getattr'),
-    np.ndarray, np.dtype, _NUMPY_CORE.multiarray._reconstruct, _NUMPY_CORE.multiarray.scalar,
+    argparse.Namespace, HistoryBuffer, (history_method, 'builtins.getattr'), np.ndarray, np.dtype,
+    *((function, f'numpy.{core}.multiarray.{function.__name__}')  # numpy 1 wrote numpy.core
+      for function in _NUMPY for core in ('core', '_core')),
     *(type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')),
 ]
 

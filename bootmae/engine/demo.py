@@ -20,7 +20,7 @@ from mmpretrain.registry import DATASETS
 from ..checkpoints import find_encoder, read_checkpoint
 from ..checkpoints.load import tensors_hash
 from ..models.masking import BlockMasking
-from ..provenance import REPOSITORY, device_name, git_commit, versions
+from ..provenance import REPOSITORY, device_name, git_commit, portable, versions
 from ..report.curves import read_curve
 from ..report.figures import reconstruction_grid
 from ..report.page import write_page
@@ -180,7 +180,7 @@ class Demo:
         row = ResultRow(
             data=data, method=method, task='finetune', labels=FINETUNE_LABELS[data], metric='accuracy',
             value=float(accuracy), seed=seed, protocol='all weights trained, layer decay 0.75',
-            config=run.get('config', ''), checkpoint=checkpoint,
+            config=run.get('config', ''), checkpoint=portable(checkpoint),
             checkpoint_hash=tensors_hash(find_encoder(read_checkpoint(checkpoint)).state) if checkpoint else '',
             commit=git_commit(), device=device_name(), precision=run.get('precision', ''),
             seconds=run.get('seconds', 0.0), images=run.get('images', 0),

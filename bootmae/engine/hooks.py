@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from ..models.schedules import EMA_BASE, ema_decay, feature_weight
-from ..provenance import git_commit
+from ..provenance import git_commit, portable
 
 PRECISIONS = {'OptimWrapper': 'float32', 'AutocastOptimWrapper': 'bf16 autocast', 'AmpOptimWrapper': 'fp16 autocast'}
 
@@ -79,7 +79,7 @@ class ProvenanceHook(Hook):
             mean=model.data_preprocessor.mean.flatten().tolist(),
             std=model.data_preprocessor.std.flatten().tolist(),
             img_size=list(model.backbone.img_size),
-            config=runner.cfg.filename or '',
+            config=portable(runner.cfg.filename),
             precision=PRECISIONS.get(wrapper, wrapper),
             images=checkpoint['meta']['iter'] * runner.train_dataloader.batch_size * runner.world_size,
             seconds=round(self.earlier + time.time() - self.begin, 1),

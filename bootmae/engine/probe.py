@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..checkpoints import read_checkpoint
-from ..provenance import device_name, git_commit
+from ..provenance import device_name, git_commit, portable
 from ..report.rows import ResultRow
 from .run import apply_init, load_config
 
@@ -127,7 +127,7 @@ def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[st
     verdict = getattr(model.backbone, 'verdict', None)
     common = dict(
         data=data or cfg.train_dataloader.dataset.type, method=method or run.get('method', 'untrained').lower(),
-        metric='accuracy', seed=seed, config=run.get('config', ''), checkpoint=checkpoint or '',
+        metric='accuracy', seed=seed, config=run.get('config', ''), checkpoint=portable(checkpoint),
         checkpoint_hash=verdict.hash if verdict else '', commit=git_commit(), device=device_name(),
         precision=run.get('precision', ''), seconds=run.get('seconds', 0.0), images=run.get('images', 0),
         date=datetime.date.today().isoformat(), label=label)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -57,7 +58,7 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
             scheduler.accumulation = batch.accumulation
     for hook in cfg.get('custom_hooks', []):
         if hook['type'] == 'EMAHook':  # averages every `interval` iterations; its decay is meant for optimiser steps
-            hook.interval = batch.accumulation
+            hook['interval'] = batch.accumulation
     return batch
 
 
@@ -89,9 +90,7 @@ def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:
 def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
     """Refuse weights made with other input statistics than the config's; None means unknown, and passes."""
     ours = input_statistics(cfg)
-    if mean is not None and not all(
-            torch.allclose(torch.tensor(a), torch.tensor(list(b)), atol=0.01) for a, b in zip(ours, (mean, std),
-                                                                                           strict=True)):
+    if mean is not None and not np.allclose(ours, (mean, std), atol=0.01):
         raise ValueError(f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalises '
                          f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
                          '(bootmae_* or mae_*)')

@@ -16,12 +16,10 @@ train_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=256, num_workers=8, persistent_workers=True, drop_last=True,
-    collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels='folder',
                  pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=256, num_workers=8, persistent_workers=True,
-    collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='val', labels='folder',
                  pipeline={{_base_.test_pipeline}}))
 test_dataloader = val_dataloader

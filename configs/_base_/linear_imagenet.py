@@ -4,12 +4,10 @@ _base_ = 'mmpretrain::_base_/datasets/imagenet_bs32_pil_bicubic.py'
 data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)
 train_dataloader = dict(
     batch_size=1024, num_workers=8, persistent_workers=True, drop_last=True,
-    collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels='folder',
                  pipeline={{_base_.train_pipeline}}))
 val_dataloader = dict(
     batch_size=512, num_workers=8, persistent_workers=True,
-    collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='val', labels='folder',
                  pipeline={{_base_.test_pipeline}}))
 test_dataloader = val_dataloader

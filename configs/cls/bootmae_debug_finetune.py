@@ -33,7 +33,7 @@ test_evaluator = val_evaluator
 
 auto_scale_lr = dict(base_batch_size=32)
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     constructor='ViTOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay=0.75))
 param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=1e-6, convert_to_iter_based=True)

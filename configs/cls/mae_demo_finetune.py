@@ -1,6 +1,6 @@
 # As bootmae_demo_finetune.py, for weights of mae_demo.py: only the input statistics differ.
 #
-#   tools/train.py configs/cls/mae_demo_finetune.py --init work_dirs/mae_demo/epoch_12.pth
+#   tools/train.py configs/cls/mae_demo_finetune.py --init work_dirs/mae_demo/epoch_14.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 _base_ = './bootmae_demo_finetune.py'

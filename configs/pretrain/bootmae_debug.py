@@ -23,7 +23,7 @@ train_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, labels_per_class=16))
 auto_scale_lr = dict(base_batch_size=32)
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     constructor='ViTOptimWrapperConstructor')
 param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=1e-5, convert_to_iter_based=True)
 train_cfg = dict(by_epoch=True, max_epochs=2)

@@ -24,6 +24,6 @@ train_dataloader = dict(
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = dict(warmup=1)
-train_cfg = dict(max_epochs=12)
+train_cfg = dict(max_epochs=14)
 default_hooks = dict(logger=dict(interval=24), checkpoint=dict(interval=1000, max_keep_ckpts=1, save_last=True))
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.9995), (8, 0.9999)))]

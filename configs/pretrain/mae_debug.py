@@ -18,7 +18,7 @@ model = dict(
 train_dataloader = dict(dataset=dict(labels_per_class=16))
 auto_scale_lr = dict(base_batch_size=32)
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     paramwise_cfg=dict(custom_keys={key: dict(decay_mult=0.0)
                                     for key in ('ln', 'bias', 'pos_embed', 'mask_token', 'cls_token')}))
 param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=0.0, convert_to_iter_based=True)

@@ -21,5 +21,5 @@ train_dataloader = dict(
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = dict(warmup=1)
-train_cfg = dict(max_epochs=12)
+train_cfg = dict(max_epochs=14)
 default_hooks = dict(logger=dict(interval=24), checkpoint=dict(interval=1000, max_keep_ckpts=1, save_last=True))

@@ -43,9 +43,9 @@ def init_of(name: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def scope():
-    """A run leaves its registry scope behind."""
+    """The fixtures of a whole module leave their registry scope behind."""
     before = DefaultScope._instance_dict.copy()
     yield
     DefaultScope._instance_dict.clear()
@@ -61,9 +61,11 @@ def name(request):
 
 
 def test_the_files_are_there():
-    assert len(PRETRAIN) >= 7 and len(CLS) >= 9
+    assert len(PRETRAIN) >= 7
+    assert len(CLS) >= 9
 
 
+@pytest.mark.slow
 def test_configs_bring_their_imports(tmp_path):
     """Without importing bootmae first, from an empty folder, every file loads and the names in it are found."""
     code = f"""
@@ -123,14 +125,15 @@ def test_masks_fit_the_model(name):
 
 
 HALF, IMAGENET = [127.5] * 3 * 2, [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]
-BOOT = dict(epochs=801, warmup=40, decay=0.05, betas=(0.9, 0.95), stats=HALF, crop=(0.2, 1.0), masks=(147, 120, (16, 60)))
+BOOT = dict(epochs=801, warmup=40, decay=0.05, betas=(0.9, 0.95), stats=HALF, crop=(0.2, 1.0),
+            masks=(147, 120, (16, 60)))
 BOOT_TUNE = dict(min_lr=1e-6, decay=0.05, betas=(0.9, 0.999), eps=1e-8, stats=HALF, ema=0.9998, out='avg_featmap')
 LINEAR = dict(optimizer='LARS', momentum=0.9, trust=0.001, batch=16384, min_lr=0.0, decay=0.0, warmup=10, frozen=True)
 MAE = dict(epochs=800, warmup=40, lr=2.4e-3, min_lr=0.0, batch=4096, decay=0.05, betas=(0.9, 0.95), stats=IMAGENET)
 MAE_TUNE = dict(min_lr=1e-6, batch=1024, decay=0.05, betas=(0.9, 0.999), stats=IMAGENET, warmup=5, ema=None)
 RECIPES = dict(
-    bootmae_vitb=BOOT | dict(arch='base', lr=2.4e-3, min_lr=1e-4, batch=4096, pixel=(512, 2, 12, 0), feature=(2, 12, 11),
-                             ema=((0, 0.999), (100, 0.9999), (400, 0.99999))),
+    bootmae_vitb=BOOT | dict(arch='base', lr=2.4e-3, min_lr=1e-4, batch=4096, pixel=(512, 2, 12, 0),
+                             feature=(2, 12, 11), ema=((0, 0.999), (100, 0.9999), (400, 0.99999))),
     bootmae_vitl=BOOT | dict(arch='large', lr=1.2e-3, min_lr=1e-5, batch=2048, pixel=(512, 2, 16, 0),
                              feature=(2, 16, 23), ema=((0, 0.999), (100, 0.9999))),
     bootmae_vitb_finetune=BOOT_TUNE | dict(arch='base', epochs=100, warmup=20, lr=5e-3, batch=2048, layer_decay=0.6,
@@ -160,8 +163,8 @@ def recipe(cfg: Config) -> dict:
     ema = hooks['BootMAEHook'].ema if 'BootMAEHook' in hooks else None
     return dict(
         arch=backbone.arch, epochs=cfg.train_cfg.max_epochs, optimizer=optimizer.type, lr=optimizer.lr,
-        warmup=schedulers[0].get('warmup', schedulers[0].get('end')),
-        min_lr=schedulers[-1].get('min_lr', schedulers[-1].get('eta_min')), batch=cfg.auto_scale_lr.base_batch_size,
+        batch=cfg.auto_scale_lr.base_batch_size, warmup=schedulers[0].get('warmup', schedulers[0].get('end')),
+        min_lr=schedulers[-1].get('min_lr', schedulers[-1].get('eta_min', 0.0)),
         decay=optimizer.weight_decay, betas=optimizer.get('betas'), eps=optimizer.get('eps'),
         momentum=optimizer.get('momentum'), trust=optimizer.get('eta'),
         layer_decay=wrapper.get('paramwise_cfg', {}).get('layer_decay'), drop_path=backbone.get('drop_path_rate'),
@@ -198,7 +201,7 @@ class ConfigsTestObserver(Hook):
         self.losses = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(float(outputs['loss']))
+        self.losses.append(outputs['loss'].item())
 
     def after_train_epoch(self, runner):
         runner.train_loop.stop_training = True
@@ -227,7 +230,7 @@ def shrink(cfg: Config, images: Path) -> dict:
             batch_size=BATCH, num_workers=0, persistent_workers=False, pin_memory=False).items()}
         dataset = cfg[loader].dataset
         if dataset.type == 'ImageFiles':
-            small[f'{loader}.dataset.roots'] = str(images)
+            small[f'{loader}.dataset.roots'] = str(images if dataset.split else images / 'train')
         else:
             small[f'{loader}.dataset.indices'] = 12 if loader == 'train_dataloader' else 4
     backbone = cfg.model.backbone

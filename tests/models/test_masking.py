@@ -162,7 +162,8 @@ def test_one_block(draw, block):
 
 def test_a_whole_mask():
     """120 patches: the area is between 16 and the least of 60 and what is left."""
-    rng = Fixed((0.75, 0.5, 0.0, 0.0),  # 16 + 0.75 * (60 - 16) = 49, leaves 71
+    rng = Fixed((1.0, 0.5, 0.0, 0.0),  # 60: 8 x 8 is too much
+                (0.75, 0.5, 0.0, 0.0),  # 16 + 0.75 * (60 - 16) = 49, leaves 71
                 (0.75, 0.5, 0.999, 0.999),  # the same, leaves 22
                 (1.0, 0.5, 0.0, 0.999),  # 22: 5 x 5 is too much
                 (0.0, 0.5, 0.0, 0.999),  # 16, leaves 6

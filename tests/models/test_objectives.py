@@ -39,7 +39,7 @@ def loss_by_loops(prediction, target, weights):
 
 
 def pixel_loss_by_loops(prediction, patches, weights, channels):
-    target = [[sum((normalised(part, 1e-5) for part in split(patch, channels)), []) for patch in image]
+    target = [[[value for part in split(patch, channels) for value in normalised(part, 1e-5)] for patch in image]
               for image in patches]
     return loss_by_loops(prediction, target, weights)
 
@@ -180,12 +180,8 @@ def test_sums_in_at_least_float32(case, dtype):
     small = {key: value.to(dtype) for key, value in case.items() if key != 'weights'}
     exact = {key: value.double() for key, value in small.items()}
     weights = case['weights'].float()
-    pairs = [
-        (pixel_loss(small['pixels'], small['patches'], weights), pixel_loss(exact['pixels'], exact['patches'], weights)),
-        (feature_loss(small['features'], small['targets'], weights),
-         feature_loss(exact['features'], exact['targets'], weights)),
-        (normalise_patches(small['patches']), normalise_patches(exact['patches'])),
-    ]
+    pairs = zip(*((pixel_loss(x['pixels'], x['patches'], weights), feature_loss(x['features'], x['targets'], weights),
+                   normalise_patches(x['patches'])) for x in (small, exact)), strict=True)
     wanted = torch.float64 if dtype == torch.float64 else torch.float32
     for ours, theirs in pairs:
         assert ours.dtype == wanted

@@ -227,12 +227,13 @@ def test_a_trained_key_bias_is_noticed(golden, monkeypatch):
         compare(golden / SQUARE)
 
 
-def test_a_parameter_without_gradient_is_noticed(golden, monkeypatch):
-    def freezing(build):
-        def frozen(meta):
+@pytest.mark.parametrize('name, trained', [('cls_token', False), ('pos_embed', True)])
+def test_a_change_of_what_is_trained_is_noticed(golden, monkeypatch, name, trained):
+    def changing(build):
+        def changed(meta):
             model = build(meta)
-            model.backbone.cls_token.requires_grad_(False)
+            getattr(model.backbone, name).requires_grad_(trained)
             return model
-        return frozen
-    mutated(parity, 'build_bootmae', freezing)(monkeypatch)
+        return changed
+    mutated(parity, 'build_bootmae', changing)(monkeypatch)
     assert compare(golden / SQUARE)[1]['gradient norms'] == float('inf')

@@ -1,0 +1,221 @@
+"""What a file is: each known kind gives an encoder that computes what its own model computes."""
+import argparse
+
+import numpy as np
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from timm.models.vision_transformer import VisionTransformer
+
+from bootmae.checkpoints import find_encoder
+from bootmae.checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD, weights_of
+
+MMPRETRAIN_ARCH = dict(embed_dims=24, num_layers=3, num_heads=4, feedforward_channels=96)
+SIZES = dict(img_size=32, patch_size=8)
+
+
+def image():
+    return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def features(make_vit, encoder, out_type='raw', **kwargs):
+    """What our encoder computes with the weights that were found."""
+    model = make_vit(out_type=out_type, **kwargs)
+    model.load_state_dict(encoder.state)
+    return model(image())[0]
+
+
+def double(model):
+    model.double().eval()  # mmpretrain's eval() gives None
+    return model
+
+
+@pytest.fixture
+def release(golden):
+    """Online, momentum and fine-tuned weights of the authors' release, at toy size."""
+    found = {}
+    for file, prefix in (('odd_heads', 'online/'), ('odd_heads', 'momentum/'), ('finetune', 'model/')):
+        with np.load(golden / f'compact_{file}.npz') as archive:
+            found[prefix] = {key.removeprefix(prefix): torch.from_numpy(value) for key, value in archive.items()
+                             if key.startswith(prefix)}
+    return found
+
+
+# Our own files
+
+
+def test_our_pretraining_run(make_bootmae, make_vit):
+    model = make_bootmae().eval()
+    content = dict(state_dict=model.state_dict(), meta=dict(epoch=3))
+    online, momentum = find_encoder(content), find_encoder(content, 'momentum')
+    assert (online.kind, momentum.kind) == ('BootMAE run (online)', 'BootMAE run (momentum)')
+    for encoder in (online, momentum):
+        assert (encoder.mean, encoder.std, encoder.depth) == (HALF, HALF, 3)
+    assert set(online.state) == set(model.backbone.state_dict())
+    assert torch.equal(features(make_vit, online), model.backbone(image())[0])
+    assert torch.equal(features(make_vit, momentum, final_norm=False), model.momentum(image())[0])
+    assert not torch.equal(online.state['cls_token'], momentum.state['cls_token'])
+
+
+def test_our_classifier(make_vit, randomise):
+    model = double(randomise(MODELS.build(dict(
+        type='ImageClassifier',
+        backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), out_type='avg_featmap', **SIZES),
+        head=dict(type='LinearClsHead', num_classes=5, in_channels=24)))))
+    encoder = find_encoder(dict(state_dict=model.state_dict()))
+    assert encoder.kind == 'run of this suite'
+    assert (encoder.mean, encoder.std) == (None, None)
+    assert torch.equal(features(make_vit, encoder, 'avg_featmap'), model.backbone(image())[0])
+
+
+@pytest.mark.parametrize('source', ['online', 'momentum'])
+def test_recorded_statistics_are_taken(make_bootmae, source):
+    meta = dict(bootmae=dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], method='BootMAE'))
+    encoder = find_encoder(dict(state_dict=make_bootmae().state_dict(), meta=meta), source)
+    assert (encoder.mean, encoder.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+
+
+@pytest.mark.parametrize('meta', [None, 'text', {}, dict(bootmae={})])
+def test_other_meta_is_no_matter(make_bootmae, meta):
+    assert find_encoder(dict(state_dict=make_bootmae().state_dict(), meta=meta)).mean == HALF
+
+
+# The authors' files
+
+
+def test_authors_pretraining(release):
+    content = dict(model=release['online/'], model_ema=release['momentum/'], epoch=800, args=argparse.Namespace())
+    online, momentum = find_encoder(content), find_encoder(content, 'momentum')
+    assert (online.kind, momentum.kind) == ("authors' BootMAE (online)", "authors' BootMAE (momentum)")
+    for encoder, source in ((online, 'online/'), (momentum, 'momentum/')):
+        assert (encoder.mean, encoder.std, encoder.depth) == (HALF, HALF, 3)
+        assert set(encoder.state) == {key for key in release[source]
+                                      if key.startswith(('cls_', 'pos_', 'patch_', 'blocks.', 'norm.'))}
+        assert all(value is release[source][key] for key, value in encoder.state.items())
+
+
+def test_authors_pretraining_without_momentum(release):
+    content = dict(model=release['online/'])
+    assert find_encoder(content).kind == "authors' BootMAE (online)"
+    with pytest.raises(ValueError, match=r'no momentum encoder \(model_ema\) in this file of the authors: use source'):
+        find_encoder(content, 'momentum')
+
+
+@pytest.mark.parametrize('wrap', [lambda state: state, lambda state: dict(model=state)])
+def test_authors_finetuned(make_vit, release, golden, wrap):
+    encoder = find_encoder(wrap(release['model/']))
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == \
+        ("authors' fine-tuned BootMAE", HALF, HALF, 2)
+    assert set(release['model/']) - set(encoder.state) == {'head.weight', 'head.bias'}
+    model = make_vit(arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=224, patch_size=16,
+                     out_type='avg_featmap')
+    model.load_state_dict({key: value for key, value in encoder.state.items() if not key.startswith('norm.')})
+    with np.load(golden / 'compact_finetune.npz') as archive:
+        pooled = model(torch.from_numpy(archive['images']).double())[0]
+        logits = pooled @ release['model/']['head.weight'].double().T + release['model/']['head.bias']
+        assert logits.detach().numpy() == pytest.approx(archive['logits'], rel=1e-5)
+
+
+# Files of others
+
+
+def test_mmpretrain_mae(make_vit, randomise):
+    model = double(randomise(MODELS.build(dict(
+        type='MAE', backbone=dict(type='MAEViT', arch=MMPRETRAIN_ARCH, **SIZES),
+        neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=8, embed_dim=24, decoder_embed_dim=16,
+                  decoder_depth=2, decoder_num_heads=4),
+        head=dict(type='MAEPretrainHead', patch_size=8, loss=dict(type='PixelReconstructionLoss', criterion='L2'))))))
+    encoder = find_encoder(dict(state_dict=model.state_dict()))
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == \
+        ('mmpretrain MAE', IMAGENET_MEAN, IMAGENET_STD, 3)
+    theirs = model.backbone(image(), mask=None)[0]
+    torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_mmpretrain_classifier(make_vit, randomise):
+    model = double(randomise(MODELS.build(dict(
+        type='ImageClassifier', backbone=dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES),
+        head=dict(type='VisionTransformerClsHead', num_classes=5, in_channels=24)))))
+    encoder = find_encoder(dict(state_dict=model.state_dict()))
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == ('mmpretrain ViT', None, None, 3)
+    theirs = model.backbone(image())[0]
+    torch.testing.assert_close(features(make_vit, encoder, 'cls_token'), theirs, rtol=1e-6, atol=1e-9)
+
+
+def timm_model(randomise, **kwargs):
+    return double(randomise(VisionTransformer(embed_dim=24, depth=3, num_heads=4, num_classes=5, **SIZES, **kwargs)))
+
+
+def test_timm(make_vit, randomise):
+    model = timm_model(randomise)
+    encoder = find_encoder(model.state_dict())
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == ('timm ViT', None, None, 3)
+    theirs = model.forward_features(image())
+    torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_timm_pooled(make_vit, randomise):
+    """The form of facebookresearch MAE's fine-tuned files too."""
+    model = timm_model(randomise, global_pool='avg', fc_norm=True)
+    encoder = find_encoder(dict(model=model.state_dict()))
+    assert encoder.kind == 'timm ViT'
+    theirs = model.forward_head(model.forward_features(image()), pre_logits=True)
+    torch.testing.assert_close(features(make_vit, encoder, 'avg_featmap'), theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_facebookresearch_mae(make_vit, randomise):
+    model = timm_model(randomise)
+    decoder = {key: torch.ones(1) for key in (
+        'mask_token', 'decoder_pos_embed', 'decoder_embed.weight', 'decoder_blocks.0.norm1.weight',
+        'decoder_blocks.0.attn.qkv.bias', 'decoder_norm.bias', 'decoder_pred.weight')}
+    encoder_weights = {key: value for key, value in model.state_dict().items() if not key.startswith('head.')}
+    encoder = find_encoder(dict(model=encoder_weights | decoder))
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == \
+        ('facebookresearch MAE', IMAGENET_MEAN, IMAGENET_STD, 3)
+    theirs = model.forward_features(image())
+    torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
+
+
+# Where the weights are
+
+
+@pytest.mark.parametrize('key', ['state_dict', 'model', 'module', None])
+def test_where_the_weights_are(key):
+    state = {'a.b': torch.ones(1), 'c': torch.zeros(1)}
+    content = {key: state, 'epoch': 3} if key else state | {'epoch': 3}
+    assert weights_of(content) == state
+
+
+def test_prefix_of_a_parallel_wrapper(make_bootmae):
+    state = make_bootmae().state_dict()
+    wrapped = dict(state_dict={f'module.{key}': value for key, value in state.items()})
+    found = weights_of(wrapped)
+    assert set(found) == set(state)
+    assert find_encoder(wrapped).kind == 'BootMAE run (online)'
+    partly = {'module.a': torch.ones(1), 'b': torch.ones(1)}
+    assert set(weights_of(partly)) == {'module.a', 'b'}, 'a prefix of all names, or none'
+
+
+@pytest.mark.parametrize('content, message', [
+    ({}, r'no ViT encoder in this file: its weights are named not at all'),
+    (dict(epoch=3), 'not at all'),
+    (dict(state_dict={}), 'not at all'),
+    (dict(state_dict={'conv1.weight': torch.ones(1), 'layer1.0.bn1.bias': torch.ones(1)}),
+     r"named \['conv1.weight', 'layer1.0.bn1.bias'\]"),
+    (dict(model={'decode_blocks.0.norm1.weight': torch.ones(1)}), 'no ViT encoder'),
+    (dict(state_dict={'pixel_decoder.norm.weight': torch.ones(1), 'momentum.cls_token': torch.ones(1)}),
+     'no ViT encoder'),
+])
+def test_no_encoder(content, message):
+    with pytest.raises(ValueError, match=message):
+        find_encoder(content)
+
+
+def test_only_pretraining_files_have_a_momentum_encoder(randomise):
+    with pytest.raises(ValueError, match='only BootMAE pretraining files have one'):
+        find_encoder(timm_model(randomise).state_dict(), 'momentum')
+
+
+def test_unknown_source(make_bootmae):
+    with pytest.raises(ValueError, match="source='ema': use online or momentum"):
+        find_encoder(make_bootmae().state_dict(), 'ema')

@@ -1,0 +1,270 @@
+"""Reading: honest files are read, no code in a file runs, and damage has a name."""
+import argparse
+import os
+import pickle
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, TensorDataset
+
+from bootmae.checkpoints import read_checkpoint
+
+# Honest files
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.pt', 'a.ckpt', 'a'])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_tensors_and_plain_types(tmp_path, name, zipped):
+    content = dict(state_dict={'a': torch.randn(3, 4), 'b': torch.tensor([1, 2])}, epoch=3, text='x', none=None,
+                   nested=[1.5, (True, {'k': {2}})])
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(tmp_path / name)
+    assert torch.equal(read['state_dict']['a'], content['state_dict']['a'])
+    assert read['state_dict']['b'].tolist() == [1, 2]
+    assert {k: v for k, v in read.items() if k != 'state_dict'} == \
+        {k: v for k, v in content.items() if k != 'state_dict'}
+
+
+def test_a_text_path_will_do(tmp_path):
+    torch.save({'a': 1}, tmp_path / 'a.pth')
+    assert read_checkpoint(str(tmp_path / 'a.pth')) == {'a': 1}
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.bool])
+def test_types_of_numbers_stay(tmp_path, dtype):
+    values = torch.randn(5).to(dtype)
+    torch.save({'a': values}, tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')['a']
+    assert read.dtype == dtype
+    assert torch.equal(read, values)
+
+
+def test_safetensors(tmp_path):
+    tensors = {'a': torch.randn(3, 4), 'b.c': torch.arange(3)}
+    save_file(tensors, tmp_path / 'a.safetensors')
+    read = read_checkpoint(tmp_path / 'a.safetensors')
+    assert set(read) == {'a', 'b.c'}
+    assert all(torch.equal(read[key], tensors[key]) for key in tensors)
+
+
+def test_a_file_like_the_authors(tmp_path):
+    args = argparse.Namespace(model='bootmae_base', lr=1.5e-4, betas=[0.9, 0.95], output_dir=None)
+    torch.save(dict(model={'cls_token': torch.ones(1)}, model_ema={'cls_token': torch.zeros(1)}, epoch=800,
+                    scaler=dict(scale=1.0), args=args), tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')
+    assert read['args'] == args
+    assert read['model']['cls_token'].item() == 1
+    assert read['epoch'] == 800
+
+
+def test_numpy_numbers(tmp_path):
+    content = dict(scalar=np.float64(0.5), small=np.float32(0.25), count=np.int64(7), array=np.arange(4.0),
+                   flags=np.array([True, False]))
+    torch.save(content, tmp_path / 'a.pth')
+    read = read_checkpoint(tmp_path / 'a.pth')
+    assert (read['scalar'], read['small'], read['count']) == (0.5, 0.25, 7)
+    assert read['array'].tolist() == [0, 1, 2, 3]
+    assert read['flags'].tolist() == [True, False]
+
+
+def test_numpy_numbers_of_numpy_1(tmp_path):
+    """Older files name a module that numpy 2 has renamed."""
+    path = tmp_path / 'a.pth'
+    torch.save(dict(scalar=np.float64(0.5), array=np.arange(4.0)), path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    assert written.count(b'numpy._core.multiarray') == 2
+    path.write_bytes(written.replace(b'numpy._core.multiarray', b'numpy.core.multiarray'))
+    read = read_checkpoint(path)
+    assert read['scalar'] == 0.5
+    assert read['array'].tolist() == [0, 1, 2, 3]
+
+
+class Toy(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 1)
+
+    def forward(self, x, y, mode):
+        return dict(loss=(self.linear(x).squeeze(1) - y).square().mean())
+
+
+def test_a_file_of_mmengine(tmp_path):
+    """With log histories, whose pickles name their own methods through getattr."""
+    data = DataLoader(TensorDataset(torch.randn(8, 2), torch.randn(8)), batch_size=2)
+    runner = Runner(Toy(), str(tmp_path), train_dataloader=data, train_cfg=dict(by_epoch=True, max_epochs=2),
+                    optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)), log_level='ERROR',
+                    param_scheduler=dict(type='CosineAnnealingLR', T_max=2), default_scope='mmengine',
+                    experiment_name='test_read', randomness=dict(seed=0))
+    runner.train()
+    path = tmp_path / 'epoch_2.pth'
+    assert b'builtin' in path.read_bytes()
+    read = read_checkpoint(path)
+    assert torch.equal(read['state_dict']['linear.weight'], runner.model.linear.weight)
+    assert (read['meta']['epoch'], read['meta']['iter']) == (2, 8)
+    history = read['message_hub']['log_scalars']['train/loss']
+    assert type(history) is HistoryBuffer
+    values, counts = history.data
+    assert len(values) == 8
+    assert counts.tolist() == [1] * 8
+    assert history.mean(4) == pytest.approx(values[-4:].mean())
+    assert history.statistics('max') == values.max()
+
+
+# Malicious files: a marker would appear if their code ran
+
+
+class Reduced:
+    """Pickles as a call of ``function``."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+class Chained:
+    """Pickles as ``getattr(owner, name)(*args)``, the call through a second reference."""
+
+    def __init__(self, owner, name, *args):
+        self.found, self.args = Reduced(getattr, owner, name), args
+
+    def __reduce__(self):
+        return Caller, (self.found, *self.args)
+
+
+def Caller(function, *args):  # a name that a pickle can refer to
+    return function(*args)
+
+
+class Loaded:
+    """Pickles plainly, with a state that its class handles."""
+
+    def __setstate__(self, state):
+        open(state['marker'], 'w').close()
+
+
+def malicious(kind, marker):
+    touch = f'touch {marker}'
+    loaded = Loaded()
+    loaded.marker = str(marker)
+    return {
+        'os.system': lambda: Reduced(os.system, touch),
+        'subprocess': lambda: Reduced(subprocess.getoutput, touch),
+        'eval': lambda: Reduced(eval, f'__import__("os").system({touch!r})'),
+        'exec': lambda: Reduced(exec, f'open({str(marker)!r}, "w")'),
+        'open': lambda: Reduced(open, str(marker), 'w'),
+        'setstate': lambda: loaded,
+        'getattr of a module': lambda: Chained(Reduced(__import__, 'os'), 'system', touch),
+        'getattr of a type': lambda: Reduced(getattr, str, 'format'),
+        'getattr of the log history': lambda: Reduced(getattr, HistoryBuffer, '__init__'),
+        'getattr, registering': lambda: Reduced(getattr, HistoryBuffer, 'register_statistics'),
+        'getattr, one of an instance': lambda: Reduced(getattr, HistoryBuffer(), 'mean'),
+        'getattr, globals': lambda: Reduced(getattr, Reduced(getattr, HistoryBuffer, 'mean'), '__globals__'),
+        'function of torch': lambda: Reduced(torch.hub.load, str(marker), 'x'),
+    }[kind]()
+
+
+KINDS = ['os.system', 'subprocess', 'eval', 'exec', 'open', 'setstate', 'getattr of a module', 'getattr of a type',
+         'getattr of the log history', 'getattr, registering', 'getattr, one of an instance', 'getattr, globals',
+         'function of torch']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle', 'history'])
+def test_no_code_is_run(tmp_path, kind, form):
+    marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
+    payload = malicious(kind, marker)
+    content = dict(state_dict={'a': torch.ones(2)}, meta=payload)
+    if form == 'history':  # hidden in a type that is allowed
+        history = HistoryBuffer()
+        history.__dict__['payload'] = payload
+        content['meta'] = history
+    if form == 'pickle':
+        path.write_bytes(pickle.dumps(dict(a=payload), protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form != 'legacy')
+    with pytest.raises(ValueError, match='holds more than tensors and plain types') as error:
+        read_checkpoint(path)
+    assert not marker.exists()
+    assert str(path) in str(error.value)
+    assert 'weights_only' not in str(error.value), 'no advice to read it unsafely'
+    assert 'add_safe_globals' not in str(error.value)
+
+
+@pytest.mark.parametrize('kind', ['os.system', 'exec', 'open', 'setstate', 'getattr of a module'])
+def test_the_malicious_files_would_work(tmp_path, kind):
+    """The files of the test above do what they are meant to, where a reader trusts them."""
+    marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
+    torch.save(dict(meta=malicious(kind, marker)), path)
+    torch.load(path, weights_only=False)
+    assert marker.exists()
+
+
+def test_the_message_names_what_was_refused(tmp_path):
+    torch.save({'a': Reduced(eval, '1')}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'GLOBAL (\w+\.)?eval was not an allowed global'):
+        read_checkpoint(tmp_path / 'a.pth')
+    torch.save({'a': Reduced(os.system, 'true')}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'GLOBAL posix.system whose module posix is blocked'):
+        read_checkpoint(tmp_path / 'a.pth')
+    torch.save({'a': Reduced(getattr, HistoryBuffer, '__init__')}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r"a reference to __init__ of <class '.*HistoryBuffer'>"):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_nothing_stays_allowed_afterwards(tmp_path):
+    before = list(torch.serialization.get_safe_globals())
+    torch.save({'args': argparse.Namespace(a=1)}, tmp_path / 'a.pth')
+    read_checkpoint(tmp_path / 'a.pth')
+    torch.save({'a': Reduced(eval, '1')}, tmp_path / 'b.pth')
+    with pytest.raises(ValueError):
+        read_checkpoint(tmp_path / 'b.pth')
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+
+
+# Damaged and other files
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint .*a\.pth: give the path of a \.pth or \.safetensors'):
+        read_checkpoint(tmp_path / 'a.pth')
+    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
+@pytest.mark.parametrize('content', [b'', b'\x80', b'PK\x03\x04', b'hello' * 100, b'<!DOCTYPE html><html>404</html>'])
+def test_no_checkpoint_at_all(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'safetensors'])
+def test_truncated_anywhere(tmp_path, form):
+    path, tensors = tmp_path / ('a.safetensors' if form == 'safetensors' else 'a.pth'), {'a': torch.randn(200)}
+    if form == 'safetensors':
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=form == 'zip')
+    whole = path.read_bytes()
+    for length in [*range(1, len(whole), 41), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match='is damaged'):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize('content, name', [
+    ([1, 2], 'list'), (torch.ones(2), 'Tensor'), ('text', 'str'), (None, 'NoneType')])
+def test_no_dict(tmp_path, content, name):
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=f'holds a {name}, not a dict of weights'):
+        read_checkpoint(tmp_path / 'a.pth')

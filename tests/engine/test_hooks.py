@@ -1,0 +1,146 @@
+"""BootMAE's schedules in real runs, accumulation and resuming included, and what checkpoints say of themselves."""
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bootmae.checkpoints import read_checkpoint
+from bootmae.engine import hooks, run
+from bootmae.engine.plan import make_plan
+from bootmae.models.bootmae import BootMAE
+from bootmae.models.schedules import ema_decay, feature_weight
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIG = str(CONFIGS / 'pretrain' / 'bootmae_debug.py')
+POINTS = [[0, 0.5], [2, 0.9]]
+COUNT = itertools.count()
+
+
+def train(work_dir: Path, resume: str | None = None, **options):
+    """The debug config on 32 images; ``__`` stands for a dot in the names of options."""
+    options = {key.replace('__', '.'): value for key, value in options.items()}
+    return run.train(CONFIG, str(work_dir), dict(
+        experiment_name=f'hooks_{next(COUNT)}', log_level='ERROR') | {
+        'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32,
+        'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8,
+        'default_hooks.checkpoint.max_keep_ckpts': -1} | options, resume=resume)
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """(iterations done, decay, feature weight) at each move of the momentum encoder."""
+    seen, move = [], BootMAE.update_momentum
+
+    def record(self, decay):
+        if decay:  # init_weights copies with a decay of 0
+            seen.append((decay, float(self.feature_weight)))
+        move(self, decay)
+    monkeypatch.setattr(BootMAE, 'update_momentum', record)
+    return seen
+
+
+def expected(epochs: int, per_epoch: int, total: int | None = None, ramp: float = 0.25) -> list:
+    pairs = [(ema_decay(epoch, POINTS), feature_weight(epoch, total or epochs, ramp)) for epoch in range(epochs)]
+    return [pytest.approx(pair) for pair in pairs for _ in range(per_epoch)]
+
+
+@pytest.mark.parametrize('accumulation', [1, 2, 4])
+def test_momentum_moves_at_updates_only(updates, tmp_path, accumulation):
+    """With the decay and the feature weight of the epoch."""
+    train(tmp_path, auto_scale_lr__base_batch_size=8 * accumulation, train_cfg__max_epochs=3,
+          custom_hooks=[dict(type='BootMAEHook', ema=POINTS, ramp=1.0)])
+    assert updates == expected(3, 4 // accumulation, ramp=1.0)
+
+
+def test_total_epochs_of_the_ramp(updates, tmp_path):
+    train(tmp_path, train_cfg__max_epochs=1, custom_hooks=[
+        dict(type='BootMAEHook', ema=POINTS, ramp=0.5, total_epochs=20)])
+    assert updates == [(0.5, pytest.approx(0.1))] * 4
+
+
+def test_the_last_iterations_are_not_lost(updates, tmp_path):
+    """5 iterations, 3 to an update: mmengine updates at the third and at the last, and the plan knows."""
+    options = {'train_dataloader.dataset.indices': 40, 'auto_scale_lr.base_batch_size': 24, 'train_cfg.max_epochs': 1}
+    runner = train(tmp_path, **options)
+    assert runner.iter == 5
+    assert len(updates) == 2
+    cfg = run.load_config(CONFIG, options | {
+        'train_dataloader.batch_size': 8, 'train_dataloader.dataset.labels_per_class': None})
+    plan = make_plan(cfg, CONFIG, gpus=1)
+    assert (plan.iterations, plan.updates) == (5, 2)
+
+
+def test_the_momentum_encoder_follows_by_hand(tmp_path, monkeypatch):
+    """momentum = decay * momentum + (1 - decay) * online after each update, beginning at the online weights."""
+    online, own = [], BootMAE.update_momentum
+    key = 'blocks.1.mlp.fc1.weight'
+
+    def record(self, decay):
+        online.append(self.backbone.get_parameter(key).detach().clone())
+        own(self, decay)
+    monkeypatch.setattr(BootMAE, 'update_momentum', record)
+    runner = train(tmp_path, train_cfg__max_epochs=2, custom_hooks=[dict(type='BootMAEHook', ema=[[0, 0.5], [1, 0.8]])])
+    assert len(online) == 9
+    momentum = online[0]
+    for step, weight in enumerate(online[1:]):
+        decay = 0.5 if step < 4 else 0.8
+        momentum = decay * momentum + (1 - decay) * weight
+    torch.testing.assert_close(runner.model.momentum.get_parameter(key), momentum)
+
+
+def test_a_resumed_run_repeats_an_uninterrupted_one(updates, tmp_path):
+    """Schedules and all final weights; the optimiser, the learning rate, images and masks go on where they were."""
+    options = dict(train_cfg__max_epochs=4, custom_hooks=[dict(type='BootMAEHook', ema=POINTS, ramp=1.0)])
+    train(tmp_path / 'whole', **options)
+    whole = list(updates)
+    updates.clear()
+    runner = train(tmp_path / 'resumed', resume=str(tmp_path / 'whole' / 'epoch_2.pth'), **options)
+    assert (runner.epoch, runner.iter) == (4, 16)
+    assert updates == whole[8:] == expected(4, 4, ramp=1.0)[8:]
+    ours, theirs = (read_checkpoint(tmp_path / name / 'epoch_4.pth') for name in ('resumed', 'whole'))
+    torch.testing.assert_close(ours['state_dict'], theirs['state_dict'], rtol=0, atol=0)
+    assert ours['meta']['bootmae']['images'] == theirs['meta']['bootmae']['images'] == 4 * 32
+
+
+def test_seconds_of_a_resumed_run_add_up(tmp_path, monkeypatch):
+    clock = itertools.count(1000, 10)
+    monkeypatch.setattr(hooks, 'time', SimpleNamespace(time=lambda: next(clock)))
+    train(tmp_path, train_cfg__max_epochs=2)  # began at 1000, saved at 1010 and 1020
+    train(tmp_path, resume=str(tmp_path / 'epoch_1.pth'), train_cfg__max_epochs=2)  # 10 s, and 10 of its own
+    assert read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']['seconds'] == 10
+    assert read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['bootmae']['seconds'] == 20
+
+
+def test_provenance(tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, 'git_commit', lambda: '0123456789ab+')
+    train(tmp_path, train_cfg__max_epochs=1)
+    facts = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']
+    assert facts.pop('seconds') >= 0
+    assert facts.pop('config').endswith('configs/pretrain/bootmae_debug.py')
+    assert facts == dict(method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], precision='float32',
+                         images=32, commit='0123456789ab+')
+
+
+def test_one_process_needs_no_mean():
+    outputs = dict(loss=torch.tensor(2.0, requires_grad=True), loss_pixel=torch.tensor(1.0))
+    before = dict(outputs)
+    hooks.MeanLossesHook().after_train_iter(None, 0, outputs=outputs)
+    assert all(outputs[key] is before[key] for key in before)
+
+
+def test_losses_are_averaged_over_processes(monkeypatch):
+    """The call that is made; tests/tools/test_dist.py has the real thing."""
+    calls = []
+
+    def all_reduce(values, how):
+        calls.append(how)
+        values += torch.tensor([1.0, 2.0])
+    monkeypatch.setattr(hooks.dist, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(hooks.dist, 'all_reduce', all_reduce)
+    outputs = dict(loss=torch.tensor(2.0, requires_grad=True), loss_pixel=torch.tensor(1.0, dtype=torch.bfloat16))
+    hooks.MeanLossesHook().after_train_iter(None, 0, outputs=outputs)
+    assert calls == ['mean']
+    assert {key: float(value) for key, value in outputs.items()} == dict(loss=3.0, loss_pixel=3.0)
