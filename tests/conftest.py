@@ -34,6 +34,7 @@ def light_collections():
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

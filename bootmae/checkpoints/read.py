@@ -22,6 +22,7 @@ def history_method(owner: type, name: str):
 _NUMPY = (np._core.multiarray._reconstruct, np._core.multiarray.scalar)
 SAFE_TYPES = [
     argparse.Namespace, HistoryBuffer, (history_method, 'builtins.getattr'), np.ndarray, np.dtype,
+    bytes,  # of an empty array
     *((function, f'numpy.{core}.multiarray.{function.__name__}')  # numpy 1 wrote numpy.core
       for function in _NUMPY for core in ('core', '_core')),
     *(type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')),

@@ -82,9 +82,11 @@ class BootMAE(BaseSelfSupervisor):
         return tap
 
     def init_weights(self) -> None:
-        """Draw the starting weights; the momentum encoder starts equal to the online one."""
+        """Draw the starting weights; the momentum encoder starts equal to the online one. Once: see PlainViT."""
+        begun = self.is_init
         super().init_weights()
-        self.update_momentum(0.0)
+        if not begun:
+            self.update_momentum(0.0)
 
     def train(self, mode: bool = True) -> 'BootMAE':
         super().train(mode)

@@ -100,8 +100,9 @@ class PlainViT(BaseModule):
             self.requires_grad_(False)
 
     def init_weights(self) -> None:
-        init_transformer_weights(self)
-        nn.init.normal_(self.cls_token, std=1e-6)
+        if not self.is_init:  # mmengine loads init_cfg the first time only: a second draw would lose those weights
+            init_transformer_weights(self)
+            nn.init.normal_(self.cls_token, std=1e-6)
         super().init_weights()
 
     def train(self, mode: bool = True) -> 'PlainViT':

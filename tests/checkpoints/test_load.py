@@ -237,6 +237,15 @@ def test_initialiser(run_file, source):
     assert model.backbone.verdict.kind == f'BootMAE run ({source})'
 
 
+def test_a_second_start_keeps_the_weights(run_file):
+    path, pretrained = run_file
+    backbone = classifier(checkpoint=str(path)).backbone
+    for _ in range(2):
+        backbone.init_weights()
+        assert_close(backbone.blocks[0].mlp.fc1.weight.data, pretrained.backbone.blocks[0].mlp.fc1.weight.data.float(),
+                     rtol=0, atol=0)
+
+
 def test_initialiser_stops_at_a_wrong_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'missing\.pth'):
         classifier(checkpoint=str(tmp_path / 'missing.pth')).init_weights()

@@ -65,12 +65,13 @@ def test_a_file_like_the_authors(tmp_path):
 
 def test_numpy_numbers(tmp_path):
     content = dict(scalar=np.float64(0.5), small=np.float32(0.25), count=np.int64(7), array=np.arange(4.0),
-                   flags=np.array([True, False]))
+                   flags=np.array([True, False]), empty=np.array([]))
     torch.save(content, tmp_path / 'a.pth')
     read = read_checkpoint(tmp_path / 'a.pth')
     assert (read['scalar'], read['small'], read['count']) == (0.5, 0.25, 7)
     assert read['array'].tolist() == [0, 1, 2, 3]
     assert read['flags'].tolist() == [True, False]
+    assert read['empty'].tolist() == []
 
 
 def test_numpy_numbers_of_numpy_1(tmp_path):
@@ -166,15 +167,17 @@ def malicious(kind, marker):
         'getattr of a type': lambda: Reduced(getattr, str, 'format'),
         'getattr of the log history': lambda: Reduced(getattr, HistoryBuffer, '__init__'),
         'getattr, registering': lambda: Reduced(getattr, HistoryBuffer, 'register_statistics'),
-        'getattr, one of an instance': lambda: Reduced(getattr, HistoryBuffer(), 'mean'),
+        'getattr of an instance': lambda: Reduced(getattr, HistoryBuffer(), 'mean'),
+        'getattr of another type': lambda: Reduced(getattr, np.ndarray, 'mean'),
+        'getattr of a tensor': lambda: Reduced(getattr, torch.ones(1), 'mean'),
         'getattr, globals': lambda: Reduced(getattr, Reduced(getattr, HistoryBuffer, 'mean'), '__globals__'),
         'function of torch': lambda: Reduced(torch.hub.load, str(marker), 'x'),
     }[kind]()
 
 
 KINDS = ['os.system', 'subprocess', 'eval', 'exec', 'open', 'setstate', 'getattr of a module', 'getattr of a type',
-         'getattr of the log history', 'getattr, registering', 'getattr, one of an instance', 'getattr, globals',
-         'function of torch']
+         'getattr of the log history', 'getattr, registering', 'getattr of an instance', 'getattr of another type',
+         'getattr of a tensor', 'getattr, globals', 'function of torch']
 
 
 @pytest.mark.parametrize('kind', KINDS)

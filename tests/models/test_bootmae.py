@@ -125,6 +125,17 @@ def test_starts_equal():
     assert not any('pos_embed' in name for name in changed)
 
 
+def test_a_second_start_changes_nothing():
+    model = MODELS.build(dict(type='BootMAE', backbone=dict(
+        type='PlainViT', arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8)))
+    model.init_weights()
+    model.backbone.cls_token.data.fill_(1.0)  # training has moved the online encoder away
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.init_weights()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not torch.equal(model.momentum.cls_token, model.backbone.cls_token)
+
+
 @pytest.mark.parametrize('decay', [0.0, 0.3, 0.999, 1.0])
 def test_update_by_hand(make_bootmae, decay):
     model = make_bootmae()

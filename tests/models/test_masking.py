@@ -242,6 +242,7 @@ def test_statistics_equal_the_release(release):
     assert {name: value for name, value in found.items() if value > 5} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('change', [
     dict(max_roll=0), dict(max_roll=6), dict(block_area=(10, 60)), dict(block_area=(16, 30)), dict(min_aspect=0.5),
     dict(num_block=117)], ids=str)
