@@ -1,5 +1,6 @@
 """What a checkpoint is, and its encoder under our names."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -16,13 +17,25 @@ class Encoder:
     """The encoder found in a file.
 
     ``state`` has the names of :class:`bootmae.models.PlainViT`; ``mean`` and ``std`` are those of the input (of
-    0..255, RGB) that the weights were made with, or None where the file does not tell.
+    0..255, RGB) that the weights were made with, and ``img_size`` their (height, width); None where the file does not
+    tell.
     """
 
     kind: str
     state: State
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    img_size: tuple[int, int] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches that the positions are for: as recorded, else a square, else unknown."""
+        patches = self.state['pos_embed'].shape[1] - 1
+        if self.img_size:
+            height, width = self.state['patch_embed.proj.weight'].shape[2:]
+            return self.img_size[0] // height, self.img_size[1] // width
+        side = math.isqrt(patches)
+        return (side, side) if side * side == patches else None
 
     @property
     def depth(self) -> int:
@@ -66,7 +79,8 @@ def find_encoder(content: dict, source: str = 'online') -> Encoder:
     encoder = _find(content, source)
     recorded = content.get('meta', {}).get('bootmae', {}) if isinstance(content.get('meta'), dict) else {}
     if recorded:
-        encoder.mean, encoder.std = (tuple(recorded[key]) for key in ('mean', 'std'))
+        encoder.mean, encoder.std, encoder.img_size = (
+            tuple(recorded[key]) for key in ('mean', 'std', 'img_size'))
     return encoder
 
 

@@ -1,7 +1,6 @@
 """Loading with a verdict: every weight of the encoder is found, or the run does not start."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,16 +48,21 @@ def tensors_hash(state: State) -> str:
     return digest.hexdigest()[:12]
 
 
-def fit_positions(state: State, grid: tuple[int, int]) -> State:
-    """The state with its position embedding interpolated to the grid; stored grids are taken as square."""
-    positions = state.get('pos_embed')
-    if positions is None or positions.shape[1] == 1 + grid[0] * grid[1]:
-        return state
-    side = math.isqrt(positions.shape[1] - 1)
-    if side * side != positions.shape[1] - 1:
-        raise ValueError(f'its position embedding has {positions.shape[1] - 1} patches, no square grid, and the model '
-                         f'has {grid}: pretrain and evaluate at the same non-square size')
-    return state | {'pos_embed': resize_positions(positions, (side, side), grid)}
+def fit_positions(encoder: Encoder, grid: tuple[int, int]) -> State:
+    """The encoder's weights with the position embedding interpolated to the grid, if it is for another one.
+
+    Raises:
+        ValueError: if the file does not tell what grid it is for, and it can be neither a square nor the wanted one.
+    """
+    positions = encoder.state.get('pos_embed')
+    if positions is None or encoder.grid == tuple(grid):
+        return encoder.state
+    patches = positions.shape[1] - 1
+    if encoder.grid is None and patches == grid[0] * grid[1]:
+        return encoder.state
+    if encoder.grid is None or encoder.grid[0] * encoder.grid[1] != patches:
+        raise ValueError(f'its position embedding has {patches} patches, no square grid, and the model has {grid}')
+    return encoder.state | {'pos_embed': resize_positions(positions, encoder.grid, grid)}
 
 
 def match(backbone: PlainViT, encoder: Encoder) -> tuple[State, list[str], list[str]]:
@@ -68,7 +72,7 @@ def match(backbone: PlainViT, encoder: Encoder) -> tuple[State, list[str], list[
         ValueError: if anything is missing, unexpected or of another shape, beyond what the recipe declares.
     """
     wanted = backbone.state_dict()
-    state = fit_positions(encoder.state, backbone.grid)
+    state = fit_positions(encoder, backbone.grid)
     if encoder.depth != backbone.arch_depth:
         raise ValueError(f'it has {encoder.depth} blocks, the model\'s arch has {backbone.arch_depth}')
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))

@@ -70,9 +70,9 @@ def test_our_classifier(make_vit, randomise):
 
 @pytest.mark.parametrize('source', ['online', 'momentum'])
 def test_recorded_statistics_are_taken(make_bootmae, source):
-    meta = dict(bootmae=dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], method='BootMAE'))
+    meta = dict(bootmae=dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], img_size=[8, 16]))
     encoder = find_encoder(dict(state_dict=make_bootmae().state_dict(), meta=meta), source)
-    assert (encoder.mean, encoder.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert (encoder.mean, encoder.std, encoder.img_size) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), (8, 16))
 
 
 @pytest.mark.parametrize('meta', [None, 'text', {}, dict(bootmae={})])

@@ -145,6 +145,17 @@ def test_positions_of_a_rectangle_stay_or_are_refused(tmp_path, make_bootmae, ma
     assert unchanged(other, before)
 
 
+def test_recorded_rectangle_is_interpolated(tmp_path, make_bootmae, make_vit):
+    """32 patches as 4 x 8 and as 8 x 4 are equally many, and not the same."""
+    model = make_bootmae(backbone=dict(img_size=(32, 64)), masking={})
+    path = tmp_path / 'a.pth'
+    meta = dict(bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 64]))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    backbone = make_vit(img_size=(64, 32))
+    load_encoder(backbone, path)
+    assert torch.equal(backbone.pos_embed, resize_positions(model.backbone.pos_embed, (4, 8), (8, 4)))
+
+
 # Wrong files
 
 
