@@ -9,4 +9,6 @@ default_hooks = dict(
     provenance=dict(type='ProvenanceHook'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)
-randomness = dict(seed=0)  # images and masks are functions of (seed, epoch, image), on any number of ranks
+# Model randomness (drop path, mixup, MAE's masks) differs between ranks; crops and BootMAE's masks are functions of
+# (seed, epoch, image), on any number of ranks.
+randomness = dict(seed=0, diff_rank_seed=True)

@@ -20,6 +20,6 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
 test_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
 auto_scale_lr = dict(base_batch_size=60)
-param_scheduler = dict(warmup=4)
-train_cfg = dict(max_epochs=30, val_interval=30)
+param_scheduler = dict(warmup=3)
+train_cfg = dict(max_epochs=20, val_interval=20)
 default_hooks = dict(checkpoint=dict(interval=1000, save_last=True))
