@@ -218,8 +218,8 @@ def test_a_mistake_is_noticed(golden, monkeypatch, name):
 def test_a_trained_key_bias_is_noticed(golden, monkeypatch):
     """It would cancel in the forward pass; what it adds is a parameter that the release does not have."""
     def with_key_bias(init):
-        def building(self, dim, num_heads):
-            init(self, dim, num_heads)
+        def building(self, *args):
+            init(self, *args)
             self.k_bias = torch.nn.Parameter(torch.zeros_like(self.q_bias))
         return building
     mutated(layers.SelfAttention, '__init__', with_key_bias)(monkeypatch)
