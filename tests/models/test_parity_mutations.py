@@ -139,11 +139,11 @@ def scale_of_uneven_heads(attend):
 
 
 def undecayed(part):
-    return lambda decays: lambda name, parameter: decays(name, parameter) and not name.endswith(part)
+    return lambda decays: lambda name, parameter, *args: decays(name, parameter, *args) and not name.endswith(part)
 
 
 def decayed(part):
-    return lambda decays: lambda name, parameter: decays(name, parameter) or name.endswith(part)
+    return lambda decays: lambda name, parameter, *args: decays(name, parameter, *args) or name.endswith(part)
 
 
 def unused_feature_weight(loss):
