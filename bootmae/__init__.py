@@ -4,6 +4,6 @@ from . import compat
 
 compat.apply()
 
-from . import checkpoints, data, engine, models  # noqa: E402, F401
+from . import checkpoints, data, engine, models, transfer  # noqa: E402, F401
 
 __version__ = '0.1.0'

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .keys import State, authors_key, from_mmpretrain, from_timm
+from .keys import State, authors_key, from_authors_segmentation, from_mmpretrain, from_timm
 
 HALF = (127.5, 127.5, 127.5)  # BootMAE: [0, 1] images with mean = std = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -102,6 +102,9 @@ def _find(content: dict, source: str) -> Encoder:
         return Encoder('mmpretrain MAE', from_mmpretrain(under(state, 'backbone.')), IMAGENET_MEAN, IMAGENET_STD)
     if has(state, 'backbone.layers.'):
         return Encoder('mmpretrain ViT', from_mmpretrain(under(state, 'backbone.')))
+    if has(state, 'backbone.fpn1.', 'backbone.blocks.0.attn.relative_position_index'):
+        encoder = under(from_authors_segmentation(state), 'backbone.')
+        return Encoder('authors\' BootMAE segmentation', encoder, HALF, HALF)
     if has(state, 'backbone.blocks.'):
         return Encoder('run of this suite', under(state, 'backbone.'))
     if has(state, 'blocks.0.attn.q_bias'):

@@ -9,6 +9,8 @@ import re
 
 import torch
 
+from ..models.positions import bias_table_size, relative_index
+
 State = dict[str, torch.Tensor]
 
 # The release's decoder names (bootmae.md, section 9), in front of an optional suffix _1 for the feature branch.
@@ -125,3 +127,43 @@ def from_authors_finetuned(state: State) -> State:
     """The release's fine-tuned weights as a state of an ``ImageClassifier`` with our encoder."""
     return {f'head.fc.{key.removeprefix("head.")}' if key.startswith('head.') else f'backbone.{key}': value
             for key, value in state.items()}
+
+
+_SEGMENTATION_HEADS = ('decode_head.', 'auxiliary_head.')
+_SEGMENTATION_PYRAMID = (('fpn1.', 'pyramid.up4.'), ('fpn2.', 'pyramid.up2.'))
+_INDEX, _TABLE = '.relative_position_index', '.relative_position_bias_table'
+
+
+def from_authors_segmentation(state: State) -> State:
+    """The release's segmentation weights as a state of mmseg's ``EncoderDecoder`` with our ``TransferViT``.
+
+    The relative position indices, which follow from the grid, are compared with ours and left out.
+
+    Raises:
+        ValueError: for a name that is none of the release's, or an index that is not ours.
+    """
+    renamed, unknown = {}, []
+    for key, value in state.items():
+        if key.endswith(_INDEX):
+            check_relative_index(key, value, state.get(key.replace(_INDEX, _TABLE)))
+            continue
+        name = key.removeprefix('backbone.')
+        for old, new in _SEGMENTATION_PYRAMID:
+            name = name.replace(old, new, 1) if name.startswith(old) else name
+        if key.startswith('backbone.') and (_ENCODER.match(name) or name.startswith('pyramid.')):
+            renamed[f'backbone.{name}'] = value
+        elif key.startswith(_SEGMENTATION_HEADS):
+            renamed[key] = value
+        else:
+            unknown.append(key)
+    if unknown:
+        raise ValueError(f'not a BootMAE segmentation file: unknown weights {unknown[:5]}')
+    return renamed
+
+
+def check_relative_index(key: str, index: torch.Tensor, table: torch.Tensor | None) -> None:
+    """Raise a ValueError unless a stored index says what ours says, for a grid that fits the table."""
+    patches, rows = len(index) - 1, -1 if table is None else len(table)
+    grids = ((n, patches // n) for n in range(1, patches + 1) if patches % n == 0)
+    if not any(torch.equal(index, relative_index(grid)) for grid in grids if bias_table_size(grid) == rows):
+        raise ValueError(f'{key} orders the relative positions otherwise than the release, or does not fit its table')

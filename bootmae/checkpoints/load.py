@@ -1,7 +1,9 @@
 """Loading with a verdict: every weight of the encoder is found, or the run does not start."""
 
 import hashlib
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -9,14 +11,15 @@ from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from ..models.positions import resize_positions
+from ..models.positions import bias_table_size, resize_bias_table, resize_positions
 from ..models.vit import PlainViT
 from .identify import Encoder, find_encoder, weights_of
 from .keys import State
 from .read import read_checkpoint
 
-NEW_PARTS = ('fc_norm.', )  # a pooled backbone's own LayerNorm starts fresh
-UNUSED_PARTS = ('norm.', 'fc_norm.')  # a final norm that the backbone does not have
+Grid = tuple[int, int]  # rows and columns of patches
+
+UNUSED_PARTS = ('norm.', 'fc_norm.', 'pyramid.')  # what follows the blocks, if the backbone goes on in another way
 
 
 @dataclass
@@ -30,12 +33,18 @@ class Verdict:
     new: list[str]
     unused: list[str]
     hash: str
+    resized: list[str] = field(default_factory=list)  # what was interpolated, from and to which grid
 
     def __str__(self) -> str:
-        new = f', new: {", ".join(self.new)}' if self.new else ''
-        unused = f', not used: {", ".join(self.unused)}' if self.unused else ''
-        return (f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]{new}{unused}, '
-                f'sha256 {self.hash}')
+        notes = (('interpolated', self.resized), ('new', families(self.new)), ('not used', self.unused))
+        return (f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
+                f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}')
+
+
+def families(keys: list[str]) -> list[str]:
+    """Names of weights, short: one for all blocks (``blocks.*.gamma_1``), and one for a pyramid (``pyramid.*``)."""
+    return list(dict.fromkeys(re.sub(r'^pyramid\..*', 'pyramid.*', re.sub(r'^blocks\.\d+', 'blocks.*', key))
+                              for key in keys))
 
 
 def tensors_hash(state: State) -> str:
@@ -48,35 +57,68 @@ def tensors_hash(state: State) -> str:
     return digest.hexdigest()[:12]
 
 
-def fit_positions(encoder: Encoder, grid: tuple[int, int]) -> State:
-    """The encoder's weights with the position embedding interpolated to the grid, if it is for another one.
+def fit_grids(encoder: Encoder, grids: dict[str, Grid]) -> tuple[State, list[str]]:
+    """The encoder's weights with absolute and relative positions interpolated, and what was, from and to which grid.
+
+    Args:
+        encoder: of a file.
+        grids: the wanted rows and columns for each tensor of positions; see :meth:`PlainViT.position_grids`.
 
     Raises:
         ValueError: if the file does not tell what grid it is for, and it can be neither a square nor the wanted one.
     """
-    positions = encoder.state.get('pos_embed')
-    if positions is None or encoder.grid == tuple(grid):
-        return encoder.state
-    patches = positions.shape[1] - 1
-    if encoder.grid is None and patches == grid[0] * grid[1]:
-        return encoder.state
-    if encoder.grid is None or encoder.grid[0] * encoder.grid[1] != patches:
-        raise ValueError(f'its position embedding has {patches} patches, no square grid, and the model has {grid}')
-    return encoder.state | {'pos_embed': resize_positions(positions, encoder.grid, grid)}
+    state, resized = dict(encoder.state), []
+    for name in (name for name in grids if name in state):
+        value, new = state[name], grids[name]
+        resize, old = ((resize_positions, position_grid(encoder, new)) if name == 'pos_embed' else
+                       (resize_bias_table, table_grid(encoder, value, new)))
+        state[name] = resize(value, old, new)
+        if old != new:
+            resized.append(f'{name.rpartition(".")[2]} from {old[0]}x{old[1]} to {new[0]}x{new[1]}')
+    return state, list(dict.fromkeys(resized))
 
 
-def match(backbone: PlainViT, encoder: Encoder) -> tuple[State, list[str], list[str]]:
-    """The weights to load, the names of new ones, and of the file's unused parts.
+def position_grid(encoder: Encoder, wanted: Grid) -> Grid:
+    """The grid of the position embedding: recorded or square, else the one wanted."""
+    grid, patches = encoder.grid or wanted, encoder.state['pos_embed'].shape[1] - 1
+    if math.prod(grid) != patches:
+        raise ValueError(f'its position embedding has {patches} patches, no square grid, and the model has {wanted}')
+    return grid
+
+
+def table_grid(encoder: Encoder, table: torch.Tensor, wanted: Grid) -> Grid:
+    """The grid of a relative position bias table, by its rows: the encoder's, else a square (a window), else wanted."""
+    side = (math.isqrt(max(len(table) - 3, 0)) + 1) // 2
+    whole = encoder.grid if 'pos_embed' in encoder.state else None
+    for grid in (whole, (side, side), wanted):
+        if grid and bias_table_size(grid) == len(table):
+            return grid
+    raise ValueError(f'its bias table has {len(table)} rows, no square grid, and the model has {wanted}')
+
+
+@dataclass
+class Match:
+    """What of a file goes into a backbone."""
+
+    state: State
+    new: list[str]  # tensors of the backbone that start fresh
+    unused: list[str]  # parts of the file
+    resized: list[str]  # what was interpolated, from and to which grid
+
+
+def match(backbone: PlainViT, encoder: Encoder) -> Match:
+    """The weights to load, and what remains on either side.
 
     Raises:
-        ValueError: if anything is missing, unexpected or of another shape, beyond what the recipe declares.
+        ValueError: if anything is missing, unexpected or of another shape, beyond what the backbone declares as new
+            (as a whole) and the parts after its blocks.
     """
     wanted = backbone.state_dict()
-    state = fit_positions(encoder, backbone.grid)
     if encoder.depth != backbone.arch_depth:
         raise ValueError(f'it has {encoder.depth} blocks, the model\'s arch has {backbone.arch_depth}')
+    state, resized = fit_grids(encoder, backbone.position_grids)
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
-    new = [key for key in wanted if key not in state and key.startswith(NEW_PARTS)]
+    new = [key for keys in backbone.new_parts.values() for key in keys if not set(keys) & set(state)]
     unused = [key for key in state if key not in wanted and key.startswith((*UNUSED_PARTS, *inner))]
     missing = [key for key in wanted if key not in state and key not in new]
     unexpected = [key for key in state if key not in wanted and key not in unused]
@@ -87,7 +129,7 @@ def match(backbone: PlainViT, encoder: Encoder) -> tuple[State, list[str], list[
     if faults:
         raise ValueError('; '.join(faults))
     loaded = {key: state[key] for key in wanted if key in state}
-    return loaded, new, sorted({'.'.join(key.split('.')[:2]) for key in unused})
+    return Match(loaded, new, sorted({'.'.join(key.split('.')[:2]) for key in unused}), resized)
 
 
 def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> Verdict:
@@ -105,12 +147,13 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -
     content = read_checkpoint(path)
     try:
         encoder = find_encoder(content, source)
-        state, new, unused = match(backbone, encoder)
+        found = match(backbone, encoder)
     except ValueError as error:
         raise ValueError(f'{path} was not loaded into the backbone: {error}. Use the config of the method and size '
                          'that made the file, or another file.') from error
-    backbone.load_state_dict(state, strict=False)
-    return Verdict(str(path), encoder.kind, len(state), len(state), new, unused, tensors_hash(state))
+    backbone.load_state_dict(found.state, strict=False)
+    return Verdict(str(path), encoder.kind, len(found.state), len(found.state), found.new, found.unused,
+                   tensors_hash(found.state), found.resized)
 
 
 @WEIGHT_INITIALIZERS.register_module()

@@ -12,7 +12,8 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 
-from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned
+from ..checkpoints.identify import under
+from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned, from_authors_segmentation
 from ..models.layers import LAYER_NORM_EPS
 from ..models.objectives import token_weights
 from .optim import ViTOptimWrapperConstructor
@@ -85,9 +86,9 @@ def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> 
 
 
 def build_vit(meta: dict, **kwargs) -> dict:
-    return dict(type='PlainViT', img_size=meta['img_size'], patch_size=meta['patch_size'],
-                arch=dict(embed_dims=meta['embed_dim'], depth=meta['depth'], num_heads=meta['num_heads'],
-                          mlp_ratio=meta.get('mlp_ratio', 4)), **kwargs)
+    arch = dict(embed_dims=meta['embed_dim'], depth=meta['depth'], num_heads=meta['num_heads'],
+                mlp_ratio=meta.get('mlp_ratio', 4))
+    return dict(type='PlainViT', img_size=meta['img_size'], patch_size=meta['patch_size'], arch=arch) | kwargs
 
 
 def build_bootmae(meta: dict) -> torch.nn.Module:
@@ -172,6 +173,26 @@ def compare_finetuning(golden: Golden) -> Errors:
         return {'logits': relative_error(model(golden.tensor('images'), mode='tensor'), golden.tensor('logits'))}
 
 
+def build_segmentation_backbone(meta: dict) -> torch.nn.Module:
+    """The backbone with pyramid at a golden file's size, in float64."""
+    return MODELS.build(build_vit(
+        meta, type='TransferViT', out_indices=meta['out_indices'], pyramid=dict(type='TapPyramid'),
+        relative_positions=meta['use_rel_pos_bias'], layer_scale=meta['init_values'],
+        trainable_positions=True)).double()
+
+
+def compare_segmentation(golden: Golden) -> Errors:
+    """The four levels of the segmentation backbone in evaluation mode."""
+    model = build_segmentation_backbone(golden.meta)
+    weights = {f'backbone.{name}': value for name, value in golden.group('backbone/').items()}
+    golden.fill(model, under(from_authors_segmentation(weights), 'backbone.'))
+    model.eval()
+    with torch.no_grad():
+        levels = model(golden.tensor('images'))
+    return {f'level {index}': relative_error(level, golden.tensor(f'level{index}'))
+            for index, level in enumerate(levels)}
+
+
 def compare(path: str | Path) -> tuple[str, Errors]:
     """Kind of a golden file, and the largest relative error of each result.
 
@@ -180,9 +201,8 @@ def compare(path: str | Path) -> tuple[str, Errors]:
     """
     init_default_scope('mmpretrain')
     golden = Golden(path)
-    comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning}
-    if golden.kind not in comparisons:
-        raise ValueError(f'{path} is a {golden.kind} file; this version compares {" and ".join(comparisons)} files')
+    comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning,
+                   'segmentation': compare_segmentation}
     try:
         return golden.kind, comparisons[golden.kind](golden)
     except KeyError as error:

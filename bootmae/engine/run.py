@@ -70,9 +70,10 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
         ValueError: if the config is none that starts from an encoder, or normalises images otherwise than the run that
             made the weights.
     """
-    if cfg.model.get('backbone', {}).get('type') != 'PlainViT' or 'head' not in cfg.model:
-        raise ValueError(f'--init starts a downstream model with a PlainViT backbone, not {cfg.model.type}: '
-                         'to go on with a pretraining run use --resume')
+    backbone = cfg.model.get('backbone', {}).get('type')
+    if backbone != 'TransferViT' and (backbone != 'PlainViT' or 'head' not in cfg.model):
+        raise ValueError(f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
+                         f'{cfg.model.type}: to go on with a pretraining run use --resume')
     try:
         encoder = find_encoder(read_checkpoint(checkpoint), source)
     except ValueError as error:

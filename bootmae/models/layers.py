@@ -1,12 +1,17 @@
 """Transformer parts shared by encoders, decoders and downstream backbones.
 
-Shape letters: B batch, T tokens, Q query tokens, D width, H heads, K head width (D // H), I inner width (H * K).
+Shape letters: B batch, T tokens, Q query tokens, D width, H heads, K head width (D // H), I inner width (H * K),
+W windows, L tokens of a window.
 """
+
+from dataclasses import dataclass
 
 import torch
 from mmcv.cnn.bricks import DropPath
 from torch import nn
 from torch.nn import functional as F
+
+from .positions import bias_table_size, resize_bias_table
 
 LAYER_NORM_EPS = 1e-6
 
@@ -20,9 +25,14 @@ def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Scaled dot-product attention of (B, Q, I) queries over (B, T, I) keys and values -> (B, Q, I)."""
-    out = F.scaled_dot_product_attention(*(split_heads(x, num_heads) for x in (q, k, v)))
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int,
+           bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Scaled dot-product attention of (B, Q, I) queries over (B, T, I) keys and values -> (B, Q, I).
+
+    ``bias`` (H, Q, T) is added to the logits.
+    """
+    q, k, v = (split_heads(x, num_heads) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
     return out.transpose(1, 2).flatten(2)
 
 
@@ -33,6 +43,15 @@ def head_width(dim: int, num_heads: int) -> int:
     return dim // num_heads
 
 
+@dataclass
+class TokenGroup:
+    """Tokens that attend to one another and to no others: W windows of one shape, or all tokens of an image."""
+
+    ids: torch.Tensor | None = None  # (W, L) places in the sequence; None: all tokens
+    bias_index: torch.Tensor | None = None  # (L, L) rows of the relative position bias table; None: no bias
+    bias_grid: tuple[int, int] | None = None  # the grid that a table with these rows is for
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with a query bias and a value bias and no key bias (bootmae.md, section 2).
 
@@ -41,9 +60,10 @@ class SelfAttention(nn.Module):
     Args:
         dim: token width D.
         num_heads: H; the inner width is ``(D // H) * H``.
+        bias_grid: rows and columns of the grid whose offsets get a trained bias, or None. The table starts at zero.
     """
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, bias_grid: tuple[int, int] | None = None):
         super().__init__()
         inner = head_width(dim, num_heads) * num_heads
         self.num_heads = num_heads
@@ -51,12 +71,42 @@ class SelfAttention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(inner))
         self.v_bias = nn.Parameter(torch.zeros(inner))
         self.proj = nn.Linear(inner, dim)
+        self.bias_grid = bias_grid
+        self.relative_position_bias_table = None if bias_grid is None else nn.Parameter(
+            torch.zeros(bias_table_size(bias_grid), num_heads))
 
-    def forward(self, x: torch.Tensor, num_queries: int | None = None) -> torch.Tensor:
-        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens only."""
+    def position_bias(self, group: TokenGroup) -> torch.Tensor | None:
+        """(H, L, L) bias on the logits of a group, the table interpolated if it was made for another grid."""
+        if self.relative_position_bias_table is None or group.bias_index is None:
+            return None
+        table = resize_bias_table(self.relative_position_bias_table, self.bias_grid, group.bias_grid)
+        return table[group.bias_index].permute(2, 0, 1)
+
+    def attend_groups(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+                      groups: list[TokenGroup]) -> torch.Tensor:
+        """Attention within each group; together the groups hold each of the T tokens once."""
+        if groups[0].ids is None:
+            return attend(q, k, v, self.num_heads, self.position_bias(groups[0]))
+        outputs = []
+        for group in groups:
+            windows = (x[:, group.ids].flatten(0, 1) for x in (q, k, v))  # B * W, L, I
+            out = attend(*windows, self.num_heads, self.position_bias(group))
+            outputs.append(out.reshape(len(q), -1, out.shape[-1]))  # B, W * L, I
+        places = torch.cat([group.ids.flatten() for group in groups]).argsort()
+        return torch.cat(outputs, dim=1)[:, places]
+
+    def forward(self, x: torch.Tensor, num_queries: int | None = None,
+                groups: list[TokenGroup] | None = None) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens only.
+
+        Without ``groups`` every token attends to all, without position bias.
+        """
+        assert groups is None or num_queries is None
         if num_queries is None:
             bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
             q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+            if groups is not None:
+                return self.proj(self.attend_groups(q, k, v, groups))
         else:
             q_weight, kv_weight = self.qkv.weight.tensor_split((len(self.q_bias),))
             bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
@@ -112,21 +162,34 @@ class Block(nn.Module):
         num_heads: H.
         mlp_ratio: hidden width of the MLP over D.
         drop_path: probability to skip each residual branch of a sample while training.
+        layer_scale: start value of a trained factor per channel on each branch, or None for no such factors.
+        bias_grid: of :class:`SelfAttention`.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0,
+                 layer_scale: float | None = None, bias_grid: tuple[int, int] | None = None):
         super().__init__()
         self.norm1 = layer_norm(dim)
-        self.attn = SelfAttention(dim, num_heads)
+        self.attn = SelfAttention(dim, num_heads, bias_grid)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        for name in ('gamma_1', 'gamma_2'):
+            gamma = None if layer_scale is None else nn.Parameter(torch.full((dim, ), float(layer_scale)))
+            self.register_parameter(name, gamma)
 
-    def forward(self, x: torch.Tensor, num_queries: int | None = None) -> torch.Tensor:
-        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens, which still see all T."""
+    def forward(self, x: torch.Tensor, num_queries: int | None = None,
+                groups: list[TokenGroup] | None = None) -> torch.Tensor:
+        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens, which still see all T.
+
+        ``groups`` say which tokens see which, and where they are; None: all see all.
+        """
+        def residual(branch: torch.Tensor, gamma: torch.Tensor | None) -> torch.Tensor:
+            return self.drop_path(branch if gamma is None else gamma * branch)
+
         queries = x if num_queries is None else x[:, -num_queries:]
-        queries = queries + self.drop_path(self.attn(self.norm1(x), num_queries))
-        return queries + self.drop_path(self.mlp(self.norm2(queries)))
+        queries = queries + residual(self.attn(self.norm1(x), num_queries, groups), self.gamma_1)
+        return queries + residual(self.mlp(self.norm2(queries)), self.gamma_2)
 
 
 class PatchEmbed(nn.Module):

@@ -1,4 +1,7 @@
-"""Position embeddings of a patch grid."""
+"""Absolute position embeddings and relative position biases of a patch grid.
+
+Shape letters: N patches, D width, H heads.
+"""
 
 import torch
 from torch.nn import functional as F
@@ -46,3 +49,61 @@ def resize_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[i
     patches = patches.unflatten(1, old).permute(0, 3, 1, 2)
     patches = F.interpolate(patches, size=new, mode='bicubic', align_corners=False)
     return torch.cat((class_token, patches.flatten(2).transpose(1, 2)), dim=1)
+
+
+# Relative position bias: one trained number per offset (row and column) and head, then three for pairs with the class
+# token. A table is (offsets + 3, H); the offset (dr, dc) of query minus key is row
+# (dr + rows - 1) * (2 * columns - 1) + (dc + columns - 1).
+CLASS_TO_PATCH, PATCH_TO_CLASS, CLASS_TO_CLASS = -3, -2, -1
+
+
+def bias_table_size(grid: tuple[int, int]) -> int:
+    """Rows of a relative position bias table: all offsets within the grid, and three for the class token."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+
+
+def relative_index(grid: tuple[int, int], bias_grid: tuple[int, int] | None = None, class_token: bool = True,
+                   device: torch.device | str | None = None) -> torch.Tensor:
+    """Row of the bias table for each pair of query and key, as in the authors' segmentation backbone.
+
+    Args:
+        grid: rows and columns of the patches that attend to one another.
+        bias_grid: the grid that the table is for, at least as large; by default the same.
+        class_token: whether a class token stands before the patches.
+
+    Returns:
+        (1 + N, 1 + N), or (N, N) without class token.
+    """
+    rows, columns = bias_grid or grid
+    row = torch.arange(grid[0], device=device).repeat_interleave(grid[1])
+    column = torch.arange(grid[1], device=device).repeat(grid[0])
+    row, column = (x.unsqueeze(1) - x for x in (row, column))
+    index = (row + rows - 1) * (2 * columns - 1) + column + columns - 1
+    if class_token:
+        size = bias_table_size((rows, columns))
+        index = F.pad(index, (1, 0, 1, 0), value=size + PATCH_TO_CLASS)
+        index[0] = size + CLASS_TO_PATCH
+        index[0, 0] = size + CLASS_TO_CLASS
+    return index
+
+
+def resize_bias_table(table: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
+    """Bicubic interpolation of a relative position bias table from one grid to another.
+
+    The plane of offsets is stretched so that its corners stay its corners (``align_corners``): no offset stays no
+    offset, the largest stays the largest, and nothing is extrapolated. The three class-token rows stay as they are.
+
+    Args:
+        table: (``bias_table_size(old)``, H).
+        old: rows and columns it was made for.
+        new: rows and columns wanted.
+
+    Returns:
+        (``bias_table_size(new)``, H).
+    """
+    if tuple(old) == tuple(new):
+        return table
+    offsets, class_rows = table[:-3], table[-3:]
+    offsets = offsets.T.unflatten(1, tuple(2 * n - 1 for n in old)).unsqueeze(0)  # 1, H, offsets of rows, of columns
+    offsets = F.interpolate(offsets, size=tuple(2 * n - 1 for n in new), mode='bicubic', align_corners=True)
+    return torch.cat((offsets[0].flatten(1).T, class_rows))

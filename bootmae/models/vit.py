@@ -3,6 +3,7 @@
 Shape letters: B batch, N patches, T tokens, P pixels of a patch (C * height * width), D width.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,10 @@ from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from mmpretrain.registry import MODELS
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .init import init_transformer_weights
-from .layers import Block, PatchEmbed, layer_norm
+from .layers import Block, PatchEmbed, TokenGroup, layer_norm
 from .positions import sincos_positions
 
 ARCHS = {
@@ -62,6 +64,8 @@ class PlainViT(BaseModule):
             (B, D), or ``avg_featmap`` (B, D): the mean of the patch tokens, then a LayerNorm of its own (``fc_norm``).
         final_norm: whether the last block is followed by a LayerNorm. Ignored (absent) with ``avg_featmap``.
         frozen: keep all weights fixed and the module in eval mode (linear probing).
+        with_cp: work the blocks out again for the backward pass instead of keeping them (less memory, more time).
+        block_options: further arguments of each :class:`Block`, one dict a block, for backbones derived from this one.
     """
 
     def __init__(self,
@@ -74,6 +78,8 @@ class PlainViT(BaseModule):
                  out_type: str = 'raw',
                  final_norm: bool = True,
                  frozen: bool = False,
+                 with_cp: bool = False,
+                 block_options: Sequence[dict] | None = None,
                  init_cfg: dict | None = None):
         super().__init__(init_cfg)
         if out_type not in OUT_TYPES:
@@ -91,22 +97,46 @@ class PlainViT(BaseModule):
         self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=False)
         rates = np.linspace(0, drop_path_rate, self.depth).tolist()
         self.blocks = nn.ModuleList(
-            Block(self.embed_dims, self.num_heads, arch['mlp_ratio'], rate) for rate in rates)
+            Block(self.embed_dims, self.num_heads, arch['mlp_ratio'], rate, **options)
+            for rate, options in zip(rates, block_options or [{}] * self.depth, strict=True))
         pooled = out_type == 'avg_featmap'
         self.norm = layer_norm(self.embed_dims) if final_norm and not pooled else nn.Identity()
         self.fc_norm = layer_norm(self.embed_dims) if pooled else nn.Identity()
+        self.with_cp = with_cp
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
 
     def init_weights(self) -> None:
-        if not self.is_init:  # mmengine loads init_cfg the first time only: a second draw would lose those weights
-            init_transformer_weights(self)
+        if not self.is_init:  # mmengine loads init_cfg the first time only: a second draw would lose it
+            for part in (self.patch_embed, self.blocks, self.norm, self.fc_norm):
+                init_transformer_weights(part)
             nn.init.normal_(self.cls_token, std=1e-6)
         super().init_weights()
 
     def train(self, mode: bool = True) -> 'PlainViT':
         return super().train(mode and not self.frozen)
+
+    @property
+    def new_parts(self) -> dict[str, list[str]]:
+        """Parts that a downstream model adds to a pretrained encoder: name of the part -> names of its tensors.
+
+        A file may lack such a part, as a whole; it then starts fresh.
+        """
+        return self.find_parts({'fc_norm': r'fc_norm\.'})
+
+    def find_parts(self, patterns: dict[str, str]) -> dict[str, list[str]]:
+        """The tensors of each part, given a pattern of their whole names or its beginning; empty parts are left out."""
+        parts = {part: [key for key in self.state_dict() if re.match(pattern, key)]
+                 for part, pattern in patterns.items()}
+        return {part: keys for part, keys in parts.items() if keys}
+
+    @property
+    def position_grids(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns that each tensor of absolute or relative positions is for."""
+        tables = {f'blocks.{index}.attn.relative_position_bias_table': block.attn.bias_grid
+                  for index, block in enumerate(self.blocks) if block.attn.bias_grid}
+        return {'pos_embed': self.grid} | tables
 
     @property
     def num_patches(self) -> int:
@@ -132,8 +162,9 @@ class PlainViT(BaseModule):
         tokens = self.patch_embed(patches) + positions
         return torch.cat((class_token, tokens), dim=1)
 
-    def forward_blocks(self, x: torch.Tensor, taps: Sequence[int] = (),
-                       num_queries: int | None = None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward_blocks(self, x: torch.Tensor, taps: Sequence[int] = (), num_queries: int | None = None,
+                       groups: Sequence[list[TokenGroup] | None] | None = None
+                       ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """All blocks, without the final norm.
 
         Args:
@@ -141,13 +172,16 @@ class PlainViT(BaseModule):
             taps: indices of the blocks whose outputs are wanted as well, in that order.
             num_queries: if given, the last block works out the last ``num_queries`` tokens only. No tap may then be
                 the last block.
+            groups: for each block which tokens see which (:class:`TokenGroup`); None: all see all.
 
         Returns:
             the last block's output, and the list of taps.
         """
         outputs = {}
+        recompute = self.with_cp and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
-            x = block(x, num_queries if index == self.depth - 1 else None)
+            args = x, num_queries if index == self.depth - 1 else None, groups and groups[index]
+            x = checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
             if index in taps:
                 outputs[index] = x
         return x, [outputs[index] for index in taps]

@@ -38,6 +38,13 @@ def test_finetuning_equals_the_release(golden):
     assert errors['logits'] <= 1e-6
 
 
+def test_segmentation_equals_the_release(golden):
+    kind, errors = compare(golden / SEGMENTATION)
+    assert kind == 'segmentation'
+    assert list(errors) == ['level 0', 'level 1', 'level 2', 'level 3']
+    assert {key: error for key, error in errors.items() if error > 1e-6} == {}
+
+
 def test_tolerance_is_one_in_a_million():
     assert TOLERANCE == 1e-6
 
@@ -119,7 +126,8 @@ def test_command_tells_what_differs(command, golden, doctored):
 @pytest.mark.parametrize('name, key, result', [
     (SQUARE, 'pixel_pred', 'pixel'), (SQUARE, 'feature_target', 'momentum'), (SQUARE, 'token_weight', 'token'),
     (SQUARE, 'gradnorm/blocks.0.attn.q_bias', 'gradient'), (SQUARE, 'after_step/mask_token', 'after'),
-    (SQUARE, 'after_ema/blocks.0.attn.qkv.weight', 'momentum'), (FINETUNE, 'logits', 'logits')])
+    (SQUARE, 'after_ema/blocks.0.attn.qkv.weight', 'momentum'), (FINETUNE, 'logits', 'logits'),
+    (SEGMENTATION, 'level3', 'level')])
 def test_command_notices_a_doctored_value(command, doctored, name, key, result):
     code, out, _ = command(doctored(name, **{key: lambda value: value * 1.00001}))
     assert code == 1
@@ -134,7 +142,13 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
 
 
 @pytest.mark.parametrize('name, changes, message', [
-    (SEGMENTATION, {}, 'is a segmentation file; this version compares pretraining and fine-tuning files'),
+    (SEGMENTATION, dict(level1=None), "lacks 'level1'"),
+    (SEGMENTATION, {'backbone/fpn3': np.zeros(3)}, "unknown weights .'backbone.fpn3'"),
+    (SEGMENTATION, {'backbone/blocks.1.gamma_1': None}, 'do not fit its sizes.*Missing key.*blocks.1.gamma_1'),
+    (SEGMENTATION, {'backbone/blocks.1.attn.relative_position_index': lambda index: index.T},
+     'blocks.1.attn.relative_position_index orders the relative positions otherwise than the release'),
+    (SEGMENTATION, {'backbone/blocks.1.attn.relative_position_bias_table': lambda table: table[:-3]},
+     'blocks.1.attn.relative_position_index .*does not fit its table'),
     (SQUARE, dict(loss_pixel=None), "lacks 'loss_pixel'"),
     (SQUARE, dict(images=None), "lacks 'images'"),
     (SQUARE, {'momentum/': None}, "lacks 'momentum/'"),

@@ -1,0 +1,156 @@
+"""The ViT as a backbone of mmpretrain, mmseg and mmdet: taps, any input size, relative positions, windows, pyramid.
+
+Shape letters: B batch, C channels, H and W image size, h and w rows and columns of patches, D width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.registry import MODELS
+from mmengine.utils import to_2tuple
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from torch.nn import functional as F
+
+from ..models.positions import resize_positions
+from ..models.vit import PlainViT, patch_grid, resolve_arch
+from .windows import all_tokens, window_groups
+
+
+@MMPRETRAIN_MODELS.register_module()  # so that mmpretrain too knows the name `mmpretrain.TransferViT`
+@MODELS.register_module()  # the root registry, where mmpretrain, mmseg and mmdet find `TransferViT`
+class TransferViT(PlainViT):
+    """:class:`PlainViT` that gives feature maps to a segmentation or detection head.
+
+    The maps are block outputs without a final norm, as in the authors' release and in ViTDet. Images may have any size
+    that is a multiple of the patch, each batch its own: absolute positions and the relative positions of blocks that
+    attend to all are interpolated to its grid; those within windows need no interpolation.
+
+    Args:
+        arch, patch_size, in_channels, drop_path_rate, with_cp, init_cfg: of :class:`PlainViT`.
+        img_size: the size that the stored positions are for, usually that of the training crops.
+        depth: number of blocks, if it differs from the arch's.
+        out_indices: blocks whose outputs are given, in order, the last block last; negative ones count from the end.
+        pyramid: config of :class:`TapPyramid` or :class:`SimplePyramid` without ``in_channels``; None: give the maps.
+        trainable_positions: whether the absolute position embedding is trained.
+        relative_positions: whether each block has a relative position bias of its own (BEiT), starting at zero. Costs
+            (1 + h * w)^2 numbers a head in blocks that attend to all: for 1024-pixel images use windows or none.
+        layer_scale: start value of a trained factor per channel on each residual branch, or None for none.
+        window_size: side of the attention windows in patches, or None: all blocks attend to all. See
+            :func:`window_groups` for edges and the class token.
+        global_blocks: blocks that attend to all in spite of ``window_size``; by default the last of each quarter.
+        frozen_stages: 0 fixes the embedding, k also the first k blocks; -1: nothing.
+        pad: pad images with zeros at the right and bottom to a multiple of the patch, instead of refusing them. The
+            maps then cover the padded image. Better: ``pad_size_divisor`` (mmdet) or ``size_divisor`` (mmseg) of the
+            data preprocessor, which knows how to crop the result.
+    """
+
+    def __init__(self,
+                 arch: str | dict = 'base',
+                 img_size: int | Sequence[int] = 224,
+                 patch_size: int | Sequence[int] = 16,
+                 depth: int | None = None,
+                 in_channels: int = 3,
+                 drop_path_rate: float = 0.0,
+                 out_indices: Sequence[int] = (-1, ),
+                 pyramid: dict | None = None,
+                 trainable_positions: bool = False,
+                 relative_positions: bool = False,
+                 layer_scale: float | None = None,
+                 window_size: int | None = None,
+                 global_blocks: Sequence[int] | None = None,
+                 frozen_stages: int = -1,
+                 pad: bool = False,
+                 with_cp: bool = False,
+                 init_cfg: dict | None = None):
+        num_blocks = resolve_arch(arch)['depth'] if depth is None else depth
+        windowed = _windowed(num_blocks, window_size, global_blocks)
+        shared = dict(arch=arch, img_size=img_size, patch_size=patch_size, depth=depth, in_channels=in_channels,
+                      drop_path_rate=drop_path_rate, final_norm=False, with_cp=with_cp, init_cfg=init_cfg)
+        grid = patch_grid(to_2tuple(img_size), to_2tuple(patch_size)) if relative_positions else None
+        window = (window_size, window_size) if relative_positions else None
+        super().__init__(**shared, block_options=[
+            dict(layer_scale=layer_scale, bias_grid=window if within else grid) for within in windowed])
+        self.windowed, self.window_size, self.relative_positions = windowed, window_size, relative_positions
+        self.out_indices = self._check_taps(out_indices)
+        self.pyramid = MODELS.build(pyramid | dict(in_channels=self.embed_dims)) if pyramid else None
+        if pyramid and len(self.out_indices) != self.pyramid.num_taps:
+            raise ValueError(f'out_indices={tuple(out_indices)} are {len(self.out_indices)} taps, '
+                             f'{type(self.pyramid).__name__} takes {self.pyramid.num_taps}')
+        self.pad = pad
+        self.pos_embed.requires_grad_(trainable_positions)
+        self.frozen_stages = self._freeze(frozen_stages)
+
+    def _check_taps(self, out_indices: Sequence[int]) -> tuple[int, ...]:
+        """The taps counted from 0. The last block must be one: a block after it would never be trained."""
+        taps = tuple(index + self.depth if index < 0 else index for index in out_indices)
+        if not taps or list(taps) != sorted(set(taps)) or taps[0] < 0 or taps[-1] != self.depth - 1:
+            raise ValueError(f'out_indices={tuple(out_indices)} must rise within 0..{self.depth - 1} and end with the '
+                             f'last block, {self.depth - 1}: set depth to leave out later blocks')
+        return taps
+
+    def _freeze(self, stages: int) -> int:
+        if not -1 <= stages <= self.depth:
+            raise ValueError(f'frozen_stages={stages}: use -1 (nothing), 0 (the embedding), up to {self.depth} (also '
+                             'all blocks)')
+        if stages >= 0:
+            for fixed in (self.cls_token, self.pos_embed, self.patch_embed, *self.blocks[:stages]):
+                fixed.requires_grad_(False)
+        return stages
+
+    def train(self, mode: bool = True) -> 'TransferViT':
+        super().train(mode)
+        for block in self.blocks[:max(self.frozen_stages, 0)]:
+            block.eval()
+        return self
+
+    @property
+    def new_parts(self) -> dict[str, list[str]]:
+        return super().new_parts | self.find_parts({
+            'layer scale': r'.*\.gamma_[12]$',
+            'relative positions': r'.*\.relative_position_bias_table$',
+            'pyramid': r'pyramid\.'})
+
+    def fit_images(self, images: torch.Tensor) -> torch.Tensor:
+        """The images, padded to whole patches if need be and if allowed."""
+        size = tuple(images.shape[-2:])
+        short = [-n % patch for n, patch in zip(size, self.patch_size)]
+        if not any(short):
+            return images
+        if not self.pad:
+            raise ValueError(f'images of {size} pixels are no multiple of the patch size {self.patch_size}: let the '
+                             'data preprocessor pad them (pad_size_divisor in mmdet, size_divisor in mmseg, also in '
+                             'its test_cfg), or set pad=True in the backbone')
+        return F.pad(images, (0, short[1], 0, short[0]))
+
+    def groups(self, grid: tuple[int, int], device: torch.device) -> list:
+        """For each block which tokens see which; see :class:`TokenGroup`."""
+        everywhere = all_tokens(grid, device) if self.relative_positions and not all(self.windowed) else None
+        within = window_groups(grid, self.window_size, self.relative_positions, device) if any(self.windowed) else None
+        return [within if windowed else everywhere for windowed in self.windowed]
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, C, H, W) -> the pyramid's levels, or the tapped maps (B, D, h, w)."""
+        images = self.fit_images(images)
+        grid = patch_grid(tuple(images.shape[-2:]), self.patch_size)
+        positions = resize_positions(self.pos_embed, self.grid, grid)
+        tokens = self.embed(self.patch_embed.patchify(images), positions[:, 1:])
+        _, taps = self.forward_blocks(tokens, self.out_indices, groups=self.groups(grid, images.device))
+        maps = tuple(tap[:, 1:].transpose(1, 2).unflatten(2, grid) for tap in taps)
+        return maps if self.pyramid is None else self.pyramid(maps)
+
+
+def _windowed(depth: int, window_size: int | None, global_blocks: Sequence[int] | None) -> list[bool]:
+    """Whether each block attends within windows."""
+    if window_size is None:
+        if global_blocks is not None:
+            raise ValueError(f'global_blocks={tuple(global_blocks)} without window_size: all blocks attend to all')
+        return [False] * depth
+    if window_size < 1:
+        raise ValueError(f'window_size={window_size}: give the side of a window in patches, or None')
+    if global_blocks is None:
+        global_blocks = [quarter * depth // 4 - 1 for quarter in range(1, 5) if quarter * depth // 4]
+    chosen = {index + depth if index < 0 else index for index in global_blocks}
+    if not chosen or not chosen <= set(range(depth)):
+        raise ValueError(f'global_blocks={tuple(global_blocks)}: name at least one block of 0..{depth - 1}, since '
+                         'windows alone never see one another')
+    return [index not in chosen for index in range(depth)]

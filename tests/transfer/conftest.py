@@ -1,0 +1,9 @@
+import pytest
+from mmengine.registry import init_default_scope
+
+
+@pytest.fixture
+def scope():
+    """``scope(library)``: the library in which names in configs are looked up, as ``default_scope`` sets it."""
+    yield init_default_scope
+    init_default_scope('mmpretrain')
