@@ -79,8 +79,8 @@ def find_encoder(content: dict, source: str = 'online') -> Encoder:
     encoder = _find(content, source)
     recorded = content.get('meta', {}).get('bootmae', {}) if isinstance(content.get('meta'), dict) else {}
     if recorded:
-        encoder.mean, encoder.std, encoder.img_size = (
-            tuple(recorded[key]) for key in ('mean', 'std', 'img_size'))
+        encoder.mean, encoder.std = tuple(recorded['mean']), tuple(recorded['std'])
+        encoder.img_size = tuple(recorded['img_size']) if 'img_size' in recorded else None
     return encoder
 
 
