@@ -14,7 +14,7 @@ setup: ## install everything into .venv, or repair it
 		{ echo 'setup: python3 is not found. Install it (Debian: sudo apt-get install python3 python3-venv).' >&2; exit 1; }; \
 	"$$python" tools/bootstrap.py
 
-demo: setup ## pretrain, transfer and compare on the digits that come with scikit-learn (DEMO=small: shorter)
+demo: setup ## pretrain, judge and compare on images that the wheels carry (DEMO=small: shorter)
 	$(RUN) tools/demo.py $(if $(DEMO),--size $(DEMO))
 
 test: setup ## run all tests
