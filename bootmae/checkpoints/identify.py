@@ -2,14 +2,25 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from .keys import State, authors_key, from_authors_segmentation, from_mmpretrain, from_timm
+from .keys import (
+    State,
+    authors_key,
+    from_authors,
+    from_authors_segmentation,
+    from_hf,
+    from_mmpretrain,
+    from_mmseg,
+    from_timm,
+)
 
 HALF = (127.5, 127.5, 127.5)  # BootMAE: [0, 1] images with mean = std = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+REMEDY = ('give a BootMAE, MAE or ViT checkpoint: of this suite, the authors, facebookresearch, mmpretrain, mmseg, '
+          'ViTDet, timm or transformers')
 
 
 @dataclass
@@ -17,8 +28,10 @@ class Encoder:
     """The encoder found in a file.
 
     ``state`` has the names of :class:`bootmae.models.PlainViT`; ``mean`` and ``std`` are those of the input (of
-    0..255, RGB) that the weights were made with, and ``img_size`` their (height, width); None where the file does not
-    tell.
+    0..255, RGB) that the weights were made with, ``img_size`` their (height, width), and ``num_heads`` their attention
+    heads; None where the file does not tell. ``source`` is ``online`` or ``momentum`` where a file has both.
+    ``rest`` is what else the file's model has: heads, decoders, the other encoder; with ``whole``, it and
+    ``backbone.`` + state are a model of ours under our names.
     """
 
     kind: str
@@ -26,6 +39,10 @@ class Encoder:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     img_size: tuple[int, int] | None = None
+    num_heads: int | None = None
+    source: str | None = None
+    rest: State = field(default_factory=dict)
+    whole: bool = False
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -64,57 +81,175 @@ def has(state: State, *prefixes: str) -> bool:
     return all(any(key.startswith(prefix) for key in state) for prefix in prefixes)
 
 
+def split(state: State, *prefixes: str) -> tuple[State, State]:
+    """A state without the weights below some prefixes, and those."""
+    rest = {key: value for key, value in state.items() if key.startswith(prefixes)}
+    return {key: value for key, value in state.items() if key not in rest}, rest
+
+
+_EMBEDDING = re.compile(r'((?:.*\.)?)(?:patch_embed\.|cls_token$|embeddings\.patch_embeddings\.)')
+_BLOCKS = ('blocks.', 'layers.', 'encoder.layer.')
+
+
+def encoder_prefixes(state: State) -> list[str]:
+    """Below which prefixes there is a ViT encoder: an embedding and blocks."""
+    found = {match[1] for key in state if (match := _EMBEDDING.match(key))}
+    return sorted(prefix for prefix in found if any(has(state, prefix + blocks) for blocks in _BLOCKS))
+
+
+def recorded_facts(content: dict) -> dict:
+    """What a file of this suite says of itself (``meta['bootmae']``); empty for other files.
+
+    Raises:
+        ValueError: if a number in it is none.
+    """
+    meta = content.get('meta')
+    facts = meta.get('bootmae') if isinstance(meta, dict) else None
+    if not isinstance(facts, dict):
+        return {}
+    for key, count in (('mean', None), ('std', None), ('img_size', 2), ('num_heads', 1)):
+        if key not in facts:
+            continue
+        values = facts[key] if isinstance(facts[key], list | tuple) else [facts[key]]
+        if not all(type(value) in (int, float) for value in values) or count not in (None, len(values)):
+            raise ValueError(f'its record meta.bootmae.{key}={facts[key]!r} is damaged: take another copy of the file')
+    return facts
+
+
 def find_encoder(content: dict, source: str = 'online') -> Encoder:
     """Decide what a file is and take its encoder.
+
+    An encoder below a prefix that we do not know is taken if there is only one, and its kind names the prefix.
 
     Args:
         content: of :func:`read_checkpoint`.
         source: ``online`` or ``momentum`` encoder, where a file has both.
 
     Raises:
-        ValueError: if no known encoder is in the file, or no momentum encoder though asked for.
+        ValueError: if no known encoder is in the file, or several are, or no momentum encoder though asked for.
     """
     if source not in ('online', 'momentum'):
         raise ValueError(f'source={source!r}: use online or momentum')
-    encoder = _find(content, source)
-    recorded = content.get('meta', {}).get('bootmae', {}) if isinstance(content.get('meta'), dict) else {}
-    if recorded:
-        encoder.mean, encoder.std = tuple(recorded['mean']), tuple(recorded['std'])
-        encoder.img_size = tuple(recorded['img_size']) if 'img_size' in recorded else None
+    facts = recorded_facts(content)
+    encoder = _find(content, source, facts.get('source'))
+    if facts:
+        if 'kind' in facts:  # an export: names say where it goes, and its record alone where it comes from
+            encoder.kind, encoder.mean, encoder.std = f'{encoder.kind}, exported from {facts["kind"]}', None, None
+        for key in ('mean', 'std', 'img_size'):
+            if key in facts:
+                setattr(encoder, key, tuple(facts[key]))
+        encoder.num_heads = facts.get('num_heads')
     return encoder
 
 
-def _find(content: dict, source: str) -> Encoder:
+def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
     state = weights_of(content)
-    if has(state, 'backbone.blocks.', 'momentum.', 'pixel_decoder.'):
-        prefix = 'momentum.' if source == 'momentum' else 'backbone.'
-        return Encoder(f'BootMAE run ({source})', under(state, prefix), HALF, HALF)
-    if has(state, 'decode_blocks.', 'decode_blocks_1.'):
-        if source == 'momentum':
-            state = weights_of({'model': content.get('model_ema')})
-            if not state:
-                raise ValueError('no momentum encoder (model_ema) in this file of the authors: use source=online')
-        encoder = {key: value for key, value in state.items() if (authors_key(key) or '').startswith('backbone.')}
-        return Encoder(f'authors\' BootMAE ({source})', encoder, HALF, HALF)
+    prefixes = encoder_prefixes(state)
+    if not prefixes:
+        raise ValueError(f'no ViT encoder in this file: its weights are named {sorted(state)[:4] or "not at all"} ...; '
+                         f'{REMEDY}')
+    if has(state, 'pixel_decoder.') and set(prefixes) <= {'backbone.', 'momentum.'}:
+        return _pretraining(state, source, prefixes)
+    if len(prefixes) > 1:
+        names = ' and '.join(repr(prefix) if prefix else 'no prefix' for prefix in prefixes)
+        raise ValueError(f'several ViT encoders in this file, below {names}: which one is meant is not known; save the '
+                         'weights of that one alone into a file')
+    if has(state, 'decode_blocks.', 'decode_blocks_1.') and prefixes == ['']:
+        return _authors_pretraining(content, state, source)
+    if source == 'momentum' != recorded_source:
+        raise ValueError('no momentum encoder in this file: only BootMAE pretraining files have one; use source=online')
+    prefix, = prefixes
+    outside, inside = split(state, prefix) if prefix else ({}, state)
+    encoder = _single(under(inside, prefix), outside, prefix)
+    if prefix not in ('', 'backbone.'):
+        encoder.kind += f' below {prefix!r}'
+    return encoder
+
+
+def _pretraining(state: State, source: str, prefixes: list[str]) -> Encoder:
+    """An encoder of one of our BootMAE runs."""
+    prefix = 'momentum.' if source == 'momentum' else 'backbone.'
+    if prefix not in prefixes:
+        raise ValueError(f'the {source} encoder ({prefix}*) is lost in this BootMAE run: take another of its files')
+    rest = split(state, prefix)[0]
+    return Encoder(f'BootMAE run ({source})', under(state, prefix), HALF, HALF, source=source, rest=rest,
+                   whole=source == 'online')
+
+
+def _authors_pretraining(content: dict, state: State, source: str) -> Encoder:
+    """An encoder of the authors' pretraining file."""
+    momentum = weights_of({'model': content.get('model_ema')})
     if source == 'momentum':
-        raise ValueError('no momentum encoder in this file: only BootMAE pretraining files have one')
-    if has(state, 'backbone.layers.', 'neck.decoder_blocks.'):
-        return Encoder('mmpretrain MAE', from_mmpretrain(under(state, 'backbone.')), IMAGENET_MEAN, IMAGENET_STD)
-    if has(state, 'backbone.layers.'):
-        return Encoder('mmpretrain ViT', from_mmpretrain(under(state, 'backbone.')))
-    if has(state, 'backbone.fpn1.', 'backbone.blocks.0.attn.relative_position_index'):
-        encoder = under(from_authors_segmentation(state), 'backbone.')
-        return Encoder('authors\' BootMAE segmentation', encoder, HALF, HALF)
-    if has(state, 'backbone.blocks.'):
-        return Encoder('run of this suite', under(state, 'backbone.'))
-    if has(state, 'blocks.0.attn.q_bias'):
-        encoder = {key: value for key, value in state.items() if not key.startswith('head.')}
-        return Encoder('authors\' fine-tuned BootMAE', encoder, HALF, HALF)
-    if has(state, 'blocks.', 'decoder_blocks.'):
-        dropped = ('decoder_', 'mask_token')
-        encoder = {key: value for key, value in state.items() if not key.startswith(dropped)}
-        return Encoder('facebookresearch MAE', from_timm(encoder), IMAGENET_MEAN, IMAGENET_STD)
-    if has(state, 'blocks.0.attn.qkv.bias'):
-        encoder = {key: value for key, value in state.items() if not key.startswith('head.')}
-        return Encoder('timm ViT', from_timm(encoder))
-    raise ValueError(f'no ViT encoder in this file: its weights are named {sorted(state)[:4] or "not at all"} ...')
+        state = momentum
+        if not state:
+            raise ValueError('no momentum encoder (model_ema) in this file of the authors: use source=online')
+    encoder = {key: value for key, value in state.items() if (authors_key(key) or '').startswith('backbone.')}
+    kind = f'authors\' BootMAE ({source})'
+    whole = source == 'online' and all(map(authors_key, state))
+    rest = (split(from_authors(state, momentum), 'backbone.')[0] if whole else
+            {key: state[key] for key in state if key not in encoder})
+    return Encoder(kind, encoder, HALF, HALF, source=source, rest=rest, whole=whole)
+
+
+def _single(state: State, outside: State, prefix: str) -> Encoder:
+    """The encoder of a file that has one.
+
+    Args:
+        state: below the prefix, prefix removed; beside the encoder it may hold heads and decoders.
+        outside: the other weights of the file.
+        prefix: the encoder's.
+    """
+    def any_block(pattern: str) -> bool:
+        return any(re.match(pattern, key) for key in state)
+
+    if any_block(r'layers\.\d+\.attn\.attn\.in_proj_weight'):
+        return Encoder('mmseg ViT', from_mmseg(state), rest=outside)
+    if any_block(r'(encoder\.layer|layers)\.\d+\.(attention|layernorm_before)\.'):
+        state, head = split(state, 'pooler.', 'classifier.')
+        return Encoder('transformers ViT', from_hf(state), rest=outside | head)
+    if any_block(r'layers\.\d+\.attn\.relative_position_bias_table'):
+        return Encoder('mmseg MAE or BEiT', from_mmpretrain(state), rest=outside)
+    if any_block(r'layers\.\d+\.ln1\.'):
+        if has(outside, 'neck.decoder_blocks.'):
+            return Encoder('mmpretrain MAE', from_mmpretrain(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside)
+        whole = prefix == 'backbone.' and _pooled_alone(state, 'ln2.', 'ln1.')
+        return Encoder('mmpretrain ViT', from_mmpretrain(state), rest=outside, whole=whole)
+    if any_block(r'blocks\.\d+\.attn\.qkv\.bias'):
+        return _timm_names(state, outside, prefix)
+    if prefix == 'backbone.' and has(state, 'blocks.'):
+        return _ours(state, outside)
+    if any_block(r'blocks\.\d+\.attn\.q_bias'):
+        state, head = split(state, 'head.')
+        whole = not (prefix or outside)
+        rest = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()} if whole else outside
+        return Encoder('authors\' fine-tuned BootMAE', state, HALF, HALF, rest=rest, whole=whole)
+    raise ValueError(f'no ViT encoder of known names in this file: its weights are named {sorted(state)[:4]} ...; '
+                     f'{REMEDY}')
+
+
+def _ours(state: State, outside: State) -> Encoder:
+    """A downstream run of this suite, or the authors' segmentation file."""
+    if not (has(state, 'fpn1.') or any(key.endswith('.relative_position_index') for key in state)):
+        return Encoder('run of this suite', state, rest=outside, whole=True)
+    renamed = from_authors_segmentation({f'backbone.{key}': value for key, value in state.items()} | outside)
+    rest, state = split(renamed, 'backbone.')
+    return Encoder('authors\' BootMAE segmentation', under(state, 'backbone.'), HALF, HALF, rest=rest, whole=True)
+
+
+def _timm_names(state: State, outside: State, prefix: str) -> Encoder:
+    """Names of timm, which facebookresearch MAE and ViTDet have too."""
+    if has(state, 'decoder_blocks.'):
+        state, decoder = split(state, 'decoder_', 'mask_token')
+        return Encoder('facebookresearch MAE', from_timm(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside | decoder)
+    if prefix == 'backbone.':
+        return Encoder('mmdetection ViTDet', from_timm(state), rest=outside)
+    state, head = split(state, 'head.')
+    if _pooled_alone(state, 'fc_norm.', 'norm.') and not outside:
+        head = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()}
+        return Encoder('timm ViT', from_timm(state), rest=head, whole=True)
+    return Encoder('timm ViT', from_timm(state), rest=outside | head)
+
+
+def _pooled_alone(state: State, pooled: str, final: str) -> bool:
+    """Whether there is a norm of the pooled features and none before: what our classifiers have."""
+    return has(state, pooled) and not has(state, final)

@@ -29,6 +29,8 @@ _DECODER_BLOCK_PARTS = {
     'norm2': 'mlp_norm',
     'mlp': 'mlp',
 }
+_OUR_DECODER_PARTS = {ours: theirs for theirs, ours in _DECODER_PARTS.items()}
+_OUR_DECODER_BLOCK_PARTS = {ours: theirs for theirs, ours in _DECODER_BLOCK_PARTS.items()}
 _ENCODER = re.compile(r'(cls_token|pos_embed|patch_embed\.|blocks\.|norm\.|fc_norm\.)')
 _DECODER_BLOCK = re.compile(r'decode_blocks(_1)?\.(\d+)\.(\w+)(.*)')
 _DECODER_PART = re.compile(r'(down|mask_token|decode_norm|lm_head)(_1)?(\.proj)?(\.weight|\.bias)?')
@@ -80,6 +82,40 @@ def from_authors(online: State, momentum: State | None = None) -> State:
     return state
 
 
+def to_authors(state: State) -> tuple[State, State]:
+    """A state of our algorithm as the release's pretraining weights, online and momentum: undoes from_authors.
+
+    Raises:
+        ValueError: if the feature decoder has other positions than the encoder, whose the release takes there.
+    """
+    online, momentum = {}, {}
+    for key, value in state.items():
+        part, _, name = key.partition('.')
+        if part == 'backbone':
+            online[name] = value
+        elif part == 'momentum':
+            momentum[name] = value
+        elif key == 'feature_decoder.pos_embed':
+            if not torch.equal(value, state['backbone.pos_embed']):
+                raise ValueError(f'{key} differs from backbone.pos_embed, and the release has no place for it')
+        else:
+            online[_release_decoder_key(part, name)] = value
+    return online, momentum
+
+
+def _release_decoder_key(decoder: str, name: str) -> str:
+    """Our name of a decoder weight as the release's; undoes _decoder_key."""
+    suffix = {'pixel_decoder': '', 'feature_decoder': '_1'}[decoder]
+    if name == 'pos_embed':
+        return 'de_pos_embed'
+    if match := re.fullmatch(r'blocks\.(\d+)\.(\w+)(.*)', name):
+        index, part, rest = match.groups()
+        return f'decode_blocks{suffix}.{index}.{_OUR_DECODER_BLOCK_PARTS[part]}{rest}'
+    part, dot, rest = name.partition('.')
+    projection = '.proj' if name.startswith('head.') and not suffix else ''  # the release's pixel head is a module
+    return f'{_OUR_DECODER_PARTS[part]}{suffix}{projection}{dot}{rest}'
+
+
 def drop_key_bias(qkv_bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Query and value part of a fused [query, key, value] bias. The key bias cancels in the softmax: no loss."""
     q, _, v = qkv_bias.chunk(3)
@@ -98,29 +134,143 @@ def split_qkv_bias(state: State) -> State:
     return out
 
 
-_MMPRETRAIN = (
-    (r'^patch_embed\.projection\.', 'patch_embed.proj.'),
-    (r'^layers\.(\d+)\.ln(\d)\.', r'blocks.\1.norm\2.'),
-    (r'^layers\.(\d+)\.ffn\.layers\.0\.0\.', r'blocks.\1.mlp.fc1.'),
-    (r'^layers\.(\d+)\.ffn\.layers\.1\.', r'blocks.\1.mlp.fc2.'),
-    (r'^layers\.', 'blocks.'),
-    (r'^ln1\.', 'norm.'),
-    (r'^ln2\.', 'fc_norm.'),
+def fuse_qkv_bias(state: State) -> State:
+    """Biases ``...attn.q_bias`` and ``...attn.v_bias`` as one ``...attn.qkv.bias``, the key's part zero."""
+    out = {}
+    for key, value in state.items():
+        if key.endswith('.attn.q_bias'):
+            v_bias = state[key.replace('.q_bias', '.v_bias')]
+            out[key.replace('.q_bias', '.qkv.bias')] = torch.cat((value, torch.zeros_like(value), v_bias))
+        elif not key.endswith('.attn.v_bias'):
+            out[key] = value
+    return out
+
+
+# Beginnings of names: ours, theirs; # stands for the number of a block. The first that fits counts.
+Table = tuple[tuple[str, str], ...]
+MMPRETRAIN: Table = (
+    ('patch_embed.proj.', 'patch_embed.projection.'),
+    ('blocks.#.norm1.', 'layers.#.ln1.'),
+    ('blocks.#.norm2.', 'layers.#.ln2.'),
+    ('blocks.#.mlp.fc1.', 'layers.#.ffn.layers.0.0.'),
+    ('blocks.#.mlp.fc2.', 'layers.#.ffn.layers.1.'),
+    ('blocks.#.', 'layers.#.'),
+    ('norm.', 'ln1.'),
+    ('fc_norm.', 'ln2.'),
+)
+MMSEG: Table = (
+    ('blocks.#.attn.qkv.weight', 'layers.#.attn.attn.in_proj_weight'),
+    ('blocks.#.attn.qkv.bias', 'layers.#.attn.attn.in_proj_bias'),
+    ('blocks.#.attn.proj.', 'layers.#.attn.attn.out_proj.'),
+    *MMPRETRAIN,
+)
+HF: Table = (
+    ('cls_token', 'embeddings.cls_token'),
+    ('pos_embed', 'embeddings.position_embeddings'),
+    ('patch_embed.proj.', 'embeddings.patch_embeddings.projection.'),
+    ('blocks.#.norm1.', 'encoder.layer.#.layernorm_before.'),
+    ('blocks.#.norm2.', 'encoder.layer.#.layernorm_after.'),
+    ('blocks.#.attn.q.', 'encoder.layer.#.attention.attention.query.'),
+    ('blocks.#.attn.k.', 'encoder.layer.#.attention.attention.key.'),
+    ('blocks.#.attn.v.', 'encoder.layer.#.attention.attention.value.'),
+    ('blocks.#.attn.proj.', 'encoder.layer.#.attention.output.dense.'),
+    ('blocks.#.mlp.fc1.', 'encoder.layer.#.intermediate.dense.'),
+    ('blocks.#.mlp.fc2.', 'encoder.layer.#.output.dense.'),
+    ('norm.', 'layernorm.'),
+)
+# transformers 5 has other names in memory than in its files, which keep those of version 4.
+_HF_IN_MEMORY: Table = (
+    ('encoder.layer.#.attention.attention.query.', 'layers.#.attention.q_proj.'),
+    ('encoder.layer.#.attention.attention.key.', 'layers.#.attention.k_proj.'),
+    ('encoder.layer.#.attention.attention.value.', 'layers.#.attention.v_proj.'),
+    ('encoder.layer.#.attention.output.dense.', 'layers.#.attention.o_proj.'),
+    ('encoder.layer.#.intermediate.dense.', 'layers.#.mlp.fc1.'),
+    ('encoder.layer.#.output.dense.', 'layers.#.mlp.fc2.'),
+    ('encoder.layer.#.', 'layers.#.'),
 )
 
 
-def from_mmpretrain(state: State) -> State:
-    """mmpretrain's ViT (prefix removed) as our encoder."""
-    def rename(key: str) -> str:
-        for pattern, new in _MMPRETRAIN:
-            key = re.sub(pattern, new, key)
+def rename(state: State, table: Table, back: bool = False) -> State:
+    """The names of a state as a table says, from ours to theirs, or back; names that fit no row stay."""
+    pairs = [pair[::-1] if back else pair for pair in table]
+    rules = [(re.compile(re.escape(old).replace(r'\#', r'(\d+)')), new.replace('#', r'\1')) for old, new in pairs]
+
+    def name(key: str) -> str:
+        for pattern, new in rules:
+            if match := pattern.match(key):
+                return match.expand(new) + key[match.end():]
         return key
-    return split_qkv_bias({rename(key): value for key, value in state.items()})
+    return {name(key): value for key, value in state.items()}
+
+
+def from_mmpretrain(state: State) -> State:
+    """mmpretrain's ViT, also mmseg's MAE and BEiT (prefix removed), as our encoder.
+
+    Raises:
+        ValueError: for relative position indices other than ours; see :func:`check_relative_index`.
+    """
+    return split_qkv_bias(rename(drop_relative_index(state), MMPRETRAIN, back=True))
+
+
+def to_mmpretrain(state: State) -> State:
+    """Our encoder as mmpretrain's ``VisionTransformer``."""
+    return rename(fuse_qkv_bias(state), MMPRETRAIN)
+
+
+def from_mmseg(state: State) -> State:
+    """mmseg's ``VisionTransformer`` (prefix removed) as our encoder."""
+    return split_qkv_bias(rename(state, MMSEG, back=True))
+
+
+def to_mmseg(state: State) -> State:
+    """Our encoder as mmseg's ``VisionTransformer``, whose attention is torch's."""
+    return rename(fuse_qkv_bias(state), MMSEG)
 
 
 def from_timm(state: State) -> State:
-    """timm's ViT, also facebookresearch MAE's encoder, as our encoder: only the fused biases differ."""
+    """timm's ViT, also facebookresearch MAE's and ViTDet's, as our encoder: only the fused biases differ."""
     return split_qkv_bias(state)
+
+
+def to_timm(state: State) -> State:
+    """Our encoder as timm's ``VisionTransformer``."""
+    return fuse_qkv_bias(state)
+
+
+def to_mmdet(state: State) -> State:
+    """Our encoder as the ``ViT`` of mmdetection's projects/ViTDet, whose names are detectron2's.
+
+    It has no class token and no final norm; its loader passes over them.
+    """
+    return fuse_qkv_bias(state)
+
+
+def from_hf(state: State) -> State:
+    """transformers' ``ViTModel`` (prefix removed), as in its files or in memory, as our encoder."""
+    state, out = rename(rename(state, _HF_IN_MEMORY, back=True), HF, back=True), {}
+    for key, value in state.items():
+        match = re.fullmatch(r'(.*\.attn\.)[qkv]\.(weight|bias)', key)
+        stem, kind = match.groups() if match else ('', '')
+        if not match:
+            out[key] = value
+        elif f'{stem}qkv.{kind}' not in out:
+            parts = [state.get(f'{stem}{part}.{kind}') for part in 'qkv']
+            if any(part is None for part in parts):
+                raise ValueError(f'{stem}{kind}: query, key and value are not all there')
+            out[f'{stem}qkv.{kind}'] = torch.cat(parts)
+    return split_qkv_bias(out)
+
+
+def to_hf(state: State) -> State:
+    """Our encoder under the names of transformers' ``ViTModel`` files: query, key and value apart."""
+    out = {}
+    for key, value in fuse_qkv_bias(state).items():
+        if match := re.fullmatch(r'(.*\.attn\.)qkv\.(weight|bias)', key):
+            stem, kind = match.groups()
+            out |= {f'{stem}{part}.{kind}': piece.clone() for part, piece in zip('qkv', value.chunk(3))}
+        else:
+            out[key] = value
+    return rename(out, HF)
 
 
 def from_authors_finetuned(state: State) -> State:
@@ -129,8 +279,16 @@ def from_authors_finetuned(state: State) -> State:
             for key, value in state.items()}
 
 
+def to_authors_finetuned(state: State) -> State:
+    """Our encoder and classifier (``backbone.``, ``head.fc.``) as the release's fine-tuned weights."""
+    return {key.removeprefix('backbone.').replace('head.fc.', 'head.', 1): value for key, value in state.items()}
+
+
 _SEGMENTATION_HEADS = ('decode_head.', 'auxiliary_head.')
-_SEGMENTATION_PYRAMID = (('fpn1.', 'pyramid.up4.'), ('fpn2.', 'pyramid.up2.'))
+_SEGMENTATION_PYRAMID: Table = (
+    ('backbone.pyramid.up4.', 'backbone.fpn1.'),
+    ('backbone.pyramid.up2.', 'backbone.fpn2.'),
+)
 _INDEX, _TABLE = '.relative_position_index', '.relative_position_bias_table'
 
 
@@ -142,23 +300,42 @@ def from_authors_segmentation(state: State) -> State:
     Raises:
         ValueError: for a name that is none of the release's, or an index that is not ours.
     """
-    renamed, unknown = {}, []
-    for key, value in state.items():
-        if key.endswith(_INDEX):
-            check_relative_index(key, value, state.get(key.replace(_INDEX, _TABLE)))
-            continue
-        name = key.removeprefix('backbone.')
-        for old, new in _SEGMENTATION_PYRAMID:
-            name = name.replace(old, new, 1) if name.startswith(old) else name
-        if key.startswith('backbone.') and (_ENCODER.match(name) or name.startswith('pyramid.')):
-            renamed[f'backbone.{name}'] = value
-        elif key.startswith(_SEGMENTATION_HEADS):
-            renamed[key] = value
-        else:
-            unknown.append(key)
+    renamed = rename(drop_relative_index(state), _SEGMENTATION_PYRAMID, back=True)
+    unknown = [key for key in renamed if not key.startswith(('backbone.pyramid.', *_SEGMENTATION_HEADS))
+               and not (key.startswith('backbone.') and _ENCODER.match(key.removeprefix('backbone.')))]
     if unknown:
         raise ValueError(f'not a BootMAE segmentation file: unknown weights {unknown[:5]}')
     return renamed
+
+
+def to_authors_segmentation(state: State, grid: tuple[int, int] | None) -> State:
+    """A state of ``EncoderDecoder`` with our ``TransferViT`` as the release's segmentation weights.
+
+    Args:
+        state: of the segmentor.
+        grid: rows and columns of the patches that the relative positions are for.
+
+    Raises:
+        ValueError: for a pyramid that is not the release's, or relative positions of windows.
+    """
+    if strange := [key for key in state if re.match(r'backbone\.pyramid\.(?!up[24]\.)', key)]:
+        raise ValueError(f'the release has no such pyramid: {strange[0]}')
+    out = {}
+    for key, value in rename(state, _SEGMENTATION_PYRAMID).items():
+        out[key] = value
+        if key.endswith(_TABLE):
+            if grid is None or bias_table_size(grid) != len(value):
+                raise ValueError(f'{key} has {len(value)} rows, which are not for all pairs of {grid} patches: the '
+                                 'release has no attention within windows')
+            out[key.replace(_TABLE, _INDEX)] = relative_index(grid)
+    return out
+
+
+def drop_relative_index(state: State) -> State:
+    """A state without relative position indices, each of which must be ours; see :func:`check_relative_index`."""
+    for key in (key for key in state if key.endswith(_INDEX)):
+        check_relative_index(key, state[key], state.get(key.replace(_INDEX, _TABLE)))
+    return {key: value for key, value in state.items() if not key.endswith(_INDEX)}
 
 
 def check_relative_index(key: str, index: torch.Tensor, table: torch.Tensor | None) -> None:

@@ -24,7 +24,11 @@ UNUSED_PARTS = ('norm.', 'fc_norm.', 'pyramid.')  # what follows the blocks, if 
 
 @dataclass
 class Verdict:
-    """What was loaded, in one line for the log and one hash for the result row."""
+    """What was loaded, in one line for the log and one hash for the result row.
+
+    The hash is of the file's encoder before anything is interpolated or left out, so that it is the same for every
+    model that starts from it.
+    """
 
     path: str
     kind: str
@@ -34,9 +38,11 @@ class Verdict:
     unused: list[str]
     hash: str
     resized: list[str] = field(default_factory=list)  # what was interpolated, from and to which grid
+    parts: list[str] = field(default_factory=list)  # why tensors are new: the model adds these, and the file has none
 
     def __str__(self) -> str:
-        notes = (('interpolated', self.resized), ('new', families(self.new)), ('not used', self.unused))
+        why = f'new ({", ".join(self.parts)}: not in the file)'
+        notes = (('interpolated', self.resized), (why, families(self.new)), ('not used', self.unused))
         return (f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
                 f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}')
 
@@ -104,6 +110,7 @@ class Match:
     new: list[str]  # tensors of the backbone that start fresh
     unused: list[str]  # parts of the file
     resized: list[str]  # what was interpolated, from and to which grid
+    parts: list[str]  # of the backbone that start fresh
 
 
 def match(backbone: PlainViT, encoder: Encoder) -> Match:
@@ -116,9 +123,12 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
     wanted = backbone.state_dict()
     if encoder.depth != backbone.arch_depth:
         raise ValueError(f'it has {encoder.depth} blocks, the model\'s arch has {backbone.arch_depth}')
+    if encoder.num_heads not in (None, backbone.num_heads):
+        raise ValueError(f'it has {encoder.num_heads} attention heads, the model\'s arch has {backbone.num_heads}')
     state, resized = fit_grids(encoder, backbone.position_grids)
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
-    new = [key for keys in backbone.new_parts.values() for key in keys if not set(keys) & set(state)]
+    parts = {part: keys for part, keys in backbone.new_parts.items() if not set(keys) & set(state)}
+    new = [key for keys in parts.values() for key in keys]
     unused = [key for key in state if key not in wanted and key.startswith((*UNUSED_PARTS, *inner))]
     missing = [key for key in wanted if key not in state and key not in new]
     unexpected = [key for key in state if key not in wanted and key not in unused]
@@ -129,7 +139,7 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
     if faults:
         raise ValueError('; '.join(faults))
     loaded = {key: state[key] for key in wanted if key in state}
-    return Match(loaded, new, sorted({'.'.join(key.split('.')[:2]) for key in unused}), resized)
+    return Match(loaded, new, sorted({'.'.join(key.split('.')[:2]) for key in unused}), resized, list(parts))
 
 
 def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> Verdict:
@@ -153,7 +163,7 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -
                          'that made the file, or another file.') from error
     backbone.load_state_dict(found.state, strict=False)
     return Verdict(str(path), encoder.kind, len(found.state), len(found.state), found.new, found.unused,
-                   tensors_hash(found.state), found.resized)
+                   tensors_hash(encoder.state), found.resized, found.parts)
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -188,8 +198,20 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
     if missing or unexpected or shapes:
         lost = any(key.startswith('momentum.') for key in missing)
         momentum = ' Its momentum encoder is lost, and with it the training target.' if lost else ''
+        theirs = any(key.startswith('backbone.fpn1.') for key in unexpected)
+        convert = ' Convert the authors\' segmentation file: tools/convert_checkpoint.py --to mmseg.' if theirs else ''
         raise ValueError(f'{path} is no checkpoint of this config\'s {type(model).__name__}: {len(missing)} weights '
                          f'missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(shapes)} of '
-                         f'another shape {shapes[:3]}.{momentum} Give the config that wrote the file; to start a new '
-                         'run from its encoder use --init.')
+                         f'another shape {shapes[:3]}.{momentum}{convert} Give the config that wrote the file; to '
+                         'start a new run from its encoder use --init.')
     model.load_state_dict(state, strict=True)
+
+
+def check_resumable(content: dict, path: str | Path) -> None:
+    """Raise a ValueError unless a file holds what a run needs to go on: its counters and its optimiser."""
+    meta = content.get('meta')
+    counters = isinstance(meta, dict) and {'epoch', 'iter'} <= set(meta)
+    if not counters or 'optimizer' not in content:
+        raise ValueError(f'{path} holds weights, not a run that can be resumed (no optimizer, epoch and iteration): '
+                         'resume from an epoch_N.pth or iter_N.pth of the work directory, or start a new run from its '
+                         'encoder with --init')

@@ -1,6 +1,7 @@
 """Safe reading: tensors and plain types only. No code stored in a file is ever executed, and there is no fallback."""
 
 import argparse
+import json
 import re
 from pathlib import Path
 from pickle import UnpicklingError
@@ -8,6 +9,7 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 
@@ -32,7 +34,16 @@ SAFE_TYPES = [
 def _reason(error: UnpicklingError) -> str:
     """What torch refused, without its advice to read the file unsafely."""
     found = re.search(r'WeightsUnpickler error:\s*(.+)|(Trying to load .+)', str(error))
-    return (found[1] or found[2]).split('. ')[0].rstrip('.') if found else 'no pickle of torch'
+    reason = (found[1] or found[2]).split('. ')[0].rstrip('.') if found else 'no pickle of torch'
+    return re.sub(r'.*add_safe_globals.*but got', 'an object of type', reason)
+
+
+def _read_safetensors(path: Path) -> dict:
+    """The tensors, or what :func:`write_checkpoint` wrote: ``state_dict`` and ``meta``."""
+    with safe_open(path, framework='pt') as file:
+        facts = (file.metadata() or {}).get('bootmae')
+    tensors = load_file(path)
+    return tensors if facts is None else dict(state_dict=tensors, meta=dict(bootmae=dict(json.loads(facts))))
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -47,7 +58,7 @@ def read_checkpoint(path: str | Path) -> dict:
         raise FileNotFoundError(f'no checkpoint {path}: give the path of a .pth or .safetensors file')
     try:
         if path.suffix == '.safetensors':
-            return load_file(path)
+            return _read_safetensors(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except UnpicklingError as error:
@@ -58,5 +69,6 @@ def read_checkpoint(path: str | Path) -> dict:
         raise ValueError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error}): take an older one or '
                          'copy it again') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights')
+        raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights: save a dict of named '
+                         'tensors, e.g. model.state_dict()')
     return content

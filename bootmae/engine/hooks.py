@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
@@ -17,7 +17,9 @@ PRECISIONS = {'OptimWrapper': 'float32', 'AutocastOptimWrapper': 'bf16 autocast'
 
 
 def bare_model(runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    """The model within wrappers for several processes and for test-time augmentation."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model.module if isinstance(model, BaseTTAModel) else model
 
 
 @HOOKS.register_module()
@@ -62,6 +64,11 @@ class MeanLossesHook(Hook):
             outputs.update(zip(outputs, values, strict=True))
 
 
+def num_heads(backbone: nn.Module) -> int:
+    """Attention heads of our ViT or of mmpretrain's, which no weight tells."""
+    return backbone.num_heads if hasattr(backbone, 'num_heads') else backbone.layers[0].attn.num_heads
+
+
 @HOOKS.register_module()
 class ProvenanceHook(Hook):
     """Writes into each checkpoint what is needed to use it rightly: method, input statistics, size, cost, commit."""
@@ -79,8 +86,16 @@ class ProvenanceHook(Hook):
             mean=model.data_preprocessor.mean.flatten().tolist(),
             std=model.data_preprocessor.std.flatten().tolist(),
             img_size=list(model.backbone.img_size),
+            num_heads=num_heads(model.backbone),
             config=portable(runner.cfg.filename),
             precision=PRECISIONS.get(wrapper, wrapper),
-            images=checkpoint['meta']['iter'] * runner.train_dataloader.batch_size * runner.world_size,
+            images=checkpoint['meta']['iter'] * runner.cfg.train_dataloader.batch_size * runner.world_size,
             seconds=round(self.earlier + time.time() - self.begin, 1),
-            commit=self.commit)
+            commit=self.commit,
+            **initial_weights(model))
+
+
+def initial_weights(model: nn.Module) -> dict[str, str]:
+    """File name, kind and hash of the encoder that a downstream model started from; empty if from none."""
+    verdict = getattr(model.backbone, 'verdict', None)
+    return {} if verdict is None else dict(init=portable(verdict.path), init_kind=verdict.kind, init_hash=verdict.hash)

@@ -219,3 +219,119 @@ def test_only_pretraining_files_have_a_momentum_encoder(randomise):
 def test_unknown_source(make_bootmae):
     with pytest.raises(ValueError, match="source='ema': use online or momentum"):
         find_encoder(make_bootmae().state_dict(), 'ema')
+
+
+# Files of upstream mmseg and mmdet, and prefixes
+
+
+def mmseg_run(backbone, randomise):
+    """A segmentor's weights and its backbone."""
+    from mmseg.models import backbones
+    model = double(randomise(getattr(backbones, backbone.pop('type'))(
+        patch_size=8, embed_dims=24, num_layers=3, num_heads=4, **backbone)))
+    state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
+    return state | {'decode_head.conv_seg.weight': torch.ones(3)}, model
+
+
+def test_mmseg_vit(make_vit, randomise):
+    state, model = mmseg_run(dict(type='VisionTransformer', img_size=32, patch_bias=True, final_norm=True,
+                                  norm_cfg=dict(type='LN', eps=1e-6)), randomise)
+    encoder = find_encoder(dict(state_dict=state, meta=dict(iter=3)))
+    assert (encoder.kind, encoder.mean, encoder.depth) == ('mmseg ViT', None, 3)
+    torch.testing.assert_close(features(make_vit, encoder, 'featmap'), model(image())[0], rtol=1e-6, atol=1e-9)
+
+
+def test_mmseg_mae(randomise):
+    """Relative positions and layer scale, which our downstream backbone has too."""
+    state, model = mmseg_run(dict(type='MAE', img_size=(32, 32), norm_cfg=dict(type='LN', eps=1e-6)), randomise)
+    encoder = find_encoder(dict(state_dict=state))
+    assert encoder.kind == 'mmseg MAE or BEiT'
+    ours = double(MODELS.build(dict(type='TransferViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32,
+                                    patch_size=8, relative_positions=True, layer_scale=1.0)))
+    ours.load_state_dict(encoder.state)
+    torch.testing.assert_close(ours(image())[0], model(image())[0], rtol=1e-6, atol=1e-9)
+
+
+def test_mmpretrain_vit_in_a_detector(make_vit, randomise):
+    model = double(randomise(MODELS.build(dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES))))
+    state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
+    encoder = find_encoder(dict(state_dict=state | {'roi_head.bbox_head.fc_cls.weight': torch.ones(3)}))
+    assert encoder.kind == 'mmpretrain ViT'
+    torch.testing.assert_close(features(make_vit, encoder, 'cls_token'), model(image())[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize('heads', [
+    ['decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.bias'], ['neck.bn.weight'],
+    ['rpn_head.rpn_reg.bias', 'roi_head.mask_head.conv_logits.bias']])
+def test_our_downstream_runs(make_vit, heads):
+    """The encoder and what else there is, under our names."""
+    vit = make_vit()
+    state = {f'backbone.{key}': value for key, value in vit.state_dict().items()}
+    encoder = find_encoder(dict(state_dict=state | {name: torch.ones(2) for name in heads}))
+    assert encoder.kind == 'run of this suite'
+    assert set(encoder.state) == set(vit.state_dict())
+    assert set(encoder.rest) == set(heads)
+    assert encoder.whole
+
+
+def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
+    """Neither encoder stands in for the other."""
+    state = make_bootmae().state_dict()
+    for source, lost in (('online', 'backbone.'), ('momentum', 'momentum.')):
+        left = {key: value for key, value in state.items() if not key.startswith(lost)}
+        with pytest.raises(ValueError, match=rf'the {source} encoder \({lost}\*\) is lost in this BootMAE run'):
+            find_encoder(left, source)
+        find_encoder(left, 'momentum' if source == 'online' else 'online')
+
+
+@pytest.mark.parametrize('first, second, names', [
+    ('backbone.', 'ema.', "'backbone.' and 'ema.'"), ('', 'teacher.', "no prefix and 'teacher.'"),
+    ('module.backbone.', 'backbone.', "'backbone.' and 'module.backbone.'"),
+    ('student.', 'teacher.', "'student.' and 'teacher.'")])
+def test_never_one_of_two(randomise, make_vit, first, second, names):
+    timm, ours = timm_model(randomise).state_dict(), make_vit().state_dict()
+    state = {first + key: value for key, value in timm.items()} | {second + key: value for key, value in ours.items()}
+    with pytest.raises(ValueError, match=f'several ViT encoders in this file, below {names}: which one is meant'):
+        find_encoder(dict(state_dict=state))
+
+
+def test_a_third_encoder_in_a_pretraining_run(make_bootmae):
+    state = make_bootmae().state_dict()
+    third = {f'ema.{key}': value for key, value in make_bootmae().backbone.state_dict().items()}
+    with pytest.raises(ValueError, match="below 'backbone.' and 'ema.' and 'momentum.'"):
+        find_encoder(dict(state_dict=state | third))
+
+
+def test_an_unknown_prefix_is_named(randomise, make_vit):
+    model = timm_model(randomise)
+    encoder = find_encoder({f'net.vision.{key}': value for key, value in model.state_dict().items()})
+    assert encoder.kind == "timm ViT below 'net.vision.'"
+    torch.testing.assert_close(features(make_vit, encoder), model.forward_features(image()), rtol=1e-6, atol=1e-9)
+
+
+# What a file says of itself
+
+
+def test_recorded_heads(make_bootmae):
+    state = make_bootmae().state_dict()
+    meta = dict(bootmae=dict(mean=[1.0], std=[2.0], num_heads=7))
+    encoder = find_encoder(dict(state_dict=state, meta=meta))
+    assert (encoder.num_heads, encoder.mean, encoder.img_size) == (7, (1.0, ), None)
+    assert find_encoder(dict(state_dict=state)).num_heads is None
+
+
+def test_statistics_of_an_export_are_the_recorded_or_unknown(release):
+    """A timm file under the authors' names is not a file of theirs, whose statistics are known."""
+    meta = dict(bootmae=dict(kind='timm ViT', source='online'))
+    encoder = find_encoder(dict(model=release['model/'], meta=meta))
+    assert encoder.kind == "authors' fine-tuned BootMAE, exported from timm ViT"
+    assert (encoder.mean, encoder.std) == (None, None)
+
+
+@pytest.mark.parametrize('key, value', [
+    ('mean', 'abc'), ('mean', [1.0, None]), ('std', {}), ('img_size', [3]), ('img_size', 224), ('num_heads', '4'),
+    ('num_heads', [4, 4]), ('num_heads', True)])
+def test_a_damaged_record(make_bootmae, key, value):
+    meta = dict(bootmae=dict(mean=[1.0], std=[1.0]) | {key: value})
+    with pytest.raises(ValueError, match=f'its record meta.bootmae.{key}=.* is damaged: take another copy'):
+        find_encoder(dict(state_dict=make_bootmae().state_dict(), meta=meta))

@@ -14,7 +14,10 @@ from bootmae.checkpoints.keys import (
     from_authors_finetuned,
     from_mmpretrain,
     from_timm,
+    fuse_qkv_bias,
+    rename,
     split_qkv_bias,
+    to_authors,
 )
 
 
@@ -131,3 +134,28 @@ def test_mmpretrain_names():
         'blocks.1.attn.qkv.weight', 'blocks.1.attn.proj.bias', 'blocks.1.mlp.fc1.weight', 'blocks.1.mlp.fc2.bias',
         'norm.weight', 'fc_norm.bias']
     assert list(ours.values()) == list(names)
+
+
+def test_biases_are_fused():
+    state = {'blocks.3.attn.q_bias': torch.tensor([1., 2.]), 'blocks.3.attn.v_bias': torch.tensor([3., 4.]),
+             'norm.bias': torch.ones(1)}
+    fused = fuse_qkv_bias(state)
+    assert {key: value.tolist() for key, value in fused.items()} == {
+        'blocks.3.attn.qkv.bias': [1, 2, 0, 0, 3, 4], 'norm.bias': [1]}
+    assert split_qkv_bias(fused).keys() == state.keys()
+
+
+def test_rename_takes_the_first_row_that_fits():
+    table = (('a.#.b.', 'x.#.y.'), ('a.#.', 'z.#.'), ('norm.', 'ln.'))
+    names = ['a.0.b.c', 'a.12.q', 'a.b.c', 'norm.w', 'my.norm.w', 'a.1.b']
+    theirs = rename(dict.fromkeys(names), table)
+    assert list(theirs) == ['x.0.y.c', 'z.12.q', 'a.b.c', 'ln.w', 'my.norm.w', 'z.1.b']
+    assert list(rename(theirs, table, back=True)) == names
+
+
+def test_to_authors_undoes_from_authors(release_weights):
+    online, momentum = release_weights
+    back, ema = to_authors(from_authors(online, momentum))
+    assert back == online
+    assert ema == {key: value for key, value in momentum.items() if authors_key(key).startswith('backbone.')
+                   and not key.startswith('norm.')}

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
-from bootmae.checkpoints import Verdict, load_encoder, load_run
+from bootmae.checkpoints import Verdict, check_resumable, load_encoder, load_run
 from bootmae.checkpoints.load import EncoderWeights, tensors_hash
 from bootmae.models.positions import resize_positions, sincos_positions
 
@@ -50,10 +50,10 @@ def test_pooled_backbone(run_file, make_vit, source):
     assert verdict == Verdict(
         path=str(path), kind=f'BootMAE run ({source})', loaded=number, wanted=number,
         new=['fc_norm.weight', 'fc_norm.bias'], unused=['norm.bias', 'norm.weight'] if source == 'online' else [],
-        hash=verdict.hash)
+        hash=verdict.hash, parts=['fc_norm'])
     unused = ', not used: norm.bias, norm.weight' if source == 'online' else ''
-    assert str(verdict) == (f'loaded {number}/{number} encoder tensors of {path} [BootMAE run ({source})], new: '
-                            f'fc_norm.weight, fc_norm.bias{unused}, sha256 {verdict.hash}')
+    assert str(verdict) == (f'loaded {number}/{number} encoder tensors of {path} [BootMAE run ({source})], new '
+                            f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {verdict.hash}')
     assert re.fullmatch('[0-9a-f]{12}', verdict.hash)
 
 
@@ -302,3 +302,15 @@ def test_a_lost_momentum_encoder_is_called_that(make_bootmae):
     with pytest.raises(ValueError, match='Give the config that wrote the file') as error:
         load_run(make_bootmae(), dict(state_dict=without(state, 'backbone.')), 'a.pth')
     assert 'momentum encoder is lost' not in str(error.value)
+
+
+@pytest.mark.parametrize('content', [
+    dict(state_dict={}), dict(state_dict={}, meta=dict(bootmae={})), dict(state_dict={}, meta=dict(epoch=1, iter=2)),
+    dict(state_dict={}, meta='x', optimizer={}), dict(state_dict={}, meta=dict(epoch=1), optimizer={})])
+def test_only_a_run_can_be_resumed(content):
+    with pytest.raises(ValueError, match='a.pth holds weights, not a run that can be resumed .*or start a new run'):
+        check_resumable(content, 'a.pth')
+
+
+def test_a_run_can_be_resumed():
+    check_resumable(dict(state_dict={}, optimizer={}, meta=dict(epoch=1, iter=2)), 'a.pth')

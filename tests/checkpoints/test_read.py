@@ -2,7 +2,6 @@
 import argparse
 import os
 import pickle
-import subprocess
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from payloads import CALLS, HARMLESS, PAYLOADS, Call
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -121,70 +121,11 @@ def test_a_file_of_mmengine(tmp_path):
 # Malicious files: a marker would appear if their code ran
 
 
-class Reduced:
-    """Pickles as a call of ``function``."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-class Chained:
-    """Pickles as ``getattr(owner, name)(*args)``, the call through a second reference."""
-
-    def __init__(self, owner, name, *args):
-        self.found, self.args = Reduced(getattr, owner, name), args
-
-    def __reduce__(self):
-        return Caller, (self.found, *self.args)
-
-
-def Caller(function, *args):  # a name that a pickle can refer to
-    return function(*args)
-
-
-class Loaded:
-    """Pickles plainly, with a state that its class handles."""
-
-    def __setstate__(self, state):
-        open(state['marker'], 'w').close()
-
-
-def malicious(kind, marker):
-    touch = f'touch {marker}'
-    loaded = Loaded()
-    loaded.marker = str(marker)
-    return {
-        'os.system': lambda: Reduced(os.system, touch),
-        'subprocess': lambda: Reduced(subprocess.getoutput, touch),
-        'eval': lambda: Reduced(eval, f'__import__("os").system({touch!r})'),
-        'exec': lambda: Reduced(exec, f'open({str(marker)!r}, "w")'),
-        'open': lambda: Reduced(open, str(marker), 'w'),
-        'setstate': lambda: loaded,
-        'getattr of a module': lambda: Chained(Reduced(__import__, 'os'), 'system', touch),
-        'getattr of a type': lambda: Reduced(getattr, str, 'format'),
-        'getattr of the log history': lambda: Reduced(getattr, HistoryBuffer, '__init__'),
-        'getattr, registering': lambda: Reduced(getattr, HistoryBuffer, 'register_statistics'),
-        'getattr of an instance': lambda: Reduced(getattr, HistoryBuffer(), 'mean'),
-        'getattr of another type': lambda: Reduced(getattr, np.ndarray, 'mean'),
-        'getattr of a tensor': lambda: Reduced(getattr, torch.ones(1), 'mean'),
-        'getattr, globals': lambda: Reduced(getattr, Reduced(getattr, HistoryBuffer, 'mean'), '__globals__'),
-        'function of torch': lambda: Reduced(torch.hub.load, str(marker), 'x'),
-    }[kind]()
-
-
-KINDS = ['os.system', 'subprocess', 'eval', 'exec', 'open', 'setstate', 'getattr of a module', 'getattr of a type',
-         'getattr of the log history', 'getattr, registering', 'getattr of an instance', 'getattr of another type',
-         'getattr of a tensor', 'getattr, globals', 'function of torch']
-
-
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', CALLS | HARMLESS)
 @pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle', 'history'])
 def test_no_code_is_run(tmp_path, kind, form):
     marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
-    payload = malicious(kind, marker)
+    payload = (CALLS | HARMLESS)[kind](marker)
     content = dict(state_dict={'a': torch.ones(2)}, meta=payload)
     if form == 'history':  # hidden in a type that is allowed
         history = HistoryBuffer()
@@ -202,23 +143,24 @@ def test_no_code_is_run(tmp_path, kind, form):
     assert 'add_safe_globals' not in str(error.value)
 
 
-@pytest.mark.parametrize('kind', ['os.system', 'exec', 'open', 'setstate', 'getattr of a module'])
+@pytest.mark.parametrize('kind', PAYLOADS)
 def test_the_malicious_files_would_work(tmp_path, kind):
-    """The files of the test above do what they are meant to, where a reader trusts them."""
+    """The payloads do what they are meant to, where a reader trusts them."""
     marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
-    torch.save(dict(meta=malicious(kind, marker)), path)
+    PAYLOADS[kind](path, marker)
+    assert not marker.exists()
     torch.load(path, weights_only=False)
     assert marker.exists()
 
 
 def test_the_message_names_what_was_refused(tmp_path):
-    torch.save({'a': Reduced(eval, '1')}, tmp_path / 'a.pth')
+    torch.save({'a': Call(eval, '1')}, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'GLOBAL (\w+\.)?eval was not an allowed global'):
         read_checkpoint(tmp_path / 'a.pth')
-    torch.save({'a': Reduced(os.system, 'true')}, tmp_path / 'a.pth')
+    torch.save({'a': Call(os.system, 'true')}, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'GLOBAL posix.system whose module posix is blocked'):
         read_checkpoint(tmp_path / 'a.pth')
-    torch.save({'a': Reduced(getattr, HistoryBuffer, '__init__')}, tmp_path / 'a.pth')
+    torch.save({'a': Call(getattr, HistoryBuffer, '__init__')}, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r"a reference to __init__ of <class '.*HistoryBuffer'>"):
         read_checkpoint(tmp_path / 'a.pth')
 
@@ -227,7 +169,7 @@ def test_nothing_stays_allowed_afterwards(tmp_path):
     before = list(torch.serialization.get_safe_globals())
     torch.save({'args': argparse.Namespace(a=1)}, tmp_path / 'a.pth')
     read_checkpoint(tmp_path / 'a.pth')
-    torch.save({'a': Reduced(eval, '1')}, tmp_path / 'b.pth')
+    torch.save({'a': Call(eval, '1')}, tmp_path / 'b.pth')
     with pytest.raises(ValueError):
         read_checkpoint(tmp_path / 'b.pth')
     assert set(torch.serialization.get_safe_globals()) == set(before)

@@ -120,8 +120,8 @@ def test_provenance(tmp_path, monkeypatch):
     facts = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']
     assert facts.pop('seconds') >= 0
     assert facts.pop('config').endswith('configs/pretrain/bootmae_debug.py')
-    assert facts == dict(method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], precision='float32',
-                         images=32, commit='0123456789ab+')
+    assert facts == dict(method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3,
+                         precision='float32', images=32, commit='0123456789ab+')
 
 
 def test_one_process_needs_no_mean():

@@ -58,7 +58,7 @@ def test_new_parts_may_be_absent(pretrained):
     assert set(verdict.new) == set(state) - set(encoder)
     assert str(verdict) == (
         f'loaded {len(encoder) - 2}/{len(encoder) - 2} encoder tensors of {path} [BootMAE run (online)], '
-        f'new: blocks.*.gamma_1, blocks.*.gamma_2, blocks.*.{TABLE}, pyramid.*, '
+        f'new (layer scale, relative positions, pyramid: not in the file): blocks.*.gamma_1, blocks.*.gamma_2, blocks.*.{TABLE}, pyramid.*, '
         f'not used: norm.bias, norm.weight, sha256 {verdict.hash}')
 
 

@@ -1,0 +1,80 @@
+"""Every wrong file is refused with its reason and a remedy, and the backbone keeps its weights; right ones load."""
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from wrong_files import MOMENTUM, WRONG_FILES, Size, below, encoder, facts, fused, run
+
+from bootmae.checkpoints import load_encoder
+from bootmae.engine.hooks import num_heads
+
+SIZE = Size()
+REMEDY = 'Use the config|another file|take an older one|Convert it|save a dict'
+
+
+def build(**changes):
+    arch = dict(embed_dims=SIZE.embed_dims, depth=SIZE.depth, num_heads=SIZE.num_heads)
+    return MODELS.build(dict(
+        type='TransferViT', arch=arch, img_size=SIZE.img_size, patch_size=SIZE.patch_size, relative_positions=True,
+        layer_scale=1.0, out_indices=(0, 1, 2, 3), pyramid=dict(type='TapPyramid', norm_cfg=dict(type='BN'))) | changes)
+
+
+@pytest.mark.parametrize('plain', [False, True])
+@pytest.mark.parametrize('name', WRONG_FILES)
+def test_wrong_files_are_refused(tmp_path, name, plain):
+    make, message = WRONG_FILES[name]
+    path = make(tmp_path, SIZE)
+    model = build(relative_positions=False, layer_scale=None) if plain else build()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as error:
+        load_encoder(model, path, 'momentum' if name in MOMENTUM else 'online')
+    text = str(error.value)
+    assert str(path) in text
+    assert any(word in text for word in REMEDY.split('|'))
+    assert '\n' not in text
+    after = model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_the_file_that_they_are_made_from_is_right(tmp_path):
+    """So that each is refused for its own fault, and not for one they share."""
+    model = build()
+    verdict = load_encoder(model, run()(tmp_path, SIZE))
+    weights = encoder(SIZE)
+    assert verdict.loaded == len(weights) - 2
+    assert verdict.unused == ['norm.bias', 'norm.weight']
+    assert torch.equal(model.blocks[3].mlp.fc2.weight, weights['blocks.3.mlp.fc2.weight'])
+
+
+@pytest.mark.parametrize('prefix, shape, kind', [
+    ('encoder.', fused, "timm ViT below 'encoder.'"),
+    ('model.', fused, "timm ViT below 'model.'"),
+    ('net.backbone.', dict, "authors' fine-tuned BootMAE below 'net.backbone.'"),
+    ('backbone.', fused, 'mmdetection ViTDet'),
+    ('module.', fused, 'timm ViT'),  # the wrapper of a parallel run, known
+])
+def test_one_encoder_below_one_prefix_is_found(tmp_path, prefix, shape, kind):
+    weights = encoder(SIZE)
+    torch.save(dict(state_dict=below(prefix, shape(weights))), tmp_path / 'a.pth')
+    model = build()
+    assert load_encoder(model, tmp_path / 'a.pth').kind == kind
+    assert torch.equal(model.blocks[1].attn.proj.weight, weights['blocks.1.attn.proj.weight'])
+
+
+def test_the_recorded_heads_must_be_the_model_s(tmp_path):
+    """No weight tells the number of heads: other heads would be other features, silently."""
+    weights = below('backbone.', encoder(SIZE))
+    for heads, fits in ((4, True), (2, False), (None, True)):
+        torch.save(dict(state_dict=weights, meta=facts(SIZE, num_heads=heads) if heads else {}), tmp_path / 'a.pth')
+        if fits:
+            load_encoder(build(), tmp_path / 'a.pth')
+        else:
+            with pytest.raises(ValueError, match="it has 2 attention heads, the model's arch has 4"):
+                load_encoder(build(), tmp_path / 'a.pth')
+
+
+def test_both_kinds_of_backbone_tell_their_heads():
+    """What ProvenanceHook records, of our ViT and of mmpretrain's."""
+    arch = dict(embed_dims=24, num_layers=2, num_heads=6, feedforward_channels=48)
+    assert num_heads(build()) == SIZE.num_heads
+    assert num_heads(MODELS.build(dict(type='mmpretrain.MAEViT', arch=arch, img_size=32, patch_size=8))) == 6
