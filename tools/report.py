@@ -1,6 +1,7 @@
-"""Write the comparison report from a results file.
+r"""Write the comparison report from a results file.
 
-    python tools/report.py RESULTS.csv --run digits/mae/0=WORK_DIR --picture "Digits=grid.png"
+    python tools/report.py RESULTS.csv --run digits/mae/0=WORK_DIR --picture "Digits=grid.png" \
+        --prediction "Scenes=boxes.png"
 """
 
 import argparse
@@ -8,7 +9,15 @@ import json
 import sys
 from pathlib import Path
 
-from bootmae.report import find_verdicts, read_curve, read_rows, summarise, text_table, write_page
+from bootmae.report import (
+    find_verdicts,
+    overview_text,
+    read_curve,
+    read_rows,
+    summarise,
+    text_table,
+    write_page,
+)
 from bootmae.report.verdicts import headline, learned_headline
 
 
@@ -19,7 +28,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--run', action='append', default=[], metavar='NAME=WORK_DIR', type=named,
                         help='training curves to draw; NAME is data/method or data/method/seed')
     parser.add_argument('--picture', action='append', default=[], metavar='CAPTION=FILE', type=named,
-                        help='picture to show')
+                        help='picture of reconstructions to show')
+    parser.add_argument('--prediction', action='append', default=[], metavar='CAPTION=FILE', type=named,
+                        help='picture of predictions beside the annotation to show')
     parser.add_argument('--title', default='BootMAE and MAE compared')
     parser.add_argument('--provenance', metavar='FILE',
                         help='JSON object: versions, device and so on; its "commands" (an object, command by '
@@ -57,13 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
         provenance = read_provenance(args.provenance)
         commands, notes = provenance.pop('commands', {}), provenance.pop('notes', [])
         curves = [read_curve(name, work_dir) for name, work_dir in args.run]
-        pictures = {caption: Path(file).read_bytes() for caption, file in args.picture}
-        write_page(args.out, args.title, rows, curves, pictures, provenance, commands, notes)
+        pictures, predictions = ({caption: Path(file).read_bytes() for caption, file in given}
+                                 for given in (args.picture, args.prediction))
+        write_page(args.out, args.title, rows, curves, pictures, provenance, commands, notes, predictions)
     except (OSError, ValueError) as error:
         print(f'report: {error}', file=sys.stderr)
         return 2
     found = find_verdicts(summarise(rows))
-    print(text_table(rows))
+    print('\n'.join(filter(None, [overview_text(rows), text_table(rows)])))
     print('\n'.join(filter(None, [headline(found)[0], learned_headline(found)])))
     print(f'report: {args.out}')
     return 0

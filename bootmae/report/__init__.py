@@ -2,13 +2,15 @@
 
 from .curves import Curve, read_curve
 from .figures import comparison_svg, loss_svg, reconstruction_grid
+from .overview import overview_markdown, overview_text
 from .page import build_page, write_page
+from .predictions import detection_grid, segmentation_grid
 from .rows import ResultRow, published_rows, read_rows, summarise, write_rows
 from .tables import markdown_table, text_table
 from .verdicts import find_verdicts
 
 __all__ = [
-    'Curve', 'ResultRow', 'build_page', 'comparison_svg', 'find_verdicts', 'loss_svg', 'markdown_table',
-    'published_rows', 'read_curve', 'read_rows', 'reconstruction_grid', 'summarise', 'text_table',
-    'write_page', 'write_rows',
+    'Curve', 'ResultRow', 'build_page', 'comparison_svg', 'detection_grid', 'find_verdicts', 'loss_svg',
+    'markdown_table', 'overview_markdown', 'overview_text', 'published_rows', 'read_curve', 'read_rows',
+    'reconstruction_grid', 'segmentation_grid', 'summarise', 'text_table', 'write_page', 'write_rows',
 ]

@@ -50,6 +50,14 @@ RECONSTRUCTION_CAPTION = (
     'their structure is the model’s.'
 )
 
+PREDICTION_CAPTION = (
+    'Each row is one image; the first two columns are the image and its annotation, the others what the same model '
+    'predicts when it was trained from each of the encoders. Colours mean classes, by the key below each picture; '
+    'bright grey parts of a label map have no annotation and are not judged. Nothing of the annotation reaches a '
+    'prediction. So few images show what kinds of mistakes there are. Which encoder makes fewer of them is said '
+    'only by the numbers above, which cover all images and seeds.'
+)
+
 PANEL_ORDER = ('original', 'masked', 'mae', 'bootmae')
 GUTTER, HEADING = 4, 22
 HEADING_COLOUR = (118, 118, 118, 255)
@@ -132,7 +140,8 @@ def _rows_figure(rows: float, label: str) -> tuple[Figure, Axes]:
 
 
 def _name_rows(axes: Axes, items: Sequence[Comparison], middles: Sequence[float], bottom: float) -> None:
-    axes.set_yticks(list(middles), [f'{task_name(item)}\n{labels_name(item.labels)}' for item in items])
+    names = ['\n'.join(filter(None, [task_name(item), labels_name(item)])) for item in items]
+    axes.set_yticks(list(middles), names)
     axes.set_ylim(bottom, -0.7)
 
 
@@ -210,19 +219,32 @@ def reconstruction_grid(panels: Mapping[str, np.ndarray], scale: int | None = No
     names = sorted(panels, key=_panel_rank)
     arrays = [np.asarray(panels[name]) for name in names]
     _check_panels(names, arrays)
-    n, height, width, _ = arrays[0].shape
-    scale = scale or max(1, round(128 / width))
-    tall, broad = height * scale, width * scale
-    bottom, right = tile_origin(n, len(names), tall, broad)
+    scale = scale or max(1, round(128 / arrays[0].shape[2]))
+    return png(compose_grid(names, [enlarge(array, scale) for array in arrays]))
+
+
+def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
+    """Pictures (n, H, W, ...) with every pixel repeated along both sides."""
+    return pictures.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def compose_grid(headings: Sequence[str], columns: Sequence[np.ndarray]) -> Image.Image:
+    """RGBA picture of one column a heading, each of uint8 tiles (n, H, W, 3) of one shape; transparent gutters."""
+    n, tall, broad, _ = columns[0].shape
+    bottom, right = tile_origin(n, len(columns), tall, broad)
     canvas = np.zeros((bottom - GUTTER, right - GUTTER, 4), dtype=np.uint8)
-    for column, array in enumerate(arrays):
+    for column, tiles in enumerate(columns):
         for row in range(n):
             top, left = tile_origin(row, column, tall, broad)
-            tile = array[row].repeat(scale, axis=0).repeat(scale, axis=1)
-            canvas[top:top + tall, left:left + broad, :3] = tile
+            canvas[top:top + tall, left:left + broad, :3] = tiles[row]
             canvas[top:top + tall, left:left + broad, 3] = 255
     picture = Image.fromarray(canvas)
-    _draw_headings(picture, names, broad)
+    _draw_headings(picture, headings, broad)
+    return picture
+
+
+def png(picture: Image.Image) -> bytes:
+    """Bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG', optimize=True)
     return buffer.getvalue()
@@ -251,14 +273,16 @@ def _check_panels(names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
 
 def _draw_headings(picture: Image.Image, names: Sequence[str], width: int) -> None:
     draw = ImageDraw.Draw(picture)
+    largest = 17 if width > 160 else 14  # broad pictures are shown smaller than they are
     for column, name in enumerate(names):
         left = tile_origin(0, column, 0, width)[1]
-        size = next((s for s in range(14, 6, -1) if draw.textlength(name, _font(s)) <= width), 6)
-        draw.text((left + width / 2, HEADING / 2), name, fill=HEADING_COLOUR, font=_font(size), anchor='mm')
+        size = next((s for s in range(largest, 6, -1) if draw.textlength(name, font_of(s)) <= width), 6)
+        draw.text((left + width / 2, HEADING / 2), name, fill=HEADING_COLOUR, font=font_of(size), anchor='mm')
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with Pillow."""
     return ImageFont.load_default(size)
 
 

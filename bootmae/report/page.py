@@ -13,12 +13,14 @@ from .curves import Curve
 from .figures import (
     COMPARISON_CAPTION,
     LOSS_CAPTION,
+    PREDICTION_CAPTION,
     RECONSTRUCTION_CAPTION,
     comparison_svg,
     difference_svg,
     legend,
     loss_svg,
 )
+from .overview import overview
 from .rows import Comparison, ResultRow, published_rows, replace_file, summarise
 from .tables import (
     checkpoint_table,
@@ -28,7 +30,17 @@ from .tables import (
     published_table,
     rows_table,
 )
-from .verdicts import RULE, find_verdicts, headline, learned_headline, method_name, method_order, task_name
+from .verdicts import (
+    DENSE_TASKS,
+    RULE,
+    TASK_NAMES,
+    find_verdicts,
+    headline,
+    in_order,
+    learned_headline,
+    method_name,
+    method_order,
+)
 
 LARGEST_PICTURE = 300_000  # bytes of PNG beyond which a picture is stored as WebP
 LONGEST_SIDE = 1600  # pixels
@@ -44,6 +56,12 @@ READING = (
     'Both methods are compared after the same number of images wherever the section on cost says so. '
     'BootMAE needs more time per image, because a second encoder sees the whole image; a comparison at '
     'equal time can read differently.',
+)
+DENSE_READING = (
+    'Segmentation and detection train the whole model, the encoder included. mIoU is the mean over classes of '
+    'intersection over union of the pixels. Box AP and mask AP are COCO’s average precision, averaged over classes '
+    'and over the overlaps 0.50 to 0.95 from which an instance counts as found. Both are given in percent, but '
+    'neither is a share of right answers, and numbers of different tasks do not compare.'
 )
 DEMO_READING = (
     'Rows labelled “demo” come from minutes of training of a very small model on few, small images. They '
@@ -61,6 +79,7 @@ def build_page(
     provenance: Mapping[str, Any] | None = None,
     commands: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    predictions: Mapping[str, bytes] | None = None,
 ) -> str:
     """The page as text, with everything it shows inside it.
 
@@ -72,29 +91,34 @@ def build_page(
         provenance: Versions, device, commit and so on; values may be texts, numbers, lists or mappings.
         commands: Commands by what they do.
         notes: Further paragraphs on how to read the page.
+        predictions: Pictures of predictions beside the annotation by caption; the caption says of which images.
 
     Raises:
         ValueError: A picture cannot be read.
     """
     rows = [row for row in rows if row.label != 'paper']
-    comparisons = summarise(rows)
+    comparisons = in_order(summarise(rows))
     found = find_verdicts(comparisons)
     sentence, tone = headline(found)
     demo = any(row.label == 'demo' for row in rows)
+    dense = any(item.task in DENSE_TASKS for item in comparisons)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return environment.get_template('page.html.j2').render(
         title=title, lede=lede(comparisons), headline=sentence, tone=tone, demo=demo,
         learned=learned_headline(found),
         verdicts=_by_data(found), rule=RULE, legend=legend(method_order(comparisons)),
-        comparison=comparison_table(comparisons), plots=_comparison_plots(comparisons),
-        comparison_caption=COMPARISON_CAPTION, published=published_table(published_rows()),
+        overview=overview(comparisons), comparison=comparison_table(comparisons), plots=_comparison_plots(comparisons),
+        comparison_caption=COMPARISON_CAPTION,
+        predictions=[_embed(caption, data) for caption, data in (predictions or {}).items()],
+        prediction_caption=PREDICTION_CAPTION, published=published_table(published_rows()),
         losses=_loss_plots(curves), loss_caption=LOSS_CAPTION,
         pictures=[_embed(caption, data) for caption, data in (pictures or {}).items()],
         picture_caption=RECONSTRUCTION_CAPTION, cost=cost_table(rows), cost_sentences=cost_sentences(rows),
         rows=rows_table(rows), checkpoints=checkpoint_table(rows),
         provenance=_provenance(rows, provenance or {}), commands=commands or {},
-        reading=[*([DEMO_READING] if demo else []), *READING, *notes])
+        reading=[*([DEMO_READING] if demo else []), READING[0], *([DENSE_READING] if dense else []),
+                 *READING[1:], *notes])
 
 
 def write_page(path: str | Path, *args: Any, **keywords: Any) -> Path:
@@ -104,22 +128,24 @@ def write_page(path: str | Path, *args: Any, **keywords: Any) -> Path:
 
 
 def lede(comparisons: Sequence[Comparison]) -> str:
-    """What was compared, in one sentence."""
+    """What was compared, in one sentence. The data sets are those of the tasks: a pretraining may have had others."""
     if not comparisons:
         return 'No measured rows yet: run the pretrainings and their evaluations first.'
     methods = method_order(comparisons)
     pretrained = [method_name(method) for method in methods if method != 'untrained']
-    data = list(dict.fromkeys(item.data for item in comparisons))
-    tasks = list(dict.fromkeys(task_name(item) for item in comparisons))
+    encoders = []
+    if pretrained:
+        encoders.append(f'Encoders pretrained with {_listed(pretrained)}')
+    if 'untrained' in methods:
+        encoders.append('untrained ones' if pretrained else 'Untrained encoders')
+    tasks: dict[tuple[str, ...], list[str]] = {}
+    for data, group in _by_data(comparisons).items():
+        names = tuple(dict.fromkeys(TASK_NAMES.get(item.task, item.task) for item in group))
+        tasks.setdefault(names, []).append(data)
+    judged = ', and '.join(f'by {_listed(names)} on {_listed(data)}' for names, data in tasks.items())
     seeds = {spread.n for item in comparisons for spread in item.methods.values()}
     count = str(max(seeds)) if len(seeds) == 1 else f'{min(seeds)} to {max(seeds)}'
-    plural = '' if seeds == {1} else 's'
-    if not pretrained:
-        return f'The untrained encoder on {_listed(data)}, judged by {_listed(tasks)}, {count} seed{plural}.'
-    floor = ' next to an untrained one' if 'untrained' in methods else ''
-    encoders = 'encoders' if len(pretrained) > 1 else 'encoder'
-    return (f'{_listed(pretrained)} pretrained on {_listed(data)}; the {encoders}, judged{floor} by '
-            f'{_listed(tasks)}, {count} seed{plural} each.')
+    return f'{", and ".join(encoders)}, judged {judged}; {count} seed{"" if seeds == {1} else "s"} each.'
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -22,9 +22,10 @@ class ResultRow:
     Attributes:
         data: Name of the data set, such as ``digits``.
         method: How the encoder was made: ``untrained``, ``mae``, ``bootmae`` or another name.
-        task: How the encoder was judged: ``knn``, ``linear``, ``finetune`` or another name.
-        labels: ``all``, or the number of labelled images per class.
-        metric: Name of the number; higher is better.
+        task: How the encoder was judged: ``knn``, ``linear``, ``finetune``, ``segmentation``, ``detection`` or
+            another name.
+        labels: ``all``, or the number of labelled images: per class, and in all for segmentation and detection.
+        metric: Name of the number, such as ``accuracy``, ``mIoU`` or ``box AP``; higher is better.
         value: The number, in percent; NaN only where ``label`` is ``not run``.
         seed: Seed of pretraining and evaluation; -1 where a publication does not state it.
         protocol: Details of the evaluation that must agree between rows to compare them.

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from .rows import COLUMNS, TYPES, Comparison, ResultRow, summarise
 from .verdicts import (
+    DENSE_TASKS,
     best_method,
     difference_text,
+    in_order,
+    labels_amount,
     labels_name,
     method_name,
     method_order,
@@ -54,10 +57,10 @@ def number(value: float, text: str, strong: bool = False) -> Cell:
     return Cell(text, value, strong) if math.isfinite(value) else Cell('–')
 
 
-def labels_cell(labels: str) -> Cell:
+def labels_cell(labels: str, text: str) -> Cell:
     """Amount of labels, sorted by number with ``all`` as the largest."""
-    amount = float(labels) if labels.isdigit() else math.inf if labels == 'all' else None
-    return Cell(labels_name(labels), 1e12 if amount == math.inf else amount)
+    amount = labels_amount(labels)
+    return Cell(text, None if math.isnan(amount) else min(amount, 1e12))
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
@@ -69,7 +72,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     rows = []
     for item in comparisons:
         best = best_method(item)
-        cells = [word(item.data), word(task_name(item)), labels_cell(item.labels)]
+        cells = [word(item.data), word(task_name(item)), labels_cell(item.labels, labels_name(item))]
         for method in methods:
             spread = item.methods.get(method)
             cells.append(number(spread.mean, spread_text(spread), method == best) if spread else Cell('–'))
@@ -100,23 +103,33 @@ def _published(row: ResultRow | None) -> Cell:
     return number(row.value, signed(row.value, 1) if row.metric.endswith('over MAE') else f'{row.value:.1f}')
 
 
-def pretraining_runs(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """One measured row for every pretraining: many evaluations share one."""
-    runs = {}
-    for row in rows:
-        if row.measured and (row.images or row.seconds):
-            runs.setdefault((row.data, row.method, row.seed, row.checkpoint_hash, row.config), row)
-    return list(runs.values())
+def pretraining_runs(rows: Sequence[ResultRow]) -> list[tuple[list[str], ResultRow]]:
+    """Data sets that judged a pretraining, and one measured row of it: many evaluations share one."""
+    runs: dict[tuple, list[ResultRow]] = {}
+    for row in _dense_last(rows):
+        if row.images or row.seconds:
+            weights = row.checkpoint_hash or row.data  # without a hash only rows of one data set are surely of one run
+            runs.setdefault((row.method, row.seed, weights, row.config), []).append(row)
+    return [(_data_of(group), group[0]) for group in runs.values()]
+
+
+def _dense_last(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Measured rows; segmentation and detection behind the rest, as they may judge an encoder of other data."""
+    return sorted((row for row in rows if row.measured), key=lambda row: row.task in DENSE_TASKS)
+
+
+def _data_of(rows: Sequence[ResultRow]) -> list[str]:
+    return list(dict.fromkeys(row.data for row in rows))
 
 
 def cost_table(rows: Sequence[ResultRow]) -> Table:
     """Seconds, images seen and images per second of every pretraining."""
-    columns = (('Data', False), ('Method', False), ('Seed', True), ('Seconds', True), ('Images seen', True),
+    columns = (('Judged on', False), ('Method', False), ('Seed', True), ('Seconds', True), ('Images seen', True),
                ('Images/s', True), ('Precision', False), ('Device', False))
     body = []
-    for row in pretraining_runs(rows):
+    for data, row in pretraining_runs(rows):
         speed = row.images / row.seconds if row.seconds and row.images else math.nan
-        body.append((word(row.data), word(method_name(row.method)), number(row.seed, str(row.seed)),
+        body.append((word(', '.join(data)), word(method_name(row.method)), number(row.seed, str(row.seed)),
                      number(row.seconds or math.nan, f'{row.seconds:,.0f}'),
                      number(row.images or math.nan, f'{row.images:,}'), number(speed, f'{speed:,.0f}'),
                      word(row.precision), word(row.device)))
@@ -124,14 +137,19 @@ def cost_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def cost_sentences(rows: Sequence[ResultRow]) -> list[str]:
-    """For every data set: whether both methods had the same budget of images, and how their times compare."""
+    """For every data set: whether both methods had the same budget of images, and how their times compare.
+
+    A data set that only judges pretrainings of which an earlier sentence speaks gets none of its own.
+    """
     runs = pretraining_runs(rows)
-    sentences = []
-    for data in dict.fromkeys(row.data for row in runs):
-        ours = [row for row in runs if row.data == data and row.method == 'bootmae']
-        mae = [row for row in runs if row.data == data and row.method == 'mae']
-        if ours and mae:
-            sentences.append(f'{data}: {_budget(ours, mae)}{_time(ours, mae)}.')
+    sentences, told = [], set()
+    for name in dict.fromkeys(name for data, _ in runs for name in data):
+        group = [row for data, row in runs if name in data]
+        ours = [row for row in group if row.method == 'bootmae']
+        mae = [row for row in group if row.method == 'mae']
+        if ours and mae and not told.issuperset(map(id, group)):
+            told.update(map(id, group))
+            sentences.append(f'{name}: {_budget(ours, mae)}{_time(ours, mae)}.')
     return sentences
 
 
@@ -166,7 +184,7 @@ def rows_table(rows: Sequence[ResultRow]) -> Table:
 def _raw(row: ResultRow, name: str) -> Cell:
     value = getattr(row, name)
     if name == 'labels':
-        return Cell(value, labels_cell(value).sort)
+        return labels_cell(value, value)
     if name == 'value':
         return number(value, f'{value:.2f}')
     if name == 'seconds':
@@ -181,18 +199,19 @@ def _raw(row: ResultRow, name: str) -> Cell:
 def checkpoint_table(rows: Sequence[ResultRow]) -> Table:
     """Weights that were judged, with their hashes."""
     found = {}
-    for row in rows:
-        if row.measured and (row.checkpoint or row.checkpoint_hash):
-            found.setdefault((row.checkpoint, row.checkpoint_hash), row)
-    columns = (('Data', False), ('Method', False), ('Seed', True), ('Checkpoint', False), ('Hash', False))
-    body = tuple((word(row.data), word(method_name(row.method)), number(row.seed, str(row.seed)),
-                  word(row.checkpoint), word(row.checkpoint_hash)) for row in found.values())
+    for row in _dense_last(rows):
+        if row.checkpoint or row.checkpoint_hash:
+            found.setdefault((row.checkpoint, row.checkpoint_hash), []).append(row)
+    columns = (('Judged on', False), ('Method', False), ('Seed', True), ('Checkpoint', False), ('Hash', False))
+    body = tuple((word(', '.join(_data_of(group))), word(method_name(group[0].method)),
+                  number(group[0].seed, str(group[0].seed)), word(group[0].checkpoint),
+                  word(group[0].checkpoint_hash)) for group in found.values())
     return Table('checkpoints', columns, body)
 
 
 def _plain(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], Table]:
     """Headings and texts of the comparison; the protocol only where it tells two rows apart."""
-    table = comparison_table(summarise(rows))
+    table = comparison_table(in_order(summarise(rows)))
     body = [[cell.text for cell in cells] for cells in table.rows]
     heads = [name for name, _ in table.columns]
     if len({tuple(cells[:3]) for cells in body}) == len(body):
@@ -204,12 +223,12 @@ def markdown_table(rows: Sequence[ResultRow]) -> str:
     """Comparison of the measured rows as a Markdown table, percent, best in bold as on the page."""
     heads, body, table = _plain(rows)
     strong = [[f'**{text}**' if cell.strong else text for text, cell in zip(texts, cells, strict=False)]
-              for texts, cells in zip([[_escape(t) for t in line] for line in body], table.rows, strict=True)]
+              for texts, cells in zip([[escape(t) for t in line] for line in body], table.rows, strict=True)]
     rule = ['---:' if numeric else '---' for _, numeric in table.columns[:len(heads)]]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heads, rule, *strong]) + '\n'
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     return text.replace('\\', '\\\\').replace('|', '\\|').replace('*', '\\*').replace('<', '&lt;')
 
 

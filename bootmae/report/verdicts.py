@@ -1,5 +1,6 @@
 """Verdicts in plain words, computed from the summaries by one stated rule."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ RULE = (
 )
 
 METHOD_NAMES = {'untrained': 'Untrained', 'mae': 'MAE', 'bootmae': 'BootMAE'}
-TASK_NAMES = {'knn': 'k-NN', 'linear': 'linear probe', 'finetune': 'fine-tuning'}
+TASK_NAMES = {'knn': 'k-NN', 'linear': 'linear probe', 'finetune': 'fine-tuning', 'segmentation': 'segmentation',
+              'detection': 'detection'}  # in the order of the report
+DENSE_TASKS = ('segmentation', 'detection')  # their labels are whole images, nearly always all of them
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,41 @@ def method_order(rows_or_comparisons: Sequence[ResultRow] | Sequence[Comparison]
 def task_name(item: Comparison | ResultRow) -> str:
     """Task for readers, with the metric where it is not the accuracy."""
     name = TASK_NAMES.get(item.task, item.task)
-    return name if item.metric == 'accuracy' else f'{name}, {item.metric}'
+    return name if item.metric == 'accuracy' else f'{name} {item.metric}'
 
 
-def labels_name(labels: str) -> str:
-    """Amount of labels for readers."""
-    return 'all' if labels == 'all' else f'{labels} per class'
+def labels_name(item: Comparison | ResultRow) -> str:
+    """Amount of labels for readers; empty where all images of segmentation and detection go without saying."""
+    if item.task in DENSE_TASKS:
+        return '' if item.labels == 'all' else f'{item.labels} images'
+    return 'all' if item.labels == 'all' else f'{item.labels} per class'
+
+
+def labels_phrase(item: Comparison | ResultRow) -> str:
+    """The same with its noun, such as ``5 labels per class``."""
+    if item.task in DENSE_TASKS:
+        return '' if item.labels == 'all' else f'{item.labels} labelled images'
+    return 'all labels' if item.labels == 'all' else f'{item.labels} labels per class'
+
+
+def labels_amount(labels: str) -> float:
+    """Amount of labels to sort by: ``all`` is infinite, what is no number is NaN."""
+    return math.inf if labels == 'all' else float(labels) if labels.isdigit() else math.nan
+
+
+def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons by data set, task and amount of labels; data sets by their first task, then as they come."""
+    tasks = [*TASK_NAMES, *dict.fromkeys(item.task for item in comparisons if item.task not in TASK_NAMES)]
+    first: dict[str, int] = {}
+    for item in comparisons:
+        first[item.data] = min(tasks.index(item.task), first.get(item.data, len(tasks)))
+    data = sorted(first, key=first.__getitem__)
+
+    def place(item: Comparison) -> tuple:
+        amount = labels_amount(item.labels)
+        return data.index(item.data), tasks.index(item.task), -1.0 if math.isnan(amount) else amount
+
+    return sorted(comparisons, key=place)
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -126,8 +158,7 @@ def find_verdicts(comparisons: Sequence[Comparison]) -> list[Verdict]:
 
 
 def _place(item: Comparison) -> tuple[str, str]:
-    return item.data, f'{task_name(item)}, {labels_name(item.labels)} labels'.replace('per class labels',
-                                                                                      'labels per class')
+    return item.data, ', '.join(filter(None, [task_name(item), labels_phrase(item)]))
 
 
 def _verdict(item: Comparison, with_protocol: bool) -> Verdict:

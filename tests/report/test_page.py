@@ -50,7 +50,7 @@ def picture(height=16):
 def full_page(rows):
     provenance = {'versions': {'torch': '2.11'}, 'host': ['a', 'b']}
     return build_page('Title', rows, [curve()], {'Digits': picture()}, provenance, {'Run': 'make demo'},
-                      ['A last note.'])
+                      ['A last note.'], {'Digit scenes': picture()})
 
 
 def words(page):
@@ -104,18 +104,19 @@ def test_page_needs_nothing_from_elsewhere():
 def test_every_section_is_there():
     page = full_page(rows_of())
     text = words(page)
-    for anchor in ('verdicts', 'results', 'published', 'losses', 'reconstructions', 'cost', 'rows',
-                   'provenance', 'reading'):
+    for anchor in ('overview', 'verdicts', 'results', 'predictions', 'published', 'losses', 'reconstructions',
+                   'cost', 'rows', 'provenance', 'reading'):
         assert f'<section id="{anchor}"' in page
     assert RULE in text
-    assert ('MAE and BootMAE pretrained on digits; the encoders, judged next to an untrained one by k-NN and '
-            'linear probe, 2 seeds each.') in text
+    assert ('Encoders pretrained with MAE and BootMAE, and untrained ones, judged by k-NN and linear probe on '
+            'digits; 2 seeds each.') in text
     assert 'BootMAE is above MAE in all 2 comparisons.' in text
     assert 'BootMAE is above MAE: +2.00 ± 0.00 points (standard error; 2 shared seeds, margin 0.14).' in text
     assert 'Not measured here.' in text
     assert 'not comparable as numbers' in text
     assert 'each original patch’s own mean and variance' in text
     assert 'the visible patches are pasted' in text
+    assert 'Nothing of the annotation reaches a prediction.' in text
     assert 'both methods saw the same number of images (5,000 a run)' in text
     assert 'They cannot show which method is better' in text
     for given in ('torch 2.11', 'make demo', 'A last note.', 'c0ffee', 'configs/mae.py', 'mae0' * 6):
@@ -137,7 +138,8 @@ def test_the_answer_is_prominent_either_way(better, tone, sentence):
 def test_bold_only_where_it_leads():
     leads = build_page('Title', rows_of(2.0))
     assert leads.count('<strong>92.1 ± 0.1 (2)</strong>') == 2
-    assert leads.count('<strong>') == 2
+    assert leads.count('<strong>92.1</strong> <small>± 0.1 (2)</small>') == 2  # the overview
+    assert leads.count('<strong>') == 4
     assert '<strong>' not in build_page('Title', rows_of(0.0))
 
 
@@ -150,7 +152,8 @@ def test_names_are_escaped_everywhere():
     rows = [replace(row, data=HOSTILE, protocol=HOSTILE, config=HOSTILE, checkpoint=HOSTILE, device=HOSTILE)
             for row in rows_of()]
     page = build_page(HOSTILE, rows, [Curve(f'{HOSTILE}/mae/0', np.arange(4), {'loss': np.ones(4)})],
-                      {HOSTILE: picture()}, {HOSTILE: {HOSTILE: HOSTILE}}, {HOSTILE: HOSTILE}, [HOSTILE])
+                      {HOSTILE: picture()}, {HOSTILE: {HOSTILE: HOSTILE}}, {HOSTILE: HOSTILE}, [HOSTILE],
+                      {HOSTILE: picture()})
     assert '<img src=x' not in page
     assert 'onerror="' not in page
     assert words(page).count('<img src=x onerror="alert(1)">') > 20
@@ -164,6 +167,52 @@ def test_numbers_sort_by_value_and_labels_with_all_last():
     assert 'data-sort="5.0">5 per class</td>' in page
     assert 'data-sort="100.0">100 per class</td>' in page
     assert 'data-sort="90.1">90.1 ± 0.1 (2)</td>' in page
+
+
+def dense_rows():
+    """Segmentation and detection, first in the file, by the encoders of the other rows."""
+    metrics = {'segmentation': ['mIoU'], 'detection': ['box AP', 'mask AP']}
+    return [replace(row, data='digit scenes', task=task, metric=metric, protocol='')
+            for row in rows_of() if row.task == 'knn' for task in metrics for metric in metrics[task]]
+
+
+def test_four_tasks_stand_side_by_side():
+    page = build_page('Title', [*dense_rows(), *rows_of()])
+    check(page)
+    table = re.search(r'<table class="overview">.*?</table>', page, re.S)[0]
+    lines = [words(line).strip() for line in table.split('</tr>')]
+    assert lines[0] == 'digits digit scenes'
+    assert re.findall(r'colspan="(\d)"', table) == ['2', '3']
+    assert lines[1] == ('k-NN all labels linear probe all labels '
+                        'segmentation mIoU detection box AP detection mask AP')
+    assert lines[2] == 'Untrained' + ' 60.1 ± 0.1 (2)' * 5
+    assert lines[5] == 'BootMAE − MAE' + ' ▲ above: +2.00 ± 0.00' * 5
+    assert page.index('id="overview"') < page.index('id="verdicts"')
+
+
+def test_segmentation_and_detection_read_well():
+    text = words(build_page('Title', [*dense_rows(), *rows_of()]))
+    assert ('judged by k-NN and linear probe on digits, and by segmentation and detection on digit scenes; '
+            '2 seeds each.') in text
+    assert 'neither is a share of right answers' in text
+    assert 'segmentation mIoU ▲ above MAE' in text
+    assert 'all labels' not in text[text.index('segmentation mIoU ▲'):text.index('Rule.')]
+    assert 'neither is a share of right answers' not in words(build_page('Title', rows_of()))
+    assert 'digits: both methods saw the same number of images (5,000 a run)' in text
+    assert 'digit scenes: both' not in text  # the same pretrainings
+    assert words(build_page('Title', dense_rows())).count('digit scenes: both methods saw the same number') == 1
+
+
+def test_predictions_have_a_section_of_their_own():
+    page = build_page('Title', rows_of(), pictures={'P': picture()}, predictions={'Q': picture(17)})
+    section = page[page.index('<section id="predictions">'):page.index('<section id="published">')]
+    assert 'alt="Q"' in section
+    assert 'Open larger: Q' in section
+    assert 'normalised patches' not in section
+    assert 'alt="P"' in page[page.index('<section id="reconstructions">'):]
+    assert 'id="predictions"' not in build_page('Title', rows_of(), pictures={'P': picture()})
+    with pytest.raises(ValueError, match="picture 'x' cannot be read"):
+        build_page('Title', rows_of(), predictions={'x': b'no picture'})
 
 
 NOT_RUN = replace(rows_of()[0], value=float('nan'), label='not run')
@@ -237,20 +286,23 @@ def files(tmp_path):
 def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
     code = command([str(files / 'r.csv'), '--out', str(files / 'a.html'), '--title', 'My title',
                     '--run', f'digits/mae/0={files / "work"}', '--picture', f'a=b={files / "grid.png"}',
-                    '--provenance', str(files / 'p.json')])
+                    '--provenance', str(files / 'p.json'), '--prediction', f'Scenes={files / "grid.png"}'])
     assert code == 0
     out = capsys.readouterr().out
+    assert '---- digits ----' in out
     assert 'linear probe     all  60.1 ± 0.1 (2)  90.1 ± 0.1 (2)  92.1 ± 0.1 (2)   +2.00 ± 0.00\n' in out
     assert 'BootMAE is above MAE in all 2 comparisons.' in out
     assert str(files / 'a.html') in out
     text = words((files / 'a.html').read_text())
-    for given in ('My title', 'digits, MAE', 'a=b', 'torch', 'make demo', 'Note.'):
+    for given in ('My title', 'digits, MAE', 'a=b', 'torch', 'make demo', 'Note.', 'Predictions Scenes'):
         assert given in text
 
 
 @pytest.mark.parametrize(('extra', 'message'), [
     (['--run', 'digits/mae=nowhere'], 'nowhere: no scalars.json'),
     (['--picture', 'a=nowhere.png'], 'nowhere.png'),
+    (['--prediction', 'a=nowhere.png'], 'nowhere.png'),
+    (['--prediction', 'a=r.csv'], "picture 'a' cannot be read"),
     (['--picture', 'a=r.csv'], "picture 'a' cannot be read"),
     (['--provenance', 'r.csv'], 'r.csv: not JSON'),
 ])

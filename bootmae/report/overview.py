@@ -1,0 +1,157 @@
+"""The tasks side by side: one row a method, one column a task, for the page, for Markdown and for the terminal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .rows import Comparison, ResultRow, summarise
+from .tables import escape
+from .verdicts import (
+    best_method,
+    difference_text,
+    in_order,
+    judge,
+    labels_amount,
+    labels_phrase,
+    method_name,
+    method_order,
+    spread_text,
+    task_name,
+)
+
+DIFFERENCE = 'BootMAE − MAE'
+WIDTH = 120  # characters of a terminal line
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of the overview.
+
+    Attributes:
+        text: ``mean ± std (n)``, or the difference with its standard error; a dash where there is none.
+        strong: Whether the method is above every other by the rule.
+        outcome: Of a difference: ``above``, ``level``, ``below`` or ``undecided``; else empty.
+    """
+
+    text: str
+    strong: bool = False
+    outcome: str = ''
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The number and what stands behind it."""
+        number, _, rest = self.text.partition(' ')
+        return number, rest
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The table.
+
+    Attributes:
+        columns: Data set, task and details (amount of labels) of every column; columns of a data set are adjacent.
+        rows: Name and as many entries as there are columns: the methods, then the difference where there is one.
+    """
+
+    columns: tuple[tuple[str, str, str], ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Data sets and how many columns each has."""
+        data = [column[0] for column in self.columns]
+        return [(name, data.count(name)) for name in dict.fromkeys(data)]
+
+
+def overview(comparisons: Sequence[Comparison]) -> Overview:
+    """One column a data set, task and metric, with the comparison that says most about it."""
+    chosen = choose(comparisons)
+    columns = tuple((item.data, task_name(item), _details(item, comparisons)) for item in chosen)
+    rows = [(method_name(method), tuple(_entry(item, method) for item in chosen)) for method in method_order(chosen)]
+    if any(item.difference for item in chosen):
+        rows.append((DIFFERENCE, tuple(map(_difference, chosen))))
+    return Overview(columns, tuple(rows))
+
+
+def choose(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """One comparison of every data set, task and metric: the one with the most labels, and of several protocols
+    the one with the most measurements, else the first."""
+    groups: dict[tuple, list[Comparison]] = {}
+    for item in in_order(comparisons):
+        groups.setdefault((item.data, item.task, item.metric), []).append(item)
+    return [max(group, key=_weight) for group in groups.values()]
+
+
+def _weight(item: Comparison) -> tuple[float, int]:
+    amount = labels_amount(item.labels)
+    return amount if amount >= 0 else -1.0, sum(spread.n for spread in item.methods.values())
+
+
+def _details(item: Comparison, comparisons: Sequence[Comparison]) -> str:
+    """Amount of labels, and the protocol where it was chosen among several."""
+    def place(other: Comparison) -> tuple:
+        return other.data, other.task, other.metric, other.labels
+
+    several = sum(place(other) == place(item) for other in comparisons) > 1
+    return ', '.join(filter(None, [labels_phrase(item), item.protocol if several else '']))
+
+
+def _entry(item: Comparison, method: str) -> Entry:
+    spread = item.methods.get(method)
+    return Entry(spread_text(spread), method == best_method(item)) if spread else Entry('–')
+
+
+def _difference(item: Comparison) -> Entry:
+    if item.difference is None:
+        return Entry('–')
+    return Entry(difference_text(item.difference), outcome=judge(item.methods['bootmae'], item.methods['mae']).outcome)
+
+
+def overview_markdown(rows: Sequence[ResultRow]) -> str:
+    """Overview of the measured rows as a Markdown table, percent, best in bold; empty without rows."""
+    table = overview(summarise(rows))
+    if not table.columns:
+        return ''
+    heads = ['Method', *('<br>'.join(escape(text) for text in column if text) for column in table.columns)]
+    body = [[escape(name), *(f'**{entry.text}**' if entry.strong else entry.text for entry in entries)]
+            for name, entries in table.rows]
+    rule = ['---', *['---:'] * len(table.columns)]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heads, rule, *body]) + '\n'
+
+
+def overview_text(rows: Sequence[ResultRow], width: int = WIDTH) -> str:
+    """Overview of the measured rows for the terminal, percent; wrapped between data sets, empty without rows."""
+    table = overview(summarise(rows))
+    names = ['', '', '', *(name for name, _ in table.rows)]
+    labels = _left(names)
+    blocks: list[list[str]] = []
+    start = 0
+    for data, count in table.groups:
+        block = _block(table, data, range(start, start + count))
+        start += count
+        if blocks and len(blocks[-1][0]) + len(block[0]) <= width:
+            blocks[-1] = [left + right for left, right in zip(blocks[-1], block, strict=True)]
+        else:
+            blocks.append([left + right for left, right in zip(labels, block, strict=True)])
+    return '\n'.join('\n'.join(line.rstrip() for line in block if line.strip()) + '\n' for block in blocks)
+
+
+def _block(table: Overview, data: str, columns: Sequence[int]) -> list[str]:
+    """Lines of one data set: its name over a rule, the task, the details, then the numbers."""
+    body = []
+    for column in columns:
+        texts = [*table.columns[column][1:], *(entries[column].text for _, entries in table.rows)]
+        body.append(_right(texts))
+    lines = [''.join(parts) for parts in zip(*body, strict=True)]
+    space = max(len(lines[0]), len(data) + 4)
+    title = '  ' + f' {data} '.center(space - 2, '-')
+    return [title, *(line.rjust(space) for line in lines)]
+
+
+def _left(texts: Sequence[str]) -> list[str]:
+    width = max(map(len, texts))
+    return [text.ljust(width) for text in texts]
+
+
+def _right(texts: Sequence[str]) -> list[str]:
+    width = max(map(len, texts))
+    return ['  ' + text.rjust(width) for text in texts]
