@@ -1,4 +1,4 @@
-"""Every file under configs/: its recipe, its opening comment, and a few steps of training at toy size.
+"""Files of configs/pretrain and configs/cls: recipe, opening comment, and a few steps of training at toy size.
 
 Training starts from an empty folder, so configs must bring their imports and paths along.
 """
@@ -23,7 +23,7 @@ from bootmae.models.masking import BlockMasking
 from bootmae.models.vit import ARCHS, patch_grid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = {path.stem: path for path in sorted((REPOSITORY / 'configs').glob('[!_]*/*.py'))}
+FILES = {path.stem: path for path in sorted((REPOSITORY / 'configs').glob('[pc]*/*.py'))}
 PRETRAIN = [name for name, path in FILES.items() if path.parent.name == 'pretrain']
 CLS = [name for name, path in FILES.items() if path.parent.name == 'cls']
 MAE_DEPTHS = {'b': 12, 'l': 24}

@@ -1,0 +1,13 @@
+# COCO detection with ViTDet's Mask R-CNN on a BootMAE ViT-B/16, 100 epochs (Li et al. 2022; see mae_vitb_vitdet.py).
+#
+#   tools/dist_train.sh configs/det/bootmae_vitb_vitdet.py 8 --init work_dirs/bootmae_vitb/epoch_801.pth
+#
+# Hardware: 8 GPUs x 4 x accumulation 2 = 64, for 80 GB a GPU. No score is published. Run here: NOT RUN at full size.
+# ViTDet's recipe for MAE without changes, on weights that it was not tuned for.
+_base_ = ['../_base_/mask_rcnn_vitdet.py', '../_base_/coco_lsj.py', '../_base_/runtime_det.py']
+
+# The schedule counts iterations, so all else does.
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=9219),
+    logger=dict(log_metric_by_epoch=False))
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,10 @@
+# COCO detection with ViTDet's Mask R-CNN on a BootMAE ViT-L/16, 100 epochs (Li et al. 2022; see mae_vitb_vitdet.py).
+#
+#   tools/dist_train.sh configs/det/bootmae_vitl_vitdet.py 8 --init work_dirs/bootmae_vitl/epoch_801.pth
+#
+# Hardware: 8 GPUs x 4 x accumulation 2 = 64, for 80 GB a GPU. No score is published. Run here: NOT RUN at full size.
+# ViTDet's recipe for MAE without changes, on weights that it was not tuned for.
+_base_ = './bootmae_vitb_vitdet.py'
+
+model = dict(backbone=dict(arch='large', drop_path_rate=0.4))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8))
