@@ -5,6 +5,7 @@ Each one has its reason, the versions that need it, and the test in tests/test_c
 | work-around               | needed for                              | it can go when this test fails             |
 |---------------------------|-----------------------------------------|--------------------------------------------|
 | `_install_standin_ops`    | onedl-mmcv 2.3.6 without compiled ops   | test_mmcv_alone_still_needs_compiled_ops   |
+| `_take_any_layout`        | onedl-mmcv 2.3.6 with compiled ops      | test_compiled_ops_still_ignore_strides     |
 | `_switch_off_multimodal`  | onedl-mmpretrain 1.3.6, transformers 5  | test_mmpretrain_still_takes_transformers_5 |
 | `_hush_import_noise`      | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
 """
@@ -49,9 +50,9 @@ def _install_standin_ops() -> None:
     The package on the registry comes as source and compiles nothing by default. Without `mmcv._ext` the import of
     `mmcv.ops`, and so of `mmdet.models`, fails. Where the compiled module exists and loads, it is used.
     """
-    if OPS in sys.modules:
-        return
-    sys.modules[OPS] = _load_compiled_ops() or _make_standin_ops()
+    if OPS not in sys.modules:
+        sys.modules[OPS] = _load_compiled_ops() or _make_standin_ops()
+    _take_any_layout(sys.modules[OPS])
 
 
 def _load_compiled_ops() -> types.ModuleType | None:
@@ -73,6 +74,23 @@ def _load_compiled_ops() -> types.ModuleType | None:
         )
         return None
     return module
+
+
+def _take_any_layout(ops: types.ModuleType) -> None:
+    """Lets the compiled RoIAlign take feature maps whose memory is not in the order of their dimensions.
+
+    It reads them as if it were: maps in channels-last order, such as those of a ViT's tokens, are pooled from wrong
+    places without a word.
+    """
+    roi_align_forward = ops.roi_align_forward
+    if hasattr(roi_align_forward, '__wrapped__'):
+        return
+
+    @functools.wraps(roi_align_forward)
+    def contiguous(input: Tensor, rois: Tensor, *args: object, **kwargs: object) -> None:
+        roi_align_forward(input.contiguous(), rois.contiguous(), *args, **kwargs)
+
+    ops.roi_align_forward = contiguous
 
 
 def _make_standin_ops() -> types.ModuleType:

@@ -250,6 +250,40 @@ def test_standin_equals_the_compiled_ops():
             torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
+def pool_channels_last(roi_align_forward) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same map in channels-last and in usual order through a RoIAlign."""
+    maps = torch.randn(2, 6, 8, 3).permute(0, 3, 1, 2)
+    rois = torch.tensor([[0, 1.0, 1.0, 5.0, 4.0], [1, 0.0, 2.0, 6.0, 6.0]])
+    assert not maps.is_contiguous()
+    pooled = []
+    for input in (maps, maps.contiguous()):
+        output, argmax = torch.zeros(2, 3, 4, 4), torch.zeros(0)
+        roi_align_forward(input, rois, output, argmax, argmax, 4, 4, 1.0, 0, 1, True)
+        pooled.append(output)
+    return tuple(pooled)
+
+
+def test_roi_align_takes_any_layout():
+    assert torch.equal(*pool_channels_last(sys.modules[compat.OPS].roi_align_forward))
+
+
+def test_compiled_ops_still_ignore_strides():
+    """Without the work-around: silently wrong numbers. If this fails, `_take_any_layout` can go."""
+    if not has_compiled_ops():
+        pytest.skip('mmcv has no compiled ops here')
+    first, second = pool_channels_last(sys.modules[compat.OPS].roi_align_forward.__wrapped__)
+    assert not torch.allclose(first, second, atol=0.1)
+
+
+def test_any_layout_also_where_mmcv_came_first():
+    """A program that imports mmcv.ops before this package gets the work-around too."""
+    code = ('import mmcv.ops, bootmae, sys; '
+            f'assert hasattr(sys.modules[{compat.OPS!r}].roi_align_forward, "__wrapped__")')
+    if has_compiled_ops():
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_other_ops_name_themselves_and_the_remedy(standin):
     from mmcv.ops import roi_align, soft_nms
 

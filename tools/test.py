@@ -10,6 +10,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='the config that the model was trained with')
     parser.add_argument('checkpoint', help='its checkpoint; every weight must fit')
+    parser.add_argument('--tta', action='store_true',
+                        help='test with the config\'s augmentation: several scales, mirrored images')
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
                         help='override config values')
@@ -21,7 +23,7 @@ def parse_args() -> argparse.Namespace:
 def command() -> None:
     args = parse_args()
     from bootmae.engine import run
-    run.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher)
+    run.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
 
 
 if __name__ == '__main__':

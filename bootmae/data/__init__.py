@@ -1,1 +1,1 @@
-from . import embedded, images, masks, seeding  # noqa: F401
+from . import embedded, images, masks, scenes, seeding  # noqa: F401

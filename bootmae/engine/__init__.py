@@ -1,1 +1,1 @@
-from . import hooks, optim, runner, schedule  # noqa: F401
+from . import hooks, metrics, optim, runner, schedule  # noqa: F401

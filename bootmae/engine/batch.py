@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mmengine.config import Config
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -56,3 +58,60 @@ def remedy(gpus: int, per_gpu: int, recipe: int) -> str:
     size = max(d for d in divisors(share) if d <= per_gpu)
     return (f'Add --cfg-options train_dataloader.batch_size={size} '
             f'(accumulation {share // size} follows); or, {other}.')
+
+
+# mmengine's schedules that hold a value or follow a curve from begin to end, so that they can be stretched
+STRETCHABLE = ('ConstantLR', 'LinearLR', 'PolyLR', 'CosineAnnealingLR', 'StepLR', 'MultiStepLR')
+
+
+def stretch_iterations(cfg: Config, accumulation: int) -> None:
+    """Multiply all that counts iterations by the accumulation, so that the run has the same optimiser steps.
+
+    In place: length and validation of an iteration-based run, its checkpoints, and schedules counted in iterations
+    (of an epoch-based run too: a warm-up). What counts epochs stays, since an epoch has the same images.
+
+    Raises:
+        ValueError: for a schedule that cannot be stretched.
+    """
+    if accumulation == 1:
+        return
+    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+    schedulers = [scheduler for scheduler in schedulers if not scheduler.get('by_epoch', True)]
+    if 'max_iters' in cfg.train_cfg:
+        for scheduler in schedulers:
+            scheduler.setdefault('end', cfg.train_cfg.max_iters)  # as mmengine would
+        _multiply(cfg.train_cfg, ('max_iters', 'val_interval', 'val_begin'), accumulation)
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
+    if not checkpoint.get('by_epoch', True):
+        _multiply(checkpoint, ('interval', 'save_begin'), accumulation)
+    for scheduler in schedulers:
+        stretch_schedule(scheduler, accumulation)
+
+
+def stretch_schedule(scheduler: dict, accumulation: int) -> None:
+    """Stretch a schedule that counts iterations, so that each optimiser step finds the rate of the unstretched one.
+
+    In place. Step ``u`` is made in iteration ``(u + 1) * accumulation - 1``, so that is where the schedule begins; the
+    rate of iterations before, in which no step is made, is of no account.
+
+    Raises:
+        ValueError: if its type is not one of ``STRETCHABLE``, nor ours, which counts optimiser steps itself.
+    """
+    if scheduler['type'] == 'WarmupCosineLR':
+        _multiply(scheduler, ('warmup', 'end'), accumulation)
+        return
+    if scheduler['type'] not in STRETCHABLE:
+        raise ValueError(f'param_scheduler {scheduler["type"]} cannot be stretched over {accumulation} iterations to '
+                         f'an optimiser step: use one of {", ".join(STRETCHABLE)}, or a batch without accumulation')
+    begin = scheduler.get('begin', 0)
+    if scheduler['type'] == 'CosineAnnealingLR':
+        scheduler.setdefault('T_max', scheduler['end'] - begin)
+    scheduler['begin'] = (begin + 1) * accumulation - 1
+    _multiply(scheduler, ('end', 'T_max', 'step_size', 'milestones'), accumulation)
+
+
+def _multiply(section: dict, keys: tuple[str, ...], factor: int) -> None:
+    for key in keys:
+        if key in section:
+            value = section[key]
+            section[key] = [step * factor for step in value] if isinstance(value, (list, tuple)) else value * factor

@@ -3,8 +3,8 @@
 Shape letters: N reference images, Q query images, D feature width, K classes.
 """
 
-import datetime
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,9 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
-from ..checkpoints import read_checkpoint
-from ..provenance import device_name, git_commit, portable
 from ..report.rows import ResultRow
+from .results import result_row
 from .run import apply_init, load_config
 
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
@@ -121,16 +120,11 @@ def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[st
     cfg = load_config(config, options)
     pipeline = cfg.test_dataloader.dataset.pipeline
     model = build_encoder(cfg, checkpoint, source, seed)
-    run = run_facts(checkpoint)
     reference = extract(model, cfg.train_dataloader, pipeline, workers=workers)
     query = extract(model, cfg.test_dataloader, pipeline, workers=workers)
     verdict = getattr(model.backbone, 'verdict', None)
-    common = dict(
-        data=data or cfg.train_dataloader.dataset.type, method=method or run.get('method', 'untrained').lower(),
-        metric='accuracy', seed=seed, config=run.get('config', ''), checkpoint=portable(checkpoint),
-        checkpoint_hash=verdict.hash if verdict else '', commit=git_commit(), device=device_name(),
-        precision=run.get('precision', ''), seconds=run.get('seconds', 0.0), images=run.get('images', 0),
-        date=datetime.date.today().isoformat(), label=label)
+    row = partial(result_row, checkpoint, verdict.hash if verdict else '', method=method, metric='accuracy', seed=seed,
+                  data=data or cfg.train_dataloader.dataset.type, label=label)
     rows = []
     for number in labels:
         index = slice(None) if number == 'all' else few_labels(reference[1], int(number), seed)
@@ -139,13 +133,5 @@ def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[st
         for task in tasks:
             value, protocol = ((knn_accuracy(chosen, query, k), f'k={k}, {depth}') if task == 'knn' else
                                (linear_accuracy(chosen, query), f'logistic regression, {depth}'))
-            rows.append(ResultRow(task=task, labels=number, value=value, protocol=protocol, **common))
+            rows.append(row(task=task, labels=number, value=value, protocol=protocol))
     return rows
-
-
-def run_facts(checkpoint: str | None) -> dict:
-    """What a file of this suite says of the run that made it (``ProvenanceHook``); empty for other files."""
-    if not checkpoint:
-        return {}
-    meta = read_checkpoint(checkpoint).get('meta')
-    return meta.get('bootmae', {}) if isinstance(meta, dict) else {}

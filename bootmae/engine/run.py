@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
-from ..checkpoints import find_encoder, read_checkpoint
-from .batch import Batch, settle_batch
+from ..checkpoints import fit_encoder, read_checkpoint
+from .batch import Batch, settle_batch, stretch_iterations
+from .guards import check_sizes
 from .runner import SuiteRunner
 
 
@@ -53,6 +54,7 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
     if scale_lr:
         cfg.optim_wrapper.optimizer.lr *= batch.global_size / recipe
     cfg.optim_wrapper.accumulative_counts = batch.accumulation
+    stretch_iterations(cfg, batch.accumulation)
     for scheduler in cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]:
         if scheduler.type == 'WarmupCosineLR':
             scheduler.accumulation = batch.accumulation
@@ -65,26 +67,34 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
 def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
     """Start the model's backbone from a checkpoint's encoder, after checking that the input statistics agree.
 
+    With ``adopt_statistics=True`` in the config, images are normalised as the run that made the weights did.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the config is none that starts from an encoder, or normalises images otherwise than the run that
-            made the weights.
+        ValueError: if the config is none that starts from an encoder, if the encoder does not fit its backbone, or if
+            the config normalises images otherwise than the run that made the weights.
     """
     backbone = cfg.model.get('backbone', {}).get('type')
     if backbone != 'TransferViT' and (backbone != 'PlainViT' or 'head' not in cfg.model):
         raise ValueError(f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
                          f'{cfg.model.type}: to go on with a pretraining run use --resume')
-    try:
-        encoder = find_encoder(read_checkpoint(checkpoint), source)
-    except ValueError as error:
-        raise ValueError(f'{checkpoint}: {error}') from error
+    content = read_checkpoint(checkpoint)
+    with torch.device('meta'):  # a file that does not fit is refused at once, before data sets are read
+        encoder, _ = fit_encoder(MODELS.build(cfg.model.backbone), content, checkpoint, source)
+    if cfg.get('adopt_statistics') and encoder.mean is not None:
+        preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
     check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
 
 
+def preprocessor_of(cfg: Config) -> dict:
+    """The data preprocessor of a config: the model's own, else the shared one."""
+    return cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+
+
 def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (of 0..255) that a config normalises images with."""
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    preprocessor = preprocessor_of(cfg)
     return list(preprocessor.mean), list(preprocessor.std)
 
 
@@ -95,6 +105,16 @@ def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
         raise ValueError(f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalises '
                          f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
                          '(bootmae_* or mae_*)')
+
+
+def await_processes() -> None:
+    """Wait for the other processes of a run before it ends.
+
+    Python may abort if it ends while gloo's threads still hold tensors of the last exchange, as of an evaluation's
+    metrics. A barrier comes after these and has no tensor.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def apply_devices(cfg: Config, launcher: str) -> None:
@@ -132,6 +152,8 @@ def build_runner(cfg: Config, config_path: str | Path, work_dir: str | None = No
     """The runner of a config, its work directory ``work_dirs/<config name>`` unless given."""
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_path).stem)
     cfg.launcher = launcher
+    # mmseg and mmdet give it one name, by which a second run in this process would go on with the first one's curves.
+    cfg.get('visualizer', {}).pop('name', None)
     check_model(cfg)
     apply_devices(cfg, launcher)
     return SuiteRunner.from_cfg(cfg)
@@ -150,6 +172,7 @@ def train(config: str, work_dir: str | None = None, options: dict | None = None,
     batch = apply_batch(cfg, processes(launcher), auto_scale_lr)
     for loader in ('train_dataloader', 'val_dataloader'):
         check_data((cfg.get(loader) or {}).get('dataset', {}))
+    check_sizes(cfg)
     if init:
         apply_init(cfg, init, source)
     if resume:
@@ -158,13 +181,28 @@ def train(config: str, work_dir: str | None = None, options: dict | None = None,
     runner = build_runner(cfg, config, work_dir, launcher)
     print_log(f'global batch: {batch}', logger='current')
     runner.train()
+    await_processes()
     return runner
 
 
+def apply_tta(cfg: Config) -> None:
+    """Test with the config's augmentation (``tta_pipeline``, ``tta_model``): several scales and mirrored images."""
+    if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+        raise ValueError(f'{cfg.filename} has no tta_pipeline and tta_model: test without --tta')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    if 'data_preprocessor' in cfg and 'data_preprocessor' not in cfg.model:
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
+
+
 def evaluate(config: str, checkpoint: str, work_dir: str | None = None, options: dict | None = None,
-             launcher: str = 'none') -> dict[str, float]:
+             launcher: str = 'none', tta: bool = False) -> dict[str, float]:
     """What ``tools/test.py`` does; gives the metrics."""
     cfg = load_config(config, options)
     check_data(cfg.test_dataloader.dataset)
+    if tta:
+        apply_tta(cfg)
     cfg.load_from = checkpoint
-    return build_runner(cfg, config, work_dir, launcher).test()
+    metrics = build_runner(cfg, config, work_dir, launcher).test()
+    await_processes()
+    return metrics

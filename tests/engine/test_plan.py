@@ -1,14 +1,16 @@
 """Plans: their arithmetic by hand, and their iterations against a real run."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from bootmae.engine import run
-from bootmae.engine.plan import as_text, build_on_meta, gflop_per_image, make_plan, schedule
+from bootmae.engine.plan import as_text, build_on_meta, floor_lr, gflop_per_image, make_plan, warmup
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-PRETRAIN, CLS = CONFIGS / 'pretrain', CONFIGS / 'cls'
+PRETRAIN, CLS, SEG, DET = (CONFIGS / name for name in ('pretrain', 'cls', 'seg', 'det'))
+ALL = {f'{path.parent.name}/{path.stem}': path for path in sorted(CONFIGS.glob('[!_]*/*.py'))}
 
 
 def plan_of(path: Path, gpus: int = 1, images_per_second: float | None = None, scale_lr: bool = False, **options):
@@ -50,7 +52,7 @@ def test_arithmetic_of_pretraining_by_hand():
     # backward costs twice the forward pass, and half of that where the input, the image, needs no gradient
     by_hand = 3 * trained + 2 * embed * (patches - masked) + momentum
     cfg = run.load_config(PRETRAIN / 'bootmae_debug.py')
-    assert gflop_per_image(build_on_meta(cfg), (32, 32), True) * 1e9 == pytest.approx(by_hand, abs=1)
+    assert gflop_per_image(build_on_meta(cfg), (32, 32), 'pretraining') * 1e9 == pytest.approx(by_hand, abs=1)
     assert make_plan(cfg, '', 1).gflop_per_image == round(by_hand / 1e9, 2)
 
 
@@ -61,7 +63,7 @@ def test_arithmetic_of_finetuning_and_probing_by_hand():
     for options, by_hand in (({}, 3 * (blocks + head) + 2 * embed),
                              ({'model.backbone.frozen': True}, blocks + embed + 2 * head)):
         cfg = run.load_config(CLS / 'bootmae_debug_finetune.py', options)
-        assert gflop_per_image(build_on_meta(cfg), (32, 32), False) * 1e9 == pytest.approx(by_hand, abs=1)
+        assert gflop_per_image(build_on_meta(cfg), (32, 32), 'classification') * 1e9 == pytest.approx(by_hand, abs=1)
 
 
 # --- batch, schedule, size ---
@@ -69,6 +71,7 @@ def test_arithmetic_of_finetuning_and_probing_by_hand():
 
 def test_the_authors_recipe_on_8_gpus():
     plan = plan_of(PRETRAIN / 'bootmae_vitb.py', gpus=8, images_per_second=1000)
+    assert plan.warmup_updates == 40 * 312
     assert (plan.batch_per_gpu, plan.accumulation, plan.global_batch) == (512, 1, 4096)
     assert (plan.lr, plan.min_lr, plan.weight_decay) == (pytest.approx(2.4e-3), 1e-4, 0.05)
     assert (plan.epochs, plan.warmup_epochs, plan.precision) == (801, 40, 'bf16 autocast')
@@ -107,17 +110,86 @@ def test_downstream_plans():
     assert probe.input_mean == [123.675, 116.28, 103.53]
 
 
+def test_segmentation_recipe():
+    """Counted in iterations: 160 thousand of 16 images, by accumulation on fewer GPUs."""
+    whole, two = (plan_of(SEG / 'bootmae_vitb_upernet.py', gpus=gpus, images_per_second=50) for gpus in (8, 2))
+    assert (whole.accumulation, two.accumulation) == (1, 4)
+    assert (whole.iterations, two.iterations) == (160_000, 640_000)
+    for plan in (whole, two):
+        assert (plan.global_batch, plan.lr, plan.min_lr, plan.weight_decay) == (16, 4e-4, 0.0, 0.05)
+        assert (plan.layer_decay, plan.ema, plan.precision) == (0.65, None, 'bf16 autocast')
+        assert (plan.updates, plan.warmup_updates, plan.images) == (160_000, 1500, 160_000 * 16)
+        assert (plan.train_images, plan.epochs) == (20_210, round(160_000 * 16 / 20_210, 2))
+        assert plan.warmup_epochs == round(1500 * 16 / 20_210, 2)
+        assert plan.gpu_hours == round(160_000 * 16 / 50 / 3600, 1)
+
+
+def test_detection_recipes():
+    """One counted in epochs, one in iterations with accumulation."""
+    plan = plan_of(DET / 'bootmae_vitb_maskrcnn_1x.py', gpus=8)
+    assert (plan.epochs, plan.global_batch, plan.layer_decay) == (12, 16, 0.75)
+    assert (plan.lr, plan.min_lr) == (1.5e-4, pytest.approx(1.5e-6)), 'two milestones'
+    # 117266 images with an object, 14659 for a GPU
+    assert plan.iterations == plan.updates == 12 * -(-14_659 // 2)
+    assert plan.gflop_per_image is None
+    plan = plan_of(DET / 'mae_vitb_vitdet.py', gpus=8)
+    assert (plan.accumulation, plan.iterations, plan.updates) == (2, 2 * 184_375, 184_375)
+    assert (plan.warmup_updates, plan.epochs) == (250, round(184_375 * 64 / 117_266, 2))
+    assert (plan.lr, plan.min_lr) == (1e-4, pytest.approx(1e-6))
+    assert plan.input_mean == [123.675, 116.28, 103.53]
+
+
+def conv(outputs: int, kernel: int, channels_in: int, channels_out: int) -> int:
+    return 2 * outputs * kernel ** 2 * channels_in * channels_out
+
+
+def test_arithmetic_of_segmentation_by_hand():
+    """A ViT of 2 blocks without pyramid under one FCN head of one convolution."""
+    options = {
+        'model.backbone.pyramid': None, 'model.backbone.arch': dict(embed_dims=24, depth=2, num_heads=2),
+        'model.backbone.relative_positions': False, 'model.backbone.layer_scale': None,
+        'model.backbone.img_size': (32, 48), 'model.auxiliary_head': None,
+        'model.decode_head': dict(_delete_=True, type='FCNHead', in_channels=24, in_index=0, channels=16, num_convs=1,
+                                  concat_input=False, num_classes=11, norm_cfg=dict(type='SyncBN'))}
+    patches, width = 24, 24
+    forward = 2 * block(25, 25, width) + conv(patches, 3, width, 16) + conv(patches, 1, 16, 11)
+    embed = 2 * 3 * 64 * width * patches
+    cfg = run.load_config(SEG / 'upernet_debug.py', options)
+    gflop = gflop_per_image(build_on_meta(cfg), (32, 48), 'segmentation')
+    assert gflop * 1e9 == pytest.approx(3 * forward + 2 * embed, abs=1)
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[] if name.startswith(('seg', 'det')) else pytest.mark.slow) for name in ALL])
+def test_every_config_plans(name, tmp_path, monkeypatch):
+    """For the GPUs that its opening comment names, or one, with images stated if they are not here."""
+    monkeypatch.chdir(tmp_path)
+    cfg = run.load_config(ALL[name])
+    cfg.setdefault('train_images', 1000)
+    text = ALL[name].read_text()
+    gpus = int(match[1]) if (match := re.search(r'Hardware: (\d+) GPUs', text)) else 1
+    plan = make_plan(cfg, name, gpus)
+    assert plan.global_batch == cfg.auto_scale_lr.base_batch_size
+    assert plan.min_lr < plan.lr
+    assert plan.epochs == pytest.approx(plan.images / plan.train_images, rel=0.02, abs=0.01)
+    assert (plan.gflop_per_image is None) == name.startswith('det/')
+    assert all(value != '' for value in as_text(plan).splitlines())
+
+
 def test_plans_take_no_memory():
     model = build_on_meta(run.load_config(PRETRAIN / 'bootmae_vitl.py'))
     assert all(value.is_meta for value in model.parameters())
 
 
 def test_schedules_of_mmengine_are_understood():
-    assert schedule(run.load_config(PRETRAIN / 'mae_vitb.py')) == (40, 0.0)
-    assert schedule(run.load_config(CLS / 'mae_vitb_finetune.py')) == (5, 1e-6)
+    for path, expected in ((PRETRAIN / 'mae_vitb.py', (40, 0.0)), (CLS / 'mae_vitb_finetune.py', (5, 1e-6))):
+        cfg = run.load_config(path)
+        assert (warmup(cfg), floor_lr(cfg)) == ((expected[0], True), expected[1])
     cfg = run.load_config(PRETRAIN / 'mae_vitb.py')
     cfg.param_scheduler = [dict(type='CosineAnnealingLR', eta_min=1e-5)]
-    assert schedule(cfg) == (0, 1e-5)
+    assert (warmup(cfg), floor_lr(cfg)) == ((0, True), 1e-5)
+    cfg.param_scheduler = dict(type='ConstantLR', factor=1.0)
+    assert (warmup(cfg), floor_lr(cfg)) == ((0, True), cfg.optim_wrapper.optimizer.lr)
 
 
 # --- images and iterations ---

@@ -161,9 +161,10 @@ def test_apply_init_refuses_pretraining_configs(make_file, name):
 def test_apply_init_names_the_file(finetune, make_file, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no checkpoint .*missing\.pth'):
         run.apply_init(finetune, str(tmp_path / 'missing.pth'))
-    with pytest.raises(ValueError, match=r'other\.pth: no ViT encoder in this file'):
-        run.apply_init(finetune, make_file('other.pth', prefix='neck.'))
-    with pytest.raises(ValueError, match=r'run\.pth: no momentum encoder in this file'):
+    torch.save({'conv1.weight': torch.zeros(8, 3, 7, 7)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'other\.pth was not loaded .*: no ViT encoder in this file'):
+        run.apply_init(finetune, str(tmp_path / 'other.pth'))
+    with pytest.raises(ValueError, match=r'run\.pth was not loaded .*: no momentum encoder in this file'):
         run.apply_init(finetune, make_file(), source='momentum')
 
 

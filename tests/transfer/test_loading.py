@@ -58,7 +58,8 @@ def test_new_parts_may_be_absent(pretrained):
     assert set(verdict.new) == set(state) - set(encoder)
     assert str(verdict) == (
         f'loaded {len(encoder) - 2}/{len(encoder) - 2} encoder tensors of {path} [BootMAE run (online)], '
-        f'new (layer scale, relative positions, pyramid: not in the file): blocks.*.gamma_1, blocks.*.gamma_2, blocks.*.{TABLE}, pyramid.*, '
+        'new (layer scale, relative positions, pyramid: not in the file): '
+        f'blocks.*.gamma_1, blocks.*.gamma_2, blocks.*.{TABLE}, pyramid.*, '
         f'not used: norm.bias, norm.weight, sha256 {verdict.hash}')
 
 
@@ -256,10 +257,15 @@ def test_a_wrong_file_stops_a_segmentor(pretrained, scope):
 
 def test_init_option_takes_a_downstream_config(pretrained):
     """``--init`` with the config of a segmentor or detector."""
-    cfg = ConfigDict(model=dict(type='EncoderDecoder', backbone=dict(type='TransferViT'),
+    cfg = ConfigDict(model=dict(type='EncoderDecoder',
+                                backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8),
                                 data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3)))
     apply_init(cfg, str(pretrained[0]))
     assert cfg.model.backbone.init_cfg == dict(type='EncoderWeights', checkpoint=str(pretrained[0]), source='online')
+    cfg.model.backbone.arch = ARCH | dict(depth=6)
+    with pytest.raises(ValueError, match="it has 4 blocks, the model's arch has 6"):
+        apply_init(cfg, str(pretrained[0]))
+    cfg.model.backbone.arch = ARCH
     cfg.model.data_preprocessor.mean = [123.675, 116.28, 103.53]
     with pytest.raises(ValueError, match='was made with mean'):
         apply_init(cfg, str(pretrained[0]))

@@ -1,0 +1,49 @@
+"""Digit scenes as data sets of mmseg and mmdet, which draw their files when they are not there.
+
+Not imported with the package, because it imports mmseg: the configs that use them do so.
+"""
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS as MMDET_DATASETS
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS as MMSEG_DATASETS
+
+from .scenes import SPLITS, SceneSpec, write_scenes
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, and three more
+PALETTE = [(40, 40, 40), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+           (204, 121, 167), (150, 90, 40), (150, 210, 40), (120, 60, 200)]
+
+
+@MMSEG_DATASETS.register_module()
+class DigitSceneMasks(BaseSegDataset):
+    """Semantic masks of digit scenes in ADE20K's layout: background and digits, 0 in the files is unlabelled.
+
+    Args:
+        split: ``train`` or ``val``.
+        data_root: the folder; the scenes are drawn there unless they are there.
+        scenes: arguments of :class:`SceneSpec`.
+    """
+
+    def __init__(self, split: str, data_root: str = 'data/digit_scenes', scenes: dict | None = None, **kwargs):
+        folder = SPLITS[split][0]
+        paths = dict(img_path=f'images/{folder}', seg_map_path=f'annotations/{folder}')
+        spec = SceneSpec(**scenes or {})
+        write_scenes(data_root, spec)
+        metainfo = dict(classes=spec.classes, palette=[list(colour) for colour in PALETTE[:len(spec.classes)]],
+                        unlabelled=0)
+        super().__init__(data_root=data_root, data_prefix=paths, img_suffix='.jpg', seg_map_suffix='.png',
+                         reduce_zero_label=True, metainfo=metainfo, **kwargs)
+
+
+@MMDET_DATASETS.register_module()
+class DigitSceneInstances(CocoDataset):
+    """Instances of digit scenes in COCO's layout. Arguments as of :class:`DigitSceneMasks`."""
+
+    def __init__(self, split: str, data_root: str = 'data/digit_scenes', scenes: dict | None = None, **kwargs):
+        folder = SPLITS[split][1]
+        spec = SceneSpec(**scenes or {})
+        write_scenes(data_root, spec)
+        metainfo = dict(classes=spec.names, palette=PALETTE[1:len(spec.classes)])
+        super().__init__(data_root=data_root, data_prefix=dict(img=f'{folder}/'), metainfo=metainfo,
+                         ann_file=f'annotations/instances_{folder}.json', **kwargs)

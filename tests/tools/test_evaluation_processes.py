@@ -1,0 +1,69 @@
+"""Evaluation on 1, 2 and 3 processes, which five images cannot be shared out to evenly: the same to the last digit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.registry import DefaultScope
+from toy_runs import write_config
+
+from bootmae.engine import run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# In the config: numbers that processes of their own normalisation could not agree on, were it used in evaluation.
+MORE = dict(seg='''
+norm_cfg = dict(type='SyncBN')
+model = dict(decode_head=dict(norm_cfg=norm_cfg), auxiliary_head=dict(norm_cfg=norm_cfg))
+''', det='')
+INFORMATIVE = dict(seg=['mIoU', 'aAcc', 'IoU_background'],
+                   det=['coco/bbox_mAP', 'sum/scores', 'sum/boxes', 'sum/masks', 'sum/instances'])
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module', autouse=True)
+def scope():
+    """The fixtures of a whole module leave their registry scope behind."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory) -> dict[str, tuple[Path, Path, dict]]:
+    """By task: config, checkpoint of two steps, and its metrics on one process."""
+    made, scenes = {}, tmp_path_factory.mktemp('scenes') / 'scenes'
+    for task in ('seg', 'det'):
+        folder = tmp_path_factory.mktemp(task)
+        config = write_config(folder, task, scenes, MORE[task])
+        names = ({'log_level': 'ERROR', 'experiment_name': f'processes_{task}_{name}'} for name in ('train', 'test'))
+        trained = run.train(str(config), str(folder / 'work'), next(names))
+        assert trained.iter == 2
+        checkpoint = folder / 'work' / ('iter_2.pth' if task == 'seg' else 'epoch_1.pth')
+        made[task] = config, checkpoint, run.evaluate(str(config), str(checkpoint), str(folder / 'one'), next(names))
+    return made
+
+
+@pytest.mark.parametrize('processes', [2, 3])
+def test_processes_evaluate_alike(runs, tmp_path, processes):
+    """Both tasks in one start of the processes, as tools/dist_test.sh starts them."""
+    script = tmp_path / 'evaluate.py'
+    script.write_text('from bootmae.engine import run\n' + ''.join(
+        f'run.evaluate({str(config)!r}, {str(checkpoint)!r}, {task!r}, dict(experiment_name={task!r}), "pytorch")\n'
+        for task, (config, checkpoint, _) in runs.items()))
+    path = os.pathsep.join((str(REPOSITORY), str(Path(__file__).parent)))
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', script],
+        cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=path),
+        capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for task, (_, _, expected) in runs.items():
+        found = json.loads(next((tmp_path / task).glob('*/*.json')).read_text())
+        assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-12, nan_ok=True)
+        assert all(expected[key] > 0 for key in INFORMATIVE[task])
+    assert (found['sum/images'], found['sum/different_images']) == (5, 5), 'none is dropped, none counts twice'
+    assert 'SyncBN needs GPUs: each process normalises its own batch (BN)' in done.stdout + done.stderr
