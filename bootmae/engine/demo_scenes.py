@@ -65,13 +65,14 @@ def dense_pictures(task: DenseTask, folders: dict[str, Path], count: int = 5) ->
     """Predictions of each method's run, beside the truth, on the first test scenes."""
     cfg = load_config(f'{REPOSITORY}/{task.config}')
     spec = SceneSpec(**cfg.scenes)
+    palette = PALETTE[:len(spec.classes)]
     samples = {method: predict(cfg, last_checkpoint(folder), range(count)) for method, folder in folders.items()}
     first = next(iter(samples.values()))
     images = np.stack([image_of(sample) for sample in first])
     if task.name == 'segmentation':
         panels = {'truth': np.stack([label_map(sample, truth=True) for sample in first])}
         panels |= {method: np.stack(list(map(label_map, found))) for method, found in samples.items()}
-        return segmentation_grid(images, panels, PALETTE, spec.classes)
+        return segmentation_grid(images, panels, palette, spec.classes)
     panels = {'truth': [instances(sample, truth=True) for sample in first]}
     panels |= {method: list(map(instances, found)) for method, found in samples.items()}
-    return detection_grid(images, panels, spec.names, PALETTE[1:])
+    return detection_grid(images, panels, spec.names, palette[1:])

@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, DefaultScope
 from mmpretrain.registry import MODELS
 
+from bootmae.checkpoints import convert
 from bootmae.engine import run
 from bootmae.models.vit import ARCHS
 
@@ -220,3 +221,31 @@ def check_change(model, before: dict) -> None:
         'rpn_head.', 'roi_head.bbox_head.', 'roi_head.mask_head.']
     for part in parts:
         assert any(key.startswith(part) for key in changed), part
+
+
+def test_the_authors_segmentor_is_evaluated(tmp_path, ade, monkeypatch):
+    """A file under the release's names becomes a run of ours with the same result, at one scale and at several."""
+    monkeypatch.chdir(tmp_path)
+    config, options = str(FILES['bootmae_vitb_upernet']), shrink('bootmae_vitb_upernet', ade)
+    cfg = run.load_config(config, options)
+    for resize in cfg.tta_pipeline[1].transforms[0]:
+        resize.scale //= SMALLER['upernet']
+    options['tta_pipeline'] = cfg.tta_pipeline
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    for value in model.parameters():
+        value.data.add_(0.2 * torch.randn_like(value))
+    facts = dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[64, 64], num_heads=2)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(bootmae=facts)), 'run.pth')
+    convert('run.pth', 'authors', 'authors.pth')
+    theirs = torch.load('authors.pth')['state_dict']
+    assert {'backbone.fpn1.3.bias', 'backbone.blocks.11.attn.relative_position_index', 'decode_head.conv_seg.weight',
+            'auxiliary_head.convs.0.conv.weight'} <= set(theirs)
+    torch.save(dict(state_dict=theirs), 'released.pth')  # a released file says nothing of itself
+    assert "authors' BootMAE segmentation" in convert('released.pth', 'mmseg', 'ours.pth')
+    assert len(torch.load('ours.pth')['state_dict']) == len(model.state_dict())
+    results = {(file, tta): run.evaluate(config, file, str(tmp_path / 'work'), options | dict(
+        experiment_name=f'authors_{file}_{tta}'), tta=tta) for file in ('run.pth', 'ours.pth') for tta in (False, True)}
+    for tta in (False, True):
+        assert results['run.pth', tta] == pytest.approx(results['ours.pth', tta], abs=1e-9, nan_ok=True)
+    assert results['run.pth', True] != pytest.approx(results['run.pth', False], abs=1e-9, nan_ok=True)
