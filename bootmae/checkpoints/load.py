@@ -3,6 +3,8 @@
 import hashlib
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,34 +144,32 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
     return Match(loaded, new, sorted({'.'.join(key.split('.')[:2]) for key in unused}), resized, list(parts))
 
 
-def fit_encoder(backbone: PlainViT, content: dict, path: str | Path, source: str = 'online') -> tuple[Encoder, Match]:
-    """A file's encoder, and what of it goes into a backbone, which may be on the meta device.
-
-    Args:
-        backbone: the model to fill; nothing is loaded yet.
-        content: of :func:`read_checkpoint`, any file that :func:`find_encoder` knows.
-        path: its file, for the message.
-        source: ``online`` or ``momentum``.
-
-    Raises:
-        ValueError: if there is no encoder in it, or one that does not fit the backbone.
-    """
+@contextmanager
+def refusing(path: str | Path) -> Iterator[None]:
+    """A ValueError within says that the file was not loaded, why, and what to do."""
     try:
-        encoder = find_encoder(content, source)
-        return encoder, match(backbone, encoder)
+        yield
     except ValueError as error:
         raise ValueError(f'{path} was not loaded into the backbone: {error}. Use the config of the method and size '
                          'that made the file, or another file.') from error
 
 
 def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> Verdict:
-    """Load a checkpoint's encoder into a backbone, whole or not at all; see :func:`fit_encoder`.
+    """Load a checkpoint's encoder into a backbone, whole or not at all.
+
+    Args:
+        backbone: the model to fill.
+        path: any file that :func:`find_encoder` knows.
+        source: ``online`` or ``momentum``.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if its encoder does not fit the backbone; nothing is loaded then.
     """
-    encoder, found = fit_encoder(backbone, read_checkpoint(path), path, source)
+    content = read_checkpoint(path)
+    with refusing(path):
+        encoder = find_encoder(content, source)
+        found = match(backbone, encoder)
     backbone.load_state_dict(found.state, strict=False)
     return Verdict(str(path), encoder.kind, len(found.state), len(found.state), found.new, found.unused,
                    tensors_hash(encoder.state), found.resized, found.parts)

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
-from ..checkpoints import fit_encoder, read_checkpoint
+from ..checkpoints import find_encoder, match, read_checkpoint, refusing
 from .batch import Batch, settle_batch, stretch_iterations
 from .guards import check_sizes
 from .runner import SuiteRunner
@@ -79,11 +79,15 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
         raise ValueError(f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
                          f'{cfg.model.type}: to go on with a pretraining run use --resume')
     content = read_checkpoint(checkpoint)
-    with torch.device('meta'):  # a file that does not fit is refused at once, before data sets are read
-        encoder, _ = fit_encoder(MODELS.build(cfg.model.backbone), content, checkpoint, source)
+    with refusing(checkpoint):
+        encoder = find_encoder(content, source)
     if cfg.get('adopt_statistics') and encoder.mean is not None:
         preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
     check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model.backbone)
+    with refusing(checkpoint):  # at once, and not only when the data sets have been read
+        match(model, encoder)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
 
 

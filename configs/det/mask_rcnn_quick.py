@@ -4,7 +4,7 @@
 #   tools/train.py configs/det/mask_rcnn_quick.py
 #
 # Data: data/coco128/{train2017,val2017,annotations}, in COCO's layout.
-# Hardware: one CPU core. Expected: box AP near 0 on 100 unseen images. Run here: see mask_rcnn_overfit.py.
+# Hardware: one CPU core, 4 minutes. Expected: 0.0 AP on the 100 other images from an untrained encoder. Run here: once.
 _base_ = './mask_rcnn_debug.py'
 
 data_root = 'data/coco128/'

@@ -159,7 +159,7 @@ def test_encoders_of_a_file(finetune, checkpoint, source, prefix):
 
 
 def test_a_file_of_other_statistics_is_refused(checkpoint):
-    cfg = run.load_config(FINETUNE, {'data_preprocessor.mean': [123.675, 116.28, 103.53]})
+    cfg = run.load_config(CONFIGS / 'cls' / 'mae_demo_finetune.py')
     with pytest.raises(ValueError, match='the config normalises with mean'):
         build_encoder(cfg, checkpoint)
 

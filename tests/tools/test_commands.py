@@ -117,9 +117,9 @@ def plan(capsys, *args) -> dict:
 
 
 KEYS = ['config', 'gpus', 'batch_per_gpu', 'accumulation', 'global_batch', 'lr', 'min_lr', 'weight_decay',
-        'layer_decay', 'epochs', 'warmup_epochs', 'ema', 'precision', 'input_mean', 'input_std', 'params',
-        'frozen_params', 'gflop_per_image', 'train_images', 'iterations', 'updates', 'images', 'images_per_second',
-        'gpu_hours']
+        'layer_decay', 'epochs', 'warmup_epochs', 'warmup_updates', 'ema', 'precision', 'input_mean', 'input_std',
+        'params', 'frozen_params', 'gflop_per_image', 'train_images', 'iterations', 'updates', 'images',
+        'images_per_second', 'gpu_hours']
 
 
 def test_plan_json(capsys):
