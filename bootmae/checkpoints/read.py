@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import threading
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -29,6 +30,8 @@ SAFE_TYPES = [
       for function in _NUMPY for core in ('core', '_core')),
     *(type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')),
 ]
+
+_READING = threading.Lock()  # torch keeps one list of safe types for all threads, and the first to end would clear it
 
 
 def _reason(error: UnpicklingError) -> str:
@@ -59,7 +62,7 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path)
-        with torch.serialization.safe_globals(SAFE_TYPES):
+        with _READING, torch.serialization.safe_globals(SAFE_TYPES):
             content = torch.load(path, map_location='cpu', weights_only=True)
     except UnpicklingError as error:
         raise ValueError(f'{path} holds more than tensors and plain types, or is damaged, and was not read '

@@ -63,8 +63,8 @@ def dense_rows(task: DenseTask, folder: Path, encoder: str | None, **fields) -> 
 
 def dense_pictures(task: DenseTask, folders: dict[str, Path], count: int = 5) -> bytes:
     """Predictions of each method's run, beside the truth, on the first test scenes."""
-    cfg = load_config(f'{REPOSITORY}/{task.config}')
-    spec = SceneSpec(**cfg.scenes)
+    cfg = load_config(REPOSITORY / task.config)
+    spec = SceneSpec(**cfg.test_dataloader.dataset.scenes)
     palette = PALETTE[:len(spec.classes)]
     samples = {method: predict(cfg, last_checkpoint(folder), range(count)) for method, folder in folders.items()}
     first = next(iter(samples.values()))

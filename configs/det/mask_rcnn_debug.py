@@ -62,6 +62,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay=0.75),
     clip_grad=dict(max_norm=3.0))
 param_scheduler = dict(type='WarmupCosineLR', warmup=0.5, min_lr=1e-6, convert_to_iter_based=True)
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=1000)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=1000)
 val_cfg, test_cfg = dict(type='ValLoop'), dict(type='TestLoop')
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=1000, max_keep_ckpts=1))

@@ -57,6 +57,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay=0.75),
     clip_grad=dict(max_norm=3.0))
 param_scheduler = dict(type='WarmupCosineLR', warmup=20, min_lr=1e-6, by_epoch=False)
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=260, val_interval=1000)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=220, val_interval=1000)
 val_cfg, test_cfg = dict(type='ValLoop'), dict(type='TestLoop')
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1000, max_keep_ckpts=1))

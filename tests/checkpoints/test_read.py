@@ -2,6 +2,7 @@
 import argparse
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -213,3 +214,13 @@ def test_no_dict(tmp_path, content, name):
     torch.save(content, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=f'holds a {name}, not a dict of weights'):
         read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_several_threads_may_read_at_once(tmp_path):
+    """torch's list of safe types is one for all threads: who ends first must not take it from the others."""
+    path = tmp_path / 'run.pth'
+    torch.save(dict(history=HistoryBuffer([1.0], [1]), args=argparse.Namespace(lr=1.0),
+                    weights=[torch.zeros(9) for _ in range(300)]), path)
+    with ThreadPoolExecutor(4) as pool:
+        contents = list(pool.map(lambda _: read_checkpoint(path), range(40)))
+    assert all(content['args'].lr == 1.0 for content in contents)
