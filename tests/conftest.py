@@ -18,6 +18,13 @@ VIT = dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_
 MASKING = dict(num_masked=11, num_block=8, block_area=(2, 4))
 
 
+def keep_registry_scope():
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def one_thread():
     """Toy tensors: more threads cost time, and the order of sums would depend on the machine."""
@@ -35,6 +42,12 @@ def light_collections():
     gc.unfreeze()
 
 
+@pytest.fixture(scope='module', autouse=True)
+def module_registry_scope():
+    """The fixtures of a whole module leave their registry scope behind."""
+    yield from keep_registry_scope()
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     np.random.seed(0)
@@ -44,10 +57,7 @@ def fixed_seed():
 @pytest.fixture(autouse=True)
 def registry_scope():
     """A run leaves its registry scope behind, in which the next test would look up names."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    yield from keep_registry_scope()
 
 
 @pytest.fixture(scope='session')

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 from mmpretrain.registry import DATASETS
 
-from ..checkpoints import read_checkpoint
 from ..models.masking import BlockMasking
 from ..provenance import REPOSITORY, device_name, git_commit, versions
 from ..report.curves import read_curve
@@ -30,7 +29,7 @@ from ..report.rows import ResultRow, read_rows, write_rows
 from ..report.tables import text_table
 from .demo_scenes import TASKS, DenseTask, dense_pictures, dense_rows, last_checkpoint
 from .reconstruct import hide, load_pretrained, reconstruct
-from .results import result_row
+from .results import result_row, run_facts
 from .run import load_config
 
 METHODS = ('mae', 'bootmae')
@@ -181,7 +180,7 @@ class Demo:
 
     def finetune_row(self, data: str, method: str, seed: int, folder: Path) -> None:
         accuracy = read_curve('', folder, having='accuracy/top1').values['accuracy/top1'][-1]
-        run = read_checkpoint(last_checkpoint(folder))['meta']['bootmae']
+        run = run_facts(str(last_checkpoint(folder)))
         write_rows(folder.with_suffix('.csv'), [result_row(
             self.encoder(data, method, seed), run.get('init_hash', ''), data=data, method=method, task='finetune',
             labels=FINETUNE_LABELS[data], metric='accuracy', value=float(accuracy), seed=seed,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoints import read_checkpoint
 from ..data.scene_datasets import PALETTE
 from ..data.scenes import SceneSpec
 from ..provenance import REPOSITORY
@@ -14,7 +13,7 @@ from ..report.curves import read_curve
 from ..report.predictions import detection_grid, segmentation_grid
 from ..report.rows import ResultRow
 from .predict import image_of, instances, label_map, predict
-from .results import result_row
+from .results import result_row, run_facts
 from .run import load_config
 
 DATA = 'digit scenes'
@@ -54,7 +53,7 @@ def dense_rows(task: DenseTask, folder: Path, encoder: str | None, **fields) -> 
         encoder: file that it started from; None: untrained.
         fields: further columns, ``method`` and ``seed`` among them.
     """
-    run = read_checkpoint(last_checkpoint(folder))['meta']['bootmae']
+    run = run_facts(str(last_checkpoint(folder)))
     for metric, (key, factor) in task.metrics.items():
         value = read_curve('', folder, having=key).values[key][-1]
         yield result_row(encoder, run.get('init_hash', ''), data=DATA, task=task.name, labels='all', metric=metric,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, DefaultScope
+from mmengine.registry import HOOKS
 from mmpretrain.registry import TRANSFORMS
 
 from bootmae.engine import run
@@ -41,15 +41,6 @@ def init_of(name: str) -> tuple[str, int]:
     """Pretraining config and epoch of the file that a downstream config's command starts from."""
     found = re.search(r'--init work_dirs/(\w+)/epoch_(\d+)\.pth', header(name))
     return found[1], int(found[2])
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(params=FILES)

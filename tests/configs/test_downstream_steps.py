@@ -14,7 +14,7 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, DefaultScope
+from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
 
 from bootmae.checkpoints import convert
@@ -29,15 +29,6 @@ WIDTH, HEIGHT, WIDE = 8, 64, 80  # of the model; of the images
 SMALLER = dict(upernet=8, vitdet=16, maskrcnn=10)  # of the sizes in pixels
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def arch_of(name: str) -> dict:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -14,15 +13,6 @@ from bootmae.engine.probe import Features, build_encoder, extract, few_labels, j
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FINETUNE = CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def clusters(count: int, noise: float, seed: int, classes: int = 5, width: int = 8) -> Features:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 
 from bootmae.engine import run
 from bootmae.engine.cli import main
@@ -20,15 +19,6 @@ CONFIGS = REPOSITORY / 'configs'
 PRETRAIN, FINETUNE = CONFIGS / 'pretrain' / 'bootmae_debug.py', CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
 VITB = CONFIGS / 'pretrain' / 'bootmae_vitb.py'
 COUNT = itertools.count()
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def call(tool: str, *args) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from PIL import Image
 from toy_runs import CONFIGS, write_config, write_files
 
@@ -21,15 +21,6 @@ SPEC = SceneSpec(train=6, val=5, values=(0, 1, 4, 7))
 IMAGENET = [123.675, 116.28, 103.53]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='module')

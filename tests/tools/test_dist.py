@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.engine import run
@@ -46,15 +45,6 @@ class DistTestRecorder(MeanLossesHook):
         torch.save(list(self.steps), f'{runner.work_dir}/rank{os.environ.get("RANK", 0)}.pth')
         self.steps.clear()
 '''
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def shell(script: str, *args, cwd: Path | str = REPOSITORY, timeout: int = 240,

@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from toy_runs import DEBUG, write_config, write_files
 
 from bootmae.checkpoints import read_checkpoint
@@ -36,15 +35,6 @@ FORMATS = dict(
     timm=('timm ViT', None))
 FAST = [('seg', 'bootmae'), ('det', 'mae')]
 DEMO = Size(embed_dims=64, depth=3, num_heads=2, img_size=48, patch_size=8)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def call(tool: str, *args, options=()) -> int:

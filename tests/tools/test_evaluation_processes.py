@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmengine.registry import DefaultScope
 from toy_runs import write_config
 
 from bootmae.engine import run
@@ -26,15 +25,6 @@ INFORMATIVE = dict(seg=['mIoU', 'aAcc', 'IoU_background'],
                    det=['coco/bbox_mAP', 'sum/scores', 'sum/boxes', 'sum/masks', 'sum/instances'])
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmengine.registry import DefaultScope
 
 from bootmae.engine.cli import main
 
@@ -37,15 +36,6 @@ BUILD_FIRST = ('train --resume', 'test')
 TEN = ('os.system', 'setstate', 'numpy objects', 'subprocess.Popen', 'eval', 'exec', '__import__ and getattr',
        'pickle in a pickle', 'torch file in a pickle', 'functools.partial')
 FEW = TEN[:3]  # in the fast tests
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def call(tool: str, args: list, options: bool) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.engine.cli import main
@@ -21,15 +20,6 @@ CONFIGS = REPOSITORY / 'configs'
 PRETRAIN, FINETUNE = CONFIGS / 'pretrain' / 'bootmae_debug.py', CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
 COUNT = itertools.count()
 QUIET = ['log_level=ERROR', 'train_dataloader.dataset.indices=64']
-
-
-@pytest.fixture(scope='module', autouse=True)
-def scope():
-    """The fixtures of a whole module leave their registry scope behind."""
-    before = DefaultScope._instance_dict.copy()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 def call(tool: str, *args, options=()) -> int:
