@@ -4,7 +4,13 @@
 # GPUS counts those of all nodes. GPUS_PER_NODE (default: 8, or GPUS if fewer) and CPUS_PER_GPU (10) say how to share
 # them out, SRUN_ARGS='--time=24:00:00 ...' goes to srun, PORT=N replaces the port chosen by the job's number.
 # DRY_RUN=1 prints the srun command. Also works in a script for sbatch: srun then takes nodes of that job.
-# One task a node starts torchrun, whose processes meet on the job's first node.
+# One task a node starts the launcher, whose processes meet on the job's first node.
+#
+# SIGNAL (default USR1@120) is sent two minutes before the time limit: the run saves and ends with code 75. srun can ask
+# for it only where it makes the allocation. A batch script asks by itself, and the job is then requeued (REQUEUE=0: not)
+# and resumes in its second life:
+#   #SBATCH --requeue --open-mode=append --signal=USR1@120
+#   exec tools/slurm_train.sh ...
 set -euo pipefail
 
 fail() {
@@ -18,6 +24,8 @@ GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))} CPUS_PER_GPU=${CPUS_PER
 [[ $GPUS_PER_NODE =~ ^[1-9][0-9]*$ ]] || fail "GPUS_PER_NODE=$GPUS_PER_NODE is not a number of GPUs: give 1 or more"
 ((GPUS % GPUS_PER_NODE == 0)) || fail "GPUS=$GPUS is no multiple of GPUS_PER_NODE=$GPUS_PER_NODE: change one of them"
 NODES=$((GPUS / GPUS_PER_NODE))
+RESUME=()
+[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || RESUME=(--resume) # the last one counts, so also in place of --resume FILE
 
 # Runs on each node.
 NODE_SCRIPT='set -eu
@@ -29,12 +37,35 @@ exec "$@"'
 
 # shellcheck disable=SC2206  # SRUN_ARGS is meant to be split
 COMMAND=(srun --partition="$PARTITION" --job-name="$JOB_NAME" --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1
-    --gres="gpu:$GPUS_PER_NODE" --cpus-per-task="$((CPUS_PER_GPU * GPUS_PER_NODE))" --kill-on-bad-exit=1
-    ${SRUN_ARGS:-} env NNODES="$NODES" bash -c "$NODE_SCRIPT" node
-    "$(cd "$(dirname "$0")" && pwd)/dist_train.sh" "$CONFIG" "$GPUS_PER_NODE" "${@:5}")
+    --gres="gpu:$GPUS_PER_NODE" --cpus-per-task="$((CPUS_PER_GPU * GPUS_PER_NODE))" --kill-on-bad-exit=0
+    --wait=150 --signal="${SIGNAL:-USR1@120}" ${SRUN_ARGS:-} env NNODES="$NODES" bash -c "$NODE_SCRIPT" node
+    "$(cd "$(dirname "$0")" && pwd)/dist_train.sh" "$CONFIG" "$GPUS_PER_NODE" "${@:5}"
+    ${RESUME[@]+"${RESUME[@]}"})
 if [ "${DRY_RUN:-0}" != 0 ]; then
     printf '%q ' "${COMMAND[@]}"
     echo
-else
-    exec "${COMMAND[@]}"
+    exit
 fi
+
+# In a batch job this shell may be signalled too; it has to outlive srun.
+"${COMMAND[@]}" &
+CHILD=$!
+trap 'kill -TERM $CHILD 2>/dev/null || true' TERM
+trap 'kill -USR1 $CHILD 2>/dev/null || true' USR1
+trap 'kill -INT $CHILD 2>/dev/null || true' INT
+CODE=129
+while [ "$CODE" -gt 128 ]; do # more than 128: a signal ended the waiting, or srun itself
+    wait "$CHILD" && CODE=0 || CODE=$?
+    kill -0 "$CHILD" 2>/dev/null || break
+done
+
+# Only a job that still runs: one that was cancelled must stay so.
+if [ "$CODE" = 75 ] && [ -n "${SLURM_JOB_ID:-}" ] && [ "${REQUEUE:-1}" != 0 ]; then
+    if scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
+        echo "the run was stopped by a signal and has saved: job $SLURM_JOB_ID is requeued and will resume" >&2
+        scontrol requeue "$SLURM_JOB_ID" || echo "error: not requeued; submit it again with --resume" >&2
+    else
+        echo "the run has saved; job $SLURM_JOB_ID has ended and is not requeued: submit it again with --resume" >&2
+    fi
+fi
+exit "$CODE"

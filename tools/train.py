@@ -16,6 +16,8 @@ def parse_args() -> argparse.Namespace:
                         help='which encoder of a BootMAE file --init takes (default: online, as the authors)')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on with a run: from this file, or from the last one in the work directory')
+    parser.add_argument('--resume-changed', action='store_true',
+                        help='resume although batch, data, optimiser or schedule differ from those of the checkpoint')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='take the batch as it comes and scale the learning rate, instead of keeping the '
                         'recipe\'s batch by accumulation')
@@ -30,7 +32,7 @@ def command() -> None:
     args = parse_args()
     from bootmae.engine import run
     run.train(args.config, args.work_dir, args.cfg_options, args.init, args.source, args.resume, args.launcher,
-              args.auto_scale_lr)
+              args.auto_scale_lr, args.resume_changed)
 
 
 if __name__ == '__main__':

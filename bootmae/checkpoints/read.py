@@ -13,6 +13,8 @@ from mmengine.logging import HistoryBuffer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from .marks import AGAIN, DIGESTS, DamagedError, tensors_digest, verify
+
 
 def history_method(owner: type, name: str):
     """Stands in for ``getattr`` in files of mmengine, whose log histories name their own statistics that way."""
@@ -44,9 +46,19 @@ def _reason(error: UnpicklingError) -> str:
 def _read_safetensors(path: Path) -> dict:
     """The tensors, or what :func:`write_checkpoint` wrote: ``state_dict`` and ``meta``."""
     with safe_open(path, framework='pt') as file:
-        facts = (file.metadata() or {}).get('bootmae')
+        header = file.metadata() or {}
     tensors = load_file(path)
+    digests = [header.pop(name) for name in DIGESTS if name in header]
+    if digests and digests != [tensors_digest(tensors, header)] * len(DIGESTS):
+        raise DamagedError(f'{path} is damaged (checksum): its content is not what was written; {AGAIN}')
+    facts = header.get('bootmae')
     return tensors if facts is None else dict(state_dict=tensors, meta=dict(bootmae=dict(json.loads(facts))))
+
+
+def _read_torch(path: Path) -> object:
+    verify(path)
+    with _READING, torch.serialization.safe_globals(SAFE_TYPES):
+        return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -54,23 +66,22 @@ def read_checkpoint(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, holds anything but tensors and plain types, or no dict.
+        ValueError: if the file is damaged (one that was written here has a checksum, which is verified), holds
+            anything but tensors and plain types, or no dict.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint {path}: give the path of a .pth or .safetensors file')
     try:
-        if path.suffix == '.safetensors':
-            return _read_safetensors(path)
-        with _READING, torch.serialization.safe_globals(SAFE_TYPES):
-            content = torch.load(path, map_location='cpu', weights_only=True)
+        content = (_read_safetensors if path.suffix == '.safetensors' else _read_torch)(path)
     except UnpicklingError as error:
         raise ValueError(f'{path} holds more than tensors and plain types, or is damaged, and was not read '
                          f'({_reason(error)}). Convert it to a dict of tensors with the program that wrote it.'
                          ) from None
+    except DamagedError:
+        raise
     except Exception as error:  # damage shows in many ways: struct.error, IndexError, AssertionError, SafetensorError
-        raise ValueError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error}): take an older one or '
-                         'copy it again') from error
+        raise ValueError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error}): {AGAIN}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights: save a dict of named '
                          'tensors, e.g. model.state_dict()')

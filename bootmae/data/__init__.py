@@ -1,1 +1,1 @@
-from . import embedded, images, masks, scenes, seeding  # noqa: F401
+from . import embedded, images, masks, sampler, samples, scenes  # noqa: F401

@@ -14,8 +14,6 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from .seeding import PerSampleSeed
-
 # Class name: (distribution, import name, file). Left out: drawings, binary and synthetic pictures (horse,
 # logo, phantom, chessboards, colour wheel), pages of text, motorcycle_right (its twin from 10 cm away),
 # microaneurysms (102 pixels), lfw_subset (25 pixels), and cell and clock_motion (almost all of their area is
@@ -50,7 +48,7 @@ MAX_DRAWS = 100
 DIGITS_VAL_PER_CLASS = 50
 
 
-class EmbeddedImages(PerSampleSeed, BaseDataset):
+class EmbeddedImages(BaseDataset):
     """Base of the datasets that hold all pictures in memory.
 
     A sample reaches the pipeline with ``img`` (BGR uint8, H x W x 3, as LoadImageFromFile would give it),

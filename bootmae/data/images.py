@@ -17,15 +17,13 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from .seeding import PerSampleSeed
-
 EXTENSIONS = ('jpg', 'jpeg', 'png', 'ppm', 'bmp', 'pgm', 'tif', 'tiff', 'webp')
 SPLIT_NAMES = {'train', 'val', 'test', 'valid', 'validation'}
 NUM_SPOT_CHECKS = 100
 
 
 @DATASETS.register_module()
-class ImageFiles(PerSampleSeed, BaseDataset):
+class ImageFiles(BaseDataset):
     """Images on disk, with or without labels.
 
     The order is fixed: depth first, in name order, root after root, or the order of the list file. Hidden

@@ -14,7 +14,7 @@ from ..models.vit import patch_grid
 class DrawMask(BaseTransform):
     """Adds ``mask_order`` (N,) to a sample, drawn from numpy's global generator.
 
-    That generator is seeded for each sample (``PerSampleSeed``), so a mask is a function of seed, epoch and image.
+    That generator is seeded for each sample (``SeededSamples``), so a mask is a function of seed, epoch and image.
     ``PackInputs`` hands it to the model with ``algorithm_keys=['mask_order']``.
 
     Args:

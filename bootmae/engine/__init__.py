@@ -1,1 +1,1 @@
-from . import hooks, metrics, optim, runner, schedule  # noqa: F401
+from . import finite, heartbeat, hooks, loops, metrics, optim, runner, saving, schedule, watch  # noqa: F401

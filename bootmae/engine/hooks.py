@@ -12,8 +12,10 @@ from torch import nn
 
 from ..models.schedules import EMA_BASE, ema_decay, feature_weight
 from ..provenance import git_commit, portable
+from .saving import run_facts
 
-PRECISIONS = {'OptimWrapper': 'float32', 'AutocastOptimWrapper': 'bf16 autocast', 'AmpOptimWrapper': 'fp16 autocast'}
+PRECISIONS = {'OptimWrapper': 'float32', 'GuardedOptimWrapper': 'float32', 'AutocastOptimWrapper': 'bf16 autocast',
+              'AmpOptimWrapper': 'fp16 autocast', 'GuardedAmpOptimWrapper': 'fp16 autocast'}
 
 
 def bare_model(runner) -> nn.Module:
@@ -92,6 +94,8 @@ class ProvenanceHook(Hook):
             images=checkpoint['meta']['iter'] * runner.cfg.train_dataloader.batch_size * runner.world_size,
             seconds=round(self.earlier + time.time() - self.begin, 1),
             commit=self.commit,
+            accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
+            run=run_facts(runner),
             **initial_weights(model))
 
 

@@ -149,8 +149,11 @@ def length_of(cfg: Config, batch: Batch) -> Length:
     if 'max_iters' in cfg.train_cfg:
         iterations, epoch = cfg.train_cfg.max_iters, train_images / world_batch
     else:
-        share = -(-train_images // batch.gpus)  # the sampler pads the last rank's share
-        epoch = share // batch.per_gpu if cfg.train_dataloader.get('drop_last') else -(-share // batch.per_gpu)
+        # As StreamSampler and ResumableBatches: without drop_last the last share and batch are filled up or incomplete;
+        # an epoch ends with a whole step.
+        sign = 1 if cfg.train_dataloader.get('drop_last') else -1
+        epoch = sign * (sign * train_images // batch.gpus // batch.per_gpu)
+        epoch -= epoch % batch.accumulation
         iterations = cfg.train_cfg.max_epochs * epoch
     return Length(train_images, iterations, epoch, iterations * world_batch)
 

@@ -13,7 +13,9 @@ from mmpretrain.registry import DATASETS
 
 from ..checkpoints import find_encoder, match, read_checkpoint, refusing
 from .batch import Batch, settle_batch, stretch_iterations
+from .finite import ladder
 from .guards import check_sizes
+from .protect import protect
 from .runner import SuiteRunner
 
 
@@ -170,7 +172,7 @@ def processes(launcher: str) -> int:
 
 def train(config: str, work_dir: str | None = None, options: dict | None = None, init: str | None = None,
           source: str = 'online', resume: str | None = None, launcher: str = 'none',
-          auto_scale_lr: bool = False) -> Runner:
+          auto_scale_lr: bool = False, resume_changed: bool = False) -> Runner:
     """What ``tools/train.py`` does; see there for the arguments."""
     cfg = load_config(config, options)
     batch = apply_batch(cfg, processes(launcher), auto_scale_lr)
@@ -180,11 +182,21 @@ def train(config: str, work_dir: str | None = None, options: dict | None = None,
     if init:
         apply_init(cfg, init, source)
     if resume:
-        cfg.resume = True
+        cfg.resume, cfg.resume_changed = True, resume_changed
         cfg.load_from = None if resume == 'auto' else resume
-    runner = build_runner(cfg, config, work_dir, launcher)
-    print_log(f'global batch: {batch}', logger='current')
-    runner.train()
+    protect(cfg)
+
+    def run_once(cfg: Config) -> Runner:
+        runner = build_runner(cfg, config, work_dir, launcher)
+        print_log(f'global batch: {batch}', logger='current')
+        try:
+            runner.train()
+        finally:  # also where it is stopped: signal handlers go back, and the heartbeat's thread ends
+            for hook in runner.hooks:
+                getattr(hook, 'close', lambda: None)()
+        return runner
+
+    runner = ladder(run_once, cfg)
     await_processes()
     return runner
 

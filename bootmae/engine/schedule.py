@@ -54,6 +54,12 @@ class WarmupCosineLR(_ParamScheduler):
             raise ValueError('convert_to_iter_based needs by_epoch=True')
         return cls(*args, warmup=int(warmup * epoch_length), end=int(end * epoch_length), by_epoch=False, **kwargs)
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take the place in the schedule, but keep the config's length, floor and accumulation."""
+        own = {name: getattr(self, name) for name in ('end', 'warmup', 'total', 'floor', 'accumulation')}
+        place = min(state_dict['_global_step'], self.end - 1)
+        super().load_state_dict(state_dict | own | dict(last_step=place))
+
     def _get_value(self) -> list[float]:
         step = min(self.last_step // self.accumulation, self.total - 1)
         factor = warmup_cosine(step, self.warmup, self.total, self.floor)

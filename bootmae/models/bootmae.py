@@ -15,7 +15,7 @@ from torch import nn
 
 from .decoder import PixelHead, TargetAwareDecoder
 from .masking import BlockMasking
-from .objectives import feature_loss, pixel_loss, token_weights
+from .objectives import at_least_float32, feature_loss, pixel_loss, token_weights
 
 
 @dataclass
@@ -47,6 +47,7 @@ class BootMAE(BaseSelfSupervisor):
         feature_decoder: the same keys without ``embed_dims``, which is D; ``tap`` defaults to the last block.
         masking: arguments of :class:`BlockMasking` but the grid.
         weighted: whether patches amid masked ones weigh more in the losses.
+        fp32_decoder: work out both decoders in float32 under autocast too; the losses always are.
         data_preprocessor: mmpretrain's; images are expected with mean = std = 127.5 (of 0..255).
     """
 
@@ -56,12 +57,13 @@ class BootMAE(BaseSelfSupervisor):
                  feature_decoder: dict | None = None,
                  masking: dict | None = None,
                  weighted: bool = True,
+                 fp32_decoder: bool = False,
                  data_preprocessor: dict | None = None,
                  init_cfg: dict | None = None):
         super().__init__(backbone=backbone, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         vit = self.backbone
         self.masking = BlockMasking(grid=vit.grid, **(masking or {}))
-        self.weighted = weighted
+        self.weighted, self.fp32_decoder = weighted, fp32_decoder
         pixel = dict(embed_dims=512, depth=2, num_heads=vit.num_heads, tap=0) | (pixel_decoder or {})
         feature = dict(depth=2, num_heads=vit.num_heads, tap=vit.depth - 1) | (feature_decoder or {})
         self.taps = tuple(self._check_tap(cfg.pop('tap')) for cfg in (pixel, feature))
@@ -128,10 +130,18 @@ class BootMAE(BaseSelfSupervisor):
         return Prediction(
             ids_masked=ids_masked,
             weights=weights,
-            pixels=self.pixel_decoder(latent, taps[0], ids_masked),
+            pixels=self.decode(self.pixel_decoder, latent, taps[0], ids_masked),
             patches=masked,
-            features=self.feature_decoder(latent, taps[1], ids_masked),
+            features=self.decode(self.feature_decoder, latent, taps[1], ids_masked),
             targets=self.momentum_features(patches, positions))
+
+    def decode(self, decoder: nn.Module, latent: torch.Tensor, context: torch.Tensor,
+               ids_masked: torch.Tensor) -> torch.Tensor:
+        """A decoder's prediction, see :class:`TargetAwareDecoder`; with ``fp32_decoder`` without autocast."""
+        if not self.fp32_decoder:
+            return decoder(latent, context, ids_masked)
+        with torch.autocast(latent.device.type, enabled=False):
+            return decoder(at_least_float32(latent), at_least_float32(context), ids_masked)
 
     @torch.no_grad()
     def momentum_features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

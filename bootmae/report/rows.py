@@ -3,11 +3,12 @@
 import csv
 import io
 import math
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+
+from ..checkpoints.write import write_file
 
 LABELS = ('reproduced', 'demo', 'paper', 'not run')
 MEASURED = ('reproduced', 'demo')
@@ -159,17 +160,8 @@ def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
 
 def replace_file(path: str | Path, text: str) -> None:
     """Write a whole text file or leave the old one untouched (temporary file, fsync, rename)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with temporary.open('w', encoding='utf-8', newline='') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, lambda file: file.write_bytes(text.encode()))
 
 
 @dataclass(frozen=True)

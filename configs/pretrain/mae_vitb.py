@@ -20,7 +20,6 @@ optim_wrapper = dict(
     paramwise_cfg={{_base_.optim_wrapper.paramwise_cfg}})
 default_hooks = dict(
     mean_losses=dict(type='MeanLossesHook'),
-    sample_seed=dict(type='SampleSeedHook'),
     provenance=dict(type='ProvenanceHook'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)

@@ -1,13 +1,21 @@
 """Writing: whole or not at all, and never over a file unasked."""
+import errno
 import json
 import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.runner import save_checkpoint
 from safetensors.torch import safe_open
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.checkpoints.write import check_target, write_checkpoint, write_file
+from bootmae.checkpoints.marks import SummingFile
+from bootmae.checkpoints.write import OVERHEAD, bytes_of, check_target, write_checkpoint, write_file
 
 CONTENT = dict(state_dict={'a': torch.arange(6.).view(2, 3)}, meta=dict(bootmae=dict(mean=[1.0, 2.0], kind='x')))
 
@@ -79,3 +87,87 @@ def test_targets(tmp_path):
         check_target(tmp_path, force=True)
     with pytest.raises(FileNotFoundError, match=r'no folder .*missing for a\.pth: make it first'):
         check_target(tmp_path / 'missing' / 'a.pth')
+
+
+# --- space, on the disk and in memory ---
+
+
+def test_bytes_of_tensors():
+    """As torch writes them: whole memory of a view, shared memory once."""
+    a = torch.zeros(10, 10)
+    assert bytes_of(dict(a=a)) == bytes_of([dict(a=a, b=a.T), (a[0], )]) == bytes_of(a[0]) == 400
+    assert bytes_of(dict(a=a, b=torch.zeros(3, dtype=torch.bfloat16), c=1, d='x')) == 406
+
+
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
+def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch, name):
+    write_checkpoint(tmp_path / name, CONTENT)
+    before = (tmp_path / name).read_bytes()
+    need = OVERHEAD + 24
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=need - 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'open', lambda *args: pytest.fail('written'))
+        with pytest.raises(OSError, match=r'1\.0 MB are needed and 1\.0 MB free; make room') as error:
+            write_checkpoint(tmp_path / name, CONTENT)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / name))
+    assert (tmp_path / name).read_bytes() == before
+    assert os.listdir(tmp_path) == [name]
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=need))
+    write_checkpoint(tmp_path / name, CONTENT)
+
+
+@pytest.mark.parametrize('at', [1, 5, 30])
+def test_a_full_disk_has_its_own_error(tmp_path, monkeypatch, at):
+    """Not that of torch about positions in its file."""
+    calls, write = [], SummingFile.write
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            calls.append(data)
+            if len(calls) >= at:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            return self.file.write(data)
+
+    def into_full(self, data):
+        if not isinstance(self.file, Full):
+            self.file = Full(self.file)
+        return write(self, data)
+    (tmp_path / 'a.pth').write_text('old')
+    monkeypatch.setattr(SummingFile, 'write', into_full)
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a.pth'}'")):
+        write_checkpoint(tmp_path / 'a.pth', CONTENT)
+    assert os.listdir(tmp_path) == ['a.pth']
+    assert (tmp_path / 'a.pth').read_text() == 'old'
+
+
+def memory_growth(folder: Path, save: Callable[[Path, dict], None], megabytes: int = 128) -> float:
+    """Peak memory of a save over what was used before, as a share of the tensors; of a copy of this process."""
+    result = folder / 'growth'
+    child = os.fork()
+    if not child:
+        try:
+            content = dict(state_dict={f'{k}': torch.ones(megabytes, 2**15) for k in range(8)}, meta=dict(iter=1))
+            Path('/proc/self/clear_refs').write_text('5')  # the peak becomes what is used now
+
+            def peak() -> int:
+                return int(re.search(r'VmHWM:\s*(\d+) kB', Path('/proc/self/status').read_text())[1])
+            before = peak()
+            save(folder / 'a.pth', content)
+            result.write_text(str((peak() - before) / (megabytes << 10)))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    return float(result.read_text())
+
+
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='needs /proc')
+def test_a_save_makes_no_copy_in_memory(tmp_path):
+    """At most 10 % more than the tensors, of 128 MB; mmengine's builds the whole file in memory first."""
+    assert memory_growth(tmp_path, write_checkpoint) < 0.1
+    assert memory_growth(tmp_path, lambda path, content: save_checkpoint(content, str(path))) > 0.9

@@ -61,16 +61,16 @@ def test_total_epochs_of_the_ramp(updates, tmp_path):
     assert updates == [(0.5, pytest.approx(0.1))] * 4
 
 
-def test_the_last_iterations_are_not_lost(updates, tmp_path):
-    """5 iterations, 3 to an update: mmengine updates at the third and at the last, and the plan knows."""
+def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
+    """5 batches, 3 to an update: the last two are left out, so that a resumed epoch begins with an update."""
     options = {'train_dataloader.dataset.indices': 40, 'auto_scale_lr.base_batch_size': 24, 'train_cfg.max_epochs': 1}
     runner = train(tmp_path, **options)
-    assert runner.iter == 5
-    assert len(updates) == 2
+    assert runner.iter == 3
+    assert len(updates) == 1
     cfg = run.load_config(CONFIG, options | {
         'train_dataloader.batch_size': 8, 'train_dataloader.dataset.labels_per_class': None})
     plan = make_plan(cfg, CONFIG, gpus=1)
-    assert (plan.iterations, plan.updates) == (5, 2)
+    assert (plan.iterations, plan.updates) == (3, 1)
 
 
 def test_the_momentum_encoder_follows_by_hand(tmp_path, monkeypatch):
@@ -120,8 +120,10 @@ def test_provenance(tmp_path, monkeypatch):
     facts = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']
     assert facts.pop('seconds') >= 0
     assert facts.pop('config').endswith('configs/pretrain/bootmae_debug.py')
+    assert facts.pop('run') == dict(loop='epochs', max_epochs=1, global_batch=8, train_samples=32, optimizer='AdamW',
+                                     lr=1e-3, weight_decay=0.05)
     assert facts == dict(method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3,
-                         precision='float32', images=32, commit='0123456789ab+')
+                         precision='float32', images=32, commit='0123456789ab+', accumulation=1)
 
 
 def test_one_process_needs_no_mean():

@@ -16,6 +16,7 @@ from bootmae.engine.plan import make_plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = REPOSITORY / 'tools'
+LAUNCH = str(REPOSITORY / 'bootmae' / 'engine' / 'launch.py')
 PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 # logged losses are those of one step, not means over a window
@@ -79,7 +80,7 @@ def started(done: subprocess.CompletedProcess) -> list[str]:
 def test_one_machine_takes_a_free_port(echo, tmp_path):
     """From any folder, with paths relative to that folder."""
     arguments = started(shell('dist_train.sh', 'my.py', 2, '--work-dir', 'with space', cwd=tmp_path, PYTHON=echo))
-    assert arguments == ['-m', 'torch.distributed.run', '--standalone', '--local_addr=127.0.0.1', '--nproc_per_node=2',
+    assert arguments == [LAUNCH, '--standalone', '--local_addr=127.0.0.1', '--nproc_per_node=2',
                          str(TOOLS / 'train.py'), 'my.py', '--launcher', 'pytorch', '--work-dir', 'with space',
                          f'PYTHONPATH={REPOSITORY}' + (f':{path}' if (path := os.environ.get('PYTHONPATH')) else '')]
 
@@ -92,13 +93,13 @@ def test_one_machine_takes_a_free_port(echo, tmp_path):
      ['--nnodes=2', '--node_rank=0', '--master_addr=first', '--master_port=99']),
 ])
 def test_ports_and_machines(echo, env, expected):
-    assert started(shell('dist_train.sh', 'my.py', 4, PYTHON=echo, **env))[2:-5] == [*expected, '--nproc_per_node=4']
+    assert started(shell('dist_train.sh', 'my.py', 4, PYTHON=echo, **env))[1:-5] == [*expected, '--nproc_per_node=4']
 
 
 def test_dist_test(echo):
     arguments = started(shell('dist_test.sh', 'my.py', 'my.pth', 2, '--work-dir', 'x', PYTHON=echo))
-    assert arguments[2] == '--standalone'
-    assert arguments[4:-1] == ['--nproc_per_node=2', str(TOOLS / 'test.py'), 'my.py', '--launcher', 'pytorch', 'my.pth',
+    assert arguments[1] == '--standalone'
+    assert arguments[3:-1] == ['--nproc_per_node=2', str(TOOLS / 'test.py'), 'my.py', '--launcher', 'pytorch', 'my.pth',
                                '--work-dir', 'x']
 
 
@@ -163,6 +164,46 @@ wait $!
     for script in (tmp_path / 'bin').iterdir():
         script.chmod(0o755)
     return f'{tmp_path / "bin"}:{os.environ["PATH"]}'
+
+
+def test_slurm_asks_for_a_signal_ahead_of_the_time_limit():
+    """All nodes may end by themselves: the first one's end must not kill those that are about to."""
+    words = started(shell('slurm_train.sh', 'part', 'job', 'my.py', 8, DRY_RUN='1'))[0].split()
+    assert {'--signal=USR1@120', '--kill-on-bad-exit=0', '--wait=150'} <= set(words)
+    assert words[-1] == '8'  # nothing to resume
+    words = started(shell('slurm_train.sh', 'part', 'job', 'my.py', 8, DRY_RUN='1', SIGNAL='TERM@60',
+                          SLURM_RESTART_COUNT='1'))[0].split()
+    assert '--signal=TERM@60' in words
+    assert words[-1] == '--resume'
+
+
+@pytest.mark.parametrize('code, state, env, requeued', [
+    (75, 'RUNNING', {}, True), (75, 'RUNNING', dict(REQUEUE='0'), False), (75, 'COMPLETING', {}, False),
+    (75, 'RUNNING', dict(SLURM_JOB_ID=''), False), (3, 'RUNNING', {}, False), (0, 'RUNNING', {}, False)])
+def test_slurm_requeues_a_run_that_a_signal_stopped(tmp_path, code, state, env, requeued):
+    """Not one that was cancelled, nor one that failed."""
+    scripts = dict(srun=f'exit {code}', scontrol=f'echo "$*" >> {tmp_path}/calls; echo "  JobState={state} Why=x"')
+    for name, body in scripts.items():
+        (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
+        (tmp_path / name).chmod(0o755)
+    done = shell('slurm_train.sh', 'part', 'job', 'my.py', 2,
+                 **dict(SLURM_JOB_ID='4711', PATH=f'{tmp_path}:{os.environ["PATH"]}') | env)
+    assert done.returncode == code
+    calls = (tmp_path / 'calls').read_text() if (tmp_path / 'calls').exists() else ''
+    assert ('requeue 4711' in calls) == requeued
+    assert ('will resume' in done.stderr) == requeued
+
+
+def test_slurm_hands_signals_on_and_waits(tmp_path):
+    (tmp_path / 'srun').write_text(f"""#!/usr/bin/env bash
+trap 'echo got >> {tmp_path}/calls; sleep 0.3; exit 75' USR1
+kill -USR1 $PPID
+while :; do sleep 0.1; done
+""")
+    (tmp_path / 'srun').chmod(0o755)
+    done = shell('slurm_train.sh', 'part', 'job', 'my.py', 2, timeout=20, PATH=f'{tmp_path}:{os.environ["PATH"]}')
+    assert done.returncode == 75
+    assert (tmp_path / 'calls').read_text() == 'got\n'
 
 
 def test_slurm_starts_torchrun_on_each_node(cluster, echo):

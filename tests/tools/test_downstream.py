@@ -203,7 +203,8 @@ def test_resume(train, tmp_path):
     run = train('seg', 'mae')
     more = Run(tmp_path, run.config)
     options = ['train_cfg.max_iters=3', 'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3']
-    assert call('train', run.config, '--resume', run.checkpoint, '--work-dir', tmp_path, options=options) == 0
+    assert call('train', run.config, '--resume', run.checkpoint, '--resume-changed', '--work-dir', tmp_path,
+                options=options) == 0
     assert [line['step'] for line in more.lines if 'loss' in line] == [3]
     before = run.content['state_dict']
     assert all(torch.equal(value, before[f'backbone.{key}']) for key, value in more.start.items())

@@ -134,13 +134,15 @@ def test_init(pretrained, tmp_path, source, prefix):
 @pytest.mark.parametrize('how', ['auto', 'file'])
 def test_resume(pretrained, tmp_path, how):
     """In the same work directory, at the right epoch and iteration, towards the same weights."""
-    assert call('train', PRETRAIN, '--work-dir', tmp_path, options=['train_cfg.max_epochs=1']) == 0
-    forget_logs(tmp_path)
+    shutil.copy(pretrained / 'epoch_1.pth', tmp_path)
     resume = ['--resume'] if how == 'auto' else ['--resume', tmp_path / 'epoch_1.pth']
     assert call('train', PRETRAIN, '--work-dir', tmp_path, *resume) == 0
+    whole = scalars(pretrained)
     assert [(step['epoch'], step['step']) for step in scalars(tmp_path)] == [(2, 3), (2, 4)]
-    meta = read_checkpoint(tmp_path / 'epoch_2.pth')['meta']
-    assert (meta['epoch'], meta['iter']) == (2, 4)
+    assert [step['loss'] for step in scalars(tmp_path)] == [step['loss'] for step in whole[2:]]
+    ours, theirs = (read_checkpoint(folder / 'epoch_2.pth') for folder in (tmp_path, pretrained))
+    assert (ours['meta']['epoch'], ours['meta']['iter']) == (2, 4)
+    assert all(torch.equal(value, theirs['state_dict'][key]) for key, value in ours['state_dict'].items())
 
 
 def test_resume_takes_the_last_of_the_work_directory(pretrained, tmp_path):
@@ -148,7 +150,9 @@ def test_resume_takes_the_last_of_the_work_directory(pretrained, tmp_path):
     assert call('train', PRETRAIN, '--work-dir', tmp_path, '--resume') == 0
     assert [step['step'] for step in scalars(tmp_path)] == [1, 2, 3, 4]
     forget_logs(tmp_path)
-    assert call('train', PRETRAIN, '--work-dir', tmp_path, '--resume', options=['train_cfg.max_epochs=3']) == 0
+    longer = ['train_cfg.max_epochs=3']
+    assert call('train', PRETRAIN, '--work-dir', tmp_path, '--resume', options=longer) == 2
+    assert call('train', PRETRAIN, '--work-dir', tmp_path, '--resume', '--resume-changed', options=longer) == 0
     assert [step['step'] for step in scalars(tmp_path)] == [5, 6]
 
 

@@ -107,7 +107,9 @@ def pretraining_run(method: str) -> tuple[dict, dict]:
     for name, value in model.named_parameters():
         if not name.endswith('pos_embed'):
             value.data.add_(0.05 * torch.randn_like(value))
-    hook, runner = ProvenanceHook(), SimpleNamespace(model=model, cfg=cfg, optim_wrapper=None, world_size=1)
+    loop = SimpleNamespace(max_iters=700, dataloader=SimpleNamespace(dataset=range(700)))
+    hook, runner = ProvenanceHook(), SimpleNamespace(
+        model=model, cfg=cfg, optim_wrapper=None, world_size=1, train_loop=loop)
     hook.before_run(runner)
     content = dict(state_dict=model.state_dict(), optimizer={}, meta=dict(epoch=36, iter=700))
     hook.before_save_checkpoint(runner, content)

@@ -1,0 +1,121 @@
+"""A data set whose samples are functions of (seed, epoch, index), and which outlives unreadable files."""
+
+import torch
+from mmengine.registry import DATASETS
+from torch.utils.data import Dataset, get_worker_info
+
+from .seeding import sample_seeds, seed_generators
+
+MAX_WORKERS = 256
+SLOTS = 256  # unreadable samples of a worker that are remembered until the main process asks
+REPLACEMENTS = 16  # tries in a row before a sample is given up
+BUGS = (TypeError, AttributeError, NameError, KeyError, ImportError, NotImplementedError)  # of code, not of a file
+
+
+@DATASETS.register_module()
+class SeededSamples(Dataset):
+    """Wraps any data set of mmengine, its wrappers included.
+
+    A key is ``epoch * len(self) + index`` (:class:`StreamSampler`). The pipeline of that sample sees generators seeded
+    from (seed, epoch, index), whichever process, worker or run loads it. Without workers these are the generators of
+    the training process: what comes after has to be seeded again (:func:`seed_step`).
+
+    A sample that cannot be read is reported and replaced by another one, which depends on (seed, epoch, index) alone.
+
+    Args:
+        dataset: the data set or its config.
+        seed: of the run; may be set until the first sample is loaded.
+        bad: ``skip`` or ``raise`` for samples that cannot be read. Errors of code are always raised.
+
+    Raises:
+        ValueError: for another value of ``bad``; when loading, for an unreadable sample under ``raise``, and for
+            ``REPLACEMENTS`` unreadable ones in a row. Names the file and the reason.
+    """
+
+    def __init__(self, dataset: dict | Dataset, seed: int = 0, bad: str = 'skip'):
+        if bad not in ('skip', 'raise'):
+            raise ValueError(f'bad={bad!r}: give \'skip\' or \'raise\', what to do with images that cannot be read')
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.seed, self.bad = seed, bad
+        # Shared with the workers, a row for each and the first for this process. The main process alone reads them.
+        self._loading = torch.full((MAX_WORKERS + 1, ), -1).share_memory_()
+        self._bad = torch.zeros(MAX_WORKERS + 1, 1 + SLOTS, dtype=torch.int64).share_memory_()  # count, then indices
+        self._taken = [0] * (MAX_WORKERS + 1)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def metainfo(self) -> dict:
+        """That of the wrapped data set, class names above all."""
+        return getattr(self.dataset, 'metainfo', {})
+
+    def full_init(self) -> None:
+        """Read the list of samples, if the wrapped data set does so late."""
+        if hasattr(self.dataset, 'full_init'):
+            self.dataset.full_init()
+
+    def get_data_info(self, key: int) -> dict:
+        """What the wrapped data set knows of a sample without loading it."""
+        return self.dataset.get_data_info(int(key) % len(self))
+
+    def path(self, index: int) -> str:
+        """Of a sample's image file; its number where there is no file."""
+        info = self.get_data_info(index) if hasattr(self.dataset, 'get_data_info') else {}
+        return info.get('img_path') or f'sample {index}'
+
+    def __getitem__(self, key: int):
+        epoch, index = divmod(int(key), len(self))
+        worker = get_worker_info()
+        row = 0 if worker is None else 1 + worker.id % MAX_WORKERS
+        draw = ()
+        for attempt in range(1, REPLACEMENTS + 1):
+            self._loading[row] = index
+            seed_generators(self.seed, epoch, index, *draw)
+            try:
+                return self.dataset[index]
+            except BUGS:
+                raise
+            except Exception as error:
+                if self.bad == 'raise' or attempt == REPLACEMENTS:
+                    raise ValueError(f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
+                                     'tools/verify_data.py finds all such files') from error
+                self._bad[row, 1 + self._bad[row, 0] % SLOTS] = index
+                self._bad[row, 0] += 1  # last: the main process reads up to this count
+                draw = (attempt, )
+                index = sample_seeds(self.seed, epoch, index, attempt)[0] % len(self)
+
+    def take_reports(self) -> list[tuple[str, str]]:
+        """Path and reason of samples that this process and its workers could not read since the last call.
+
+        A worker says only which sample it was; the reason comes from a second attempt, here.
+        """
+        counts = self._bad[:, 0].tolist()
+        if counts == self._taken:
+            return []
+        found = []
+        for row, (old, new) in enumerate(zip(self._taken, counts)):
+            for k in range(max(old, new - SLOTS), new):
+                index = int(self._bad[row, 1 + k % SLOTS])
+                if index not in found:
+                    found.append(index)
+        self._taken = counts
+        return [(self.path(index), self._reason(index)) for index in found]
+
+    def _reason(self, index: int) -> str:
+        try:
+            self.dataset[index]
+        except Exception as error:
+            return reason(error)
+        return 'could not be read once; a second attempt succeeded'
+
+    def loading_paths(self) -> list[str]:
+        """Files that this process and its workers are reading, or have read last."""
+        indices = self._loading.tolist()
+        return list(dict.fromkeys(self.path(index) for index in indices if index >= 0))
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[-1]}' if lines else type(error).__name__

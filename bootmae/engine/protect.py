@@ -1,0 +1,55 @@
+"""What every training run of this suite gets, whatever its config: exact resume, and guards against lost work."""
+
+import logging
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+SAMPLERS = dict(DefaultSampler=False, InfiniteSampler=True)  # those that StreamSampler replaces; whether without end
+LOOPS = dict(EpochBasedTrainLoop='EpochLoop', IterBasedTrainLoop='IterLoop')
+WRAPPERS = dict(OptimWrapper='GuardedOptimWrapper', AmpOptimWrapper='GuardedAmpOptimWrapper')
+HOOKS = dict(watch='WatchHook', nonfinite='NonFiniteHook', heartbeat='HeartbeatHook')
+
+
+def protect(cfg: Config) -> None:
+    """Exchange loop, loader, optimiser wrapper and checkpoint hook for those that survive, and add the watching hooks.
+
+    Changes the config in place, after the accumulation is settled. Hooks that are named in ``default_hooks`` already
+    keep their settings; None there leaves one out. ``bad_images='raise'`` in the config ends the run at the first
+    unreadable image.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    cfg.optim_wrapper['type'] = WRAPPERS.get(kind, kind)
+    hooks = cfg.setdefault('default_hooks', {})
+    for name, hook in HOOKS.items():
+        if hooks.setdefault(name, dict(type=hook)) is not None:
+            hooks[name].setdefault('type', hook)
+    checkpoint = hooks.setdefault('checkpoint', dict(interval=1))
+    if checkpoint and checkpoint.get('type', 'CheckpointHook') == 'CheckpointHook':
+        checkpoint['type'] = 'SafeCheckpointHook'
+    make_resumable(cfg)
+
+
+def make_resumable(cfg: Config) -> None:
+    """Let samples, their order and each step depend on seed, epoch and index alone; see ``SeededSamples``.
+
+    A loader with another sampler than mmengine's two stays as it is, with a warning.
+    """
+    loader, loop = cfg.train_dataloader, cfg.train_cfg
+    sampler = dict(loader.get('sampler') or {})
+    kind = sampler.pop('type', None)
+    if kind not in SAMPLERS or 'num_batch_per_epoch' in loader:
+        print_log(f'the training loader with sampler {kind} is left as it is: a resumed run will not repeat the '
+                  'crops, masks and order of an unbroken one (DefaultSampler and InfiniteSampler do)',
+                  logger='current', level=logging.WARNING)
+        return
+    sampler.pop('round_up', None)
+    drop_last = loader.pop('drop_last', False)
+    loader.sampler = dict(sampler, type='StreamSampler', infinite=SAMPLERS[kind], drop_last=drop_last)
+    loader.batch_sampler = dict(
+        type='ResumableBatches', drop_last=drop_last, accumulation=cfg.optim_wrapper.get('accumulative_counts', 1),
+        inner=loader.get('batch_sampler'))
+    loader.dataset = dict(type='SeededSamples', dataset=loader.dataset, bad=cfg.get('bad_images', 'skip'))
+    by_epoch = loop.pop('by_epoch', True)
+    kind = loop.get('type', 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')
+    loop['type'] = LOOPS.get(kind, kind)

@@ -1,0 +1,57 @@
+"""SIGTERM and SIGUSR1 as wishes that the run grants at its next good moment."""
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from torch.utils.data import DataLoader
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopSignals:
+    """Handlers that only take note. ``asked`` is the signal that came first, None as long as there is none."""
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def install(self) -> None:
+        """Put the handlers in place, if this is the main thread: Python allows it nowhere else."""
+        if threading.current_thread() is threading.main_thread() and not self._before:
+            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+
+    def restore(self) -> None:
+        """Put back what was there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = self.asked or signal.Signals(number)
+
+
+def spare_workers(loader: DataLoader) -> None:
+    """Let the loader's processes outlive a signal that a scheduler sends to all processes of a job.
+
+    The run still needs them for its last step. Call it before they are started.
+    """
+    if not isinstance(loader.worker_init_fn, functools.partial) or loader.worker_init_fn.func is not start_worker:
+        loader.worker_init_fn = functools.partial(start_worker, inner=loader.worker_init_fn)
+
+
+def start_worker(worker_id: int, inner: Callable[[int], None] | None) -> None:
+    """Ignore SIGUSR1, and the first SIGTERM: at the end the loader and then Python ask twice."""
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, second)
+
+    def second(number: int, frame: FrameType | None) -> None:
+        os._exit(0)
+
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, first)
+    if inner is not None:
+        inner(worker_id)

@@ -1,0 +1,252 @@
+"""Steps that are not finite are written down, and end the run when they do not stop, or lead to another try."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from breaking import NAN, Toy, same
+from mmengine.config import Config
+from torch import nn
+
+from bootmae.checkpoints import read_checkpoint
+from bootmae.engine import finite, run
+from bootmae.engine.exits import NonFiniteError
+from bootmae.models.schedules import feature_weight
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+PRETRAIN = str(CONFIGS / 'pretrain' / 'bootmae_debug.py')
+COUNT = itertools.count()
+
+
+def settings(broken=(), kind: str = 'loss', **options) -> dict:
+    """Options of the debug config on 32 images, batches of 8; ``__`` stands for a dot in their names."""
+    hooks = [dict(type='BootMAEHook', ema=((0, 0.9), ), ramp=1.0),
+             dict(type='BreakHook', iterations=list(broken), kind=kind)]
+    return dict(experiment_name=f'finite_{next(COUNT)}', log_level='ERROR', custom_hooks=hooks) | {
+        'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32,
+        'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8} | {
+        key.replace('__', '.'): value for key, value in options.items()}
+
+
+def train(work_dir: Path, *args, **kwargs):
+    return run.train(PRETRAIN, str(work_dir), settings(*args, **kwargs))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(path)['state_dict']
+
+
+def dumps(work_dir: Path) -> dict[int, dict]:
+    files = sorted((work_dir / 'nonfinite').glob('step_*.json'))
+    return {json.loads(file.read_text())['iteration']: json.loads(file.read_text()) for file in files}
+
+
+@pytest.mark.parametrize('kind', ['loss', 'gradient'])
+def test_a_bad_step_is_written_down(tmp_path, kind):
+    train(tmp_path, [1, 3, 5], kind)
+    found = dumps(tmp_path)
+    assert list(found) == [1, 3, 5]
+    for iteration, dump in found.items():
+        batch, = dump['batches']
+        assert (batch['iteration'], batch['epoch'], dump['epoch']) == (iteration, iteration // 4, iteration // 4)
+        assert math.isnan(batch['loss']) == (kind == 'loss')
+        assert math.isnan(batch['logged']['loss_pixel']) == (kind == 'loss')
+        assert math.isfinite(batch['logged']['loss_feature'])
+        assert len(set(batch['files'])) == 8
+        assert (dump['rank'], dump['world_size'], dump['batch_size'], dump['accumulation']) == (0, 1, 8, 1)
+        assert dump['seed'] == 0
+        assert dump['buffers'] == {'feature_weight': feature_weight(iteration // 4, 2, 1.0)}
+        assert Config.fromfile(dump['config']).train_cfg.type == 'EpochLoop'
+    assert found[1]['checkpoint'] is None
+    assert found[3]['checkpoint'] == found[5]['checkpoint'] == str(tmp_path / 'epoch_1.pth')
+    assert set(found[1]['batches'][0]['files']).isdisjoint(found[3]['batches'][0]['files']), 'of one epoch'
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / 'epoch_2.pth').values())
+    steps = read_checkpoint(tmp_path / 'epoch_2.pth')['optimizer']['state'].values()
+    assert {int(state['step']) for state in steps} == {5}, '8 iterations, 3 of them bad'
+
+
+def test_the_last_step_of_a_run(tmp_path):
+    train(tmp_path, [7])
+    assert list(dumps(tmp_path)) == [7]
+
+
+def test_accumulated_batches_are_all_written_down(tmp_path):
+    train(tmp_path, [2], auto_scale_lr__base_batch_size=16)
+    dump = dumps(tmp_path)[3]
+    assert [batch['iteration'] for batch in dump['batches']] == [2, 3]
+    assert [math.isnan(batch['loss']) for batch in dump['batches']] == [True, False]
+    assert len({name for batch in dump['batches'] for name in batch['files']}) == 16
+
+
+@pytest.mark.parametrize('kind', ['loss', 'gradient'])
+def test_three_in_a_row_end_the_run(tmp_path, kind):
+    with pytest.raises(NonFiniteError, match=r'3 times in a row, in iterations 4, 5, 6\..*stopped_4.pth.*replay.py '
+                       r'.*step_6_rank0.json.*nonfinite_ladder') as stop:
+        train(tmp_path, [1, 4, 5, 6, 7], kind)
+    assert stop.value.code == 3
+    assert stop.value.checkpoint == str(tmp_path / 'epoch_1.pth')
+    assert list(dumps(tmp_path)) == [1, 4, 5, 6], 'not one step more'
+    ours, before = weights(tmp_path / 'nonfinite' / 'stopped_4.pth'), weights(tmp_path / 'epoch_1.pth')
+    assert all(torch.equal(ours[name], before[name]) for name in before if not name.startswith('momentum.'))
+    assert all(torch.isfinite(value).all() for value in ours.values())
+    meta = read_checkpoint(tmp_path / 'nonfinite' / 'stopped_4.pth')['meta']
+    assert (meta['epoch'], meta['iter']) == (1, 7)
+    assert not (tmp_path / 'epoch_2.pth').exists()
+
+
+def test_patience(tmp_path):
+    with pytest.raises(NonFiniteError, match='1 times in a row, in iterations 2'):
+        train(tmp_path, [2], default_hooks__nonfinite=dict(type='NonFiniteHook', patience=1))
+    with pytest.raises(ValueError, match='patience=0'):
+        finite.NonFiniteHook(patience=0)
+
+
+def test_flags_are_read_one_step_later(tmp_path, monkeypatch):
+    """And at once after a bad step."""
+    seen, read, judge = [], finite.Step.read, finite.NonFiniteHook._judge
+
+    def watch(self, runner, step):
+        if step is not None:
+            seen.append((step.batches[-1]['iteration'], runner.iter))
+        judge(self, runner, step)
+    monkeypatch.setattr(finite.NonFiniteHook, '_judge', watch)
+    train(tmp_path, [2, 3], train_cfg__max_epochs=2)
+    assert read is finite.Step.read
+    assert seen == [(0, 1), (1, 2), (2, 3), (3, 3), (4, 4), (5, 6), (6, 7), (7, 8)]
+
+
+def test_batch_statistics_survive(monkeypatch):
+    """Running statistics of a bad step are those of before it; its step is the hook's, without a run."""
+    toy = Toy()
+    toy.model.append(nn.BatchNorm1d(3))
+    runner = SimpleNamespace(model=toy.model, optim_wrapper=toy.wrapper, iter=0, epoch=0, work_dir='nowhere')
+    hook = finite.NonFiniteHook()
+    hook.before_train(runner)
+    monkeypatch.setattr(hook, '_judge', lambda *args: None)
+    for value, bad in ((1.0, False), (NAN, True), (2.0, False)):
+        before = [buffer.clone() for buffer in toy.model[3].buffers()]
+        hook.before_train_iter(runner, 0)
+        toy.wrapper.update_params(toy.model(value + torch.randn(5, 4)).square().mean())
+        poison = toy.model[3].running_mean.isnan().any()
+        hook.after_train_iter(runner, 0, {}, {})
+        assert poison == bad
+        assert same(before, list(toy.model[3].buffers())) == bad
+
+
+# --- the ladder ---
+
+
+def ladder_config(**changes) -> Config:
+    return Config(dict(
+        model=dict(type='BootMAE'), nonfinite_ladder=['rollback', 'fp32_decoder', 'fp32'], default_hooks={},
+        optim_wrapper=dict(type='GuardedAmpOptimWrapper', loss_scale='dynamic', dtype='float16', optimizer=dict(lr=1)),
+        randomness=dict(seed=5)) | changes)
+
+
+def failing(times: int, checkpoint: str | None = 'epoch_7.pth'):
+    """A run that stops so often, and what it was given."""
+    given = []
+
+    def run_once(cfg):
+        given.append(Config(cfg.to_dict()))
+        if len(given) <= times:
+            error = NonFiniteError('bad')
+            error.checkpoint = checkpoint
+            raise error
+        return 'done'
+    return run_once, given
+
+
+def test_rungs_in_order():
+    run_once, given = failing(3)
+    assert finite.ladder(run_once, ladder_config()) == 'done'
+    first, rollback, decoder, full = given
+    assert not first.get('resume')
+    assert [bool(cfg.model.get('fp32_decoder')) for cfg in given] == [False, False, True, True]
+    assert [(cfg.resume, cfg.load_from) for cfg in given[1:]] == [(True, 'epoch_7.pth')] * 3
+    assert rollback.default_hooks.nonfinite == dict(type='NonFiniteHook', reseed=finite.RESEED)
+    assert rollback.randomness.seed == 5, 'the checkpoint says the seed'
+    assert decoder.optim_wrapper.type == 'GuardedAmpOptimWrapper'
+    assert full.optim_wrapper == dict(type='GuardedOptimWrapper', optimizer=dict(lr=1))
+
+
+def test_the_ladder_ends():
+    run_once, given = failing(9)
+    with pytest.raises(NonFiniteError):
+        finite.ladder(run_once, ladder_config())
+    assert len(given) == 4
+    run_once, given = failing(9)
+    with pytest.raises(NonFiniteError):
+        finite.ladder(run_once, ladder_config(nonfinite_ladder=[]))
+    assert len(given) == 1
+
+
+def test_rollback_without_a_checkpoint():
+    run_once, given = failing(1, None)
+    finite.ladder(run_once, ladder_config(load_from='start.pth', resume=False))
+    assert (given[1].resume, given[1].load_from) == (False, 'start.pth')
+    assert given[1].randomness.seed == 5 + finite.RESEED
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(nonfinite_ladder=['fp16']), "nonfinite_ladder=.*'fp16'.*: give each of rollback, fp32_decoder, fp32"),
+    (dict(nonfinite_ladder=['fp32', 'fp32']), 'at most once'),
+    (dict(model=dict(type='MAE')), 'fp32_decoder is for BootMAE, not MAE')])
+def test_wrong_ladders(changes, message):
+    with pytest.raises(ValueError, match=message):
+        finite.ladder(lambda cfg: None, ladder_config(**changes))
+
+
+def test_rollback_takes_another_seed(tmp_path):
+    """From the checkpoint on; and a run that is resumed from what it then saves goes on with that."""
+    train(tmp_path, train_cfg__max_epochs=1)
+    cfg = settings(default_hooks__nonfinite=dict(type='NonFiniteHook', reseed=finite.RESEED))
+    assert run.train(PRETRAIN, str(tmp_path), cfg, resume='auto', resume_changed=True).seed == finite.RESEED
+    assert read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['seed'] == finite.RESEED
+    assert run.train(PRETRAIN, str(tmp_path), settings(train_cfg__max_epochs=3), resume='auto',
+                     resume_changed=True).seed == finite.RESEED
+
+
+def test_a_run_that_the_ladder_saves(tmp_path):
+    """Its decoder overflows under autocast, from the second epoch on: another seed does not help, float32 does."""
+    cfg = run.load_config(PRETRAIN, settings([5, 6, 7], 'autocast', nonfinite_ladder=['rollback', 'fp32_decoder'],
+                                             optim_wrapper__type='AutocastOptimWrapper'))
+    run.apply_batch(cfg, 1)
+    run.protect(cfg)
+    seeds = []
+
+    def run_once(cfg):
+        cfg.experiment_name = f'finite_{next(COUNT)}'
+        runner = run.build_runner(cfg, PRETRAIN, str(tmp_path))
+        try:
+            runner.train()
+        finally:
+            seeds.append(runner.seed)
+    finite.ladder(run_once, cfg)
+    assert seeds == [0, finite.RESEED, finite.RESEED]
+    content = read_checkpoint(tmp_path / 'epoch_2.pth')
+    assert {int(state['step']) for state in content['optimizer']['state'].values()} == {8}, 'no step is missing'
+    assert list(dumps(tmp_path)) == [5, 6, 7]
+
+
+# --- decoders in float32 ---
+
+
+def test_fp32_decoder(make_bootmae, draw_orders):
+    """Without autocast nothing changes; with it, decoders are in float32 and the encoder is not."""
+    plain, ours = (make_bootmae(fp32_decoder=flag).float() for flag in (False, True))
+    images, orders, seen = torch.randn(2, 3, 32, 32), draw_orders(plain), {}
+    for name, value in plain.predict(images, orders).__dict__.items():
+        assert torch.equal(value, getattr(ours.predict(images, orders), name))
+    for kind, model in (('plain', plain), ('ours', ours)):
+        for part in ('backbone.blocks.0.mlp', 'pixel_decoder.blocks.0.mlp', 'feature_decoder.head'):
+            model.get_submodule(part).register_forward_hook(
+                lambda *args, key=(kind, part): seen.__setitem__(key, args[-1].dtype))
+        with torch.autocast('cpu', torch.bfloat16):
+            model.predict(images, orders)
+    half, full = torch.bfloat16, torch.float32
+    assert list(seen.values()) == [half, half, half, half, full, full]
