@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.12 chooses the Python, DEMO=small the size of the demo, ARGS='-k nms' goes to pytest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format lock clean
+.PHONY: help setup doctor demo test test-fast lint format lock clean
 RUN := .venv/bin/python
 
 help: ## list the targets
@@ -16,6 +16,9 @@ setup: ## install everything into .venv, or repair it
 
 demo: setup ## pretrain, judge and compare on images that the wheels carry (DEMO=small: shorter)
 	$(RUN) tools/demo.py $(if $(DEMO),--size $(DEMO))
+
+doctor: ## say what is wrong with the installation or the machine
+	@$(if $(wildcard $(RUN)),$(RUN),python3) tools/doctor.py
 
 test: setup ## run all tests
 	$(RUN) -m pytest $(ARGS)

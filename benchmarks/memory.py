@@ -93,7 +93,7 @@ def list_files(count: int, folder: str, workers: int = 2) -> list[str]:
         if number % (len(loader) // 4) == 0:
             memory.append([private_mb(worker.pid) for worker in batches._workers])
     growth = max(np.array(memory[-1]) - np.array(memory[0]))
-    print(f'{count:,} files: {held / 2 ** 20:.0f} MB in one buffer; a worker adds {growth:.1f} MB on its way through it')
+    print(f'{count:,} files: {held / 2 ** 20:.0f} MB in one buffer, of which a worker copies {growth:.1f} MB')
     return ['workers copy the list of files'] if growth > 0.2 * held / 2 ** 20 + 5 else []
 
 
