@@ -4,7 +4,7 @@
     benchmarks/memory.py                   # 20,000 steps, then a million file names; about ten minutes on one core
     benchmarks/memory.py --steps 2000 --files 100000
 
-Prints the private memory at tenths of the run and its slope over the second half, in MB per 1,000 steps, the size of
+Prints the memory at twentieths of the run and its slope over the second half, in MB per 1,000 steps, the size of
 the checkpoints, and what a worker adds per million files. Exit code 1 if a slope is above 1 MB, or a file grows.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,22 +32,26 @@ LIMIT = 1.0  # MB per 1,000 steps
 POINTS = 20
 
 
-def private_mb(pid: int | str = 'self') -> float:
-    """Memory that a process has written and shares with no other."""
-    text = Path(f'/proc/{pid}/smaps_rollup').read_text()
-    return sum(int(kb) for kb in re.findall(r'Private_Dirty:\s+(\d+)', text)) / 1024
+def anonymous_mb() -> float:
+    """Memory of this process that is no file's, shared with its workers or not."""
+    return int(re.search(r'RssAnon:\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 1024
+
+
+def private_mb(pid: int) -> float:
+    """Memory that a worker has written and shares with no other process."""
+    return int(re.search(r'Private_Dirty:\s+(\d+)', Path(f'/proc/{pid}/smaps_rollup').read_text())[1]) / 1024
 
 
 @HOOKS.register_module(force=True)
 class MemoryRecorder(Hook):
-    """Private memory of this process and of its workers at ``POINTS`` of the run."""
+    """Memory of this process and of its workers at ``POINTS`` of the run."""
 
     rows: list[tuple[int, float, float]] = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if self.every_n_train_iters(runner, runner.max_iters // POINTS):
             workers = getattr(runner.train_dataloader._iterator, '_workers', [])
-            self.rows.append((runner.iter + 1, private_mb(), sum(private_mb(worker.pid) for worker in workers)))
+            self.rows.append((runner.iter + 1, anonymous_mb(), sum(private_mb(worker.pid) for worker in workers)))
 
 
 def slope(steps: np.ndarray, values: np.ndarray) -> float:
@@ -78,6 +82,19 @@ def train(steps: int, work_dir: str) -> list[str]:
     return faults + (['checkpoints grow'] if max(sizes) - min(sizes) > 0.01 * min(sizes) else [])
 
 
+class Names(Dataset):
+    """What a worker does with the list of files when it loads a sample, without the image."""
+
+    def __init__(self, samples: SeededSamples):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: int) -> str:
+        return self.samples.path(key)
+
+
 def list_files(count: int, folder: str, workers: int = 2) -> list[str]:
     """Go through a list of so many files in workers, without reading images; what is wrong."""
     path = Path(folder, 'list.txt')
@@ -85,7 +102,7 @@ def list_files(count: int, folder: str, workers: int = 2) -> list[str]:
     samples = SeededSamples(ImageFiles(folder, list_file=str(path), check_files='none', pipeline=[]))
     samples.full_init()
     held = samples.dataset.data_bytes.nbytes + samples.dataset.data_address.nbytes
-    loader = DataLoader(samples, batch_size=100, num_workers=workers, collate_fn=len, persistent_workers=True,
+    loader = DataLoader(Names(samples), batch_size=100, num_workers=workers, collate_fn=len, persistent_workers=True,
                         sampler=torch.randperm(count).tolist())
     batches = iter(loader)
     memory = []

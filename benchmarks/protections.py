@@ -16,57 +16,60 @@ import csv
 import io
 import os
 import platform
+import re
 import socket
-import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import mmengine  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.hooks import CheckpointHook, Hook  # noqa: E402
-from mmengine.optim import OptimWrapper  # noqa: E402
-from mmengine.registry import DATASETS, HOOKS, OPTIM_WRAPPERS  # noqa: E402
+from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS  # noqa: E402
+from mmpretrain.registry import DATASETS  # noqa: E402
 
 from bootmae.data.samples import SeededSamples  # noqa: E402
 from bootmae.engine import loops, run  # noqa: E402
 from bootmae.engine.finite import NonFiniteHook  # noqa: E402
-from bootmae.engine.heartbeat import Heart, HeartbeatHook  # noqa: E402
-from bootmae.engine.optim import AutocastOptimWrapper, Guarded  # noqa: E402
+from bootmae.engine.heartbeat import HeartbeatHook  # noqa: E402
+from bootmae.engine.hooks import PRECISIONS  # noqa: E402
+from bootmae.engine.optim import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
 from bootmae.engine.saving import SafeCheckpointHook  # noqa: E402
-from bootmae.engine.watch import WatchHook  # noqa: E402
+from bootmae.engine.watch import WatchHook, save_now  # noqa: E402
 from bootmae.provenance import device_name, git_commit  # noqa: E402
 from bootmae.report.rows import replace_file  # noqa: E402
 
-CONFIG = 'configs/pretrain/bootmae_vitb.py'
+GPU = torch.cuda.is_available()
 RESULTS = ROOT / 'benchmarks' / 'results' / 'protections.csv'
 SAVES = 1200  # seconds between two timed saves, SafeCheckpointHook's default
 PARTS = {  # part: (class or module, names of its functions)
     'step seeds': [(loops, 'seed_step')],
     'sample seeds': [(SeededSamples, '__getitem__')],
-    'guard': [(Guarded, 'update_params'), (Guarded, 'step')],
+    'guard': [(kind, name) for kind in (Guarded, GuardedAmpOptimWrapper) for name in ('update_params', 'step')],
     'non-finite': [(NonFiniteHook, 'before_train_iter'), (NonFiniteHook, 'after_train_iter')],
     'flags': [(WatchHook, 'after_train_iter')],
     'histories': [(SafeCheckpointHook, 'after_train_iter')],
     'heartbeat': [(HeartbeatHook, 'before_train_iter'), (HeartbeatHook, 'after_train_iter')],
 }
-STOCK = [(OptimWrapper, 'update_params'), (OptimWrapper, 'step'), (CheckpointHook, 'after_train_iter')]  # within parts
+STOCK = [  # within parts, and no parts of them
+    (OptimWrapper, 'update_params'), (OptimWrapper, 'step'), (AmpOptimWrapper, 'step'),
+    (CheckpointHook, 'after_train_iter')]
 COLUMNS = ('date', 'commit', 'device', 'versions', 'config', 'options', 'precision', 'batch', 'ranks', 'threads',
            'workers', 'steps', 'images_per_s_protected', 'images_per_s_without', 'wall_percent', 'wall_quartiles',
            'cpu_percent', 'cpu_quartiles', 'parts_percent', *(f'{part}_us' for part in PARTS), 'save_percent')
@@ -74,7 +77,7 @@ COLUMNS = ('date', 'commit', 'device', 'versions', 'config', 'options', 'precisi
 
 @DATASETS.register_module(force=True)
 class ReadySamples(Dataset):
-    """Noise that has been through a pipeline: a few samples, given again and again under a million numbers."""
+    """Noise that has been through a pipeline: a few samples, given again and again under many numbers."""
 
     metainfo: dict = {}
 
@@ -85,7 +88,7 @@ class ReadySamples(Dataset):
             ori_shape=(side, side), gt_label=k % 10, sample_idx=k)) for k in range(kept)]
 
     def __len__(self) -> int:
-        return 1_000_000
+        return 100_000
 
     def __getitem__(self, index: int) -> dict:
         return dict(self.samples[index % len(self.samples)])
@@ -102,13 +105,9 @@ class Done(Exception):
     """Ends a run that has been timed."""
 
 
-def on_gpu() -> bool:
-    return torch.cuda.is_available()
-
-
 def clocks() -> tuple[float, float]:
     """Wall and CPU seconds, when the device has done all its work."""
-    if on_gpu():
+    if GPU:
         torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
 
@@ -125,11 +124,11 @@ class Turns:
     def __init__(self, turns: int, size: int, warmup: int):
         self.turns, self.size, self.warmup = turns, size, warmup
         self.baton = {name: threading.Semaphore(0) for name in ('protected', 'without')}
-        self.times = {name: [] for name in self.baton}  # (wall, CPU) seconds of each turn
+        self.times = {name: [] for name in (*self.baton, 'parts')}  # (wall, CPU) seconds of each turn
         self.start: dict[str, tuple[float, float]] = {}
         self.errors: list[BaseException] = []
 
-    def tick(self, name: str, iteration: int, alone: bool = False) -> None:
+    def tick(self, name: str, iteration: int) -> None:
         """To be called at the end of each iteration.
 
         Raises:
@@ -142,7 +141,7 @@ class Turns:
             self.times[name].append(tuple(b - a for a, b in zip(self.start[name], clocks())))
         if done >= self.turns * self.size or self.errors:
             raise Done
-        if not alone:
+        if name in self.baton:
             self.give(name)
             self.baton[name].acquire()
         self.start[name] = clocks()
@@ -151,10 +150,19 @@ class Turns:
         """Let the other one run."""
         self.baton['without' if name == 'protected' else 'protected'].release()
 
-    def ratios(self, clock: int) -> np.ndarray:
-        """Of each protected turn and the mean of the turns before and after it; 0 for wall, 1 for CPU time."""
-        ours, bare = (np.array([turn[clock] for turn in self.times[name]]) for name in ('protected', 'without'))
-        return ours[:len(bare) - 1] / ((bare[:-1] + bare[1:]) / 2)[:len(ours)]
+    def summary(self, batch: int) -> dict:
+        """Images per second, and what the protected run takes longer, in percent: median and quartiles over turns.
+
+        Each protected turn but the first is compared with the mean of the two turns beside it.
+        """
+        ours, bare = np.array(self.times['protected']), np.array(self.times['without'])
+        extra = 100 * (ours[1:] / ((bare[:-1] + bare[1:]) / 2) - 1)
+        row = dict(images_per_s_protected=batch * self.size / float(np.median(ours[:, 0])),
+                   images_per_s_without=batch * self.size / float(np.median(bare[:, 0])))
+        for name, values in zip(('wall', 'cpu'), extra.T):
+            low, row[f'{name}_percent'], high = np.percentile(values, (25, 50, 75)).tolist()
+            row[f'{name}_quartiles'] = f'{low:.2f}..{high:.2f}'
+        return row
 
 
 TURNS: Turns | None = None  # of the runs under way, which build their hooks from configs
@@ -166,49 +174,45 @@ class TurnsHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, name: str, alone: bool = False, save: bool = False):
-        self.name, self.alone, self.save = name, alone, save
-        self.seconds = None  # of a save
+    def __init__(self, name: str):
+        self.name = name
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        try:
-            TURNS.tick(self.name, runner.iter, self.alone)
-        except Done:
-            if self.save:
-                begin = time.perf_counter()
-                next(hook for hook in runner.hooks if hasattr(hook, 'save_now')).save_now(runner)
-                TURNS.save_seconds = time.perf_counter() - begin
-            raise
+        if self.name == 'parts' and runner.iter == TURNS.warmup:
+            begin = time.perf_counter()
+            save_now(runner, counted=False)
+            TURNS.save_seconds = time.perf_counter() - begin
+        TURNS.tick(self.name, runner.iter)
 
 
-@dataclass
 class Stopwatch:
-    """Time within functions, without that in other timed ones that they call."""
+    """Seconds within functions, without those within other timed ones that they call."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    inner: list[float] = field(default_factory=lambda: [0.0])
+    def __init__(self):
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.inner = [0.0]
 
     @staticmethod
-    def now() -> float:
-        if on_gpu():
+    def now(device: bool) -> float:
+        if not GPU:
+            return time.process_time()
+        if device:
             torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
+        return time.perf_counter()
 
-    def wrap(self, function, name: str | None):
+    def wrap(self, function: Callable, name: str | None, device: bool) -> Callable:
+        """The function, timed under a name; None only takes it out of its caller's time. ``device``: it may use it."""
         def timed(*args, **kwargs):
-            begin = self.now()
+            begin = self.now(device)
             self.inner.append(0.0)
             try:
                 return function(*args, **kwargs)
             finally:
-                total = self.now() - begin
+                total = self.now(device) - begin
                 own = total - self.inner.pop()
                 self.inner[-1] += total
                 if name:
                     self.seconds[name] += own
-                    self.calls[name] += 1
         return timed
 
     def attach(self, stack: ExitStack, dataset: type) -> None:
@@ -216,18 +220,18 @@ class Stopwatch:
         places = [(owner, name, part) for part, pairs in PARTS.items() for owner, name in pairs]
         places += [(owner, name, None) for owner, name in [*STOCK, (dataset, '__getitem__')]]
         for owner, name, part in places:
-            stack.enter_context(mock.patch.object(owner, name, self.wrap(getattr(owner, name), part)))
+            timed = self.wrap(getattr(owner, name), part, device=name != '__getitem__')
+            stack.enter_context(mock.patch.object(owner, name, timed))
 
 
-def settings(args: argparse.Namespace, cfg, name: str, turns: Turns, workers: int) -> dict:
+def settings(args: argparse.Namespace, cfg: Config, name: str, workers: int) -> dict:
     """Options that make a config a run of the benchmark."""
     options = {
         'train_dataloader.batch_size': args.batch, 'auto_scale_lr.base_batch_size': args.batch * args.ranks,
         'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0,
-        'train_cfg.max_epochs': 10 ** 6, 'default_hooks.checkpoint.interval': 10 ** 6, 'log_level': 'ERROR',
+        'train_cfg.max_epochs': 2000, 'default_hooks.checkpoint.interval': 10 ** 6, 'log_level': 'ERROR',
         'visualizer.vis_backends': [], 'experiment_name': f'{name}{time.time_ns()}', 'protected': name != 'without',
-        'custom_hooks': [*cfg.get('custom_hooks', []), dict(type='TurnsHook', name='protected' if name == 'parts' else
-                                                            name, alone=name == 'parts', save=name == 'parts')],
+        'custom_hooks': [*cfg.get('custom_hooks', []), dict(type='TurnsHook', name=name)],
     }
     if name == 'without' and cfg.optim_wrapper.get('type') == 'AutocastOptimWrapper':
         options['optim_wrapper.type'] = 'BareAutocastOptimWrapper'
@@ -237,14 +241,12 @@ def settings(args: argparse.Namespace, cfg, name: str, turns: Turns, workers: in
     return options
 
 
-def train(args: argparse.Namespace, name: str, turns: Turns, folder: str, workers: int) -> None:
+def train(args: argparse.Namespace, name: str, folder: str, workers: int) -> None:
     """Run until it has been timed."""
     cfg = run.load_config(args.config, args.cfg_options)
-    options = {**(args.cfg_options or {}), **settings(args, cfg, name, turns, workers)}
-    try:
+    options = (args.cfg_options or {}) | settings(args, cfg, name, workers)
+    with suppress(Done):
         run.train(args.config, f'{folder}/{name}', options, launcher='pytorch' if args.ranks > 1 else 'none')
-    except Done:
-        pass
 
 
 def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: int) -> None:
@@ -252,7 +254,7 @@ def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: 
     def bare() -> None:
         turns.baton['without'].acquire()
         try:
-            train(args, 'without', turns, folder, workers)
+            train(args, 'without', folder, workers)
         except BaseException as error:
             turns.errors.append(error)
         turns.give('without')
@@ -260,7 +262,7 @@ def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: 
     thread = threading.Thread(target=bare)
     thread.start()
     try:
-        train(args, 'protected', turns, folder, workers)
+        train(args, 'protected', folder, workers)
     except BaseException as error:
         turns.errors.append(error)
     turns.give('protected')
@@ -269,68 +271,52 @@ def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: 
         raise turns.errors[0]
 
 
-def time_parts(args: argparse.Namespace, turns: Turns, folder: str) -> Stopwatch:
-    """A protected run in which each part is timed, samples in the training process."""
-    watch = Stopwatch()
-    cfg = run.load_config(args.config, args.cfg_options)
-    kind = cfg.train_dataloader.dataset.type
-    with ExitStack() as stack:
-        watch.attach(stack, ReadySamples if kind == 'ImageFiles' else DATASETS.get(kind))
-        train(args, 'parts', turns, folder, workers=0)
-    return watch
-
-
-def percent(ratios: np.ndarray) -> tuple[float, str]:
-    """Median of the ratios less one, and its quartiles, in percent."""
-    low, middle, high = 100 * (np.percentile(ratios, (25, 50, 75)) - 1)
-    return middle, f'{low:.2f}..{high:.2f}'
-
-
 def measure(args: argparse.Namespace) -> dict:
-    """All numbers of this process as a row; prints nothing."""
+    """All numbers of this process, as a row."""
     global TURNS
-    protect = run.protect
-    cfg = run.load_config(args.config, args.cfg_options)
-    memory = cfg.train_dataloader.dataset.type != 'ImageFiles'
-    workers = 0 if memory or not on_gpu() else cfg.train_dataloader.get('num_workers', 0)
+    protect, cfg = run.protect, run.load_config(args.config, args.cfg_options)
+    files = cfg.train_dataloader.dataset.type == 'ImageFiles'
+    workers = cfg.train_dataloader.get('num_workers', 0) if files and GPU else 0
     turns = TURNS = Turns(max(2, args.steps // (2 * args.turn)), args.turn, args.turn)
     row = dict.fromkeys(COLUMNS, '')
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(
             run, 'protect', lambda cfg: protect(cfg) if cfg.protected else None):
         train_in_turn(args, turns, folder, workers)
-        images = args.batch * args.ranks * args.turn
-        speeds = {name: images / statistics.median(turn[0] for turn in times) for name, times in turns.times.items()}
-        step = statistics.median(turn[0 if on_gpu() else 1] for turn in turns.times['without']) / args.turn
-        row |= dict(zip(('wall_percent', 'wall_quartiles'), percent(turns.ratios(0))))
-        row |= dict(zip(('cpu_percent', 'cpu_quartiles'), percent(turns.ratios(1))))
+        row |= turns.summary(args.batch * args.ranks)
         if args.parts:
-            row |= parts_of(args, folder, step, workers)
+            step = np.median(turns.times['without'], 0)[0 if GPU else 1] / args.turn
+            dataset = ReadySamples if files else DATASETS.get(cfg.train_dataloader.dataset.type)
+            row |= parts_of(args, dataset, folder, step, workers)
     return row | dict(
         date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M'), commit=git_commit(),
-        device=device_name() if on_gpu() else f'{cpu_model()}, {os.cpu_count()} cores',
+        device=device_name() if GPU else f'{cpu_model()}, {os.cpu_count()} cores',
         versions=f'python {platform.python_version()}, torch {torch.__version__}, mmengine {mmengine.__version__}',
         config=args.config, options=' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()),
-        precision='bf16' if 'Autocast' in cfg.optim_wrapper.get('type', '') else 'fp32', batch=args.batch,
-        ranks=args.ranks, threads=torch.get_num_threads(), workers=workers, steps=2 * turns.turns * turns.size,
-        images_per_s_protected=speeds['protected'], images_per_s_without=speeds['without'])
+        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')], batch=args.batch, ranks=args.ranks,
+        threads=torch.get_num_threads(), workers=workers, steps=2 * turns.turns * turns.size)
 
 
-def parts_of(args: argparse.Namespace, folder: str, step: float, workers: int) -> dict:
-    """Microseconds of a step for each part, and their sum as percent of an unprotected ``step`` (seconds)."""
+def parts_of(args: argparse.Namespace, dataset: type, folder: str, step: float, workers: int) -> dict:
+    """Time each part in a protected run, with samples of class ``dataset`` loaded in the training process.
+
+    Gives microseconds of a step for each, and their sum as percent of an unprotected ``step`` (seconds).
+    """
     global TURNS
-    TURNS = Turns(1, max(args.turn, args.steps // 4), 0)
-    iterations = TURNS.size
-    watch = time_parts(args, TURNS, folder)
-    costs = {part: watch.seconds[part] / iterations for part in PARTS}
+    turns = TURNS = Turns(1, max(args.turn, args.steps // 4), 3)
+    watch = Stopwatch()
+    with ExitStack() as stack:
+        watch.attach(stack, dataset)
+        train(args, 'parts', folder, workers=0)
+    costs = {part: watch.seconds[part] / (turns.size + turns.warmup) for part in PARTS}
     total = sum(cost for part, cost in costs.items() if part != 'sample seeds' or not workers)  # workers: beside it
     return dict({f'{part}_us': 1e6 * cost for part, cost in costs.items()}, parts_percent=100 * total / step,
-                save_percent=100 * TURNS.save_seconds / SAVES)
+                save_percent=100 * turns.save_seconds / SAVES)
 
 
 def cpu_model() -> str:
-    names = [line.partition(':')[2].strip() for line in Path('/proc/cpuinfo').read_text().splitlines()
-             if line.startswith('model name')] if Path('/proc/cpuinfo').exists() else []
-    return names[0] if names else platform.machine()
+    info = Path('/proc/cpuinfo')
+    found = re.search(r'model name\s*: (.*)', info.read_text() if info.exists() else '')
+    return found[1] if found else platform.machine()
 
 
 def add_row(path: Path, row: dict) -> None:
@@ -346,3 +332,68 @@ def add_row(path: Path, row: dict) -> None:
     csv.DictWriter(buffer, COLUMNS, lineterminator='\n').writerow(
         {name: f'{value:.4g}' if isinstance(value, float) else value for name, value in row.items()})
     replace_file(path, text + buffer.getvalue())
+
+
+def report(row: dict) -> str:
+    """What a row says."""
+    lines = [
+        f'{row["device"]}, {row["versions"]}, commit {row["commit"]}, {row["date"]} UTC',
+        f'{row["config"]} {row["options"]}: batch {row["batch"]} x {row["ranks"]} process(es), {row["precision"]}, '
+        f'{row["steps"]} steps',
+        f'images/s: {row["images_per_s_protected"]:.4g} with all protections, '
+        f'{row["images_per_s_without"]:.4g} without',
+        f'cost of a step: {row["wall_percent"]:+.2f} % of the time (quartiles {row["wall_quartiles"]}), '
+        f'{row["cpu_percent"]:+.2f} % of the CPU time ({row["cpu_quartiles"]})']
+    if row['parts_percent'] != '':
+        lines += [f'  {part:14}{row[f"{part}_us"]:10.1f} us' for part in PARTS]
+        lines += [f'sum of the parts: {row["parts_percent"]:.3f} % of a step'
+                  + (' without sample seeds, which are drawn in workers' if row['workers'] else ''),
+                  f'a save every 20 minutes: {row["save_percent"]:.3f} % of the time']
+    return '\n'.join(lines)
+
+
+def run_rank(rank: int, args: argparse.Namespace, port: int) -> None:
+    """A process of several."""
+    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(args.ranks), MASTER_ADDR='127.0.0.1',
+                       MASTER_PORT=str(port))
+    finish(args, rank)
+    run.await_processes()
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo
+
+
+def finish(args: argparse.Namespace, rank: int = 0) -> None:
+    """Measure; the first process prints and writes the result."""
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
+    row = measure(args)
+    if rank == 0:
+        print(report(row))
+        add_row(args.results, row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--config', default='configs/pretrain/bootmae_vitb.py')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='such as model.backbone.arch=small')
+    parser.add_argument('--batch', type=int, default=64, help='images of a process')
+    parser.add_argument('--steps', type=int, default=400, help='of both runs together')
+    parser.add_argument('--turn', type=int, default=5, help='steps until the other run goes on')
+    parser.add_argument('--ranks', type=int, default=1, help='processes; each its own GPU where there are GPUs')
+    parser.add_argument('--device', choices=('auto', 'cpu'), default='auto')
+    parser.add_argument('--parts', action='store_true', help='time each protection by itself, too')
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    args = parser.parse_args()
+    if args.device == 'cpu' and GPU:  # mmengine has chosen the device when it was imported
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    os.chdir(ROOT)
+    if args.ranks == 1:
+        return finish(args)
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(run_rank, (args, port), args.ranks)
+
+
+if __name__ == '__main__':
+    main()

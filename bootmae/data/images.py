@@ -17,6 +17,8 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from .jpeg import check_whole
+
 EXTENSIONS = ('jpg', 'jpeg', 'png', 'ppm', 'bmp', 'pgm', 'tif', 'tiff', 'webp')
 SPLIT_NAMES = {'train', 'val', 'test', 'valid', 'validation'}
 NUM_SPOT_CHECKS = 100
@@ -99,6 +101,12 @@ class ImageFiles(BaseDataset):
         if labels is None:
             return [dict(img_path=paths[i]) for i in chosen]
         return [dict(img_path=paths[i], gt_label=labels[i]) for i in chosen]
+
+    def prepare_data(self, idx: int):
+        """The sample after the pipeline. ValueError for a JPEG that is cut off, whatever the decoder made of it."""
+        data = super().prepare_data(idx)
+        check_whole(self.get_data_info(idx)['img_path'])
+        return data
 
     def _class_names(self, names: Sequence[str] | None, labels: Sequence[int]) -> tuple[str, ...]:
         """Class names in label order, after checking every label against their number."""

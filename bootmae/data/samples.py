@@ -12,6 +12,13 @@ REPLACEMENTS = 16  # tries in a row before a sample is given up
 BUGS = (TypeError, AttributeError, NameError, KeyError, ImportError, NotImplementedError)  # of code, not of a file
 
 
+class UnreadableSample(ValueError):
+    """A sample that cannot be read. One line, also where a worker's traceback has been put around it."""
+
+    def __str__(self) -> str:
+        return super().__str__().strip().rpartition(f'{type(self).__name__}: ')[2]
+
+
 @DATASETS.register_module()
 class SeededSamples(Dataset):
     """Wraps any data set of mmengine, its wrappers included.
@@ -28,8 +35,9 @@ class SeededSamples(Dataset):
         bad: ``skip`` or ``raise`` for samples that cannot be read. Errors of code are always raised.
 
     Raises:
-        ValueError: for another value of ``bad``; when loading, for an unreadable sample under ``raise``, and for
-            ``REPLACEMENTS`` unreadable ones in a row. Names the file and the reason.
+        ValueError: for another value of ``bad``.
+        UnreadableSample: when loading, under ``raise``, and for ``REPLACEMENTS`` unreadable ones in a row. Names the
+            file and the reason.
     """
 
     def __init__(self, dataset: dict | Dataset, seed: int = 0, bad: str = 'skip'):
@@ -78,8 +86,8 @@ class SeededSamples(Dataset):
                 raise
             except Exception as error:
                 if self.bad == 'raise' or attempt == REPLACEMENTS:
-                    raise ValueError(f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
-                                     'tools/verify_data.py finds all such files') from error
+                    raise UnreadableSample(f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
+                                           'tools/verify_data.py finds all such files') from error
                 self._bad[row, 1 + self._bad[row, 0] % SLOTS] = index
                 self._bad[row, 0] += 1  # last: the main process reads up to this count
                 draw = (attempt, )

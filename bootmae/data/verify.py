@@ -19,6 +19,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from .jpeg import END, START, is_whole
+
 TINY = 16  # pixels on the shorter side: less than one patch
 HUGE = 100_000_000  # pixels
 READABLE = 2**30  # pixels; OpenCV reads no larger image
@@ -118,6 +120,8 @@ def check_image(path: str, data: bytes, findings: list[Finding]) -> tuple[int, i
     if decoded is None:
         findings.append(Finding('unreadable', path, 'OpenCV cannot decode it'))
         return None
+    if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoded nevertheless: its rest is zeros
+        findings.append(Finding('truncated', path, 'a JPEG file without its end'))
     for line in {line for line in printed if 'Corrupt JPEG data' in line}:
         harmless = 'extraneous bytes' in line
         findings.append(Finding(JPEG_WARNING if harmless else 'corrupt', path, line))

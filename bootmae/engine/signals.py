@@ -1,5 +1,6 @@
 """SIGTERM and SIGUSR1 as wishes that the run grants at its next good moment."""
 
+import atexit
 import functools
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+import torch
 from torch.utils.data import DataLoader
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -34,24 +36,32 @@ class StopSignals:
         self.asked = self.asked or signal.Signals(number)
 
 
+@functools.cache
+def leaving() -> torch.Tensor:
+    """One number, shared with the workers of all loaders: whether this process is about to end."""
+    flag = torch.zeros(1, dtype=torch.uint8).share_memory_()
+    # Handlers run in reverse order, so this one comes before multiprocessing's, which asks workers to end, once, and
+    # then waits for them without end.
+    atexit.register(flag.fill_, 1)
+    return flag
+
+
 def spare_workers(loader: DataLoader) -> None:
     """Let the loader's processes outlive a signal that a scheduler sends to all processes of a job.
 
     The run still needs them for its last step. Call it before they are started.
     """
     if not isinstance(loader.worker_init_fn, functools.partial) or loader.worker_init_fn.func is not start_worker:
-        loader.worker_init_fn = functools.partial(start_worker, inner=loader.worker_init_fn)
+        loader.worker_init_fn = functools.partial(start_worker, inner=loader.worker_init_fn, leaving=leaving())
 
 
-def start_worker(worker_id: int, inner: Callable[[int], None] | None) -> None:
-    """Ignore SIGUSR1, and the first SIGTERM: at the end the loader and then Python ask twice."""
-    def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, second)
-
-    def second(number: int, frame: FrameType | None) -> None:
-        os._exit(0)
+def start_worker(worker_id: int, inner: Callable[[int], None] | None, leaving: torch.Tensor) -> None:
+    """Ignore SIGUSR1, and SIGTERM as long as the run's process has not said that it leaves."""
+    def end(number: int, frame: FrameType | None) -> None:
+        if leaving.item():
+            os._exit(0)
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, first)
+    signal.signal(signal.SIGTERM, end)
     if inner is not None:
         inner(worker_id)

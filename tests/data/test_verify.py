@@ -80,6 +80,13 @@ def test_faults_of_images(look, kind):
     assert look.outcome.findings[0].path.endswith('image')
 
 
+def test_a_jpeg_that_goes_on_as_zeros(look):
+    """Both decoders take it; the last rows are wrong."""
+    kept = len(JPEG) * 97 // 100
+    assert look(JPEG[:kept] + bytes(len(JPEG) - kept)) == [('truncated', True)]
+    assert look.outcome.findings[0].detail == 'a JPEG file without its end'
+
+
 @pytest.mark.parametrize('kind', NOTES)
 def test_notes_of_images(look, kind):
     assert look(NOTES[kind]) == [(kind.split(',')[0].replace(' grey', ''), False)]

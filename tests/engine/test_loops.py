@@ -133,3 +133,15 @@ def test_other_schedules_are_not_converted(tmp_path):
     with pytest.raises(ValueError, match='accumulation 2, the checkpoint accumulation 1, and LinearLR cannot be'):
         train(PRETRAIN, tmp_path, schedule | every | {'train_dataloader.batch_size': 16},
               resume=str(tmp_path / 'iter_3.pth'))
+
+
+def test_an_average_of_the_weights(tmp_path):
+    """mmengine's EMAHook, as in the fine-tuning of ViT-L: the average goes on too."""
+    hook = {'custom_hooks': [dict(type='EMAHook', momentum=0.1, priority='ABOVE_NORMAL')]}
+    assert_goes_on(FINETUNE, tmp_path, hook, 3)
+    averages = [read_checkpoint(max((tmp_path / name).glob('iter_*.pth'), key=lambda path: path.stat().st_mtime_ns))
+                for name in ('whole', 'rest')]
+    first, second = (content['state_dict'] for content in averages)
+    raw = averages[0]['ema_state_dict']
+    assert all(torch.equal(second[key], value) for key, value in first.items())
+    assert any(not torch.equal(raw[f'module.{key}'], value) for key, value in first.items())

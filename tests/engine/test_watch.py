@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bootmae.engine.exits import BadDataError, Requeue, RunStopped
 from bootmae.engine.signals import StopSignals, start_worker
@@ -152,15 +153,18 @@ def test_reports_of_the_last_step_count(hook, runner):
         hook.after_train(runner)
 
 
-def test_a_worker_outlives_the_first_signal():
-    """Of those that a scheduler sends to all processes; the second one is Python's own, at the end."""
+def test_a_worker_outlives_signals_until_the_run_leaves():
+    """Those that a scheduler sends to all processes; the last one is Python's own, at the end."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        start_worker(0, lambda worker: os.write(writing, b'inner, '))
+        leaving = torch.zeros(1)
+        start_worker(0, lambda worker: os.write(writing, b'inner, '), leaving)
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
         os.write(writing, b'alive')
+        leaving.fill_(1)
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(7)
     os.close(writing)
