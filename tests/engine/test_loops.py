@@ -69,8 +69,9 @@ def test_accumulation_and_workers(tmp_path, workers):
                                         'optim_wrapper.type': 'AutocastOptimWrapper'}, 12)
 
 
-def test_masks_drawn_in_the_model(tmp_path):
-    assert_goes_on(MAE, tmp_path, {}, 3)
+@pytest.mark.parametrize('workers', [0, 1])  # with workers, samples do not seed the process that draws the masks
+def test_masks_drawn_in_the_model(tmp_path, workers):
+    assert_goes_on(MAE, tmp_path, {'train_dataloader.num_workers': workers}, 3)
 
 
 def test_fine_tuning_with_mixup_and_validation(tmp_path):
