@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from mmpretrain.engine.optimizers import LARS
 from torch import nn
 
 from bootmae.engine.hooks import bare_model
@@ -15,7 +16,8 @@ OPTIMIZERS = dict(
     fused_adamw=lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, fused=True),
     adamw=lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
     fused_sgd=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, fused=True),
-    sgd=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1))
+    sgd=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    lars=lambda p: LARS(p, lr=0.1, momentum=0.9, weight_decay=0.1))  # of linear probes
 
 
 @HOOKS.register_module()
