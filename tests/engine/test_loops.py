@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from bootmae.checkpoints import read_checkpoint
 from bootmae.engine import run
 
+pytestmark = pytest.mark.slow  # two runs each; test_train.py has a resumed run among the fast tests
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PRETRAIN = CONFIGS / 'pretrain' / 'bootmae_debug.py'
 MAE = CONFIGS / 'pretrain' / 'mae_debug.py'
