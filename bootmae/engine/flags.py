@@ -50,7 +50,3 @@ class HostFlags:
     def broadcast(self, value: Any) -> Any:
         """Rank 0's object; waits."""
         return self.gather(value)[0]
-
-    def barrier(self) -> None:
-        """Wait until all ranks are here."""
-        self.gather(None)
