@@ -150,6 +150,7 @@ def test_a_full_disk_has_its_own_error(tmp_path, monkeypatch, at):
 def memory_growth(folder: Path, save: Callable[[Path, dict], None], megabytes: int = 128) -> float:
     """Peak memory of a save over what was used before, as a share of the tensors; of a copy of this process."""
     result = folder / 'growth'
+    result.unlink(missing_ok=True)
     child = os.fork()
     if not child:
         try:
@@ -174,7 +175,8 @@ def test_a_save_makes_no_copy_in_memory(tmp_path):
 
     In a process of its own: one that has run many tests has memory to spare, and would not grow.
     """
-    code = ('import sys; from pathlib import Path; from test_write import *; folder = Path(sys.argv[1])\n'
+    code = ('import sys; from pathlib import Path; from mmengine.runner import save_checkpoint\n'
+            'from test_write import memory_growth, write_checkpoint; folder = Path(sys.argv[1])\n'
             'print(memory_growth(folder, write_checkpoint), '
             'memory_growth(folder, lambda path, content: save_checkpoint(content, str(path))))')
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])

@@ -32,6 +32,8 @@ class Trouble(Hook):
         self.what, self.rank, self.iteration = what, rank, iteration
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == self.rank and runner.iter == self.iteration - 1:
+            time.sleep(1)  # some beats, the last of which names files
         if runner.rank == self.rank and runner.iter == self.iteration:
             targets = [os.getppid() if self.what.startswith('launcher_') else os.getpid()]
             if self.what == 'hang':
@@ -119,7 +121,7 @@ def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):
     assert ended.returncode == 5, ended.stdout[-3000:]
     assert said in ended.stdout
     assert f'rank 1 (host {socket.gethostname()}, pid' in ended.stdout
-    assert 'last files' in ended.stdout or trouble == 'SIGKILL'
+    assert 'last files' in ended.stdout
     assert 'iteration 2' in ended.stdout or trouble != 'hang'  # of the others the last beat may be older
 
 
