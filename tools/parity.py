@@ -8,6 +8,9 @@ import sys
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('files', nargs='+', metavar='FILE.npz', help='e.g. tests/golden/*.npz')
+    parser.add_argument('--compile', nargs='?', const=True, default=False, choices=('whole', 'blocks'),
+                        help='with torch.compile, of the whole training graph or of each block')
+    parser.add_argument('--device', default='cpu', help='default: cpu')
     return parser.parse_args()
 
 
@@ -19,7 +22,7 @@ def command() -> int:
     passed, failed = True, 0
     for path in args.files:
         try:
-            kind, errors = compare(path)
+            kind, errors = compare(path, args.compile, args.device)
         except USER_ERRORS as error:
             print(f'{path}: error: {error}', file=sys.stderr)
             failed = 2

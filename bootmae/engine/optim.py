@@ -119,14 +119,16 @@ class Guarded:
     Attributes:
         nonfinite: () float32, 1 if the last step was skipped because it was not finite; None before the first one.
         loss: the last loss of this process, detached.
+        grad_norm: () of the last step's gradients before they were clipped; None where they are not, or not yet.
     """
 
     nonfinite: torch.Tensor | None = None
     loss: torch.Tensor | None = None
+    grad_norm: torch.Tensor | None = None
 
     def update_params(self, loss: torch.Tensor, step_kwargs: dict | None = None,
                       zero_kwargs: dict | None = None) -> None:
-        self.loss = loss.detach()
+        self.loss, self.grad_norm = loss.detach(), None
         super().update_params(poisoned(loss), step_kwargs, zero_kwargs)
 
     def step(self, **kwargs) -> None:
@@ -142,6 +144,12 @@ class Guarded:
         if self.nonfinite.item():
             self.optimizer.zero_grad(set_to_none=True)
         super().step(**kwargs)
+
+    def _clip_grad(self) -> None:
+        """As mmengine's, which logs the norm at once, for which the host would wait; ``LazyInfoHook`` does later."""
+        parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        if parameters:
+            self.grad_norm = self.clip_func(parameters, **self.clip_grad_kwargs)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -176,7 +184,7 @@ class GuardedAmpOptimWrapper(Guarded, AmpOptimWrapper):
 
     def update_params(self, loss: torch.Tensor, step_kwargs: dict | None = None,
                       zero_kwargs: dict | None = None) -> None:
-        bad = (~torch.isfinite(loss.detach())).float()
+        bad, self.grad_norm = (~torch.isfinite(loss.detach())).float(), None
         self.bad_loss = bad if self.bad_loss is None else torch.maximum(self.bad_loss, bad)
         super().update_params(loss, step_kwargs, zero_kwargs)
 

@@ -5,17 +5,21 @@ through our key map into our classes, in float64, and every result is compared.
 """
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..checkpoints.identify import under
 from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned, from_authors_segmentation
 from ..models.layers import LAYER_NORM_EPS
 from ..models.objectives import token_weights
+from .compile import compile_model, settings
 from .optim import ViTOptimWrapperConstructor
 
 TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
@@ -23,6 +27,13 @@ EMA_DECAY = 0.999
 ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
 
 Errors = dict[str, float]
+
+
+class How(NamedTuple):
+    """How our side is computed."""
+
+    compile: str | bool = False
+    device: str = 'cpu'
 
 
 class Golden:
@@ -78,7 +89,7 @@ class Golden:
 
 def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> float:
     """||ours - theirs|| / ||theirs||; infinite if a shape differs or a value is not finite."""
-    ours, theirs = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (ours, theirs))
+    ours, theirs = (torch.as_tensor(x).detach().to('cpu', torch.float64) for x in (ours, theirs))
     if ours.shape != theirs.shape:
         return float('inf')
     error = float((ours - theirs).norm() / theirs.norm().clamp_min(torch.finfo(torch.float64).tiny))
@@ -104,24 +115,32 @@ def build_bootmae(meta: dict) -> torch.nn.Module:
         weighted=meta['weight_mask'])).double()
 
 
-def compare_pretraining(golden: Golden) -> Errors:
+def prepare(model: torch.nn.Module, how: How) -> torch.nn.Module:
+    """Put a model where it is to be compared, and compile it if asked for."""
+    options = settings(how.compile, model)
+    if options:
+        compile_model(model, **options)
+    return model.to(how.device)
+
+
+def compare_pretraining(golden: Golden, how: How) -> Errors:
     """All results of a pretraining file: forward, losses, gradients, one optimiser step, one EMA update."""
     model = build_bootmae(golden.meta)
     golden.fill(model, from_authors(golden.group('online/'), golden.group('momentum/')))
     model.feature_weight.fill_(golden.meta['feature_weight'])
-    model.train()
+    prepare(model.train(), how)
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW))(model)
-    images, orders = golden.tensor('images'), golden.orders()
+    images, orders = golden.tensor('images').to(how.device), golden.orders()
 
-    out = model.predict(images, orders)
+    out = model.predict(images, orders.to(how.device))
+    ids_masked, weights = out.ids_masked.cpu(), token_weights(out.ids_masked, model.masking.grid, model.weighted)
     patchify = model.backbone.patch_embed.patchify
 
     def masked(x: torch.Tensor) -> torch.Tensor:
         if x.shape[:2] != orders.shape:
             return x  # whose shape is an infinite error
-        return x.gather(1, out.ids_masked.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        return x.gather(1, ids_masked.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
-    weights = token_weights(out.ids_masked, model.masking.grid, model.weighted)
     errors = {
         'pixel prediction': relative_error(out.pixels, masked(patchify(golden.tensor('pixel_pred')))),
         'feature prediction': relative_error(out.features, masked(golden.tensor('feature_pred'))),
@@ -160,7 +179,7 @@ def gradient_error(model: torch.nn.Module, golden: Golden) -> float:
     return largest_error(ours, norms) if set(ours) == set(norms) else float('inf')
 
 
-def compare_finetuning(golden: Golden) -> Errors:
+def compare_finetuning(golden: Golden, how: How) -> Errors:
     """Logits of a fine-tuned classifier in evaluation mode."""
     meta = golden.meta
     model = MODELS.build(dict(
@@ -168,9 +187,10 @@ def compare_finetuning(golden: Golden) -> Errors:
         backbone=build_vit(meta, out_type='avg_featmap'),
         head=dict(type='LinearClsHead', num_classes=meta['num_classes'], in_channels=meta['embed_dim']))).double()
     golden.fill(model, from_authors_finetuned(golden.group('model/')))
-    model.eval()
+    prepare(model.eval(), how)
     with torch.no_grad():
-        return {'logits': relative_error(model(golden.tensor('images'), mode='tensor'), golden.tensor('logits'))}
+        logits = model(golden.tensor('images').to(how.device), mode='tensor')
+    return {'logits': relative_error(logits, golden.tensor('logits'))}
 
 
 def build_segmentation_backbone(meta: dict) -> torch.nn.Module:
@@ -181,29 +201,36 @@ def build_segmentation_backbone(meta: dict) -> torch.nn.Module:
         trainable_positions=True)).double()
 
 
-def compare_segmentation(golden: Golden) -> Errors:
+def compare_segmentation(golden: Golden, how: How) -> Errors:
     """The four levels of the segmentation backbone in evaluation mode."""
     model = build_segmentation_backbone(golden.meta)
     weights = {f'backbone.{name}': value for name, value in golden.group('backbone/').items()}
     golden.fill(model, under(from_authors_segmentation(weights), 'backbone.'))
-    model.eval()
+    prepare(model.eval(), how)
     with torch.no_grad():
-        levels = model(golden.tensor('images'))
+        levels = model(golden.tensor('images').to(how.device))
     return {f'level {index}': relative_error(level, golden.tensor(f'level{index}'))
             for index, level in enumerate(levels)}
 
 
-def compare(path: str | Path) -> tuple[str, Errors]:
+def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') -> tuple[str, Errors]:
     """Kind of a golden file, and the largest relative error of each result.
+
+    Args:
+        path: of the golden file.
+        compile: True, ``whole`` or ``blocks``: with the training compiled (:mod:`bootmae.engine.compile`).
+        device: to compute on.
 
     Raises:
         FileNotFoundError, ValueError: if the file is missing, damaged, or of a kind that cannot be compared.
     """
     init_default_scope('mmpretrain')
     golden = Golden(path)
+    # Compiled, the CPU's fused attention fails in float64 (torch 2.11): "expected scalar type Double but found Float".
     comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning,
                    'segmentation': compare_segmentation}
     try:
-        return golden.kind, comparisons[golden.kind](golden)
+        with sdpa_kernel(SDPBackend.MATH) if compile else nullcontext():
+            return golden.kind, comparisons[golden.kind](golden, How(compile, device))
     except KeyError as error:
         raise ValueError(f'{path} lacks {error} in its meta') from error

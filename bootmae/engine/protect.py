@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 SAMPLERS = dict(DefaultSampler=False, InfiniteSampler=True)  # those that StreamSampler replaces; whether without end
 LOOPS = dict(EpochBasedTrainLoop='EpochLoop', IterBasedTrainLoop='IterLoop')
 WRAPPERS = dict(OptimWrapper='GuardedOptimWrapper', AmpOptimWrapper='GuardedAmpOptimWrapper')
-HOOKS = dict(watch='WatchHook', nonfinite='NonFiniteHook', heartbeat='HeartbeatHook')
+HOOKS = dict(runtime_info='LazyInfoHook', watch='WatchHook', nonfinite='NonFiniteHook', heartbeat='HeartbeatHook')
 
 
 def protect(cfg: Config) -> None:

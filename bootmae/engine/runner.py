@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import check_resumable, load_run, read_checkpoint
 from ..checkpoints.resume import Found, check_facts, check_optimizer, choose
 from ..checkpoints.write import remove_stale, write_checkpoint
+from .compile import CompileHook, compile_model, settings
 from .elastic import config_rates, fit_processes
 from .guards import check_dataset, check_metric
 from .hooks import bare_model
@@ -122,6 +123,7 @@ class SuiteRunner(Runner):
         counters = (dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else
                     dict(epoch=self.epoch, iter=self.iter + 1))  # as called by hooks, before the loop counts
         cap_histories(self.message_hub, history_length(self))
+        self.call_hook('flush_logs')
         content = run_content(self, counters | (meta or {}), save_optimizer, save_param_scheduler)
         self.call_hook('before_save_checkpoint', checkpoint=content)
         Path(out_dir).mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,16 @@ class SuiteRunner(Runner):
             print_log('SyncBN needs GPUs: each process normalises its own batch (BN)', 'current', logging.WARNING)
             model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _maybe_compile(self, target: str) -> None:
+        """As mmengine's, which compiles the whole step, logs and checks included; see :mod:`bootmae.engine.compile`."""
+        model = bare_model(self)
+        options = settings(self.cfg.get('compile'), model)
+        if options:
+            parts = compile_model(model, **options)
+            self.register_hook(CompileHook())
+            self.logger.info(f'compile={options}: {parts} parts, compiled in the first step, which takes a minute or '
+                             'more')
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:

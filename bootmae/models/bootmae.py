@@ -108,7 +108,10 @@ class BootMAE(BaseSelfSupervisor):
             orders = [sample.mask_order for sample in data_samples]
         else:
             orders = [self.masking.draw_order() for _ in range(batch_size)]
-        orders = torch.from_numpy(np.stack(orders)).to(device, non_blocking=True)
+        orders = torch.from_numpy(np.stack(orders))
+        if device.type == 'cuda':
+            orders = orders.pin_memory()  # otherwise the copy would wait for the GPU
+        orders = orders.to(device, non_blocking=True)
         if orders.shape != (batch_size, self.masking.num_patches):
             raise ValueError(f'mask orders of shape {tuple(orders.shape)} do not fit {batch_size} images of '
                              f'{self.masking.grid} patches: give DrawMask the model\'s grid')
@@ -149,6 +152,12 @@ class BootMAE(BaseSelfSupervisor):
         tokens = self.momentum.embed(patches, positions)
         return self.momentum.forward_blocks(tokens, num_queries=self.masking.num_masked)[0]
 
+    def losses(self, images: torch.Tensor, orders: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """R and P () of normalised images (B, C, H, W) under mask orders (B, N). What ``compile='whole'`` compiles."""
+        out = self.predict(images, orders)
+        return (pixel_loss(out.pixels, out.patches, out.weights, images.shape[1]),
+                feature_loss(out.features, out.targets, out.weights))
+
     def loss(self, inputs: torch.Tensor, data_samples: list | None = None, **kwargs) -> dict[str, torch.Tensor]:
         """Losses of a batch.
 
@@ -159,11 +168,7 @@ class BootMAE(BaseSelfSupervisor):
         Returns:
             ``loss_pixel`` (R) and ``loss_feature`` (f * P), whose sum is minimised, and ``feature_error`` (P).
         """
-        orders = self.mask_orders(data_samples, len(inputs), inputs.device)
-        out = self.predict(inputs, orders)
-        channels = inputs.shape[1]
-        feature_error = feature_loss(out.features, out.targets, out.weights)
-        return dict(
-            loss_pixel=pixel_loss(out.pixels, out.patches, out.weights, channels),
-            loss_feature=self.feature_weight * feature_error,
-            feature_error=feature_error.detach())
+        pixel, feature = self.losses(inputs, self.mask_orders(data_samples, len(inputs), inputs.device))
+        # Copies: under CUDA graphs the next step writes its losses into the same memory.
+        return dict(loss_pixel=pixel.clone(), loss_feature=self.feature_weight * feature,
+                    feature_error=feature.detach().clone())

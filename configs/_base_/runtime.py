@@ -4,7 +4,6 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['bootmae'], allow_failed_imports=False)
 default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=3),
-    mean_losses=dict(type='MeanLossesHook'),
     provenance=dict(type='ProvenanceHook'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)

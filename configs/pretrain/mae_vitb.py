@@ -19,7 +19,6 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1.5e-4 * 4096 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     paramwise_cfg={{_base_.optim_wrapper.paramwise_cfg}})
 default_hooks = dict(
-    mean_losses=dict(type='MeanLossesHook'),
     provenance=dict(type='ProvenanceHook'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)

@@ -25,24 +25,30 @@ RECORDER = '''
 import os
 import torch
 from mmengine.registry import HOOKS
-from bootmae.engine.hooks import MeanLossesHook
+from bootmae.engine.hooks import LazyInfoHook
 
 
 @HOOKS.register_module()
-class DistTestRecorder(MeanLossesHook):
+class DistTestRecorder(LazyInfoHook):
     """Keeps the masks and images of this rank, and its losses before and after they are averaged."""
 
     steps = []
+
+    def flush_logs(self, runner):
+        self.latest = (self.pending or [self.latest])[-1]
+        super().flush_logs(runner)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         own = {key: float(value.detach()) for key, value in outputs.items()}
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         samples = data_batch['data_samples']
+        names, means = self.latest
         self.steps.append(dict(
-            own=own, mean={key: float(value.detach()) for key, value in outputs.items()}, inputs=data_batch['inputs'],
+            own=own, mean=dict(zip(names, means.tolist(), strict=True)), inputs=data_batch['inputs'],
             masks=torch.stack([torch.as_tensor(sample.mask_order) for sample in samples])))
 
     def after_train(self, runner):
+        super().after_train(runner)
         torch.save(list(self.steps), f'{runner.work_dir}/rank{os.environ.get("RANK", 0)}.pth')
         self.steps.clear()
 '''
@@ -245,7 +251,7 @@ def recorder(tmp_path_factory) -> Path:
     (folder / 'dist_test_recorder.py').write_text(RECORDER)
     (folder / 'recorded.py').write_text(f'''_base_ = {str(PRETRAIN)!r}
 custom_imports = dict(imports=['bootmae', 'dist_test_recorder'], allow_failed_imports=False)
-default_hooks = dict(mean_losses=dict(type='DistTestRecorder'))
+default_hooks = dict(runtime_info=dict(type='DistTestRecorder'))
 ''')
     return folder
 

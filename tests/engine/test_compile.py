@@ -1,0 +1,109 @@
+"""torch.compile: what is compiled, that results stay, and what is logged. tools/parity.py --compile has the backend."""
+
+import itertools
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+import bootmae  # noqa: F401
+from bootmae.engine import compile as compiling
+from bootmae.engine import run
+from bootmae.engine.compile import compile_model, settings
+from bootmae.engine.parity import TOLERANCE, compare
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py')
+MAE = str(REPOSITORY / 'configs' / 'pretrain' / 'mae_debug.py')
+TRACED = dict(backend='aot_eager')  # the graphs of forward and backward pass, without generated code
+COUNT = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    compiling.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def build(config: str = CONFIG) -> torch.nn.Module:
+    return MODELS.build(run.load_config(config).model)
+
+
+def test_settings_of_a_model():
+    model = build()
+    assert settings(None, model) == settings(False, model) == {}
+    assert settings(True, model) == dict(scope='whole')
+    assert settings('blocks', model) == dict(scope='blocks')
+    assert settings(dict(mode='max-autotune'), model) == dict(scope='whole', mode='max-autotune')
+    assert settings(True, build(MAE)) == dict(scope='blocks')
+
+
+def test_several_processes_compile_blocks(monkeypatch):
+    """So that the exchange of gradients overlaps with the backward pass."""
+    monkeypatch.setattr(compiling.dist, 'get_world_size', lambda: 2)
+    assert settings(True, build()) == dict(scope='blocks')
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="compile='half': give True, 'whole' or 'blocks'"):
+        settings('half', build())
+    with pytest.raises(ValueError, match='the whole of a MAE cannot be compiled'):
+        settings('whole', build(MAE))
+    with pytest.raises(ValueError, match='Sequential has no transformer block'):
+        compile_model(torch.nn.Sequential(), 'blocks')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('scope, name', [('whole', 'square'), ('whole', 'plain_loss'), ('blocks', 'odd_heads')])
+def test_compiled_pretraining_equals_the_release(golden, monkeypatch, scope, name):
+    """Losses, gradients and an update, in one graph without a break, or a block at a time."""
+    monkeypatch.setattr('bootmae.engine.parity.settings', lambda value, model: dict(scope=value, **TRACED))
+    kind, errors = compare(golden / f'compact_{name}.npz', compile=scope)
+    assert kind == 'pretraining'
+    assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
+    assert compiling.counters['stats']['unique_graphs'] > 0
+
+
+@pytest.mark.slow
+def test_generated_code_of_a_block(golden):
+    """The fine-tuned model of the release, its blocks compiled by torch's own backend; they share one graph."""
+    _, errors = compare(golden / 'compact_finetune.npz', compile='blocks')
+    assert errors['logits'] <= TOLERANCE
+    assert compiling.counters['stats']['unique_graphs'] == 1
+
+
+def train(work_dir: Path, config: str = CONFIG, **options):
+    return run.train(config, str(work_dir), options | {
+        'experiment_name': f'compiled_{next(COUNT)}', 'train_cfg.max_epochs': 1, 'visualizer.vis_backends': []})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config, scope, parts', [(CONFIG, 'whole', 1), (MAE, 'blocks', 4)])
+def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
+    """Weights after five steps, those of the momentum encoder included; and what the log says of it."""
+    plain = train(tmp_path / 'plain', config, log_level='ERROR').model.state_dict()
+    runner = train(tmp_path / 'compiled', config, compile=dict(scope=scope, **TRACED))
+    for key, value in runner.model.state_dict().items():
+        torch.testing.assert_close(value, plain[key], rtol=1e-4, atol=1e-6, msg=key)
+    log = next((tmp_path / 'compiled').glob('*/*.log')).read_text()
+    assert f'{parts} parts, compiled in the first step' in log
+    assert 'compiled: the first step took ' in log
+    assert 'compiled again' not in log
+
+
+def test_another_compilation_is_logged(caplog):
+    """One that comes after the first step."""
+    hook, runner = compiling.CompileHook(), type('Runner', (), dict(iter=7, logger=logging.getLogger('compile')))
+    with caplog.at_level(logging.INFO, 'compile'):
+        for graphs in (2, 2, 3):
+            hook.before_train_iter(runner, 0)
+            compiling.counters['stats']['unique_graphs'] = graphs
+            hook.after_train_iter(runner, 0)
+    first, again = caplog.messages
+    assert first.startswith('compiled: the first step took ')
+    assert first.endswith('(2 graphs)')
+    assert again.startswith('iteration 8: compiled again (1 graphs)')
