@@ -1,1 +1,1 @@
-from . import embedded, images, masks, sampler, samples, scenes  # noqa: F401
+from . import device, embedded, images, masks, reading, sampler, samples, scenes, tar  # noqa: F401

@@ -1,26 +1,36 @@
-"""Image files as a dataset: folders of any depth, class folders, ImageNet splits and list files.
+"""Image files as a dataset: folders of any depth, class folders, ImageNet splits, list files and tar archives.
 
 Everything a user can get wrong about a folder is reported when the dataset is built, so a run can build its
 dataset first and fail before it spends time on a model.
 """
-import logging
 import os
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import cv2
 import mmcv
 import numpy as np
-from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from .jpeg import check_whole
+from .jpeg import START, check_whole, is_whole
+from .roots import resolve_roots
+from .scan import (
+    EXTENSIONS,
+    class_folders,
+    classes_of_train,
+    contents,
+    listed,
+    scan_classes,
+    scan_folders,
+    shorten,
+    suffix,
+    warn_of_splits,
+)
+from .scan_tar import find_members, scan_tar, scan_tar_classes
+from .tar import is_tar_path, read_tar_path, readable
 
-EXTENSIONS = ('jpg', 'jpeg', 'png', 'ppm', 'bmp', 'pgm', 'tif', 'tiff', 'webp')
-SPLIT_NAMES = {'train', 'val', 'test', 'valid', 'validation'}
 NUM_SPOT_CHECKS = 100
 
 
@@ -30,13 +40,17 @@ class ImageFiles(BaseDataset):
 
     The order is fixed: depth first, in name order, root after root, or the order of the list file. Hidden
     files and folders and ``__MACOSX`` are skipped. Links to folders are followed, and a folder reached twice
-    is used once.
+    is used once. Uncompressed tar archives are read in place (:mod:`bootmae.data.tar`), in the order in which the
+    unpacked folder would be.
 
     Args:
-        roots: Folder, or several folders (without labels only) that are read one after the other.
-        list_file: Text file with one image a line, absolute or relative to the root, used instead of a scan.
+        roots: Folder or tar archive, or several (several folders without labels only) that are read one after the
+            other. ``*`` and ``{000..146}`` stand for many names.
+        list_file: Text file with one image a line, absolute or relative to the root, used instead of a scan; of
+            archives, the names of files inside.
         labels: None for unlabelled images; 'folder' for one class per first-level folder, numbered in name
-            order; 'list' for an integer after the last blank of each line of ``list_file``.
+            order, or per archive where several archives have no folders; 'list' for an integer after the last blank
+            of each line of ``list_file``.
         split: Folder inside each root, for the ImageNet layout ROOT/train, ROOT/val. The class numbers of any
             other split with labels='folder' are those of ROOT/train where that exists.
         extensions: File name endings that count as images, in any case.
@@ -71,8 +85,9 @@ class ImageFiles(BaseDataset):
         if labels == 'folder' and list_file is not None:
             raise ValueError(f"labels='folder' scans folders and would not read list_file={list_file!r}: "
                              "write the labels into the list and use labels='list', or drop list_file")
-        self.roots = _resolve_roots(roots, split)
-        if len(self.roots) > 1 and (labels or list_file):
+        self.roots = resolve_roots(roots, split)
+        self.packed = all(os.path.isfile(root) for root in self.roots)
+        if len(self.roots) > 1 and (labels or list_file) and not self.packed:
             raise ValueError(f'labels={labels!r}, list_file={list_file!r} need one root, got {self.roots}: '
                              'join datasets with ConcatDataset and give each the same `classes`')
         self.list_file = None if list_file is None else os.path.expanduser(list_file)
@@ -83,16 +98,7 @@ class ImageFiles(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """One dict(img_path[, gt_label]) an image; mmengine then packs them into a single byte buffer."""
-        names = self._metainfo.get('classes')
-        if self.list_file is not None:
-            paths, labels = read_list(self.list_file, self.roots[0], self.extensions, self.labels == 'list')
-            _check_exist(paths, self.list_file, self.roots[0], self.check_files)
-        elif self.labels == 'folder':
-            names = names or _classes_of_train(self.roots[0], self.split)
-            paths, labels, names = scan_classes(self.roots[0], self.extensions, names)
-        else:
-            paths, labels = scan_folders(self.roots, self.extensions), None
-            _warn_of_splits(self.roots)
+        paths, labels, names = self._find(self._metainfo.get('classes'))
         if labels is not None:
             self._metainfo['classes'] = self._class_names(names, labels)
         chosen = range(len(paths))
@@ -102,10 +108,35 @@ class ImageFiles(BaseDataset):
             return [dict(img_path=paths[i]) for i in chosen]
         return [dict(img_path=paths[i], gt_label=labels[i]) for i in chosen]
 
+    def _find(self, names: Sequence[str] | None):
+        """Paths of all images, their labels or None, and the names of classes, as far as they are known."""
+        if self.list_file is not None:
+            root = '' if self.packed else self.roots[0]
+            paths, labels = read_list(self.list_file, root, self.extensions, self.labels == 'list')
+            if self.packed:
+                return find_members(self.roots, self.split, paths, self.list_file), labels, names
+            _check_exist(paths, self.list_file, root, self.check_files)
+            return paths, labels, names
+        if self.labels == 'folder':
+            if self.packed:
+                return scan_tar_classes(self.roots, self.extensions, names, self.split)
+            return scan_classes(self.roots[0], self.extensions, names or classes_of_train(self.roots[0], self.split))
+        paths, visited = [], set()
+        for root in self.roots:
+            if os.path.isfile(root):
+                part = scan_tar(root, self.extensions, self.split)
+                paths += part.paths
+                warn_of_splits(part.where, part.folders())
+            else:
+                paths += scan_folders([root], self.extensions, visited)
+                warn_of_splits(root, class_folders(root, frozenset())[0])
+        return paths, None, names
+
     def prepare_data(self, idx: int):
         """The sample after the pipeline. ValueError for a JPEG that is cut off, whatever the decoder made of it."""
         data = super().prepare_data(idx)
-        check_whole(self.get_data_info(idx)['img_path'])
+        if not any(getattr(step, 'checks_whole', False) for step in self.pipeline.transforms):
+            _check_whole(self.get_data_info(idx)['img_path'])
         return data
 
     def _class_names(self, names: Sequence[str] | None, labels: Sequence[int]) -> tuple[str, ...]:
@@ -113,7 +144,7 @@ class ImageFiles(BaseDataset):
         source = self.list_file or self.roots[0]
         if names is not None and self.num_classes not in (None, len(names)):
             raise ValueError(f'{source} has {len(names)} classes, but num_classes={self.num_classes}: '
-                             f'correct one of them (classes: {_shorten(names)})')
+                             f'correct one of them (classes: {shorten(names)})')
         num_classes = len(names) if names is not None else self.num_classes or max(labels) + 1
         if max(labels) >= num_classes:
             raise ValueError(f'{source} has label {max(labels)}, but labels of {num_classes} classes go from '
@@ -125,7 +156,7 @@ class ImageFiles(BaseDataset):
         """One line for the log: number of images, number of classes, where they come from."""
         classes = 'no labels' if self.labels is None else f'{len(self.metainfo["classes"])} classes'
         source = f', list {self.list_file}' if self.list_file else ''
-        return f'{len(self):,} images, {classes}, roots {", ".join(self.roots)}{source}'
+        return f'{len(self):,} images, {classes}, roots {shorten(self.roots)}{source}'
 
     def extra_repr(self) -> list[str]:
         """Lines for mmpretrain's ``repr``."""
@@ -139,63 +170,6 @@ class ImageFiles(BaseDataset):
         return np.stack([_square(self.get_data_info(int(i))['img_path'], size) for i in indices])
 
 
-def scan_folders(folders: Sequence[str], extensions: frozenset[str]) -> list[str]:
-    """Paths of all images below the folders.
-
-    Errors: FileNotFoundError when one of them holds no image, saying what it holds instead.
-    """
-    paths, visited = [], set()
-    for folder in folders:
-        before, others = len(paths), Counter()
-        _scan(folder, extensions, visited, paths, others)
-        if len(paths) == before:
-            raise FileNotFoundError(_no_images(folder, extensions, others))
-    return paths
-
-
-def scan_classes(root: str, extensions: frozenset[str], names: Sequence[str] | None = None):
-    """Images of a folder of class folders: paths, labels, class names.
-
-    ``names`` fixes the classes and their order; otherwise they are the folders in name order.
-
-    Errors: FileNotFoundError for a root or class folder without images; ValueError for images outside the
-    class folders, for folders that are splits rather than classes, and for a folder unknown to ``names``.
-    """
-    folders, loose = _class_folders(root, extensions)
-    if loose:
-        raise ValueError(f"labels='folder', but {root} holds images outside class folders, such as "
-                         f"{loose[0]}: sort them into one folder per class, or use list_file with labels='list' "
-                         '(the validation images of ImageNet are delivered flat)')
-    if folders and set(folders) <= SPLIT_NAMES:
-        raise ValueError(f"labels='folder', but the folders of {root} look like splits, not classes: "
-                         f'{_shorten(folders)}; add split={folders[0]!r}')
-    unknown = sorted(set(folders) - set(names)) if names else []
-    if unknown:
-        raise ValueError(f'{root} has folders that are none of the {len(names)} classes: '
-                         f'{_shorten(unknown)}; remove them, or correct `classes` '
-                         '(by default, with `split`, the folders of ROOT/train)')
-    present, paths, labels, others, empty = set(folders), [], array('q'), Counter(), []
-    for label, name in enumerate(names or folders):
-        if name not in present:
-            continue
-        before = len(paths)
-        # `visited` is not shared: two class folders may be links to one folder if the user wants that.
-        _scan(os.path.join(root, name), extensions, set(), paths, others)
-        labels.extend([label] * (len(paths) - before))
-        if len(paths) == before:
-            empty.append(name)
-    if not paths:
-        raise FileNotFoundError(_no_images(root, extensions, others))
-    if empty:
-        raise FileNotFoundError(f'no images in {len(empty)} class folders of {root}: {_shorten(empty)}; fill '
-                                f'or remove them (all that is not an image there: {_shorten_counts(others)})')
-    absent = [name for name in names or () if name not in present]
-    if absent:
-        print_log(f'{root} has no folder for {len(absent)} of {len(names)} classes: {_shorten(absent)}',
-                  logger='current', level=logging.WARNING)
-    return paths, labels, tuple(names or folders)
-
-
 def read_list(list_file: str, root: str, extensions: frozenset[str], labelled: bool):
     """Paths and labels (None unless ``labelled``) of a list file.
 
@@ -203,7 +177,7 @@ def read_list(list_file: str, root: str, extensions: frozenset[str], labelled: b
     """
     if not os.path.isfile(list_file):
         raise FileNotFoundError(f'list_file {os.path.abspath(list_file)} is not a file; '
-                                f'{_contents(os.path.dirname(os.path.abspath(list_file)))}')
+                                f'{contents(os.path.dirname(os.path.abspath(list_file)))}')
     paths, labels = [], array('q')
     with open(list_file, encoding='utf-8-sig', errors='surrogateescape') as lines:
         for number, line in enumerate(lines, 1):
@@ -213,7 +187,7 @@ def read_list(list_file: str, root: str, extensions: frozenset[str], labelled: b
             if labelled:
                 entry, label = _split_label(entry, f'{list_file}:{number}')
                 labels.append(label)
-            if _suffix(entry) not in extensions:
+            if suffix(entry) not in extensions:
                 raise ValueError(_not_an_image(entry, f'{list_file}:{number}', extensions, labelled))
             paths.append(os.path.join(root, entry))
     if not paths:
@@ -233,10 +207,17 @@ def _split_label(entry: str, where: str) -> tuple[str, int]:
 
 def _not_an_image(entry: str, where: str, extensions: frozenset[str], labelled: bool) -> str:
     head, *tail = entry.rsplit(None, 1)
-    if not labelled and tail and _suffix(head) in extensions:
+    if not labelled and tail and suffix(head) in extensions:
         return f"{where}: {entry!r} has {tail[0]!r} after the file name; if that is the label, use labels='list'"
-    return (f'{where}: {entry!r} does not end like an image ({_listed(extensions)}); '
+    return (f'{where}: {entry!r} does not end like an image ({listed(extensions)}); '
             'correct the line or extend `extensions`')
+
+
+def _check_whole(path: str):
+    if not is_tar_path(path):
+        check_whole(path)
+    elif (data := read_tar_path(path))[:2] == START and not is_whole(data):
+        raise ValueError(f'{readable(path)} is cut off: a JPEG file without its end')
 
 
 def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
@@ -248,124 +229,6 @@ def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
             raise FileNotFoundError(f'list_file {list_file} names {paths[i]} (image {i + 1} of '
                                     f'{len(paths)}), which does not exist; relative paths start at {root}: '
                                     'correct `roots` or the list')
-
-
-def _scan(folder: str, extensions: frozenset[str], visited: set, paths: list[str], others: Counter):
-    """Append the images below ``folder`` to ``paths`` and count everything else by ending in ``others``."""
-    status = os.stat(folder)
-    key = (status.st_dev, status.st_ino)
-    if key in visited:  # a link back to a parent, or a second way to the same folder
-        others['folders already read under another name'] += 1
-        return
-    visited.add(key)
-    with os.scandir(folder) as entries:
-        entries = sorted((e for e in entries if not _skipped(e.name)), key=lambda e: e.name)
-    for entry in entries:
-        if entry.is_dir():
-            _scan(entry.path, extensions, visited, paths, others)
-        elif not entry.is_file():
-            others['broken links'] += 1
-        elif _suffix(entry.name) in extensions:
-            paths.append(entry.path)
-        else:
-            others['.' + _suffix(entry.name) if _suffix(entry.name) else 'files without ending'] += 1
-
-
-def _class_folders(root: str, extensions: frozenset[str]) -> tuple[list[str], list[str]]:
-    """Names of the folders, and of the image files, that lie directly in ``root``."""
-    folders, loose = [], []
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if _skipped(entry.name):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif _suffix(entry.name) in extensions:
-                loose.append(entry.name)
-    return sorted(folders), sorted(loose)
-
-
-def _classes_of_train(root: str, split: str | None) -> list[str] | None:
-    """Class names of ROOT/train for another split of ROOT: a class it lacks must not shift the labels."""
-    train = os.path.join(os.path.dirname(root), 'train')
-    if split in (None, 'train') or not os.path.isdir(train):
-        return None
-    return _class_folders(train, frozenset())[0] or None
-
-
-def _warn_of_splits(roots: Sequence[str]):
-    for root in roots:
-        splits = sorted(SPLIT_NAMES.intersection(_class_folders(root, frozenset())[0]))
-        if len(splits) > 1:
-            print_log(f'{root} holds the splits {_shorten(splits)} and the images of all are used; '
-                      "add split='train' to keep the others unseen", logger='current', level=logging.WARNING)
-
-
-def _resolve_roots(roots: str | Sequence[str], split: str | None) -> list[str]:
-    """Existing folders, none inside another.
-
-    Errors: FileNotFoundError for a missing one; ValueError for a file, for an empty value and for overlaps.
-    """
-    several = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
-    if not several or '' in several:
-        raise ValueError(f'roots={roots!r} names no folder: give the folder that holds the images')
-    folders = [_resolve_root(os.path.expanduser(root), split) for root in several]
-    real = [os.path.realpath(folder) for folder in folders]
-    for i, outer in enumerate(real):
-        for j, inner in enumerate(real):
-            if i != j and os.path.commonpath([outer, inner]) == outer:
-                raise ValueError(f'roots {folders[i]} and {folders[j]} overlap, so images would count twice: '
-                                 'remove one of them')
-    return folders
-
-
-def _resolve_root(root: str, split: str | None) -> str:
-    if os.path.isfile(root):
-        raise ValueError(f'roots={root} is a file, not a folder: give the folder that holds the images; '
-                         'lists go to list_file, archives must be unpacked')
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f'roots={root} does not exist (looked for {os.path.abspath(root)}); '
-                                f'{_contents(os.path.dirname(os.path.abspath(root)))}')
-    if not split:
-        return root
-    folder = os.path.join(root, split.strip('/'))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f'split={split!r}: there is no folder {folder}; {_contents(root)}; '
-                                'choose one of these or leave split out')
-    return folder
-
-
-def _contents(folder: str) -> str:
-    """What a folder holds, or the nearest one above that exists, for an error message."""
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    names = sorted(name for name in os.listdir(folder) if not _skipped(name))
-    return f'{folder} holds {_shorten(names) if names else "nothing"}'
-
-
-def _no_images(folder: str, extensions: frozenset[str], others: Counter) -> str:
-    return (f'no images in {folder}: looked for {_listed(extensions)}, found {_shorten_counts(others)}; '
-            'correct the folder or extend `extensions`')
-
-
-def _shorten(names: Sequence[str], count: int = 8) -> str:
-    return ', '.join(names[:count]) + (f', ... ({len(names)} in all)' if len(names) > count else '')
-
-
-def _shorten_counts(others: Counter) -> str:
-    return _shorten([f'{count} {ending}' for ending, count in others.most_common()]) or 'nothing at all'
-
-
-def _listed(extensions: frozenset[str]) -> str:
-    return ' '.join('.' + extension for extension in sorted(extensions))
-
-
-def _skipped(name: str) -> bool:
-    return name.startswith('.') or name == '__MACOSX'
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1][1:].lower()
 
 
 def _normalise_extensions(extensions: str | Sequence[str]) -> frozenset[str]:
@@ -389,7 +252,7 @@ def _check_positive(name: str, value: int | None):
 def _square(path: str, size: int) -> np.ndarray:
     image = mmcv.imread(path)  # BGR: asked for RGB, it would fail on an undecodable file without naming it
     if image is None:
-        raise ValueError(f'{path} cannot be decoded: remove the file or replace it')
+        raise ValueError(f'{readable(path)} cannot be decoded: remove the file or replace it')
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     middle = image[top:top + side, left:left + side, ::-1]

@@ -1,10 +1,13 @@
 """A data set whose samples are functions of (seed, epoch, index), and which outlives unreadable files."""
 
+from collections.abc import Iterator
+
 import torch
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
 from .seeding import sample_seeds, seed_generators
+from .tar import readable
 
 MAX_WORKERS = 256
 SLOTS = 256  # unreadable samples of a worker that are remembered until the main process asks
@@ -28,6 +31,8 @@ class SeededSamples(Dataset):
     the training process: what comes after has to be seeded again (:func:`seed_step`).
 
     A sample that cannot be read is reported and replaced by another one, which depends on (seed, epoch, index) alone.
+    Where a sample is the bytes of a file, which somebody else decodes (:class:`DeviceStage`), its data sample carries
+    ``sample_key`` and ``sample_attempt``, with which that one can have it replaced in the same way (:meth:`replace`).
 
     Args:
         dataset: the data set or its config.
@@ -49,6 +54,7 @@ class SeededSamples(Dataset):
         self._loading = torch.full((MAX_WORKERS + 1, ), -1).share_memory_()
         self._bad = torch.zeros(MAX_WORKERS + 1, 1 + SLOTS, dtype=torch.int64).share_memory_()  # count, then indices
         self._taken = [0] * (MAX_WORKERS + 1)
+        self._reasons: dict[int, str] = {}  # of samples that were replaced from outside
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -70,28 +76,58 @@ class SeededSamples(Dataset):
     def path(self, index: int) -> str:
         """Of a sample's image file; its number where there is no file."""
         info = self.get_data_info(index) if hasattr(self.dataset, 'get_data_info') else {}
-        return info.get('img_path') or f'sample {index}'
+        return readable(info['img_path']) if info.get('img_path') else f'sample {index}'
 
     def __getitem__(self, key: int):
-        epoch, index = divmod(int(key), len(self))
-        worker = get_worker_info()
-        row = 0 if worker is None else 1 + worker.id % MAX_WORKERS
-        draw = ()
-        for attempt in range(1, REPLACEMENTS + 1):
-            self._loading[row] = index
-            seed_generators(self.seed, epoch, index, *draw)
+        return self._first_readable(int(key), self._tries(int(key)))
+
+    def replace(self, key: int, attempt: int, error: Exception):
+        """What comes in the place of a sample that could be read, as bytes, but not be decoded.
+
+        It is the one that would have come if reading had failed with ``error``, and the sample is reported likewise.
+
+        Args:
+            key: ``sample_key`` of its data sample.
+            attempt: ``sample_attempt`` of its data sample.
+
+        Raises:
+            UnreadableSample: under ``raise``, and when as many replacements in a row have failed.
+        """
+        tries = self._tries(key)
+        index = next(index for number, index in tries if number == attempt)
+        self._reasons[index] = reason(error)
+        self._report(index, attempt, error)
+        return self._first_readable(key, tries)
+
+    def _tries(self, key: int) -> Iterator[tuple[int, int]]:
+        """Attempts, from 1 on, and the sample of each, with the generators seeded for it."""
+        epoch, index = divmod(key, len(self))
+        seed_generators(self.seed, epoch, index)
+        yield 1, index
+        for attempt in range(1, REPLACEMENTS):
+            index = sample_seeds(self.seed, epoch, index, attempt)[0] % len(self)
+            seed_generators(self.seed, epoch, index, attempt)
+            yield attempt + 1, index
+
+    def _first_readable(self, key: int, tries: Iterator[tuple[int, int]]):
+        for attempt, index in tries:
+            self._loading[_row()] = index
             try:
-                return self.dataset[index]
+                return _mark(self.dataset[index], key, attempt)
             except BUGS:
                 raise
             except Exception as error:
-                if self.bad == 'raise' or attempt == REPLACEMENTS:
-                    raise UnreadableSample(f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
-                                           'tools/verify_data.py finds all such files') from error
-                self._bad[row, 1 + self._bad[row, 0] % SLOTS] = index
-                self._bad[row, 0] += 1  # last: the main process reads up to this count
-                draw = (attempt, )
-                index = sample_seeds(self.seed, epoch, index, attempt)[0] % len(self)
+                self._report(index, attempt, error)
+        raise AssertionError('the last attempt reports with an error')
+
+    def _report(self, index: int, attempt: int, error: Exception) -> None:
+        """Note an unreadable sample for :meth:`take_reports`, or raise."""
+        if self.bad == 'raise' or attempt == REPLACEMENTS:
+            raise UnreadableSample(f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
+                                   'tools/verify_data.py finds all such files') from error
+        row = _row()
+        self._bad[row, 1 + self._bad[row, 0] % SLOTS] = index
+        self._bad[row, 0] += 1  # last: the main process reads up to this count
 
     def take_reports(self) -> list[tuple[str, str]]:
         """Path and reason of samples that this process and its workers could not read since the last call.
@@ -111,6 +147,8 @@ class SeededSamples(Dataset):
         return [(self.path(index), self._reason(index)) for index in found]
 
     def _reason(self, index: int) -> str:
+        if index in self._reasons:
+            return self._reasons.pop(index)
         try:
             self.dataset[index]
         except Exception as error:
@@ -121,6 +159,19 @@ class SeededSamples(Dataset):
         """Files that this process and its workers are reading, or have read last."""
         indices = self._loading.tolist()
         return list(dict.fromkeys(self.path(index) for index in indices if index >= 0))
+
+
+def _row() -> int:
+    """Of this process in the shared tables."""
+    worker = get_worker_info()
+    return 0 if worker is None else 1 + worker.id % MAX_WORKERS
+
+
+def _mark(item, key: int, attempt: int):
+    """Tell the data sample of a file's bytes, a tensor (bytes, ), what to call it if they cannot be decoded."""
+    if isinstance(item, dict) and isinstance(item.get('inputs'), torch.Tensor) and item['inputs'].ndim == 1:
+        item['data_samples'].set_metainfo(dict(sample_key=key, sample_attempt=attempt))
+    return item
 
 
 def reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .jpeg import END, START, is_whole
+from .tar import is_tar_path, read_tar_path, readable
 
 TINY = 16  # pixels on the shorter side: less than one patch
 HUGE = 100_000_000  # pixels
@@ -84,9 +85,9 @@ def examine(job: Job) -> Outcome:
     size = None
     if data := _read(job.image, 'image', outcome.findings):
         outcome.digest = hashlib.blake2b(data, digest_size=16).digest()
-        size = check_image(job.image, data, outcome.findings)
+        size = check_image(readable(job.image), data, outcome.findings)
     if size and job.size and size != job.size:
-        outcome.findings.append(Finding('size differs from the annotation', job.image,
+        outcome.findings.append(Finding('size differs from the annotation', readable(job.image),
                                         f'the file is {_by(size)}, the annotation says {_by(job.size)}'))
     if job.mask and (data := _read(job.mask, 'mask', outcome.findings, f'of {job.image}')):
         outcome.labels = check_mask(job.mask, data, size, job.allowed, outcome.findings)
@@ -95,17 +96,21 @@ def examine(job: Job) -> Outcome:
 
 def _read(path: str, what: str, findings: list[Finding], detail: str = '') -> bytes | None:
     """Bytes of a file, or None and a finding."""
+    name = readable(path)
     try:
-        with open(path, 'rb') as file:
-            data = file.read()
+        if is_tar_path(path):
+            data = read_tar_path(path)
+        else:
+            with open(path, 'rb') as file:
+                data = file.read()
     except FileNotFoundError:
-        findings.append(Finding(f'missing {what}', path, detail or 'there is no such file'))
-    except OSError as error:
-        findings.append(Finding('unreadable', path, error.strerror or str(error)))
+        findings.append(Finding(f'missing {what}', name, detail or 'there is no such file'))
+    except (OSError, ValueError) as error:  # a ValueError of an archive that is cut off
+        findings.append(Finding('unreadable', name, getattr(error, 'strerror', None) or str(error)))
     else:
         if data:
             return data
-        findings.append(Finding('empty file', path, '0 bytes'))
+        findings.append(Finding('empty file', name, '0 bytes'))
     return None
 
 

@@ -26,6 +26,7 @@ from mmengine.runner import find_latest_checkpoint
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..data.tar import readable
 from .exits import NonFiniteError
 from .hooks import bare_model
 from .optim import Guarded
@@ -90,7 +91,7 @@ class Step:
 def sample_name(sample) -> str:
     """The path of a data sample's image, or its number in the data set where there is no file."""
     path = sample.get('img_path')
-    return str(path) if path else f'sample {sample.get("sample_idx", "?")}'
+    return readable(str(path)) if path else f'sample {sample.get("sample_idx", "?")}'
 
 
 def running_statistics(model: nn.Module) -> list[torch.Tensor]:

@@ -1,12 +1,23 @@
 """Training loops that go on from any step, bit for bit; mmengine's, but for the order of samples and the seeds."""
 
+from collections.abc import Iterator
+
 import torch
+from mmengine.config import Config
 from mmengine.dist import broadcast, get_rank
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
+from torch.utils.data import Dataset
 
+from ..data.device import DeviceStage
 from ..data.seeding import seed_step
+
+
+def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
+    """What brings batches to the GPU: decodes files there (``reader='gpu'``), or copies; None without a GPU."""
+    options = cfg.get('device_stage') or (dict(size=0) if torch.cuda.is_available() else None)
+    return None if options is None else DeviceStage(samples=samples, **options)
 
 
 class _Seeded:
@@ -22,7 +33,12 @@ class _Seeded:
         seed = torch.tensor(self.runner.seed)
         broadcast(seed, src=0)
         self.seed = self.dataloader.dataset.seed = self.dataloader.batch_sampler.sampler.seed = int(seed)
+        self.stage = device_stage(self.runner.cfg, self.dataloader.dataset)
         self.runner.call_hook('before_train')
+
+    def batches(self) -> Iterator[dict]:
+        """Those of the loader, brought to the device while it works on the step before; see ``DeviceStage``."""
+        return iter(self.dataloader) if self.stage is None else map(self.stage, self.dataloader)
 
     def run_iter(self, *args) -> None:
         """Train one batch."""
@@ -65,12 +81,12 @@ class EpochLoop(_Seeded, EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Train an epoch, or the rest of it."""
-        batches = self.dataloader.batch_sampler
-        batches.sampler.set_epoch(self._epoch)
-        batches.skip = self._iter - self._epoch * len(self.dataloader)
+        done = self._iter - self._epoch * len(self.dataloader)
+        self.dataloader.batch_sampler.sampler.set_epoch(self._epoch)
+        self.dataloader.batch_sampler.skip = done
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for idx, data_batch in enumerate(self.dataloader, batches.skip):
+        for idx, data_batch in enumerate(self.batches(), done):
             self.run_iter(idx, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
@@ -87,7 +103,7 @@ class IterLoop(_Seeded, IterBasedTrainLoop):
         if self._iter:
             self.validate(self._iter, self._iter == self._max_iters)
         self.dataloader.batch_sampler.skip = self._iter
-        batches = iter(self.dataloader)
+        batches = self.batches()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(next(batches))

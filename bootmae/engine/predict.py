@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -38,7 +38,7 @@ def predict(cfg: Config, checkpoint: str | Path, indices: Sequence[int]) -> list
 
 def image_of(sample) -> np.ndarray:
     """The image of a data sample as in its file: RGB uint8 (H, W, 3)."""
-    return np.ascontiguousarray(cv2.imread(sample.img_path)[..., ::-1])
+    return np.ascontiguousarray(mmcv.imread(sample.img_path)[..., ::-1])
 
 
 def label_map(sample, truth: bool = False) -> np.ndarray:

@@ -16,6 +16,7 @@ from .batch import Batch, settle_batch, stretch_iterations
 from .finite import ladder
 from .guards import check_sizes
 from .protect import protect
+from .reader import apply_reader
 from .runner import SuiteRunner
 
 
@@ -184,6 +185,7 @@ def train(config: str, work_dir: str | None = None, options: dict | None = None,
     if resume:
         cfg.resume, cfg.resume_changed = True, resume_changed
         cfg.load_from = None if resume == 'auto' else resume
+    apply_reader(cfg)
     protect(cfg)
 
     def run_once(cfg: Config) -> Runner:

@@ -19,7 +19,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
-from ..data.images import EXTENSIONS, SPLIT_NAMES, read_list, scan_folders
+from ..data.images import read_list
+from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
+from ..data.scan_tar import scan_tar
+from ..data.tar import readable
 from ..data.verify import (
     CLASS_ABSENT,
     DUPLICATE_WITHIN,
@@ -136,7 +139,7 @@ def source_of_dataset(dataset: BaseDataset, split: str) -> Source:
     if not infos or 'img_path' not in infos[0]:
         return Source(split, f'{split}: {name}: not image files, nothing to verify', [],
                       [Finding(NOT_FILES, name, split=split)])
-    title = f'{split}: {name}: {len(infos):,} images, such as {infos[0]["img_path"]}'
+    title = f'{split}: {name}: {len(infos):,} images, such as {readable(infos[0]["img_path"])}'
     if hasattr(dataset, 'reduce_zero_label'):
         return _source_of_masks(dataset, split, title, infos)
     return Source(split, title, [Job(info['img_path']) for info in infos])
@@ -198,7 +201,7 @@ def _source_of_coco(dataset: BaseDataset, split: str) -> Source:
 
 
 def sources_of_path(path: str) -> list[Source]:
-    """The images below a folder, of which train, val, ... are splits; or those of a list, one path a line.
+    """The images below a folder, of which train, val, ... are splits; those in a tar; or of a list, one path a line.
 
     Relative paths of a list start at its folder; a number after the last blank is taken for a label.
 
@@ -207,6 +210,9 @@ def sources_of_path(path: str) -> list[Source]:
     """
     if os.path.isdir(path):
         images = scan_folders([path], frozenset(EXTENSIONS))
+    elif os.path.isfile(path) and path.lower().endswith('.tar'):
+        images = scan_tar(path, frozenset(EXTENSIONS)).paths
+        return [Source('images', f'images: {len(images):,} images in {path}', [Job(image) for image in images])]
     elif os.path.isfile(path):
         with open(path, encoding='utf-8-sig', errors='surrogateescape') as lines:
             first = next((line.split() for line in lines if line.strip()), [])
@@ -214,7 +220,8 @@ def sources_of_path(path: str) -> list[Source]:
         images, _ = read_list(path, os.path.dirname(path), frozenset(EXTENSIONS), labelled)
         return [Source('list', f'list: {len(images):,} images of {path}', [Job(image) for image in images])]
     else:
-        raise FileNotFoundError(f'{path} does not exist: give a config, a folder of images, or a list of images')
+        raise FileNotFoundError(f'{path} does not exist: give a config, a folder or a .tar of '
+                                'images, or a list of images')
     splits = defaultdict(list)
     for image in images:
         head = Path(os.path.relpath(image, path)).parts[0]

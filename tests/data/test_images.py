@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from bootmae.data import images
+from bootmae.data import scan
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
 
@@ -52,7 +52,7 @@ def paths(dataset, root):
 @pytest.fixture
 def messages(monkeypatch):
     seen = []
-    monkeypatch.setattr(images, 'print_log', lambda message, **kwargs: seen.append(message))
+    monkeypatch.setattr(scan, 'print_log', lambda message, **kwargs: seen.append(message))
     return seen
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
-from bootmae.data.samples import REPLACEMENTS, SLOTS, SeededSamples
+from bootmae.data.samples import REPLACEMENTS, SLOTS, SeededSamples, UnreadableSample
 
 
 def draw(info):
@@ -106,6 +107,28 @@ def test_a_broken_file_is_replaced_as_a_function_of_the_sample():
     assert samples[2].equal(first)
     assert {int(samples[8 * epoch + 2][0]) for epoch in range(20)} == {0, 1, 3, 4, 6, 7}  # another one in each epoch
     assert load(broken([2, 5]), [2, 8 + 5], num_workers=2).equal(torch.stack([samples[2], samples[8 + 5]]))
+
+
+def test_a_sample_that_turns_out_broken_later_is_replaced_in_the_same_way():
+    """As if reading it had failed: the bytes of a file may be read, and not be decoded."""
+    def as_bytes(info):
+        return dict(inputs=torch.tensor([info['number']]), data_samples=BaseDataElement(drawn=draw(info)))
+
+    bad = [2, 5]
+    first, later = (SeededSamples(Numbers(pipeline=[*steps, as_bytes])) for steps in ([Unreadable(bad)], []))
+    for key in (2, 5, 8 + 2, 16 + 5, 24 + 2):
+        item = later[key]
+        while int(item['inputs']) in bad:
+            sample = item['data_samples']
+            item = later.replace(sample.sample_key, sample.sample_attempt, RuntimeError(f'no {int(item["inputs"])}'))
+        assert item['data_samples'].drawn.equal(first[key]['data_samples'].drawn)
+        assert item['data_samples'].sample_key == key
+    assert sorted(later.take_reports()) == [(f'/images/{i}.jpg', f'RuntimeError: no {i}') for i in bad]
+    strict = SeededSamples(later.dataset, bad='raise')
+    with pytest.raises(UnreadableSample, match=r'/images/2.jpg cannot be read \(RuntimeError: no\)'):
+        strict.replace(2, 1, RuntimeError('no'))
+    with pytest.raises(UnreadableSample, match='cannot be read'):
+        later.replace(2, REPLACEMENTS, RuntimeError('no'))
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -1,0 +1,223 @@
+"""Reading, cropping and flipping a training image in one go, so that no pixel is touched more often than needed.
+
+Shapes: H x W image as its viewer sees it, S_h x S_w output. A box is (top, left, height, width) in pixels.
+"""
+
+import contextlib
+import io
+import math
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform, RandomFlip
+from mmengine import fileio
+from mmpretrain.datasets.transforms import RandomResizedCrop
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from .jpeg import END, JpegHeader, is_whole, parse_header
+from .tar import readable
+
+Box = tuple[int, int, int, int]
+MODES = ('cpu', 'gpu')
+# EXIF orientation: whether the stored image has to be transposed, and then flipped down and across, to stand upright.
+TURNS = {1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
+         5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False)}
+# Photographs are decoded at 1/2, 1/4 or 1/8 of their size where the crop stays this many times larger than the output.
+# benchmarks/README.md has the errors at other margins.
+MARGIN = 2
+
+
+@TRANSFORMS.register_module()
+class ReadCrop(BaseTransform):
+    """LoadImageFromFile, RandomResizedCrop (bicubic, Pillow) and RandomFlip (horizontal) in one transform.
+
+    Crop and flip are drawn by these classes themselves, in their order: the same numbers as in the three-step pipeline.
+    Pixels differ by the rounding of the resizing, and a little more where a large photograph is decoded at less than
+    its full size (tests/data/test_reading.py states how much).
+
+    Gives ``img``, ``img_shape``, ``ori_shape``, and with a flip ``flip`` and ``flip_direction``, as those three do.
+
+    Args:
+        crop: arguments of mmpretrain's RandomResizedCrop; interpolation and backend are bicubic and pillow.
+        flip: arguments of mmcv's RandomFlip; None for no flip.
+        mode: ``cpu``: ``img`` is the crop. ``gpu``: ``img`` holds the bytes of the file, a uint8 tensor (bytes, ), and
+            ``crop_box`` (5, ) int64 the box and whether it is flipped, for :class:`DeviceStage`. A file that the GPU's
+            decoder is not trusted with becomes the crop here, with the whole of it as its box.
+        planes: give the crop as a uint8 tensor (3, S_h, S_w), not as an array (S_h, S_w, 3). BGR in both cases. Always
+            so in mode ``gpu``.
+        backend_args: of mmengine's file backend, as for LoadImageFromFile.
+
+    Attributes:
+        checks_whole: it refuses files that are cut off, from the bytes in hand.
+
+    Raises:
+        ValueError: for another mode, interpolation, backend, or direction of flips. When reading, for a file that is
+            cut off or cannot be decoded; names the file.
+    """
+
+    checks_whole = True
+
+    def __init__(self,
+                 crop: dict,
+                 flip: dict | None = None,
+                 mode: str = 'cpu',
+                 planes: bool = False,
+                 backend_args: dict | None = None):
+        if mode not in MODES:
+            raise ValueError(f'mode={mode!r} of ReadCrop must be one of {", ".join(map(repr, MODES))}')
+        self.crop = RandomResizedCrop(**{'interpolation': 'bicubic', 'backend': 'pillow', **crop})
+        self.flip = None if flip is None else RandomFlip(**flip)
+        if (self.crop.interpolation, self.crop.backend) != ('bicubic', 'pillow'):
+            raise ValueError(f'ReadCrop resizes as interpolation=bicubic with backend=pillow do, not {self.crop}')
+        if self.flip is not None and self.flip.direction != 'horizontal':
+            raise ValueError(f'ReadCrop flips horizontally, not direction={self.flip.direction!r}')
+        self.mode, self.planes, self.backend_args = mode, planes or mode == 'gpu', backend_args
+        self.size = tuple(self.crop.scale)
+
+    def transform(self, results: dict) -> dict:
+        data = fileio.get(results['img_path'], backend_args=self.backend_args)
+        try:
+            return self.read(data, results)
+        except ValueError as error:
+            raise ValueError(f'{readable(results["img_path"])} {error}') from error
+
+    def read(self, data: bytes, results: dict) -> dict:
+        """As :meth:`transform`, from a file's bytes; a ValueError does not know the file's name."""
+        header = check(data)
+        image = None if header is not None and self.late(header) else decode(data)
+        shape = upright_shape(header) if image is None else image.shape[:2]
+        box, flipped = self.draw(shape, results)
+        if self.mode == 'gpu' and image is None and header.for_gpu:
+            place = (*box, flipped)
+            img = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # a copy: torch wants to be allowed to write
+        else:
+            place = (0, 0, *self.size, False)
+            crop = cut_jpeg(data, header, box, self.size) if image is None else resize(image, box, self.size)
+            img = finish(crop, flipped, self.planes)
+        if self.mode == 'gpu':
+            results['crop_box'] = np.array(place, dtype=np.int64)
+        return dict(results, img=img, img_shape=(*self.size, 3), ori_shape=shape)
+
+    def late(self, header: JpegHeader) -> bool:
+        """Whether the box is drawn before the file is decoded: by the GPU, or perhaps at less than its full size."""
+        large = reduction((0, 0, *upright_shape(header)), self.size) > 1
+        return header.common and (large or (self.mode == 'gpu' and header.for_gpu))
+
+    def draw(self, shape: tuple[int, int], results: dict) -> tuple[Box, bool]:
+        """A random box of an image (H, W), and whether it is flipped, which is noted in ``results``."""
+        # The upstream method reads nothing but the shape; this array takes no memory.
+        box = self.crop.rand_crop_params(np.broadcast_to(np.uint8(0), shape))
+        if self.flip is None:
+            return box, False
+        direction = self.flip._choose_direction()
+        # As mmcv leaves it: a str of numpy, or None.
+        results['flip'], results['flip_direction'] = direction is not None, direction
+        return box, direction is not None
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(mode={self.mode!r}, crop={self.crop}, flip={self.flip})'
+
+
+def check(data: bytes) -> JpegHeader | None:
+    """The header of a JPEG file's bytes, None for another format.
+
+    Raises:
+        ValueError: for a JPEG file that is cut off. Does not know the file's name.
+    """
+    header = parse_header(data)
+    if header is not None and not data.endswith(END) and not is_whole(data):
+        raise ValueError('is cut off: a JPEG file without its end')
+    return header
+
+
+def decode(data: bytes) -> np.ndarray:
+    """The image (H, W, 3), BGR and upright, as LoadImageFromFile decodes it.
+
+    Raises:
+        ValueError: if it cannot be decoded. Does not know the file's name.
+    """
+    try:
+        image = mmcv.imfrombytes(data, flag='color', backend='cv2')
+    except cv2.error as error:  # no bytes at all, or too many pixels
+        raise ValueError(f'cannot be decoded as an image: {error.err}') from error
+    if image is None:
+        raise ValueError('cannot be decoded as an image')
+    return image
+
+
+def upright_shape(header: JpegHeader) -> tuple[int, int]:
+    """Height and width of the image after it is turned upright."""
+    turned = TURNS[header.orientation][0]
+    return (header.width, header.height) if turned else (header.height, header.width)
+
+
+def stored_box(box: Box, header: JpegHeader) -> Box:
+    """Where a box of the upright image lies in the image as it is stored."""
+    transposed, down, across = TURNS[header.orientation]
+    (height, width), (top, left, box_height, box_width) = upright_shape(header), box
+    top = height - top - box_height if down else top
+    left = width - left - box_width if across else left
+    return (left, top, box_width, box_height) if transposed else (top, left, box_height, box_width)
+
+
+def cut_jpeg(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int]) -> torch.Tensor:
+    """A box of a common JPEG file, resized: uint8 (3, S_h, S_w), BGR, upright.
+
+    Raises:
+        ValueError: if it cannot be decoded.
+    """
+    factor = reduction(box, size)
+    if factor > 1:
+        with contextlib.suppress(OSError, SyntaxError, Image.DecompressionBombError):  # OpenCV may read it yet
+            return cut_reduced(data, header, box, size, factor)
+    image = decode(data)
+    if image.shape[:2] != upright_shape(header):
+        raise ValueError(f'is of {image.shape[0]} x {image.shape[1]} pixels, but its header says '
+                         f'{" x ".join(map(str, upright_shape(header)))}')
+    return resize(image, box, size)
+
+
+def reduction(box: Box, size: tuple[int, int]) -> int:
+    """By how much a JPEG may be reduced while it is decoded: 1, 2, 4 or 8."""
+    ratio = min(box[2] / size[0], box[3] / size[1]) / MARGIN
+    return 1 if ratio < 2 else min(8, 2 ** int(math.log2(ratio)))
+
+
+def cut_reduced(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int], factor: int) -> torch.Tensor:
+    """As :func:`cut_jpeg`, from an image decoded at 1 / factor of its size. Only the small output is turned upright.
+
+    Raises:
+        OSError, SyntaxError, DecompressionBombError: of Pillow.
+    """
+    transposed, down, across = TURNS[header.orientation]
+    # A pixel of the reduced image stands for factor x factor of the file's, whatever its size was rounded to.
+    top, left, height, width = (side / factor for side in stored_box(box, header))
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, (header.width // factor, header.height // factor))
+        out = image.resize(size if transposed else size[::-1], Image.Resampling.BICUBIC,
+                           (left, top, left + width, top + height))
+    rgb = np.asarray(out.convert('RGB'))
+    rgb = rgb.transpose(1, 0, 2) if transposed else rgb
+    bgr = rgb[::-1 if down else 1, ::-1 if across else 1, ::-1]
+    return torch.from_numpy(bgr.copy()).permute(2, 0, 1)
+
+
+def resize(image: np.ndarray, box: Box, size: tuple[int, int]) -> torch.Tensor:
+    """A box of an image (H, W, 3), uint8, resized to (3, S_h, S_w), bicubic and antialiased.
+
+    Of two passes the horizontal comes first, as in Pillow up to 12; 13 sometimes takes the other order, and in both
+    what overshoots black or white is cut off between them.
+    """
+    top, left, height, width = box
+    planes = torch.from_numpy(image[top:top + height, left:left + width]).permute(2, 0, 1)
+    return interpolate(planes[None], size, mode='bicubic', antialias=True)[0]
+
+
+def finish(crop: torch.Tensor, flipped: bool, planes: bool) -> torch.Tensor | np.ndarray:
+    """A crop (3, S_h, S_w), flipped if asked for; as an array (S_h, S_w, 3) unless ``planes``."""
+    crop = (crop.flip(2) if flipped else crop).contiguous()
+    return crop if planes else cv2.merge(list(crop.numpy()))

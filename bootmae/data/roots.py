@@ -1,0 +1,69 @@
+"""Where a data set's images lie: folders and tar archives, written out, by pattern, or numbered."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from .scan import contents
+
+RANGE = re.compile(r'\{(\d+)\.\.(\d+)\}')
+ARCHIVE = re.compile(r'\.(tar|tgz|tbz2?|txz|tar\.\w+)$', re.IGNORECASE)
+
+
+def resolve_roots(roots: str | Sequence[str], split: str | None) -> list[str]:
+    """Existing folders and archives, none inside another.
+
+    Args:
+        roots: one or several; ``~`` is the home, ``*``, ``?`` and ``[...]`` match names, ``{000..146}`` counts.
+        split: folder inside each root that is a folder; those of archives are left to whoever reads them.
+
+    Errors: FileNotFoundError for a missing one; ValueError for a file that is no archive, for an empty value and for
+    overlaps.
+    """
+    several = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
+    if not several or '' in several:
+        raise ValueError(f'roots={roots!r} names no folder: give the folder that holds the images')
+    found = [_resolve(root, split) for pattern in several for root in _expand(os.path.expanduser(pattern))]
+    parts = sorted((os.path.realpath(root).rstrip(os.sep).split(os.sep), root) for root in found)
+    for (outer, one), (inner, other) in pairwise(parts):  # what lies in a folder comes right after it
+        if inner[:len(outer)] == outer:
+            raise ValueError(f'roots {one} and {other} overlap, so images would count twice: remove one of them')
+    return found
+
+
+def _expand(pattern: str) -> list[str]:
+    """The paths that a pattern means; itself if it means nothing but itself."""
+    if os.path.lexists(pattern):
+        return [pattern]
+    if counted := RANGE.search(pattern):
+        first, last = counted.groups()
+        numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        return [path for number in numbers
+                for path in _expand(pattern[:counted.start()] + number + pattern[counted.end():])]
+    if not glob.has_magic(pattern):
+        return [pattern]
+    paths = sorted(glob.glob(pattern))
+    if not paths:
+        raise FileNotFoundError(f'roots={pattern} matches nothing; '
+                                f'{contents(os.path.dirname(os.path.abspath(pattern)))}')
+    return paths
+
+
+def _resolve(root: str, split: str | None) -> str:
+    if os.path.isfile(root):
+        if ARCHIVE.search(root):
+            return root
+        raise ValueError(f'roots={root} is a file, not a folder or a .tar archive: give the folder that holds the '
+                         'images; lists go to list_file, other archives must be unpacked')
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f'roots={root} does not exist (looked for {os.path.abspath(root)}); '
+                                f'{contents(os.path.dirname(os.path.abspath(root)))}')
+    if not split:
+        return root
+    folder = os.path.join(root, split.strip('/'))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f'split={split!r}: there is no folder {folder}; {contents(root)}; '
+                                'choose one of these or leave split out')
+    return folder

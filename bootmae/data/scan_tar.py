@@ -1,0 +1,157 @@
+"""Images of tar archives: which there are, in which order, with which class. The folder's rules (``scan``) hold inside.
+
+Names are those in the archives, of all files, whatever their ending; images come archive after archive, and inside one
+in the order in which they would be found in the unpacked folder.
+"""
+
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .scan import check_classes, no_images, shorten, skipped, suffix, warn_of_absent
+from .tar import index_tar, tar_path
+
+
+@dataclass
+class Packed:
+    """What is used of an archive: the images below a folder of it.
+
+    Attributes:
+        archive: its path.
+        folder: the folder, '' for all of it, with a slash at the end otherwise.
+        names: of the images, below the folder.
+        paths: of the images, for whoever reads them (:func:`tar_path`).
+    """
+
+    archive: str
+    folder: str
+    names: list[str]
+    paths: list[str]
+
+    @property
+    def where(self) -> str:
+        """Archive and folder, for messages."""
+        return f'{self.archive}!/{self.folder}' if self.folder else self.archive
+
+    def folders(self) -> set[str]:
+        """The first-level folders with images."""
+        return {name.partition('/')[0] for name in self.names if '/' in name}
+
+
+def scan_tar(archive: str, extensions: frozenset[str], split: str | None = None,
+             places: dict[str, tuple[int, int]] | None = None) -> Packed:
+    """The images of an archive, of which ``places`` may be the index, below the folder ``split`` if one is given.
+
+    Errors: FileNotFoundError for an archive or a folder of it without images, saying what there is instead; ValueError
+    for a file that is no whole uncompressed archive.
+    """
+    folder = f'{split.strip("/")}/' if split else ''
+    places, others, found = index_tar(archive) if places is None else places, Counter(), []
+    for name in places:
+        below = name[len(folder):]
+        if not name.startswith(folder) or any(skipped(part) for part in below.split('/')):
+            continue
+        if suffix(name) in extensions:
+            found.append(below)
+        else:
+            others['.' + suffix(name) if suffix(name) else 'files without ending'] += 1
+    if folder and not found and not others:
+        folders = sorted({name.partition('/')[0] for name in places if '/' in name})
+        raise FileNotFoundError(f'split={split!r}: there is no folder {folder} in {archive}; it holds '
+                                f'{shorten(folders) or "no folders"}; choose one of these or leave split out')
+    if not found:
+        raise FileNotFoundError(no_images(f'{archive}!/{folder}' if folder else archive, extensions, others))
+    found.sort(key=lambda name: name.replace('/', '\0'))  # as a walk through folders: part after part
+    return Packed(archive, folder, found, [tar_path(archive, folder + name, *places[folder + name]) for name in found])
+
+
+def scan_tar_classes(archives: Sequence[str], extensions: frozenset[str], names: Sequence[str] | None,
+                     split: str | None = None):
+    """Images of archives with classes: paths, labels, class names.
+
+    Classes are the first-level folders in the archives, joined over all; or, where no archive has folders and there are
+    several, the names of the archives, as in ImageNet's train/n01440764.tar. ``names`` fixes classes and their order;
+    without it those of the folder ``train`` beside ``split`` do, if there is one.
+
+    Errors: ValueError for what may be meant in two ways: some images in folders and others not; one archive without
+    folders; numbered archives without folders, which are shards rather than classes; and a single folder of folders.
+    """
+    indexes = {archive: index_tar(archive) for archive in archives}
+    parts = [scan_tar(archive, extensions, split, places) for archive, places in indexes.items()]
+    names = names or _names_of_train(indexes, extensions, split)
+    loose = [name for part in parts for name in part.names if '/' not in name]
+    if len(loose) == sum(len(part.names) for part in parts):
+        loose = _check_flat(archives, names)
+        classes = [[_stem(part.archive)] * len(part.names) for part in parts]
+    else:
+        classes = [[name.partition('/')[0] for name in part.names] for part in parts]
+    present, where = sorted({name for part in classes for name in part}), shorten([part.where for part in parts])
+    check_classes(where, present, loose, names)
+    if names is None and len(present) == 1:
+        _refuse_wrapper(where, present[0], parts)
+    warn_of_absent(where, present, names)
+    names = tuple(names or present)
+    number = {name: label for label, name in enumerate(names)}
+    found = [(number[name], path) for part, of_part in zip(parts, classes) for name, path in zip(of_part, part.paths)]
+    found.sort(key=lambda entry: entry[0])  # stable: in a class, archive after archive
+    return [path for _, path in found], array('q', (label for label, _ in found)), names
+
+
+def find_members(archives: Sequence[str], split: str | None, names: Sequence[str], list_file: str) -> list[str]:
+    """Paths of the images that a list names as they are called in the archives, below ``split``.
+
+    Errors: FileNotFoundError naming the list, the image and the archives.
+    """
+    places = {name: (archive, name, *place) for archive in archives for name, place in index_tar(archive).items()}
+    folder = f'{split.strip("/")}/' if split else ''
+    for number, name in enumerate(names, 1):
+        if folder + name not in places:
+            raise FileNotFoundError(f'list_file {list_file} names {name} (image {number} of {len(names)}), which is '
+                                    f'not in {shorten(archives)}, where files are called such as '
+                                    f'{shorten(list(places), 3) or "nothing"}: correct `roots`, `split` or the list')
+    return [tar_path(*places[folder + name]) for name in names]
+
+
+def _check_flat(archives: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    """Refuse archives without folders that are no classes; gives the images outside classes, which are none then."""
+    stems = [_stem(archive) for archive in archives]
+    if names is not None:
+        return []
+    if len(stems) == 1:
+        raise ValueError(f"labels='folder', but {archives[0]} has no folders, so there would be one class, "
+                         f"{stems[0]!r}: use list_file with labels='list', or one archive per class")
+    numbers = sorted(int(match[0]) for match in (re.search(r'\d+$', stem) for stem in stems) if match)
+    if len(set(map(_unnumbered, stems))) == 1 and numbers == list(range(numbers[0], numbers[0] + len(stems))):
+        raise ValueError(f"labels='folder', but {shorten(archives)} have no folders and look like shards rather than "
+                         f'classes: use list_file with labels=\'list\', or name the archives that are classes in '
+                         f'`classes`: {shorten(stems)}')
+    return []
+
+
+def _refuse_wrapper(where: str, name: str, parts: Sequence[Packed]):
+    inside = sorted({'/'.join(image.split('/')[1:-1]) for part in parts for image in part.names} - {''})
+    if len(inside) > 1:
+        raise ValueError(f"labels='folder', but all images of {where} lie in one folder, {name}, whose folders look "
+                         f'like the classes ({shorten(inside)}): add split={name!r}')
+
+
+def _names_of_train(indexes: dict[str, dict], extensions: frozenset[str], split: str | None) -> list[str] | None:
+    """Class names of the folder ``train`` beside the split: a class that the split lacks must not shift the labels."""
+    parent, _, last = (split or '').strip('/').rpartition('/')
+    if last in ('', 'train'):
+        return None
+    train = f'{parent}/train/' if parent else 'train/'
+    below = (name[len(train):] for places in indexes.values() for name in places
+             if name.startswith(train) and suffix(name) in extensions)
+    return sorted({name.partition('/')[0] for name in below if '/' in name}) or None
+
+
+def _stem(archive: str) -> str:
+    return os.path.splitext(os.path.basename(archive))[0]
+
+
+def _unnumbered(stem: str) -> str:
+    return re.sub(r'\d+$', '', stem)
