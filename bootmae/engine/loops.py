@@ -15,9 +15,14 @@ from ..data.seeding import seed_step
 
 
 def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
-    """What brings batches to the GPU: decodes files there (``reader='gpu'``), or copies; None without a GPU."""
-    options = cfg.get('device_stage') or (dict(size=0) if torch.cuda.is_available() else None)
-    return None if options is None else DeviceStage(samples=samples, **options)
+    """What brings batches to the GPU: decodes files there (``reader='gpu'``), or copies; None if nothing has to be done.
+
+    Without a GPU, where such a run may be replayed, files are decoded on the CPU.
+    """
+    options, gpu = cfg.get('device_stage'), torch.cuda.is_available()
+    if options is None:
+        return DeviceStage(size=0, samples=samples) if gpu else None
+    return DeviceStage(**(dict(options) if gpu else dict(options, device='cpu')), samples=samples)
 
 
 class _Seeded:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import load_run, read_checkpoint
 from ..data.seeding import seed_step
 from .finite import FOLDER, sample_name
+from .loops import device_stage
 from .runner import SuiteRunner
 
 PRECISIONS = dict(float32=None, bf16=torch.bfloat16, fp16=torch.float16)
@@ -199,7 +200,10 @@ def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str 
     own = precision or OF_WRAPPER.get(dump['wrapper'], 'float32')
     print(f'{dump_path}: rank {dump["rank"]} of {dump["world_size"]}, seed {dump["seed"]}, weights {weights}')
     results, parameters = [], sum(p.requires_grad for p in model.parameters())
-    for recorded, batch in zip(dump['batches'], build_loader(cfg, dump)):
+    loader = build_loader(cfg, dump)
+    stage = device_stage(cfg, loader.dataset)
+    staged = loader if stage is None else map(stage, loader)
+    for recorded, batch in zip(dump['batches'], staged):
         result = dict(iteration=recorded['iteration'], passes={}, images=image_ranges(
             batch['inputs'], batch['data_samples']))
         result['files'] = [name for name, _, _ in result['images']]
