@@ -47,7 +47,7 @@ def head_width(dim: int, num_heads: int) -> int:
 class TokenGroup:
     """Tokens that attend to one another and to no others: W windows of one shape, or all tokens of an image."""
 
-    ids: torch.Tensor | None = None  # (W, L) places in the sequence; None: all tokens
+    shape: tuple[int, int] | None = None  # (W, L): windows one after the other in the sequence; None: all tokens
     bias_index: torch.Tensor | None = None  # (L, L) rows of the relative position bias table; None: no bias
     bias_grid: tuple[int, int] | None = None  # the grid that a table with these rows is for
 
@@ -80,20 +80,21 @@ class SelfAttention(nn.Module):
         if self.relative_position_bias_table is None or group.bias_index is None:
             return None
         table = resize_bias_table(self.relative_position_bias_table, self.bias_grid, group.bias_grid)
-        return table[group.bias_index].permute(2, 0, 1)
+        # Contiguous: any other is refused by the fused kernels of a GPU, and all logits would be kept for the backward.
+        return table[group.bias_index].permute(2, 0, 1).contiguous()
 
     def attend_groups(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
                       groups: list[TokenGroup]) -> torch.Tensor:
-        """Attention within each group; together the groups hold each of the T tokens once."""
-        if groups[0].ids is None:
+        """Attention within each group; the T tokens are those of the first group, then those of the second, ..."""
+        if groups[0].shape is None:
             return attend(q, k, v, self.num_heads, self.position_bias(groups[0]))
+        sizes = [group.shape[0] * group.shape[1] for group in groups]
         outputs = []
-        for group in groups:
-            windows = (x[:, group.ids].flatten(0, 1) for x in (q, k, v))  # B * W, L, I
+        for group, *parts in zip(groups, *(x.split(sizes, dim=1) for x in (q, k, v)), strict=True):
+            windows = (x.unflatten(1, group.shape).flatten(0, 1) for x in parts)  # B * W, L, I
             out = attend(*windows, self.num_heads, self.position_bias(group))
             outputs.append(out.reshape(len(q), -1, out.shape[-1]))  # B, W * L, I
-        places = torch.cat([group.ids.flatten() for group in groups]).argsort()
-        return torch.cat(outputs, dim=1)[:, places]
+        return torch.cat(outputs, dim=1)
 
     def forward(self, x: torch.Tensor, num_queries: int | None = None,
                 groups: list[TokenGroup] | None = None) -> torch.Tensor:

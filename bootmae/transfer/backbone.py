@@ -122,19 +122,30 @@ class TransferViT(PlainViT):
                              'its test_cfg), or set pad=True in the backbone')
         return F.pad(images, (0, short[1], 0, short[0]))
 
-    def groups(self, grid: tuple[int, int], device: torch.device) -> list:
-        """For each block which tokens see which; see :class:`TokenGroup`."""
-        everywhere = all_tokens(grid, device) if self.relative_positions and not all(self.windowed) else None
-        within = window_groups(grid, self.window_size, self.relative_positions, device) if any(self.windowed) else None
-        return [within if windowed else everywhere for windowed in self.windowed]
+    def groups(self, grid: tuple[int, int], device: torch.device) -> tuple[list, torch.Tensor | None]:
+        """For each block which tokens see which (:class:`TokenGroup`), and the order of the tokens for that.
+
+        The order (1 + N) puts the tokens of a window together, once for all blocks; None: class token and patches row
+        by row.
+        """
+        within = order = None
+        if any(self.windowed):
+            within, order = window_groups(grid, self.window_size, self.relative_positions, device)
+        everywhere = all_tokens(grid, order, device) if self.relative_positions and not all(self.windowed) else None
+        return [within if windowed else everywhere for windowed in self.windowed], order
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, C, H, W) -> the pyramid's levels, or the tapped maps (B, D, h, w)."""
         images = self.fit_images(images)
         grid = patch_grid(tuple(images.shape[-2:]), self.patch_size)
-        positions = resize_positions(self.pos_embed, self.grid, grid)
-        tokens = self.embed(self.patch_embed.patchify(images), positions[:, 1:])
-        _, taps = self.forward_blocks(tokens, self.out_indices, groups=self.groups(grid, images.device))
+        patches, positions = self.patch_embed.patchify(images), resize_positions(self.pos_embed, self.grid, grid)
+        groups, order = self.groups(grid, images.device)
+        if order is not None:
+            patches, positions = patches[:, order[1:] - 1], positions[:, order]
+        _, taps = self.forward_blocks(self.embed(patches, positions[:, 1:]), self.out_indices, groups=groups)
+        if order is not None:
+            places = order.argsort()
+            taps = [tap[:, places] for tap in taps]
         maps = tuple(tap[:, 1:].transpose(1, 2).unflatten(2, grid) for tap in taps)
         return maps if self.pyramid is None else self.pyramid(maps)
 

@@ -200,7 +200,7 @@ def test_full_attention_equals_loops(make):
             return table[(row - row2 + 1) * 5 + column - column2 + 2, head]
         return table[-2 if query else -3 if key else -1, head]
 
-    output = attn(x, None, model.groups((2, 3), x.device)[0])
+    output = attn(x, None, model.groups((2, 3), x.device)[0][0])
     for ours, sample in zip(output, x):
         assert_close(ours, attention_by_loops(attn, sample, lambda token: list(range(7)), bias))
 
@@ -229,18 +229,26 @@ def test_window_attention_equals_loops(make, grid, relative_positions):
         (row, column), (row2, column2) = place(query), place(key)
         return table[(row - row2 + 2) * 5 + column - column2 + 2, head]
 
-    output = attn(x, None, model.groups(grid, x.device)[0])
+    groups, order = model.groups(grid, x.device)
+    output = attn(x[:, order], None, groups[0])[:, order.argsort()]
     for ours, sample in zip(output, x):
         assert_close(ours, attention_by_loops(attn, sample, neighbours, bias))
 
 
 def test_groups_hold_each_token_once():
-    groups = window_groups((5, 7), 3)
-    assert [tuple(group.ids.shape) for group in groups] == [(1, 1), (2, 9), (1, 3), (2, 6), (1, 2)]
-    assert groups[0].ids.tolist() == [[0]]
-    assert groups[1].ids[1].tolist() == [4, 5, 6, 11, 12, 13, 18, 19, 20]
-    assert groups[4].ids.tolist() == [[28, 35]]
-    assert sorted(torch.cat([group.ids.flatten() for group in groups]).tolist()) == list(range(36))
+    groups, order = window_groups((5, 7), 3)
+    assert [group.shape for group in groups] == [(1, 1), (2, 9), (1, 3), (2, 6), (1, 2)]
+    assert order[0] == 0
+    assert order[10:19].tolist() == [4, 5, 6, 11, 12, 13, 18, 19, 20]  # the second window
+    assert order[-2:].tolist() == [28, 35]
+    assert sorted(order.tolist()) == list(range(36))
+
+
+def test_a_bias_is_contiguous(make):
+    """On a GPU the fused kernels refuse any other, and attention would keep all logits."""
+    model = make(**DEEP | dict(relative_positions=True))
+    bias = model.blocks[0].attn.position_bias(model.groups((4, 4), torch.device('cpu'))[0][0][0])
+    assert bias.is_contiguous()
 
 
 @pytest.mark.parametrize('side', [4, 9])
@@ -257,10 +265,11 @@ def test_a_window_over_the_grid_is_full_attention(make, side, relative_positions
         state['relative_position_bias_table'] = torch.cat((middle, table[-3:]))
     whole.load_state_dict(state)
     x = tokens(17)
-    among_patches = full.groups((4, 4), x.device)[0]
+    among_patches = full.groups((4, 4), x.device)[0][0]
     if relative_positions:
         among_patches[0].bias_index = among_patches[0].bias_index[1:, 1:]
-    output = windowed(x, None, window.groups((4, 4), x.device)[0])
+    groups, order = window.groups((4, 4), x.device)
+    output = windowed(x[:, order], None, groups[0])[:, order.argsort()]
     assert_close(output[:, 1:], whole(x[:, 1:], None, among_patches))
 
 
