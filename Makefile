@@ -1,9 +1,12 @@
 # Every target that needs Python packages makes .venv first (tools/bootstrap.py); the second time that takes no time.
-# PYTHON=/path/to/python3.12 chooses the Python, DEMO=small the size of the demo, ARGS='-k nms' goes to pytest.
+# PYTHON=/path/to/python3.12 chooses the Python, DEMO=small the size of the demo, ARGS='-k nms' goes to pytest, which runs
+# JOBS=2 files side by side (0: one after the other, in one process).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo test test-fast lint format lock clean
+.PHONY: help setup doctor demo test test-fast parity bench lint format lock clean
 RUN := .venv/bin/python
+JOBS := 2
+PYTEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 help: ## list the targets
 	@echo 'Targets:'
@@ -21,10 +24,16 @@ doctor: ## say what is wrong with the installation or the machine
 	@$(if $(wildcard $(RUN)),$(RUN),python3) tools/doctor.py
 
 test: setup ## run all tests
-	$(RUN) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: setup ## run the tests that take seconds
-	$(RUN) -m pytest -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+parity: setup ## compare with the numbers of the authors' release (ARGS=--compile: compiled, some minutes)
+	$(RUN) tools/parity.py tests/golden/*.npz $(ARGS)
+
+bench: setup ## measure this machine's speed; writes benchmarks/results and the tables (ARGS='--part step')
+	$(RUN) benchmarks/all.py $(ARGS)
 
 lint: setup ## check the code (ruff) and the spelling (codespell)
 	$(RUN) -m ruff check .

@@ -58,6 +58,7 @@ class StepRecorder(Hook):
         line = dict(
             iter=runner.iter, lr=runner.optim_wrapper.get_lr()['lr'], batch=digest.hexdigest(),
             ema=runner.message_hub.get_scalar('train/ema_decay').current(),
+            mean_loss=runner.message_hub.get_scalar('train/loss').current(),  # over all ranks, as it is logged
             **{name: float(value.detach()) for name, value in outputs.items()})
         with open(f'{runner.work_dir}/record_{runner.rank}.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')

@@ -7,7 +7,9 @@ Each one has its reason, the versions that need it, and the test in tests/test_c
 | `_install_standin_ops`    | onedl-mmcv 2.3.6 without compiled ops   | test_mmcv_alone_still_needs_compiled_ops   |
 | `_take_any_layout`        | onedl-mmcv 2.3.6 with compiled ops      | test_compiled_ops_still_ignore_strides     |
 | `_switch_off_multimodal`  | onedl-mmpretrain 1.3.6, transformers 5  | test_mmpretrain_still_takes_transformers_5 |
+| `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_hush_import_noise`      | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
+| `_format_configs_once`    | onedl-mmengine 0.10.12                  | test_a_config_is_still_formatted_each_time |
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def apply() -> None:
     """Puts every work-around in place; calling it again changes nothing."""
     _install_standin_ops()
     _switch_off_multimodal()
+    _leave_out_mmdet()
     _hush_import_noise()
+    _format_configs_once()
 
 
 # --- compiled ops of mmcv ---------------------------------------------------------------------------------------
@@ -217,6 +221,44 @@ def _switch_off_multimodal() -> None:
         from mmpretrain.utils import dependency
 
         dependency.WITH_MULTIMODAL = False
+
+
+# --- time to start ----------------------------------------------------------------------------------------------
+
+
+def _leave_out_mmdet() -> None:
+    """Keeps mmpretrain from importing all of mmdet (2 of 5 seconds of every start) for one class.
+
+    `ResLayerExtraNorm` belongs to MoCo's detection recipes; it is None, as mmpretrain has it where mmdet is absent.
+    """
+    name = 'mmpretrain.models.utils.res_layer_extra_norm'
+    if name not in sys.modules:
+        module = types.ModuleType(name, 'left out: it imports mmdet')
+        module.ResLayerExtraNorm = None
+        sys.modules[name] = module
+
+
+def _format_configs_once() -> None:
+    """Keeps the last text that yapf made of a config: mmengine asks for it four times a run, and for each checkpoint.
+
+    A detection config takes half a second each time.
+    """
+    from yapf.yapflib import yapf_api
+
+    format_code = yapf_api.FormatCode
+    if hasattr(format_code, '__wrapped__'):
+        return
+    known: dict[tuple[str, str], object] = {}
+
+    @functools.wraps(format_code)
+    def format_once(text: str, *args: object, **settings: object) -> object:
+        key = text, repr((args, settings))
+        if key not in known:
+            known.clear()
+            known[key] = format_code(text, *args, **settings)
+        return known[key]
+
+    yapf_api.FormatCode = format_once
 
 
 # --- noise ------------------------------------------------------------------------------------------------------

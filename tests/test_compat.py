@@ -374,3 +374,36 @@ def test_the_stack_is_still_noisy(capsys):
     assert capsys.readouterr().out == 'debug\n'
     metric = Path(importlib.util.find_spec('mmdet').origin).parent / 'evaluation/metrics/faster_coco_metric.py'
     assert 'faster_coco_eval is not installed' in metric.read_text()
+
+
+# --- time to start ---
+
+
+def test_the_package_does_not_import_mmdet():
+    code = 'import sys, bootmae; print([name for name in sys.modules if name.split(".")[0] in ("mmdet", "mmseg")])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == '[]', done.stderr
+
+
+def test_mmpretrain_still_imports_mmdet():
+    source = Path(importlib.util.find_spec('mmpretrain').origin).parent / 'models/utils/res_layer_extra_norm.py'
+    assert 'from mmdet.models' in source.read_text()
+
+
+def test_a_config_is_formatted_once(monkeypatch):
+    from yapf.yapflib import yapf_api
+    calls, inner = [], yapf_api.FormatCode.__wrapped__
+    monkeypatch.setattr(yapf_api, 'FormatCode', lambda *args, **kwargs: calls.append(args) or inner(*args, **kwargs))
+    compat._format_configs_once()
+    cfg = mmengine.Config(dict(a=dict(b=[1, 2])))
+    texts = [cfg.pretty_text, cfg.pretty_text]
+    cfg.a.b = 3
+    texts += [cfg.pretty_text, cfg.pretty_text]
+    assert texts == ['a = dict(b=[\n    1,\n    2,\n])\n'] * 2 + ['a = dict(b=3)\n'] * 2
+    assert len(calls) == 2
+
+
+def test_a_config_is_still_formatted_each_time():
+    """mmengine keeps no text by itself."""
+    from mmengine.config import config
+    assert 'cache' not in inspect.getsource(config.Config.pretty_text.fget)

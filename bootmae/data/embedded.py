@@ -78,7 +78,8 @@ class EmbeddedImages(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """One dict(row, gt_label) a sample, after the pictures of the split have been prepared."""
-        self._pixels, labels = self.draw()
+        pixels, labels = self.draw()
+        self._pixels = np.ascontiguousarray(pixels[..., ::-1])  # BGR once and for all, not for every sample
         rows = np.arange(len(labels))
         if self.labels_per_class is not None:
             rows = few_labels(labels, self.labels_per_class, self.subset_seed)
@@ -87,13 +88,14 @@ class EmbeddedImages(BaseDataset):
     def get_data_info(self, idx: int) -> dict:
         """The sample before the pipeline; ``img`` is its own copy, so transforms may write into it."""
         info = super().get_data_info(idx)
-        info['img'] = np.ascontiguousarray(self._pixels[info['row'], :, :, ::-1])
+        info['img'] = self._pixels[info['row']].copy()
         info['img_shape'] = info['ori_shape'] = info['img'].shape[:2]
         return info
 
     def images(self, indices: Iterable[int]) -> np.ndarray:
         """Pictures for a report, before any transform: RGB uint8 (n, size, size, 3)."""
-        return self._pixels[[super(EmbeddedImages, self).get_data_info(int(i))['row'] for i in indices]]
+        rows = [super(EmbeddedImages, self).get_data_info(int(i))['row'] for i in indices]
+        return np.ascontiguousarray(self._pixels[rows][..., ::-1])
 
     def describe(self) -> str:
         """One line for the log: number of images, number of classes, what they are."""

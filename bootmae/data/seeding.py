@@ -6,11 +6,13 @@ sample and every training step starts from a seed of its own instead, so no gene
 """
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 STEP = 1  # last number of a step's key, which so never equals a sample's
+WORD = 0xffffffff
 
 
 def sample_seeds(*key: int) -> tuple[int, int, int]:
@@ -18,8 +20,41 @@ def sample_seeds(*key: int) -> tuple[int, int, int]:
 
     ``numpy.random.seed`` takes 32 bits, so some of 10^9 visits share numpy's stream. That does no harm.
     """
-    python_seed, numpy_seed, torch_seed = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
+    python_seed, numpy_seed, torch_seed = mixed(key)
     return python_seed, numpy_seed >> 32, torch_seed >> 1
+
+
+def mixed(key: tuple[int, ...]) -> tuple[int, ...]:
+    """``np.random.SeedSequence(key).generate_state(3, np.uint64)``, which takes three times as long.
+
+    The rule is M. E. O'Neill's, and numpy has promised to keep it. Longer keys than ours go to numpy.
+    """
+    if len(key) > 4 or not all(0 <= number <= WORD for number in key):
+        return tuple(np.random.SeedSequence(key).generate_state(3, np.uint64).tolist())
+    masks = iter(POOL_MASKS)
+    pool = [hashed(int(word), next(masks)) for word in (*key, 0, 0, 0, 0)[:4]]
+    for source, target in PAIRS:
+        word = pool[target] * 0xca01f9dd - hashed(pool[source], next(masks)) * 0x4973f715 & WORD
+        pool[target] = word ^ word >> 16
+    words = [hashed(word, mask) for word, mask in zip(pool + pool, STATE_MASKS)]
+    return tuple(low | high << 32 for low, high in zip(words[::2], words[1::2]))
+
+
+def hashed(word: int, mask: tuple[int, int]) -> int:
+    """A word of 32 bits, hashed."""
+    word = (word ^ mask[0]) * mask[1] & WORD
+    return word ^ word >> 16
+
+
+def hash_masks(first: int, factor: int, number: int) -> list[tuple[int, int]]:
+    """What the words of a sequence are hashed with, one after the other."""
+    powers = [first * pow(factor, k, WORD + 1) & WORD for k in range(number + 1)]
+    return list(pairwise(powers))
+
+
+PAIRS = [(source, target) for source in range(4) for target in range(4) if source != target]
+POOL_MASKS = hash_masks(0x43b0d7e5, 0x931e8875, 4 + len(PAIRS))
+STATE_MASKS = hash_masks(0x8b51f9dd, 0x58f38ded, 6)
 
 
 def seed_generators(*key: int) -> int:

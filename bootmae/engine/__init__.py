@@ -1,1 +1,1 @@
-from . import finite, heartbeat, hooks, loops, metrics, optim, runner, saving, schedule, watch  # noqa: F401
+from . import finite, heartbeat, hooks, loops, optim, runner, saving, schedule, watch  # noqa: F401

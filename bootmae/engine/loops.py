@@ -15,7 +15,7 @@ from ..data.seeding import seed_step
 
 
 def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
-    """What brings batches to the GPU: decodes files there (``reader='gpu'``), or copies; None if nothing has to be done.
+    """What brings batches to the GPU: decodes files there (``reader='gpu'``), or copies; None without either.
 
     Without a GPU, where such a run may be replayed, files are decoded on the CPU.
     """

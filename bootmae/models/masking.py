@@ -5,6 +5,7 @@ A mask is given as an *order*: a permutation of the N patches whose last M are m
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -71,27 +72,39 @@ class BlockMasking:
     def draw_blocks(self, rng: Random) -> np.ndarray:
         """Boolean (rows, columns) with exactly ``num_block`` patches masked, in blocks."""
         (rows, columns), (min_area, max_area) = self.grid, self.block_area
-        mask, left, log_aspect = np.zeros(self.grid, dtype=bool), self.num_block, math.log(self.min_aspect)
+        mask, left, log_aspect = 0, self.num_block, math.log(self.min_aspect)
         for _ in range(MAX_DRAWS):
             limit = min(max_area, left)
-            u_area, u_aspect, u_top, u_left = rng.random_sample(4)
+            u_area, u_aspect, u_top, u_left = rng.random_sample(4).tolist()
             area = min_area + u_area * (limit - min_area)
             aspect = math.exp(log_aspect * (1 - 2 * u_aspect))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if h >= rows or w >= columns:
                 continue
             top, start = int(u_top * (rows - h + 1)), int(u_left * (columns - w + 1))
-            block = mask[top:top + h, start:start + w]
-            new = block.size - np.count_nonzero(block)
+            both = mask | block_bits(h, w, columns) << top * columns + start
+            new = both.bit_count() - self.num_block + left
             if 0 < new <= limit:
-                block[:] = True
-                left -= new
+                mask, left = both, left - new
             if not left:
-                return mask
+                return from_bits(mask, self.num_patches).reshape(self.grid)
         raise ValueError(f'no mask found in {MAX_DRAWS} draws for {self}: make the blocks smaller')
 
     def draw_order(self, rng: Random = np.random) -> np.ndarray:
         """(N,) int64: unmasked patches in random order, then the blocks' in random order, rolled."""
         mask = self.draw_blocks(rng).reshape(-1)
         order = np.argsort(mask - rng.random_sample(self.num_patches), kind='stable')
-        return np.roll(order, rng.randint(0, self.max_roll + 1))
+        kept = self.num_patches - rng.randint(0, self.max_roll + 1)
+        return np.concatenate((order[kept:], order[:kept]))
+
+
+@cache
+def block_bits(height: int, width: int, columns: int) -> int:
+    """The patches of a block in the upper left corner of a grid, as bits of one number, row after row."""
+    return sum((1 << width) - 1 << row * columns for row in range(height))
+
+
+def from_bits(bits: int, length: int) -> np.ndarray:
+    """(length,) booleans, the lowest bit first."""
+    packed = np.frombuffer(bits.to_bytes((length + 7) // 8, 'little'), dtype=np.uint8)
+    return np.unpackbits(packed, count=length, bitorder='little').view(bool)

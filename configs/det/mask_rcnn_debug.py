@@ -6,7 +6,8 @@
 # Images are normalised as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/runtime_det.py']
 
-custom_imports = dict(imports=['bootmae', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['bootmae', 'bootmae.engine.metrics', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
 adopt_statistics = True
 scenes = dict(values=(0, 1, 4, 7))  # four digits that a minute of training can tell apart
 img_size, num_classes, channels = (96, 144), 4, 32

@@ -8,7 +8,8 @@ _base_ = ['../_base_/pretrain_imagenet.py', '../_base_/runtime.py']
 
 img_size, patch_size = 224, 16
 masking = dict(num_masked=147, num_block=120, block_area=(16, 60))  # of 14 x 14 patches
-data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)  # 0.5 of [0, 1], not ImageNet statistics
+# 0.5 of [0, 1], not ImageNet statistics
+data_preprocessor = dict(type='PretrainPreprocessor', mean=[127.5] * 3, std=[127.5] * 3)
 
 model = dict(
     type='BootMAE',

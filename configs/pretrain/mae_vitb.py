@@ -7,6 +7,7 @@
 _base_ = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-800e_in1k.py'
 
 custom_imports = dict(imports=['bootmae'], allow_failed_imports=False)
+data_preprocessor = dict(type='PretrainPreprocessor')
 train_dataloader = dict(
     drop_last=True,
     collate_fn=dict(_delete_=True, type='default_collate'),

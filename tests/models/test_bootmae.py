@@ -373,3 +373,14 @@ def test_other_channels(make_bootmae):
     losses = model.loss(images()[:, :2])
     assert losses['loss_pixel'] > 0
     assert model.pixel_decoder.head.weight.shape[1] == 2
+
+
+def test_samples_stay_where_they_are():
+    """Images are normalised as by mmpretrain's preprocessor; of the samples no copy is made."""
+    settings = dict(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0], to_rgb=True)
+    images, samples = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), [DataSample(), DataSample()]
+    ours, theirs = (MODELS.build(dict(settings, type=kind))(dict(inputs=images, data_samples=samples), True)
+                    for kind in ('PretrainPreprocessor', 'SelfSupDataPreprocessor'))
+    assert torch.equal(ours['inputs'], theirs['inputs'])
+    assert all(a is b for a, b in zip(ours['data_samples'], samples, strict=True))
+    assert not any(a is b for a, b in zip(theirs['data_samples'], samples, strict=True))

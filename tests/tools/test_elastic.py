@@ -18,7 +18,7 @@ def kills():
 
 def losses(kills, work_dir: Path) -> dict[int, float]:
     """Averaged over the ranks, by iteration; the last attempt counts."""
-    return {line['iter']: line['loss'] for line in kills.records(work_dir, 0)}
+    return {line['iter']: line['mean_loss'] for line in kills.records(work_dir, 0)}
 
 
 @pytest.mark.slow

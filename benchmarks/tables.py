@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""The tables of speed in README.md and docs/*.md, from the rows in benchmarks/results/*.csv.
+
+    benchmarks/tables.py             # prints all of them
+    benchmarks/tables.py --write     # puts each between its markers, wherever a page has them
+
+    <!-- speed: step -->
+    <!-- /speed -->
+
+Of each thing measured on a device the newest row is shown; the older ones stay in the file. A test fails where a page
+says something else than the rows.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import measure
+
+Row = dict[str, str]
+BEGIN, END = '<!-- speed: {} -->', '<!-- /speed -->'
+MARKED = re.compile(r'^<!-- speed: *(\S*?) *-->\n(.*?)^<!-- (/speed|speed: *\S*?) -->$', re.DOTALL | re.MULTILINE)
+OPENED = re.compile(r'^<!-- speed:.*$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Table:
+    """How the rows of a CSV file become a table.
+
+    Attributes:
+        same: columns that tell what was measured; rows alike in these are older and newer ones of one measurement.
+        columns: heading and what stands below it, from a row. Headings that no row has anything for are left out.
+    """
+
+    same: tuple[str, ...]
+    columns: tuple[tuple[str, Callable[[Row], str]], ...]
+
+
+def text(*names: str, joint: str = ' ') -> Callable[[Row], str]:
+    """The cells of some columns, one after the other."""
+    return lambda row: joint.join(row[name] for name in names if row.get(name))
+
+
+def number(name: str, digits: int, unit: str = '') -> Callable[[Row], str]:
+    """A number with so many digits after the point."""
+    return lambda row: f'{float(row[name]):,.{digits}f}{unit}' if row.get(name) else ''
+
+
+def share(name: str) -> Callable[[Row], str]:
+    """A fraction in percent."""
+    return lambda row: f'{100 * float(row[name]):.0f} %' if row.get(name) else ''
+
+
+def speed(name: str) -> Callable[[Row], str]:
+    """A number of about three digits: 4,213, 21.4, 0.52."""
+    def cell(row: Row) -> str:
+        if not row.get(name):
+            return ''
+        value = float(row[name])
+        return f'{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}'
+    return cell
+
+
+def both(cell: Callable[[str], Callable[[Row], str]], name: str) -> Callable[[Row], str]:
+    """The cells of ours and of stock, as `ours / stock`; texts that are alike, once."""
+    def cells(row: Row) -> str:
+        ours, stock = (cell(f'{name}_{side}')(row) for side in ('ours', 'stock'))
+        return ours if ours == stock and (cell is text or not ours) else f'{ours} / {stock}'
+    return cells
+
+
+def flag(name: str, yes: str) -> Callable[[Row], str]:
+    """A word if a cell says True, nothing for False, the cell where it says more."""
+    return lambda row: {'True': yes, 'False': '', 'none': ''}.get(row.get(name, ''), row.get(name, ''))
+
+
+def device(row: Row) -> str:
+    """The device; of a CPU also the threads, which make half of its speed."""
+    threads = row.get('threads', '')
+    if 'cores' not in row['device'] or not threads:
+        return row['device']
+    return f'{row["device"]}, {threads} thread{"" if threads == "1" else "s"}'
+
+
+PLACE = (('device', device), ('date', lambda row: row['date'][:10]))
+TABLES = {
+    'step': Table(
+        ('method', 'arch', 'img_size', 'batch', 'precision', 'compile', 'route', 'device', 'threads'),
+        (('model', text('method', 'arch')), ('pixels', text('img_size')), ('batch', text('batch')),
+         ('precision', text('precision')), ('compiled', flag('compile', 'yes')), ('route', text('route')),
+         ('images/s', speed('images_per_s')), ('bare step', speed('bare_images_per_s')),
+         ('ms a step', speed('ms_per_step')),
+         ('peak GiB', number('peak_gib', 1)), ('of the matrix peak', share('peak_share')),
+         ('loop over bare step', number('overhead_percent', 1, ' %')), *PLACE)),
+    'reading': Table(
+        ('source', 'route', 'workers', 'batch', 'compile', 'device', 'threads'),
+        (('images', text('source')), ('of pixels', speed('mean_pixels')), ('route', text('route')),
+         ('workers', text('workers')), ('batch', text('batch')), ('compiled', flag('compile', 'yes')),
+         ('images/s', speed('images_per_s')), ('over stock', number('ratio', 2, ' x')),
+         ('of the rate with noise', share('share_of_noise')), ('CPU ms an image', number('worker_cpu_ms', 2)),
+         ('mean error, of 255', number('error_mean', 2)), *PLACE)),
+    'downstream': Table(
+        ('task', 'size', 'img_size', 'batch', 'precision', 'ops', 'options', 'device', 'threads'),
+        (('task', text('task')), ('size', text('size')), ('pixels', text('img_size')), ('batch', text('batch')),
+         ('precision, ours / stock', both(text, 'precision')), ('box ops', text('ops')),
+         ('images/s, ours / stock', both(speed, 'images_per_s')), ('speed over stock', number('ratio', 2, ' x')),
+         ('quartiles', text('ratio_quartiles')), ('GiB, ours / stock', both(speed, 'peak_gib')), *PLACE)),
+    'scaling': Table(
+        ('method', 'arch', 'gpus', 'global_batch'),
+        (('model', text('method', 'arch')), ('GPUs', text('gpus')), ('global batch', text('global_batch')),
+         ('all-reduced MB', number('mb_reduced', 0)), ('GB/s', text('gb_per_s')),
+         ('all-reduce ms', number('allreduce_ms', 1)), ('of it waited for', number('exposed_ms', 1)),
+         ('images/s (projection)', speed('images_per_s')), ('efficiency', number('efficiency_percent', 0, ' %')),
+         ('GPU-hours, 800 epochs', number('gpu_hours', 0)), ('hours', number('hours', 1)),
+         ('step of one GPU', text('source')), *PLACE)),
+    'demo_step': Table(
+        ('config', 'label', 'batch', 'device', 'threads'),
+        (('config', text('config')), ('', text('label')), ('batch', text('batch')),
+         ('images/s in the loop', speed('images_per_s_loop')), ('in the bare step', speed('images_per_s_bare')),
+         ('ratio', number('ratio', 2)), *PLACE)),
+}
+
+
+def newest(rows: Iterable[Row], same: Sequence[str]) -> list[Row]:
+    """The last row of each measurement, in the order in which these were made first."""
+    found: dict[tuple, Row] = {}
+    for row in rows:
+        found[tuple(row.get(name, '') for name in same)] = row
+    return list(found.values())
+
+
+def render(table: Table, rows: Sequence[Row]) -> str:
+    """A table in Markdown."""
+    if not rows:
+        return '*Not measured.*\n'
+    rows = newest(rows, table.same)
+    columns = [(heading, [cell(row).replace('|', r'\|') for row in rows]) for heading, cell in table.columns]
+    columns = [(heading, cells) for heading, cells in columns if any(cells)]
+    lines = zip(*([heading, '---', *cells] for heading, cells in columns), strict=True)
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def filled(page: str, name: str, folder: str | Path | None = None) -> str:
+    """A page's text with the tables between its markers as the rows say.
+
+    Args:
+        name: of the page, for errors.
+        folder: of the CSV files, benchmarks/results unless given.
+
+    Raises:
+        ValueError: if a marker is of no table or is not closed.
+    """
+    def replace(match: re.Match) -> str:
+        table, _, end = match.groups()
+        if table not in TABLES:
+            raise ValueError(f'{name}: no table {table!r} in <!-- speed: {table} -->; there are {", ".join(TABLES)}')
+        if end != '/speed':
+            raise ValueError(f'{name}: {BEGIN.format(table)} is not closed; put {END} on a line of its own after it')
+        return f'{BEGIN.format(table)}\n{render(TABLES[table], measure.read_rows(table, folder))}{END}'
+
+    if len(OPENED.findall(page)) != len(MARKED.findall(page)):
+        raise ValueError(f'{name}: a table is not closed; put {END} on a line of its own after each '
+                         f'{BEGIN.format("NAME")}')
+    return MARKED.sub(replace, page)
+
+
+def pages(root: Path = measure.ROOT) -> list[Path]:
+    """Where tables may stand."""
+    return [root / 'README.md', *sorted((root / 'docs').glob('*.md')), *sorted((root / 'benchmarks').glob('*.md'))]
+
+
+def stale(paths: Iterable[Path], folder: str | Path | None = None) -> dict[Path, str]:
+    """Pages that say something else than the rows, and what they should say."""
+    texts = {path: path.read_text(encoding='utf-8') for path in paths}
+    right = {path: filled(page, path.name, folder) for path, page in texts.items()}
+    return {path: page for path, page in right.items() if page != texts[path]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('table', nargs='*', choices=['all', *TABLES], default='all')
+    parser.add_argument('--write', action='store_true', help='rewrite the pages')
+    args = parser.parse_args()
+    if args.write:
+        for path, page in stale(pages()).items():
+            measure.replace_file(path, page)
+            print(f'{path.relative_to(measure.ROOT)}: rewritten')
+        return
+    for name in TABLES if 'all' in args.table else args.table:
+        print(f'{name}\n\n{render(TABLES[name], measure.read_rows(name))}')
+
+
+if __name__ == '__main__':
+    main()
