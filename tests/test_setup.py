@@ -128,8 +128,8 @@ def test_ci_script_is_sound():
 def test_make_alone_lists_the_targets():
     done = subprocess.run(['make', '-s'], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = {line.split()[1] for line in done.stdout.splitlines() if line.startswith('  make ')}
-    assert listed == {'help', 'setup', 'doctor', 'demo', 'test', 'test-fast', 'parity', 'bench', 'lint', 'format', 'lock',
-                      'clean'}
+    assert listed == {'help', 'setup', 'doctor', 'demo', 'test', 'test-fast', 'parity', 'bench', 'lint', 'format',
+                      'lock', 'clean'}
 
 
 # --- which Python ---
