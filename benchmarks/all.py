@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure this machine: equality, step, reading, downstream and scaling; then the tables. What `make bench` runs.
 
-    benchmarks/all.py                                       # a GPU: the full table, about 25 minutes; a CPU: 15
+    benchmarks/all.py                                       # ten minutes on two CPU cores; not yet run on a GPU
     benchmarks/all.py --images imagenet_part.tar            # read these; otherwise photographs of installed packages
     benchmarks/all.py --minutes 9 --part equality step      # two parts, none of which may begin after nine minutes
 

@@ -1,5 +1,7 @@
 """``torch.compile`` of a model in training: what of it, how, and what it cost."""
 
+import os
+import shutil
 import time
 from typing import Any
 
@@ -57,8 +59,10 @@ def compile_model(model: nn.Module, scope: str, **options) -> int:
         options: of ``torch.compile``.
 
     Raises:
-        ValueError: if the model has no transformer block of ours or of mmpretrain.
+        ValueError: if the model has no transformer block of ours or of mmpretrain, or if there is no compiler.
     """
+    if options.get('backend', 'inductor') == 'inductor':
+        check_compiler()
     if scope == 'whole':
         model.losses = torch.compile(model.losses, fullgraph=True, dynamic=False, **options)
         return 1
@@ -68,6 +72,14 @@ def compile_model(model: nn.Module, scope: str, **options) -> int:
     for block in blocks:
         block.compile(**options)
     return len(blocks)
+
+
+def check_compiler() -> None:
+    """Raise a ValueError without a C++ compiler, which torch calls for its kernels on a CPU and launchers on a GPU."""
+    compilers = [os.environ.get('CXX'), 'c++', 'g++', 'clang++']
+    if not any(shutil.which(name) for name in compilers if name):
+        raise ValueError('compile: torch.compile needs a C++ compiler, and there is none: install one (Debian: sudo '
+                         'apt-get install g++), or leave compile out')
 
 
 @HOOKS.register_module()

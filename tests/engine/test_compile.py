@@ -54,7 +54,16 @@ def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match='the whole of a MAE cannot be compiled'):
         settings('whole', build(MAE))
     with pytest.raises(ValueError, match='Sequential has no transformer block'):
-        compile_model(torch.nn.Sequential(), 'blocks')
+        compile_model(torch.nn.Sequential(), 'blocks', **TRACED)
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    model = build()
+    monkeypatch.delenv('CXX', raising=False)
+    monkeypatch.setenv('PATH', '')
+    with pytest.raises(ValueError, match='needs a C.. compiler, and there is none: install one'):
+        compile_model(model, 'whole')
+    compile_model(model, 'whole', **TRACED)  # another backend may do without
 
 
 @pytest.mark.slow
