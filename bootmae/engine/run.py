@@ -117,8 +117,7 @@ def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
 def await_processes() -> None:
     """Wait for the other processes of a run before it ends.
 
-    Python may abort if it ends while gloo's threads still hold tensors of the last exchange, as of an evaluation's
-    metrics. A barrier comes after these and has no tensor.
+    One that left at once would take the others' connections with it. See ``cli.leave`` too.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
