@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
 def test_generated_code_of_a_block(golden):
     """The fine-tuned model of the release, its blocks compiled by torch's own backend; they share one graph."""
     _, errors = compare(golden / 'compact_finetune.npz', compile='blocks')
