@@ -9,7 +9,7 @@ Each one has its reason, the versions that need it, and the test in tests/test_c
 | `_switch_off_multimodal`  | onedl-mmpretrain 1.3.6, transformers 5  | test_mmpretrain_still_takes_transformers_5 |
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_hush_import_noise`      | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
-| `_format_configs_once`    | onedl-mmengine 0.10.12                  | test_a_config_is_still_formatted_each_time |
+| `_format_configs_once`    | onedl-mmengine 0.10.12                  | test_a_config_is_formatted_once            |
 """
 
 from __future__ import annotations
