@@ -1,5 +1,7 @@
 """Hooks of a run: BootMAE's schedules, losses over all ranks, and what a checkpoint says of itself."""
 
+import resource
+import sys
 import time
 from collections.abc import Sequence
 
@@ -112,13 +114,15 @@ class ProvenanceHook(Hook):
     """Writes into each checkpoint what is needed to use it rightly: method, input statistics, size, cost, commit."""
 
     def before_run(self, runner) -> None:
-        self.commit, self.begin, self.earlier = git_commit(), time.time(), 0.0
+        self.commit, self.begin, self.earlier = git_commit(), time.time(), {}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self.earlier = checkpoint['meta'].get('bootmae', {}).get('seconds', 0.0)
+        self.earlier = checkpoint['meta'].get('bootmae', {})
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         model, wrapper = bare_model(runner), type(runner.optim_wrapper).__name__
+        seconds = time.time() - self.begin
+        gpus = runner.world_size if torch.cuda.is_available() else 0
         checkpoint['meta']['bootmae'] = dict(
             method=type(model).__name__,
             mean=model.data_preprocessor.mean.flatten().tolist(),
@@ -128,11 +132,20 @@ class ProvenanceHook(Hook):
             config=portable(runner.cfg.filename),
             precision=PRECISIONS.get(wrapper, wrapper),
             images=checkpoint['meta']['iter'] * runner.cfg.train_dataloader.batch_size * runner.world_size,
-            seconds=round(self.earlier + time.time() - self.begin, 1),
+            seconds=round(self.earlier.get('seconds', 0.0) + seconds, 1),
+            gpu_seconds=round(self.earlier.get('gpu_seconds', 0.0) + gpus * seconds, 1),
+            memory=round(max(self.earlier.get('memory', 0.0), peak_memory()), 2),
             commit=self.commit,
             accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
             run=run_facts(runner),
             **initial_weights(model))
+
+
+def peak_memory() -> float:
+    """Most GiB that this process has held: of the GPU's memory, or resident ones without a GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
 
 
 def initial_weights(model: nn.Module) -> dict[str, str]:

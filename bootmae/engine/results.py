@@ -15,17 +15,20 @@ def run_facts(checkpoint: str | None) -> dict:
     return meta.get('bootmae', {}) if isinstance(meta, dict) else {}
 
 
-def result_row(checkpoint: str | None, checkpoint_hash: str, **fields) -> ResultRow:
+def result_row(checkpoint: str | None, checkpoint_hash: str, gpu_seconds: float = 0.0, **fields) -> ResultRow:
     """A row for an encoder that was judged just now.
 
     Args:
         checkpoint: file of the encoder; None: untrained.
         checkpoint_hash: of the verdict of its loading; empty: untrained.
+        gpu_seconds: GPU-seconds that the evaluation took; those of the pretraining are added.
         fields: the other columns, ``method`` among them unless the file tells it.
     """
     run = run_facts(checkpoint)
+    gpu_hours = round((run.get('gpu_seconds', 0.0) + gpu_seconds) / 3600, 4)
     known = dict(method=run.get('method', 'untrained').lower(), config=run.get('config', ''),
-                 precision=run.get('precision', ''), seconds=run.get('seconds', 0.0), images=run.get('images', 0))
-    return ResultRow(**known | dict(
-        checkpoint=portable(checkpoint), checkpoint_hash=checkpoint_hash, commit=git_commit(), device=device_name(),
-        date=datetime.date.today().isoformat()) | {key: value for key, value in fields.items() if value is not None})
+                 precision=run.get('precision', ''), seconds=run.get('seconds', 0.0), images=run.get('images', 0),
+                 memory=run.get('memory', 0.0))
+    here = dict(checkpoint=portable(checkpoint), checkpoint_hash=checkpoint_hash, commit=git_commit(),
+                device=device_name(), date=datetime.date.today().isoformat(), gpu_hours=gpu_hours)
+    return ResultRow(**known | here | {key: value for key, value in fields.items() if value is not None})

@@ -40,6 +40,10 @@ class ResultRow:
         images: Images that the pretraining saw, repeats counted; 0 where unknown or untrained.
         date: ISO date of the evaluation.
         label: ``reproduced``, ``demo``, ``paper`` or ``not run``.
+        config_hash: Hash of the evaluation's config, all overrides applied, its seed left out.
+        data_hash: Fingerprint of the images and annotations that were judged.
+        gpu_hours: GPU-hours of pretraining and evaluation together; 0 on a CPU or where unknown.
+        memory: Peak memory of the pretraining in GiB (GPU's, or resident on a CPU); 0 where unknown or untrained.
     """
 
     data: str
@@ -60,6 +64,10 @@ class ResultRow:
     images: int = 0
     date: str = ''
     label: str = 'reproduced'
+    config_hash: str = ''
+    data_hash: str = ''
+    gpu_hours: float = 0.0
+    memory: float = 0.0
 
     @property
     def key(self) -> tuple:
@@ -82,8 +90,10 @@ def problem_of(row: ResultRow) -> tuple[str, str] | None:
         return 'label', f'{row.label!r} is none of {", ".join(LABELS)}'
     if not math.isfinite(row.value) and row.label != 'not run':
         return 'value', f'{row.value} is not a finite number; a missing result has the label "not run"'
-    if not (math.isfinite(row.seconds) and row.seconds >= 0):
-        return 'seconds', f'{row.seconds} is not a duration'
+    for name, kind in (('seconds', 'a duration'), ('gpu_hours', 'a duration'), ('memory', 'an amount of memory')):
+        value = getattr(row, name)
+        if not (math.isfinite(value) and value >= 0):
+            return name, f'{value} is not {kind}'
     if row.images < 0:
         return 'images', f'{row.images} is not a number of images'
     return None

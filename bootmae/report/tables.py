@@ -189,6 +189,8 @@ def _raw(row: ResultRow, name: str) -> Cell:
         return number(value, f'{value:.2f}')
     if name == 'seconds':
         return number(value, f'{value:,.1f}')
+    if name in ('gpu_hours', 'memory'):
+        return number(value, f'{value:,.2f}') if value else Cell('–')
     if name == 'images':
         return number(value, f'{value:,}')
     if name == 'checkpoint_hash':

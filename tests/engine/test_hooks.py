@@ -122,6 +122,8 @@ def test_provenance(tmp_path, monkeypatch):
     train(tmp_path, train_cfg__max_epochs=1)
     facts = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']
     assert facts.pop('seconds') >= 0
+    assert facts.pop('gpu_seconds') == 0
+    assert 0.05 < facts.pop('memory') < 50  # GiB of this process
     assert facts.pop('config').endswith('configs/pretrain/bootmae_debug.py')
     assert facts.pop('run') == dict(loop='epochs', max_epochs=1, global_batch=8, train_samples=32, optimizer='AdamW',
                                      lr=1e-3, weight_decay=0.05)

@@ -49,7 +49,7 @@ def test_columns_are_the_contract(tmp_path):
     write_rows(tmp_path / 'r.csv', [ROW])
     assert (tmp_path / 'r.csv').read_text().splitlines()[0] == (
         'data,method,task,labels,metric,value,seed,protocol,config,checkpoint,checkpoint_hash,commit,device,precision,'
-        'seconds,images,date,label')
+        'seconds,images,date,label,config_hash,data_hash,gpu_hours,memory')
 
 
 def test_same_identity_replaces_and_others_stay(tmp_path):
@@ -77,7 +77,7 @@ def test_crash_leaves_the_old_file(tmp_path, monkeypatch, step):
 
 
 def line_with(**cells: str) -> str:
-    plain = ['digits', 'mae', 'knn', 'all', 'accuracy', '1', '0', *[''] * 7, '1', '1', '', 'demo']
+    plain = ['digits', 'mae', 'knn', 'all', 'accuracy', '1', '0', *[''] * 7, '1', '1', '', 'demo', '', '', '0', '0']
     values = dict(zip(COLUMNS, plain))
     return ','.join({**values, **cells}.values())
 
@@ -89,7 +89,7 @@ def line_with(**cells: str) -> str:
     (line_with(label='mine'), "line 2, column label: 'mine' is none of reproduced, demo, paper, not run"),
     (line_with(value='nan'), 'line 2, column value: nan is not a finite number'),
     (line_with(seconds='-1'), 'line 2, column seconds: -1.0 is not a duration'),
-    ('digits,mae', 'line 2: 2 cells where 18 belong'),
+    ('digits,mae', 'line 2: 2 cells where 22 belong'),
 ])
 def test_bad_line_is_named(tmp_path, line, message):
     path = tmp_path / 'r.csv'
