@@ -17,8 +17,8 @@ setup: ## install everything into .venv, or repair it
 		{ echo 'setup: python3 is not found. Install it (Debian: sudo apt-get install python3 python3-venv).' >&2; exit 1; }; \
 	"$$python" tools/bootstrap.py
 
-demo: setup ## pretrain, judge and compare on images that the wheels carry (DEMO=small: shorter)
-	$(RUN) tools/demo.py $(if $(DEMO),--size $(DEMO))
+demo: setup ## pretrain, judge and compare on images that the wheels carry (DEMO=small: shorter; goes on where it was stopped)
+	$(RUN) tools/suite.py suites/demo.yaml $(if $(DEMO),--size $(DEMO)) --out work_dirs/demo$(if $(DEMO),_$(DEMO)) $(ARGS)
 
 doctor: ## say what is wrong with the installation or the machine
 	@$(if $(wildcard $(RUN)),$(RUN),python3) tools/doctor.py
@@ -53,5 +53,5 @@ lock: ## make requirements.lock again from pyproject.toml (UPGRADE=1: with the n
 		-e "s/ (and|;) (python_full_version < '3.13'|sys_platform != 'emscripten')//" "$$tmp/lock" > requirements.lock
 
 clean: ## remove .venv, caches and the demo's results
-	rm -rf .venv .venv.lock build *.egg-info .pytest_cache .ruff_cache work_dirs/demo
+	rm -rf .venv .venv.lock build *.egg-info .pytest_cache .ruff_cache work_dirs/demo*
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@
     benchmarks/all.py --minutes 9 --part equality step      # two parts, none of which may begin after nine minutes
 
 Each part is a command of its own, printed before it runs, so that one that fails costs no other. Rows are added to
-benchmarks/results/*.csv; README.md and docs/speed.md are written again from them.
+benchmarks/results/*.csv; docs/speed.md and benchmarks/README.md are written again from them.
 """
 
 import argparse

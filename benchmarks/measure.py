@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def facts(device: Device | None = None, packages: Sequence[str] = ()) -> dict[st
     Args:
         packages: distributions to name beside those that every result names.
     """
-    found = versions() | {name: metadata.version(name) for name in packages}
+    found = versions(packages)
     return dict(zip(FACTS, (
         datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M'), git_commit(), name_of(device or default_device()),
         ', '.join(f'{name.removeprefix("onedl-")} {version}' for name, version in found.items()),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The tables of speed in README.md and docs/*.md, from the rows in benchmarks/results/*.csv.
+"""The tables of speed in README.md, docs and benchmarks/README.md, from the rows in benchmarks/results/*.csv.
 
     benchmarks/tables.py             # prints all of them
     benchmarks/tables.py --write     # puts each between its markers, wherever a page has them
@@ -12,17 +12,16 @@ says something else than the rows.
 """
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import measure
 
+from bootmae.report import markers
+
 Row = dict[str, str]
-BEGIN, END = '<!-- speed: {} -->', '<!-- /speed -->'
-MARKED = re.compile(r'^<!-- speed: *(\S*?) *-->\n(.*?)^<!-- (/speed|speed: *\S*?) -->$', re.DOTALL | re.MULTILINE)
-OPENED = re.compile(r'^<!-- speed:.*$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ def device(row: Row) -> str:
     return f'{row["device"]}, {threads} thread{"" if threads == "1" else "s"}'
 
 
+IDEAS = Table(('idea',), tuple((name, text(name)) for name in ('idea', 'prediction', 'measured', 'verdict')))
 PLACE = (('device', device), ('date', lambda row: row['date'][:10]))
 TABLES = {
     'step': Table(
@@ -120,6 +120,7 @@ TABLES = {
         (('config', text('config')), ('', text('label')), ('batch', text('batch')),
          ('images/s in the loop', speed('images_per_s_loop')), ('in the bare step', speed('images_per_s_bare')),
          ('ratio', number('ratio', 2)), *PLACE)),
+    'ideas_step': IDEAS, 'ideas_demo': IDEAS, 'ideas_reading': IDEAS,
 }
 
 
@@ -136,46 +137,29 @@ def render(table: Table, rows: Sequence[Row]) -> str:
     if not rows:
         return '*Not measured.*\n'
     rows = newest(rows, table.same)
-    columns = [(heading, [cell(row).replace('|', r'\|') for row in rows]) for heading, cell in table.columns]
+    columns = [(heading, [cell(row) for row in rows]) for heading, cell in table.columns]
     columns = [(heading, cells) for heading, cells in columns if any(cells)]
-    lines = zip(*([heading, '---', *cells] for heading, cells in columns), strict=True)
-    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+    return markers.markdown([heading for heading, _ in columns], zip(*(cells for _, cells in columns), strict=True))
+
+
+def makers(folder: str | Path | None = None) -> markers.Makers:
+    """What stands between the markers of each table; ``folder`` of the CSV files, benchmarks/results unless given."""
+    return {name: partial(lambda name: render(TABLES[name], measure.read_rows(name, folder)), name) for name in TABLES}
 
 
 def filled(page: str, name: str, folder: str | Path | None = None) -> str:
-    """A page's text with the tables between its markers as the rows say.
-
-    Args:
-        name: of the page, for errors.
-        folder: of the CSV files, benchmarks/results unless given.
-
-    Raises:
-        ValueError: if a marker is of no table or is not closed.
-    """
-    def replace(match: re.Match) -> str:
-        table, _, end = match.groups()
-        if table not in TABLES:
-            raise ValueError(f'{name}: no table {table!r} in <!-- speed: {table} -->; there are {", ".join(TABLES)}')
-        if end != '/speed':
-            raise ValueError(f'{name}: {BEGIN.format(table)} is not closed; put {END} on a line of its own after it')
-        return f'{BEGIN.format(table)}\n{render(TABLES[table], measure.read_rows(table, folder))}{END}'
-
-    if len(OPENED.findall(page)) != len(MARKED.findall(page)):
-        raise ValueError(f'{name}: a table is not closed; put {END} on a line of its own after each '
-                         f'{BEGIN.format("NAME")}')
-    return MARKED.sub(replace, page)
+    """A page's text with the tables between its markers as the rows say; ValueError for wrong markers."""
+    return markers.filled(page, name, 'speed', makers(folder))
 
 
 def pages(root: Path = measure.ROOT) -> list[Path]:
     """Where tables may stand."""
-    return [root / 'README.md', *sorted((root / 'docs').glob('*.md')), *sorted((root / 'benchmarks').glob('*.md'))]
+    return markers.pages(root)
 
 
 def stale(paths: Iterable[Path], folder: str | Path | None = None) -> dict[Path, str]:
     """Pages that say something else than the rows, and what they should say."""
-    texts = {path: path.read_text(encoding='utf-8') for path in paths}
-    right = {path: filled(page, path.name, folder) for path, page in texts.items()}
-    return {path: page for path, page in right.items() if page != texts[path]}
+    return markers.stale(paths, 'speed', makers(folder))
 
 
 def main() -> None:

@@ -9,7 +9,11 @@ Each one has its reason, the versions that need it, and the test in tests/test_c
 | `_switch_off_multimodal`  | onedl-mmpretrain 1.3.6, transformers 5  | test_mmpretrain_still_takes_transformers_5 |
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_hush_import_noise`      | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
-| `_format_configs_once`    | onedl-mmengine 0.10.12                  | test_a_config_is_formatted_once            |
+| `_format_configs_once`    | onedl-mmengine 0.10.12, mmengine 0.10.7 | test_a_config_is_formatted_once            |
+| `_weigh_labelled_pixels`  | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+
+The originals (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the same ones
+as the maintained builds (onedl-*).
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ import logging
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, NoReturn
 
@@ -43,6 +48,7 @@ def apply() -> None:
     _leave_out_mmdet()
     _hush_import_noise()
     _format_configs_once()
+    _weigh_labelled_pixels()
 
 
 # --- compiled ops of mmcv ---------------------------------------------------------------------------------------
@@ -243,6 +249,7 @@ def _format_configs_once() -> None:
 
     A detection config takes half a second each time.
     """
+    from mmengine.config import config
     from yapf.yapflib import yapf_api
 
     format_code = yapf_api.FormatCode
@@ -259,6 +266,66 @@ def _format_configs_once() -> None:
         return known[key]
 
     yapf_api.FormatCode = format_once
+    if hasattr(config, 'FormatCode'):  # mmengine 0.10.7 took it under a name of its own
+        config.FormatCode = format_once
+
+
+# --- segmentation loss ------------------------------------------------------------------------------------------
+
+
+def _weigh_labelled_pixels() -> None:
+    """With class weights, lets mmseg's cross entropy divide by the weights of the labelled pixels.
+
+    mmsegmentation 1.2.2 looks up a weight for ignored pixels too: IndexError, as there is no class 255. To import mmseg
+    here would take seconds of every start, so the cure waits until someone does.
+    """
+    name = 'mmseg.models.losses.cross_entropy_loss'
+    if name in sys.modules:
+        _mend_cross_entropy(sys.modules[name])
+    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport(name, _mend_cross_entropy))
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls ``then`` with one module as soon as that has been imported."""
+
+    def __init__(self, name: str, then: Callable[[types.ModuleType], None]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == self.name else None
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_then(module: types.ModuleType) -> None:
+                execute(module)
+                self.then(module)
+
+            spec.loader.exec_module = execute_and_then
+        return spec
+
+
+def _mend_cross_entropy(module: types.ModuleType) -> None:
+    cross_entropy = module.cross_entropy
+    if hasattr(cross_entropy, '__wrapped__'):
+        return
+
+    @functools.wraps(cross_entropy)
+    def mended(
+        pred: Tensor,
+        label: Tensor,
+        weight: Tensor | None = None,
+        class_weight: Tensor | None = None,
+        reduction: str = 'mean',
+        avg_factor: object = None,
+        ignore_index: int = -100,
+        **kwargs: object,
+    ) -> Tensor:
+        if class_weight is not None and avg_factor is None and reduction == 'mean':
+            avg_factor = class_weight[label[label != ignore_index]].sum()
+        return cross_entropy(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, **kwargs)
+
+    module.cross_entropy = mended
 
 
 # --- noise ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Where a result comes from: commit, versions, device."""
 
+import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -10,6 +12,10 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'timm', 'scikit-learn')
+# where the originals are installed in place of the maintained builds
+ORIGINALS = {
+    'onedl-mmengine': ('mmengine',), 'onedl-mmcv': ('mmcv-lite', 'mmcv'), 'onedl-mmpretrain': ('mmpretrain',),
+    'onedl-mmdetection': ('mmdet',), 'onedl-mmsegmentation': ('mmsegmentation',)}
 
 
 def git_commit() -> str:
@@ -23,14 +29,14 @@ def git_commit() -> str:
         return ''
 
 
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide a result; packages not installed are left out."""
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Python's version, and those of the packages that decide a result and of ``more``, if they are installed."""
     found = {'python': platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    for package in (*PACKAGES, *more):
+        for name in (package, *ORIGINALS.get(package, ())):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[name] = metadata.version(name)
+                break
     return found
 
 

@@ -4,11 +4,13 @@ import ast
 import fcntl
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,6 +124,30 @@ def test_ci_script_is_sound():
     script = ROOT / '.ci/run'
     assert os.access(script, os.X_OK)
     subprocess.run(['bash', '-n', script], check=True)
+
+
+def test_the_container_is_built_from_what_is_here():
+    lines = (ROOT / 'Dockerfile').read_text().splitlines()
+    base = re.match(r'FROM python:(\d+)\.(\d+)-slim', next(line for line in lines if line.startswith('FROM')))
+    assert tuple(map(int, base.groups())) in bootstrap.PYTHONS
+    copied = [name for line in lines if line.startswith('COPY') for name in line.split()[2:-1]]
+    assert copied == ['requirements.lock', 'pyproject.toml', 'LICENSE', 'tools/bootstrap.py',
+                      'bootmae/__init__.py', '.'], 'what tools/bootstrap.py needs comes first'
+    assert all((ROOT / name).exists() for name in copied)
+    assert 'USER bootmae' in lines[:lines.index('COPY --chown=bootmae . .')]
+
+
+def test_the_container_gets_all_files_of_the_commit():
+    """A file that is left out would make the commit of its results one with changes."""
+    ignored = [line for line in (ROOT / '.dockerignore').read_text().splitlines() if line and line[0] != '#']
+    listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip('not a git repository')
+    for name in listed.stdout.split('\0')[:-1]:
+        for pattern in ignored:
+            anywhere = pattern.startswith('**/')
+            parts = name.split('/') if anywhere else name.split('/')[:1]
+            assert not any(fnmatch(part, pattern.removeprefix('**/')) for part in parts), f'{pattern} leaves out {name}'
 
 
 @pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')

@@ -17,8 +17,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='a config of configs/cls: backbone, data, input statistics')
     encoder = parser.add_mutually_exclusive_group(required=True)
     encoder.add_argument('--init', nargs='+', metavar='CHECKPOINT',
-                         help='files with an encoder; several are seeds 0, 1, ... of one method')
+                         help='files with an encoder; several are consecutive seeds of one method')
     encoder.add_argument('--untrained', type=int, metavar='SEEDS', help='so many encoders with random weights instead')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the first encoder (default: 0)')
     parser.add_argument('--source', choices=('online', 'momentum'), default='online')
     parser.add_argument('--tasks', nargs='+', choices=('knn', 'linear'), default=['knn'])
     parser.add_argument('--labels', nargs='+', default=['all'], metavar='N',
@@ -39,7 +40,7 @@ def command() -> None:
     from bootmae.engine.probe import judge
     from bootmae.report.rows import write_rows
     rows = []
-    for seed, checkpoint in enumerate(args.init or [None] * args.untrained):
+    for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
         for row in judge(args.config, checkpoint, seed, tasks=args.tasks, labels=args.labels, k=args.k,
                          source=args.source, workers=args.workers, options=args.cfg_options, data=args.data,
                          method=args.method, label=args.label):

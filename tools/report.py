@@ -1,7 +1,9 @@
-r"""Write the comparison report from a results file.
+#!/usr/bin/env python3
+r"""Write the comparison report from a results file, or take screenshots of one.
 
     python tools/report.py RESULTS.csv --run digits/mae/0=WORK_DIR --picture "Digits=grid.png" \
-        --prediction "Scenes=boxes.png"
+        --downstream "ADE20K/mae/0=WORK_DIR" --prediction "Scenes=boxes.png"
+    python tools/report.py REPORT.html --screenshots docs/images
 """
 
 import argparse
@@ -10,23 +12,29 @@ import sys
 from pathlib import Path
 
 from bootmae.report import (
+    class_results,
     find_verdicts,
     overview_text,
     read_curve,
+    read_metrics,
     read_rows,
     summarise,
     text_table,
     write_page,
 )
+from bootmae.report.screenshots import take_screenshots
 from bootmae.report.verdicts import headline, learned_headline
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write the comparison report from a results file.')
-    parser.add_argument('results', help='CSV file of result rows')
+    parser.add_argument('results', help='CSV file of result rows; with --screenshots a report')
     parser.add_argument('--out', default='report.html', help='HTML file to write')
     parser.add_argument('--run', action='append', default=[], metavar='NAME=WORK_DIR', type=named,
-                        help='training curves to draw; NAME is data/method or data/method/seed')
+                        help='losses of a pretraining to draw, and its online probe; NAME is data/method or '
+                             'data/method/seed')
+    parser.add_argument('--downstream', action='append', default=[], metavar='NAME=WORK_DIR', type=named,
+                        help='validations of a downstream training to draw, and its classes; NAME is data/method/seed')
     parser.add_argument('--picture', action='append', default=[], metavar='CAPTION=FILE', type=named,
                         help='picture of reconstructions to show')
     parser.add_argument('--prediction', action='append', default=[], metavar='CAPTION=FILE', type=named,
@@ -35,6 +43,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--provenance', metavar='FILE',
                         help='JSON object: versions, device and so on; its "commands" (an object, command by '
                              'purpose) and "notes" (a list) have their own places on the page')
+    parser.add_argument('--screenshots', metavar='FOLDER',
+                        help='write report-wide.png and report-narrow.png of the report given instead of results')
     return parser.parse_args(arguments)
 
 
@@ -64,13 +74,19 @@ def read_provenance(path: str | None) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
+        if args.screenshots:
+            print(*take_screenshots(args.results, args.screenshots), sep='\n')
+            return 0
         rows = read_rows(args.results)
         provenance = read_provenance(args.provenance)
         commands, notes = provenance.pop('commands', {}), provenance.pop('notes', [])
         curves = [read_curve(name, work_dir) for name, work_dir in args.run]
+        metrics = [curve for given in (args.run, args.downstream) for run in given for curve in read_metrics(*run)]
+        classes = [found for run in args.downstream for found in class_results(*run)]
         pictures, predictions = ({caption: Path(file).read_bytes() for caption, file in given}
                                  for given in (args.picture, args.prediction))
-        write_page(args.out, args.title, rows, curves, pictures, provenance, commands, notes, predictions)
+        write_page(args.out, args.title, rows, curves, pictures, provenance, commands, notes, predictions,
+                   metrics, classes)
     except (OSError, ValueError) as error:
         print(f'report: {error}', file=sys.stderr)
         return 2

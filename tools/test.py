@@ -2,6 +2,7 @@
 """Evaluate a trained model: the metrics of its config on its test data."""
 
 import argparse
+import json
 
 from mmengine.config import DictAction
 
@@ -12,6 +13,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='its checkpoint; every weight must fit')
     parser.add_argument('--tta', action='store_true',
                         help='test with the config\'s augmentation: several scales, mirrored images')
+    parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file as well')
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
                         help='override config values')
@@ -22,8 +24,13 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
+    from mmengine.dist import is_main_process
+
     from bootmae.engine import run
-    run.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
+    from bootmae.report.rows import replace_file
+    metrics = run.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
+    if args.out and is_main_process():
+        replace_file(args.out, json.dumps(metrics, indent=1, default=float) + '\n')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from .hub import is_name, read_named
 from .marks import AGAIN, DIGESTS, DamagedError, tensors_digest, verify
 
 
@@ -62,13 +63,17 @@ def _read_torch(path: Path) -> object:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """The content of a ``.pth``/``.pt`` or ``.safetensors`` file, on the CPU.
+    """The content of a ``.pth``/``.pt``/``.bin`` or ``.safetensors`` file, on the CPU.
+
+    ``timm:NAME`` is taken for a name of timm, which downloads it; see :func:`read_named`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged (one that was written here has a checksum, which is verified), holds
             anything but tensors and plain types, or no dict.
     """
+    if is_name(path):
+        return read_named(str(path))
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint {path}: give the path of a .pth or .safetensors file')

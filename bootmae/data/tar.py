@@ -118,7 +118,8 @@ def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> 
     """Name and (offset, size) of the files in an archive that begins at byte ``start`` of the outermost one."""
     places, links = {}, []
     with tarfile.open(fileobj=file, mode='r:') as tar:
-        while (member := tar.next()) is not None:
+        # the offset is 0 where not even one member was found: Python 3.10 would look for the next before the file
+        while tar.offset and (member := tar.next()) is not None:
             tar.members.clear()  # 1 kB each, which a million need not leave behind
             name = _plain(member.name)
             if member.issparse():

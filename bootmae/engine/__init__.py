@@ -1,1 +1,14 @@
-from . import finite, heartbeat, hooks, loops, optim, runner, saving, schedule, watch  # noqa: F401
+from . import (  # noqa: F401
+    finite,
+    heartbeat,
+    hooks,
+    loops,
+    monitor,
+    online,
+    optim,
+    pictures,
+    runner,
+    saving,
+    schedule,
+    watch,
+)

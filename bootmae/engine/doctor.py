@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .doctor_stack import tested_stack
+
 ROOT = Path(__file__).resolve().parents[2]
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
 REPAIR = 'rm -f .venv/.complete && make setup'
@@ -202,10 +204,16 @@ def unactivated(context: Context) -> bool:
 
 
 def check_packages(context: Context) -> list[Finding]:
-    """Versions against the lock: a fault where pyproject.toml forbids one, a note where it is only another one."""
+    """Versions against the lock: a fault where pyproject.toml forbids one, a note where it is only another one.
+
+    A stack on which the quick tests passed is a note, whatever the lock and pyproject.toml say of it.
+    """
     (wanted, known), ranges = read_lock(context.root), read_ranges(context.root)
+    tested, stack = tested_stack(context.root / 'results/matrix.csv', context.installed, wanted)
+    wanted = {name: version for name, version in wanted.items()
+              if name not in stack and not (tested and OPTIONAL.match(name))}  # another torch brings another CUDA
     missing = [name for name in wanted if name not in context.installed and not OPTIONAL.match(name)]
-    findings, others = [], []
+    findings, others = [Finding(NOTE, 'packages', tested)] if tested else [], []
     for name, version in wanted.items():
         have = context.installed.get(name)
         if have is None or fits(have, '==', version):

@@ -3,7 +3,7 @@
 Shape letters: N reference images, Q query images, D feature width, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,15 +14,14 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from mmpretrain.registry import DATASETS
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from ..report.rows import ResultRow
 from .results import result_row
 from .run import apply_init, load_config
+from .signals import spare_workers
 
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 
@@ -43,7 +42,6 @@ def build_encoder(cfg: Config, checkpoint: str | None, source: str = 'online', s
     return model.to(get_device()).eval()
 
 
-@torch.no_grad()
 def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 256, workers: int = 0) -> Features:
     """Features (before the head) and labels of all images of a dataset.
 
@@ -52,13 +50,23 @@ def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 25
         loader: the config of a dataloader; its dataset is read in order, without augmentation.
         pipeline: transforms for evaluation.
     """
-    dataset = DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True))
-    batches = torch.utils.data.DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
+    return features_of(model, DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True)), batch_size,
+                       workers)
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, dataset: Dataset, batch_size: int = 256, workers: int = 0,
+                progress: Callable[[], None] = lambda: None) -> Features:
+    """Features (before the head) and labels of a dataset in its order; ``progress`` is called after each batch."""
+    batches = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
+    if workers:
+        spare_workers(batches)
     features, labels = [], []
     for batch in batches:
         data = model.data_preprocessor(batch, training=False)
         features.append(model.backbone(data['inputs'])[-1].float().cpu())
         labels.extend(int(sample.gt_label) for sample in data['data_samples'])
+        progress()
     return torch.cat(features), torch.tensor(labels)
 
 
@@ -100,6 +108,9 @@ def knn_accuracy(reference: Features, query: Features, k: int = 20, temperature:
 
 def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> float:
     """Percent right of a logistic regression (L-BFGS, L2 penalty 1 / c) on standardised features."""
+    from sklearn.linear_model import LogisticRegression  # seconds to import, and no other task needs it
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
     probe.fit(reference[0].numpy(), reference[1].numpy())
     return 100 * float(probe.score(query[0].numpy(), query[1].numpy()))

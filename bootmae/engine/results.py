@@ -1,6 +1,7 @@
 """Result rows of this machine's runs: the number, and where it and its encoder come from."""
 
 import datetime
+from pathlib import Path
 
 from ..checkpoints import read_checkpoint
 from ..provenance import device_name, git_commit, portable
@@ -26,7 +27,8 @@ def result_row(checkpoint: str | None, checkpoint_hash: str, gpu_seconds: float 
     """
     run = run_facts(checkpoint)
     gpu_hours = round((run.get('gpu_seconds', 0.0) + gpu_seconds) / 3600, 4)
-    known = dict(method=run.get('method', 'untrained').lower(), config=run.get('config', ''),
+    method = run.get('method', Path(checkpoint).stem if checkpoint else 'untrained')  # of other files: their name
+    known = dict(method=method.lower(), config=run.get('config', ''),
                  precision=run.get('precision', ''), seconds=run.get('seconds', 0.0), images=run.get('images', 0),
                  memory=run.get('memory', 0.0))
     here = dict(checkpoint=portable(checkpoint), checkpoint_hash=checkpoint_hash, commit=git_commit(),

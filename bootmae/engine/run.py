@@ -1,6 +1,7 @@
 """From a config file and a few options to a runner that is ready to train or test."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ..checkpoints import find_encoder, match, read_checkpoint, refusing
+from ..provenance import REPOSITORY
 from .batch import Batch, settle_batch, stretch_iterations
 from .finite import ladder
 from .guards import check_sizes
@@ -29,6 +31,8 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
     if not Path(path).is_file():
         near = sorted(str(p) for p in Path(path).parent.glob('*.py')) if Path(path).parent.is_dir() else []
         raise FileNotFoundError(f'no config {path}: {"there are " + ", ".join(near) if near else "see configs/"}')
+    if str(REPOSITORY) not in sys.path:  # for custom_imports of methods in examples/ or beside it
+        sys.path.append(str(REPOSITORY))
     cfg = Config.fromfile(str(path))
     cfg.merge_from_dict(options or {})
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))

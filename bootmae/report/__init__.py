@@ -1,7 +1,9 @@
 """Result rows to tables, plots and one HTML page."""
 
+from .classes import class_results, read_classes
 from .curves import Curve, read_curve
 from .figures import comparison_svg, loss_svg, reconstruction_grid
+from .metric_curves import read_metrics
 from .overview import overview_markdown, overview_text
 from .page import build_page, write_page
 from .predictions import detection_grid, segmentation_grid
@@ -10,7 +12,8 @@ from .tables import markdown_table, text_table
 from .verdicts import find_verdicts
 
 __all__ = [
-    'Curve', 'ResultRow', 'build_page', 'comparison_svg', 'detection_grid', 'find_verdicts', 'loss_svg',
-    'markdown_table', 'overview_markdown', 'overview_text', 'published_rows', 'read_curve', 'read_rows',
-    'reconstruction_grid', 'segmentation_grid', 'summarise', 'text_table', 'write_page', 'write_rows',
+    'Curve', 'ResultRow', 'build_page', 'class_results', 'comparison_svg', 'detection_grid', 'find_verdicts',
+    'loss_svg', 'markdown_table', 'overview_markdown', 'overview_text', 'published_rows', 'read_classes', 'read_curve',
+    'read_metrics', 'read_rows', 'reconstruction_grid', 'segmentation_grid', 'summarise', 'text_table', 'write_page',
+    'write_rows',
 ]

@@ -20,11 +20,13 @@ class Curve:
         name: ``data/method`` or ``data/method/seed``; the figures group and colour by it.
         steps: Iterations at which something was logged, ascending (K).
         values: By key, such as ``loss`` or ``lr``, one number a step (K); NaN where it was not logged.
+        unit: What the steps count: ``iteration`` or ``epoch``.
     """
 
     name: str
     steps: np.ndarray
     values: dict[str, np.ndarray]
+    unit: str = 'iteration'
 
     @property
     def parts(self) -> tuple[str, str, str]:

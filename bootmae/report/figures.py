@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import matplotlib
@@ -14,14 +14,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .curves import Curve
 from .rows import Comparison, Spread
-from .verdicts import judge, labels_name, method_name, method_order, task_name
+from .verdicts import against_mae, labels_name, method_name, method_order, ordered_methods, rivals, task_name
 
 # Drawn in these colours, then replaced by the page's variables of the same name.
 INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'
 METHOD_COLOURS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
-OTHER_COLOUR = '#6b4ea0'
-VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule', OTHER_COLOUR: 'other',
-             **{colour: name for name, colour in METHOD_COLOURS.items()}}
+OTHER_COLOURS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00')  # of further methods, in order of appearance
+VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule',
+             **{colour: name for name, colour in METHOD_COLOURS.items()},
+             **{colour: f'other{number}' for number, colour in enumerate(OTHER_COLOURS, start=1)}}
 STYLE = {'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 10, 'font.family': 'sans-serif',
          'axes.edgecolor': MUTED, 'axes.labelcolor': MUTED, 'axes.linewidth': 0.8, 'text.color': INK,
          'axes.spines.top': False, 'axes.spines.right': False, 'xtick.color': MUTED, 'ytick.color': MUTED,
@@ -79,8 +80,17 @@ def thin(steps: np.ndarray, values: np.ndarray, limit: int = MAX_POINTS) -> tupl
     return steps[keep], values[keep]
 
 
-def loss_svg(curves: Sequence[Curve]) -> str:
+def method_colours(methods: Iterable[str]) -> dict[str, str]:
+    """A colour for every method: its own for the usual ones, the next one for each further; the last one repeats."""
+    methods = ordered_methods(methods)
+    others = [method for method in methods if method not in METHOD_COLOURS]
+    last = len(OTHER_COLOURS) - 1
+    return METHOD_COLOURS | {method: OTHER_COLOURS[min(number, last)] for number, method in enumerate(others)}
+
+
+def loss_svg(curves: Sequence[Curve], colours: Mapping[str, str] | None = None) -> str:
     """Losses of one method on one data set, one thin line a seed."""
+    colours = colours or method_colours(curve.parts[1] for curve in curves)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout='constrained')
         axes = figure.add_subplot()
@@ -89,7 +99,7 @@ def loss_svg(curves: Sequence[Curve]) -> str:
             for key, values in series(curve):
                 name, dashes = LINES.get(key, (key, '-'))
                 labels = axes.get_legend_handles_labels()[1]
-                axes.plot(*thin(curve.steps, values), color=_colour(method), linestyle=dashes, linewidth=1.2,
+                axes.plot(*thin(curve.steps, values), color=colours[method], linestyle=dashes, linewidth=1.2,
                           alpha=0.85, label=None if name in labels else name)
         axes.set_xlabel('iteration')
         axes.set_ylabel('loss')
@@ -97,11 +107,12 @@ def loss_svg(curves: Sequence[Curve]) -> str:
         axes.margins(x=0.01)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(handlelength=2.4)
-        return _svg(figure, f'loss-{curves[0].name}' if curves else 'loss')
+        return svg_of(figure, f'loss-{curves[0].name}' if curves else 'loss')
 
 
-def comparison_svg(comparisons: Sequence[Comparison]) -> str:
+def comparison_svg(comparisons: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> str:
     """Seeds, mean and standard deviation of every method, one group of lines a comparison of one data set."""
+    colours = colours or method_colours(method_order(comparisons))
     with matplotlib.rc_context(STYLE):
         heights = [len(item.methods) + 0.9 for item in comparisons]
         figure, axes = _rows_figure(sum(heights), 'percent')
@@ -110,22 +121,32 @@ def comparison_svg(comparisons: Sequence[Comparison]) -> str:
             methods = method_order([item])
             middles.append(y + (len(methods) - 1) / 2)
             for offset, method in enumerate(methods):
-                _spread_marks(axes, y + offset, item.methods[method], _colour(method))
+                _spread_marks(axes, y + offset, item.methods[method], colours[method])
             y += height
         _name_rows(axes, comparisons, middles, y - 1.2)
-        return _svg(figure, 'comparison-' + _data_of(comparisons))
+        return svg_of(figure, 'comparison-' + _data_of(comparisons))
 
 
-def difference_svg(comparisons: Sequence[Comparison]) -> str:
-    """BootMAE minus MAE: shared seeds, mean, standard error and margin of the rule, one line a comparison."""
-    items = [item for item in comparisons if item.difference]
+def difference_svg(comparisons: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> str:
+    """Methods minus MAE: shared seeds, mean, standard error and margin of the rule, one group a comparison.
+
+    BootMAE alone is drawn in the colour of the text, several methods in their own.
+    """
+    methods = rivals(method_order(comparisons))
+    items = [item for item in comparisons if any(against_mae(item, method) for method in methods)]
+    colours = {'bootmae': INK} if methods == ['bootmae'] else colours or method_colours(method_order(comparisons))
+    name = method_name(methods[0]) if len(methods) == 1 else 'method'
+    step = max(len(methods), 1)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _rows_figure(2.4 * len(items), 'BootMAE − MAE, points')
+        figure, axes = _rows_figure((2.4 + 1.4 * (step - 1)) * len(items), f'{name} − MAE, points')
         axes.axvline(0, color=MUTED, linewidth=0.9)
         for row, item in enumerate(items):
-            _difference_marks(axes, row, item.methods['bootmae'], item.methods['mae'])
+            for offset, method in enumerate(methods):
+                if against_mae(item, method):
+                    _difference_marks(axes, row + (offset - (step - 1) / 2) * 0.8 / step, item, method,
+                                      colours[method], 0.3 / step)
         _name_rows(axes, items, range(len(items)), len(items) - 0.5)
-        return _svg(figure, 'difference-' + _data_of(items))
+        return svg_of(figure, 'difference-' + _data_of(items))
 
 
 def _rows_figure(rows: float, label: str) -> tuple[Figure, Axes]:
@@ -162,21 +183,17 @@ def _spread_marks(axes: Axes, y: float, spread: Spread, colour: str) -> None:
         axes.plot(ends, [y, y], '-', color=colour, linewidth=1.8)
 
 
-def _difference_marks(axes: Axes, y: float, ours: Spread, mae: Spread) -> None:
-    found = judge(ours, mae)
+def _difference_marks(axes: Axes, y: float, item: Comparison, method: str, colour: str, half: float) -> None:
+    ours, mae, found = item.methods[method], item.methods['mae'], against_mae(item, method)
     if found.margin is not None:
-        axes.fill_betweenx([y - 0.3, y + 0.3], -found.margin, found.margin, color=RULE, linewidth=0)
-    _rings(axes, y, [ours.values[seed] - mae.values[seed] for seed in ours.values if seed in mae.values], INK)
+        axes.fill_betweenx([y - half, y + half], -found.margin, found.margin, color=RULE, linewidth=0)
+    _rings(axes, y, [ours.values[seed] - mae.values[seed] for seed in ours.values if seed in mae.values], colour)
     mean, error = found.difference.mean, found.difference.standard_error or 0.0
-    axes.plot([mean - error, mean + error], [y, y], '-', color=INK, linewidth=1.8)
-    axes.plot([mean], [y], 'o', color=INK, markersize=4.2)
+    axes.plot([mean - error, mean + error], [y, y], '-', color=colour, linewidth=1.8)
+    axes.plot([mean], [y], 'o', color=colour, markersize=4.2)
 
 
-def _colour(method: str) -> str:
-    return METHOD_COLOURS.get(method, OTHER_COLOUR)
-
-
-def _svg(figure: Figure, name: str) -> str:
+def svg_of(figure: Figure, name: str) -> str:
     """The figure as an ``<svg>`` element for inlining: colours and fonts of the page, ids of its own."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({'svg.hashsalt': name}):
@@ -220,7 +237,7 @@ def reconstruction_grid(panels: Mapping[str, np.ndarray], scale: int | None = No
     arrays = [np.asarray(panels[name]) for name in names]
     _check_panels(names, arrays)
     scale = scale or max(1, round(128 / arrays[0].shape[2]))
-    return png(compose_grid(names, [enlarge(array, scale) for array in arrays]))
+    return png(compose_grid([method_name(name) for name in names], [enlarge(array, scale) for array in arrays]))
 
 
 def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
@@ -286,6 +303,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def legend(methods: Sequence[str]) -> list[tuple[str, str]]:
+def legend(methods: Sequence[str], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Reader's name and colour variable of every method."""
-    return [(method_name(method), VARIABLES[_colour(method)]) for method in methods]
+    colours = colours or method_colours(methods)
+    return [(method_name(method), VARIABLES[colours[method]]) for method in methods]

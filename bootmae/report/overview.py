@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from .rows import Comparison, ResultRow, summarise
 from .tables import escape
 from .verdicts import (
+    MINUS_MAE,
+    against_mae,
     best_method,
     difference_text,
     in_order,
-    judge,
     labels_amount,
     labels_phrase,
     method_name,
     method_order,
+    rivals,
     spread_text,
     task_name,
 )
 
-DIFFERENCE = 'BootMAE − MAE'
 WIDTH = 120  # characters of a terminal line
 
 
@@ -49,7 +50,7 @@ class Overview:
 
     Attributes:
         columns: Data set, task and details (amount of labels) of every column; columns of a data set are adjacent.
-        rows: Name and as many entries as there are columns: the methods, then the difference where there is one.
+        rows: Name and as many entries as there are columns: the methods, then the differences that there are.
     """
 
     columns: tuple[tuple[str, str, str], ...]
@@ -67,8 +68,9 @@ def overview(comparisons: Sequence[Comparison]) -> Overview:
     chosen = choose(comparisons)
     columns = tuple((item.data, task_name(item), _details(item, comparisons)) for item in chosen)
     rows = [(method_name(method), tuple(_entry(item, method) for item in chosen)) for method in method_order(chosen)]
-    if any(item.difference for item in chosen):
-        rows.append((DIFFERENCE, tuple(map(_difference, chosen))))
+    for method in rivals(method_order(chosen)):
+        if any(against_mae(item, method) for item in chosen):
+            rows.append((MINUS_MAE.format(method_name(method)), tuple(_difference(item, method) for item in chosen)))
     return Overview(columns, tuple(rows))
 
 
@@ -100,10 +102,9 @@ def _entry(item: Comparison, method: str) -> Entry:
     return Entry(spread_text(spread), method == best_method(item)) if spread else Entry('–')
 
 
-def _difference(item: Comparison) -> Entry:
-    if item.difference is None:
-        return Entry('–')
-    return Entry(difference_text(item.difference), outcome=judge(item.methods['bootmae'], item.methods['mae']).outcome)
+def _difference(item: Comparison, method: str) -> Entry:
+    found = against_mae(item, method)
+    return Entry(difference_text(found.difference), outcome=found.outcome) if found else Entry('–')
 
 
 def overview_markdown(rows: Sequence[ResultRow]) -> str:

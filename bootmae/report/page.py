@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from .classes import ClassResult, class_tables
 from .curves import Curve
 from .figures import (
     COMPARISON_CAPTION,
@@ -19,31 +20,43 @@ from .figures import (
     difference_svg,
     legend,
     loss_svg,
+    method_colours,
 )
+from .metric_curves import METRIC_CAPTION, metric_plots
 from .overview import overview
+from .progress import CellState, progress_of
+from .published import beside_published, measured_at, missing_commands
 from .rows import Comparison, ResultRow, published_rows, replace_file, summarise
 from .tables import (
     checkpoint_table,
     comparison_table,
+    constants,
     cost_sentences,
     cost_table,
-    published_table,
     rows_table,
 )
 from .verdicts import (
     DENSE_TASKS,
     RULE,
     TASK_NAMES,
+    against_mae,
     find_verdicts,
     headline,
     in_order,
     learned_headline,
     method_name,
     method_order,
+    ordered_methods,
+    rivals,
 )
 
 LARGEST_PICTURE = 300_000  # bytes of PNG beyond which a picture is stored as WebP
 LONGEST_SIDE = 1600  # pixels
+MANY = 4  # methods beyond which the table of results is printed across
+COST_NOTE = (
+    'GPU-hours: the pretraining together with one of its evaluations, from the cheapest to the dearest. Memory: the '
+    'peak of one process of the pretraining, on the GPU, or resident on a CPU.'
+)
 MEDIA = {'PNG': 'image/png', 'JPEG': 'image/jpeg', 'WEBP': 'image/webp'}
 
 READING = (
@@ -80,42 +93,54 @@ def build_page(
     commands: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     predictions: Mapping[str, bytes] | None = None,
+    metrics: Sequence[Curve] = (),
+    classes: Sequence[ClassResult] = (),
+    cells: Sequence[CellState] = (),
 ) -> str:
     """The page as text, with everything it shows inside it.
 
     Args:
         title: Title of the page.
         rows: Result rows; published ones among them are ignored, the page brings its own.
-        curves: Training curves, named ``data/method`` or ``data/method/seed``.
+        curves: Curves of the pretrainings' losses, named ``data/method`` or ``data/method/seed``.
         pictures: PNG, JPEG or WebP files by caption, such as reconstruction grids.
         provenance: Versions, device, commit and so on; values may be texts, numbers, lists or mappings.
         commands: Commands by what they do.
         notes: Further paragraphs on how to read the page.
         predictions: Pictures of predictions beside the annotation by caption; the caption says of which images.
+        metrics: Curves of validations and online probes, named likewise, see :func:`~bootmae.report.read_metrics`.
+        classes: Data set, task, method, seed, metric, and percent by class, see :func:`~bootmae.report.read_classes`.
+        cells: Name, state and detail of every cell of a suite; the page says so on top while any is not ``done``.
 
     Raises:
         ValueError: A picture cannot be read.
     """
-    rows = [row for row in rows if row.label != 'paper']
+    rows, published = [row for row in rows if row.label != 'paper'], published_rows()
     comparisons = in_order(summarise(rows))
     found = find_verdicts(comparisons)
     sentence, tone = headline(found)
+    methods = method_order(comparisons)
+    colours = method_colours([*methods, *ordered_methods(curve.parts[1] for curve in (*curves, *metrics))])
     demo = any(row.label == 'demo' for row in rows)
     dense = any(item.task in DENSE_TASKS for item in comparisons)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return environment.get_template('page.html.j2').render(
-        title=title, lede=lede(comparisons), headline=sentence, tone=tone, demo=demo,
+        title=title, progress=progress_of(cells), lede=lede(comparisons), headline=sentence, tone=tone, demo=demo,
         learned=learned_headline(found),
-        verdicts=_by_data(found), rule=RULE, legend=legend(method_order(comparisons)),
-        overview=overview(comparisons), comparison=comparison_table(comparisons), plots=_comparison_plots(comparisons),
+        verdicts=_by_data(found), rule=RULE, legend=legend(methods, colours),
+        overview=overview(comparisons), comparison=comparison_table(comparisons),
+        plots=_comparison_plots(comparisons, colours), many=len(methods) > MANY, classes=class_tables(classes),
         comparison_caption=COMPARISON_CAPTION,
         predictions=[_embed(caption, data) for caption, data in (predictions or {}).items()],
-        prediction_caption=PREDICTION_CAPTION, published=published_table(published_rows()),
-        losses=_loss_plots(curves), loss_caption=LOSS_CAPTION,
+        prediction_caption=PREDICTION_CAPTION, published=beside_published(published, rows),
+        compared=any(measured_at(rows, row) for row in published), missing=missing_commands(published, rows),
+        metrics=metric_plots(metrics, colours),
+        metric_caption=METRIC_CAPTION, losses=_loss_plots(curves, colours), loss_caption=LOSS_CAPTION,
         pictures=[_embed(caption, data) for caption, data in (pictures or {}).items()],
         picture_caption=RECONSTRUCTION_CAPTION, cost=cost_table(rows), cost_sentences=cost_sentences(rows),
-        rows=rows_table(rows), checkpoints=checkpoint_table(rows),
+        cost_note=COST_NOTE if any(row.gpu_hours or row.memory for row in rows) else '',
+        rows=rows_table(rows), constants=constants(rows), checkpoints=checkpoint_table(rows),
         provenance=_provenance(rows, provenance or {}), commands=commands or {},
         reading=[*([DEMO_READING] if demo else []), READING[0], *([DENSE_READING] if dense else []),
                  *READING[1:], *notes])
@@ -159,17 +184,17 @@ def _by_data(items: Sequence[Any]) -> dict[str, list[Any]]:
     return groups
 
 
-def _comparison_plots(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
-    """Heading and SVG for every data set: the results, and the difference where both methods are there."""
+def _comparison_plots(comparisons: Sequence[Comparison], colours: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Heading and SVG for every data set: the results, and the differences where MAE and another are there."""
     plots = []
     for data, group in _by_data(comparisons).items():
-        plots.append((f'{data}, results', comparison_svg(group)))
-        if any(item.difference for item in group):
-            plots.append((f'{data}, difference', difference_svg(group)))
+        plots.append((f'{data}, results', comparison_svg(group, colours)))
+        if any(against_mae(item, method) for item in group for method in rivals(method_order(group))):
+            plots.append((f'{data}, difference', difference_svg(group, colours)))
     return plots
 
 
-def _loss_plots(curves: Sequence[Curve]) -> list[tuple[str, str]]:
+def _loss_plots(curves: Sequence[Curve], colours: Mapping[str, str]) -> list[tuple[str, str]]:
     """Heading and SVG for every data set and method."""
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
@@ -177,7 +202,7 @@ def _loss_plots(curves: Sequence[Curve]) -> list[tuple[str, str]]:
     order = {'mae': 0, 'bootmae': 1}
     data = list(dict.fromkeys(key[0] for key in groups))
     keys = sorted(groups, key=lambda key: (data.index(key[0]), order.get(key[1], 2)))
-    return [(', '.join(filter(None, [key[0], method_name(key[1])])), loss_svg(groups[key])) for key in keys]
+    return [(', '.join(filter(None, [key[0], method_name(key[1])])), loss_svg(groups[key], colours)) for key in keys]
 
 
 def _embed(caption: str, data: bytes) -> dict[str, Any]:
@@ -212,7 +237,20 @@ def _provenance(rows: Sequence[ResultRow], given: Mapping[str, Any]) -> list[tup
         values = sorted({getattr(row, column) for row in measured} - {''})
         if values and name not in known:
             entries.append((name, values))
-    return entries
+    return entries + _fingerprints(measured)
+
+
+def _fingerprints(rows: Sequence[ResultRow]) -> list[tuple[str, list[str]]]:
+    """What was judged, by data set, and with which settings, by data set and task."""
+    data, configs = {}, {}
+    for row in rows:
+        if row.data_hash:
+            data.setdefault(row.data, {})[row.data_hash] = None
+        if row.config_hash:
+            configs.setdefault(f'{row.data}, {TASK_NAMES.get(row.task, row.task)}', {})[row.config_hash] = None
+    found = (('fingerprints of the judged data', data), ('hashes of the evaluation settings', configs))
+    return [(name, [f'{place}: {", ".join(values)}' for place, values in places.items()])
+            for name, places in found if places]
 
 
 def _lines(value: Any) -> list[str]:

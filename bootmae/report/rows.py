@@ -14,6 +14,7 @@ LABELS = ('reproduced', 'demo', 'paper', 'not run')
 MEASURED = ('reproduced', 'demo')
 IDENTITY = ('data', 'method', 'task', 'labels', 'metric', 'seed', 'protocol')
 REPAIR = 'repair or delete this line'
+PUBLISHED = Path(__file__).resolve().parents[2] / 'results' / 'published.csv'
 
 
 @dataclass(frozen=True)
@@ -260,21 +261,17 @@ def _compare(key: tuple, values: dict[str, dict[int, float]]) -> Comparison:
     return Comparison(*key, methods=methods, difference=difference)
 
 
-def published_rows() -> list[ResultRow]:
-    """Numbers of the publications (percent or points); nothing of this was measured here."""
-    abstract, release = 'abstract of the paper', 'README of the authors’ release'
-    table = [
-        ('ImageNet-1k', 'mae', 'finetune', 'accuracy', 83.4, 'ViT-B, 800 epochs', abstract),
-        ('ImageNet-1k', 'bootmae', 'finetune', 'accuracy', 84.2, 'ViT-B, 800 epochs', abstract),
-        ('ImageNet-1k', 'bootmae', 'finetune', 'accuracy', 85.9, 'ViT-L', release),
-        ('ImageNet-1k', 'bootmae', 'linear', 'accuracy', 66.1, 'ViT-B', release),
-        ('ImageNet-1k', 'bootmae', 'linear', 'accuracy', 77.1, 'ViT-L', release),
-        ('ADE20K', 'mae', 'segmentation', 'mIoU', 48.1, 'ViT-B, UperNet', abstract),
-        ('ADE20K', 'bootmae', 'segmentation', 'mIoU', 49.1, 'ViT-B, UperNet', abstract),
-        ('ADE20K', 'bootmae', 'segmentation', 'mIoU', 50.0, 'ViT-B, UperNet, multi-scale and flip', release),
-        ('COCO', 'bootmae', 'detection', 'box AP over MAE', 1.3, 'ViT-B, Mask R-CNN', abstract),
-        ('COCO', 'bootmae', 'detection', 'mask AP over MAE', 1.4, 'ViT-B, Mask R-CNN', abstract),
-    ]
-    return [ResultRow(data, method, task, 'all', metric, value, seed=-1, protocol=protocol, config=source,
-                      date='2022-07', label='paper')
-            for data, method, task, metric, value, protocol, source in table]
+def published_rows(path: str | Path = PUBLISHED) -> list[ResultRow]:
+    """Numbers of the publications (percent or points); nothing of this was measured here.
+
+    None where the package was installed without the repository's results.
+
+    Raises:
+        ValueError: A row of the file is labelled as something else, or the file cannot be read.
+    """
+    rows = read_rows(path) if Path(path).is_file() else []
+    wrong = [row for row in rows if row.label != 'paper']
+    if wrong:
+        raise ValueError(f'{path}: {wrong[0].key} is labelled {wrong[0].label!r}; only numbers of publications belong '
+                         'here, with the label "paper"')
+    return rows

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from .rows import COLUMNS, TYPES, Comparison, ResultRow, summarise
 from .verdicts import (
     DENSE_TASKS,
+    MINUS_MAE,
+    against_mae,
     best_method,
     difference_text,
     in_order,
@@ -15,10 +17,12 @@ from .verdicts import (
     labels_name,
     method_name,
     method_order,
-    signed,
+    rivals,
     spread_text,
     task_name,
 )
+
+SHOWN = ('data', 'method', 'task', 'metric', 'value', 'seed')  # columns of every table of rows
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     methods = method_order(comparisons)
     columns = [('Data', False), ('Task', False), ('Labels', True)]
     columns += [(method_name(method), True) for method in methods]
-    columns += [('BootMAE − MAE', True), ('Protocol', False)]
+    paired = ['bootmae', *(method for method in rivals(methods) if method != 'bootmae')]
+    columns += [*((MINUS_MAE.format(method_name(method)), True) for method in paired), ('Protocol', False)]
     rows = []
     for item in comparisons:
         best = best_method(item)
@@ -76,41 +81,20 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         for method in methods:
             spread = item.methods.get(method)
             cells.append(number(spread.mean, spread_text(spread), method == best) if spread else Cell('–'))
-        points = item.difference
-        cells.append(number(points.mean, difference_text(points)) if points else Cell('–'))
+        gaps = [against_mae(item, method) for method in paired]
+        cells += [number(gap.difference.mean, difference_text(gap.difference)) if gap else Cell('–') for gap in gaps]
         rows.append((*cells, word(item.protocol)))
     return Table('comparison', tuple(columns), tuple(rows))
 
 
-def published_table(rows: Sequence[ResultRow]) -> Table:
-    """Published numbers, MAE beside BootMAE."""
-    groups: dict[tuple, dict[str, ResultRow]] = {}
-    for row in rows:
-        groups.setdefault((row.data, task_name(row), row.protocol), {})[row.method] = row
-    columns = (('Data', False), ('Task', False), ('Protocol', False), ('MAE', True), ('BootMAE', True),
-               ('Source', False))
-    body = []
-    for key, methods in groups.items():
-        values = [_published(methods.get(method)) for method in ('mae', 'bootmae')]
-        source = ', '.join(dict.fromkeys(row.config for row in methods.values()))
-        body.append((*map(word, key), *values, word(source)))
-    return Table('published numbers', columns, tuple(body))
-
-
-def _published(row: ResultRow | None) -> Cell:
-    if row is None:
-        return Cell('–')
-    return number(row.value, signed(row.value, 1) if row.metric.endswith('over MAE') else f'{row.value:.1f}')
-
-
-def pretraining_runs(rows: Sequence[ResultRow]) -> list[tuple[list[str], ResultRow]]:
-    """Data sets that judged a pretraining, and one measured row of it: many evaluations share one."""
+def pretraining_runs(rows: Sequence[ResultRow]) -> list[list[ResultRow]]:
+    """Measured rows of each pretraining: many evaluations share one."""
     runs: dict[tuple, list[ResultRow]] = {}
     for row in _dense_last(rows):
         if row.images or row.seconds:
             weights = row.checkpoint_hash or row.data  # without a hash only rows of one data set are surely of one run
             runs.setdefault((row.method, row.seed, weights, row.config), []).append(row)
-    return [(_data_of(group), group[0]) for group in runs.values()]
+    return list(runs.values())
 
 
 def _dense_last(rows: Sequence[ResultRow]) -> list[ResultRow]:
@@ -123,17 +107,30 @@ def _data_of(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def cost_table(rows: Sequence[ResultRow]) -> Table:
-    """Seconds, images seen and images per second of every pretraining."""
-    columns = (('Judged on', False), ('Method', False), ('Seed', True), ('Seconds', True), ('Images seen', True),
-               ('Images/s', True), ('Precision', False), ('Device', False))
+    """Time, images, speed, memory and GPU-hours of every pretraining; the last two only where any is known."""
+    runs = pretraining_runs(rows)
+    memory, hours = (any(getattr(row, name) for run in runs for row in run) for name in ('memory', 'gpu_hours'))
+    columns = [('Judged on', False), ('Method', False), ('Seed', True), ('Seconds', True), ('Images seen', True),
+               ('Images/s', True), *[('Memory, GiB', True)] * memory, *[('GPU-hours', True)] * hours,
+               ('Precision', False), ('Device', False)]
     body = []
-    for data, row in pretraining_runs(rows):
+    for run in runs:
+        row, most = run[0], max(row.memory for row in run)
         speed = row.images / row.seconds if row.seconds and row.images else math.nan
-        body.append((word(', '.join(data)), word(method_name(row.method)), number(row.seed, str(row.seed)),
+        body.append((word(', '.join(_data_of(run))), word(method_name(row.method)), number(row.seed, str(row.seed)),
                      number(row.seconds or math.nan, f'{row.seconds:,.0f}'),
                      number(row.images or math.nan, f'{row.images:,}'), number(speed, f'{speed:,.0f}'),
+                     *[number(most or math.nan, f'{most:.1f}')] * memory, *[_hours(run)] * hours,
                      word(row.precision), word(row.device)))
-    return Table('cost', columns, tuple(body))
+    return Table('cost', tuple(columns), tuple(body))
+
+
+def _hours(run: Sequence[ResultRow]) -> Cell:
+    """GPU-hours of a pretraining with one of its evaluations: of the cheapest to the dearest one."""
+    known = [row.gpu_hours for row in run if row.gpu_hours]
+    if not known:
+        return Cell('–')
+    return number(min(known), ' to '.join(dict.fromkeys(f'{value:,.1f}' for value in (min(known), max(known)))))
 
 
 def cost_sentences(rows: Sequence[ResultRow]) -> list[str]:
@@ -141,7 +138,7 @@ def cost_sentences(rows: Sequence[ResultRow]) -> list[str]:
 
     A data set that only judges pretrainings of which an earlier sentence speaks gets none of its own.
     """
-    runs = pretraining_runs(rows)
+    runs = [(_data_of(run), run[0]) for run in pretraining_runs(rows)]
     sentences, told = [], set()
     for name in dict.fromkeys(name for data, _ in runs for name in data):
         group = [row for data, row in runs if name in data]
@@ -175,10 +172,25 @@ def _time(ours: Sequence[ResultRow], mae: Sequence[ResultRow]) -> str:
 
 
 def rows_table(rows: Sequence[ResultRow]) -> Table:
-    """Every column of every row."""
-    columns = tuple((name.replace('_', ' '), TYPES[name] is not str) for name in COLUMNS)
-    body = tuple(tuple(_raw(row, name) for name in COLUMNS) for row in rows)
+    """Every row, with the columns that tell rows apart; the others are :func:`constants`."""
+    same = _same(rows)
+    names = [name for name in COLUMNS if name not in same]
+    columns = tuple((name.replace('_', ' '), TYPES[name] is not str) for name in names)
+    body = tuple(tuple(_raw(row, name) for name in names) for row in rows)
     return Table('all rows', columns, body, wide=True)
+
+
+def constants(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
+    """Name and text of the columns that are the same in all rows, without empty ones."""
+    cells = [(name.replace('_', ' '), _raw(rows[0], name).text) for name in _same(rows)]
+    return [(name, text) for name, text in cells if text not in ('', '–')]
+
+
+def _same(rows: Sequence[ResultRow]) -> list[str]:
+    """Columns with one value; none of a single row, and what is measured always stands in the table."""
+    if len(rows) < 2:
+        return []
+    return [name for name in COLUMNS if name not in SHOWN and len({str(getattr(row, name)) for row in rows}) == 1]
 
 
 def _raw(row: ResultRow, name: str) -> Cell:

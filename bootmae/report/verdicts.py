@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .rows import Comparison, Difference, ResultRow, Spread, paired_difference
@@ -16,6 +16,9 @@ RULE = (
 )
 
 METHOD_NAMES = {'untrained': 'Untrained', 'mae': 'MAE', 'bootmae': 'BootMAE'}
+FURTHER_NAMES = {'supervised': 'Supervised', 'simmim': 'SimMIM'}
+FEW = 2  # pretrained methods up to which each has a sentence of its own
+MINUS_MAE = '{} − MAE'  # heading of a difference
 TASK_NAMES = {'knn': 'k-NN', 'linear': 'linear probe', 'finetune': 'fine-tuning', 'segmentation': 'segmentation',
               'detection': 'detection'}  # in the order of the report
 DENSE_TASKS = ('segmentation', 'detection')  # their labels are whole images, nearly always all of them
@@ -76,8 +79,9 @@ def best_method(comparison: Comparison) -> str | None:
 
 
 def method_name(method: str) -> str:
-    """Name for readers."""
-    return METHOD_NAMES.get(method, method)
+    """Name for readers; ``mae (1600 epochs)`` is MAE with something added."""
+    first, space, rest = method.partition(' ')
+    return (METHOD_NAMES | FURTHER_NAMES).get(first, first) + space + rest
 
 
 def method_order(rows_or_comparisons: Sequence[ResultRow] | Sequence[Comparison]) -> list[str]:
@@ -85,7 +89,26 @@ def method_order(rows_or_comparisons: Sequence[ResultRow] | Sequence[Comparison]
     found: dict[str, None] = {}
     for item in rows_or_comparisons:
         found.update(dict.fromkeys(item.methods if isinstance(item, Comparison) else [item.method]))
-    return [m for m in METHOD_NAMES if m in found] + [m for m in found if m not in METHOD_NAMES]
+    return ordered_methods(found)
+
+
+def ordered_methods(methods: Iterable[str]) -> list[str]:
+    """The same of names."""
+    found = dict.fromkeys(methods)
+    return [name for name in METHOD_NAMES if name in found] + [name for name in found if name not in METHOD_NAMES]
+
+
+def rivals(methods: Sequence[str]) -> list[str]:
+    """Methods that are compared with MAE: all pretrained ones, none where MAE is missing."""
+    return [name for name in methods if name not in ('untrained', 'mae')] if 'mae' in methods else []
+
+
+def against_mae(item: Comparison, method: str) -> Judgement | None:
+    """How a method stands to MAE in a comparison; None where one of them is missing or they share no seed."""
+    if method not in item.methods or 'mae' not in item.methods:
+        return None
+    found = judge(item.methods[method], item.methods['mae'])
+    return found if found.difference else None
 
 
 def task_name(item: Comparison | ResultRow) -> str:
@@ -173,6 +196,9 @@ def _verdict(item: Comparison, with_protocol: bool) -> Verdict:
         found = judge(item.methods['bootmae'], item.methods['mae'])
         outcome = found.outcome
         sentences.append(_pair_sentence(found))
+    others = {name: against_mae(item, name) for name in rivals(method_order([item])) if name != 'bootmae'}
+    if any(others.values()):
+        sentences.append(_others_sentence({name: found for name, found in others.items() if found}))
     if untrained:
         sentences += _learned_sentences(item, learned)
     outcomes = {name: found.outcome for name, found in learned.items()}
@@ -189,7 +215,19 @@ def _learned_sentences(item: Comparison, learned: dict[str, Judgement]) -> list[
         return [f'{who} are above {floor} by more than the spread: {means}.']
     if len(learned) > 1 and set(outcomes) == {'undecided'}:
         return [f'Against {floor} undecided for lack of shared seeds: {means}.']
+    if len(learned) > FEW:
+        return [_learned_in_short(item, learned, floor)]
     return [_learned_sentence(name, item.methods[name], untrained, found) for name, found in learned.items()]
+
+
+def _learned_in_short(item: Comparison, learned: dict[str, Judgement], floor: str) -> str:
+    """Many methods against the untrained encoder, by outcome."""
+    parts = []
+    for outcome in ('above', 'level', 'below', 'undecided'):
+        means = [f'{method_name(name)} {item.methods[name].mean:.1f}'
+                 for name, found in learned.items() if found.outcome == outcome]
+        parts += [f'{outcome} {", ".join(means)}'] if means else []
+    return f'Against {floor}: {"; ".join(parts)}.'
 
 
 def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judgement) -> str:
@@ -200,6 +238,13 @@ def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judge
              'level': 'is not above the untrained encoder by more than the spread',
              'below': 'is below the untrained encoder by more than the spread'}
     return f'{who} {words[found.outcome]}: {numbers}.'
+
+
+def _others_sentence(found: dict[str, Judgement]) -> str:
+    """Further methods against MAE, in short."""
+    parts = [f'{method_name(name)} {outcome.outcome} ({difference_text(outcome.difference)})'
+             for name, outcome in found.items()]
+    return f'Others against MAE: {", ".join(parts)}.'
 
 
 def _pair_sentence(found: Judgement) -> str:

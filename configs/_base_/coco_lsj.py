@@ -24,4 +24,6 @@ train_dataloader = dict(
     dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=4, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+val_evaluator = dict(type='CocoByClass')
+test_evaluator = val_evaluator
 train_images = 117_266  # of 118,287, those with an object

@@ -12,4 +12,6 @@ train_pipeline = [
 train_dataloader = dict(batch_size=2, num_workers=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=4)
 test_dataloader = val_dataloader
+val_evaluator = dict(type='CocoByClass')
+test_evaluator = val_evaluator
 train_images = 117_266  # of 118,287, those with an object

@@ -53,7 +53,7 @@ val_dataloader = dict(
     dataset=dict(type='DigitSceneInstances', scenes=scenes, split='val', test_mode=True, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric', metric=['bbox', 'segm'], ann_file='data/digit_scenes/annotations/instances_val2017.json')
+    type='CocoByClass', metric=['bbox', 'segm'], ann_file='data/digit_scenes/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(base_batch_size=8)

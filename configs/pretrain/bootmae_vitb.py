@@ -1,9 +1,12 @@
-# BootMAE ViT-B/16, 800 epochs of ImageNet-1k (paper section 4.1; authors' recipe, see README "Recipes").
+# BootMAE ViT-B/16, 800 epochs of ImageNet-1k (paper section 4.1; authors' recipe, see docs/recipes.md).
 #
 #   tools/dist_train.sh configs/pretrain/bootmae_vitb.py 8
 #
 # Hardware: 8 GPUs x 512 = 4096 (fewer GPUs accumulate). Expected (published): 84.2 % fine-tuned, 66.1 % linear.
 # Run here: NOT RUN at full size. Equality with the authors' code: tools/parity.py.
+# Frozen k-NN every 20 epochs, off by default (docs/watching.md): --cfg-options
+#   default_hooks.probe.type=OnlineProbeHook default_hooks.probe.config=configs/cls/bootmae_vitb_finetune.py
+#   default_hooks.probe.interval=20 default_hooks.probe.max_images=50000 default_hooks.probe.workers=8
 _base_ = ['../_base_/pretrain_imagenet.py', '../_base_/runtime.py']
 
 img_size, patch_size = 224, 16

@@ -3,6 +3,9 @@
 #   tools/dist_train.sh configs/pretrain/mae_vitb.py 8
 #
 # Hardware: 8 GPUs x 512 = 4096. Expected (published): 83.4 % fine-tuned. Run here: NOT RUN at full size.
+# Frozen k-NN every 20 epochs, off by default (docs/watching.md): --cfg-options
+#   default_hooks.probe.type=OnlineProbeHook default_hooks.probe.config=configs/cls/mae_vitb_finetune.py
+#   default_hooks.probe.interval=20 default_hooks.probe.max_images=50000 default_hooks.probe.workers=8
 # What differs from mmpretrain: bf16 for fp16 as for BootMAE, the last incomplete batch is dropped, our image reader.
 _base_ = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-800e_in1k.py'
 

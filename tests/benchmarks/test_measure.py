@@ -81,5 +81,6 @@ def test_facts_name_device_versions_and_commit():
     assert 'cores' in facts['device']
     assert facts['threads'] == torch.get_num_threads()
     assert f'torch {torch.__version__.split("+")[0]}' in facts['versions']
-    assert ', mmsegmentation ' in facts['versions']
+    for name in ('mmengine', 'mmpretrain', 'mmsegmentation'):  # of the maintained builds or of the originals
+        assert f', {name} ' in facts['versions']
     assert 'onedl' not in facts['versions']

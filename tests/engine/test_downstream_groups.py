@@ -162,7 +162,7 @@ def test_vitb_segmentation_equals_the_release(golden, decay_positions):
 
 
 def test_configs_take_the_intended_decay():
-    """The release's own is one option away; see README, recipes."""
+    """The release's own is one option away; see docs/recipes.md."""
     cfg, model = build('seg/bootmae_vitb_upernet.py', toy(4), (0, 1, 2, 3))
     settings = cfg.optim_wrapper.paramwise_cfg
     assert settings == dict(layer_decay=0.65)

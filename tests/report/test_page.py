@@ -148,6 +148,96 @@ def test_published_numbers_are_not_mixed_with_measured_ones():
     assert build_page('Title', [*rows, *published_rows()]) == build_page('Title', rows)
 
 
+def test_a_measured_number_stands_beside_the_published_one():
+    rows = [replace(row, data='ImageNet-1k', task='finetune', config=f'configs/pretrain/{row.method}_vitb.py',
+                    label='reproduced') for row in rows_of() if row.task == 'knn']
+    text = words(build_page('Title', rows))
+    assert 'ViT-B, 800 epochs MAE 83.4 90.1 ± 0.1 (2) +6.70 ± 0.10 k=20 abstract of the paper' in text
+    assert 'What says “not run” was not measured here.' in text
+    assert 'tools/dist_train.sh configs/cls/bootmae_vitl_finetune.py 8 --init' in text
+    assert 'tools/dist_train.sh configs/cls/bootmae_vitb_finetune.py 8 --init' not in text
+    assert 'Not measured here.' in words(build_page('Title', rows_of()))
+
+
+def test_an_unfinished_suite_says_so_on_top():
+    cells = [('pretrain/mae-0', 'done', ''), ('knn/mae-0', 'failed', 'exit code 1, see log.txt'),
+             ('linear/mae-0', 'waiting', ''), ('finetune/mae-0', 'waiting', '')]
+    page = build_page('Title', rows_of(), cells=cells)
+    check(page)
+    text = words(page)
+    assert 'Not finished: 1 of 4 cells are done; 1 failed, 2 waiting.' in text
+    assert 'failed knn/mae-0 : exit code 1, see log.txt' in text
+    assert 'Waiting: linear/mae-0, finetune/mae-0.' in text
+    assert page.index('class="progress"') < page.index('class="answer')
+    assert 'class="progress"' not in build_page('Title', rows_of(), cells=cells[:1])
+
+
+SIX = ('untrained', 'mae', 'bootmae', 'supervised', 'mae (1600 epochs)', 'mine')
+
+
+def six_methods():
+    better = {'supervised': 4.0, 'mae (1600 epochs)': 1.0, 'mine': -7.0}
+    rows = rows_of()
+    return rows + [replace(row, method=method, value=row.value + gain, checkpoint_hash=method)
+                   for row in rows if row.method == 'bootmae' for method, gain in better.items()]
+
+
+def test_six_methods():
+    page = build_page('Title', six_methods())
+    check(page)
+    table = re.search(r'<table class="overview many">.*?</table>', page, re.S)[0]
+    lines = [words(line).strip() for line in table.split('</tr>')][2:-1]
+    assert [re.split(r' [▲▼=\d]', line)[0] for line in lines] == [
+        'Untrained', 'MAE', 'BootMAE', 'Supervised', 'MAE (1600 epochs)', 'mine',
+        'BootMAE − MAE', 'Supervised − MAE', 'MAE (1600 epochs) − MAE', 'mine − MAE']
+    assert lines[7] == 'Supervised − MAE' + ' ▲ above: +6.00 ± 0.00' * 2
+    dots = re.findall(r'background: var\(--(\w+)\)', table)
+    assert dots == ['untrained', 'mae', 'bootmae', 'other1', 'other2', 'other3']
+    text = words(page)
+    assert ('Others against MAE: Supervised above (+6.00 ± 0.00), MAE (1600 epochs) above (+3.00 ± 0.00), '
+            'mine below (−5.00 ± 0.00).') in text
+    assert 'Against the untrained' not in text  # all are above it, which one sentence says
+    worse = [replace(row, value=row.value - 60) if row.method == 'mine' else row for row in six_methods()]
+    assert ('Against the untrained encoder (60.1): above MAE 90.1, BootMAE 92.1, Supervised 96.1, MAE (1600 epochs) '
+            '93.1; below mine 25.1.') in words(build_page('Title', worse))
+
+
+def test_curves_and_classes_have_their_places():
+    curves = [Curve(f'digits/{method}/0', np.arange(3), {'probe/knn': np.array([1.0, 2.0, 3.0])}, 'epoch')
+              for method in ('mae', 'bootmae')]
+    classes = [('scenes', 'segmentation', method, 0, 'IoU', {'sky': 50.0 + gain, 'sea': 20.0 - gain})
+               for method, gain in (('mae', 0), ('bootmae', 5))]
+    page = build_page('Title', rows_of(), metrics=curves, classes=classes)
+    check(page)
+    assert '<h3>digits, online k-NN</h3>' in page
+    section = page[page.index('<section id="classes">'):page.index('<section id="published">')]
+    assert '<details class="classes"><summary>scenes, segmentation IoU: 2 classes</summary>' in section
+    assert 'Class MAE BootMAE BootMAE − MAE sky 50.0 55.0 +5.00 (1) sea 20.0 15.0 −5.00 (1)' in words(section)
+    assert 'id="classes"' not in build_page('Title', rows_of())
+    assert 'id="curves"' not in build_page('Title', rows_of())
+
+
+def test_cost_and_provenance_tell_what_the_rows_know():
+    rows = [replace(row, memory=12.5, gpu_hours=3.0 if row.task == 'knn' else 40.0, data_hash='da7a',
+                    config_hash='c0f1') for row in rows_of() if row.method != 'untrained']
+    text = words(build_page('Title', rows))
+    assert 'Memory, GiB GPU-hours Precision' in text
+    assert '12.5 3.0 to 40.0 float32' in text
+    assert 'fingerprints of the judged data digits: da7a' in text
+    assert 'hashes of the evaluation settings digits, k-NN: c0f1 digits, linear probe: c0f1' in text
+    assert 'Memory, GiB' not in words(build_page('Title', rows_of()))
+
+
+def test_columns_that_never_change_are_said_once():
+    text = words(build_page('Title', rows_of()))
+    assert '12 rows.' in text
+    assert 'protocol k=20 , commit c0ffee , device 2 cores , precision float32 , date 2026-01-02 , label demo .' in text
+    table = build_page('Title', rows_of())
+    table = table[table.index('aria-label="Table: all rows"'):table.index('<section id="provenance">')]
+    assert words(table).split('data method task')[1].startswith(' metric value seed config checkpoint')
+    assert '2 cores' not in table
+
+
 def test_names_are_escaped_everywhere():
     rows = [replace(row, data=HOSTILE, protocol=HOSTILE, config=HOSTILE, checkpoint=HOSTILE, device=HOSTILE)
             for row in rows_of()]
@@ -313,6 +403,21 @@ def test_command_errors_are_one_line(command, files, capsys, monkeypatch, extra,
     assert message in error
     assert error.count('\n') == 1
     assert not (files / 'a.html').exists()
+
+
+def test_command_draws_a_downstream_training(command, files):
+    folder = files / 'seg' / '20260101_100000' / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text('{"loss": 1.0, "iter": 9, "step": 9}\n{"mIoU": 10.0, "step": 10}\n'
+                                         '{"mIoU": 30.0, "step": 20}\n')
+    (folder.parent / 'classes.json').write_text('{"IoU": {"sky": 61.5}, "Acc": {"sky": 9}}')
+    code = command([str(files / 'r.csv'), '--out', str(files / 'a.html'),
+                    '--downstream', f'scenes/mae/0={files / "seg"}'])
+    assert code == 0
+    page = (files / 'a.html').read_text()
+    assert '<h3>scenes, mIoU</h3>' in page
+    assert 'Class MAE sky 61.5' in words(page)
+    assert 'segmentation Acc' not in page
 
 
 def test_command_without_results(command, tmp_path, capsys):

@@ -73,7 +73,7 @@ def test_test_as_a_tool(finetuned, tmp_path):
     work_dir, hooks, last = finetuned
     arguments = [f'experiment_name=commands_tool_{len(hooks)}', 'log_level=ERROR']
     assert call('test', FINETUNE, work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--cfg-options', *arguments) == 0
-    written = json.loads(next(tmp_path.glob('*/*.json')).read_text())
+    written = json.loads(next(tmp_path.glob('*/[0-9]*.json')).read_text())
     assert written['accuracy/top1'] == last['accuracy/top1'], 'without EMAHook, state_dict is what is evaluated'
 
 

@@ -122,7 +122,7 @@ def test_a_converted_classifier_is_evaluated_alike(runs, tmp_path):
     for name, path in (('first', runs / 'cls.pth'), ('second', tmp_path / 'b.safetensors')):
         assert call('test', FINETUNE, path, '--work-dir', tmp_path / name, '--cfg-options', 'log_level=ERROR',
                     f'experiment_name=convert_{name}', 'test_dataloader.dataset.indices=64') == 0
-        metrics.append(json.loads(next((tmp_path / name).glob('*/*.json')).read_text())['accuracy/top1'])
+        metrics.append(json.loads(next((tmp_path / name).glob('*/[0-9]*.json')).read_text())['accuracy/top1'])
     assert metrics[0] == metrics[1]
 
 

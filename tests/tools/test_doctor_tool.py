@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bootmae.engine.doctor import installed_packages, read_lock
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGED = {'torch': '2.14.0', 'numpy': '1.26.4', 'scipy': '1.11.4', 'setuptools': '82.0', 'transformers': '5.1.0',
           'mmcv': '2.2.0', 'opencv-python': '4.12.0.88'}
@@ -28,6 +30,9 @@ def test_nothing_is_wrong_here():
 
 def test_staged_faults_are_all_named(tmp_path):
     """Packages that only seem to be installed, and a torch that is broken, so that no package gets far."""
+    wanted, installed = read_lock(REPOSITORY)[0], installed_packages()
+    if any(installed.get(name) != wanted[name] for name in ('torch', 'onedl-mmcv')):
+        pytest.skip('another stack than that of the lock: there are other faults')
     for name, version in STAGED.items():
         folder = tmp_path / f'{name.replace("-", "_")}-{version}.dist-info'
         folder.mkdir()

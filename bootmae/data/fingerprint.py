@@ -1,0 +1,49 @@
+"""A fingerprint of the images and annotations of a data set, to tell whether two results are of the same data."""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+PATHS = ('img_path', 'seg_map_path')
+ANSWERS = ('gt_label', 'instances')  # of a record, what is to be predicted
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """12 hexadecimal digits that change with any image's name or size, label, mask file or instance.
+
+    Files are told by their names within their data set and sizes in bytes, not by their content: a copy in another
+    folder has the same fingerprint, and no image is read. Pictures in memory are told by their pixels.
+
+    Args:
+        dataset: of mmpretrain, mmseg or mmdet, wrapped or not.
+    """
+    while hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    folders = [os.path.dirname(str(info[key])) for info in infos for key in PATHS if info.get(key)]
+    root = os.path.commonpath(folders) if folders else ''
+    digest = hashlib.sha256()
+    for info in infos:
+        digest.update(_record(info, root))
+    return digest.hexdigest()[:12]
+
+
+def _record(info: dict[str, Any], root: str) -> bytes:
+    """What makes one image: its files below ``root``, or its pixels, and what is to be predicted."""
+    files = [(str(info[key])[len(root):], _size(str(info[key]))) for key in PATHS if info.get(key)]
+    pixels = hashlib.sha256(np.ascontiguousarray(info['img'])).hexdigest() if 'img' in info else ''
+    answer = {key: info[key] for key in ANSWERS if key in info}
+    return json.dumps([files, pixels, answer], sort_keys=True, default=_plain).encode()
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; -1 for a place within an archive."""
+    return os.path.getsize(path) if os.path.isfile(path) else -1
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)

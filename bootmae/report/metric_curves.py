@@ -1,0 +1,87 @@
+"""Curves of what a validation or an online probe measured during a training, all methods in one plot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from .curves import Curve, read_curve
+from .figures import STYLE, method_colours, svg_of, thin
+from .verdicts import method_name, ordered_methods
+
+# Key in the log: what the reader calls it, and the factor to percent.
+METRICS = {'accuracy/top1': ('accuracy', 1.0), 'mIoU': ('mIoU', 1.0), 'coco/bbox_mAP': ('box AP', 100.0),
+           'coco/segm_mAP': ('mask AP', 100.0), 'probe/knn': ('online k-NN', 1.0),
+           'probe/linear': ('online linear probe', 1.0)}
+
+FEW = 6  # points up to which each is marked
+METRIC_CAPTION = (
+    'Validation results during training, percent, one line a seed. Online k-NN and linear probe read the frozen '
+    'encoder while it is pretrained. Other than losses, these compare between methods: the same images are judged the '
+    'same way. The last point of a fine-tuning, segmentation or detection is the result above.'
+)
+
+
+def read_metrics(name: str, work_dir: str | Path) -> list[Curve]:
+    """A curve for each metric that a training logged, in percent; empty where it logged none.
+
+    Args:
+        name: as for :func:`~bootmae.report.read_curve`.
+        work_dir: work directory of a pretraining with an online probe, or of a downstream training.
+
+    Raises:
+        ValueError: A file of scalars is damaged.
+    """
+    found = []
+    for key, (_, factor) in METRICS.items():
+        try:
+            curve = read_curve(name, work_dir, having=key)
+        except FileNotFoundError:
+            continue
+        unit = 'iteration' if 'iter' in curve.values or curve.steps[-1] > _epochs(work_dir) else 'epoch'
+        found.append(replace(curve, values={key: curve.values[key] * factor}, unit=unit))
+    return found
+
+
+def _epochs(work_dir: str | Path) -> float:
+    """Epochs that the training has begun, 0 where it does not count them."""
+    try:
+        return float(np.nanmax(read_curve('', work_dir).values.get('epoch', [0.0])))
+    except FileNotFoundError:
+        return 0.0
+
+
+def metric_plots(curves: Sequence[Curve], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """Heading and SVG for every data set and metric; curves of one point, such as a last test alone, are left out."""
+    groups: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves:
+        for key, values in curve.values.items():
+            if np.isfinite(values).sum() > 1:
+                groups.setdefault((curve.parts[0], key), []).append(curve)
+    return [(', '.join(filter(None, [data, METRICS.get(key, (key, 1.0))[0]])), metric_svg(group, key, colours))
+            for (data, key), group in groups.items()]
+
+
+def metric_svg(curves: Sequence[Curve], key: str, colours: Mapping[str, str] | None = None) -> str:
+    """One metric of several trainings on one data set: a line a seed, a colour a method."""
+    methods = ordered_methods(curve.parts[1] for curve in curves)
+    colours = colours or method_colours(methods)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7 + 0.18 * ((len(methods) + 2) // 3)), layout='constrained')
+        axes = figure.add_subplot()
+        for method in methods:
+            label = method_name(method)
+            for curve in (curve for curve in curves if curve.parts[1] == method):
+                steps, values = thin(curve.steps, curve.values[key])
+                axes.plot(steps, values, color=colours[method], linewidth=1.2, alpha=0.85, label=label,
+                          marker='o' if len(steps) <= FEW else None, markersize=2.5)
+                label = None
+        axes.set_xlabel(curves[0].unit)
+        axes.set_ylabel('percent')
+        axes.grid(axis='y')
+        axes.margins(x=0.02)
+        figure.legend(loc='outside upper center', ncols=3, handlelength=1.6, columnspacing=1.2)  # never over a line
+        return svg_of(figure, f'metric-{curves[0].parts[0]}-{key}')

@@ -1,0 +1,218 @@
+"""The cells of a suite: one pretraining, or one evaluation of its encoder, for one method and seed."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.resume import run_files
+from ..provenance import REPOSITORY
+from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
+
+TASKS_OF_KIND = {'knn': ('knn', ), 'frozen': ('knn', 'linear')}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        suite: that it is of.
+        training: the pretraining or task.
+        method, seed: of the encoder.
+        root: the suite's folder.
+        needs: the pretraining whose encoder it judges, None where it needs none.
+    """
+
+    suite: Suite
+    training: Training
+    method: Method
+    seed: int
+    root: Path
+    needs: 'Cell | None' = None
+
+    @property
+    def name(self) -> str:
+        """Unique in the suite, and its folder below the suite's."""
+        return f'{self.training.name}/{self.method.name}-{self.seed}'
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def run(self) -> Path:
+        """Work directory of its training."""
+        return self.folder / 'run'
+
+    @property
+    def task(self) -> Task | None:
+        """None for a pretraining."""
+        return self.training if isinstance(self.training, Task) else None
+
+    @property
+    def trains(self) -> bool:
+        """Whether its command is a training, which can be resumed."""
+        return self.task is None or self.task.kind not in FROZEN_KINDS
+
+    @property
+    def config(self) -> str:
+        return config_of(self.training, self.method)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The config values of this cell: the seed, and the suite's options."""
+        values = {'randomness.seed': self.seed} if self.trains else {}
+        return values | {key: self.seed if value == '{seed}' else value for key, value in self.training.options.items()}
+
+    @property
+    def weights(self) -> str | None:
+        """File, or name, of the encoder that it judges; None: an untrained one, or a pretraining."""
+        if self.needs is not None:
+            return str(last_checkpoint(self.needs.run))
+        return self.method.weights.replace('{seed}', str(self.seed)) if self.method.weights else None
+
+    def commands(self, gpus: int, slurm: str | None = None) -> list[list[str]]:
+        """What runs it, one after the other; a training goes on from its newest checkpoint if it has any.
+
+        Args:
+            gpus: of this cell; 0: the CPU.
+            slurm: partition, if a training is to take its nodes by ``srun``.
+        """
+        encoder = [] if self.weights is None else ['--init', self.weights]
+        if encoder and self.method.source != 'online':
+            encoder += ['--source', self.method.source]
+        if not self.trains:
+            if self.weights is None:
+                encoder = ['--untrained', '1']
+            return [tool('knn.py', self.config, *encoder, '--seed', str(self.seed), '--method', self.method.name,
+                         '--tasks', *TASKS_OF_KIND[self.task.kind], '--labels', *self.task.labels,
+                         '--rows', str(self.folder / 'knn.csv'), *as_options(self.options))]
+        resume = ['--resume'] if self.run.is_dir() and run_files(self.run) else []
+        settings = ['--work-dir', str(self.run), *encoder, *resume, *as_options(self.options)]
+        commands = [launch(self.config, settings, gpus, slurm, self.name)]
+        if self.task is not None and self.task.tta:
+            # the checkpoint is not known before the training ends
+            commands.append([*tool('test.py', self.config, LAST), '--tta', '--work-dir', str(self.folder / 'tta'),
+                             '--out', str(self.folder / 'tta.json'), *as_options(self.options)])
+        return commands
+
+
+LAST = '{last checkpoint}'
+
+
+def launch(config: str, settings: list[str], gpus: int, slurm: str | None, name: str) -> list[str]:
+    """The command that trains on so many GPUs."""
+    if slurm:
+        script = str(REPOSITORY / 'tools' / 'slurm_train.sh')
+        return [script, slurm, name.replace('/', '.'), config, str(max(gpus, 1)), *settings]
+    if gpus > 1:
+        return [str(REPOSITORY / 'tools' / 'dist_train.sh'), config, str(gpus), *settings]
+    return tool('train.py', config, *settings)
+
+
+def tool(name: str, *args: str) -> list[str]:
+    return [sys.executable, str(REPOSITORY / 'tools' / name), *args]
+
+
+def as_options(values: dict[str, Any]) -> list[str]:
+    """``--cfg-options`` with config values; empty without any.
+
+    Raises:
+        ValueError: for a text that the command line would take for a list.
+    """
+    pairs = []
+    for key, value in _flat(values):
+        if isinstance(value, str) and any(mark in value for mark in ',[]()"\''):
+            raise ValueError(f'option {key}: {value!r} cannot be given on a command line; write a config of your own '
+                             'with this value')
+        pairs.append(f'{key}={_text(value)}')
+    return ['--cfg-options', *pairs] if pairs else []
+
+
+def _flat(values: dict[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in values.items():
+        pairs += _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else [(f'{prefix}{key}', value)]
+    return pairs
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f'[{",".join(map(_text, value))}]'
+    return str(value)
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of a work directory.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    note = folder / 'last_checkpoint'
+    if not note.is_file():
+        raise FileNotFoundError(f'{folder} has no finished training: there is no {note.name}')
+    path = Path(note.read_text().strip())
+    return path if path.is_file() else folder / path.name  # the folder may have been moved
+
+
+def make_cells(suite: Suite, root: Path) -> list[Cell]:
+    """All cells in the order in which they are run: by seed, so that whole comparisons are there early."""
+    pretrainings = {(name, method.name, seed): Cell(suite, training, method, seed, root)
+                    for name, training in suite.pretrainings.items() for seed in suite.seeds
+                    for method in suite.methods if method.pretrained}
+    cells = list(pretrainings.values())
+    for task in suite.tasks:
+        cells += [Cell(suite, task, method, seed, root, pretrainings.get((task.origin, method.name, seed)))
+                  for seed in suite.seeds for method in suite.methods]
+    return cells
+
+
+def matching(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """Cells whose name matches a pattern (``*`` as in a shell), or whose task or pretraining is called so.
+
+    Raises:
+        ValueError: for a pattern that matches none.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {cell.name for cell in cells if fnmatch(cell.name, pattern) or cell.training.name == pattern}
+        if not found:
+            raise ValueError(f'no cell is called {pattern!r}; there are {", ".join(cell.name for cell in cells)}')
+        chosen |= found
+    return [cell for cell in cells if cell.name in chosen]
+
+
+def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """Matching cells and the pretrainings that they need; without patterns all."""
+    if not patterns:
+        return list(cells)
+    chosen = {cell.name for cell in matching(cells, patterns)}
+    chosen |= {cell.needs.name for cell in cells if cell.name in chosen and cell.needs}
+    return [cell for cell in cells if cell.name in chosen]
+
+
+def suite_folder(suite: Suite) -> Path:
+    """Where a suite's runs and report go unless said otherwise."""
+    return REPOSITORY / 'work_dirs' / 'suites' / (suite.path.stem + (f'_{suite.size}' if suite.size else ''))
+
+
+def suite_command(cell: Cell) -> str:
+    """The command that runs the suite of a cell, as one would type it at the top of the repository."""
+    path = cell.suite.path.resolve()
+    words = ['tools/suite.py', str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)]
+    if cell.suite.size:
+        words += ['--size', cell.suite.size]
+    if cell.root != suite_folder(cell.suite):
+        root = cell.root
+        words += ['--out', str(root.relative_to(REPOSITORY) if root.is_relative_to(REPOSITORY) else root)]
+    return shlex.join(words)
+
+
+def shell(command: Sequence[str]) -> str:
+    """A command as one would type it at the top of the repository."""
+    words = command[1:] if command[0] == sys.executable else command
+    return shlex.join(word.removeprefix(f'{REPOSITORY}/') for word in words)

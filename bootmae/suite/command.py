@@ -1,0 +1,141 @@
+"""What ``tools/suite.py`` does."""
+
+import argparse
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+
+from ..engine.exits import REQUEUE
+from ..engine.run import load_config
+from ..provenance import REPOSITORY
+from ..report.overview import overview_text
+from ..report.tables import text_table
+from .cells import Cell, make_cells, matching, select, suite_folder
+from .collect import write_results
+from .dry_run import TFLOPS, plan_text
+from .journal import DONE, check_definition, definition, is_free, read_journal, state_of
+from .machine import find_machine
+from .page import write_report
+from .running import SuiteRun
+from .slurm import script
+from .spec import load_suite
+from .status import Status, interrupted
+
+FAILED_CELLS = 1  # exit code
+
+
+def run_suite(args: argparse.Namespace) -> int:
+    """Do what the command line asks for; the exit code."""
+    MMLogger.get_instance('suite', log_level='ERROR')  # libraries tell of each config and data set
+    suite = load_suite(args.suite, args.size)
+    root = (args.out or suite_folder(suite)).resolve()
+    every = make_cells(suite, root)
+    cells = select(every, args.only)
+    if args.dry_run:
+        print(plan_text(cells, args.tflops or TFLOPS, args.gpus))
+        return 0
+    if args.redo:
+        redo(every, args.redo)
+    if args.report_only:
+        finish(every, root)
+        return 0
+    definitions, lengths = define(cells, every)
+    if args.slurm:
+        return to_slurm(args, cells, root)
+    for line in interrupted(cells):
+        print(line, flush=True)
+    return run_here(args, cells, every, root, definitions, lengths)
+
+
+def run_here(args: argparse.Namespace, cells: Sequence[Cell], every: Sequence[Cell], root: Path,
+             definitions: dict[str, str], lengths: dict[str, dict]) -> int:
+    """Run cells on this machine, then write the report."""
+    machine = find_machine(args.gpus, args.lanes)
+    status = Status(cells)
+    done = sum(state_of(cell) == DONE for cell in cells)
+    print(f'{args.suite}: {len(cells)} cells, {done} done before; {machine.total} '
+          f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {root}', flush=True)
+    run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm)
+    whole = run.run(status.tick)
+    if not args.in_slurm:  # there a job of its own writes it
+        finish(every, root)
+    if run.stopping is not None or (args.in_slurm and 'stopped' in run.states.values()):
+        print(f'stopped by {run.stopping.name if run.stopping else "a signal"}: start the same command again to go on',
+              file=sys.stderr)
+        return REQUEUE
+    bad = [f'  {cell.name}: {read_journal(cell).detail or run.states[cell.name]}; see {cell.folder / "log.txt"}'
+           for cell in cells if run.states[cell.name] != DONE]
+    if bad:
+        print('\n'.join([f'{len(bad)} of {len(cells)} cells are not done; the same command tries them again:', *bad]),
+              file=sys.stderr)
+    return 0 if whole else FAILED_CELLS
+
+
+def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str], dict[str, dict]]:
+    """Fingerprint and length of each cell, by name.
+
+    Raises:
+        ValueError: if a cell was run as something else before; see :func:`check_definition`.
+    """
+    definitions: dict[str, str] = {}
+    lengths: dict[str, dict] = {}
+    for cell in every:  # pretrainings come before what needs them
+        cfg = load_config(cell.config, cell.options)
+        needs = definitions[cell.needs.name] if cell.needs else ''
+        definitions[cell.name] = definition(cell, cfg, needs)
+        loop = cfg.get('train_cfg') or {}
+        lengths[cell.name] = {key: loop[key] for key in ('max_epochs', 'max_iters') if key in loop}
+    for cell in cells:
+        check_definition(cell, read_journal(cell), definitions[cell.name])
+    return definitions, lengths
+
+
+def redo(every: Sequence[Cell], patterns: Sequence[str]) -> None:
+    """Drop what cells have, and what was judged from them.
+
+    Raises:
+        ValueError: if one of them is running.
+    """
+    named = {cell.name for cell in matching(every, patterns)}
+    chosen = [cell for cell in every if cell.name in named or (cell.needs and cell.needs.name in named)]
+    for cell in chosen:
+        if not is_free(cell):
+            raise ValueError(f'{cell.name} is running: wait for it, or stop it, before --redo')
+    for cell in chosen:
+        shutil.rmtree(cell.folder, ignore_errors=True)
+
+
+def finish(every: Sequence[Cell], root: Path) -> None:
+    """Write result rows and report of what is done, and print the tables."""
+    rows = write_results(list(every), root / 'results.csv')
+    if not any(state_of(cell) == DONE for cell in every):
+        print('no cell is done: no report')
+        return
+    with redirect_stdout(io.StringIO()):  # pycocotools prints
+        report = write_report(every, rows, root / 'report.html')
+    if rows:
+        print(text_table(rows))
+        print(overview_text(rows))
+        print(f'rows:   {shown(root / "results.csv")}')
+    print(f'report: {shown(report)}', flush=True)
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
+    """Print, or run, the script that submits the cells that are not done."""
+    left = [cell for cell in cells if state_of(cell) != DONE]
+    given = [str(args.suite.resolve()), *(['--size', args.size] if args.size else []), '--out', str(root)]
+    text = script(left, given, args.slurm, root)
+    if not args.submit:
+        print(text, end='')
+        return 0
+    return subprocess.run(['bash', '-c', text], cwd=REPOSITORY).returncode

@@ -1,0 +1,95 @@
+"""What a suite would do, without doing it: commands, arithmetic, and an estimate of GPU-hours for each cell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..engine.plan import build_on_meta, count_images, gflop_per_image, length_of, task_of
+from ..engine.run import apply_batch
+from .cells import Cell
+from .collect import cell_config
+from .journal import state_of
+from .status import aligned
+
+TFLOPS = 120.0
+ASSUMED = ('GPU-hours are an estimate: arithmetic divided by a sustained {tflops:g} TFLOP/s a GPU (--tflops; the '
+           'authors\' release does 111 on an H100 in ViT-B pretraining: 1,198 images/s). Detection counts images of '
+           'the test\'s size, backbone, pyramid and proposals, but not the heads on boxes.')
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one cell: images it computes, GFLOP for each (None: unknown), global batch of its training (0: none)."""
+
+    images: int
+    gflop: float | None
+    batch: str
+
+    def gpu_hours(self, tflops: float) -> float | None:
+        return None if self.gflop is None else self.images * self.gflop / (tflops * 1e3) / 3600
+
+
+def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
+    """Work out one cell on so many GPUs; ``known`` holds those that are alike but for the seed.
+
+    Raises:
+        ValueError, FileNotFoundError: if its config cannot be run like this.
+    """
+    key = cell.config, cell.training.name, gpus
+    if key not in known:
+        known[key] = _estimate(cell, gpus)
+    return known[key]
+
+
+def _estimate(cell: Cell, gpus: int) -> Estimate:
+    cfg = cell_config(cell)
+    if not cell.trains:
+        model = build_on_meta(cfg)
+        return Estimate(count_images(cfg), gflop_per_image(model, model.backbone.img_size, 'classification') / 3, '')
+    batch = apply_batch(cfg, gpus)
+    model, task = build_on_meta(cfg), task_of(cfg)
+    gflop = (detection_gflop(model, detection_size(cfg)) if task == 'detection' else
+             gflop_per_image(model, tuple(model.backbone.img_size), task))
+    return Estimate(length_of(cfg, batch).images, gflop, str(batch))
+
+
+def detection_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of a photograph of 4 : 3 after the test's ``Resize``, in whole strides of 32."""
+    scale = next((step['scale'] for step in cfg.test_dataloader.dataset.pipeline if step['type'] == 'Resize'), None)
+    short, long = sorted(scale or cfg.model.backbone.img_size)
+    return tuple(-(-side // 32) * 32 for side in (short, min(long, short * 4 // 3)))
+
+
+def detection_gflop(model: torch.nn.Module, size: tuple[int, int]) -> float:
+    """GFLOP of a training step of a detector for one image of this size, without the heads on boxes."""
+    images = torch.empty(1, 3, *size, device='meta')
+    with FlopCounterMode(display=False) as counter:
+        found = model.rpn_head(model.extract_feat(images))
+        sum(level.sum() for kind in found for level in kind).backward()
+    return counter.get_total_flops() / 1e9
+
+
+def hours_text(hours: float | None) -> str:
+    if hours is None:
+        return '?'
+    return '< 0.1' if hours < 0.1 else f'{hours:,.1f}'
+
+
+def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = None) -> str:
+    """A line for each cell, and the sum; ``gpus`` is the most that a cell may use."""
+    known: dict = {}
+    lines, hours = [], []
+    for cell in cells:
+        found = estimate(cell, known, min(cell.training.gpus, gpus or cell.training.gpus))
+        hours.append(found.gpu_hours(tflops))
+        lines.append((cell.name, state_of(cell), cell.config, f'{found.images:,}', found.batch,
+                      hours_text(hours[-1])))
+    heads = ('cell', 'state', 'config', 'images', 'batch', 'GPU-hours')
+    left = sum(hour or 0.0 for hour, line in zip(hours, lines, strict=True) if line[1] != 'done')
+    return '\n'.join([aligned([heads, *lines], right=(3, 5)),
+                      f'{len(cells)} cells, about {left:,.0f} GPU-hours to do', ASSUMED.format(tflops=tflops)])
+
+

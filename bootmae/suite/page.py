@@ -1,0 +1,174 @@
+"""The report of a suite, of whatever is finished of it: rows, curves, pictures, commands, provenance."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from ..engine.predict import image_of, instances, label_map, predict
+from ..engine.reconstruct import hide, load_pretrained, reconstruct
+from ..models.masking import BlockMasking
+from ..provenance import device_name, git_commit, versions
+from ..report.classes import ClassResult, class_results
+from ..report.curves import Curve, read_curve
+from ..report.figures import reconstruction_grid
+from ..report.metric_curves import read_metrics
+from ..report.page import write_page
+from ..report.predictions import detection_grid, segmentation_grid
+from ..report.rows import ResultRow
+from .cells import Cell, last_checkpoint, shell, suite_command
+from .collect import cell_config, data_name
+from .journal import DONE, read_journal, state_of
+
+RECONSTRUCTED, PREDICTED = 6, 5  # images
+
+
+def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path) -> Path:
+    """Write the page of a suite.
+
+    Args:
+        cells: all of the suite, finished or not.
+        rows: results of the finished ones.
+        path: HTML file to write.
+    """
+    done = [cell for cell in cells if state_of(cell) == DONE]
+    suite = cells[0].suite
+    return write_page(
+        path, title=suite.title, rows=rows, curves=curves(done), pictures=reconstructions(done),
+        predictions=predictions(done), notes=suite.notes, commands=commands(cells),
+        provenance=dict(suite=suite.path.name, commit=git_commit(), device=device_name(), cores=os.cpu_count(),
+                        **versions()),
+        cells=[(cell.name, state_of(cell), read_journal(cell).detail) for cell in cells], metrics=metrics(done),
+        classes=classes(done))
+
+
+def pretraining_name(cell: Cell) -> str:
+    """What the report calls the data of a pretraining."""
+    return cell.training.name.partition('-')[2]
+
+
+def curves(done: Sequence[Cell]) -> list[Curve]:
+    """Losses of the pretrainings."""
+    return [read_curve(_curve_name(cell), cell.run) for cell in done if cell.task is None]
+
+
+def metrics(done: Sequence[Cell]) -> list[Curve]:
+    """What was measured during trainings: validations, online probes."""
+    return [curve for cell in done if cell.trains for curve in read_metrics(_curve_name(cell), cell.run)]
+
+
+def classes(done: Sequence[Cell]) -> list[ClassResult]:
+    """Numbers of each class from trained evaluations."""
+    return [result for cell in done if cell.trains and cell.task
+            for result in class_results(_curve_name(cell), cell.run, cell.task.kind)]
+
+
+def _curve_name(cell: Cell) -> str:
+    """Data, method and seed."""
+    data = data_name(cell, cell_config(cell)) if cell.task else pretraining_name(cell)
+    return f'{data}/{cell.method.name}/{cell.seed}'
+
+
+def commands(cells: Sequence[Cell]) -> dict[str, str]:
+    """How to repeat it: the suite, and of each training the first cell's command."""
+    found = {'This comparison': suite_command(cells[0])}
+    for cell in cells:
+        if cell.needs is None or state_of(cell.needs) == DONE:
+            for command in cell.commands(cell.training.gpus):
+                words = [word for word in command if word != '--resume']
+                found.setdefault(f'{cell.training.name}', shell(words))
+    return found
+
+
+def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
+    """Of each pretraining a picture of test images under BootMAE's masks, by the first seed of each method."""
+    pictures = {}
+    for name in dict.fromkeys(cell.training.name for cell in done if cell.task is None):
+        first: dict[str, Cell] = {}
+        for cell in done:
+            if cell.training.name == name and cell.task is None:
+                first.setdefault(cell.method.name, cell)
+        picture = _reconstruction(first, done)
+        if picture:
+            seeds = ', '.join(sorted({str(cell.seed) for cell in first.values()}))
+            data = pretraining_name(next(iter(first.values())))
+            caption = f'test images under BootMAE\'s block-wise masks, seed {seeds}'
+            pictures[f'{data}: {caption}' if data else caption.capitalize()] = picture
+    return pictures
+
+
+def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | None:
+    """None where no BootMAE is there, whose masks are used, or no labelled images of the same size."""
+    ours = next((cell for cell in first.values() if cell_config(cell).model.type == 'BootMAE'), None)
+    judged = next((cell for cell in done if cell.needs in first.values() and cell.task.kind not in
+                   ('segmentation', 'detection')), None)
+    if ours is None or judged is None:
+        return None
+    cfg = cell_config(ours)
+    images = test_images(cell_config(judged), RECONSTRUCTED)
+    size, patch = cfg.model.backbone.img_size, cfg.model.backbone.patch_size
+    if images.shape[1:3] != ((size, size) if isinstance(size, int) else tuple(size)):
+        return None
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    masking = BlockMasking(grid=(images.shape[1] // patch[0], images.shape[2] // patch[1]), **cfg.model.masking)
+    rng = np.random.RandomState(0)
+    orders = np.stack([masking.draw_order(rng) for _ in images])
+    panels = dict(original=images, masked=hide(images, orders, masking.num_masked, patch))
+    for method, cell in first.items():
+        if cell_config(cell).model.type in ('BootMAE', 'MAE'):  # of other methods it is not known how they predict
+            model = load_pretrained(cell.config, str(last_checkpoint(cell.run)))
+            panels[method] = reconstruct(model, images, orders, masking.num_masked, patch)
+    return reconstruction_grid(panels)
+
+
+def test_images(cfg: Config, count: int) -> np.ndarray:
+    """Test images of a classification config, evenly spread, as its model sees them: RGB uint8 (n, H, W, 3)."""
+    init_default_scope('mmpretrain')
+    dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, test_mode=True))
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    images = [dataset[int(index)]['inputs'] for index in chosen]
+    return np.stack([image.permute(1, 2, 0).numpy()[..., ::-1] for image in images])  # BGR
+
+
+def predictions(done: Sequence[Cell]) -> dict[str, bytes]:
+    """Of each segmentation and detection a picture: predictions of the first seed of each method beside the truth."""
+    pictures = {}
+    for name in dict.fromkeys(cell.training.name for cell in done if cell.task):
+        cells = [cell for cell in done if cell.training.name == name]
+        task = cells[0].task
+        if task.kind not in ('segmentation', 'detection'):
+            continue
+        first: dict[str, Cell] = {}
+        for cell in cells:
+            if cell.seed == cells[0].seed:
+                first.setdefault(cell.method.name, cell)
+        picture = _predictions(first, task.kind)
+        if picture:
+            pictures[f'{data_name(cells[0], cell_config(cells[0]))}, {task.kind}: the first test images, runs of seed '
+                     f'{cells[0].seed}'] = picture
+    return pictures
+
+
+def _predictions(first: dict[str, Cell], kind: str) -> bytes | None:
+    configs = {method: cell_config(cell) for method, cell in first.items()}
+    cfg = next(iter(configs.values()))
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    classes, palette = dataset.metainfo['classes'], [tuple(colour) for colour in dataset.metainfo['palette']]
+    shown = range(min(PREDICTED, len(dataset)))
+    samples = {method: predict(configs[method], last_checkpoint(cell.run), shown) for method, cell in first.items()}
+    truth = next(iter(samples.values()))
+    images = [image_of(sample) for sample in truth]
+    if len({image.shape for image in images}) > 1:  # a grid needs one size
+        keep = [index for index, image in enumerate(images) if image.shape == images[0].shape]
+        images, truth = [images[index] for index in keep], [truth[index] for index in keep]
+        samples = {method: [found[index] for index in keep] for method, found in samples.items()}
+    if kind == 'segmentation':
+        panels = {'truth': np.stack([label_map(sample, truth=True) for sample in truth])}
+        panels |= {method: np.stack(list(map(label_map, found))) for method, found in samples.items()}
+        return segmentation_grid(np.stack(images), panels, palette, classes)
+    panels = {'truth': [instances(sample, truth=True) for sample in truth]}
+    panels |= {method: list(map(instances, found)) for method, found in samples.items()}
+    return detection_grid(np.stack(images), panels, classes, palette)

@@ -1,0 +1,255 @@
+"""Runs the cells of a suite on this machine, several at a time, and takes note of how each ends."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO
+
+from ..engine.exits import REQUEUE
+from ..provenance import REPOSITORY
+from .cells import LAST, Cell, last_checkpoint
+from .collect import collect
+from .journal import (
+    BLOCKED,
+    DONE,
+    ELSEWHERE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    CellLock,
+    Journal,
+    begin_attempt,
+    end_attempt,
+    is_done,
+    read_journal,
+    state_of,
+)
+
+POLL = 0.2  # seconds
+PATIENCE = 120  # seconds that stopped commands have to save
+
+
+@dataclass
+class Machine:
+    """What the suite may use: names of GPUs (as of ``CUDA_VISIBLE_DEVICES``), or lanes of a CPU.
+
+    Attributes:
+        devices: free ones.
+        total: how many there are.
+        gpu: whether they are GPUs.
+    """
+
+    devices: list[str]
+    total: int
+    gpu: bool
+
+    def share(self, cell: Cell) -> int:
+        """Devices of a cell: as many as the suite file gives it, or all."""
+        return min(cell.training.gpus, self.total) if self.gpu else 1
+
+    def gpus(self, cell: Cell) -> int:
+        return self.share(cell) if self.gpu else 0
+
+    def environment(self, devices: Sequence[str]) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get('PYTHONPATH')]))
+        found = os.environ | {'PYTHONPATH': path}
+        if self.gpu:
+            return found | {'CUDA_VISIBLE_DEVICES': ','.join(devices)}
+        return found | {'OMP_NUM_THREADS': '1'}
+
+
+@dataclass
+class Run:
+    """A cell that is running: its commands left to do, and the process of the present one."""
+
+    cell: Cell
+    journal: Journal
+    lock: CellLock
+    devices: list[str]
+    left: list[list[str]]
+    begin: float = field(default_factory=time.monotonic)
+    process: subprocess.Popen | None = None
+    log: IO | None = None
+
+    def start_next(self, environment: dict[str, str]) -> None:
+        """Start its next command, which inherits the lock, in a group of its own: Ctrl-C reaches the suite only."""
+        command = [str(last_checkpoint(self.cell.run)) if word == LAST else word for word in self.left.pop(0)]
+        self.log = self.log or (self.cell.folder / 'log.txt').open('w')
+        self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=self.log, stderr=subprocess.STDOUT,
+                                        env=environment, pass_fds=[self.lock.file], start_new_session=True)
+
+    def signal(self, number: int) -> None:
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
+
+    def close(self) -> None:
+        if self.log:
+            self.log.close()
+        self.lock.release()
+
+
+class SuiteRun:
+    """Runs cells in order, as devices become free and the pretrainings they need are done.
+
+    Args:
+        cells: all that are to be done.
+        definitions: fingerprint of each by name.
+        lengths: epochs or iterations of each training by name.
+        machine: devices.
+        tell: called with a cell, its state and a text whenever one begins or ends.
+        slurm: partition, if trainings are to take nodes by ``srun``.
+    """
+
+    def __init__(self, cells: Sequence[Cell], definitions: dict[str, str], lengths: dict[str, dict], machine: Machine,
+                 tell: Callable[[Cell, str, str], None], slurm: str | None = None):
+        self.cells, self.definitions, self.lengths, self.machine = list(cells), definitions, lengths, machine
+        self.tell, self.slurm = tell, slurm
+        self.states = {cell.name: state_of(cell) for cell in cells}
+        for cell in cells:  # those that did not come to an end are tried again
+            if self.states[cell.name] not in (DONE, ELSEWHERE):
+                self.states[cell.name] = WAITING
+        self.running: list[Run] = []
+        self.stopping: signal.Signals | None = None
+
+    def run(self, tick: Callable[['SuiteRun'], None] = lambda suite: None) -> bool:
+        """Run until all is done or a signal asks to stop; whether all cells are done."""
+        handlers = {number: signal.signal(number, self._on_signal)
+                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            while self._go_on():
+                self._reap()
+                if self.stopping is None:
+                    self._start()
+                tick(self)
+                time.sleep(POLL)
+        finally:
+            self._end_all()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return all(state == DONE for state in self.states.values())
+
+    def _on_signal(self, number: int, frame) -> None:
+        """Ask the running commands to save and stop; the second time, end them."""
+        again = self.stopping is not None
+        self.stopping = signal.Signals(number)
+        for run in self.running:
+            run.signal(signal.SIGKILL if again else signal.SIGTERM)
+
+    def _go_on(self) -> bool:
+        if self.stopping is not None:
+            return bool(self.running)
+        return bool(self.running) or any(state in (WAITING, ELSEWHERE) for state in self.states.values())
+
+    def _start(self) -> None:
+        """Start what can be started, in order."""
+        for cell in self.cells:
+            state = self.states[cell.name]
+            if state == ELSEWHERE:
+                self._look_again(cell)
+            elif state == WAITING and self._is_ready(cell):
+                count = self.machine.share(cell)
+                if len(self.machine.devices) >= count:
+                    self._begin(cell, [self.machine.devices.pop(0) for _ in range(count)])
+
+    def _is_ready(self, cell: Cell) -> bool:
+        """Whether the pretraining that it needs is done; without hope of that it is blocked."""
+        if cell.needs is None:
+            return True
+        state = self.states.get(cell.needs.name) or state_of(cell.needs)
+        if state in (FAILED, BLOCKED, STOPPED):
+            self.states[cell.name] = BLOCKED
+            self.tell(cell, BLOCKED, f'{cell.needs.name} {state}')
+        return state == DONE
+
+    def _look_again(self, cell: Cell) -> None:
+        """A cell that another suite, or the command of a killed one, was running."""
+        state = state_of(cell)
+        if state != ELSEWHERE:
+            self.states[cell.name] = DONE if state == DONE else WAITING
+            if state == DONE:
+                self.tell(cell, DONE, 'by another process')
+
+    def _begin(self, cell: Cell, devices: list[str]) -> None:
+        lock = CellLock(cell)
+        if not lock.take():
+            self.states[cell.name] = ELSEWHERE
+            self.machine.devices += devices
+            return
+        journal = read_journal(cell)
+        if is_done(cell, journal):  # another suite was quicker
+            lock.release()
+            self.machine.devices += devices
+            self.states[cell.name] = DONE
+            return
+        journal.definition, journal.length = self.definitions[cell.name], self.lengths.get(cell.name, {})
+        begin_attempt(cell, journal)
+        run = Run(cell, journal, lock, devices, self._commands(cell))
+        resumed = any('--resume' in command for command in run.left)
+        self.running.append(run)
+        self.states[cell.name] = RUNNING
+        self.tell(cell, RUNNING, 'goes on from its newest checkpoint' if resumed else '')
+        run.start_next(self._environment(run))
+
+    def _commands(self, cell: Cell) -> list[list[str]]:
+        if self.slurm:  # the job has what the suite file asks for, on several nodes maybe
+            return cell.commands(cell.training.gpus, self.slurm)
+        return cell.commands(self.machine.gpus(cell))
+
+    def _environment(self, run: Run) -> dict[str, str]:
+        return dict(os.environ) if self.slurm else self.machine.environment(run.devices)
+
+    def _reap(self) -> None:
+        for run in list(self.running):
+            code = run.process.poll()
+            if code is None:
+                continue
+            if code == 0 and run.left and self.stopping is None:
+                run.start_next(self._environment(run))
+                continue
+            self._finish(run, code)
+
+    def _finish(self, run: Run, code: int) -> None:
+        """Note how a cell ended; of a finished evaluation, its rows."""
+        state, detail = self._judge(run, code)
+        if state == DONE and run.cell.task is not None:
+            try:
+                run.journal.attempts[-1]['end'] = time.time()
+                rows = collect(run.cell, self.machine.gpus(run.cell))
+                detail = ', '.join(f'{row.metric} {row.value:.1f}' for row in rows[:2])
+            except (OSError, ValueError, KeyError) as error:
+                state, detail = FAILED, f'no result: {error}'
+        end_attempt(run.cell, run.journal, state, code, '' if state == DONE else detail)
+        run.close()
+        self.running.remove(run)
+        self.machine.devices += run.devices
+        self.states[run.cell.name] = state
+        self.tell(run.cell, state, detail)
+
+    def _judge(self, run: Run, code: int) -> tuple[str, str]:
+        if code == 0 and not run.left:
+            return DONE, ''
+        if code == REQUEUE or self.stopping is not None:
+            saved = 'saved' if code == REQUEUE else 'starts over' if not run.cell.trains else 'stopped'
+            return STOPPED, f'{self.stopping.name if self.stopping else "stopped by a signal"}: {saved}'
+        tail = (run.cell.folder / 'log.txt').read_text(errors='replace').strip().splitlines()
+        return FAILED, f'exit code {code}: {tail[-1] if tail else "no output"}'
+
+    def _end_all(self) -> None:
+        """Where the suite itself fails: no command is left behind."""
+        end = time.monotonic() + PATIENCE
+        for run in self.running:
+            run.signal(signal.SIGTERM)
+        while self.running and time.monotonic() < end:
+            self.stopping = self.stopping or signal.SIGTERM
+            self._reap()
+            time.sleep(POLL)
+        for run in list(self.running):
+            run.signal(signal.SIGKILL)
+            run.process.wait()
+            self._finish(run, run.process.returncode)

@@ -1,0 +1,51 @@
+"""A suite as Slurm jobs: one a cell, evaluations waiting for their pretraining, and one that writes the report."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..provenance import REPOSITORY
+from .cells import Cell
+
+REPORT = 'report'
+
+
+def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, root: Path, cpus: int = 10) -> str:
+    """A shell script that submits the jobs.
+
+    A job runs ``tools/suite.py --only CELL``, whose training takes the job's nodes by ``tools/slurm_train.sh``: at the
+    time limit it saves, is requeued, and goes on.
+
+    Args:
+        cells: those that are not done.
+        suite_args: arguments that name the suite, its size and folder.
+        partition: of the cluster.
+        root: the suite's folder, for logs.
+        cpus: a GPU.
+    """
+    names = {cell.name: f'job{number}' for number, cell in enumerate(cells)}
+    lines = ['#!/usr/bin/env bash', 'set -euo pipefail', f'mkdir -p {shlex.quote(str(root / "slurm"))}']
+    for cell in cells:
+        needs = names.get(cell.needs.name) if cell.needs else None
+        lines.append(f'{names[cell.name]}=$({_sbatch(cell, suite_args, partition, root, cpus, needs)})')
+    after = ':'.join(f'${name}' for name in names.values())
+    command = [sys.executable, 'tools/suite.py', *suite_args, '--report-only']
+    lines.append(f'sbatch --parsable --partition={shlex.quote(partition)} --job-name={REPORT} --ntasks=1 '
+                 f'--dependency="afterany:{after}" --output={shlex.quote(str(root / "slurm" / "report-%j.log"))} '
+                 f'--chdir={shlex.quote(str(REPOSITORY))} --wrap={shlex.quote(shlex.join(command))}')
+    return '\n'.join(lines) + '\n'
+
+
+def _sbatch(cell: Cell, suite_args: Sequence[str], partition: str, root: Path, cpus: int, needs: str | None) -> str:
+    per_node = min(cell.training.gpus, 8)
+    command = [sys.executable, 'tools/suite.py', *suite_args, '--only', cell.name, '--in-slurm', partition]
+    name = cell.name.replace('/', '.')
+    words = ['sbatch', '--parsable', f'--partition={partition}', f'--job-name={name}',
+             f'--nodes={-(-cell.training.gpus // per_node)}', '--ntasks-per-node=1', f'--gres=gpu:{per_node}',
+             f'--cpus-per-task={cpus * per_node}', '--requeue', '--open-mode=append', '--signal=USR1@120',
+             f'--chdir={REPOSITORY}', f'--output={root / "slurm" / f"{name}-%j.log"}']
+    line = shlex.join(words)
+    if needs:
+        line += f' --dependency="afterok:${needs}"'
+    return f'{line} --wrap={shlex.quote("exec " + shlex.join(command))}'

@@ -1,0 +1,159 @@
+"""The parts of the online probe: which images, shared by how many processes, and what it refuses."""
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmpretrain.registry import MODELS
+
+from bootmae.engine import online, run
+from bootmae.engine.heartbeat import HeartbeatHook
+from bootmae.engine.online import OnlineProbeHook, choose, data_sets, kept_random_state, shared_features, spread
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
+
+
+def test_spread():
+    """All classes of a list in their order keep their share, and no image comes twice."""
+    assert spread(5, None).tolist() == spread(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert spread(10, 3).tolist() == [0, 3, 6]
+    many = spread(1_281_167, 50_000)
+    assert len(set(many.tolist())) == 50_000
+    assert many[-1] > 1_281_167 - 30
+
+
+def test_random_state_is_kept():
+    def draw() -> list:
+        return [random.random(), np.random.rand(), float(torch.rand(()))]
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = draw()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with kept_random_state():
+        draw(), np.random.seed(5), torch.manual_seed(7)
+    assert draw() == expected
+
+
+class Labelled(list):
+    """Images that are their numbers, three classes in a row."""
+
+    def get_gt_labels(self) -> np.ndarray:
+        return np.arange(len(self)) * 3 // len(self)
+
+
+def test_choose():
+    data = Labelled(range(30))
+    assert list(choose(data, 'all', None, 0)) == list(data)
+    assert list(choose(data, 'all', 6, 0)) == [0, 5, 10, 15, 20, 25]
+    few = list(choose(data, '2', 15, seed=3))
+    assert [number // 10 for number in few] == [0, 0, 1, 1, 2, 2]
+    assert all(number % 2 == 0 for number in few)
+    assert few == list(choose(data, '2', 15, seed=3)) != list(choose(data, '2', 15, seed=4))
+    with pytest.raises(ValueError, match='class 0 has 5 images, fewer than 6'):
+        choose(data, '6', 15, 0)
+
+
+@pytest.mark.parametrize('count, world', [(10, 1), (10, 2), (11, 4), (2, 3)])
+def test_processes_share_the_images(monkeypatch, count, world):
+    """Each works out its part, and all get all of them, in order."""
+    def extract(images):
+        numbers = torch.tensor([float(image) for image in images])
+        seen.append(len(numbers))
+        return torch.stack([numbers, -numbers], dim=1), numbers.long()
+
+    images, seen, gathered = choose(Labelled(range(100, 100 + count)), 'all', None, 0), [], {}
+    monkeypatch.setattr(online.dist, 'get_world_size', lambda: world)
+    for ours in range(world):
+        monkeypatch.setattr(online.dist, 'get_rank', lambda rank=ours: rank)
+        calls = iter(range(2))
+        monkeypatch.setattr(online.dist, 'all_gather', lambda values, rank=ours, calls=calls: [
+            gathered.setdefault((next(calls), rank), values)])
+        shared_features(extract, images)
+    calls = iter(range(2))
+    monkeypatch.setattr(online.dist, 'all_gather', lambda values, calls=calls: (
+        lambda which: [gathered[which, rank] for rank in range(world)])(next(calls)))
+    features, labels = shared_features(extract, images)
+    assert labels.tolist() == list(range(100, 100 + count))
+    assert features[:, 1].tolist() == [-float(label) for label in labels]
+    assert max(seen) == -(-count // world)
+
+
+def write_images(folder: Path, count: int) -> None:
+    for name in ('cat', 'dog'):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            cv2.imwrite(str(folder / name / f'{number:02}.png'), np.full((8, 8, 3), number, np.uint8))
+
+
+def names(dataset) -> list[str]:
+    return ['/'.join(Path(dataset.get_data_info(k)['img_path']).parts[-3:]) for k in range(len(dataset))]
+
+
+def test_a_folder_of_labelled_images(tmp_path):
+    """Each fifth image is a query, unless there are splits."""
+    cfg = run.load_config(FINETUNE)
+    write_images(tmp_path / 'plain', 10)
+    reference, query = data_sets(cfg, str(tmp_path / 'plain'))
+    assert names(query) == ['plain/cat/04.png', 'plain/cat/09.png', 'plain/dog/04.png', 'plain/dog/09.png']
+    assert len(reference) == 16
+    assert not set(names(reference)) & set(names(query))
+    assert list(query.get_gt_labels()) == [0, 0, 1, 1]
+    write_images(tmp_path / 'split' / 'train', 3)
+    write_images(tmp_path / 'split' / 'test', 1)
+    reference, query = data_sets(cfg, str(tmp_path / 'split'))
+    assert (len(reference), names(query)) == (6, ['test/cat/00.png', 'test/dog/00.png'])
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        data_sets(cfg, str(tmp_path / 'nowhere'))
+
+
+@pytest.fixture(scope='module')
+def model():
+    cfg = run.load_config(CONFIGS / 'pretrain' / 'bootmae_debug.py')
+    return MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+
+
+def test_the_encoder_must_fit(model):
+    """Before the first step."""
+    with pytest.raises(ValueError, match=r'the encoder in training was made with mean \[127.5.*123.6'):
+        OnlineProbeHook(FINETUNE, options={'data_preprocessor.mean': [123.675, 116.28, 103.53]}).prepare(model)
+    with pytest.raises(ValueError, match='the encoder in training was not loaded .* 2 blocks, the model\'s arch has 3'):
+        OnlineProbeHook(FINETUNE, options={'model.backbone.arch.depth': 3}).prepare(model)
+    with pytest.raises(ValueError, match='is no ImageClassifier; give a config of configs/cls'):
+        OnlineProbeHook(str(CONFIGS / 'pretrain' / 'bootmae_debug.py')).prepare(model)
+    with pytest.raises(FileNotFoundError, match='no config nothing.py'):
+        OnlineProbeHook('nothing.py').prepare(model)
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(tasks=['knn', 'svm']), "tasks='svm': give some of knn, linear"), (dict(labels=0), 'labels=0: give "all"'),
+    (dict(labels='few'), "labels='few'"), (dict(interval=0), 'interval=0: give a number'),
+    (dict(max_images=0), 'max_images=0')])
+def test_wrong_arguments(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        OnlineProbeHook(FINETUNE, **wrong)
+
+
+def test_without_a_folder_it_rests():
+    """The config of small data names the probe, for whoever has labelled images."""
+    hook = OnlineProbeHook(FINETUNE, folder='')
+    hook.before_train(None)
+    hook.after_train_epoch(None)
+    assert hook.classifier is None
+
+
+def test_other_processes_hear_of_progress():
+    """In a phase that has time, and before the first step, which may compile, in the one it is in."""
+    heartbeat, moves = HeartbeatHook(), []
+    heartbeat.heart = SimpleNamespace(beat=SimpleNamespace(phase='start'), move=lambda *args: moves.append(args))
+    runner = SimpleNamespace(hooks=[Hook(), heartbeat], iter=7)
+    online.beat(runner)
+    online.beat(runner, 'val')
+    assert moves == [('start', 7), ('val', 7)]
+    heartbeat.heart = None
+    online.beat(runner)

@@ -1,0 +1,75 @@
+"""The parts of the pictures of a run; tests/engine/test_watching.py has whole ones."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mmengine.visualization import LocalVisBackend, MLflowVisBackend
+from mmpretrain.registry import MODELS
+from PIL import Image
+from torch import nn
+
+from bootmae.engine import run
+from bootmae.engine.pictures import ReconstructionHook, draw_masks, on_white, patch_of
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+
+
+def build(name: str):
+    return MODELS.build(run.load_config(CONFIGS / 'pretrain' / f'{name}.py').model)
+
+
+def test_masks_are_those_of_the_images():
+    model = build('bootmae_debug')
+    given = [SimpleNamespace(mask_order=np.roll(np.arange(64), k)) for k in range(3)]
+
+    class Sample(SimpleNamespace):
+        def __contains__(self, key):
+            return key in self.__dict__
+    orders, masked = draw_masks(model, [Sample(**vars(sample)) for sample in given], 3)
+    np.testing.assert_array_equal(orders, np.stack([sample.mask_order for sample in given]))
+    assert masked == 48
+
+
+@pytest.mark.parametrize('name', ['bootmae_debug', 'mae_debug'])
+def test_masks_are_the_same_each_time(name):
+    """And the share that the model masks, in patches of its size."""
+    model = build(name)
+    (orders, masked), (again, _) = draw_masks(model, None, 3), draw_masks(model, None, 3)
+    np.testing.assert_array_equal(orders, again)
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(64), (3, 1)))
+    assert (orders[0] != orders[1]).any()
+    assert masked == 48
+    assert patch_of(model.backbone) == (4, 4)
+
+
+def test_on_white():
+    picture = np.zeros((2, 2, 4), np.uint8)
+    picture[0] = (10, 20, 30, 255)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, 'PNG')
+    np.testing.assert_array_equal(on_white(buffer.getvalue()), [[[10, 20, 30]] * 2, [[255] * 3] * 2])
+
+
+def test_every_backend_gets_a_name_it_can_use(monkeypatch):
+    """A file name with its ending for mlflow, which takes no step."""
+    seen = []
+    backends = {}
+    for kind in (LocalVisBackend, MLflowVisBackend):
+        backends[kind] = kind.__new__(kind)
+        monkeypatch.setattr(kind, 'add_image', lambda self, name, image, step: seen.append((name, step)))
+    hook = ReconstructionHook()
+    monkeypatch.setattr(hook, 'picture', lambda model: np.zeros((2, 2, 3), np.uint8))
+    hook.draw(SimpleNamespace(visualizer=SimpleNamespace(_vis_backends=backends), model=nn.Linear(1, 1)), 4)
+    assert seen == [('reconstructions', 4), ('reconstructions/epoch_4.png', 4)]
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match='ReconstructionHook: Linear predicts no patches'):
+        ReconstructionHook().before_train(SimpleNamespace(model=nn.Linear(1, 1)))
+    with pytest.raises(ValueError, match='interval=0, count=6: give numbers from 1 on'):
+        ReconstructionHook(interval=0)
+    with pytest.raises(ValueError, match='count=0'):
+        ReconstructionHook(count=0)

@@ -1,0 +1,79 @@
+"""What a suite would do, as a plan and as Slurm jobs."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_spec import cells_of
+
+from bootmae.engine.run import load_config
+from bootmae.provenance import REPOSITORY
+from bootmae.suite import load_suite, make_cells
+from bootmae.suite.dry_run import detection_size, estimate, hours_text, plan_text
+from bootmae.suite.journal import config_hash, definition
+from bootmae.suite.slurm import script
+
+PAPER = REPOSITORY / 'suites' / 'paper_vitb.yaml'
+
+
+def test_estimate_of_the_papers_pretraining():
+    """Images and arithmetic are those of tools/plan.py: 1,023,639,552 images of 89.1 GFLOP."""
+    cell = next(cell for cell in make_cells(load_suite(PAPER), Path('x')) if cell.name == 'pretrain/bootmae-0')
+    found = estimate(cell, {}, gpus=8)
+    assert (found.images, found.batch) == (1_023_639_552, '8 GPUs x 512 x accumulation 1 = 4096')
+    assert found.gflop == pytest.approx(89.1, abs=0.1)
+    assert found.gpu_hours(120) == pytest.approx(1_023_639_552 * found.gflop / 120e3 / 3600)
+    assert found.gpu_hours(240) == pytest.approx(found.gpu_hours(120) / 2)
+    assert (hours_text(None), hours_text(0.01), hours_text(1234.56)) == ('?', '< 0.1', '1,234.6')
+
+
+def test_size_of_photographs_in_detection():
+    cfg = load_config('configs/det/bootmae_vitb_maskrcnn_1x.py')
+    assert detection_size(cfg) == (800, 1088)
+
+
+@pytest.mark.slow
+def test_plan(tmp_path):
+    cells = [cell for cell in cells_of(tmp_path, seeds=[0]) if 'untrained' not in cell.name]
+    with pytest.raises(ValueError, match='2 GPUs x 32'):
+        plan_text(cells)
+    lines = plan_text(cells, gpus=1).splitlines()
+    assert lines[0].split() == ['cell', 'state', 'config', 'images', 'batch', 'GPU-hours']
+    assert lines[1].split()[:3] == ['pretrain/mae-0', 'waiting', 'configs/pretrain/mae_debug.py']
+    assert lines[len(cells) + 1].startswith('6 cells, about 0 GPU-hours to do')
+
+
+def test_jobs_wait_for_their_pretraining(tmp_path):
+    """The script runs, with a stand-in for sbatch that counts its jobs."""
+    sbatch = tmp_path / 'bin' / 'sbatch'
+    sbatch.parent.mkdir()
+    sbatch.write_text('#!/bin/bash\necho "$@" >> "$JOBS"\nwc -l < "$JOBS"\n')
+    sbatch.chmod(0o755)
+    cells, jobs = cells_of(tmp_path, seeds=[0]), tmp_path / 'jobs.txt'
+    text = script(cells, ['toy.yaml', '--out', str(tmp_path)], 'gpu', tmp_path)
+    env = os.environ | dict(PATH=f'{sbatch.parent}:{os.environ["PATH"]}', JOBS=str(jobs))
+    subprocess.run(['bash', '-c', text], env=env, check=True, capture_output=True)
+    lines = jobs.read_text().splitlines()
+    assert len(lines) == len(cells) + 1
+    by_name = {cell.name: number for number, cell in enumerate(cells, 1)}
+    for cell, line in zip(cells, lines, strict=False):
+        assert f'--only {cell.name} --in-slurm gpu' in line
+        assert f'--gres=gpu:{cell.training.gpus}' in line
+        assert ('--dependency' in line) == (cell.needs is not None)
+        if cell.needs:
+            assert f'--dependency=afterok:{by_name[cell.needs.name]} ' in line
+    assert f'--dependency=afterany:{":".join(map(str, by_name.values()))} ' in lines[-1]
+    assert '--report-only' in lines[-1]
+
+
+def test_a_definition_knows_its_config_but_not_its_place(tmp_path):
+    one, other = (cells_of(tmp_path, seeds=[seed])[0] for seed in (0, 1))
+    cfg = [load_config(cell.config, cell.options) for cell in (one, other)]
+    assert config_hash(cfg[0]) == config_hash(cfg[1]), 'seeds are left out'
+    assert definition(one, cfg[0]) != definition(other, cfg[1])
+    assert definition(one, cfg[0]) != definition(one, cfg[0], 'another pretraining')
+    longer = load_config(one.config, one.options | {'train_cfg.max_epochs': 3, 'work_dir': 'elsewhere'})
+    assert config_hash(longer) != config_hash(cfg[0])
+    longer.train_cfg.max_epochs = cfg[0].train_cfg.max_epochs
+    assert config_hash(longer) == config_hash(cfg[0])

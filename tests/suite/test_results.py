@@ -1,0 +1,163 @@
+"""What a suite makes of finished segmentation and detection runs: result rows, and pictures of their predictions."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS
+from PIL import Image
+
+from bootmae.checkpoints import load_encoder
+from bootmae.data.scenes import SceneSpec, boxes_of, draw_scene
+from bootmae.engine import run
+from bootmae.engine.predict import image_of, instances, label_map, load_trained, predict
+from bootmae.report.rows import read_rows
+from bootmae.suite import Cell, Suite
+from bootmae.suite.cells import last_checkpoint
+from bootmae.suite.collect import METRICS, cell_config, collect, data_name, protocol_of
+from bootmae.suite.journal import begin_attempt, read_journal, rows_file, write_journal
+from bootmae.suite.page import predictions
+from bootmae.suite.spec import Method, Task
+
+sys.path.append(str(Path(__file__).parents[1] / 'tools'))
+
+from toy_runs import CONFIGS, write_config, write_files
+
+SPEC = SceneSpec(train=6, val=5, values=(0, 1, 4, 7))
+IMAGENET = [123.675, 116.28, 103.53]
+KINDS = {'seg': 'segmentation', 'det': 'detection'}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """By task: a cell that was trained for two steps from a MAE file, and its runner."""
+    root = tmp_path_factory.mktemp('dense')
+    init, made = write_files(root)['mae'], {}
+    for short, kind in KINDS.items():
+        config = write_config(root, short, root / 'scenes')
+        task = Task(kind, str(config), kind=kind, options={'log_level': 'ERROR', 'experiment_name': f'dense_{short}'})
+        suite = Suite(root / 'toy.yaml', None, 'toy', 'demo', (), (2, ), {}, (task, ))
+        cell = Cell(suite, task, Method('mae', 'mae', str(init)), 2, root)
+        begin_attempt(cell, read_journal(cell))
+        runner = run.train(cell.config, str(cell.run), cell.options, init=cell.weights)
+        made[short] = cell, runner
+    return made
+
+
+@pytest.mark.parametrize('short', KINDS)
+def test_rows(runs, short):
+    cell, runner = runs[short]
+    rows = collect(cell, gpus=0)
+    assert rows == read_rows(rows_file(cell))
+    assert [row.metric for row in rows] == list(METRICS[KINDS[short]])
+    for row, (key, factor) in zip(rows, METRICS[KINDS[short]].values(), strict=True):
+        assert row.value == pytest.approx(factor * runner.message_hub.get_scalar(f'val/{key}').current())
+        assert (row.data, row.task, row.labels, row.method, row.seed, row.label) == (
+            'digit scenes', KINDS[short], 'all', 'mae', 2, 'demo')
+        assert row.checkpoint_hash == runner.model.backbone.verdict.hash
+        assert row.config.endswith('mae_demo_digits.py'), 'the pretraining'
+        assert len(row.config_hash) == len(row.data_hash) == 12
+        assert row.gpu_hours == 0
+    assert rows[0].protocol == {'seg': 'UperNet, 2 iterations, images as they are, whole, single scale',
+                                'det': 'Mask R-CNN, 1 epoch, 144 x 96 px'}[short]
+
+
+def test_several_scales_are_another_protocol(runs):
+    cell, _ = runs['seg']
+    tta = Cell(cell.suite, Task('segmentation', cell.config, kind='segmentation', tta=True, options=cell.options),
+               cell.method, cell.seed, cell.root)
+    (cell.folder / 'tta.json').write_text(json.dumps({'mIoU': 12.5}))
+    single, several = collect(tta, gpus=0)
+    assert (several.value, several.protocol.rpartition(', ')[2]) == (12.5, 'multi-scale and flip')
+    assert single.key != several.key
+
+
+def test_gpu_hours(runs):
+    """Those of the evaluation; the pretraining's file tells of none."""
+    cell, _ = runs['seg']
+    journal = read_journal(cell)
+    begin = journal.attempts[-1]['begin']
+    journal.attempts = [dict(begin=begin, end=begin + 1800), dict(begin=begin + 2000, end=begin + 3800)]
+    write_journal(cell, journal)
+    assert [row.gpu_hours for row in collect(cell, gpus=4)] == [4.0]
+
+
+def test_protocols_of_the_recipes():
+    def of(path: str, kind: str, **options) -> str:
+        return protocol_of(run.load_config(path, options), kind)
+
+    for method in ('mae', 'bootmae'):  # their recipes differ in learning rate and layer decay
+        assert of(f'configs/cls/{method}_vitb_finetune.py', 'finetune') == 'all weights trained, 100 epochs, 224 px'
+        assert of(f'configs/cls/{method}_vitb_linear.py', 'linear') == 'linear layer trained, 90 epochs, 224 px'
+    assert of('configs/seg/bootmae_vitb_upernet.py', 'segmentation') == (
+        'UperNet, 160,000 iterations, 2048 x 512 px, slide, single scale')
+    assert of('configs/det/mae_vitb_maskrcnn_1x.py', 'detection') == 'Mask R-CNN, 12 epochs, 1333 x 800 px'
+    assert of('configs/det/mae_vitb_vitdet.py', 'detection').startswith('ViTDet, ')
+
+
+def test_unknown_data_needs_a_name(runs):
+    cell, _ = runs['seg']
+    cfg = cell_config(cell)
+    cfg.test_dataloader.dataset.type = 'MyMasks'
+    with pytest.raises(ValueError, match=r'toy.yaml, tasks.segmentation.data: give the data of this task a name'):
+        data_name(cell, cfg)
+
+
+def test_the_hash_is_that_of_other_tasks(runs):
+    """Classification, segmentation and detection from one file: one hash in their rows."""
+    cfg = run.load_config(CONFIGS / 'cls' / 'mae_demo_digits_finetune.py', {'model.backbone.depth': 2})
+    frozen = load_encoder(MODELS.build(cfg.model.backbone), runs['seg'][0].weights).hash
+    assert frozen == runs['seg'][1].model.backbone.verdict.hash == runs['det'][1].model.backbone.verdict.hash
+
+
+@pytest.mark.parametrize('short', KINDS)
+def test_a_trained_model_sees_images_as_in_training(runs, short):
+    cell, runner = runs[short]
+    model = load_trained(run.load_config(cell.config), last_checkpoint(cell.run))
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET)
+    assert not model.training
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in runner.model.state_dict().items())
+
+
+def test_segmentation_samples(runs):
+    cell, _ = runs['seg']
+    samples = predict(run.load_config(cell.config), last_checkpoint(cell.run), [3, 0])
+    for sample, index in zip(samples, (3, 0), strict=True):
+        scene = draw_scene(SPEC, 'val', index)
+        assert abs(image_of(sample).astype(float) - scene.image).mean() < 4
+        assert np.array_equal(label_map(sample, truth=True), np.where(scene.semantic == 0, 255, scene.semantic - 1))
+        assert label_map(sample).shape == scene.semantic.shape
+        assert set(np.unique(label_map(sample))) <= set(range(5))
+
+
+def test_detection_samples(runs):
+    cell, _ = runs['det']
+    sample, = predict(run.load_config(cell.config), last_checkpoint(cell.run), [4])
+    scene, truth, found = draw_scene(SPEC, 'val', 4), instances(sample, truth=True), instances(sample)
+    assert truth['labels'].tolist() == scene.labels.tolist()
+    assert truth['boxes'].tolist() == boxes_of(scene.masks).tolist()
+    assert np.array_equal(truth['masks'], scene.masks)
+    assert truth['scores'] is None
+    assert len(found['scores']) == len(found['boxes']) == len(found['masks']) > 0
+    assert found['masks'].shape[1:] == scene.semantic.shape
+
+
+@pytest.mark.parametrize('short', KINDS)
+def test_pictures(runs, short, monkeypatch):
+    """A column for every method, with the classes and colours of the data set."""
+    cell, _ = runs[short]
+    other = Cell(cell.suite, cell.training, Method('bootmae', 'bootmae', cell.weights), cell.seed, cell.root)
+    (cell.root / other.name).mkdir(parents=True, exist_ok=True)
+    if not other.run.exists():
+        other.run.symlink_to(cell.run)
+    pictures = [predictions(cells) for cells in ([cell], [cell, other])]
+    one, two = (Image.open(io.BytesIO(next(iter(found.values())))) for found in pictures)
+    assert next(iter(pictures[0])) == f'digit scenes, {KINDS[short]}: the first test images, runs of seed 2'
+    assert two.width > 1.2 * one.width
+    assert min(one.height, two.height) > 2 * SPEC.size[0]  # scenes, and the colour key below

@@ -1,0 +1,233 @@
+"""Cells are run in order, once, and after any interruption; with stand-ins for their commands."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from test_spec import cells_of
+
+from bootmae.suite import running
+from bootmae.suite.cells import Cell
+from bootmae.suite.command import redo
+from bootmae.suite.journal import (
+    BLOCKED,
+    DONE,
+    ELSEWHERE,
+    FAILED,
+    KILLED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    begin_attempt,
+    check_definition,
+    read_journal,
+    rows_file,
+    state_of,
+    write_journal,
+)
+from bootmae.suite.running import Machine, SuiteRun
+from bootmae.suite.status import Status, interrupted, progress, time_left
+
+NOTE = 'import os; open({file!r}, "a").write({name!r} + " on " + os.environ.get("CUDA_VISIBLE_DEVICES", "-") + chr(10))'
+SAVES = 'import signal, sys, time; signal.signal(signal.SIGTERM, lambda *a: sys.exit(75)); print("up", flush=True); '
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch):
+    """Cells of a small suite whose commands note their name; ``scripts`` replaces that of a cell."""
+    (tmp_path / 'suite').mkdir()
+    cells = cells_of(tmp_path / 'suite', seeds=[0], tasks={'knn': {'config': 'configs/cls/bootmae_debug_finetune.py'}})
+    scripts, notes = {}, tmp_path / 'notes.txt'
+
+    def commands(cell, gpus, slurm=None):
+        note = NOTE.format(file=str(notes), name=cell.name)
+        return [[sys.executable, '-c', f'{scripts.get(cell.name, "")}\n{note}']]
+
+    def collect(cell, gpus):
+        rows_file(cell).write_text('rows')
+        return []
+
+    monkeypatch.setattr(Cell, 'commands', commands)
+    monkeypatch.setattr(running, 'collect', collect)
+    return cells, scripts, notes
+
+
+def start(cells, lanes=2, gpu=False, events=None) -> SuiteRun:
+    machine = Machine([str(index) for index in range(lanes)], lanes, gpu)
+    events = [] if events is None else events
+    return SuiteRun(cells, {cell.name: f'd-{cell.name}' for cell in cells}, {}, machine,
+                    lambda cell, state, text: events.append((cell.name, state, text)))
+
+
+def test_all_once(suite):
+    cells, _, notes = suite
+    assert start(cells).run()
+    lines = notes.read_text().splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(cell.name for cell in cells)
+    order = [line.split()[0] for line in lines]
+    assert order.index('pretrain/mae-0') < order.index('knn/mae-0')
+    assert order.index('pretrain/bootmae-0') < order.index('knn/bootmae-0')
+    assert {state_of(cell) for cell in cells} == {DONE}
+    assert start(cells).run()
+    assert notes.read_text().splitlines() == lines, 'nothing is repeated'
+    assert read_journal(cells[0]).attempts[0]['code'] == 0
+
+
+def test_devices(suite):
+    """Two GPUs of three for a training, one for k-NN."""
+    cells, _, notes = suite
+    assert start(cells, lanes=3, gpu=True).run()
+    used = dict(line.split(' on ') for line in notes.read_text().splitlines())
+    assert all(len(used[name].split(',')) == (2 if name.startswith('pretrain') else 1) for name in used)
+
+
+def test_a_failed_pretraining_blocks_only_its_own(suite):
+    cells, scripts, _ = suite
+    scripts['pretrain/mae-0'] = 'print("loss is nan"); raise SystemExit(3)'
+    events = []
+    assert not start(cells, events=events).run()
+    states = {cell.name: state_of(cell) for cell in cells}
+    assert states['pretrain/mae-0'] == FAILED
+    assert states['knn/mae-0'] == WAITING
+    assert ('knn/mae-0', BLOCKED, 'pretrain/mae-0 failed') in events
+    assert states['knn/bootmae-0'] == states['knn/untrained-0'] == DONE
+    assert read_journal(cells[0]).detail == 'exit code 3: loss is nan'
+    del scripts['pretrain/mae-0']
+    assert interrupted(cells)[0].startswith('failed: pretrain/mae-0, begun 20')
+    assert start(cells).run(), 'the same command tries it again'
+
+
+def test_no_rows_no_success(suite, monkeypatch):
+    cells, _, _ = suite
+
+    def collect(cell, gpus):
+        raise FileNotFoundError('no scalars.json')
+
+    monkeypatch.setattr(running, 'collect', collect)
+    assert not start(cells).run()
+    assert state_of(cells[-1]) == FAILED
+    assert read_journal(cells[-1]).detail == 'no result: no scalars.json'
+
+
+def interrupt_when_up(log) -> None:
+    while not (log.exists() and 'up' in log.read_text()):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_stops_all_and_they_go_on(suite):
+    cells, scripts, notes = suite
+    scripts['pretrain/mae-0'] = SAVES + 'time.sleep(30)'
+    threading.Thread(target=interrupt_when_up, args=[cells[0].folder / 'log.txt']).start()
+    run = start(cells, lanes=1)
+    begin = time.monotonic()
+    assert not run.run()
+    assert time.monotonic() - begin < 10
+    assert run.stopping == signal.SIGINT
+    assert state_of(cells[0]) == STOPPED
+    assert read_journal(cells[0]).detail == 'SIGINT: saved'
+    assert not notes.exists(), 'nothing else was begun'
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    del scripts['pretrain/mae-0']
+    assert start(cells).run()
+
+
+def test_killed_cells_are_named(suite):
+    cells, _, _ = suite
+    cells[1].folder.mkdir(parents=True)
+    begin_attempt(cells[1], read_journal(cells[1]))
+    assert state_of(cells[1]) == KILLED
+    line, = interrupted(cells)
+    assert line.startswith('killed: pretrain/bootmae-0, begun 20')
+    assert line.endswith('it starts over')
+    assert start(cells).run()
+
+
+def test_a_command_that_outlives_its_suite_is_not_started_twice(suite):
+    """The lock is the command's as well: who comes later waits for it."""
+    cells, _, notes = suite
+    lock = running.CellLock(cells[0])
+    assert lock.take()
+    orphan = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1.5)'], pass_fds=[lock.file])
+    begin_attempt(cells[0], read_journal(cells[0]))
+    lock.release()
+    assert state_of(cells[0]) == ELSEWHERE
+    assert interrupted(cells)[0].startswith('still running: pretrain/mae-0')
+    with pytest.raises(ValueError, match='pretrain/mae-0 is running'):
+        redo(cells, ['pretrain/mae-0'])
+    begin = time.monotonic()
+    assert start(cells).run()
+    assert orphan.poll() is not None
+    assert time.monotonic() - begin > 0.5
+    assert notes.read_text().count('pretrain/mae-0') == 1
+
+
+def test_redo(suite):
+    """What was judged from a pretraining goes with it."""
+    cells, _, notes = suite
+    assert start(cells).run()
+    redo(cells, ['pretrain/mae-0'])
+    assert [cell.name for cell in cells if state_of(cell) != DONE] == ['pretrain/mae-0', 'knn/mae-0']
+    assert start(cells).run()
+    assert len(notes.read_text().splitlines()) == len(cells) + 2
+
+
+def test_another_definition_is_refused(suite):
+    cells, _, _ = suite
+    assert start(cells).run()
+    check_definition(cells[0], read_journal(cells[0]), 'd-pretrain/mae-0')
+    with pytest.raises(ValueError, match='pretrain/mae-0 was run with another config, option or encoder .*--redo'):
+        check_definition(cells[0], read_journal(cells[0]), 'other')
+
+
+def test_damaged_notes(suite):
+    cells, _, _ = suite
+    cells[0].folder.mkdir(parents=True)
+    (cells[0].folder / 'cell.json').write_text('{"state": ')
+    with pytest.raises(ValueError, match='cell.json is damaged .*remove the folder'):
+        state_of(cells[0])
+
+
+def test_the_bar(suite):
+    """Cells that ended, time left by the pace of finished ones, and how far a running training is."""
+    cells, _, _ = suite
+    assert start(cells).run()
+    run = start(cells, lanes=1)
+    for name, seconds in (('pretrain/mae-0', 100), ('pretrain/bootmae-0', 140)):
+        cell = next(cell for cell in cells if cell.name == name)
+        journal = read_journal(cell)
+        journal.attempts = [dict(begin=1000.0, end=1000.0 + seconds)]
+        write_journal(cell, journal)
+    for cell in cells[2:]:
+        run.states[cell.name] = WAITING
+    assert time_left(run) == pytest.approx(3 * 120)
+    journal, folder = read_journal(cells[0]), cells[0].run / '20260101_000000' / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text('{"epoch": 1, "step": 5}\n{"epoch": 3, "step": 15}\n')
+    journal.length = dict(max_epochs=12)
+    assert progress(cells[0], journal) == ' 25 %'
+    journal.length = dict(max_iters=30)
+    assert progress(cells[0], journal) == ' 50 %'
+    assert progress(cells[1], journal) == ''
+    line = Status(cells, io.StringIO()).line(run)
+    assert line.startswith('[########............] 2/5 about 0:06:00 left')
+    run.states = dict.fromkeys(run.states, WAITING)
+    assert 'time left unknown' in Status(cells, io.StringIO()).line(run)
+
+
+def test_events_are_lines_of_a_file(suite):
+    cells, _, _ = suite
+    out = io.StringIO()
+    status = Status(cells, out)
+    status.tell(cells[0], RUNNING, '')
+    status.tell(cells[0], RUNNING, 'goes on from its newest checkpoint')
+    status.tell(cells[0], DONE, '')
+    status.tell(cells[1], FAILED, 'exit code 3: loss is nan')
+    assert [' '.join(line.split()[1:]) for line in out.getvalue().splitlines()] == [
+        'start pretrain/mae-0: goes on from its newest checkpoint', '1/5 done pretrain/mae-0',
+        '2/5 FAILED pretrain/bootmae-0: exit code 3: loss is nan']

@@ -1,0 +1,147 @@
+"""Suite files: what they mean, and what is refused before anything runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bootmae.provenance import REPOSITORY
+from bootmae.suite import load_suite, make_cells
+from bootmae.suite.cells import as_options, select, shell
+from bootmae.suite.spec import merge
+
+PLAIN = yaml.safe_load('''
+methods: [untrained, mae, bootmae]
+seeds: [0, 4]
+gpus: 2
+pretrain: configs/pretrain/{method}_debug.py
+tasks:
+  knn: {config: "configs/cls/bootmae_debug_finetune.py", labels: [5, all], data: digits}
+  finetune: configs/cls/bootmae_debug_finetune.py
+sizes:
+  tiny: {seeds: [1], tasks: {knn: {labels: all}}}
+''')
+
+
+def write(folder: Path, change: dict | None = None, **keys) -> Path:
+    path = folder / 'toy.yaml'
+    path.write_text(yaml.safe_dump(merge(PLAIN, change or {}) | keys, sort_keys=False))
+    return path
+
+
+def cells_of(folder: Path, size: str | None = None, **keys):
+    return make_cells(load_suite(write(folder, **keys), size), folder)
+
+
+def test_cells(tmp_path):
+    cells = cells_of(tmp_path)
+    names = [cell.name for cell in cells]
+    assert names[:4] == ['pretrain/mae-0', 'pretrain/bootmae-0', 'pretrain/mae-4', 'pretrain/bootmae-4']
+    assert names[4:7] == ['knn/untrained-0', 'knn/mae-0', 'knn/bootmae-0']
+    assert len(names) == 4 + 2 * 6
+    by_name = {cell.name: cell for cell in cells}
+    assert by_name['knn/mae-4'].needs is by_name['pretrain/mae-4']
+    assert by_name['knn/untrained-4'].needs is None
+    assert by_name['pretrain/mae-0'].config == 'configs/pretrain/mae_debug.py'
+    assert (by_name['knn/mae-0'].training.gpus, by_name['finetune/mae-0'].training.gpus) == (1, 2)
+    assert [cell.name for cell in cells_of(tmp_path, 'tiny')][-1] == 'finetune/bootmae-1'
+    assert cells_of(tmp_path, 'tiny')[2].task.labels == ('all', )
+
+
+def test_commands(tmp_path):
+    by_name = {cell.name: cell for cell in cells_of(tmp_path, change={'tasks': {'finetune': {
+        'config': 'configs/cls/bootmae_debug_finetune.py',
+        'options': {'train_dataloader.dataset.subset_seed': '{seed}', 'model.backbone': {'depth': 2}}}}})}
+    pretrain, finetune = by_name['pretrain/bootmae-4'], by_name['finetune/bootmae-4']
+    run = tmp_path / 'pretrain' / 'bootmae-4' / 'run'
+    assert shell(pretrain.commands(1)[0]) == (
+        f'tools/train.py configs/pretrain/bootmae_debug.py --work-dir {run} --cfg-options randomness.seed=4')
+    assert shell(pretrain.commands(2)[0]).startswith(
+        'tools/dist_train.sh configs/pretrain/bootmae_debug.py 2 --work-dir')
+    assert shell(pretrain.commands(16, 'gpu')[0]).startswith(
+        'tools/slurm_train.sh gpu pretrain.bootmae-4 configs/pretrain/bootmae_debug.py 16 --work-dir')
+    run.mkdir(parents=True)
+    (run / 'epoch_3.pth').write_bytes(b'')
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
+    assert '--resume' in pretrain.commands(1)[0]
+    words = finetune.commands(1)[0]
+    assert words[words.index('--init') + 1] == str(run / 'epoch_3.pth')
+    assert words[-3:] == ['randomness.seed=4', 'train_dataloader.dataset.subset_seed=4', 'model.backbone.depth=2']
+    knn = by_name['knn/untrained-4'].commands(1)[0]
+    assert shell(knn).startswith('tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
+                                 '--method untrained --tasks knn --labels 5 all --rows ')
+
+
+def test_weights_from_elsewhere(tmp_path):
+    other = {'weights': 'timm:vit_tiny_{seed}', 'configs': 'mae', 'source': 'momentum'}
+    methods = {'bootmae': None, 'supervised': other}
+    by_name = {cell.name: cell for cell in cells_of(tmp_path, methods=methods)}
+    assert 'pretrain/supervised-0' not in by_name
+    words = by_name['knn/supervised-4'].commands(1)[0]
+    assert words[words.index('--init') + 1] == 'timm:vit_tiny_4'
+    assert words[words.index('--source') + 1] == 'momentum'
+
+
+@pytest.mark.parametrize(('patterns', 'names'), [
+    (['knn/mae-0'], ['pretrain/mae-0', 'knn/mae-0']),
+    (['*/untrained-4'], ['knn/untrained-4', 'finetune/untrained-4']),
+    (['pretrain'], ['pretrain/mae-0', 'pretrain/bootmae-0', 'pretrain/mae-4', 'pretrain/bootmae-4']),
+])
+def test_only(tmp_path, patterns, names):
+    assert [cell.name for cell in select(cells_of(tmp_path), patterns)] == names
+
+
+def test_only_what_is_there(tmp_path):
+    with pytest.raises(ValueError, match=r"no cell is called 'linear'; there are pretrain/mae-0, "):
+        select(cells_of(tmp_path), ['linear'])
+
+
+@pytest.mark.parametrize(('keys', 'message'), [
+    (dict(method=['mae']), r'toy.yaml, method: unknown key; is methods meant\?'),
+    (dict(methods=[]), 'methods: is missing'),
+    (dict(seeds=[0, 0]), r'seeds: \[0, 0\] is not a list of different whole numbers'),
+    (dict(gpus=0), 'gpus: 0 is not a number of GPUs'),
+    (dict(label='mine'), "label: 'mine' is none of reproduced, demo"),
+    (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
+    (dict(methods={'mae': {'source': 'teacher'}}), "methods.mae.source: 'teacher' is neither online nor momentum"),
+    (dict(methods={'a/b': {}}), 'methods.a/b: a name holds no slash'),
+    (dict(pretrain=None), 'pretrain: is missing'),
+    (dict(pretrain={'config': 3}), 'pretrain.config: the name of a config file is missing'),
+    (dict(tasks={'probe': 'x.py'}), "tasks.probe: kind 'probe' is none of knn, frozen"),
+    (dict(tasks={'knn': {'config': 'x.py', True: 'photos'}}), 'tasks.knn.True: unknown key; known are config'),
+    (dict(tasks={'knn': {'config': 'x.py', 'from': 'photos'}}), "tasks.knn.from: 'photos' is none of the pretrainings"),
+    (dict(tasks={'knn': {'config': 'x.py', 'tta': True}}), 'tasks.knn.tta: is for segmentation'),
+    (dict(tasks={'linear': {'config': 'x.py', 'labels': [1, 2]}}), 'tasks.linear.labels: several amounts'),
+    (dict(tasks={'pretrain2': 'x.py'}), "tasks.pretrain2: a task's name does not begin with 'pretrain'"),
+])
+def test_wrong_files(tmp_path, keys, message):
+    with pytest.raises(ValueError, match=message):
+        load_suite(write(tmp_path, **keys))
+
+
+def test_missing_things(tmp_path):
+    write(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no suite file .*none.yaml: there are .*toy.yaml'):
+        load_suite(tmp_path / 'none.yaml')
+    with pytest.raises(FileNotFoundError, match='pretrain.config: there is no configs/pretrain/simmim_debug.py, which '
+                                                'method simmim needs'):
+        load_suite(write(tmp_path, methods=['simmim']))
+    with pytest.raises(ValueError, match="there is no size 'large'; there are tiny"):
+        load_suite(write(tmp_path), 'large')
+    (tmp_path / 'toy.yaml').write_text('title: [')
+    with pytest.raises(ValueError, match='toy.yaml is not YAML'):
+        load_suite(tmp_path / 'toy.yaml')
+
+
+def test_options_that_a_command_line_would_misread():
+    assert as_options({'a': None, 'b': [1, 'x'], 'c': {'d': 0.5}}) == ['--cfg-options', 'a=None', 'b=[1,x]', 'c.d=0.5']
+    assert as_options({}) == []
+    with pytest.raises(ValueError, match=r"option roots: '/my, images' cannot be given on a command line"):
+        as_options({'roots': '/my, images'})
+
+
+@pytest.mark.parametrize('path', sorted((REPOSITORY / 'suites').glob('*.yaml')), ids=lambda path: path.name)
+def test_the_suites_of_this_repository(path):
+    content = yaml.safe_load(path.read_text())
+    for size in (None, *(content.get('sizes') or ())):
+        assert make_cells(load_suite(path, size), Path('x'))

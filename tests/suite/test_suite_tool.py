@@ -1,0 +1,66 @@
+"""The whole command: killed in the middle, started again, finished, and nothing repeated."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bootmae.provenance import REPOSITORY
+from bootmae.report.rows import read_rows
+
+SUITE = '''
+title: toy
+label: demo
+methods: [bootmae]
+seeds: [0, 1]
+pretrain: {config: "configs/pretrain/{method}_debug.py", options: {train_cfg.max_epochs: 2}}
+tasks:
+  knn: {config: "configs/cls/bootmae_debug_finetune.py", labels: [5]}
+'''
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Starts ``tools/suite.py`` in its own group."""
+    path = tmp_path / 'toy.yaml'
+    path.write_text(SUITE)
+
+    def begin(*args: str) -> subprocess.Popen:
+        words = [sys.executable, 'tools/suite.py', str(path), '--out', str(tmp_path / 'out'), '--gpus', '0', *args]
+        return subprocess.Popen(words, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env=os.environ | {'OMP_NUM_THREADS': '1'})
+    return begin
+
+
+def wait_for(path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.05)
+
+
+def test_killed_and_started_again(command, tmp_path):
+    out = tmp_path / 'out'
+    suite = command('--lanes', '1')
+    wait_for(out / 'pretrain' / 'bootmae-1' / 'log.txt')  # the first cell is done, the second has begun
+    suite.send_signal(signal.SIGKILL)
+    suite.communicate()
+    weights = (out / 'pretrain' / 'bootmae-0' / 'run' / 'epoch_2.pth')
+    before = weights.stat().st_mtime_ns
+    text, errors = command().communicate(timeout=200)
+    assert 'toy.yaml: 4 cells, 1 done before; 2 at a time on the CPU' in text
+    assert 'pretrain/bootmae-1, begun 20' in text, 'the killed cell is named'
+    assert weights.stat().st_mtime_ns == before, 'the finished cell was not repeated'
+    rows = read_rows(out / 'results.csv')
+    assert [(row.method, row.task, row.labels, row.seed, row.label) for row in rows] == [
+        ('bootmae', 'knn', '5', 0, 'demo'), ('bootmae', 'knn', '5', 1, 'demo')], errors
+    assert all(len(row.data_hash) == 12 and row.memory > 0 and 5 < row.value < 100 for row in rows)
+    assert rows[0].data_hash == rows[1].data_hash
+    page = (out / 'report.html').read_text()
+    assert '<title>toy' in page
+    assert 'tools/suite.py' in page
