@@ -2,11 +2,13 @@
 
 import argparse
 import io
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.logging import MMLogger
@@ -33,8 +35,9 @@ FAILED_CELLS = 1  # exit code
 def run_suite(args: argparse.Namespace) -> int:
     """Do what the command line asks for; the exit code."""
     MMLogger.get_instance('suite', log_level='ERROR')  # libraries tell of each config and data set
-    suite = load_suite(args.suite, args.size)
+    suite = replace(load_suite(args.suite, args.size), path=args.suite.resolve())
     root = (args.out or suite_folder(suite)).resolve()
+    os.chdir(REPOSITORY)  # to which configs and data are relative, whoever calls from where
     every = make_cells(suite, root)
     cells = select(every, args.only)
     if args.dry_run:
@@ -60,7 +63,7 @@ def run_here(args: argparse.Namespace, cells: Sequence[Cell], every: Sequence[Ce
     status = Status(cells)
     done = sum(state_of(cell) == DONE for cell in cells)
     print(f'{args.suite}: {len(cells)} cells, {done} done before; {machine.total} '
-          f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {root}', flush=True)
+          f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {shown(root)}', flush=True)
     run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm)
     whole = run.run(status.tick)
     if not args.in_slurm:  # there a job of its own writes it
@@ -127,13 +130,14 @@ def finish(every: Sequence[Cell], root: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    """A path as short as it can be said at the top of the repository."""
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
 
 
 def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
     """Print, or run, the script that submits the cells that are not done."""
     left = [cell for cell in cells if state_of(cell) != DONE]
-    given = [str(args.suite.resolve()), *(['--size', args.size] if args.size else []), '--out', str(root)]
+    given = [str(cells[0].suite.path), *(['--size', args.size] if args.size else []), '--out', str(root)]
     text = script(left, given, args.slurm, root)
     if not args.submit:
         print(text, end='')

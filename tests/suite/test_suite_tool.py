@@ -26,13 +26,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def command(tmp_path):
-    """Starts ``tools/suite.py`` in its own group."""
+    """Starts ``tools/suite.py``, from elsewhere than the repository."""
     path = tmp_path / 'toy.yaml'
     path.write_text(SUITE)
 
     def begin(*args: str) -> subprocess.Popen:
-        words = [sys.executable, 'tools/suite.py', str(path), '--out', str(tmp_path / 'out'), '--gpus', '0', *args]
-        return subprocess.Popen(words, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        tool = str(REPOSITORY / 'tools' / 'suite.py')
+        words = [sys.executable, tool, path.name, '--out', 'out', '--gpus', '0', *args]
+        return subprocess.Popen(words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 env=os.environ | {'OMP_NUM_THREADS': '1'})
     return begin
 
