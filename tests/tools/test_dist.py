@@ -354,6 +354,6 @@ def test_two_processes_evaluate_as_one(tmp_path):
                             options | {'experiment_name': 'dist_test_one'})
     done = shell('dist_test.sh', FINETUNE, 'epoch_1.pth', 2, '--work-dir', 'two', *as_arguments(options), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(next((tmp_path / 'two').glob('*/*.json')).read_text())
+    found = json.loads(next((tmp_path / 'two').glob('*/[0-9]*.json')).read_text())
     assert found['accuracy/top1'] == pytest.approx(expected['accuracy/top1'])
     assert 0 < expected['accuracy/top1'] < 100
