@@ -175,7 +175,7 @@ def test_the_checkpoint_repeats_the_validation(train, tmp_path, task, form):
 
     def evaluate(checkpoint: Path, name: str) -> dict:
         assert call('test', run.config, checkpoint, '--work-dir', tmp_path / name) == 0
-        return metrics_of(json.loads(next((tmp_path / name).glob('*/*.json')).read_text()))
+        return metrics_of(json.loads(next((tmp_path / name).glob('*/[0-9]*.json')).read_text()))
     found = evaluate(run.checkpoint, 'same')
     assert found == pytest.approx(run.metrics, abs=1e-9)
     assert {'mIoU', 'IoU_background'} <= set(found) if task == 'seg' else {

@@ -55,7 +55,7 @@ def test_processes_evaluate_alike(runs, tmp_path, processes):
         capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     for task, (_, _, expected) in runs.items():
-        found = json.loads(next((tmp_path / task).glob('*/*.json')).read_text())
+        found = json.loads(next((tmp_path / task).glob('*/[0-9]*.json')).read_text())
         assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-12, nan_ok=True)
         assert all(expected[key] > 0 for key in INFORMATIVE[task]), expected
     assert (found['sum/images'], found['sum/different_images']) == (5, 5), 'none is dropped, none counts twice'
