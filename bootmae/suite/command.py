@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -35,6 +36,7 @@ FAILED_CELLS = 1  # exit code
 def run_suite(args: argparse.Namespace) -> int:
     """Do what the command line asks for; the exit code."""
     MMLogger.get_instance('suite', log_level='ERROR')  # libraries tell of each config and data set
+    warnings.filterwarnings('ignore', message='Default ``avg_non_ignore``')  # of mmseg, each time
     suite = replace(load_suite(args.suite, args.size), path=args.suite.resolve())
     root = (args.out or suite_folder(suite)).resolve()
     os.chdir(REPOSITORY)  # to which configs and data are relative, whoever calls from where
