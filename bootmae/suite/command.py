@@ -15,12 +15,11 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 
 from ..engine.exits import REQUEUE
-from ..engine.run import load_config
 from ..provenance import REPOSITORY
 from ..report.overview import overview_text
 from ..report.tables import text_table
 from .cells import Cell, make_cells, matching, select, suite_folder
-from .collect import write_results
+from .collect import cell_config, write_results
 from .dry_run import TFLOPS, plan_text
 from .journal import DONE, check_definition, definition, is_free, read_journal, state_of
 from .machine import find_machine
@@ -91,7 +90,7 @@ def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str]
     definitions: dict[str, str] = {}
     lengths: dict[str, dict] = {}
     for cell in every:  # pretrainings come before what needs them
-        cfg = load_config(cell.config, cell.options)
+        cfg = cell_config(cell)
         needs = definitions[cell.needs.name] if cell.needs else ''
         definitions[cell.name] = definition(cell, cfg, needs)
         loop = cfg.get('train_cfg') or {}

@@ -79,18 +79,23 @@ def commands(cells: Sequence[Cell]) -> dict[str, str]:
         if cell.needs is None or state_of(cell.needs) == DONE:
             for command in cell.commands(cell.training.gpus):
                 words = [word for word in command if word != '--resume']
-                found.setdefault(f'{cell.training.name}', shell(words))
+                found.setdefault(cell.training.name, shell(words))
     return found
+
+
+def first_of_methods(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """The first cell of each method, by its name."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.method.name, cell)
+    return first
 
 
 def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
     """Of each pretraining a picture of test images under BootMAE's masks, by the first seed of each method."""
     pictures = {}
     for name in dict.fromkeys(cell.training.name for cell in done if cell.task is None):
-        first: dict[str, Cell] = {}
-        for cell in done:
-            if cell.training.name == name and cell.task is None:
-                first.setdefault(cell.method.name, cell)
+        first = first_of_methods([cell for cell in done if cell.training.name == name])
         picture = _reconstruction(first, done)
         if picture:
             seeds = ', '.join(sorted({str(cell.seed) for cell in first.values()}))
@@ -141,18 +146,13 @@ def predictions(done: Sequence[Cell]) -> dict[str, bytes]:
         task = cells[0].task
         if task.kind not in ('segmentation', 'detection'):
             continue
-        first: dict[str, Cell] = {}
-        for cell in cells:
-            if cell.seed == cells[0].seed:
-                first.setdefault(cell.method.name, cell)
-        picture = _predictions(first, task.kind)
-        if picture:
-            pictures[f'{data_name(cells[0], cell_config(cells[0]))}, {task.kind}: the first test images, runs of seed '
-                     f'{cells[0].seed}'] = picture
+        first = first_of_methods([cell for cell in cells if cell.seed == cells[0].seed])
+        pictures[f'{data_name(cells[0], cell_config(cells[0]))}, {task.kind}: the first test images, runs of seed '
+                 f'{cells[0].seed}'] = _predictions(first, task.kind)
     return pictures
 
 
-def _predictions(first: dict[str, Cell], kind: str) -> bytes | None:
+def _predictions(first: dict[str, Cell], kind: str) -> bytes:
     configs = {method: cell_config(cell) for method, cell in first.items()}
     cfg = next(iter(configs.values()))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
