@@ -1,13 +1,15 @@
-"""Digit scenes as data sets of mmseg and mmdet, which draw their files when they are not there.
+"""Digit scenes as data sets of mmpretrain, mmseg and mmdet, which draw their files when they are not there.
 
 Not imported with the package, because it imports mmseg: the configs that use them do so.
 """
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS as MMDET_DATASETS
+from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS as MMSEG_DATASETS
 
+from .images import ImageFiles
 from .scenes import SPLITS, SceneSpec, write_scenes
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, and three more
@@ -47,3 +49,12 @@ class DigitSceneInstances(CocoDataset):
         metainfo = dict(classes=spec.names, palette=PALETTE[1:len(spec.classes)])
         super().__init__(data_root=data_root, data_prefix=dict(img=f'{folder}/'), metainfo=metainfo,
                          ann_file=f'annotations/instances_{folder}.json', **kwargs)
+
+
+@MMPRETRAIN_DATASETS.register_module()
+class DigitSceneImages(ImageFiles):
+    """Digit scenes without their labels, to pretrain on. Arguments as of :class:`DigitSceneMasks`."""
+
+    def __init__(self, split: str, data_root: str = 'data/digit_scenes', scenes: dict | None = None, **kwargs):
+        write_scenes(data_root, SceneSpec(**scenes or {}))
+        super().__init__(f'{data_root}/images/{SPLITS[split][0]}', **kwargs)
