@@ -4,7 +4,8 @@
     tools/knn.py configs/cls/bootmae_vitb_finetune.py --init work_dirs/bootmae_vitb/epoch_801.pth
 
 Reference images are the config's training images, queries its test images, both without augmentation. The features are
-the mean of the patch tokens, LayerNorm-ed, after the last block (another: --cfg-options model.backbone.depth=9).
+the mean of the patch tokens, LayerNorm-ed, after the last block, or that of the config (model.backbone.depth); after
+several with --blocks 6 9 12 or --blocks all, which reads every image once.
 """
 
 import argparse
@@ -24,6 +25,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--tasks', nargs='+', choices=('knn', 'linear'), default=['knn'])
     parser.add_argument('--labels', nargs='+', default=['all'], metavar='N',
                         help='labelled images per class: numbers, or all (default); drawn anew for each seed')
+    parser.add_argument('--blocks', nargs='+', metavar='N',
+                        help='blocks after which the features are judged, from 1, or all (default: as the config says)')
     parser.add_argument('--k', type=int, default=20, help='neighbours (default: 20)')
     parser.add_argument('--workers', type=int, default=0, help='processes that read images')
     parser.add_argument('--rows', metavar='FILE.csv', help='add the numbers to this file of result rows')
@@ -43,9 +46,10 @@ def command() -> None:
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
         for row in judge(args.config, checkpoint, seed, tasks=args.tasks, labels=args.labels, k=args.k,
                          source=args.source, workers=args.workers, options=args.cfg_options, data=args.data,
-                         method=args.method, label=args.label):
-            print(f'{row.data} {row.method} seed {row.seed} {row.task:<6} {row.labels:>4} labels: {row.value:.2f} %',
-                  flush=True)
+                         method=args.method, label=args.label, blocks=args.blocks):
+            block = f' {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            print(f'{row.data} {row.method} seed {row.seed} {row.task:<6}{block} {row.labels:>4} labels: '
+                  f'{row.value:.2f} %', flush=True)
             rows.append(row)
     if args.rows:
         write_rows(args.rows, rows)

@@ -14,6 +14,8 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from .subsets import few_labels
+
 # Class name: (distribution, import name, file). Left out: drawings, binary and synthetic pictures (horse,
 # logo, phantom, chessboards, colour wheel), pages of text, motorcycle_right (its twin from 10 cm away),
 # microaneurysms (102 pixels), lfw_subset (25 pixels), and cell and clock_motion (almost all of their area is
@@ -265,21 +267,3 @@ def cut(image: np.ndarray, box: tuple[int, int, int], size: int) -> np.ndarray:
     x, y, side = box
     method = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
     return cv2.resize(image[y:y + side, x:x + side], (size, size), interpolation=method)
-
-
-def few_labels(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
-    """Sorted positions of ``per_class`` samples of each class; a smaller number gives a subset of a larger
-    one's.
-
-    Errors: ValueError when a class has fewer, or for a number below 1.
-    """
-    if per_class < 1:
-        raise ValueError(f'labels_per_class={per_class} must be at least 1, or None for all')
-    chosen = []
-    for label in np.unique(labels):
-        positions = np.flatnonzero(labels == label)
-        if len(positions) < per_class:
-            raise ValueError(f'labels_per_class={per_class}, but class {label} has {len(positions)} training '
-                             'images: lower labels_per_class')
-        chosen.append(np.random.default_rng((seed, int(label))).permutation(positions)[:per_class])
-    return np.sort(np.concatenate(chosen))

@@ -18,6 +18,7 @@ from .jpeg import START, check_whole, is_whole
 from .roots import resolve_roots
 from .scan import (
     EXTENSIONS,
+    SPLIT_NAMES,
     class_folders,
     classes_of_train,
     contents,
@@ -29,6 +30,7 @@ from .scan import (
     warn_of_splits,
 )
 from .scan_tar import find_members, scan_tar, scan_tar_classes
+from .subsets import few_labels
 from .tar import is_tar_path, read_tar_path, readable
 
 NUM_SPOT_CHECKS = 100
@@ -59,6 +61,9 @@ class ImageFiles(BaseDataset):
             between them), 'all' or 'none'.
         num_classes: Expected number of classes; labels outside the range are an error.
         classes: Class names in label order, or a file with one name a line; fixes the class numbers.
+        labels_per_class: Keep so many random images of each class, out of those that ``limit`` leaves, in their
+            order; smaller subsets are part of larger ones. Not for a ``split`` that is for validation or test.
+        subset_seed: Chooses which.
         kwargs: Arguments of mmpretrain's BaseDataset, such as ``pipeline`` and ``test_mode``.
 
     Errors: ValueError or FileNotFoundError naming the path, the value and the remedy.
@@ -74,11 +79,14 @@ class ImageFiles(BaseDataset):
                  check_files: str = 'some',
                  num_classes: int | None = None,
                  classes: str | Sequence[str] | None = None,
+                 labels_per_class: int | None = None,
+                 subset_seed: int = 0,
                  **kwargs):
         _check_choice('labels', labels, (None, 'folder', 'list'))
         _check_choice('check_files', check_files, ('some', 'all', 'none'))
         _check_positive('limit', limit)
         _check_positive('num_classes', num_classes)
+        _check_subset(labels_per_class, labels, split)
         if labels == 'list' and list_file is None:
             raise ValueError("labels='list' reads the labels from list_file, which is not given: name the "
                              "file, or use labels='folder'")
@@ -93,6 +101,7 @@ class ImageFiles(BaseDataset):
         self.list_file = None if list_file is None else os.path.expanduser(list_file)
         self.labels, self.split, self.limit = labels, split, limit
         self.check_files, self.num_classes = check_files, num_classes
+        self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
         self.extensions = _normalise_extensions(extensions)
         super().__init__(ann_file='', classes=classes, **kwargs)
 
@@ -106,6 +115,8 @@ class ImageFiles(BaseDataset):
             chosen = [i * len(paths) // self.limit for i in range(self.limit)]
         if labels is None:
             return [dict(img_path=paths[i]) for i in chosen]
+        if self.labels_per_class is not None:
+            chosen = self._few(chosen, labels)
         return [dict(img_path=paths[i], gt_label=labels[i]) for i in chosen]
 
     def _find(self, names: Sequence[str] | None):
@@ -132,6 +143,13 @@ class ImageFiles(BaseDataset):
                 warn_of_splits(root, class_folders(root, frozenset())[0])
         return paths, None, names
 
+    def _few(self, chosen: Sequence[int], labels: Sequence[int]) -> np.ndarray:
+        """Of the images ``chosen``, ``labels_per_class`` of each class."""
+        chosen, source = np.asarray(chosen), self.list_file or self.roots[0]
+        remedy = f'lower labels_per_class{", raise limit" if len(chosen) < len(labels) else ""} or correct {source}'
+        names = self._metainfo['classes']
+        return chosen[few_labels(np.asarray(labels)[chosen], self.labels_per_class, self.subset_seed, names, remedy)]
+
     def prepare_data(self, idx: int):
         """The sample after the pipeline. ValueError for a JPEG that is cut off, whatever the decoder made of it."""
         data = super().prepare_data(idx)
@@ -156,6 +174,8 @@ class ImageFiles(BaseDataset):
         """One line for the log: number of images, number of classes, where they come from."""
         classes = 'no labels' if self.labels is None else f'{len(self.metainfo["classes"])} classes'
         source = f', list {self.list_file}' if self.list_file else ''
+        if self.labels_per_class is not None:
+            classes += f', {self.labels_per_class} labels of each (subset_seed={self.subset_seed})'
         return f'{len(self):,} images, {classes}, roots {shorten(self.roots)}{source}'
 
     def extra_repr(self) -> list[str]:
@@ -247,6 +267,18 @@ def _check_choice(name: str, value: str | None, choices: tuple):
 def _check_positive(name: str, value: int | None):
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f'{name}={value!r} must be a positive integer or None')
+
+
+def _check_subset(labels_per_class: int | None, labels: str | None, split: str | None):
+    _check_positive('labels_per_class', labels_per_class)
+    if labels_per_class is None:
+        return
+    if labels is None:
+        raise ValueError(f"labels_per_class={labels_per_class} needs labels, and labels=None: use labels='folder' or "
+                         "'list', or for fewer unlabelled images limit")
+    if split and split.strip('/') in SPLIT_NAMES - {'train'}:
+        raise ValueError(f'labels_per_class={labels_per_class} is for training images, and split={split!r}: drop it '
+                         'for validation and test, whose size must not change')
 
 
 def _square(path: str, size: int) -> np.ndarray:

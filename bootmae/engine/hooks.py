@@ -32,19 +32,22 @@ class BootMAEHook(Hook):
 
     Args:
         ema: (epoch, decay) points of :func:`ema_decay`.
-        ramp: share of all epochs over which the feature weight rises to 1.
+        ramp: share of all epochs over which the feature weight rises to its peak.
+        peak: feature weight after the ramp; 0 trains without the momentum target.
         total_epochs: epochs that the ramp is a share of; default: the run's.
     """
 
     priority = 'ABOVE_NORMAL'  # before anything that looks at or saves the weights
 
-    def __init__(self, ema: Sequence[tuple[float, float]] = EMA_BASE, ramp: float = 0.25,
+    def __init__(self, ema: Sequence[tuple[float, float]] = EMA_BASE, ramp: float = 0.25, peak: float = 1.0,
                  total_epochs: int | None = None):
-        self.ema, self.ramp, self.total_epochs = ema, ramp, total_epochs
+        if peak < 0:
+            raise ValueError(f'peak={peak}: the weight of the feature loss is 0 or more')
+        self.ema, self.ramp, self.peak, self.total_epochs = ema, ramp, peak, total_epochs
         self.decay = None
 
     def before_train_epoch(self, runner) -> None:
-        weight = feature_weight(runner.epoch, self.total_epochs or runner.max_epochs, self.ramp)
+        weight = self.peak * feature_weight(runner.epoch, self.total_epochs or runner.max_epochs, self.ramp)
         self.decay = ema_decay(runner.epoch, self.ema)
         bare_model(runner).feature_weight.fill_(weight)
         runner.message_hub.update_scalar('train/ema_decay', self.decay)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ..models.vit import PlainViT, resolve_arch
 from ..report.rows import ResultRow
 from .results import result_row
 from .run import apply_init, load_config
@@ -54,20 +55,55 @@ def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 25
                        workers)
 
 
-@torch.no_grad()
 def features_of(model: nn.Module, dataset: Dataset, batch_size: int = 256, workers: int = 0,
                 progress: Callable[[], None] = lambda: None) -> Features:
     """Features (before the head) and labels of a dataset in its order; ``progress`` is called after each batch."""
+    (features, ), labels = _read(model, dataset, lambda images: model.backbone(images)[-1:], batch_size, workers,
+                                 progress)
+    return features, labels
+
+
+def extract_blocks(model: nn.Module, loader: dict, pipeline: list, blocks: Sequence[int], batch_size: int = 256,
+                   workers: int = 0) -> list[Features]:
+    """Features after each of ``blocks`` (from 1), and labels: :func:`extract`, with every image read once."""
+    dataset = DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True))
+    features, labels = _read(model, dataset, lambda images: pooled_blocks(model.backbone, images, blocks), batch_size,
+                             workers)
+    return [(found, labels) for found in features]
+
+
+def pooled_blocks(backbone: PlainViT, images: torch.Tensor, blocks: Sequence[int]) -> list[torch.Tensor]:
+    """What the backbone would give with ``depth`` at each of these blocks (from 1), one (B, D) each, in one pass.
+
+    Raises:
+        ValueError: if it gives no vector for an image.
+    """
+    if backbone.out_type not in ('avg_featmap', 'cls_token'):
+        raise ValueError(f'model.backbone.out_type {backbone.out_type!r} gives no vector for an image: frozen features '
+                         'need a config with avg_featmap or cls_token')
+    backbone.check_images(images)
+    x = backbone.embed(backbone.patch_embed.patchify(images), backbone.pos_embed[:, 1:])
+    outputs = map(backbone.norm, backbone.forward_blocks(x, taps=[block - 1 for block in blocks])[1])
+    if backbone.out_type == 'cls_token':
+        return [x[:, 0] for x in outputs]
+    return [backbone.fc_norm(x[:, 1:].mean(dim=1)) for x in outputs]
+
+
+@torch.no_grad()
+def _read(model: nn.Module, dataset: Dataset, outputs: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+          batch_size: int, workers: int, progress: Callable[[], None] = lambda: None
+          ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Each of the ``outputs`` of a batch's images for the whole dataset, (N, D) on the CPU, and the labels (N,)."""
     batches = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
     if workers:
         spare_workers(batches)
     features, labels = [], []
     for batch in batches:
         data = model.data_preprocessor(batch, training=False)
-        features.append(model.backbone(data['inputs'])[-1].float().cpu())
+        features.append([found.float().cpu() for found in outputs(data['inputs'])])
         labels.extend(int(sample.gt_label) for sample in data['data_samples'])
         progress()
-    return torch.cat(features), torch.tensor(labels)
+    return [torch.cat(parts) for parts in zip(*features, strict=True)], torch.tensor(labels)
 
 
 def few_labels(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
@@ -116,33 +152,51 @@ def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> flo
     return 100 * float(probe.score(query[0].numpy(), query[1].numpy()))
 
 
+def chosen_blocks(blocks: Sequence[int | str], depth: int) -> list[int]:
+    """Blocks that were asked for, each once and in their order, of an encoder of ``depth``; ``all`` is each of them.
+
+    Raises:
+        ValueError: for a block that it does not have.
+    """
+    asked = range(1, depth + 1) if list(map(str, blocks)) == ['all'] else blocks
+    for block in asked:
+        if not (str(block).isdecimal() and 1 <= int(block) <= depth):
+            raise ValueError(f'--blocks {block}: the encoder has the blocks 1..{depth}; give some of these, or "all" '
+                             'alone')
+    return sorted(set(map(int, asked)))
+
+
 def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[str] = ('knn', ),
           labels: Sequence[str] = ('all', ), k: int = 20, source: str = 'online', workers: int = 0,
           options: dict | None = None, data: str | None = None, method: str | None = None,
-          label: str = 'reproduced') -> list[ResultRow]:
+          label: str = 'reproduced', blocks: Sequence[int | str] | None = None) -> list[ResultRow]:
     """What ``tools/knn.py`` does for one encoder; see there. ``seed`` draws the labelled images and untrained weights.
 
+    ``blocks``: those after which features are judged, from 1, or ``['all']``; None: the one that the config says.
+
     Raises:
-        ValueError: for an unusable number of labels, or a checkpoint that does not fit.
+        ValueError: for an unusable number of labels, a block that is not there, or a checkpoint that does not fit.
         FileNotFoundError: if the checkpoint or the data is missing.
     """
     if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
     cfg = load_config(config, options)
-    pipeline = cfg.test_dataloader.dataset.pipeline
+    if blocks:
+        blocks = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
+        cfg.model.backbone.depth = blocks[-1]
     model = build_encoder(cfg, checkpoint, source, seed)
-    reference = extract(model, cfg.train_dataloader, pipeline, workers=workers)
-    query = extract(model, cfg.test_dataloader, pipeline, workers=workers)
-    verdict = getattr(model.backbone, 'verdict', None)
+    blocks, verdict = blocks or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
     row = partial(result_row, checkpoint, verdict.hash if verdict else '', method=method, metric='accuracy', seed=seed,
                   data=data or cfg.train_dataloader.dataset.type, label=label)
+    reference, query = (extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, blocks, workers=workers)
+                        for loader in (cfg.train_dataloader, cfg.test_dataloader))
     rows = []
     for number in labels:
-        index = slice(None) if number == 'all' else few_labels(reference[1], int(number), seed)
-        chosen = reference[0][index], reference[1][index]
-        depth = f'block {model.backbone.depth} of {model.backbone.arch_depth}'
-        for task in tasks:
-            value, protocol = ((knn_accuracy(chosen, query, k), f'k={k}, {depth}') if task == 'knn' else
-                               (linear_accuracy(chosen, query), f'logistic regression, {depth}'))
-            rows.append(row(task=task, labels=number, value=value, protocol=protocol))
+        index = slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed)
+        for block, (features, classes), queries in zip(blocks, reference, query, strict=True):
+            chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
+            for task in tasks:
+                value, protocol = ((knn_accuracy(chosen, queries, k), f'k={k}, {place}') if task == 'knn' else
+                                   (linear_accuracy(chosen, queries), f'logistic regression, {place}'))
+                rows.append(row(task=task, labels=number, value=value, protocol=protocol))
     return rows

@@ -21,13 +21,13 @@ from .run import load_config
 MAE_EPS = 1e-6  # in mmpretrain's MAEPretrainHead
 
 
-def load_pretrained(config: str, checkpoint: str) -> nn.Module:
-    """A pretraining model with all weights of a run, in eval mode.
+def load_pretrained(config: str, checkpoint: str, options: dict | None = None) -> nn.Module:
+    """A pretraining model with all weights of a run, in eval mode; ``options`` are the config values of that run.
 
     Raises:
         FileNotFoundError, ValueError: if the file is missing or has no decoder; see :func:`load_run`.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, options)
     model_cfg = cfg.model.to_dict()
     model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
     model = MODELS.build(model_cfg)

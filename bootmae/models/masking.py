@@ -28,7 +28,8 @@ class BlockMasking:
     Args:
         grid: rows and columns of patches.
         num_masked: M, masked patches in the end. Default: three quarters.
-        num_block: of these, patches masked by blocks; the others are random. Default: 120 / 196 of the grid.
+        num_block: of these, patches masked by blocks; the others are random, and so are all with 0. Default: 120 / 196
+            of the grid.
         block_area: least and largest area of a block, in patches. Default: 16 / 196 and 60 / 196 of the grid.
         min_aspect: height over width of a block is log-uniform in [min_aspect, 1 / min_aspect].
         max_roll: the order is rolled by 0..max_roll places, so that a few masked patches become visible. The release
@@ -52,9 +53,9 @@ class BlockMasking:
                 object.__setattr__(self, name, value)
         if min(self.grid) < 2:
             raise ValueError(f'block-wise masking needs a grid of at least 2 x 2 patches, not {self.grid}')
-        if not 0 < self.num_block <= self.num_masked < n:
+        if not (0 <= self.num_block <= self.num_masked < n and self.num_masked):
             raise ValueError(f'num_block={self.num_block} and num_masked={self.num_masked} do not fit {n} patches: '
-                             f'0 < num_block <= num_masked < {n}')
+                             f'0 <= num_block <= num_masked, and num_masked from 1 to {n - 1}')
         if not 0 < self.block_area[0] <= self.block_area[1] or not 0 < self.min_aspect <= 1:
             raise ValueError(f'block_area={self.block_area}, min_aspect={self.min_aspect}: areas must be positive '
                              'and ascending, the aspect ratio in (0, 1]')
@@ -73,6 +74,8 @@ class BlockMasking:
         """Boolean (rows, columns) with exactly ``num_block`` patches masked, in blocks."""
         (rows, columns), (min_area, max_area) = self.grid, self.block_area
         mask, left, log_aspect = 0, self.num_block, math.log(self.min_aspect)
+        if not left:
+            return np.zeros(self.grid, dtype=bool)
         for _ in range(MAX_DRAWS):
             limit = min(max_area, left)
             u_area, u_aspect, u_top, u_left = rng.random_sample(4).tolist()

@@ -2,6 +2,7 @@
 
 import io
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
@@ -19,7 +20,9 @@ from .verdicts import against_mae, labels_name, method_name, method_order, order
 # Drawn in these colours, then replaced by the page's variables of the same name.
 INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'
 METHOD_COLOURS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
-OTHER_COLOURS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00')  # of further methods, in order of appearance
+# Of further methods, in order of appearance. Those that the style sheet does not know are readable on light and dark.
+OTHER_COLOURS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b')
+KNOWN_OTHERS = 4  # of these are in the style sheet
 VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule',
              **{colour: name for name, colour in METHOD_COLOURS.items()},
              **{colour: f'other{number}' for number, colour in enumerate(OTHER_COLOURS, start=1)}}
@@ -217,7 +220,8 @@ def _page_colour(match: re.Match) -> str:
 
 def _own_ids(svg: str, name: str) -> str:
     """Prefix every id, so that several figures can stand in one page."""
-    prefix = re.sub(r'\W+', '-', name).strip('-').lower() + '-'
+    plain = re.sub(r'\W+', '-', name).strip('-').lower()
+    prefix = f'{plain}-{zlib.crc32(name.encode()):08x}-'  # "mae (long)" and "mae-long" are two names
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = svg.replace('href="#', f'href="#{prefix}')
     return svg.replace('url(#', f'url(#{prefix}')
@@ -306,4 +310,10 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
 def legend(methods: Sequence[str], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Reader's name and colour variable of every method."""
     colours = colours or method_colours(methods)
-    return [(method_name(method), VARIABLES[colours[method]]) for method in methods]
+    return [(method_name(method), _variable(colours[method])) for method in methods]
+
+
+def _variable(colour: str) -> str:
+    """What stands within ``var()``: the page's name of a colour, and itself where the style sheet may lack the name."""
+    further = colour in OTHER_COLOURS[KNOWN_OTHERS:]
+    return f'{VARIABLES[colour]}, {colour}' if further else VARIABLES[colour]

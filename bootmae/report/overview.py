@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .blocks import block_of
 from .rows import Comparison, ResultRow, summarise
 from .tables import escape
 from .verdicts import (
@@ -76,16 +77,16 @@ def overview(comparisons: Sequence[Comparison]) -> Overview:
 
 def choose(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """One comparison of every data set, task and metric: the one with the most labels, and of several protocols
-    the one with the most measurements, else the first."""
+    the one with the most measurements, then the one that judges the last block, else the first."""
     groups: dict[tuple, list[Comparison]] = {}
     for item in in_order(comparisons):
         groups.setdefault((item.data, item.task, item.metric), []).append(item)
     return [max(group, key=_weight) for group in groups.values()]
 
 
-def _weight(item: Comparison) -> tuple[float, int]:
+def _weight(item: Comparison) -> tuple[float, int, int]:
     amount = labels_amount(item.labels)
-    return amount if amount >= 0 else -1.0, sum(spread.n for spread in item.methods.values())
+    return amount if amount >= 0 else -1.0, sum(spread.n for spread in item.methods.values()), block_of(item)
 
 
 def _details(item: Comparison, comparisons: Sequence[Comparison]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from .blocks import BLOCKS_CAPTION, block_plots, last_blocks
 from .classes import ClassResult, class_tables
 from .curves import Curve
 from .figures import (
@@ -116,7 +117,8 @@ def build_page(
         ValueError: A picture cannot be read.
     """
     rows, published = [row for row in rows if row.label != 'paper'], published_rows()
-    comparisons = in_order(summarise(rows))
+    everything = in_order(summarise(rows))
+    comparisons = last_blocks(everything)
     found = find_verdicts(comparisons)
     sentence, tone = headline(found)
     methods = method_order(comparisons)
@@ -129,9 +131,10 @@ def build_page(
         title=title, progress=progress_of(cells), lede=lede(comparisons), headline=sentence, tone=tone, demo=demo,
         learned=learned_headline(found),
         verdicts=_by_data(found), rule=RULE, legend=legend(methods, colours),
-        overview=overview(comparisons), comparison=comparison_table(comparisons),
-        plots=_comparison_plots(comparisons, colours), many=len(methods) > MANY, classes=class_tables(classes),
-        comparison_caption=COMPARISON_CAPTION,
+        overview=overview(comparisons), comparison=comparison_table(everything),
+        plots=_comparison_plots(comparisons, colours) + block_plots(everything, colours),
+        many=len(methods) > MANY, classes=class_tables(classes),
+        comparison_caption=' '.join([COMPARISON_CAPTION, *[BLOCKS_CAPTION] * (len(everything) > len(comparisons))]),
         predictions=[_embed(caption, data) for caption, data in (predictions or {}).items()],
         prediction_caption=PREDICTION_CAPTION, published=beside_published(published, rows),
         compared=any(measured_at(rows, row) for row in published), missing=missing_commands(published, rows),

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .blocks import block_of, by_blocks
 from .rows import COLUMNS, TYPES, Comparison, ResultRow, summarise
 from .verdicts import (
     DENSE_TASKS,
@@ -68,9 +69,12 @@ def labels_cell(labels: str, text: str) -> Cell:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """One row a comparison, one column a method; bold where a method is above every other by the rule."""
-    methods = method_order(comparisons)
-    columns = [('Data', False), ('Task', False), ('Labels', True)]
+    """One row a comparison, one column a method; bold where a method is above every other by the rule.
+
+    The block of frozen features has a column where several were judged.
+    """
+    methods, blocks = method_order(comparisons), any(len(group) > 1 for group in by_blocks(comparisons))
+    columns = [('Data', False), ('Task', False), ('Labels', True), *[('Block', True)] * blocks]
     columns += [(method_name(method), True) for method in methods]
     paired = ['bootmae', *(method for method in rivals(methods) if method != 'bootmae')]
     columns += [*((MINUS_MAE.format(method_name(method)), True) for method in paired), ('Protocol', False)]
@@ -78,6 +82,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     for item in comparisons:
         best = best_method(item)
         cells = [word(item.data), word(task_name(item)), labels_cell(item.labels, labels_name(item))]
+        cells += [number(block_of(item) or math.nan, str(block_of(item)))] * blocks
         for method in methods:
             spread = item.methods.get(method)
             cells.append(number(spread.mean, spread_text(spread), method == best) if spread else Cell('–'))

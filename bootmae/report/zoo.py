@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from . import evidence
 from .entries import OVER_MAE, Entry, entries, model_of, row_files, variant_of
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
@@ -134,7 +135,8 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
         'published': lambda: published_markdown(published, full),
         'overview': lambda: demo_markdown(apart['demo']),
         'full': lambda: zoo_table(full, published, '', root),
-        **{name: lambda name=name: zoo_table(apart[name], [], APART[name], root) for name in APART}}
+        **{name: lambda name=name: zoo_table(apart[name], [], APART[name], root) for name in APART},
+        **evidence.makers(root)}
 
 
 def full_size(files: dict[str, list[ResultRow]]) -> list[ResultRow]:

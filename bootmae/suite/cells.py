@@ -64,9 +64,11 @@ class Cell:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The config values of this cell: the seed, and the suite's options."""
+        """The config values of this cell by dotted key: the seed, the suite's options, and of a pretraining those of
+        the method, which come last and win."""
+        pairs = _flat(self.training.options) + ([] if self.task else _flat(self.method.options))
         values = {'randomness.seed': self.seed} if self.trains else {}
-        return values | {key: self.seed if value == '{seed}' else value for key, value in self.training.options.items()}
+        return values | {key: self.seed if value == '{seed}' else value for key, value in pairs}
 
     @property
     def weights(self) -> str | None:
@@ -88,16 +90,18 @@ class Cell:
         if not self.trains:
             if self.weights is None:
                 encoder = ['--untrained', '1']
+            blocks = ['--blocks', *self.task.blocks] if self.task.blocks else []
             return [tool('knn.py', self.config, *encoder, '--seed', str(self.seed), '--method', self.method.name,
-                         '--tasks', *TASKS_OF_KIND[self.task.kind], '--labels', *self.task.labels,
+                         '--tasks', *TASKS_OF_KIND[self.task.kind], '--labels', *self.task.labels, *blocks,
                          '--rows', str(self.folder / 'knn.csv'), *as_options(self.options))]
         resume = ['--resume'] if self.run.is_dir() and run_files(self.run) else []
         settings = ['--work-dir', str(self.run), *encoder, *resume, *as_options(self.options)]
         commands = [launch(self.config, settings, gpus, slurm, self.name)]
-        if self.task is not None and self.task.tta:
-            # the checkpoint is not known before the training ends
-            commands.append([*tool('test.py', self.config, LAST), '--tta', '--work-dir', str(self.folder / 'tta'),
-                             '--out', str(self.folder / 'tta.json'), *as_options(self.options)])
+        for name, flags in (('test', []), ('tta', ['--tta'])):
+            if self.task is not None and getattr(self.task, name):
+                # the checkpoint is not known before the training ends
+                commands.append([*tool('test.py', self.config, LAST), *flags, '--work-dir', str(self.folder / name),
+                                 '--out', str(self.folder / f'{name}.json'), *as_options(self.options)])
         return commands
 
 

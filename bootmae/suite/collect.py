@@ -12,8 +12,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..data.fingerprint import fingerprint
+from ..engine.probe import chosen_blocks
 from ..engine.results import result_row, run_facts
 from ..engine.run import load_config
+from ..models.vit import resolve_arch
 from ..report.curves import read_curve
 from ..report.rows import ResultRow, read_rows, write_rows
 from .cells import Cell, last_checkpoint
@@ -32,8 +34,28 @@ IMAGENET = 'data/imagenet'
 
 
 def cell_config(cell: Cell) -> Config:
-    """The config of a cell with its options."""
-    return load_config(cell.config, cell.options)
+    """The config of a cell with its options; ``blocks`` of a task are part of it, and so of its hash.
+
+    Raises:
+        ValueError: for a block that the encoder does not have, and for a task whose result would be of other data than
+            its test data.
+    """
+    cfg = load_config(cell.config, cell.options)
+    if cell.task and cell.trains and not cell.task.test and _images_of(cfg, 'val') != _images_of(cfg, 'test'):
+        raise ValueError(f'{cell.suite.path}, tasks.{cell.task.name}: {cell.config} tests on other data than it '
+                         'validates on, and the last validation would be the result; give the task "test: true"')
+    if cell.task and cell.task.blocks:
+        try:
+            cfg.blocks = chosen_blocks(cell.task.blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
+        except ValueError as error:
+            raise ValueError(f'{cell.suite.path}, tasks.{cell.task.name}: {error}') from None
+        cfg.model.backbone.depth = cfg.blocks[-1]  # as tools/knn.py builds it
+    return cfg
+
+
+def _images_of(cfg: Config, part: str) -> dict:
+    dataset = cfg[f'{part}_dataloader'].dataset.to_dict()
+    return {key: value for key, value in dataset.items() if key not in ('pipeline', 'test_mode')}
 
 
 def collect(cell: Cell, gpus: int) -> list[ResultRow]:
@@ -89,9 +111,10 @@ def _trained_rows(cell: Cell, cfg: Config, gpu_seconds: float, known: dict) -> I
                   data=data_name(cell, cfg), method=cell.method.name, task=task.kind, labels=task.labels[0],
                   seed=cell.seed, label=cell.suite.label)
     protocol = protocol_of(cfg, task.kind)
+    tested = json.loads((cell.folder / 'test.json').read_text()) if task.test else None
     for metric, (key, factor) in METRICS[task.kind].items():
-        curve = read_curve(cell.name, cell.run, having=key)
-        yield row(metric=metric, value=factor * float(curve.values[key][-1]), protocol=protocol)
+        value = tested[key] if task.test else read_curve(cell.name, cell.run, having=key).values[key][-1]
+        yield row(metric=metric, value=factor * float(value), protocol=protocol)
     if task.tta:
         value = json.loads((cell.folder / 'tta.json').read_text())['mIoU']
         yield row(metric='mIoU', value=float(value), protocol=protocol_of(cfg, task.kind, tta=True))

@@ -38,7 +38,7 @@ def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
     Raises:
         ValueError, FileNotFoundError: if its config cannot be run like this.
     """
-    key = cell.config, cell.training.name, gpus
+    key = cell.config, cell.training.name, gpus, repr(cell.method.options) if cell.task is None else ''
     if key not in known:
         known[key] = _estimate(cell, gpus)
     return known[key]

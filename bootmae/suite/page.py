@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.utils import to_2tuple
 
 from ..engine.predict import image_of, instances, label_map, predict
 from ..engine.reconstruct import hide, load_pretrained, reconstruct
@@ -63,7 +64,8 @@ def metrics(done: Sequence[Cell]) -> list[Curve]:
 def classes(done: Sequence[Cell]) -> list[ClassResult]:
     """Numbers of each class from trained evaluations."""
     return [result for cell in done if cell.trains and cell.task
-            for result in class_results(_curve_name(cell), cell.run, cell.task.kind)]
+            for result in class_results(_curve_name(cell), cell.folder / 'test' if cell.task.test else cell.run,
+                                               cell.task.kind)]
 
 
 def _curve_name(cell: Cell) -> str:
@@ -73,13 +75,14 @@ def _curve_name(cell: Cell) -> str:
 
 
 def commands(cells: Sequence[Cell]) -> dict[str, str]:
-    """How to repeat it: the suite, and of each training the first cell's command."""
+    """How to repeat it: the suite, and the first cell's command of each training, and of each method with options."""
     found = {'This comparison': suite_command(cells[0])}
     for cell in cells:
         if cell.needs is None or state_of(cell.needs) == DONE:
             for command in cell.commands(cell.training.gpus):
                 words = [word for word in command if word != '--resume']
-                found.setdefault(cell.training.name, shell(words))
+                own = f', {cell.method.name}' if cell.task is None and cell.method.options else ''
+                found.setdefault(cell.training.name + own, shell(words))
     return found
 
 
@@ -107,7 +110,8 @@ def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
 
 def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | None:
     """None where no BootMAE is there, whose masks are used, or no labelled images of the same size."""
-    ours = next((cell for cell in first.values() if cell_config(cell).model.type == 'BootMAE'), None)
+    plain_first = sorted(first.values(), key=lambda cell: bool(cell.method.options))
+    ours = next((cell for cell in plain_first if cell_config(cell).model.type == 'BootMAE'), None)
     judged = next((cell for cell in done if cell.needs in first.values() and cell.task.kind not in
                    ('segmentation', 'detection')), None)
     if ours is None or judged is None:
@@ -123,10 +127,22 @@ def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | Non
     orders = np.stack([masking.draw_order(rng) for _ in images])
     panels = dict(original=images, masked=hide(images, orders, masking.num_masked, patch))
     for method, cell in first.items():
-        if cell_config(cell).model.type in ('BootMAE', 'MAE'):  # of other methods it is not known how they predict
-            model = load_pretrained(cell.config, str(last_checkpoint(cell.run)))
-            panels[method] = reconstruct(model, images, orders, masking.num_masked, patch)
+        if not _same_task(cell_config(cell).model, cfg.model):
+            continue
+        model = load_pretrained(cell.config, str(last_checkpoint(cell.run)), cell.options)
+        panels[method] = reconstruct(model, images, orders, masking.num_masked, patch)
     return reconstruction_grid(panels)
+
+
+def _same_task(model: ConfigDict, ours: ConfigDict) -> bool:
+    """Whether a model can predict the same masked patches.
+
+    Of other methods it is not known how they predict; and a method's options may have changed its patches or, of a
+    BootMAE, how many are masked.
+    """
+    sizes, masked = zip(*(([to_2tuple(part.backbone.get(key)) for key in ('img_size', 'patch_size')],
+                           part.get('masking', {}).get('num_masked')) for part in (model, ours)), strict=True)
+    return sizes[0] == sizes[1] and (model.type == 'MAE' or (model.type == 'BootMAE' and masked[0] == masked[1]))
 
 
 def test_images(cfg: Config, count: int) -> np.ndarray:

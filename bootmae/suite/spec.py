@@ -26,9 +26,9 @@ KINDS = ('knn', 'frozen', 'linear', 'finetune', 'segmentation', 'detection')
 FROZEN_KINDS = ('knn', 'frozen')  # judged by tools/knn.py, without training
 PRETRAIN = 'pretrain'  # first word of the names of all pretrainings
 SUITE_KEYS = ('title', 'label', 'methods', 'seeds', 'gpus', 'pretrain', 'tasks', 'notes', 'sizes')
-METHOD_KEYS = ('weights', 'configs', 'source')
+METHOD_KEYS = ('weights', 'configs', 'source', 'options')
 TRAINING_KEYS = ('config', 'options', 'gpus')
-TASK_KEYS = (*TRAINING_KEYS, 'kind', 'from', 'data', 'labels', 'tta')
+TASK_KEYS = (*TRAINING_KEYS, 'kind', 'from', 'data', 'labels', 'blocks', 'test', 'tta')
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class Method:
         weights: file or ``timm:NAME`` to take instead of pretraining, may hold ``{seed}``; None: pretrained here, or
             untrained.
         source: which encoder of a BootMAE file is judged, ``online`` or ``momentum``.
+        options: config values of its pretrainings, over those that the pretrainings have themselves.
     """
 
     name: str
     configs: str
     weights: str | None = None
     source: str = 'online'
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def pretrained(self) -> bool:
@@ -74,6 +76,9 @@ class Task(Training):
         data: name of the data in the rows; None: from the config.
         labels: of ``knn`` and ``frozen``: amounts of labelled images per class, or ``all``. Of others: how the rows
             call the amount that the config trains on.
+        blocks: of ``knn`` and ``frozen``: those after which features are judged, or ``all``; empty: as the config says.
+        test: whether a trained model is judged on the config's test data, by ``tools/test.py``; else its last
+            validation counts, and the two must be the same data.
         tta: whether a trained segmentor is tested with several scales and flip as well.
     """
 
@@ -81,6 +86,8 @@ class Task(Training):
     origin: str | None = None
     data: str | None = None
     labels: tuple[str, ...] = ('all', )
+    blocks: tuple[str, ...] = ()
+    test: bool = False
     tta: bool = False
 
 
@@ -204,8 +211,14 @@ class _Reader:
         source = entry.get('source', 'online')
         if source not in ('online', 'momentum'):
             raise self.fail(f'{key}.source', f'{source!r} is neither online nor momentum')
-        configs = entry.get('configs', 'bootmae' if name == UNTRAINED else name)
-        return Method(name, configs, entry.get('weights'), source)
+        options = entry.get('options', {})
+        if not isinstance(options, Mapping):
+            raise self.fail(f'{key}.options', f'{options!r} is not a mapping of config keys to values')
+        method = Method(name, entry.get('configs', 'bootmae' if name == UNTRAINED else name), entry.get('weights'),
+                        source, dict(options))
+        if options and not method.pretrained:
+            raise self.fail(f'{key}.options', 'are those of its pretraining, and it has none: leave them away')
+        return method
 
     def pretrainings(self, value: Any, gpus: int) -> dict[str, Training]:
         if value is None:
@@ -242,16 +255,28 @@ class _Reader:
             raise self.fail(key, f'kind {entry["kind"]!r} is none of {", ".join(KINDS)}; give tasks.{name}.kind')
         if entry['kind'] in FROZEN_KINDS:
             entry['gpus'] = 1
+        if entry.get('test') and entry['kind'] in FROZEN_KINDS:
+            raise self.fail(f'{key}.test', f'is for what is trained; {entry["kind"]} is judged on the test data anyway')
         if entry.get('tta') and entry['kind'] != 'segmentation':
             raise self.fail(f'{key}.tta', 'is for segmentation')
         labels = entry.get('labels', 'all')
         entry['labels'] = tuple(map(str, labels if isinstance(labels, list) else [labels]))
+        if 'blocks' in entry:
+            entry['blocks'] = self.blocks(entry['blocks'], f'{key}.blocks', entry['kind'])
         origin = entry.pop('from', next(iter(pretrainings)) if len(pretrainings) == 1 else None)
         if pretrainings and origin not in pretrainings:
             raise self.fail(f'{key}.from', f'{origin!r} is none of the pretrainings: {", ".join(pretrainings)}')
         if entry['kind'] not in FROZEN_KINDS and len(entry['labels']) > 1:
             raise self.fail(f'{key}.labels', 'several amounts are for knn and frozen; make a task of each')
         return Task(name, origin=origin, **entry)
+
+    def blocks(self, value: Any, key: str, kind: str) -> tuple[str, ...]:
+        if kind not in FROZEN_KINDS:
+            raise self.fail(key, f'is for {" and ".join(FROZEN_KINDS)}')
+        numbers = isinstance(value, list) and value and all(type(block) is int and block > 0 for block in value)
+        if value != 'all' and not numbers:
+            raise self.fail(key, f'{value!r} is neither all nor a list of blocks counted from 1, such as [6, 9, 12]')
+        return tuple(map(str, value)) if numbers else (value, )
 
     def check_configs(self, suite: Suite) -> None:
         """Every config that a cell will need is there."""

@@ -17,8 +17,8 @@ train_pipeline = [
     dict(type='PackInputs', algorithm_keys=['mask_order']),
 ]
 train_dataloader = dict(dataset=dict(
-    _delete_=True, type='DigitSceneImages', split='train', data_root={{_base_.scenes_root}}, scenes={{_base_.digit_scenes}},
-    pipeline=train_pipeline))
+    _delete_=True, type='DigitSceneImages', split='train', data_root={{_base_.scenes_root}},
+    scenes={{_base_.digit_scenes}}, pipeline=train_pipeline))
 train_cfg = dict(max_epochs=30)
 default_hooks = dict(logger=dict(interval=31))
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.9995), (18, 0.9999)))]

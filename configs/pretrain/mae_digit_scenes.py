@@ -15,7 +15,7 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(dataset=dict(
-    _delete_=True, type='DigitSceneImages', split='train', data_root={{_base_.scenes_root}}, scenes={{_base_.digit_scenes}},
-    pipeline=train_pipeline))
+    _delete_=True, type='DigitSceneImages', split='train', data_root={{_base_.scenes_root}},
+    scenes={{_base_.digit_scenes}}, pipeline=train_pipeline))
 train_cfg = dict(max_epochs=30)
 default_hooks = dict(logger=dict(interval=31))

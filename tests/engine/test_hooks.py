@@ -64,6 +64,20 @@ def test_total_epochs_of_the_ramp(updates, tmp_path):
     assert updates == [(0.5, pytest.approx(0.1))] * 4
 
 
+def test_peak_of_the_feature_weight(updates, tmp_path):
+    """0 trains without the momentum target: the feature decoder gets no gradient."""
+    train(tmp_path / 'half', train_cfg__max_epochs=1, custom_hooks=[dict(type='BootMAEHook', ema=POINTS, peak=0.5)])
+    runner = train(tmp_path / 'none', train_cfg__max_epochs=1,
+                   custom_hooks=[dict(type='BootMAEHook', ema=POINTS, peak=0)])
+    assert [weight for _, weight in updates] == [0.5] * 4 + [0] * 4
+    gradients = {decoder: runner.optim_wrapper.optimizer.state[getattr(runner.model, decoder).head.weight]['exp_avg']
+                 for decoder in ('pixel_decoder', 'feature_decoder')}
+    assert gradients['pixel_decoder'].any()
+    assert not gradients['feature_decoder'].any()
+    with pytest.raises(ValueError, match='peak=-1'):
+        hooks.BootMAEHook(peak=-1)
+
+
 def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
     """5 batches, 3 to an update: the last two are left out, so that a resumed epoch begins with an update."""
     options = {'train_dataloader.dataset.indices': 40, 'auto_scale_lr.base_batch_size': 24, 'train_cfg.max_epochs': 1}

@@ -8,8 +8,18 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
-from bootmae.engine import run
-from bootmae.engine.probe import Features, build_encoder, extract, few_labels, judge, knn_accuracy, linear_accuracy
+from bootmae.engine import probe, run
+from bootmae.engine.probe import (
+    Features,
+    build_encoder,
+    chosen_blocks,
+    extract,
+    few_labels,
+    judge,
+    knn_accuracy,
+    linear_accuracy,
+    pooled_blocks,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FINETUNE = CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
@@ -188,3 +198,55 @@ def test_judge_tells_encoders_apart(checkpoint):
 def test_judge_refuses_labels(labels):
     with pytest.raises(ValueError, match=f'--labels \'{labels}\': give "all" or a number'):
         judge(str(FINETUNE), None, labels=('all', labels))
+
+
+# --- several blocks ---
+
+
+@pytest.mark.parametrize('out_type', ['avg_featmap', 'cls_token'])
+def test_blocks_are_those_of_shallower_encoders(finetune, checkpoint, out_type):
+    """Bit for bit what encoders built with that depth give, in the order asked for."""
+    finetune.model.backbone.out_type = out_type
+    images, expected = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0)), []
+    images = images[..., :finetune.model.backbone.img_size, :finetune.model.backbone.img_size]
+    with torch.no_grad():
+        for depth in (2, 1):
+            finetune.model.backbone.depth = depth
+            expected += build_encoder(finetune.copy(), checkpoint).backbone(images)
+        finetune.model.backbone.depth = 2
+        found = pooled_blocks(build_encoder(finetune, checkpoint).backbone, images, [2, 1])
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert not torch.equal(*found)
+
+
+def test_features_of_patches_are_refused(finetune):
+    finetune.model.backbone.out_type = 'raw'
+    with pytest.raises(ValueError, match=r"out_type 'raw' gives no vector for an image: .* avg_featmap or cls_token"):
+        pooled_blocks(build_encoder(finetune, None).backbone, torch.zeros(1, 3, 32, 32), [1])
+
+
+def test_judge_blocks(checkpoint, monkeypatch):
+    """Numbers of all blocks are those of runs with that depth, and each data set is built, so read, once."""
+    args = dict(tasks=('knn', 'linear'), labels=('all', '2'))
+    single = [judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth})
+              for depth in (1, 2)]
+    built, build = [], DATASETS.build
+    monkeypatch.setattr(probe.DATASETS, 'build', lambda cfg: built.append(cfg) or build(cfg))
+    rows = judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': 1}, blocks=['all'])
+    assert len(built) == 2
+    assert [row.protocol for row in rows[:4]] == ['k=20, block 1 of 2', 'logistic regression, block 1 of 2',
+                                                  'k=20, block 2 of 2', 'logistic regression, block 2 of 2']
+    assert {row.key: row.value for row in rows} == {row.key: row.value for found in single for row in found}
+    assert len({row.value for row in rows}) > 2
+    first = judge(str(FINETUNE), checkpoint, **args, options=SMALL, blocks=[1])
+    assert [row.value for row in first] == [row.value for row in single[0]]
+
+
+def test_chosen_blocks():
+    assert chosen_blocks(['all'], 3) == [1, 2, 3]
+    assert chosen_blocks(['9', 6, 9], 12) == [6, 9]
+    for wrong in ('0', 13, '-1', 'last', '1.5'):
+        with pytest.raises(ValueError, match=rf'--blocks {wrong}: the encoder has the blocks 1\.\.12; give some of'):
+            chosen_blocks([1, wrong], 12)
+    with pytest.raises(ValueError, match='--blocks all: .*"all" alone'):
+        chosen_blocks(['all', 1], 12)

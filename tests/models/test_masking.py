@@ -84,6 +84,17 @@ def test_other_grids(grid):
     assert lost.max() <= 3
 
 
+def test_without_blocks_each_patch_is_masked_as_often_as_any():
+    masker, rng = BlockMasking((8, 8), num_masked=48, num_block=0), np.random.RandomState(0)
+    orders = np.stack([masker.draw_order(rng) for _ in range(2000)])
+    assert not masker.draw_blocks(rng).any()
+    masked = np.zeros((2000, 64))
+    np.put_along_axis(masked, orders[:, 16:], 1, axis=1)
+    np.testing.assert_allclose(masked.mean(0), 0.75, atol=0.04)  # 4 standard deviations
+    together = (masked[:, :-1] * masked[:, 1:]).mean()  # neighbours: no more often than any two patches
+    assert together == pytest.approx(48 / 64 * 47 / 63, abs=0.005)
+
+
 @pytest.mark.parametrize('num_masked, num_block', [(1, 1), (195, 195), (195, 1), (120, 120), (147, 140)])
 def test_extreme_counts(num_masked, num_block):
     masker = BlockMasking((14, 14), num_masked=num_masked, num_block=num_block, max_roll=0)
@@ -286,7 +297,7 @@ def test_statistics_notice_a_change(release, change):
     ((1, 14), {}, r'at least 2 x 2 patches, not \(1, 14\)'),
     ((14, 14), dict(num_masked=196), r'num_block=120 and num_masked=196 do not fit 196 patches'),
     ((14, 14), dict(num_masked=119), r'num_block=120 and num_masked=119 do not fit'),
-    ((14, 14), dict(num_block=0), r'num_block=0 and'),
+    ((14, 14), dict(num_block=0, num_masked=0), r'num_block=0 and num_masked=0'),
     ((14, 14), dict(num_block=-1), r'num_block=-1 and'),
     ((14, 14), dict(block_area=(60, 16)), r'block_area=\(60, 16\)'),
     ((14, 14), dict(block_area=(0, 16)), r'areas must be positive'),

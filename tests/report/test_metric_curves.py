@@ -63,6 +63,7 @@ def test_line_follows_the_values():
 
 
 def test_colours_are_a_methods_own_and_run_out_late():
-    colours = method_colours(['x', 'mae', 'y', 'bootmae', 'untrained', 'z', 'u', 'v'])
-    assert [colours[name] for name in 'xyzuv'] == [*OTHER_COLOURS, OTHER_COLOURS[-1]]
-    assert len({colours[name] for name in ('untrained', 'mae', 'bootmae', 'x', 'y', 'z', 'u')}) == 7
+    further = [f'method-{number}' for number in range(len(OTHER_COLOURS) + 1)]
+    colours = method_colours([further[0], 'mae', further[1], 'bootmae', 'untrained', *further[2:]])
+    assert [colours[name] for name in further] == [*OTHER_COLOURS, OTHER_COLOURS[-1]]
+    assert len(set(colours.values())) == 10

@@ -10,6 +10,7 @@ from test_spec import cells_of
 from bootmae.engine.run import load_config
 from bootmae.provenance import REPOSITORY
 from bootmae.suite import load_suite, make_cells
+from bootmae.suite.collect import cell_config
 from bootmae.suite.dry_run import detection_size, estimate, hours_text, plan_text
 from bootmae.suite.journal import config_hash, definition
 from bootmae.suite.slurm import script
@@ -77,3 +78,29 @@ def test_a_definition_knows_its_config_but_not_its_place(tmp_path):
     assert config_hash(longer) != config_hash(cfg[0])
     longer.train_cfg.max_epochs = cfg[0].train_cfg.max_epochs
     assert config_hash(longer) == config_hash(cfg[0])
+
+
+def test_a_definition_and_an_estimate_know_options_of_a_method(tmp_path):
+    methods = {'mae': None, 'mae-longer': {'configs': 'mae', 'options': {'train_cfg.max_epochs': 7}}}
+    cells = cells_of(tmp_path, methods=methods, seeds=[0])[:2]
+    first, longer = (definition(cell, cell_config(cell)) for cell in cells)
+    assert first != longer
+    known: dict = {}
+    images = [estimate(cell, known, gpus=1).images for cell in cells]
+    assert images[1] == images[0] / cell_config(cells[0]).train_cfg.max_epochs * 7
+    text = script(cells, ['toy.yaml'], 'gpu', tmp_path)
+    assert '--only pretrain/mae-longer-0' in text
+
+
+def test_a_definition_knows_its_blocks(tmp_path):
+    """Features of other blocks are other results, and a block that is not there is refused before anything runs."""
+    def cell(blocks):
+        task = {'config': 'configs/cls/bootmae_debug_finetune.py', **({'blocks': blocks} if blocks else {})}
+        return cells_of(tmp_path, tasks={'knn': task}, seeds=[0])[2]
+
+    found = [definition(cell(blocks), cell_config(cell(blocks))) for blocks in (None, [1], [2], [1, 2], 'all')]
+    assert len(set(found)) == 4
+    assert found[3] == found[4]
+    assert [cell_config(cell(blocks)).model.backbone.get('depth') for blocks in ([1], 'all')] == [1, 2]
+    with pytest.raises(ValueError, match=r'toy.yaml, tasks.knn: --blocks 3: the encoder has the blocks 1\.\.2; give'):
+        cell_config(cell([2, 3]))

@@ -78,6 +78,23 @@ def test_several_scales_are_another_protocol(runs):
     assert single.key != several.key
 
 
+def test_test_data_in_place_of_the_last_validation(runs):
+    cell, _ = runs['seg']
+    tested = Task('segmentation', cell.config, kind='segmentation', test=True, options=cell.options)
+    cell = Cell(cell.suite, tested, cell.method, cell.seed, cell.root)
+    assert [command[1].rpartition('/')[2] for command in cell.commands(0)] == ['train.py', 'test.py']
+    (cell.folder / 'test.json').write_text(json.dumps({'mIoU': 12.5, 'aAcc': 1.0}))
+    assert [row.value for row in collect(cell, gpus=0)] == [12.5]
+
+
+def test_other_data_in_validation_than_in_the_test_is_refused(runs):
+    cell, _ = runs['seg']
+    options = cell.options | {'test_dataloader.dataset.split': 'train'}
+    other = Task('segmentation', cell.config, kind='segmentation', options=options)
+    with pytest.raises(ValueError, match='tasks.segmentation: .* give the task "test: true"'):
+        cell_config(Cell(cell.suite, other, cell.method, cell.seed, cell.root))
+
+
 def test_gpu_hours(runs):
     """Those of the evaluation; the pretraining's file tells of none."""
     cell, _ = runs['seg']

@@ -82,6 +82,34 @@ def test_weights_from_elsewhere(tmp_path):
     assert words[words.index('--source') + 1] == 'momentum'
 
 
+def test_options_of_a_method(tmp_path):
+    """Only its pretrainings have them, over the pretraining's own, however deep those are written."""
+    methods = {'mae': None, 'mae-longer': {'configs': 'mae', 'options': {
+        'train_cfg': {'max_epochs': 330}, 'train_dataloader': {'dataset': {'subset_seed': '{seed}'}}}}}
+    pretrain = {'config': 'configs/pretrain/{method}_debug.py', 'options': {'train_cfg.max_epochs': 2, 'a': [1]}}
+    by_name = {cell.name: cell for cell in cells_of(tmp_path, methods=methods, pretrain=pretrain)}
+    assert by_name['pretrain/mae-4'].options == {'randomness.seed': 4, 'train_cfg.max_epochs': 2, 'a': [1]}
+    longer = by_name['pretrain/mae-longer-4']
+    assert longer.config == 'configs/pretrain/mae_debug.py'
+    assert longer.options == {'randomness.seed': 4, 'train_cfg.max_epochs': 330, 'a': [1],
+                              'train_dataloader.dataset.subset_seed': 4}
+    assert longer.commands(1)[0][-5:] == ['--cfg-options', 'randomness.seed=4', 'train_cfg.max_epochs=330', 'a=[1]',
+                                          'train_dataloader.dataset.subset_seed=4']
+    assert by_name['finetune/mae-longer-4'].options == by_name['finetune/mae-4'].options == {'randomness.seed': 4}
+    assert by_name['finetune/mae-longer-4'].needs is longer
+
+
+@pytest.mark.parametrize(('blocks', 'words'), [('all', ['all']), ([1, 2], ['1', '2']), (None, None)])
+def test_blocks(tmp_path, blocks, words):
+    task = {'config': 'configs/cls/bootmae_debug_finetune.py', 'kind': 'frozen'}
+    cell = cells_of(tmp_path, tasks={'frozen': task | ({'blocks': blocks} if blocks else {})})[4]
+    command = cell.commands(1)[0]
+    assert ('--blocks' in command) == bool(blocks)
+    if words:
+        place = command.index('--blocks') + 1
+        assert command[place:place + len(words) + 1] == [*words, '--rows']
+
+
 @pytest.mark.parametrize(('patterns', 'names'), [
     (['knn/mae-0'], ['pretrain/mae-0', 'knn/mae-0']),
     (['*/untrained-4'], ['knn/untrained-4', 'finetune/untrained-4']),
@@ -104,6 +132,9 @@ def test_only_what_is_there(tmp_path):
     (dict(label='mine'), "label: 'mine' is none of reproduced, demo"),
     (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
     (dict(methods={'mae': {'source': 'teacher'}}), "methods.mae.source: 'teacher' is neither online nor momentum"),
+    (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained.options: are those of its pretraining'),
+    (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine.options: .* it has none'),
+    (dict(methods={'mae': {'options': [1]}}), r'methods.mae.options: \[1\] is not a mapping of config keys'),
     (dict(methods={'a/b': {}}), 'methods.a/b: a name holds no slash'),
     (dict(pretrain=None), 'pretrain: is missing'),
     (dict(pretrain={'config': 3}), 'pretrain.config: the name of a config file is missing'),
@@ -111,6 +142,10 @@ def test_only_what_is_there(tmp_path):
     (dict(tasks={'knn': {'config': 'x.py', True: 'photos'}}), 'tasks.knn.True: unknown key; known are config'),
     (dict(tasks={'knn': {'config': 'x.py', 'from': 'photos'}}), "tasks.knn.from: 'photos' is none of the pretrainings"),
     (dict(tasks={'knn': {'config': 'x.py', 'tta': True}}), 'tasks.knn.tta: is for segmentation'),
+    (dict(tasks={'knn': {'config': 'x.py', 'test': True}}), 'tasks.knn.test: is for what is trained'),
+    (dict(tasks={'linear': {'config': 'x.py', 'blocks': 'all'}}), 'tasks.linear.blocks: is for knn and frozen'),
+    (dict(tasks={'knn': {'config': 'x.py', 'blocks': [0]}}), r'tasks.knn.blocks: \[0\] is neither all nor a list'),
+    (dict(tasks={'knn': {'config': 'x.py', 'blocks': 9}}), 'tasks.knn.blocks: 9 is neither all nor a list of blocks'),
     (dict(tasks={'linear': {'config': 'x.py', 'labels': [1, 2]}}), 'tasks.linear.labels: several amounts'),
     (dict(tasks={'pretrain2': 'x.py'}), "tasks.pretrain2: a task's name does not begin with 'pretrain'"),
 ])

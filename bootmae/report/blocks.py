@@ -1,0 +1,69 @@
+"""An encoder judged after several of its blocks: the last of them stands for it, and a figure shows all."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from .figures import STYLE, method_colours, svg_of
+from .rows import Comparison
+from .verdicts import labels_phrase, method_order, task_name
+
+BLOCK = re.compile(r', block (\d+) of (\d+)$')  # end of the protocol of frozen features
+BLOCKS_CAPTION = (
+    'By block: the frozen features after several blocks, a line a method, the mean over seeds, and a band of one '
+    'standard deviation to either side. All else on this page reads the last of these blocks, for every method; the '
+    'best one was not chosen for any, as that would choose by the test images.'
+)
+
+
+def block_of(item: Comparison) -> int:
+    """The block after which the features were judged, 0 where the protocol names none."""
+    found = BLOCK.search(item.protocol)
+    return int(found[1]) if found else 0
+
+
+def by_blocks(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Comparisons that differ in nothing but the block, together, by block; in order of first appearance."""
+    groups: dict[tuple, list[Comparison]] = {}
+    for item in comparisons:
+        place = item.data, item.task, item.labels, item.metric, BLOCK.sub(r' of \2', item.protocol)
+        groups.setdefault(place, []).append(item)
+    return [sorted(group, key=block_of) for group in groups.values()]
+
+
+def last_blocks(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Without those that differ from another only in that they judge an earlier block."""
+    last = [group[-1] for group in by_blocks(comparisons)]
+    return [item for item in comparisons if any(item is other for other in last)]
+
+
+def block_plots(comparisons: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """Heading and SVG for every data set, task and amount of labels that was judged after several blocks."""
+    return [(', '.join(filter(None, [group[0].data, task_name(group[0]), labels_phrase(group[0]), 'by block'])),
+             block_svg(group, colours)) for group in by_blocks(comparisons) if len(group) > 1]
+
+
+def block_svg(group: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> str:
+    """Percent over blocks, a line a method."""
+    methods = method_order(group)
+    colours = colours or method_colours(methods)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7), layout='constrained')
+        axes = figure.add_subplot()
+        for method in methods:
+            points = [(block_of(item), item.methods[method]) for item in group if method in item.methods]
+            blocks, means = [block for block, _ in points], [spread.mean for _, spread in points]
+            stds = [spread.std or 0.0 for _, spread in points]
+            axes.plot(blocks, means, color=colours[method], linewidth=1.4, marker='o', markersize=3)
+            if any(stds):
+                low, high = ([mean + sign * std for mean, std in zip(means, stds, strict=True)] for sign in (-1, 1))
+                axes.fill_between(blocks, low, high, color=colours[method], alpha=0.15, linewidth=0)
+        axes.set_xticks([block_of(item) for item in group])
+        axes.set_xlabel('block')
+        axes.set_ylabel('percent')
+        axes.grid(axis='y')
+        axes.margins(x=0.03)
+        first = group[0]
+        return svg_of(figure, f'blocks-{first.data}-{first.task}-{first.labels}-{first.protocol}')
