@@ -26,6 +26,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--redo', nargs='+', default=[], metavar='CELL',
                         help='drop what these cells have, and what was judged from them, and run them again')
     parser.add_argument('--report-only', action='store_true', help='write results.csv and the report of what is done')
+    parser.add_argument('--no-pictures', action='store_true',
+                        help='leave test images out of the report: to publish it where they may not be')
     parser.add_argument('--tflops', type=float, help='sustained speed of a GPU that --dry-run reckons with')
     slurm = parser.add_mutually_exclusive_group()
     slurm.add_argument('--slurm', metavar='PARTITION', help='print a script that submits one Slurm job a cell')

@@ -47,7 +47,7 @@ def run_suite(args: argparse.Namespace) -> int:
     if args.redo:
         redo(every, args.redo)
     if args.report_only:
-        finish(every, root)
+        finish(every, root, not args.no_pictures)
         return 0
     definitions, lengths = define(cells, every)
     if args.slurm:
@@ -68,7 +68,7 @@ def run_here(args: argparse.Namespace, cells: Sequence[Cell], every: Sequence[Ce
     run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm)
     whole = run.run(status.tick)
     if not args.in_slurm:  # there a job of its own writes it
-        finish(every, root)
+        finish(every, root, not args.no_pictures)
     if run.stopping is not None or (args.in_slurm and 'stopped' in run.states.values()):
         print(f'stopped by {run.stopping.name if run.stopping else "a signal"}: start the same command again to go on',
               file=sys.stderr)
@@ -115,14 +115,14 @@ def redo(every: Sequence[Cell], patterns: Sequence[str]) -> None:
         shutil.rmtree(cell.folder, ignore_errors=True)
 
 
-def finish(every: Sequence[Cell], root: Path) -> None:
-    """Write result rows and report of what is done, and print the tables."""
+def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
+    """Write result rows and report of what is done, with test images or without, and print the tables."""
     rows = write_results(list(every), root / 'results.csv')
     if not any(state_of(cell) == DONE for cell in every):
         print('no cell is done: no report')
         return
     with redirect_stdout(io.StringIO()):  # pycocotools prints
-        report = write_report(every, rows, root / 'report.html')
+        report = write_report(every, rows, root / 'report.html', pictures)
     if rows:
         print(text_table(rows))
         print(overview_text(rows))

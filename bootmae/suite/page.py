@@ -27,19 +27,21 @@ from .journal import DONE, read_journal, state_of
 RECONSTRUCTED, PREDICTED = 6, 5  # images
 
 
-def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path) -> Path:
+def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path, pictures: bool = True) -> Path:
     """Write the page of a suite.
 
     Args:
         cells: all of the suite, finished or not.
         rows: results of the finished ones.
         path: HTML file to write.
+        pictures: whether test images are drawn, with reconstructions and predictions.
     """
     done = [cell for cell in cells if state_of(cell) == DONE]
     suite = cells[0].suite
     return write_page(
-        path, title=suite.title, rows=rows, curves=curves(done), pictures=reconstructions(done),
-        predictions=predictions(done), notes=suite.notes, commands=commands(cells),
+        path, title=suite.title, rows=rows, curves=curves(done),
+        pictures=reconstructions(done) if pictures else {}, predictions=predictions(done) if pictures else {},
+        notes=suite.notes, commands=commands(cells),
         provenance=dict(suite=suite.path.name, commit=git_commit(), device=device_name(), cores=os.cpu_count(),
                         **versions()),
         cells=[(cell.name, state_of(cell), read_journal(cell).detail) for cell in cells], metrics=metrics(done),

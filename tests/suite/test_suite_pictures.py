@@ -58,3 +58,13 @@ def test_commands_of_methods_with_options(tmp_path):
     assert found['pretrain, fewer'].endswith(' --cfg-options randomness.seed=0 model.masking.num_masked=40 '
                                              'model.masking.num_block=30')
     assert 'bootmae_debug.py' in found['pretrain']
+
+
+@pytest.mark.parametrize('pictures', [True, False])
+def test_a_report_with_or_without_test_images(tmp_path, monkeypatch, pictures):
+    parts = {}
+    for name in ('reconstructions', 'predictions'):
+        monkeypatch.setattr(page, name, lambda done: {'test images': b'picture'})
+    monkeypatch.setattr(page, 'write_page', lambda path, **given: parts.update(given))
+    page.write_report(cells_of(tmp_path, methods=METHODS, seeds=[0]), [], tmp_path / 'report.html', pictures)
+    assert bool(parts['pictures']) == bool(parts['predictions']) == pictures
