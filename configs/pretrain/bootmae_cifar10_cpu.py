@@ -13,7 +13,7 @@ model = dict(
 train_dataloader = dict(batch_size=64, num_workers=0, persistent_workers=False, dataset=dict(limit=5000))
 train_images = 5_000
 auto_scale_lr = dict(base_batch_size=64)
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=2e-3))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=4e-3))
 param_scheduler = dict(warmup=1)
 train_cfg = dict(max_epochs=20)
 default_hooks = dict(

@@ -8,8 +8,8 @@ _base_ = './bootmae_small_data_cpu.py'
 photographs = ['data/camvid/images/training', 'data/coco128/train2017', 'data/coco128/val2017', 'data/imagenet1000']
 train_dataloader = dict(dataset=dict(roots=photographs))
 train_images = 823
-param_scheduler = dict(warmup=5)
-train_cfg = dict(max_epochs=100)
+param_scheduler = dict(warmup=4)
+train_cfg = dict(max_epochs=80)
 default_hooks = dict(logger=dict(interval=12), checkpoint=dict(interval=1000, save_last=True),
                      pictures=dict(interval=1000))
-custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.9995), (60, 0.9999)))]
+custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.9995), (48, 0.9999)))]
