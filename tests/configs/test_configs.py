@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = {path.stem: path for path in sorted((REPOSITORY / 'configs').glob('[pc]*/*.py'))}
 PRETRAIN = [name for name, path in FILES.items() if path.parent.name == 'pretrain']
 CLS = [name for name, path in FILES.items() if path.parent.name == 'cls']
-MAE_DEPTHS = {'deit-s': 12, 'b': 12, 'l': 24}
+MAE_DEPTHS = {'deit-t': 12, 'deit-s': 12, 'b': 12, 'l': 24}
 WIDTH, HEADS, BATCH = 24, 3, 4
 
 
@@ -64,7 +64,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
 for path in {[str(path) for path in FILES.values()]!r}:
     cfg = Config.fromfile(path)
-    assert cfg.custom_imports.imports == ['bootmae'], path
+    assert cfg.custom_imports.imports[0] == 'bootmae', path
     assert MODELS.get(cfg.model.type) and MODELS.get(cfg.model.backbone.type), path
     assert DATASETS.get(cfg.train_dataloader.dataset.type), path
     for hook in list(cfg.default_hooks.values()) + list(cfg.get('custom_hooks', [])):
@@ -222,8 +222,17 @@ def shrink(cfg: Config, images: Path) -> dict:
         dataset = cfg[loader].dataset
         if dataset.type == 'ImageFiles':
             small[f'{loader}.dataset.roots'] = str(images if dataset.split else images / 'train')
+            if len(dataset.pipeline) == 2:  # images of CIFAR-10 have their size already
+                load, pack = dataset.pipeline
+                size = cfg.model.backbone.img_size
+                small[f'{loader}.dataset.pipeline'] = [load, dict(type='Resize', scale=(size, size)), pack]
+        elif dataset.type == 'DigitSceneImages':
+            small |= {f'{loader}.dataset.data_root': str(images.parent / 'digit_scenes'),
+                      f'{loader}.dataset.scenes': dict(train=12, val=1)}
         else:
             small[f'{loader}.dataset.indices'] = 12 if loader == 'train_dataloader' else 4
+    if 'probe' in cfg.default_hooks:
+        small['default_hooks.probe.folder'] = ''  # of what a tiny encoder does not fit
     backbone = cfg.model.backbone
     if isinstance(backbone.arch, dict):
         return small

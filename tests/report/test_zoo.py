@@ -214,7 +214,8 @@ def test_markers_of_other_kinds_stay():
     page = '<!-- speed: step -->\nold\n<!-- /speed -->\n<!-- zoo: full -->\nold\n<!-- /zoo -->\n'
     assert filled(page, 'a.md', 'zoo', {'full': lambda: 'new\n'}) == page.replace(
         'zoo: full -->\nold', 'zoo: full -->\nnew')
-    assert set(makers({}, ROOT)) == {'published', 'overview', 'full', 'demo', 'photographs'}
+    assert {name for name in makers({}, ROOT) if '/' not in name} == {
+        'published', 'overview', 'full', 'demo', 'photographs'}  # the others are of docs/evidence.md
 
 
 # ---- the model index
