@@ -1,6 +1,6 @@
 """Tables of docs/evidence.md, from the rows of its suites in results/evidence/."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -82,5 +82,5 @@ def makers(root: Path) -> Makers:
                 ('evidence', comparison_table), ('methods', methods_table), ('cost', cost_table))}
 
 
-def _table(path: Path, table) -> str:
+def _table(path: Path, table: Callable[[Sequence[ResultRow]], str]) -> str:
     return table(read_rows(path)) if path.is_file() else MISSING

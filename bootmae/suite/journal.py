@@ -166,6 +166,7 @@ def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
     """
     task = cell.task
     encoder = (pretraining or cell.method.weights, cell.method.source)
+    # without a test as before there was the key, so that what was run then stays done
     judged = (task.kind, task.labels, task.tta, *(['test'] if task.test else [])) if task else ()
     text = json.dumps([config_hash(cfg), cell.seed, encoder, judged], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
