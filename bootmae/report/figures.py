@@ -21,7 +21,8 @@ from .verdicts import against_mae, labels_name, method_name, method_order, order
 INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'
 METHOD_COLOURS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
 # Of further methods, in order of appearance. Those that the style sheet does not know are readable on light and dark.
-OTHER_COLOURS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b')
+OTHER_COLOURS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b',
+                 '#d0566b', '#3d8fa8')
 KNOWN_OTHERS = 4  # of these are in the style sheet
 VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule',
              **{colour: name for name, colour in METHOD_COLOURS.items()},

@@ -66,4 +66,4 @@ def test_colours_are_a_methods_own_and_run_out_late():
     further = [f'method-{number}' for number in range(len(OTHER_COLOURS) + 1)]
     colours = method_colours([further[0], 'mae', further[1], 'bootmae', 'untrained', *further[2:]])
     assert [colours[name] for name in further] == [*OTHER_COLOURS, OTHER_COLOURS[-1]]
-    assert len(set(colours.values())) == 10
+    assert len(set(colours.values())) == 12
