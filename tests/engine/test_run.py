@@ -1,5 +1,6 @@
 """From a config to a runner: batch, starting weights, devices, data and model checks, all without training."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,20 @@ def test_build_runner(pretrain, monkeypatch, tmp_path, work_dir, expected):
     assert isinstance(runner, SuiteRunner)
     assert Path(runner.work_dir) == tmp_path / expected
     assert (tmp_path / expected / 'bootmae_debug.py').is_file(), 'the config is kept with the run'
+
+
+@pytest.mark.parametrize('given, expected', [(None, ':4096:8'), (':16:8', ':16:8')])
+def test_deterministic_runs_can_use_cublas(pretrain, monkeypatch, tmp_path, given, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', given or '')
+    if given is None:
+        monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
+    pretrain.update(experiment_name=f'deterministic_{given}', log_level='ERROR')
+    pretrain.randomness.deterministic = True
+    run.build_runner(pretrain, PRETRAIN)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == expected
 
 
 def test_training_moves_all_and_the_loss_falls(tmp_path):

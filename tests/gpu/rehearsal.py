@@ -14,6 +14,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 REHEARSED = os.environ.get('BOOTMAE_TEST_GPU') == 'rehearse'
 DEVICE = 'cpu' if REHEARSED else 'cuda'
@@ -57,7 +58,8 @@ def recorded_waits() -> Iterator[list[str]]:
     waits: list[str] = []
 
     def note() -> None:
-        lines = [f'{frame.filename}:{frame.lineno} {frame.line}' for frame in traceback.extract_stack()[:-2]]
+        frames = [frame for frame in traceback.extract_stack()[:-2] if not frame.filename.endswith('warnings.py')]
+        lines = [f'{frame.filename}:{frame.lineno} {frame.line}' for frame in frames]
         waits.append('\n    '.join(lines[-6:]))
 
     if REHEARSED:
@@ -90,6 +92,16 @@ def allow_fp16(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, 'is_cuda_available', lambda: True)
         patch.setattr(module, 'GradScaler', partial(torch.amp.GradScaler, device='cpu'))
         patch.setattr(module.AmpOptimWrapper, 'optim_context', OptimWrapper.optim_context)
+
+
+def uses_cuda_graphs() -> bool:
+    """Whether torch.compile has captured CUDA graphs and has left out none; it does the latter without a word."""
+    if REHEARSED:
+        return True
+    from torch._inductor.cudagraph_trees import get_manager
+    manager, skipped = get_manager(torch.cuda.current_device(), False), counters['inductor']['cudagraph_skips']
+    print(f'CUDA graphs: {len(manager.roots) if manager else 0} trees, {skipped} graphs left out')
+    return manager is not None and len(manager.roots) > 0 and skipped == 0
 
 
 def new_stream() -> torch.cuda.Stream | None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from rehearsal import allow_fp16, compile_option, recorded_waits, toy
+from rehearsal import allow_fp16, compile_option, recorded_waits, toy, uses_cuda_graphs
+from torch._dynamo.utils import counters
 
 from bootmae.engine import run
 from bootmae.engine.hooks import bare_model
@@ -31,6 +32,10 @@ RUNS = {  # config, optimizer wrapper, what is compiled
     'mae': ('mae_debug', 'AutocastOptimWrapper', None),
     'fp16': ('bootmae_debug', 'AmpOptimWrapper', None),
     'fp32': ('bootmae_debug', 'OptimWrapper', None),
+}
+OPTIONS = {
+    'mae': {'optim_wrapper.clip_grad': dict(max_norm=3.0)},
+    'fp16': {'optim_wrapper.loss_scale': dict(init_scale=1024.0)},  # at which no gradient is too large
 }
 # Largest relative difference of a loss. Kernels are the same with CUDA graphs, but sums whose order is left to chance
 # may differ in the last bit. Other precisions, and compiled kernels, round otherwise, which AdamW enlarges: by 50 steps
@@ -67,6 +72,9 @@ class GpuProbe(Hook):
         elif runner.iter == WATCHED.stop - 1:
             self.stack.close()
 
+    def after_train(self, runner) -> None:
+        self.graphs = uses_cuda_graphs()
+
 
 def state_of(runner) -> dict[str, torch.Tensor]:
     """Copies of all weights that the optimizer moves, and of its moments and step counters."""
@@ -84,6 +92,7 @@ def trained(tmp_path_factory) -> Iterator[Callable[[str], GpuProbe]]:
     def train(name: str) -> GpuProbe:
         config, wrapper, scope = RUNS[name]
         torch._dynamo.reset()
+        counters.clear()
         with pytest.MonkeyPatch.context() as patch:
             if wrapper == 'AmpOptimWrapper':
                 allow_fp16(patch)
@@ -92,8 +101,8 @@ def trained(tmp_path_factory) -> Iterator[Callable[[str], GpuProbe]]:
                 'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32 * EPOCH,
                 'train_cfg.max_epochs': EPOCHS, 'default_hooks.logger.interval': EPOCH,
                 'default_hooks.checkpoint.interval': EPOCHS, 'default_hooks.probe.type': 'GpuProbe',
-                'optim_wrapper.type': wrapper, 'optim_wrapper.clip_grad': dict(max_norm=3.0) if name == 'mae' else None,
-                'compile': compile_option(scope)})
+                'optim_wrapper.type': wrapper,
+                'compile': compile_option(scope), **OPTIONS.get(name, {})})
         probe = next(hook for hook in runner.hooks if isinstance(hook, GpuProbe))
         probe.losses = torch.stack(probe.losses).tolist()
         return probe
@@ -103,7 +112,7 @@ def trained(tmp_path_factory) -> Iterator[Callable[[str], GpuProbe]]:
 def test_the_watch_sees_a_wait(device):
     with recorded_waits() as waits:
         torch.zeros((), device=device).item()
-    assert len(waits) == 1
+    assert waits
     assert 'test_02_training.py' in waits[0]
 
 
@@ -126,6 +135,11 @@ def test_a_poisoned_batch_changes_no_bit(device, trained, name):
     finite = [math.isfinite(loss) for loss in probe.losses]
     assert finite == [iteration != POISONED for iteration in range(EPOCH * EPOCHS)]
     assert sum(probe.losses[-5:]) < 0.95 * sum(probe.losses[:5])
+
+
+def test_cuda_graphs_are_captured(device, trained):
+    """Of the forward and of the backward pass, or the comparison below would be of a run with itself."""
+    assert trained('graphs').graphs
 
 
 @pytest.mark.parametrize('name, other, tolerance', [

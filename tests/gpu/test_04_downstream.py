@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -101,6 +102,7 @@ def train(task: Task, precision: str) -> dict[str, float]:
     cfg = {key: value for key, value in task.cfg.optim_wrapper.items() if key not in ('type', 'dtype', 'loss_scale')}
     with DefaultScope.overwrite_default_scope(task.cfg.get('default_scope', 'mmpretrain')):
         wrapper = build_optim_wrapper(task.model, dict(cfg, type=WRAPPERS[precision], accumulative_counts=1))
+    np.random.seed(1)  # of mixup
     torch.manual_seed(1)
     losses = {name: value.item() for name, value in task.model.train().train_step(task.batch(), wrapper).items()}
     assert wrapper.nonfinite.item() == 0
