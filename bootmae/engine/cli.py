@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from .exits import USER_ERROR, RunStopped
+from ..distributed.exits import USER_ERROR, RunStopped
 
 USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, no room
 

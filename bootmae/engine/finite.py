@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data.tar import readable
-from .exits import NonFiniteError
+from ..distributed.exits import NonFiniteError
 from .hooks import bare_model
 from .optim import Guarded
 

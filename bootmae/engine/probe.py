@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ..distributed.signals import spare_workers
 from ..models.vit import PlainViT, resolve_arch
 from ..report.rows import ResultRow
 from .results import result_row
 from .run import apply_init, load_config
-from .signals import spare_workers
 
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
-from ..engine.exits import REQUEUE
+from ..distributed.exits import REQUEUE
 from ..provenance import REPOSITORY
 from ..report.overview import overview_text
 from ..report.tables import text_table

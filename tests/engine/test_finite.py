@@ -13,8 +13,8 @@ from mmengine.config import Config
 from torch import nn
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.distributed.exits import NonFiniteError
 from bootmae.engine import finite, run
-from bootmae.engine.exits import NonFiniteError
 from bootmae.models.schedules import feature_weight
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

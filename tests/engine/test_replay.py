@@ -10,8 +10,8 @@ import torch
 from breaking import BreakHook  # noqa: F401  registers it
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.distributed.exits import NonFiniteError
 from bootmae.engine import finite, run  # noqa: F401  registers the hook
-from bootmae.engine.exits import NonFiniteError
 from bootmae.engine.replay import FirstBad, read_dump, replay
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

@@ -12,8 +12,8 @@ from mmengine.registry import HOOKS
 from PIL import Image
 
 from bootmae.data.embedded import photo
+from bootmae.distributed.exits import NonFiniteError
 from bootmae.engine import run
-from bootmae.engine.exits import NonFiniteError
 from bootmae.engine.replay import replay
 
 CONFIG = str(Path(__file__).resolve().parents[2] / 'configs' / 'pretrain' / 'bootmae_debug.py')

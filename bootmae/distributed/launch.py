@@ -1,4 +1,4 @@
-"""torchrun whose processes can end in good order: ``python bootmae/engine/launch.py`` takes torchrun's arguments.
+"""torchrun whose processes can end in good order: ``python bootmae/distributed/launch.py`` takes torchrun's arguments.
 
 torchrun kills its processes 30 seconds after a signal, or at once after another one's end, and always exits with 1.
 This launcher hands SIGTERM and SIGUSR1 on and waits for the processes to save, and exits with the code of the one that

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from bootmae.engine.flags import HostFlags
+from bootmae.distributed.flags import HostFlags
 
 
 def free_port() -> int:
