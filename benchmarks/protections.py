@@ -52,8 +52,8 @@ from bootmae.engine.hooks import PRECISIONS  # noqa: E402
 from bootmae.engine.optim import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
 from bootmae.engine.saving import SafeCheckpointHook  # noqa: E402
 from bootmae.engine.watch import WatchHook, save_now  # noqa: E402
-from bootmae.provenance import device_name, git_commit  # noqa: E402
-from bootmae.report.rows import replace_file  # noqa: E402
+from bootmae.results.provenance import device_name, git_commit  # noqa: E402
+from bootmae.results.rows import replace_file  # noqa: E402
 
 GPU = torch.cuda.is_available()
 RESULTS = ROOT / 'benchmarks' / 'results' / 'protections.csv'

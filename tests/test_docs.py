@@ -33,7 +33,7 @@ def test_the_names_are_found():
     '```bash\nX=1 make demo DEMO=small  # --nothing\n.venv/bin/python -m pytest \\\n  -q && make test\n```',
     '```text\nmake nothing\n| no | table |\n```',
     '<!-- speed: step -->\n| a | b |\n| --- | --- |\n<!-- /speed -->\n',
-    '`make bench`, `python -m bootmae.report.rows`, `tools/knn.py CONFIG --init FILE --tasks knn linear --k 5`',
+    '`make bench`, `python -m bootmae.results.rows`, `tools/knn.py CONFIG --init FILE --tasks knn linear --k 5`',
     'https://host/tools/none.py and /my/configs/none.py are not ours',
 ])
 def test_what_is_right_passes(text):

@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 
 from bootmae.checkpoints import find_encoder, read_checkpoint
 from bootmae.engine import run
-from bootmae.provenance import REPOSITORY
+from bootmae.results.provenance import REPOSITORY
 from bootmae.suite.cells import make_cells
 from bootmae.suite.spec import load_suite
 from examples.simmim import PlainSimMIM, draw_masks, masked_l1

@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 def command() -> None:
     args = parse_args()
     from bootmae.engine.probe import judge
-    from bootmae.report.rows import write_rows
+    from bootmae.results.rows import write_rows
     rows = []
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
         for row in judge(args.config, checkpoint, seed, tasks=args.tasks, labels=args.labels, k=args.k,

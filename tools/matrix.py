@@ -217,7 +217,7 @@ def try_environment(name: str, args: argparse.Namespace) -> dict[str, str]:
 
 def commit() -> str:
     sys.path.insert(0, str(ROOT))
-    from bootmae.provenance import git_commit
+    from bootmae.results.provenance import git_commit
     return git_commit()
 
 

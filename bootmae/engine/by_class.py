@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger, print_log
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.registry import METRICS
 
-from ..checkpoints.write import write_file
+from ..files import write_file
 
 FILE = 'classes.json'  # in the folder of the log; bootmae.report.classes reads it
 

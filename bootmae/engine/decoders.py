@@ -15,7 +15,7 @@ from ..models import BootMAE
 from ..models.masking import BlockMasking
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
-from ..provenance import REPOSITORY
+from ..results.provenance import REPOSITORY
 from .attention import heads_of
 from .run import load_config
 

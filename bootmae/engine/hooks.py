@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from ..models.schedules import EMA_BASE, ema_decay, feature_weight
-from ..provenance import git_commit, portable
+from ..results.provenance import git_commit, portable
 from .saving import run_facts
 
 PRECISIONS = {'OptimWrapper': 'float32', 'GuardedOptimWrapper': 'float32', 'AutocastOptimWrapper': 'bf16 autocast',

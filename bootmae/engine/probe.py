@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..distributed.signals import spare_workers
 from ..models.vit import PlainViT, resolve_arch
-from ..report.rows import ResultRow
+from ..results.rows import ResultRow
 from .results import result_row
 from .run import apply_init, load_config
 

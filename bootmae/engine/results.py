@@ -4,8 +4,8 @@ import datetime
 from pathlib import Path
 
 from ..checkpoints import read_checkpoint
-from ..provenance import device_name, git_commit, portable
-from ..report.rows import ResultRow
+from ..results.provenance import device_name, git_commit, portable
+from ..results.rows import ResultRow
 
 
 def run_facts(checkpoint: str | None) -> dict:

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from ..checkpoints import find_encoder, match, read_checkpoint, refusing
-from ..provenance import REPOSITORY
+from ..results.provenance import REPOSITORY
 from .batch import Batch, settle_batch, stretch_iterations
 from .finite import ladder
 from .guards import check_sizes

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import check_resumable, load_run, read_checkpoint
 from ..checkpoints.resume import Found, check_facts, check_optimizer, choose
-from ..checkpoints.write import remove_stale, write_checkpoint
+from ..checkpoints.write import write_checkpoint
+from ..files import remove_stale
 from .compile import CompileHook, compile_model, settings
 from .elastic import config_rates, fit_processes
 from .guards import check_dataset, check_metric

@@ -19,7 +19,7 @@ from mmengine.runner import EpochBasedTrainLoop, weights_to_cpu
 from mmengine.utils import apply_to, get_git_hash
 
 from ..checkpoints.resume import STEP
-from ..checkpoints.write import remove_stale, write_file
+from ..files import remove_stale, write_file
 
 HISTORY = 256  # values that are kept of each logged scalar
 EVERY = 100  # iterations between two looks at their lengths

@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
+from ..results.names import method_name
+from ..results.rows import ResultRow, read_rows
 from .markers import Makers, markdown
-from .rows import ResultRow, read_rows, summarise
+from .summary import summarise
 from .verdicts import (
     MINUS_MAE,
     against_mae,
@@ -14,7 +16,6 @@ from .verdicts import (
     difference_text,
     in_order,
     labels_name,
-    method_name,
     method_order,
     rivals,
     spread_text,

@@ -13,9 +13,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from ..results.names import method_name, ordered_methods
 from .curves import Curve
-from .rows import Comparison, Spread
-from .verdicts import against_mae, labels_name, method_name, method_order, ordered_methods, rivals, task_name
+from .summary import Comparison, Spread
+from .verdicts import against_mae, labels_name, method_order, rivals, task_name
 
 # Drawn in these colours, then replaced by the page's variables of the same name.
 INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'

@@ -17,7 +17,7 @@ from ..engine.results import result_row, run_facts
 from ..engine.run import load_config
 from ..models.vit import resolve_arch
 from ..report.curves import read_curve
-from ..report.rows import ResultRow, read_rows, write_rows
+from ..results.rows import ResultRow, read_rows, write_rows
 from .cells import Cell, last_checkpoint
 from .journal import config_hash, read_journal, rows_file
 

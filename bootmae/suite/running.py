@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from ..distributed.exits import REQUEUE
-from ..provenance import REPOSITORY
+from ..results.provenance import REPOSITORY
 from .cells import LAST, Cell, last_checkpoint
 from .collect import collect
 from .journal import (

@@ -15,7 +15,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 
-from bootmae.provenance import versions
+from bootmae.results.provenance import versions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEG, DET = ({path.stem: path for path in sorted((REPOSITORY / 'configs' / task).glob('*_vit[bl]_*.py'))}

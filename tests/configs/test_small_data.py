@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 
 from bootmae.data.images import ImageFiles
 from bootmae.engine import run
-from bootmae.provenance import REPOSITORY
+from bootmae.results.provenance import REPOSITORY
 from bootmae.suite.cells import make_cells
 from bootmae.suite.collect import cell_config
 from bootmae.suite.spec import load_suite

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bootmae.engine import run
-from bootmae.provenance import REPOSITORY
 from bootmae.report.curves import read_curve
+from bootmae.results.provenance import REPOSITORY
 
 CURVE = Path(__file__).parents[1] / 'golden' / 'loss_curve.json'
 OPTIONS = {'train_cfg.max_epochs': 40, 'log_level': 'ERROR', 'experiment_name': 'loss_curve',

@@ -3,7 +3,7 @@
 import pytest
 
 from bootmae.report.evidence import FOLDER, MISSING, comparison_table, cost_table, makers, methods_table
-from bootmae.report.rows import ResultRow, write_rows
+from bootmae.results.rows import ResultRow, write_rows
 
 
 def row(method: str, value: float, seed: int, task: str = 'knn', **values) -> ResultRow:

@@ -16,7 +16,7 @@ from bootmae.engine.plan import make_plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = REPOSITORY / 'tools'
-LAUNCH = str(REPOSITORY / 'bootmae' / 'engine' / 'launch.py')
+LAUNCH = str(REPOSITORY / 'bootmae' / 'distributed' / 'launch.py')
 PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 # logged losses are those of one step, not means over a window

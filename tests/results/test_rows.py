@@ -15,9 +15,10 @@ from bootmae.report import (
     text_table,
     write_rows,
 )
-from bootmae.report.rows import COLUMNS, ResultRow, spread_of
+from bootmae.report.summary import spread_of
 from bootmae.report.tables import cost_sentences
 from bootmae.report.verdicts import best_method, headline, judge, learned_headline
+from bootmae.results.rows import COLUMNS, ResultRow
 
 ROW = ResultRow('digits', 'mae', 'knn', 'all', 'accuracy', 91.5, 0, 'k=20, "cosine"', 'configs/a.py',
                 'last.pth', 'ab12', 'c0ffee', '2 cores', 'float32', 12.25, 60000, '2026-01-02', 'demo')
