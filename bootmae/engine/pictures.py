@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from ..models.bootmae import BootMAE
+from ..visualization.reconstruct import hide, reconstruct, to_pixels
 from .hooks import bare_model
 from .online import beat, is_due, kept_random_state, spread
-from .reconstruct import hide, reconstruct, to_pixels
 
 NAME = 'reconstructions'
 
@@ -77,7 +77,7 @@ class ReconstructionHook(Hook):
     with a copy of the model on the CPU; nothing of the training changes.
 
     Predictions are of normalised patches: each gets the mean and deviation of its original back, see
-    :mod:`bootmae.engine.reconstruct`.
+    :mod:`bootmae.visualization.reconstruct`.
 
     Args:
         interval: epochs from one time to the next.
@@ -124,7 +124,7 @@ class ReconstructionHook(Hook):
 
     def picture(self, model: nn.Module) -> np.ndarray:
         """RGB uint8 (H, W, 3): an image a row."""
-        from ..report.figures import reconstruction_grid  # with matplotlib, which no other hook needs
+        from ..visualization.grids import reconstruction_grid  # with matplotlib, which no other hook needs
         self.copy.load_state_dict(model.state_dict())
         patch = patch_of(self.copy.backbone)
         panels = dict(original=self.images, masked=hide(self.images, self.orders, self.masked, patch))

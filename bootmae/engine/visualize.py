@@ -14,10 +14,10 @@ from ..checkpoints.hub import is_name
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
-from ..report.panels import attention_overlay, captioned_grid, component_colours
-from .attention import class_attention, fit_encoder, patch_features, principal_components
-from .decoders import load_decoder, recorded_config
-from .reconstruct import hide, reconstruct
+from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
+from ..visualization.decoders import load_decoder, recorded_config
+from ..visualization.panels import attention_overlay, captioned_grid, component_colours
+from ..visualization.reconstruct import hide, reconstruct
 from .run import load_config
 
 KINDS = ('reconstruction', 'attention', 'pca')

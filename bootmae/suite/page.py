@@ -10,16 +10,16 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import to_2tuple
 
 from ..engine.predict import image_of, instances, label_map, predict
-from ..engine.reconstruct import hide, load_pretrained, reconstruct
 from ..models.masking import BlockMasking
 from ..report.classes import ClassResult, class_results
 from ..report.curves import Curve, read_curve
-from ..report.figures import reconstruction_grid
 from ..report.metric_curves import read_metrics
 from ..report.page import write_page
-from ..report.predictions import detection_grid, segmentation_grid
 from ..results.provenance import device_name, git_commit, versions
 from ..results.rows import ResultRow
+from ..visualization.grids import reconstruction_grid
+from ..visualization.predictions import detection_grid, segmentation_grid
+from ..visualization.reconstruct import hide, load_pretrained, reconstruct
 from .cells import Cell, last_checkpoint, shell, suite_command
 from .collect import cell_config, data_name
 from .journal import DONE, read_journal, state_of

@@ -17,7 +17,7 @@ from bootmae.data.embedded import photo
 from bootmae.engine.cli import main
 from bootmae.engine.run import load_config
 from bootmae.engine.visualize import Choice, cover, draw_reconstruction, load_images, prepare, statistics_of, targets_of
-from bootmae.report.figures import HEADING
+from bootmae.visualization.grids import HEADING
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'configs/pretrain/bootmae_debug.py'

@@ -11,11 +11,11 @@ from mmpretrain.registry import MODELS
 from bootmae.checkpoints import convert
 from bootmae.checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD
 from bootmae.checkpoints.keys import MMPRETRAIN, rename, to_authors
-from bootmae.engine import decoders
-from bootmae.engine.decoders import load_decoder
-from bootmae.engine.reconstruct import load_pretrained, reconstruct
 from bootmae.engine.run import load_config
 from bootmae.models.positions import resize_positions
+from bootmae.visualization import decoders
+from bootmae.visualization.decoders import load_decoder
+from bootmae.visualization.reconstruct import load_pretrained, reconstruct
 
 BOOT, MAE = 'configs/pretrain/bootmae_debug.py', 'configs/pretrain/mae_debug.py'  # 32 pixels, patches of 4
 FACTS = {BOOT: dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3, method='BootMAE', config=BOOT),

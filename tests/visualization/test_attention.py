@@ -6,7 +6,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
 from bootmae.checkpoints import Encoder, find_encoder
-from bootmae.engine.attention import (
+from bootmae.models.layers import split_heads
+from bootmae.models.positions import resize_positions
+from bootmae.transfer import TransferViT
+from bootmae.visualization.attention import (
     attention_rows,
     class_attention,
     fit_encoder,
@@ -14,9 +17,6 @@ from bootmae.engine.attention import (
     patch_features,
     principal_components,
 )
-from bootmae.models.layers import split_heads
-from bootmae.models.positions import resize_positions
-from bootmae.transfer import TransferViT
 
 SMALL = dict(arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8)
 

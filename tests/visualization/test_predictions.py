@@ -7,17 +7,8 @@ import pytest
 from PIL import Image
 
 from bootmae.report import detection_grid, segmentation_grid
-from bootmae.report.figures import GUTTER, HEADING, tile_origin
-from bootmae.report.predictions import (
-    DIMMED,
-    KEY_INK,
-    KEY_LINE,
-    KEY_PAD,
-    KEY_PAPER,
-    NAME_SIZE,
-    OPACITY,
-    SWATCH,
-)
+from bootmae.visualization.grids import GUTTER, HEADING, tile_origin
+from bootmae.visualization.predictions import DIMMED, KEY_INK, KEY_LINE, KEY_PAD, KEY_PAPER, NAME_SIZE, OPACITY, SWATCH
 
 H, W, SCALE = 24, 32, 3
 PALETTE = [(40, 40, 40), (230, 20, 0), (0, 60, 250)]

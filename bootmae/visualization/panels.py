@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
-from .figures import GUTTER, compose_grid, font_of, png
+from .grids import GUTTER, compose_grid, font_of, png
 from .predictions import KEY_INK, KEY_PAPER, grey
 
 TILE = 144  # pixels that a picture is wide, about

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bootmae.report.figures import GUTTER, HEADING
-from bootmae.report.panels import (
+from bootmae.visualization.grids import GUTTER, HEADING
+from bootmae.visualization.panels import (
     CAPTION_WIDTH,
     DIMMED,
     attention_overlay,
@@ -15,7 +15,7 @@ from bootmae.report.panels import (
     fit_width,
     wrap,
 )
-from bootmae.report.predictions import KEY_PAPER
+from bootmae.visualization.predictions import KEY_PAPER
 
 
 def test_grid_with_caption():

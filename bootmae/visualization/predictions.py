@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..results.names import method_name
-from .figures import GUTTER, HEADING_COLOUR, compose_grid, enlarge, font_of, png
+from .grids import GUTTER, HEADING_COLOUR, compose_grid, enlarge, font_of, png
 
 IGNORED = 255  # label of pixels without annotation
 OPACITY = 0.6  # of a class colour over the grey image

@@ -4,8 +4,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from bootmae.engine.reconstruct import channel_first, channel_last, hide, reconstruct
 from bootmae.models.objectives import normalise_patches
+from bootmae.visualization.reconstruct import channel_first, channel_last, hide, reconstruct
 
 PATCH, MASKED = (8, 8), 11
 PREPROCESSOR = dict(type='mmpretrain.SelfSupDataPreprocessor', mean=[120.0, 110.0, 100.0], std=[60.0, 55.0, 50.0])

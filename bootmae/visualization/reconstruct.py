@@ -13,10 +13,10 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..checkpoints import load_run, read_checkpoint
+from ..engine.run import load_config
 from ..models import BootMAE
 from ..models.layers import PatchEmbed
 from ..models.objectives import PIXEL_EPS
-from .run import load_config
 
 MAE_EPS = 1e-6  # in mmpretrain's MAEPretrainHead
 

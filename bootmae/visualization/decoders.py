@@ -11,13 +11,13 @@ from torch import nn
 from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import State, rename, to_mmpretrain
+from ..engine.run import load_config
 from ..models import BootMAE
 from ..models.masking import BlockMasking
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
 from ..results.provenance import REPOSITORY
 from .attention import heads_of
-from .run import load_config
 
 MASK_RATIO, DECODER_HEADS = 0.75, 16  # of every MAE that was published
 AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder -> config of this suite
