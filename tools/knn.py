@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.engine.probe import judge
+    from bootmae.evaluation.probe import judge
     from bootmae.results.rows import write_rows
     rows = []
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):

@@ -1,7 +1,5 @@
 """The frozen encoder of a pretraining judged while it trains: ``tools/knn.py`` at an interval.
 
-:mod:`bootmae.engine.probe` is imported where it is used: it brings the whole report along, which no other run needs.
-
 Shape letters: N images, D feature width.
 """
 
@@ -22,11 +20,11 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from ..checkpoints import find_encoder, match, refusing
+from ..evaluation.probe import Features, features_of, few_labels, knn_accuracy, linear_accuracy
 from .heartbeat import HeartbeatHook
 from .hooks import bare_model, num_heads
 from .run import check_statistics, load_config
 
-Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 TASKS = ('knn', 'linear')
 HELD_OUT = 5  # of a folder without train and val, each fifth image is a query
 THIS_RUN = 'the encoder in training'
@@ -82,7 +80,6 @@ def spread(count: int, limit: int | None) -> np.ndarray:
 
 def choose(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subset:
     """The labelled images: ``labels`` of each class (all: 'all'), of at most ``limit`` images."""
-    from .probe import few_labels
     index = spread(len(dataset), limit)
     if labels != 'all':
         classes = torch.as_tensor(np.asarray(dataset.get_gt_labels())[index])
@@ -220,7 +217,6 @@ class OnlineProbeHook(Hook):
 
     def judge(self, model: nn.Module, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Percent right by task, the same on all processes."""
-        from .probe import features_of, knn_accuracy, linear_accuracy
         found = match(self.classifier.backbone, find_encoder(encoder_content(model), self.source))
         self.classifier.backbone.load_state_dict(found.state, strict=False)
         self.classifier.to(get_device())

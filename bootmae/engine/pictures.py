@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from ..models.bootmae import BootMAE
+from ..visualization.grids import reconstruction_grid
 from ..visualization.reconstruct import hide, reconstruct, to_pixels
 from .hooks import bare_model
 from .online import beat, is_due, kept_random_state, spread
@@ -124,7 +125,6 @@ class ReconstructionHook(Hook):
 
     def picture(self, model: nn.Module) -> np.ndarray:
         """RGB uint8 (H, W, 3): an image a row."""
-        from ..visualization.grids import reconstruction_grid  # with matplotlib, which no other hook needs
         self.copy.load_state_dict(model.state_dict())
         patch = patch_of(self.copy.backbone)
         panels = dict(original=self.images, masked=hide(self.images, self.orders, self.masked, patch))

@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import to_2tuple
 
-from ..engine.predict import image_of, instances, label_map, predict
+from ..evaluation.predict import image_of, instances, label_map, predict
 from ..models.masking import BlockMasking
 from ..report.classes import ClassResult, class_results
 from ..report.curves import Curve, read_curve

@@ -47,7 +47,7 @@ val_dataloader = dict(
     batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='DigitSceneMasks', scenes=scenes, split='val', pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='bootmae.engine.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
+val_evaluator = dict(type='bootmae.evaluation.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(base_batch_size=8)

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from bootmae.checkpoints import find_encoder, hub, load_encoder, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
 from bootmae.engine import run
-from bootmae.engine.results import result_row
+from bootmae.evaluation.rows import result_row
 
 NAME = 'vit_base_patch16_224.mae'
 

@@ -229,7 +229,7 @@ def test_segmentation_data(name):
     for dataset, split in ((train, 'training'), (val, 'validation')):
         assert (dataset.type, dataset.data_root) == ('ADE20KDataset', 'data/ade/ADEChallengeData2016')
         assert dataset.data_prefix == dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
-    assert cfg.val_evaluator == dict(type='bootmae.engine.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
+    assert cfg.val_evaluator == dict(type='bootmae.evaluation.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
     assert cfg.test_dataloader == cfg.val_dataloader
 
 

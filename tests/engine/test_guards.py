@@ -15,7 +15,7 @@ from mmseg.registry import DATASETS as MMSEG_DATASETS
 from PIL import Image
 from torch import nn
 
-import bootmae.engine.metrics  # noqa: F401  registers SubsetCocoMetric
+import bootmae.evaluation.metrics_det  # noqa: F401  registers SubsetCocoMetric
 from bootmae.engine import guards
 from bootmae.engine.guards import check_dataset, check_metric, check_sizes, class_of, head_classes, leaves
 from bootmae.engine.plan import build_on_meta

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
-import bootmae.engine.metrics  # noqa: F401  registers SubsetCocoMetric
+import bootmae.evaluation.metrics_det  # noqa: F401  registers SubsetCocoMetric
 from bootmae.engine import run, runner
 from bootmae.engine.runner import SuiteRunner, check_single_image, follow_statistics, has_norm
 

@@ -18,7 +18,7 @@ from bootmae.checkpoints import read_checkpoint
 from bootmae.engine import run
 from bootmae.engine.monitor import MonitorHook, momentum_distance, target_features, target_variance
 from bootmae.engine.pictures import ReconstructionHook
-from bootmae.engine.probe import judge
+from bootmae.evaluation.probe import judge
 from bootmae.visualization.reconstruct import load_pretrained
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from PIL import Image
 from bootmae.checkpoints import load_encoder
 from bootmae.data.scenes import SceneSpec, boxes_of, draw_scene
 from bootmae.engine import run
-from bootmae.engine.predict import image_of, instances, label_map, load_trained, predict
+from bootmae.evaluation.predict import image_of, instances, label_map, load_trained, predict
 from bootmae.results.rows import read_rows
 from bootmae.suite import Cell, Suite
 from bootmae.suite.cells import last_checkpoint

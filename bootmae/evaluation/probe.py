@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed.signals import spare_workers
+from ..engine.run import apply_init, load_config
 from ..models.vit import PlainViT, resolve_arch
 from ..results.rows import ResultRow
-from .results import result_row
-from .run import apply_init, load_config
+from .rows import result_row
 
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 

@@ -8,8 +8,9 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
-from bootmae.engine import probe, run
-from bootmae.engine.probe import (
+from bootmae.engine import run
+from bootmae.evaluation import probe
+from bootmae.evaluation.probe import (
     Features,
     build_encoder,
     chosen_blocks,

@@ -14,9 +14,9 @@ from mmpretrain.registry import METRICS
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS as MMSEG_METRICS
 
-import bootmae.engine.metrics  # noqa: F401  registers CocoByClass
-from bootmae.engine import by_class
-from bootmae.engine.by_class import FILE, keep_classes
+import bootmae.evaluation.metrics_det  # noqa: F401  registers CocoByClass
+from bootmae.evaluation import by_class
+from bootmae.evaluation.by_class import FILE, keep_classes
 from bootmae.report.classes import FILE as READ_FILE
 from bootmae.report.classes import read_classes
 
@@ -38,7 +38,7 @@ def score(*numbers):
 
 
 def test_accuracy(work_dir):
-    metric = METRICS.build(dict(type='bootmae.engine.by_class.AccuracyByClass', topk=(1, 2)))
+    metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass', topk=(1, 2)))
     metric.dataset_meta = dict(classes=('cat', 'dog', 'cow', 'never seen'))
     guesses = [(0, score(.9, .1, 0)), (0, score(.2, .5, .3)), (0, score(.8, .1, .1)), (0, score(.6, .2, .2)),
                (1, score(.1, .7, .2)), (2, score(.5, .1, .4))]
@@ -49,7 +49,7 @@ def test_accuracy(work_dir):
 
 
 def test_accuracy_of_labels_without_names(work_dir):
-    metric = METRICS.build(dict(type='bootmae.engine.by_class.AccuracyByClass'))
+    metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass'))
     metric.process({}, [dict(pred_label=torch.tensor([guess]), gt_label=torch.tensor([truth]))
                         for truth, guess in ((0, 0), (0, 2), (1, 1))])
     assert metric.evaluate(3)['accuracy/top1'] == pytest.approx(200 / 3)
@@ -59,7 +59,7 @@ def test_accuracy_of_labels_without_names(work_dir):
 def test_iou(work_dir):
     truth, guess = torch.tensor([[0, 0, 1, 1], [0, 255, 1, 1]]), torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0]])
     results = {}
-    for kind in (IoUMetric, MMSEG_METRICS.get('bootmae.engine.metrics_seg.IoUByClass')):
+    for kind in (IoUMetric, MMSEG_METRICS.get('bootmae.evaluation.metrics_seg.IoUByClass')):
         metric = kind(iou_metrics=['mIoU'])
         metric.dataset_meta = dict(classes=('sky', 'sea', 'absent'))
         metric.process({}, [dict(pred_sem_seg=dict(data=guess[None]), gt_sem_seg=dict(data=truth[None]))])
@@ -141,5 +141,5 @@ def test_a_full_disk_ends_no_training(work_dir, monkeypatch):
 
 def test_scopes_find_the_metrics():
     with DefaultScope.overwrite_default_scope('mmseg'):
-        metric = MMSEG_METRICS.build(dict(type='bootmae.engine.metrics_seg.IoUByClass', iou_metrics=['mIoU']))
+        metric = MMSEG_METRICS.build(dict(type='bootmae.evaluation.metrics_seg.IoUByClass', iou_metrics=['mIoU']))
     assert metric.metrics == ['mIoU']
