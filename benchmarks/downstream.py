@@ -32,8 +32,8 @@ import numpy as np
 import torch
 
 from bootmae import compat
+from bootmae.config.load import load_config
 from bootmae.engine.hooks import PRECISIONS as NAMES
-from bootmae.engine.run import load_config
 from bootmae.models.vit import resolve_arch
 
 import mmdet.models  # noqa: F401  isort: skip

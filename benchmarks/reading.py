@@ -34,13 +34,14 @@ from mmengine.runner import Runner
 from PIL import Image
 from step import Done, NoiseLoop
 
+from bootmae.commands import train
+from bootmae.config.load import load_config
+from bootmae.config.reader import apply_reader
+from bootmae.config.run_defaults import make_resumable
 from bootmae.data.device import DeviceStage, collate_encoded
 from bootmae.data.embedded import PHOTOS, photo
 from bootmae.data.jpeg import parse_header
-from bootmae.engine import run
 from bootmae.engine.hooks import bare_model
-from bootmae.engine.protect import make_resumable
-from bootmae.engine.reader import apply_reader
 
 CONFIGS = {'pretraining': 'configs/pretrain/bootmae_vitb.py', 'fine-tuning': 'configs/cls/bootmae_vitb_finetune.py'}
 ROUTES = [('pretraining', 'stock'), ('pretraining', 'cpu'), ('pretraining', 'gpu'), ('fine-tuning', 'stock'),
@@ -61,7 +62,7 @@ def make_files(folder: str) -> None:
 
 def config(task: str, reader: str, roots: str, limit: int | None, repeat: int = 1) -> Config:
     """A training config that reads these images, ``repeat`` times an epoch, in one way."""
-    cfg = run.load_config(CONFIGS[task])
+    cfg = load_config(CONFIGS[task])
     inner = cfg.train_dataloader.dataset
     dataset = dict(type='ImageFiles', roots=roots, limit=limit, pipeline=inner.pipeline)
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=repeat, dataset=dataset) if repeat > 1 else dataset
@@ -172,13 +173,13 @@ class Watch(Hook):
 
 def training(args: argparse.Namespace, reader: str | None) -> float:
     """Images a second of the training loop, fed from files, or with noise (None)."""
-    watch, build = Watch(args.warmup, args.steps), run.build_runner
+    watch, build = Watch(args.warmup, args.steps), train.build_runner
     options = dict(args.cfg_options or {}) | {
         'train_dataloader.batch_size': args.batch, 'auto_scale_lr.base_batch_size': args.batch,
         'default_hooks.checkpoint': None, 'vis_backends': [], 'visualizer.vis_backends': [],
         'compile': args.compile != 'none' and args.compile, 'reader': reader or 'stock', 'reader_device': args.device}
     dataset = dict(type='ImageFiles', roots=args.images, limit=args.limit,
-                   pipeline=run.load_config(CONFIGS['pretraining'], options).train_dataloader.dataset.pipeline)
+                   pipeline=load_config(CONFIGS['pretraining'], options).train_dataloader.dataset.pipeline)
     options['train_dataloader.dataset'] = dict(_delete_=True, type='RepeatDataset', times=10_000, dataset=dataset)
     options['train_dataloader.num_workers'] = args.workers if reader else 0
     options['train_dataloader.persistent_workers'] = False
@@ -189,12 +190,12 @@ def training(args: argparse.Namespace, reader: str | None) -> float:
         runner = build(*positional, **named)
         runner.register_hook(watch)
         return runner
-    run.build_runner = build_watched
+    train.build_runner = build_watched
     try:
         with tempfile.TemporaryDirectory() as work_dir, suppress(Done):
-            run.train(CONFIGS['pretraining'], work_dir, options)
+            train.train(CONFIGS['pretraining'], work_dir, options)
     finally:
-        run.build_runner = build
+        train.build_runner = build
     return args.batch / watch.seconds
 
 

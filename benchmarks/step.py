@@ -29,7 +29,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import LOOPS, MODELS
 from mmpretrain.structures import DataSample
 
-from bootmae.engine import run
+from bootmae.commands import train
 from bootmae.engine.hooks import bare_model
 from bootmae.engine.loops import EpochLoop
 from bootmae.engine.plan import gflop_per_image, task_of
@@ -149,17 +149,17 @@ def options_of(args: argparse.Namespace, work_dir: str) -> dict:
 def measure(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """Train and time: the row, and the kernels that take the time if asked for."""
     clock = Clock(args.turns, args.steps, args.warmup, args.profile)
-    build = run.build_runner
+    build = train.build_runner
 
     def build_with_clock(*positional, **named):
         runner = build(*positional, **named)
         runner.register_hook(clock)
         clock.runner = runner
         return runner
-    run.build_runner = build_with_clock
+    train.build_runner = build_with_clock
     with tempfile.TemporaryDirectory() as work_dir, suppress(Done):
-        run.train(args.config, work_dir, options_of(args, work_dir))
-    run.build_runner = build
+        train.train(args.config, work_dir, options_of(args, work_dir))
+    train.build_runner = build
     return row_of(args, clock), clock.kernels
 
 

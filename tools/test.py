@@ -26,9 +26,9 @@ def command() -> None:
     args = parse_args()
     from mmengine.dist import is_main_process
 
-    from bootmae.engine import run
+    from bootmae.commands.test import evaluate
     from bootmae.results.rows import replace_file
-    metrics = run.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
+    metrics = evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
     if args.out and is_main_process():
         replace_file(args.out, json.dumps(metrics, indent=1, default=float) + '\n')
 

@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.engine import run
-    run.train(args.config, args.work_dir, args.cfg_options, args.init, args.source, args.resume, args.launcher,
+    from bootmae.commands.train import train
+    train(args.config, args.work_dir, args.cfg_options, args.init, args.source, args.resume, args.launcher,
               args.auto_scale_lr, args.resume_changed)
 
 

@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
+    from bootmae.config.load import load_config
     from bootmae.engine import verify
-    from bootmae.engine.run import load_config
     folder = os.path.isdir(args.data)
     if args.write_list and not folder:
         raise ValueError(f'--write-list lists the good images of a folder, and {args.data} is none')

@@ -11,9 +11,9 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .batch import Batch
+from ..config.batch import Batch, apply_batch
+from ..config.weights import input_statistics
 from .hooks import PRECISIONS
-from .run import apply_batch, input_statistics
 
 
 @dataclass

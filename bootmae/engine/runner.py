@@ -5,7 +5,6 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import LoggerHook
@@ -20,10 +19,11 @@ from torch.utils.data import DataLoader
 from ..checkpoints import check_resumable, load_run, read_checkpoint
 from ..checkpoints.resume import Found, check_facts, check_optimizer, choose
 from ..checkpoints.write import write_checkpoint
+from ..config.checks import check_dataset, check_metric
+from ..config.weights import follow_statistics
 from ..files import remove_stale
 from .compile import CompileHook, compile_model, settings
 from .elastic import config_rates, fit_processes
-from .guards import check_dataset, check_metric
 from .hooks import bare_model
 from .saving import cap_histories, checkpoint_folder, history_length, run_content, run_facts
 
@@ -210,28 +210,3 @@ def check_single_image(model: nn.Module) -> None:
         raise ValueError(f'train_dataloader.batch_size=1, but {type(model).__name__} has batch normalisation, which '
                          'needs at least 2 images in a process: raise the batch size, or give norm_cfg='
                          "dict(type='GN', num_groups=32) to the pyramid and the heads")
-
-
-def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) -> None:
-    """Normalise images as the run of a checkpoint did, or refuse it.
-
-    Args:
-        model: with a ``data_preprocessor``.
-        recorded: what the file says of itself, ``mean`` and ``std`` of 0..255 among it; else nothing is known.
-        path: of the file, for the message.
-        adopt: take the file's statistics; otherwise they must be the model's.
-    """
-    preprocessor = model.data_preprocessor
-    if 'mean' not in recorded or getattr(preprocessor, 'mean', None) is None:
-        return
-    theirs = recorded['mean'], recorded['std']
-    ours = preprocessor.mean.flatten().tolist(), preprocessor.std.flatten().tolist()
-    if np.allclose(ours, theirs, atol=0.01):
-        return
-    if not adopt:
-        raise ValueError(f'{path} was trained on images normalised with mean {theirs[0]}, std {theirs[1]}, but the '
-                         f'config has mean {ours[0]}, std {ours[1]}: use the config that wrote the file')
-    for name, values in zip(('mean', 'std'), theirs):
-        buffer = getattr(preprocessor, name)
-        buffer.copy_(torch.tensor(values).view_as(buffer))
-    print_log(f'images are normalised with mean {theirs[0]}, std {theirs[1]}, as for {path}', logger='current')

@@ -19,6 +19,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
+from ..config.checks import IGNORED, class_of, leaves
 from ..data.images import read_list
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
 from ..data.scan_tar import scan_tar
@@ -34,7 +35,6 @@ from ..data.verify import (
     check_coco,
     examine,
 )
-from .guards import IGNORED, class_of, leaves
 
 CHUNK = 16  # jobs that a process gets at a time
 SHOWN = 10  # findings of one kind on the screen

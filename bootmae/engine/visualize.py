@@ -12,13 +12,13 @@ from mmengine.utils import to_2tuple
 from ..checkpoints import Encoder, find_encoder, read_checkpoint
 from ..checkpoints.hub import is_name
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
+from ..config.load import load_config
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
 from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
 from ..visualization.decoders import load_decoder, recorded_config
 from ..visualization.panels import attention_overlay, captioned_grid, component_colours
 from ..visualization.reconstruct import hide, reconstruct
-from .run import load_config
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; at smaller sizes crops of the photographs are shown, since nothing is left of whole ones

@@ -41,7 +41,7 @@ class SubsetCocoMetric(CocoByClass):
     """COCO's metric over the images that were predicted.
 
     mmdet's own takes all images of ``ann_file`` and counts those without a prediction as missed, so that ``indices`` in
-    a data set silently lower the result; :func:`bootmae.engine.guards.check_metric` refuses that.
+    a data set silently lower the result; :func:`bootmae.config.checks.check_metric` refuses that.
     """
 
     takes_parts = True

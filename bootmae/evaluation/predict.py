@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 
 from ..checkpoints import load_run, read_checkpoint
-from ..engine.runner import follow_statistics
+from ..config.weights import follow_statistics
 
 
 def load_trained(cfg: Config, checkpoint: str | Path) -> nn.Module:

@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ..config.load import load_config
+from ..config.weights import apply_init
 from ..distributed.signals import spare_workers
-from ..engine.run import apply_init, load_config
 from ..models.vit import PlainViT, resolve_arch
 from ..results.rows import ResultRow
 from .rows import result_row

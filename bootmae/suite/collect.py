@@ -11,8 +11,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from ..config.load import load_config
 from ..data.fingerprint import fingerprint
-from ..engine.run import load_config
 from ..evaluation.probe import chosen_blocks
 from ..evaluation.rows import result_row, run_facts
 from ..models.vit import resolve_arch

@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import State, rename, to_mmpretrain
-from ..engine.run import load_config
+from ..config.load import load_config
 from ..models import BootMAE
 from ..models.masking import BlockMasking
 from ..models.positions import resize_positions

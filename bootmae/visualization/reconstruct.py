@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..checkpoints import load_run, read_checkpoint
-from ..engine.run import load_config
+from ..config.load import load_config
 from ..models import BootMAE
 from ..models.layers import PatchEmbed
 from ..models.objectives import PIXEL_EPS

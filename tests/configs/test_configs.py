@@ -17,8 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmpretrain.registry import TRANSFORMS
 
-from bootmae.engine import run
-from bootmae.engine.batch import settle_batch
+from bootmae.commands.train import train as run_training
+from bootmae.config.batch import settle_batch
 from bootmae.models.masking import BlockMasking
 from bootmae.models.vit import ARCHS, patch_grid
 
@@ -266,7 +266,7 @@ def train(tmp_path_factory, imagenet):
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder / 'empty')
                 options = shrink(Config.fromfile(FILES[name]), imagenet) | dict(experiment_name=f'configs_{name}')
-                runner = run.train(str(FILES[name]), str(folder / 'work'), options, init=init and str(init))
+                runner = run_training(str(FILES[name]), str(folder / 'work'), options, init=init and str(init))
             assert not list((folder / 'empty').iterdir())
             done[name] = runner, folder / 'work' / 'epoch_1.pth'
         return done[name]

@@ -10,8 +10,9 @@ import torch
 from mmengine.registry import MODELS
 
 import bootmae  # noqa: F401
+from bootmae.commands.train import train as run_training
+from bootmae.config.load import load_config
 from bootmae.engine import compile as compiling
-from bootmae.engine import run
 from bootmae.engine.compile import compile_model, settings
 from bootmae.engine.parity import TOLERANCE, compare
 
@@ -31,7 +32,7 @@ def fresh_compiler():
 
 
 def build(config: str = CONFIG) -> torch.nn.Module:
-    return MODELS.build(run.load_config(config).model)
+    return MODELS.build(load_config(config).model)
 
 
 def test_settings_of_a_model():
@@ -88,7 +89,7 @@ def test_generated_code_of_a_block(golden):
 
 
 def train(work_dir: Path, config: str = CONFIG, **options):
-    return run.train(config, str(work_dir), options | {
+    return run_training(config, str(work_dir), options | {
         'experiment_name': f'compiled_{next(COUNT)}', 'train_cfg.max_epochs': 1, 'visualizer.vis_backends': []})
 
 

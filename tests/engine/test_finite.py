@@ -13,8 +13,13 @@ from mmengine.config import Config
 from torch import nn
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.commands.train import train as run_training
+from bootmae.config.batch import apply_batch
+from bootmae.config.load import load_config
+from bootmae.config.run_defaults import protect
 from bootmae.distributed.exits import NonFiniteError
-from bootmae.engine import finite, run
+from bootmae.engine import finite
+from bootmae.engine.build import build_runner
 from bootmae.models.schedules import feature_weight
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -33,7 +38,7 @@ def settings(broken=(), kind: str = 'loss', **options) -> dict:
 
 
 def train(work_dir: Path, *args, **kwargs):
-    return run.train(PRETRAIN, str(work_dir), settings(*args, **kwargs))
+    return run_training(PRETRAIN, str(work_dir), settings(*args, **kwargs))
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -205,23 +210,23 @@ def test_rollback_takes_another_seed(tmp_path):
     """From the checkpoint on; and a run that is resumed from what it then saves goes on with that."""
     train(tmp_path, train_cfg__max_epochs=1)
     cfg = settings(default_hooks__nonfinite=dict(type='NonFiniteHook', reseed=finite.RESEED))
-    assert run.train(PRETRAIN, str(tmp_path), cfg, resume='auto', resume_changed=True).seed == finite.RESEED
+    assert run_training(PRETRAIN, str(tmp_path), cfg, resume='auto', resume_changed=True).seed == finite.RESEED
     assert read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['seed'] == finite.RESEED
-    assert run.train(PRETRAIN, str(tmp_path), settings(train_cfg__max_epochs=3), resume='auto',
+    assert run_training(PRETRAIN, str(tmp_path), settings(train_cfg__max_epochs=3), resume='auto',
                      resume_changed=True).seed == finite.RESEED
 
 
 def test_a_run_that_the_ladder_saves(tmp_path):
     """Its decoder overflows under autocast, from the second epoch on: another seed does not help, float32 does."""
-    cfg = run.load_config(PRETRAIN, settings([5, 6, 7], 'autocast', nonfinite_ladder=['rollback', 'fp32_decoder'],
+    cfg = load_config(PRETRAIN, settings([5, 6, 7], 'autocast', nonfinite_ladder=['rollback', 'fp32_decoder'],
                                              optim_wrapper__type='AutocastOptimWrapper'))
-    run.apply_batch(cfg, 1)
-    run.protect(cfg)
+    apply_batch(cfg, 1)
+    protect(cfg)
     seeds = []
 
     def run_once(cfg):
         cfg.experiment_name = f'finite_{next(COUNT)}'
-        runner = run.build_runner(cfg, PRETRAIN, str(tmp_path))
+        runner = build_runner(cfg, PRETRAIN, str(tmp_path))
         try:
             runner.train()
         finally:

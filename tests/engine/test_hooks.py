@@ -11,7 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import hooks, run
+from bootmae.commands.train import train as run_training
+from bootmae.config.load import load_config
+from bootmae.engine import hooks
+from bootmae.engine.build import build_runner
 from bootmae.engine.plan import make_plan
 from bootmae.models.bootmae import BootMAE
 from bootmae.models.schedules import ema_decay, feature_weight
@@ -25,7 +28,7 @@ COUNT = itertools.count()
 def train(work_dir: Path, resume: str | None = None, **options):
     """The debug config on 32 images; ``__`` stands for a dot in the names of options."""
     options = {key.replace('__', '.'): value for key, value in options.items()}
-    return run.train(CONFIG, str(work_dir), dict(
+    return run_training(CONFIG, str(work_dir), dict(
         experiment_name=f'hooks_{next(COUNT)}', log_level='ERROR') | {
         'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32,
         'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8,
@@ -84,7 +87,7 @@ def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
     runner = train(tmp_path, **options)
     assert runner.iter == 3
     assert len(updates) == 1
-    cfg = run.load_config(CONFIG, options | {
+    cfg = load_config(CONFIG, options | {
         'train_dataloader.batch_size': 8, 'train_dataloader.dataset.labels_per_class': None})
     plan = make_plan(cfg, CONFIG, gpus=1)
     assert (plan.iterations, plan.updates) == (3, 1)
@@ -180,16 +183,16 @@ def hub_losses(runner, name: str = 'loss') -> list[float]:
 def recorded(monkeypatch):
     """``recorded(work_dir, config, **options)``: the runner, and a Recorder that watched it."""
     def call(work_dir, config=CONFIG, **options):
-        recorder, build = Recorder(monkeypatch), run.build_runner
+        recorder, build = Recorder(monkeypatch), build_runner
 
         def build_recorded(*args, **kwargs):
             runner = build(*args, **kwargs)
             runner.register_hook(recorder)
             return runner
         with monkeypatch.context() as patch:
-            patch.setattr(run, 'build_runner', build_recorded)
+            patch.setattr('bootmae.commands.train.build_runner', build_recorded)
             options = {key.replace('__', '.'): value for key, value in options.items()}
-            runner = run.train(config, str(work_dir), options | {
+            runner = run_training(config, str(work_dir), options | {
                 'experiment_name': f'recorded_{next(COUNT)}', 'log_level': 'ERROR',
                 'train_dataloader.batch_size': 16, 'auto_scale_lr.base_batch_size': 16,
                 'train_cfg.max_epochs': 1})

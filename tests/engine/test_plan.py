@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.engine import run
+from bootmae.commands.train import train
+from bootmae.config.load import load_config
 from bootmae.engine.plan import as_text, build_on_meta, floor_lr, gflop_per_image, make_plan, warmup
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -14,7 +15,7 @@ ALL = {f'{path.parent.name}/{path.stem}': path for path in sorted(CONFIGS.glob('
 
 
 def plan_of(path: Path, gpus: int = 1, images_per_second: float | None = None, scale_lr: bool = False, **options):
-    cfg = run.load_config(path, {key.replace('__', '.'): value for key, value in options.items()})
+    cfg = load_config(path, {key.replace('__', '.'): value for key, value in options.items()})
     return make_plan(cfg, str(path), gpus, scale_lr, images_per_second)
 
 
@@ -51,7 +52,7 @@ def test_arithmetic_of_pretraining_by_hand():
     momentum = embed * patches + block(whole, whole, width) + block(masked, whole, width)
     # backward costs twice the forward pass, and half of that where the input, the image, needs no gradient
     by_hand = 3 * trained + 2 * embed * (patches - masked) + momentum
-    cfg = run.load_config(PRETRAIN / 'bootmae_debug.py')
+    cfg = load_config(PRETRAIN / 'bootmae_debug.py')
     assert gflop_per_image(build_on_meta(cfg), (32, 32), 'pretraining') * 1e9 == pytest.approx(by_hand, abs=1)
     assert make_plan(cfg, '', 1).gflop_per_image == round(by_hand / 1e9, 2)
 
@@ -62,7 +63,7 @@ def test_arithmetic_of_finetuning_and_probing_by_hand():
     blocks = 2 * block(tokens, tokens, width)
     for options, by_hand in (({}, 3 * (blocks + head) + 2 * embed),
                              ({'model.backbone.frozen': True}, blocks + embed + 2 * head)):
-        cfg = run.load_config(CLS / 'bootmae_debug_finetune.py', options)
+        cfg = load_config(CLS / 'bootmae_debug_finetune.py', options)
         assert gflop_per_image(build_on_meta(cfg), (32, 32), 'classification') * 1e9 == pytest.approx(by_hand, abs=1)
 
 
@@ -153,7 +154,7 @@ def test_arithmetic_of_segmentation_by_hand():
     patches, width = 24, 24
     forward = 2 * block(25, 25, width) + conv(patches, 3, width, 16) + conv(patches, 1, 16, 11)
     embed = 2 * 3 * 64 * width * patches
-    cfg = run.load_config(SEG / 'upernet_debug.py', options)
+    cfg = load_config(SEG / 'upernet_debug.py', options)
     gflop = gflop_per_image(build_on_meta(cfg), (32, 48), 'segmentation')
     assert gflop * 1e9 == pytest.approx(3 * forward + 2 * embed, abs=1)
 
@@ -163,7 +164,7 @@ def test_arithmetic_of_segmentation_by_hand():
 def test_every_config_plans(name, tmp_path, monkeypatch):
     """For the GPUs that its opening comment names, or one, with images stated if they are not here."""
     monkeypatch.chdir(tmp_path)
-    cfg = run.load_config(ALL[name])
+    cfg = load_config(ALL[name])
     cfg.setdefault('train_images', 1000)
     text = ALL[name].read_text()
     gpus = int(match[1]) if (match := re.search(r'Hardware: (\d+) GPUs', text)) else 1
@@ -176,15 +177,15 @@ def test_every_config_plans(name, tmp_path, monkeypatch):
 
 
 def test_plans_take_no_memory():
-    model = build_on_meta(run.load_config(PRETRAIN / 'bootmae_vitl.py'))
+    model = build_on_meta(load_config(PRETRAIN / 'bootmae_vitl.py'))
     assert all(value.is_meta for value in model.parameters())
 
 
 def test_schedules_of_mmengine_are_understood():
     for path, expected in ((PRETRAIN / 'mae_vitb.py', (40, 0.0)), (CLS / 'mae_vitb_finetune.py', (5, 1e-6))):
-        cfg = run.load_config(path)
+        cfg = load_config(path)
         assert (warmup(cfg), floor_lr(cfg)) == ((expected[0], True), expected[1])
-    cfg = run.load_config(PRETRAIN / 'mae_vitb.py')
+    cfg = load_config(PRETRAIN / 'mae_vitb.py')
     cfg.param_scheduler = [dict(type='CosineAnnealingLR', eta_min=1e-5)]
     assert (warmup(cfg), floor_lr(cfg)) == ((0, True), 1e-5)
     cfg.param_scheduler = dict(type='ConstantLR', factor=1.0)
@@ -205,7 +206,7 @@ def test_iterations_are_those_of_a_run(tmp_path, options):
     plan = plan_of(PRETRAIN / 'bootmae_debug.py', **options)
     name = '_'.join(map(str, options.values()))
     dotted = {key.replace('__', '.'): value for key, value in options.items()}
-    runner = run.train(str(PRETRAIN / 'bootmae_debug.py'), str(tmp_path), dotted | dict(
+    runner = train(str(PRETRAIN / 'bootmae_debug.py'), str(tmp_path), dotted | dict(
         experiment_name=f'plan_{name}', log_level='ERROR'))
     assert plan.iterations == runner.iter == runner.max_iters
     assert plan.train_images == len(runner.train_dataloader.dataset)
@@ -225,7 +226,7 @@ def test_images_at_hand_are_counted(tmp_path):
 
 
 def test_missing_images_need_a_number():
-    cfg = run.load_config(PRETRAIN / 'bootmae_small_data.py')
+    cfg = load_config(PRETRAIN / 'bootmae_small_data.py')
     cfg.pop('train_images')
     with pytest.raises(FileNotFoundError, match='data/images does not exist'):
         make_plan(cfg, '', 1)

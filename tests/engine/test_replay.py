@@ -10,8 +10,9 @@ import torch
 from breaking import BreakHook  # noqa: F401  registers it
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.commands.train import train
 from bootmae.distributed.exits import NonFiniteError
-from bootmae.engine import finite, run  # noqa: F401  registers the hook
+from bootmae.engine import finite  # noqa: F401  registers the hook
 from bootmae.engine.replay import FirstBad, read_dump, replay
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -28,7 +29,7 @@ def stopped(work_dir: Path, config: str = 'pretrain/mae_debug.py', iterations=(5
         'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8,
         'train_cfg.max_epochs': 4, 'default_hooks.nonfinite': dict(type='NonFiniteHook', patience=2)} | options
     with pytest.raises(NonFiniteError):
-        run.train(str(CONFIGS / config), str(work_dir), options)
+        train(str(CONFIGS / config), str(work_dir), options)
     return work_dir / 'nonfinite' / 'step_5_rank0.json'
 
 

@@ -15,8 +15,11 @@ from survivors import toy_runner, validated
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.checkpoints.write import write_checkpoint
-from bootmae.engine import run, saving
+from bootmae.config.batch import apply_batch
+from bootmae.config.load import load_config
 from bootmae.engine import runner as runner_module
+from bootmae.engine import saving
+from bootmae.engine.build import build_runner
 from bootmae.engine.runner import await_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,14 +174,14 @@ def test_files_of_released_versions_load_and_resume(tmp_path, release):
     """After one of two epochs of two steps; whatever version wrote them."""
     (tmp_path / 'epoch_1.pth').write_bytes(lzma.decompress((RELEASES / release).read_bytes()))
     tiny = dict(embed_dims=8, depth=1, num_heads=1)
-    cfg = run.load_config(CONFIG, {
+    cfg = load_config(CONFIG, {
         'model.backbone.arch': tiny, 'model.pixel_decoder': tiny, 'train_dataloader.dataset.labels_per_class': None,
         'train_dataloader.dataset.indices': 8, 'train_dataloader.batch_size': 4, 'log_level': 'ERROR',
         'auto_scale_lr.base_batch_size': 4, 'experiment_name': 'release', 'resume': True,
         'default_hooks.checkpoint.type': 'SafeCheckpointHook'})
-    run.apply_batch(cfg, 1)
+    apply_batch(cfg, 1)
     before = read_checkpoint(tmp_path / 'epoch_1.pth')
-    runner = run.build_runner(cfg, CONFIG, str(tmp_path))
+    runner = build_runner(cfg, CONFIG, str(tmp_path))
     runner.train()
     after = read_checkpoint(tmp_path / 'epoch_2.pth')
     assert (runner.epoch, runner.iter) == (2, 4)

@@ -13,9 +13,9 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from bootmae.checkpoints import find_encoder
+from bootmae.config.load import load_config
 from bootmae.data.embedded import photo
 from bootmae.engine.cli import main
-from bootmae.engine.run import load_config
 from bootmae.engine.visualize import Choice, cover, draw_reconstruction, load_images, prepare, statistics_of, targets_of
 from bootmae.visualization.grids import HEADING
 

@@ -8,7 +8,7 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
-from bootmae.engine import run
+from bootmae.config.load import load_config
 from bootmae.evaluation import probe
 from bootmae.evaluation.probe import (
     Features,
@@ -93,13 +93,13 @@ def test_few_labels():
 
 @pytest.fixture
 def finetune():
-    return run.load_config(FINETUNE)
+    return load_config(FINETUNE)
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory) -> str:
     """A BootMAE run of the debug size whose online and momentum encoders differ; random weights."""
-    cfg = run.load_config(CONFIGS / 'pretrain' / 'bootmae_debug.py')
+    cfg = load_config(CONFIGS / 'pretrain' / 'bootmae_debug.py')
     torch.manual_seed(7)
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -160,7 +160,7 @@ def test_encoders_of_a_file(finetune, checkpoint, source, prefix):
 
 
 def test_a_file_of_other_statistics_is_refused(checkpoint):
-    cfg = run.load_config(CONFIGS / 'cls' / 'mae_demo_finetune.py')
+    cfg = load_config(CONFIGS / 'cls' / 'mae_demo_finetune.py')
     with pytest.raises(ValueError, match='the config normalises with mean'):
         build_encoder(cfg, checkpoint)
 
@@ -173,7 +173,7 @@ SMALL = {'train_dataloader.dataset.labels_per_class': 8, 'test_dataloader.datase
 def test_judge(finetune, checkpoint):
     rows = judge(str(FINETUNE), checkpoint, seed=3, tasks=('knn', 'linear'), labels=('all', '2'), k=5, options=SMALL)
     assert [f'{row.task} {row.labels}' for row in rows] == ['knn all', 'linear all', 'knn 2', 'linear 2']
-    cfg = run.load_config(FINETUNE, SMALL)
+    cfg = load_config(FINETUNE, SMALL)
     model, pipeline = build_encoder(cfg, checkpoint), cfg.test_dataloader.dataset.pipeline
     reference, query = (extract(model, cfg[key], pipeline) for key in ('train_dataloader', 'test_dataloader'))
     index = few_labels(reference[1], 2, seed=3)

@@ -10,8 +10,8 @@ from mmengine.registry import METRICS, MODELS
 from mmseg.evaluation import IoUMetric
 
 from bootmae.checkpoints.keys import to_authors, to_timm
+from bootmae.config.load import load_config
 from bootmae.engine.hooks import ProvenanceHook
-from bootmae.engine.run import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 DEBUG = dict(seg=CONFIGS / 'seg' / 'upernet_debug.py', det=CONFIGS / 'det' / 'mask_rcnn_debug.py')

@@ -11,7 +11,7 @@ from mmpretrain.registry import MODELS
 from bootmae.checkpoints import convert
 from bootmae.checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD
 from bootmae.checkpoints.keys import MMPRETRAIN, rename, to_authors
-from bootmae.engine.run import load_config
+from bootmae.config.load import load_config
 from bootmae.models.positions import resize_positions
 from bootmae.visualization import decoders
 from bootmae.visualization.decoders import load_decoder

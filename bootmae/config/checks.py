@@ -1,4 +1,4 @@
-"""Guards of downstream runs: what would make a benchmark silently wrong is an error before the first step."""
+"""Checks before the first step: what would make a run or a benchmark silently wrong is an error."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import to_2tuple
+from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch import nn
 
@@ -173,3 +174,24 @@ def _tell_absent(dataset, absent: list[str], where: str) -> None:
         names = ', '.join(absent[:8]) + (', ...' if len(absent) > 8 else '')
         print_log(f'{type(dataset).__name__}: {len(absent)} of its classes do not occur in its {where}: {names}',
                   logger='current')
+
+
+def check_data(dataset: dict) -> None:
+    """Fail on a wrong image folder before time goes into a model; cheap, since no image is looked for.
+
+    Raises:
+        FileNotFoundError, ValueError: see :class:`ImageFiles`.
+    """
+    for inner in dataset.get('datasets') or [dataset.get('dataset')]:
+        if inner:
+            check_data(inner)
+    if dataset.get('type') == 'ImageFiles':
+        DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+
+
+def check_model(cfg: Config) -> None:
+    """A BootMAE without its hook would train towards a momentum encoder that never moves."""
+    hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
+    if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
+        raise ValueError('model BootMAE needs custom_hooks=[dict(type=\'BootMAEHook\')]: without it the momentum '
+                         'encoder never moves')

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import run
-from bootmae.engine.batch import STRETCHABLE, Batch, divisors, settle_batch, stretch_iterations
+from bootmae.commands.train import train
+from bootmae.config.batch import STRETCHABLE, Batch, divisors, settle_batch, stretch_iterations
 
 UPERNET = Path(__file__).resolve().parents[2] / 'configs' / 'seg' / 'upernet_debug.py'
 
@@ -175,7 +175,7 @@ def test_an_accumulated_run_keeps_the_optimiser_steps(tmp_path):
     logs = {}
     for accumulation in (1, 2):
         folder = tmp_path / str(accumulation)
-        run.train(str(UPERNET), str(folder), options | {
+        train(str(UPERNET), str(folder), options | {
             'train_dataloader.batch_size': 4 // accumulation, 'experiment_name': f'batch_accumulated_{accumulation}'})
         lines = [json.loads(line) for line in next(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()]
         logs[accumulation] = [line for line in lines if 'lr' in line]

@@ -10,9 +10,9 @@ from mmengine.dataset import pseudo_collate
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
+from bootmae.config.load import load_config
+from bootmae.config.reader import apply_reader
 from bootmae.data.embedded import photo
-from bootmae.engine.reader import apply_reader
-from bootmae.engine.run import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 LOAD = dict(type='LoadImageFromFile')

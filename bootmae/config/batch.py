@@ -115,3 +115,35 @@ def _multiply(section: dict, keys: tuple[str, ...], factor: int) -> None:
         if key in section:
             value = section[key]
             section[key] = [step * factor for step in value] if isinstance(value, (list, tuple)) else value * factor
+
+
+def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
+    """Keep the recipe's global batch (``auto_scale_lr.base_batch_size``) by accumulation.
+
+    Args:
+        cfg: changed in place: accumulation in all that counts iterations, and the learning rate if scaled.
+        gpus: number of processes.
+        scale_lr: take the batch as it comes and scale the learning rate linearly. The floor of the schedule stays, as
+            in the authors' release.
+
+    Raises:
+        ValueError: if the batch cannot be kept; see :func:`settle_batch`.
+    """
+    per_gpu = cfg.train_dataloader.batch_size
+    recipe = cfg.get('auto_scale_lr', {}).get('base_batch_size')
+    accumulation = cfg.optim_wrapper.get('accumulative_counts')
+    if scale_lr and recipe is None:
+        raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch that its '
+                         'learning rate is meant for')
+    batch = settle_batch(gpus, per_gpu, None if scale_lr else recipe, accumulation)
+    if scale_lr:
+        cfg.optim_wrapper.optimizer.lr *= batch.global_size / recipe
+    cfg.optim_wrapper.accumulative_counts = batch.accumulation
+    stretch_iterations(cfg, batch.accumulation)
+    for scheduler in cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]:
+        if scheduler.type == 'WarmupCosineLR':
+            scheduler.accumulation = batch.accumulation
+    for hook in cfg.get('custom_hooks', []):
+        if hook['type'] == 'EMAHook':  # averages every `interval` iterations; its decay is meant for optimiser steps
+            hook['interval'] = batch.accumulation
+    return batch
