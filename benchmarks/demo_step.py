@@ -33,7 +33,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
 from bootmae.data import samples
-from bootmae.engine import loops
+from bootmae.engine.runner import loops
 from bootmae.models.bootmae import BootMAE
 from bootmae.models.masking import BlockMasking
 

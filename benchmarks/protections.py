@@ -48,14 +48,14 @@ from bootmae.commands.train import train as run_training  # noqa: E402
 from bootmae.config import steps  # noqa: E402
 from bootmae.config.load import load_config  # noqa: E402
 from bootmae.data.samples import SeededSamples  # noqa: E402
-from bootmae.engine import loops  # noqa: E402
-from bootmae.engine.build import await_processes  # noqa: E402
-from bootmae.engine.finite import NonFiniteHook  # noqa: E402
-from bootmae.engine.heartbeat import HeartbeatHook  # noqa: E402
-from bootmae.engine.hooks import PRECISIONS  # noqa: E402
-from bootmae.engine.optim import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
-from bootmae.engine.saving import SafeCheckpointHook  # noqa: E402
-from bootmae.engine.watch import WatchHook, save_now  # noqa: E402
+from bootmae.engine.hooks.checkpoint import SafeCheckpointHook  # noqa: E402
+from bootmae.engine.hooks.heartbeat import HeartbeatHook  # noqa: E402
+from bootmae.engine.hooks.nonfinite import NonFiniteHook  # noqa: E402
+from bootmae.engine.hooks.preemption import WatchHook, save_now  # noqa: E402
+from bootmae.engine.hooks.provenance import PRECISIONS  # noqa: E402
+from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
+from bootmae.engine.runner import loops  # noqa: E402
+from bootmae.engine.runner.build import await_processes  # noqa: E402
 from bootmae.results.provenance import device_name, git_commit  # noqa: E402
 from bootmae.results.rows import replace_file  # noqa: E402
 

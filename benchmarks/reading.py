@@ -41,7 +41,7 @@ from bootmae.config.run_defaults import make_resumable
 from bootmae.data.device import DeviceStage, collate_encoded
 from bootmae.data.embedded import PHOTOS, photo
 from bootmae.data.jpeg import parse_header
-from bootmae.engine.hooks import bare_model
+from bootmae.engine.unwrap import bare_model
 
 CONFIGS = {'pretraining': 'configs/pretrain/bootmae_vitb.py', 'fine-tuning': 'configs/cls/bootmae_vitb_finetune.py'}
 ROUTES = [('pretraining', 'stock'), ('pretraining', 'cpu'), ('pretraining', 'gpu'), ('fine-tuning', 'stock'),

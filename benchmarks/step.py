@@ -30,9 +30,9 @@ from mmengine.registry import LOOPS, MODELS
 from mmpretrain.structures import DataSample
 
 from bootmae.commands import train
-from bootmae.engine.hooks import bare_model
-from bootmae.engine.loops import EpochLoop
 from bootmae.engine.plan import gflop_per_image, task_of
+from bootmae.engine.runner.loops import EpochLoop
+from bootmae.engine.unwrap import bare_model
 
 VITB, VITL, MAE = (f'configs/pretrain/{name}.py' for name in ('bootmae_vitb', 'bootmae_vitl', 'mae_vitb'))
 WRAPPERS = dict(bf16='AutocastOptimWrapper', fp16='AmpOptimWrapper', fp32='OptimWrapper')

@@ -11,7 +11,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
-import bootmae  # noqa: F401  registers the models
+import bootmae.registry  # noqa: F401  registers the models
 
 GOLDEN = Path(__file__).parent / 'golden'
 VIT = dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32, patch_size=8)  # 4 x 4 patches

@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    import bootmae  # noqa: F401
+    import bootmae.registry  # noqa: F401
     from bootmae.checkpoints.export import convert
     print(convert(args.src, args.to, args.dst, args.source, args.force))
 

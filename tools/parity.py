@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
-    import bootmae  # noqa: F401
+    import bootmae.registry  # noqa: F401
     from bootmae.engine.cli import USER_ERRORS
     from bootmae.engine.parity import TOLERANCE, compare
     passed, failed = True, 0

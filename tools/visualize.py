@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    import bootmae  # noqa: F401
+    import bootmae.registry  # noqa: F401
     from bootmae.engine.visualize import Choice, visualise
     size = None if args.size is None else (args.size[0], args.size[-1])
     choice = Choice(args.checkpoint, args.config, args.images, size, args.count, args.seed, args.block, args.heads,

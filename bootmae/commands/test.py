@@ -1,7 +1,7 @@
 """What ``tools/test.py`` does."""
 
 from ..config.steps import evaluation_config
-from ..engine.build import await_processes, build_runner
+from ..engine.runner.build import await_processes, build_runner
 
 
 def evaluate(config: str, checkpoint: str, work_dir: str | None = None, options: dict | None = None,

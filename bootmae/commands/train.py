@@ -5,8 +5,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..config.steps import training_config
-from ..engine.build import await_processes, build_runner, processes
-from ..engine.finite import ladder
+from ..engine.runner.build import await_processes, build_runner, processes
+from ..engine.runner.ladder import ladder
 
 
 def train(config: str, work_dir: str | None = None, options: dict | None = None, init: str | None = None,

@@ -253,7 +253,7 @@ def check_combinations(context: Context) -> list[Finding]:
         findings.append(Finding(
             NOTE, 'transformers', f'{have["transformers"]} with pycocotools breaks the import of mmpretrain; '
             'bootmae/compat.py cures it by leaving out the multimodal models',
-            f'import bootmae before mmpretrain, or: {PIP} install "transformers<5"'))
+            f'import bootmae.registry before mmpretrain, or: {PIP} install "transformers<5"'))
     return findings or [Finding(OK, 'combinations', 'none that is known to be bad')]
 
 

@@ -96,7 +96,7 @@ def check_imports(context: Context) -> list[Finding]:
     import importlib
 
     findings, seconds = [], {}
-    for name in ('numpy', 'scipy', 'cv2', 'PIL', 'pycocotools.mask', 'mmengine', 'mmcv', 'bootmae'):
+    for name in ('numpy', 'scipy', 'cv2', 'PIL', 'pycocotools.mask', 'mmengine', 'mmcv', 'bootmae.registry'):
         start = time.perf_counter()
         try:
             importlib.import_module(name)
@@ -113,7 +113,7 @@ def smoke(device: str) -> Finding:
     import torch
     from mmpretrain.registry import MODELS
 
-    import bootmae  # noqa: F401  registers the model
+    import bootmae.registry  # noqa: F401  registers the model
 
     np.random.seed(0)  # masks
     torch.manual_seed(0)

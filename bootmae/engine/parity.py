@@ -21,8 +21,8 @@ from ..checkpoints.identify import under
 from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned, from_authors_segmentation
 from ..models.layers import LAYER_NORM_EPS
 from ..models.objectives import token_weights
-from .compile import compile_model, settings
-from .optim import ViTOptimWrapperConstructor
+from .optimizers.layer_decay import ViTOptimWrapperConstructor
+from .runner.compile import compile_model, settings
 
 TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
 EMA_DECAY = 0.999
@@ -231,7 +231,7 @@ def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') 
 
     Args:
         path: of the golden file.
-        compile: True, ``whole`` or ``blocks``: with the training compiled (:mod:`bootmae.engine.compile`).
+        compile: True, ``whole`` or ``blocks``: with the training compiled (:mod:`bootmae.engine.runner.compile`).
         device: to compute on.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.batch import Batch, apply_batch
 from ..config.weights import input_statistics
-from .hooks import PRECISIONS
+from .hooks.provenance import PRECISIONS
 
 
 @dataclass

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import load_run, read_checkpoint
 from ..data.seeding import seed_step
-from .finite import FOLDER, sample_name
-from .loops import device_stage
-from .runner import SuiteRunner
+from .hooks.nonfinite import FOLDER, sample_name
+from .runner.loops import device_stage
+from .runner.runner import SuiteRunner
 
 PRECISIONS = dict(float32=None, bf16=torch.bfloat16, fp16=torch.float16)
 OF_WRAPPER = dict(AutocastOptimWrapper='bf16', GuardedAmpOptimWrapper='fp16')

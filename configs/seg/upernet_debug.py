@@ -6,7 +6,7 @@
 # Images are normalised as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
 _base_ = '../_base_/runtime_seg.py'
 
-custom_imports = dict(imports=['bootmae', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
 adopt_statistics = True
 scenes = dict(values=(0, 1, 4, 7))  # four digits that a minute of training can tell apart
 crop_size, num_classes = (96, 144), 5

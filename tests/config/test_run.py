@@ -15,8 +15,8 @@ from bootmae.config.checks import check_data, check_model
 from bootmae.config.load import load_config
 from bootmae.config.weights import apply_init, check_statistics, input_statistics
 from bootmae.data.images import ImageFiles
-from bootmae.engine.build import apply_devices, build_runner, processes
-from bootmae.engine.runner import SuiteRunner
+from bootmae.engine.runner.build import apply_devices, build_runner, processes
+from bootmae.engine.runner.runner import SuiteRunner
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PRETRAIN, FINETUNE = CONFIGS / 'pretrain' / 'bootmae_debug.py', CONFIGS / 'cls' / 'bootmae_debug_finetune.py'

@@ -64,7 +64,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
 for path in {[str(path) for path in FILES.values()]!r}:
     cfg = Config.fromfile(path)
-    assert cfg.custom_imports.imports[0] == 'bootmae', path
+    assert cfg.custom_imports.imports[0] == 'bootmae.registry', path
     assert MODELS.get(cfg.model.type) and MODELS.get(cfg.model.backbone.type), path
     assert DATASETS.get(cfg.train_dataloader.dataset.type), path
     for hook in list(cfg.default_hooks.values()) + list(cfg.get('custom_hooks', [])):

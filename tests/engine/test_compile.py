@@ -9,12 +9,12 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-import bootmae  # noqa: F401
 from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
-from bootmae.engine import compile as compiling
-from bootmae.engine.compile import compile_model, settings
+from bootmae.engine.hooks.compile import CompileHook
 from bootmae.engine.parity import TOLERANCE, compare
+from bootmae.engine.runner import compile as compiling
+from bootmae.engine.runner.compile import compile_model, settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py')
@@ -110,7 +110,7 @@ def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
 
 def test_another_compilation_is_logged(caplog):
     """One that comes after the first step."""
-    hook, runner = compiling.CompileHook(), type('Runner', (), dict(iter=7, logger=logging.getLogger('compile')))
+    hook, runner = CompileHook(), type('Runner', (), dict(iter=7, logger=logging.getLogger('compile')))
     with caplog.at_level(logging.INFO, 'compile'):
         for graphs in (2, 2, 3):
             hook.before_train_iter(runner, 0)

@@ -13,9 +13,10 @@ from mmengine.logging import MessageHub
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
-from bootmae.engine import hooks
-from bootmae.engine.build import build_runner
+from bootmae.engine.hooks import logging, provenance
+from bootmae.engine.hooks.ema import BootMAEHook
 from bootmae.engine.plan import make_plan
+from bootmae.engine.runner.build import build_runner
 from bootmae.models.bootmae import BootMAE
 from bootmae.models.schedules import ema_decay, feature_weight
 
@@ -78,7 +79,7 @@ def test_peak_of_the_feature_weight(updates, tmp_path):
     assert gradients['pixel_decoder'].any()
     assert not gradients['feature_decoder'].any()
     with pytest.raises(ValueError, match='peak=-1'):
-        hooks.BootMAEHook(peak=-1)
+        BootMAEHook(peak=-1)
 
 
 def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
@@ -127,7 +128,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one(updates, tmp_path):
 
 def test_seconds_of_a_resumed_run_add_up(tmp_path, monkeypatch):
     clock = itertools.count(1000, 10)
-    monkeypatch.setattr(hooks, 'time', SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr(provenance, 'time', SimpleNamespace(time=lambda: next(clock)))
     train(tmp_path, train_cfg__max_epochs=2)  # began at 1000, saved at 1010 and 1020
     train(tmp_path, resume=str(tmp_path / 'epoch_1.pth'), train_cfg__max_epochs=2)  # 10 s, and 10 of its own
     assert read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']['seconds'] == 10
@@ -135,7 +136,7 @@ def test_seconds_of_a_resumed_run_add_up(tmp_path, monkeypatch):
 
 
 def test_provenance(tmp_path, monkeypatch):
-    monkeypatch.setattr(hooks, 'git_commit', lambda: '0123456789ab+')
+    monkeypatch.setattr(provenance, 'git_commit', lambda: '0123456789ab+')
     train(tmp_path, train_cfg__max_epochs=1)
     facts = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']
     assert facts.pop('seconds') >= 0
@@ -238,10 +239,10 @@ def test_losses_are_averaged_over_processes(monkeypatch):
     def all_reduce(values, how):
         calls.append(how)
         values += torch.tensor([1.0, 2.0])
-    monkeypatch.setattr(hooks.dist, 'all_reduce', all_reduce)
+    monkeypatch.setattr(logging.dist, 'all_reduce', all_reduce)
     hub = MessageHub.get_instance(f'averaged_{next(COUNT)}')
     runner = SimpleNamespace(hooks=[], optim_wrapper=None, message_hub=hub, train_dataloader=[0] * 9)
     outputs = dict(loss=torch.tensor(2.0, requires_grad=True), loss_pixel=torch.tensor(1.0, dtype=torch.bfloat16))
-    hooks.LazyInfoHook().after_train_iter(runner, 0, outputs=outputs)
+    logging.LazyInfoHook().after_train_iter(runner, 0, outputs=outputs)
     assert calls == ['mean']
     assert [hub_losses(runner, name) for name in outputs] == [[3.0], [3.0]]

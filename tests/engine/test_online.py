@@ -12,9 +12,16 @@ from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
 from bootmae.config.load import load_config
-from bootmae.engine import online
-from bootmae.engine.heartbeat import HeartbeatHook
-from bootmae.engine.online import OnlineProbeHook, choose, data_sets, kept_random_state, shared_features, spread
+from bootmae.engine.hooks import online_probe as online
+from bootmae.engine.hooks.heartbeat import HeartbeatHook
+from bootmae.engine.hooks.online_probe import (
+    OnlineProbeHook,
+    choose,
+    data_sets,
+    kept_random_state,
+    shared_features,
+    spread,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from bootmae.config.load import load_config
-from bootmae.engine.pictures import ReconstructionHook, draw_masks, on_white, patch_of
+from bootmae.engine.hooks.reconstruction import ReconstructionHook, draw_masks, on_white, patch_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 

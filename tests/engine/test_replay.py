@@ -12,7 +12,6 @@ from breaking import BreakHook  # noqa: F401  registers it
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train
 from bootmae.distributed.exits import NonFiniteError
-from bootmae.engine import finite  # noqa: F401  registers the hook
 from bootmae.engine.replay import FirstBad, read_dump, replay
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

@@ -20,9 +20,8 @@ from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
 from bootmae.config.weights import follow_statistics
-from bootmae.engine import runner
-from bootmae.engine.build import build_runner
-from bootmae.engine.runner import SuiteRunner, check_single_image, has_norm
+from bootmae.engine.runner.build import build_runner
+from bootmae.engine.runner.runner import SuiteRunner, check_single_image, has_norm
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 SEG, DET = CONFIGS / 'seg' / 'upernet_debug.py', CONFIGS / 'det' / 'mask_rcnn_debug.py'
@@ -156,7 +155,8 @@ def test_a_batch_of_one_trains_with_gn(short, steps):
 def test_synchronised_norms_need_gpus(monkeypatch, gpu, kept):
     """Of several processes; without GPUs they become BN, and the log says so."""
     said = []
-    monkeypatch.setattr(runner, 'print_log', lambda message, logger, level: said.append((message, level)))
+    monkeypatch.setattr('bootmae.engine.runner.runner.print_log',
+                        lambda message, logger, level: said.append((message, level)))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     monkeypatch.setattr(Runner, 'wrap_model', lambda self, cfg, model: model)
     ours = SuiteRunner.__new__(SuiteRunner)

@@ -11,7 +11,7 @@ import torch
 
 from bootmae.distributed.exits import BadDataError, Requeue, RunStopped
 from bootmae.distributed.signals import StopSignals, start_worker
-from bootmae.engine.watch import BAD_IMAGES, WatchHook
+from bootmae.engine.hooks.preemption import BAD_IMAGES, WatchHook
 
 
 class Data(list):

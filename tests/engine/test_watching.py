@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train
-from bootmae.engine.monitor import MonitorHook, momentum_distance, target_features, target_variance
-from bootmae.engine.pictures import ReconstructionHook
+from bootmae.engine.hooks.collapse import MonitorHook, momentum_distance, target_features, target_variance
+from bootmae.engine.hooks.reconstruction import ReconstructionHook
 from bootmae.evaluation.probe import judge
 from bootmae.visualization.reconstruct import load_pretrained
 

@@ -173,7 +173,7 @@ class Killer(Hook):
 def test_a_killed_worker_ends_the_run_and_is_named(data, config, tmp_path, processes):
     mend(data, *BAD)
     (tmp_path / 'killer_hook.py').write_text(KILLER)
-    config.write_text(config.read_text() + "custom_imports = dict(imports=['bootmae', 'killer_hook'], "
+    config.write_text(config.read_text() + "custom_imports = dict(imports=['bootmae.registry', 'killer_hook'], "
                       "allow_failed_imports=False)\ndefault_hooks = dict(killer=dict(type='Killer'))\n")
     options = ['--cfg-options', 'train_dataloader.batch_size=4', f'auto_scale_lr.base_batch_size={4 * processes}',
                *WORKERS]

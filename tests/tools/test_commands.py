@@ -13,8 +13,8 @@ import torch
 
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
-from bootmae.engine.build import build_runner
 from bootmae.engine.cli import main
+from bootmae.engine.runner.build import build_runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'

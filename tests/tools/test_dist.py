@@ -27,7 +27,7 @@ RECORDER = '''
 import os
 import torch
 from mmengine.registry import HOOKS
-from bootmae.engine.hooks import LazyInfoHook
+from bootmae.engine.hooks.logging import LazyInfoHook
 
 
 @HOOKS.register_module()
@@ -252,7 +252,7 @@ def recorder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('recorder')
     (folder / 'dist_test_recorder.py').write_text(RECORDER)
     (folder / 'recorded.py').write_text(f'''_base_ = {str(PRETRAIN)!r}
-custom_imports = dict(imports=['bootmae', 'dist_test_recorder'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'dist_test_recorder'], allow_failed_imports=False)
 default_hooks = dict(runtime_info=dict(type='DistTestRecorder'))
 ''')
     return folder

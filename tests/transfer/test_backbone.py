@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch.testing import assert_close
 
 from bootmae.checkpoints.keys import from_authors_segmentation
-from bootmae.engine.optim import ViTOptimWrapperConstructor, parameter_table
+from bootmae.engine.optimizers.layer_decay import ViTOptimWrapperConstructor, parameter_table
 from bootmae.models.positions import bias_table_size, relative_index, resize_bias_table, resize_positions
 from bootmae.transfer.windows import window_groups
 

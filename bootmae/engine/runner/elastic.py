@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from mmengine.runner import Runner
 
-from .schedule import WarmupCosineLR
+from ..optimizers.schedule import WarmupCosineLR
 
 
 def fit_processes(content: dict, runner: Runner) -> None:

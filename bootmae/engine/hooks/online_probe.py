@@ -19,12 +19,13 @@ from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from ..checkpoints import find_encoder, match, refusing
-from ..config.load import load_config
-from ..config.weights import check_statistics
-from ..evaluation.probe import Features, features_of, few_labels, knn_accuracy, linear_accuracy
+from ...checkpoints import find_encoder, match, refusing
+from ...config.load import load_config
+from ...config.weights import check_statistics
+from ...evaluation.probe import Features, features_of, few_labels, knn_accuracy, linear_accuracy
+from ..unwrap import bare_model
 from .heartbeat import HeartbeatHook
-from .hooks import bare_model, num_heads
+from .provenance import num_heads
 
 TASKS = ('knn', 'linear')
 HELD_OUT = 5  # of a folder without train and val, each fifth image is a query

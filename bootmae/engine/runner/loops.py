@@ -10,8 +10,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..data.device import DeviceStage
-from ..data.seeding import seed_step
+from ...data.device import DeviceStage
+from ...data.seeding import seed_step
 
 
 def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:

@@ -15,11 +15,11 @@ from mmpretrain.models.selfsup import MAE
 from PIL import Image
 from torch import nn
 
-from ..models.bootmae import BootMAE
-from ..visualization.grids import reconstruction_grid
-from ..visualization.reconstruct import hide, reconstruct, to_pixels
-from .hooks import bare_model
-from .online import beat, is_due, kept_random_state, spread
+from ...models.bootmae import BootMAE
+from ...visualization.grids import reconstruction_grid
+from ...visualization.reconstruct import hide, reconstruct, to_pixels
+from ..unwrap import bare_model
+from .online_probe import beat, is_due, kept_random_state, spread
 
 NAME = 'reconstructions'
 

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..config.checks import check_model
+from ...config.checks import check_model
 from .runner import SuiteRunner
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..distributed.exits import BadDataError, Requeue, RunStopped
-from ..distributed.flags import HostFlags
-from ..distributed.signals import StopSignals, spare_workers
+from ...distributed.exits import BadDataError, Requeue, RunStopped
+from ...distributed.flags import HostFlags
+from ...distributed.signals import StopSignals, spare_workers
 
 BAD_IMAGES = 'bad_images.txt'  # in the work directory: path, tab, reason
 

@@ -16,16 +16,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from ..checkpoints import check_resumable, load_run, read_checkpoint
-from ..checkpoints.resume import Found, check_facts, check_optimizer, choose
-from ..checkpoints.write import write_checkpoint
-from ..config.checks import check_dataset, check_metric
-from ..config.weights import follow_statistics
-from ..files import remove_stale
-from .compile import CompileHook, compile_model, settings
+from ...checkpoints import check_resumable, load_run, read_checkpoint
+from ...checkpoints.resume import Found, check_facts, check_optimizer, choose
+from ...checkpoints.write import write_checkpoint
+from ...config.checks import check_dataset, check_metric
+from ...config.weights import follow_statistics
+from ...files import remove_stale
+from ..hooks.checkpoint import checkpoint_folder
+from ..hooks.compile import CompileHook
+from ..unwrap import bare_model
+from .compile import compile_model, settings
 from .elastic import config_rates, fit_processes
-from .hooks import bare_model
-from .saving import cap_histories, checkpoint_folder, history_length, run_content, run_facts
+from .state import cap_histories, history_length, run_content, run_facts
 
 PATIENCE = 60  # seconds that a file written by one machine may take to be seen by another
 
@@ -138,7 +140,7 @@ class SuiteRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _maybe_compile(self, target: str) -> None:
-        """As mmengine's, which compiles the whole step, logs and checks included; see :mod:`bootmae.engine.compile`."""
+        """As mmengine's, which compiles the whole step, logs and checks included; see compile.py."""
         model = bare_model(self)
         options = settings(self.cfg.get('compile'), model)
         if options:

@@ -17,8 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
-from ..distributed.beats import NONE, Beat, Observer, connect, key
-from ..distributed.exits import LOST_RANK
+from ...distributed.beats import NONE, Beat, Observer, connect, key
+from ...distributed.exits import LOST_RANK
 
 FILES = 3  # that are named
 

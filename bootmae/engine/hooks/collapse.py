@@ -14,9 +14,9 @@ from mmengine.registry import HOOKS
 from torch import nn
 from torch.nn import functional as F
 
-from ..models.bootmae import BootMAE
-from ..models.objectives import FEATURE_EPS, at_least_float32
-from .hooks import bare_model
+from ...models.bootmae import BootMAE
+from ...models.objectives import FEATURE_EPS, at_least_float32
+from ..unwrap import bare_model
 
 COLLAPSED = 0.1  # see MonitorHook
 
