@@ -30,7 +30,7 @@ from mmengine.registry import LOOPS, MODELS
 from mmpretrain.structures import DataSample
 
 from bootmae.commands import train
-from bootmae.engine.plan import gflop_per_image, task_of
+from bootmae.commands.plan import gflop_per_image, task_of
 from bootmae.engine.runner.loops import EpochLoop
 from bootmae.engine.unwrap import bare_model
 

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.evaluation.probe import judge
+    from bootmae.commands.knn import judge
     from bootmae.results.rows import write_rows
     rows = []
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
@@ -56,5 +56,5 @@ def command() -> None:
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

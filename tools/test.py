@@ -34,5 +34,5 @@ def command() -> None:
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

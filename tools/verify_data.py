@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
+    from bootmae.commands import verify
     from bootmae.config.load import load_config
-    from bootmae.engine import verify
     folder = os.path.isdir(args.data)
     if args.write_list and not folder:
         raise ValueError(f'--write-list lists the good images of a folder, and {args.data} is none')
@@ -50,5 +50,5 @@ def command() -> int:
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

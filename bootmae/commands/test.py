@@ -1,5 +1,6 @@
 """What ``tools/test.py`` does."""
 
+from .. import registry  # noqa: F401
 from ..config.steps import evaluation_config
 from ..engine.runner.build import await_processes, build_runner
 

@@ -4,6 +4,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from .. import registry  # noqa: F401
 from ..config.steps import training_config
 from ..engine.runner.build import await_processes, build_runner, processes
 from ..engine.runner.ladder import ladder

@@ -4,7 +4,6 @@ Shape letters: N reference images, Q query images, D feature width, K classes.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,12 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from ..config.load import load_config
 from ..config.weights import apply_init
 from ..distributed.signals import spare_workers
-from ..models.vit import PlainViT, resolve_arch
-from ..results.rows import ResultRow
-from .rows import result_row
+from ..models.vit import PlainViT
 
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 
@@ -165,39 +161,3 @@ def chosen_blocks(blocks: Sequence[int | str], depth: int) -> list[int]:
             raise ValueError(f'--blocks {block}: the encoder has the blocks 1..{depth}; give some of these, or "all" '
                              'alone')
     return sorted(set(map(int, asked)))
-
-
-def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[str] = ('knn', ),
-          labels: Sequence[str] = ('all', ), k: int = 20, source: str = 'online', workers: int = 0,
-          options: dict | None = None, data: str | None = None, method: str | None = None,
-          label: str = 'reproduced', blocks: Sequence[int | str] | None = None) -> list[ResultRow]:
-    """What ``tools/knn.py`` does for one encoder; see there. ``seed`` draws the labelled images and untrained weights.
-
-    ``blocks``: those after which features are judged, from 1, or ``['all']``; None: the one that the config says.
-
-    Raises:
-        ValueError: for an unusable number of labels, a block that is not there, or a checkpoint that does not fit.
-        FileNotFoundError: if the checkpoint or the data is missing.
-    """
-    if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
-        raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
-    cfg = load_config(config, options)
-    if blocks:
-        blocks = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
-        cfg.model.backbone.depth = blocks[-1]
-    model = build_encoder(cfg, checkpoint, source, seed)
-    blocks, verdict = blocks or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
-    row = partial(result_row, checkpoint, verdict.hash if verdict else '', method=method, metric='accuracy', seed=seed,
-                  data=data or cfg.train_dataloader.dataset.type, label=label)
-    reference, query = (extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, blocks, workers=workers)
-                        for loader in (cfg.train_dataloader, cfg.test_dataloader))
-    rows = []
-    for number in labels:
-        index = slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed)
-        for block, (features, classes), queries in zip(blocks, reference, query, strict=True):
-            chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
-            for task in tasks:
-                value, protocol = ((knn_accuracy(chosen, queries, k), f'k={k}, {place}') if task == 'knn' else
-                                   (linear_accuracy(chosen, queries), f'logistic regression, {place}'))
-                rows.append(row(task=task, labels=number, value=value, protocol=protocol))
-    return rows

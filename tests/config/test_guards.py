@@ -16,10 +16,10 @@ from PIL import Image
 from torch import nn
 
 import bootmae.evaluation.metrics_det  # noqa: F401  registers SubsetCocoMetric
+from bootmae.commands.plan import build_on_meta
 from bootmae.config import checks as guards
 from bootmae.config.checks import check_dataset, check_metric, check_sizes, class_of, head_classes, leaves
 from bootmae.config.load import load_config
-from bootmae.engine.plan import build_on_meta
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 SEG, DET = CONFIGS / 'seg' / 'upernet_debug.py', CONFIGS / 'det' / 'mask_rcnn_debug.py'

@@ -9,10 +9,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
+from bootmae.commands.parity import TOLERANCE, compare
 from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
 from bootmae.engine.hooks.compile import CompileHook
-from bootmae.engine.parity import TOLERANCE, compare
 from bootmae.engine.runner import compile as compiling
 from bootmae.engine.runner.compile import compile_model, settings
 
@@ -73,7 +73,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
     ('whole', 'square'), ('whole', 'plain_loss'), ('blocks', 'odd_heads'), ('blocks', 'segmentation')])
 def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
     """Losses, gradients and an update, in one graph without a break, or a block at a time; features of a backbone."""
-    monkeypatch.setattr('bootmae.engine.parity.settings', lambda value, model: dict(scope=value, **TRACED))
+    monkeypatch.setattr('bootmae.commands.parity.settings', lambda value, model: dict(scope=value, **TRACED))
     _, errors = compare(golden / f'compact_{name}.npz', compile=scope)
     assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
     assert compiling.counters['stats']['unique_graphs'] > 0

@@ -11,11 +11,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.commands.plan import make_plan
 from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
 from bootmae.engine.hooks import logging, provenance
 from bootmae.engine.hooks.ema import BootMAEHook
-from bootmae.engine.plan import make_plan
 from bootmae.engine.runner.build import build_runner
 from bootmae.models.bootmae import BootMAE
 from bootmae.models.schedules import ema_decay, feature_weight

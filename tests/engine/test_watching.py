@@ -15,10 +15,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.commands.knn import judge
 from bootmae.commands.train import train
 from bootmae.engine.hooks.collapse import MonitorHook, momentum_distance, target_features, target_variance
 from bootmae.engine.hooks.reconstruction import ReconstructionHook
-from bootmae.evaluation.probe import judge
 from bootmae.visualization.reconstruct import load_pretrained
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,6 +8,7 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
+from bootmae.commands.knn import judge
 from bootmae.config.load import load_config
 from bootmae.evaluation import probe
 from bootmae.evaluation.probe import (
@@ -16,7 +17,6 @@ from bootmae.evaluation.probe import (
     chosen_blocks,
     extract,
     few_labels,
-    judge,
     knn_accuracy,
     linear_accuracy,
     pooled_blocks,

@@ -4,9 +4,9 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch.nn import functional as F
 
-from bootmae.engine import parity
+from bootmae.commands import parity
+from bootmae.commands.parity import TOLERANCE, compare
 from bootmae.engine.optimizers import layer_decay
-from bootmae.engine.parity import TOLERANCE, compare
 from bootmae.models import bootmae as algorithm
 from bootmae.models import decoder, layers, objectives
 from bootmae.models.bootmae import BootMAE

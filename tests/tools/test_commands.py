@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bootmae.commands.cli import main
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
-from bootmae.engine.cli import main
 from bootmae.engine.runner.build import build_runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]

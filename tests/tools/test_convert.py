@@ -12,8 +12,8 @@ import torch
 
 from bootmae.checkpoints import find_encoder, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
+from bootmae.commands.cli import main
 from bootmae.config.load import load_config
-from bootmae.engine.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.commands.plan import make_plan
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
-from bootmae.engine.plan import make_plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = REPOSITORY / 'tools'

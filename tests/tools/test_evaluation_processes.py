@@ -48,7 +48,7 @@ def test_processes_evaluate_alike(runs, tmp_path, processes):
     script = tmp_path / 'evaluate.py'
     script.write_text('from bootmae.commands.test import evaluate\n' + ''.join(
         f'evaluate({str(config)!r}, {str(checkpoint)!r}, {task!r}, dict(experiment_name={task!r}), "pytorch")\n'
-        for task, (config, checkpoint, _) in runs.items()) + 'from bootmae.engine.cli import leave\nleave(0)\n')
+        for task, (config, checkpoint, _) in runs.items()) + 'from bootmae.commands.cli import leave\nleave(0)\n')
     path = os.pathsep.join((str(REPOSITORY), str(Path(__file__).parent)))
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', script],

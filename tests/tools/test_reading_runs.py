@@ -11,10 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
 
+from bootmae.commands.replay import replay
 from bootmae.commands.train import train as run_training
 from bootmae.data.embedded import photo
 from bootmae.distributed.exits import NonFiniteError
-from bootmae.engine.replay import replay
 
 CONFIG = str(Path(__file__).resolve().parents[2] / 'configs' / 'pretrain' / 'bootmae_debug.py')
 COUNT = itertools.count()

@@ -13,10 +13,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from bootmae.commands import verify
+from bootmae.commands.verify import duplicates, scan, sources_of_config, sources_of_path, write_list
 from bootmae.config import checks as guards
 from bootmae.data.images import ImageFiles
-from bootmae.engine import verify
-from bootmae.engine.verify import duplicates, scan, sources_of_config, sources_of_path, write_list
 
 CLASSES = ('sky', 'road', 'tree')
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .scan import EXTENSIONS, SPLIT_NAMES, class_folders, contents, scan_classes, shorten, skipped
-from .subsets import held_out
+from ..data.scan import EXTENSIONS, SPLIT_NAMES, class_folders, contents, scan_classes, shorten, skipped
+from ..data.subsets import held_out
 
 Links = dict[str, str]  # place below OUT -> target, relative to the folder of the link
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.engine import doctor
-from bootmae.engine.doctor import FAULT, NOTE, OK, Context, run_check
+from bootmae.commands import doctor
+from bootmae.commands.doctor import FAULT, NOTE, OK, Context, run_check
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORIGINALS = dict(mmengine='mmengine 0.10.7', mmcv='mmcv-lite 2.1.0', mmpretrain='mmpretrain 1.2.0', mmdet='mmdet 3.3.0',

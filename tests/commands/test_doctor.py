@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from bootmae.engine import doctor, doctor_child
-from bootmae.engine.doctor import FAULT, NOTE, OK, Context, Finding, run_check
+from bootmae.commands import doctor, doctor_child
+from bootmae.commands.doctor import FAULT, NOTE, OK, Context, Finding, run_check
 from bootmae.models import BootMAE
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -13,11 +13,12 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .. import registry  # noqa: F401
 from ..checkpoints import load_run, read_checkpoint
 from ..data.seeding import seed_step
-from .hooks.nonfinite import FOLDER, sample_name
-from .runner.loops import device_stage
-from .runner.runner import SuiteRunner
+from ..engine.hooks.nonfinite import FOLDER, sample_name
+from ..engine.runner.loops import device_stage
+from ..engine.runner.runner import SuiteRunner
 
 PRECISIONS = dict(float32=None, bf16=torch.bfloat16, fp16=torch.float16)
 OF_WRAPPER = dict(AutocastOptimWrapper='bf16', GuardedAmpOptimWrapper='fp16')

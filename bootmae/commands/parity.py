@@ -17,12 +17,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .. import registry  # noqa: F401
 from ..checkpoints.identify import under
 from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned, from_authors_segmentation
+from ..engine.optimizers.layer_decay import ViTOptimWrapperConstructor
+from ..engine.runner.compile import compile_model, settings
 from ..models.layers import LAYER_NORM_EPS
 from ..models.objectives import token_weights
-from .optimizers.layer_decay import ViTOptimWrapperConstructor
-from .runner.compile import compile_model, settings
 
 TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
 EMA_DECAY = 0.999

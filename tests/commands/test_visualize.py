@@ -13,10 +13,18 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from bootmae.checkpoints import find_encoder
+from bootmae.commands.cli import main
+from bootmae.commands.visualize import (
+    Choice,
+    cover,
+    draw_reconstruction,
+    load_images,
+    prepare,
+    statistics_of,
+    targets_of,
+)
 from bootmae.config.load import load_config
 from bootmae.data.embedded import photo
-from bootmae.engine.cli import main
-from bootmae.engine.visualize import Choice, cover, draw_reconstruction, load_images, prepare, statistics_of, targets_of
 from bootmae.visualization.grids import HEADING
 
 ROOT = Path(__file__).resolve().parents[2]

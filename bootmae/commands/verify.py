@@ -19,6 +19,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
+from .. import registry  # noqa: F401
 from ..config.checks import IGNORED, class_of, leaves
 from ..data.images import read_list
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders

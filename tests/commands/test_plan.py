@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bootmae.commands.plan import as_text, build_on_meta, floor_lr, gflop_per_image, make_plan, warmup
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
-from bootmae.engine.plan import as_text, build_on_meta, floor_lr, gflop_per_image, make_plan, warmup
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PRETRAIN, CLS, SEG, DET = (CONFIGS / name for name in ('pretrain', 'cls', 'seg', 'det'))

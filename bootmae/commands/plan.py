@@ -11,9 +11,10 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .. import registry  # noqa: F401
 from ..config.batch import Batch, apply_batch
 from ..config.weights import input_statistics
-from .hooks.provenance import PRECISIONS
+from ..engine.hooks.provenance import PRECISIONS
 
 
 @dataclass

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.utils import to_2tuple
 
+from .. import registry  # noqa: F401
 from ..checkpoints import Encoder, find_encoder, read_checkpoint
 from ..checkpoints.hub import is_name
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
