@@ -1,6 +1,7 @@
 """What tests share: golden files, and models of toy size with every weight random."""
 import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ['CUDA_VISIBLE_DEVICES'] = ''  # the expected values are the CPU's, also where there is a GPU
@@ -12,6 +13,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 import bootmae.registry  # noqa: F401  registers the models
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))  # for tools/pages
 
 GOLDEN = Path(__file__).parent / 'golden'
 VIT = dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32, patch_size=8)  # 4 x 4 patches

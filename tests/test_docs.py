@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from docs_checker import anchors, commands_of, options_of, paths_of, problems
 
-from bootmae.report.markers import pages
+from pages.markers import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = pages(ROOT)

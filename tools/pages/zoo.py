@@ -4,17 +4,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..results.names import method_name
-from ..results.rows import ResultRow
+from bootmae.report.entries import OVER_MAE, Entry, entries, model_of, row_files, variant_of
+from bootmae.report.overview import overview_markdown
+from bootmae.report.published import NOT_RUN, measured_at
+from bootmae.report.summary import Spread, spread_of
+from bootmae.report.tables import escape
+from bootmae.report.verdicts import difference_text, in_order, labels_name, method_order, signed, spread_text, task_name
+from bootmae.results.names import method_name
+from bootmae.results.rows import ResultRow
+
 from . import evidence
-from .entries import OVER_MAE, Entry, entries, model_of, row_files, variant_of
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
-from .overview import overview_markdown
-from .published import NOT_RUN, measured_at
-from .summary import Spread, spread_of
-from .tables import escape
-from .verdicts import difference_text, in_order, labels_name, method_order, signed, spread_text, task_name
 
 APART = {'demo': 'make demo', 'photographs': 'tools/train.py {config}'}  # files with a table of their own; command
 

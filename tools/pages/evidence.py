@@ -5,11 +5,8 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from ..results.names import method_name
-from ..results.rows import ResultRow, read_rows
-from .markers import Makers, markdown
-from .summary import summarise
-from .verdicts import (
+from bootmae.report.summary import summarise
+from bootmae.report.verdicts import (
     MINUS_MAE,
     against_mae,
     best_method,
@@ -21,6 +18,10 @@ from .verdicts import (
     spread_text,
     task_name,
 )
+from bootmae.results.names import method_name
+from bootmae.results.rows import ResultRow, read_rows
+
+from .markers import Makers, markdown
 
 FOLDER = Path('results', 'evidence')
 SUITES = ('cifar10_choice', 'cifar10', 'ablations', 'camvid', 'digit_scenes')

@@ -12,10 +12,10 @@ import yaml
 from modelindex.load_model_index import load
 
 from bootmae.report.entries import config_of, entries, place_of, row_files
-from bootmae.report.markers import filled
-from bootmae.report.metafile import commands, full_size_configs, metafile
-from bootmae.report.zoo import behind, demo_markdown, index_behind, makers, pages_behind, published_markdown, zoo_table
 from bootmae.results.rows import ResultRow, published_rows, read_rows, write_rows
+from pages.markers import filled
+from pages.metafile import commands, full_size_configs, metafile
+from pages.zoo import behind, demo_markdown, index_behind, makers, pages_behind, published_markdown, zoo_table
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNED = ResultRow('ImageNet-1k', 'bootmae', 'finetune', 'all', 'accuracy', 84.0, 0, 'all weights trained',

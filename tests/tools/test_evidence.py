@@ -2,8 +2,8 @@
 
 import pytest
 
-from bootmae.report.evidence import FOLDER, MISSING, comparison_table, cost_table, makers, methods_table
 from bootmae.results.rows import ResultRow, write_rows
+from pages.evidence import FOLDER, MISSING, comparison_table, cost_table, makers, methods_table
 
 
 def row(method: str, value: float, seed: int, task: str = 'knn', **values) -> ResultRow:

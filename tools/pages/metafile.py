@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from ..results.rows import ResultRow
-from .entries import Entry, entries, model_of, variant_of
+from bootmae.report.entries import Entry, entries, model_of, variant_of
+from bootmae.results.rows import ResultRow
 
 COLLECTIONS = {
     'BootMAE': ('Bootstrapped Masked Autoencoders for Vision BERT Pretraining', 'https://arxiv.org/abs/2207.07116'),
