@@ -1,5 +1,6 @@
 """What ``tools/knn.py`` does."""
 
+import argparse
 from collections.abc import Sequence
 from functools import partial
 
@@ -8,7 +9,7 @@ from ..config.load import load_config
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, few_labels, knn_accuracy, linear_accuracy
 from ..evaluation.rows import result_row
 from ..models.vit import resolve_arch
-from ..results.rows import ResultRow
+from ..results.rows import ResultRow, write_rows
 
 
 def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[str] = ('knn', ),
@@ -45,3 +46,18 @@ def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[st
                                    (linear_accuracy(chosen, queries), f'logistic regression, {place}'))
                 rows.append(row(task=task, labels=number, value=value, protocol=protocol))
     return rows
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge each of the encoders, print their numbers, and keep them as rows if asked for."""
+    rows = []
+    for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
+        for row in judge(args.config, checkpoint, seed, tasks=args.tasks, labels=args.labels, k=args.k,
+                         source=args.source, workers=args.workers, options=args.cfg_options, data=args.data,
+                         method=args.method, label=args.label, blocks=args.blocks):
+            block = f' {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            print(f'{row.data} {row.method} seed {row.seed} {row.task:<6}{block} {row.labels:>4} labels: '
+                  f'{row.value:.2f} %', flush=True)
+            rows.append(row)
+    if args.rows:
+        write_rows(args.rows, rows)

@@ -1,5 +1,6 @@
 """Scan whole data sets for what is wrong with them: those of a config, a folder, or a list of images."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from mmengine.utils import track_iter_progress
 
 from .. import registry  # noqa: F401
 from ..config.checks import IGNORED, class_of, leaves
+from ..config.load import load_config
 from ..data.images import read_list
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
 from ..data.scan_tar import scan_tar
@@ -364,3 +366,23 @@ def write_list(path: str | Path, folder: str, sources: Sequence[Source], report:
     good = [name for name in good if name == name.strip() and len(name.splitlines()) == 1]
     Path(path).write_text(''.join(f'{name}\n' for name in good), encoding='utf-8', errors='surrogateescape')
     return len(good)
+
+
+def run(args: argparse.Namespace) -> int:
+    """What ``tools/verify_data.py`` does: scan, print and write what is found; gives the exit code."""
+    folder = os.path.isdir(args.data)
+    if args.write_list and not folder:
+        raise ValueError(f'--write-list lists the good images of a folder, and {args.data} is none')
+    if args.workers < 0:
+        raise ValueError(f'--workers {args.workers}: 0, or a number of processes')
+    if args.data.endswith('.py') and not folder:
+        sources = sources_of_config(load_config(args.data, args.cfg_options), args.split)
+    else:
+        sources = sources_of_path(args.data)
+    report = verify(sources, args.workers, progress_bar)
+    print(report.text(SHOWN))
+    if args.out:
+        report.write(args.out)
+    if args.write_list:
+        print(f'{write_list(args.write_list, args.data, sources, report):,} good images in {args.write_list}')
+    return 1 if report.faults else 0

@@ -319,7 +319,7 @@ def test_a_check_that_fails_is_a_fault():
 
 def test_only_the_standard_library_is_imported_at_the_top():
     code = ('import sys, types; sys.modules["alone"] = package = types.ModuleType("alone")\n'
-            f'package.__path__ = [{str(REPOSITORY / "bootmae/engine")!r}]\n'
+            f'package.__path__ = [{str(REPOSITORY / "bootmae/commands")!r}]\n'
             'import alone.doctor, alone.doctor_child')
     done = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

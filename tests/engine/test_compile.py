@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
+from torch._dynamo.utils import counters
 
 from bootmae.commands.parity import TOLERANCE, compare
 from bootmae.commands.train import train as run_training
@@ -26,7 +27,7 @@ COUNT = itertools.count()
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     torch._dynamo.reset()
-    compiling.counters.clear()
+    counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -76,7 +77,7 @@ def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
     monkeypatch.setattr('bootmae.commands.parity.settings', lambda value, model: dict(scope=value, **TRACED))
     _, errors = compare(golden / f'compact_{name}.npz', compile=scope)
     assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
-    assert compiling.counters['stats']['unique_graphs'] > 0
+    assert counters['stats']['unique_graphs'] > 0
 
 
 @pytest.mark.slow
@@ -85,7 +86,7 @@ def test_generated_code_of_a_block(golden):
     """The fine-tuned model of the release, its blocks compiled by torch's own backend; they share one graph."""
     _, errors = compare(golden / 'compact_finetune.npz', compile='blocks')
     assert errors['logits'] <= TOLERANCE
-    assert compiling.counters['stats']['unique_graphs'] == 1
+    assert counters['stats']['unique_graphs'] == 1
 
 
 def train(work_dir: Path, config: str = CONFIG, **options):
@@ -114,7 +115,7 @@ def test_another_compilation_is_logged(caplog):
     with caplog.at_level(logging.INFO, 'compile'):
         for graphs in (2, 2, 3):
             hook.before_train_iter(runner, 0)
-            compiling.counters['stats']['unique_graphs'] = graphs
+            counters['stats']['unique_graphs'] = graphs
             hook.after_train_iter(runner, 0)
     first, again = caplog.messages
     assert first.startswith('compiled: the first step took ')
