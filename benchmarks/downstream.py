@@ -4,10 +4,10 @@
     benchmarks/downstream.py                              # full size on a GPU, shrunk models without one
     benchmarks/downstream.py --task seg --batch 16 --precision bf16 --profile
 
-Both take turns on one synthetic batch that lies on the device, each through `train_step` with the optimiser wrapper
-of its config, without hooks; the peak memory of each is taken in a process of its own. On one thread of a CPU images/s
-are those of a second of CPU time. `configured` compares the two as their configs say, the other precisions are those
-of both. Prints images/s, ratios and memory; adds a row each to
+Both take turns on one synthetic batch that lies on the device, each through `train_step` with the optimizer wrapper
+of its config, without hooks. The peak memory is that of tensors on a GPU; on a CPU it is taken in a process of its own,
+and on one thread images/s are those of a second of CPU time. `configured` compares the two as their configs say, the
+other precisions are those of both. Prints images/s, ratios and memory, and adds a row for each task and precision to
 benchmarks/results/downstream.csv. What stock means:
 
     cls     mmpretrain's fine-tuning of MAE
@@ -228,12 +228,12 @@ def labelled_boxes(rng: np.random.Generator, image: tuple[int, int]) -> DetDataS
 
 
 def memory_of(name: str, args: argparse.Namespace, precision: str) -> float:
-    """GiB that model, optimiser and three steps need at the worst moment; to be called in a process of its own."""
+    """GiB that model, optimizer and three steps need at the worst moment on a CPU, in a process of its own."""
     torch.set_num_threads(args.threads)
     choose_ops(args.ops)
     batch = batch_of(args.task, args.image, args.batch, args.device)
     measure.reset_peak_memory(args.device)
-    before = 0 if measure.on_gpu(args.device) else measure.peak_memory(args.device)
+    before = measure.peak_memory(args.device)
     step = stepper(config_of(name, args, precision), batch, args.device)
     for _ in range(3):
         step()
@@ -243,15 +243,22 @@ def memory_of(name: str, args: argparse.Namespace, precision: str) -> float:
 def compare(args: argparse.Namespace, precision: str) -> dict:
     """Speed and memory of both in one precision, as a row."""
     configs = {name: config_of(name, args, precision) for name in ('ours', 'stock')}
-    context = torch.multiprocessing.get_context('spawn')
-    peaks = {}
-    for name in configs:
-        with context.Pool(1) as pool:
-            peaks[name] = pool.apply(memory_of, (name, args, precision))
     choose_ops(args.ops)
     batch = batch_of(args.task, args.image, args.batch, args.device)
     torch.backends.cudnn.benchmark = args.task == 'seg'  # as both configs of it say
-    steps = {name: stepper(cfg, batch, args.device) for name, cfg in configs.items()}
+    peaks, steps = {}, {}
+    own_process = args.memory and not measure.on_gpu(args.device)  # resident memory is that of a whole process
+    for name, cfg in configs.items():
+        if own_process:
+            with torch.multiprocessing.get_context('spawn').Pool(1) as pool:
+                peaks[name] = pool.apply(memory_of, (name, args, precision))
+        before = measure.allocated(args.device)
+        measure.reset_peak_memory(args.device)
+        steps[name] = stepper(cfg, batch, args.device)
+        for _ in range(3):
+            steps[name]()
+        if not own_process:
+            peaks[name] = measure.peak_memory(args.device) - before
     turns = {name: lambda step=step: [step() for _ in range(args.turn)] for name, step in steps.items()}
     measure.alternate(turns, args.warmup, args.device)
     times = measure.alternate(turns, args.rounds, args.device, args.clock)
@@ -287,6 +294,19 @@ def report(row: dict) -> str:
         f'  {row["ratio"]:.3f} x as fast (quartiles {row["ratio_quartiles"]}), {row["memory_ratio"]:.3f} x the memory'])
 
 
+def settings(task: str, device: str, size: str | None = None, rounds: int | None = None, turn: int | None = None,
+             batch: int | None = None, **others) -> argparse.Namespace:
+    """What :func:`compare` needs; what is not given is as for the device."""
+    gpu, threads = measure.on_gpu(device), torch.get_num_threads()
+    size = size or ('full' if gpu else 'tiny')
+    known = dict(ops='compiled' if compiled_ops() else 'torchvision', warmup=2, profile=False, memory=True,
+                 cfg_options={})
+    return argparse.Namespace(**known | others | dict(
+        task=task, device=device, size=size, batch=batch or BATCHES[size][task], image=IMAGES[size][task],
+        rounds=rounds or (20 if gpu else 8), turn=turn or (5 if gpu else 1), threads=threads,
+        clock=time.process_time if not gpu and threads == 1 else None))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--task', nargs='+', choices=CONFIGS, default=list(CONFIGS))
@@ -311,16 +331,9 @@ def main() -> None:
         raise SystemExit('--precision bf16 and fp16 need a GPU: mmengine has no mixed precision without one')
     if args.ops == 'compiled' and not compiled_ops():
         raise SystemExit('--ops compiled needs an mmcv with compiled ops: see bootmae/compat.py')
-    args.size = args.size or ('full' if gpu else 'tiny')
-    args.rounds, args.turn = args.rounds or (20 if gpu else 8), args.turn or (5 if gpu else 1)
-    args.warmup, args.threads = 2, torch.get_num_threads()
-    args.clock = time.process_time if not gpu and args.threads == 1 else None
-    batch = args.batch
-    tasks = args.task
-    for args.task in tasks:
-        args.batch, args.image = batch or BATCHES[args.size][args.task], IMAGES[args.size][args.task]
+    for task in args.task:
         for precision in precisions:
-            row = compare(args, precision)
+            row = compare(settings(**vars(args) | dict(task=task)), precision)
             print(report(row), flush=True)
             measure.add_row('downstream', row)
 

@@ -139,6 +139,11 @@ def matmul_peak(device: Device, dtype: torch.dtype | None = None) -> float:
     return 2 * side ** 3 / statistics.median(times) / 1e12
 
 
+def allocated(device: Device) -> float:
+    """GiB of tensors on a GPU at this moment; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) / 2 ** 30 if on_gpu(device) else 0.0
+
+
 def reset_peak_memory(device: Device) -> None:
     """Let :func:`peak_memory` count from now on; on a CPU without Linux it counts from the start of the process."""
     if on_gpu(device):
@@ -209,8 +214,8 @@ def cell_of(value: object) -> str:
     return '' if value is None else str(value)
 
 
-def top_kernels(run: Callable[[], object], device: Device, count: int = 15) -> list[str]:
-    """A line for each kernel that takes most of the device's time in a call, most first: share, milliseconds, name.
+def kernel_seconds(run: Callable[[], object], device: Device) -> dict[str, tuple[float, int]]:
+    """Seconds and number of launches of each kernel of a call, longest first, by the profiler.
 
     On a CPU the operators count, each without those that it calls. With ``torch.compile`` warm up first.
     """
@@ -221,7 +226,14 @@ def top_kernels(run: Callable[[], object], device: Device, count: int = 15) -> l
         synchronise(device)
     kind = torch.autograd.DeviceType.CUDA if gpu else torch.autograd.DeviceType.CPU
     events = [event for event in profiler.key_averages() if event.device_type == kind and not event.is_user_annotation]
-    spent = {event: event.self_device_time_total if gpu else event.self_cpu_time_total for event in events}
-    total = sum(spent.values()) or 1
-    return [f'{100 * spent[event] / total:6.2f} % {spent[event] / 1e3:10.3f} ms {event.count:6d} x  {event.key[:90]}'
-            for event in sorted(events, key=spent.get, reverse=True)[:count]]
+    spent = {event.key: ((event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6, event.count)
+             for event in events}
+    return dict(sorted(spent.items(), key=lambda item: item[1], reverse=True))
+
+
+def top_kernels(run: Callable[[], object], device: Device, count: int = 15) -> list[str]:
+    """A line for each kernel that takes most of the device's time in a call: share, milliseconds, launches, name."""
+    spent = kernel_seconds(run, device)
+    total = sum(seconds for seconds, _ in spent.values()) or 1
+    return [f'{100 * seconds / total:6.2f} % {1e3 * seconds:10.3f} ms {launches:6d} x  {name[:90]}'
+            for name, (seconds, launches) in list(spent.items())[:count]]

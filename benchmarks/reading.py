@@ -28,24 +28,23 @@ import torch
 from measure import add_row, alternate, default_device, facts, speed_ratio, synchronise, timed
 from mmengine import fileio
 from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from PIL import Image
-from step import Done, NoiseLoop
+from torchvision.io import decode_jpeg
+from training import TrainingRun
 
-from bootmae.commands import train
 from bootmae.config.load import load_config
 from bootmae.config.reader import apply_reader
 from bootmae.config.run_defaults import make_resumable
 from bootmae.data.device import DeviceStage, collate_encoded
 from bootmae.data.embedded import PHOTOS, photo
 from bootmae.data.jpeg import parse_header
-from bootmae.engine.unwrap import bare_model
 
 CONFIGS = {'pretraining': 'configs/pretrain/bootmae_vitb.py', 'fine-tuning': 'configs/cls/bootmae_vitb_finetune.py'}
 ROUTES = [('pretraining', 'stock'), ('pretraining', 'cpu'), ('pretraining', 'gpu'), ('fine-tuning', 'stock'),
           ('fine-tuning', 'cpu')]
+READERS = ('gpu', 'cpu', 'stock')
 PIXELS = 500 * 400  # of an image of ImageNet, on average
 
 
@@ -152,77 +151,68 @@ def through_loader(args: argparse.Namespace, reader: str) -> dict:
         images_per_s=count / seconds, worker_cpu_ms=1e3 * (cpu_seconds(batches._workers) - used) / count)
 
 
-class Watch(Hook):
-    """Times training steps after a warm-up; then raises :class:`Done`."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, warmup: int, steps: int):
-        self.warmup, self.steps, self.seconds = warmup, steps, math.nan
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if batch_idx + 1 not in (self.warmup, self.warmup + self.steps):
-            return
-        synchronise(next(bare_model(runner).parameters()).device)
-        if batch_idx + 1 == self.warmup:
-            self.begin = time.perf_counter()
-        else:
-            self.seconds = (time.perf_counter() - self.begin) / self.steps
-            raise Done
+def decoding_alone(args: argparse.Namespace) -> dict:
+    """The row of nvJPEG alone (on a CPU: torchvision's decoder), on one batch that is in memory."""
+    dataset = samples(config('pretraining', 'gpu', args.images, args.limit))
+    inputs = collate_encoded([dataset[i % len(dataset)] for i in range(args.batch)])['inputs']
+    files = [data for data in inputs['data'].split(inputs['lengths'].tolist()) if len(data)]
+    times = timed(lambda: decode_jpeg(files, device=args.device), 2, args.rounds, args.device)
+    return facts(args.device) | dict(source=args.source, route='decoded on the device', workers='none',
+                                     batch=len(files), images_per_s=len(files) / statistics.median(times))
 
 
-def training(args: argparse.Namespace, reader: str | None) -> float:
-    """Images a second of the training loop, fed from files, or with noise (None)."""
-    watch, build = Watch(args.warmup, args.steps), train.build_runner
-    options = dict(args.cfg_options or {}) | {
-        'train_dataloader.batch_size': args.batch, 'auto_scale_lr.base_batch_size': args.batch,
-        'default_hooks.checkpoint': None, 'vis_backends': [], 'visualizer.vis_backends': [],
-        'compile': args.compile != 'none' and args.compile, 'reader': reader or 'stock', 'reader_device': args.device}
-    dataset = dict(type='ImageFiles', roots=args.images, limit=args.limit,
-                   pipeline=load_config(CONFIGS['pretraining'], options).train_dataloader.dataset.pipeline)
-    options['train_dataloader.dataset'] = dict(_delete_=True, type='RepeatDataset', times=10_000, dataset=dataset)
-    options['train_dataloader.num_workers'] = args.workers if reader else 0
-    options['train_dataloader.persistent_workers'] = False
-    if reader is None:
-        options['train_cfg'] = dict(_delete_=True, type=NoiseLoop.__name__, max_epochs=1000)
-
-    def build_watched(*positional, **named):
-        runner = build(*positional, **named)
-        runner.register_hook(watch)
-        return runner
-    train.build_runner = build_watched
-    try:
-        with tempfile.TemporaryDirectory() as work_dir, suppress(Done):
-            train.train(CONFIGS['pretraining'], work_dir, options)
-    finally:
-        train.build_runner = build
-    return args.batch / watch.seconds
+def training(args: argparse.Namespace, reader: str | None) -> TrainingRun:
+    """The training loop, warmed up, fed from files or with noise (None)."""
+    data = None
+    if reader:
+        pipeline = load_config(args.config, args.cfg_options).train_dataloader.dataset.pipeline
+        files = dict(type='ImageFiles', roots=args.images, limit=args.limit, pipeline=pipeline)
+        data = {'reader': reader, 'reader_device': args.device, 'train_dataloader.num_workers': args.workers,
+                'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=10_000, dataset=files)}
+    return TrainingRun(args.config, args.batch, args.compile, options=args.cfg_options, data=data, warmup=args.warmup)
 
 
 def fed_training(args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of the training loop: its rate with each reader, as a share of that with noise."""
-    before = training(args, None)
-    readers = ('gpu', 'cpu', 'stock')
-    rates = [training(args, reader) for reader in readers]
-    noise = statistics.fmean((before, training(args, None)))
-    for reader, rate in [('noise on the device', noise), *zip(readers, rates)]:
-        yield facts(args.device) | dict(
-            source=args.source, route=f'training loop, {reader}', workers=args.workers if reader in readers else 0,
-            batch=args.batch, images_per_s=rate, share_of_noise=rate / noise, compile=args.compile)
+    """Rows of the training loop: its rate with each reader, as a share of that with noise just before.
+
+    Long turns, one after the other: in short ones that alternate, the workers would fill their queues for nothing.
+    """
+    synthetic = training(args, None)
+
+    def rate(steps: TrainingRun) -> float:
+        times = alternate({'steps': lambda: steps.advance(args.steps)}, 1, args.device)['steps']
+        return args.batch * args.steps / times[0]
+
+    def row(route: str, images_per_s: float, share: float, workers: int) -> dict:
+        return facts(args.device) | dict(
+            source=args.source, route=f'training loop, {route}', workers=workers, batch=args.batch,
+            images_per_s=images_per_s, share_of_noise=share, compile=args.compile)
+
+    for reader in args.readers:
+        fed = training(args, reader)
+        noise_rate = rate(synthetic)
+        fed.advance(args.warmup)  # what its workers had prepared in the meantime
+        reader_rate = rate(fed)
+        fed.close()
+        yield row(reader, reader_rate, reader_rate / noise_rate, args.workers)
+    noise_rate = rate(synthetic)
+    synthetic.close()
+    yield row('noise on the device', noise_rate, 1.0, 0)
 
 
 def rows_of(args: argparse.Namespace) -> Iterator[dict]:
     if not args.skip_one_core:
         yield from one_core(args)
     if args.device:
+        yield decoding_alone(args)
         yield device_alone(args)
-        for reader in ('gpu', 'cpu', 'stock'):
+        for reader in args.readers:
             yield through_loader(args, reader)
         if args.step:
             yield from fed_training(args)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', help='folder or .tar of images (default: photographs of installed packages)')
     parser.add_argument('--source', help='what the rows call the images')
@@ -235,10 +225,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--steps', type=int, default=40, help='batches that are timed (default: 40)')
     parser.add_argument('--warmup', type=int, default=20, help='training steps before these (default: 20)')
     parser.add_argument('--step', action='store_true', help='add the training loop')
-    parser.add_argument('--compile', default='none', choices=('none', 'whole', 'blocks'))
+    parser.add_argument('--readers', nargs='+', choices=READERS, default=READERS, help='to measure (default: all)')
+    parser.add_argument('--compile', default='none', metavar='SCOPE[:MODE]', help='of the training loop, as in step.py')
+    parser.add_argument('--config', default=CONFIGS['pretraining'], help='of the training loop')
     parser.add_argument('--no-row', action='store_true', help='print only; benchmarks/results/reading.csv stays')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes of the training config')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.step and not args.device:
         parser.error('--step needs --device')
     args.source = args.source or ('photographs of installed packages' if args.images is None else 'images on disk')

@@ -123,6 +123,9 @@ TABLES = {
         (('config', text('config')), ('', text('label')), ('batch', text('batch')),
          ('images/s in the loop', speed('images_per_s_loop')), ('in the bare step', speed('images_per_s_bare')),
          ('ratio', number('ratio', 2)), *PLACE)),
+    'gpu': Table(
+        ('claim', 'device'),
+        tuple((name, text(name)) for name in ('claim', 'target', 'measured', 'verdict')) + PLACE),
     'ideas_step': IDEAS, 'ideas_demo': IDEAS, 'ideas_reading': IDEAS,
 }
 

@@ -1,10 +1,8 @@
 """What tests share: golden files, and models of toy size with every weight random."""
+import hide_gpu  # noqa: F401  isort: skip  before torch
 import gc
-import os
 import sys
 from pathlib import Path
-
-os.environ['CUDA_VISIBLE_DEVICES'] = ''  # the expected values are the CPU's, also where there is a GPU
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""DeviceStage, on the CPU: the images that ReadCrop gives, and broken ones replaced as ReadCrop's are."""
+"""DeviceStage on the CPU: the images that ReadCrop gives, and broken ones replaced alike. tests/gpu has the GPU."""
 import contextlib
 import io
 from collections.abc import Iterable
@@ -209,19 +209,3 @@ def test_streams(tmp_path, monkeypatch):
     monkeypatch.setattr(device, 'BYTES_AT_ONCE', 1)
     stage(batch)
     assert events == ['aside', 'settle', 'decode', 'resize', 'settle', 'decode', *end]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_on_a_gpu(tmp_path):
-    """Its decoder rounds otherwise, and repeats the chroma of 4:2:0 where the CPU interpolates: hence the tolerance."""
-    files = FILES | {'7.jpg': undecodable(picture(7))}
-    data, keys = samples(tmp_path / 'a', files, 'gpu'), range(3 * len(files))
-    expected = read(samples(tmp_path / 'a', files, 'cpu'), keys)
-    stage = DeviceStage(SIZE, 'cuda', data)
-    for start in range(0, len(keys), 8):
-        part = keys[start:start + 8]
-        images = stage(collate_encoded([data[key] for key in part]))['inputs']
-        assert images.is_cuda
-        error = (images.cpu().int() - expected[part.start:part.stop]).abs().float()
-        assert error.mean() < 3
-    assert [Path(path).name for path, _ in data.take_reports()] == ['7.jpg']

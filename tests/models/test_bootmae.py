@@ -7,6 +7,7 @@ import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bootmae.models import BootMAE
 from bootmae.models.masking import BlockMasking
@@ -384,3 +385,19 @@ def test_samples_stay_where_they_are():
     assert torch.equal(ours['inputs'], theirs['inputs'])
     assert all(a is b for a, b in zip(ours['data_samples'], samples, strict=True))
     assert not any(a is b for a, b in zip(theirs['data_samples'], samples, strict=True))
+
+
+@pytest.mark.parametrize('kind', ['PretrainPreprocessor', 'SelfSupDataPreprocessor'])
+def test_channels_are_not_indexed_with_a_list(kind):
+    """On a GPU the list would be sent there, and the host would wait for it; mmpretrain's own does so."""
+    class Indexing(TorchDispatchMode):
+        used = False
+
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            self.used |= operator is torch.ops.aten.index.Tensor
+            return operator(*args, **(kwargs or {}))
+
+    model = MODELS.build(dict(type=kind, mean=[10.0] * 3, std=[2.0] * 3, to_rgb=True))
+    with Indexing() as indexing:
+        model(dict(inputs=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), data_samples=[DataSample(), DataSample()]), True)
+    assert indexing.used == (kind != 'PretrainPreprocessor')
