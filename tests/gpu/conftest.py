@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 import rehearsal
 import torch
+from processes import Runs
 
 SECONDS = 60  # limit of a test, its fixtures included; a module's own SECONDS counts more
 DEAD = 70  # exit code of pytest when the GPU is dead
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line('markers', 'runs(chain, ...): the runs in other processes that a test waits for')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,6 +71,15 @@ def pytest_runtest_teardown(item: pytest.Item):
 @pytest.fixture(scope='session')
 def device() -> str:
     return rehearsal.DEVICE
+
+
+@pytest.fixture(scope='session', autouse=True)
+def runs(request, tmp_path_factory) -> Iterator[Runs]:
+    """The runs in other processes that the chosen tests need; they begin before the first test."""
+    marks = [mark for item in request.session.items for mark in item.iter_markers('runs')]
+    runs = Runs(tmp_path_factory.mktemp('processes'), list(dict.fromkeys(name for mark in marks for name in mark.args)))
+    yield runs
+    runs.end()
 
 
 @pytest.fixture(scope='module', autouse=True)

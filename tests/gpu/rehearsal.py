@@ -34,16 +34,16 @@ def skip_reason() -> str | None:
     return 'needs a CUDA device (BOOTMAE_TEST_GPU=rehearse runs these tests at toy size on the CPU)'
 
 
-def compile_option(scope: str | None) -> dict | None:
+def compile_option(scope: str | None, backward: bool = False) -> dict | None:
     """The config's ``compile`` for ``blocks``, ``whole``, or ``graphs``, which is ``whole`` with CUDA graphs.
 
-    The rehearsal generates no code: it traces forward and backward pass, and only the former for ``graphs``.
+    The rehearsal generates no code. It traces the forward pass, and only if asked for the backward pass.
     """
     if scope is None:
         return None
     option = dict(scope='whole' if scope == 'graphs' else scope)
     if REHEARSED:
-        return option | dict(backend='eager' if scope == 'graphs' else 'aot_eager')
+        return option | dict(backend='aot_eager' if backward else 'eager')
     return option | (dict(mode='reduce-overhead') if scope == 'graphs' else {})
 
 

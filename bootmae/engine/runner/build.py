@@ -38,6 +38,8 @@ def build_runner(cfg: Config, config_path: str | Path, work_dir: str | None = No
     cfg.get('visualizer', {}).pop('name', None)
     check_model(cfg)
     apply_devices(cfg, launcher)
+    if cfg.get('randomness', {}).get('deterministic'):  # cuBLAS, which looks at its first product, refuses without
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     return SuiteRunner.from_cfg(cfg)
 
 
