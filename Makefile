@@ -23,7 +23,9 @@ demo: setup ## pretrain, judge and compare on images that the wheels carry (DEMO
 doctor: ## say what is wrong with the installation or the machine
 	@$(if $(wildcard $(RUN)),$(RUN),python3) tools/doctor.py
 
-test: setup ## run all tests
+# Tests of a GPU come first, in one process. The others are for a CPU, and pytest's last line, which CI reads, is theirs.
+test: setup ## run all tests, those of tests/gpu only where there is a GPU
+	$(if $(ARGS),,@if nvidia-smi -L > /dev/null 2>&1; then $(RUN) -m pytest tests/gpu; fi)
 	$(PYTEST) $(ARGS)
 
 test-fast: setup ## run the tests that take seconds

@@ -80,10 +80,10 @@ def anchors(text: str) -> set[str]:
 
 
 def typed_tables(text: str) -> list[str]:
-    """First lines of tables that no command writes."""
+    """First lines of tables that no command writes; one below ``<!-- typed: REASON -->`` is meant to be."""
     lines = BETWEEN.sub('', FENCE.sub('', text)).splitlines()
     return [line for before, line in zip(['', *lines], lines, strict=False)
-            if re.match(r' *\||<table', line) and not before.lstrip().startswith('|')]
+            if re.match(r' *\||<table', line) and not re.match(r' *\||<!-- typed: .+ -->$', before)]
 
 
 # ---- commands

@@ -35,6 +35,7 @@ def test_the_names_are_found():
     '<!-- speed: step -->\n| a | b |\n| --- | --- |\n<!-- /speed -->\n',
     '`make bench`, `python -m bootmae.results.rows`, `tools/knn.py CONFIG --init FILE --tasks knn linear --k 5`',
     'https://host/tools/none.py and /my/configs/none.py are not ours',
+    '<!-- typed: facts of the paper -->\n| a | b |\n| --- | --- |\n',
 ])
 def test_what_is_right_passes(text):
     assert problems(ROOT / 'README.md', text, ROOT) == []
@@ -58,6 +59,7 @@ def test_what_is_right_passes(text):
     ('[here](docs/nothing.md)', 'broken link docs/nothing.md'),
     ('[here](docs/reliability.md#nothing)', 'broken link docs/reliability.md#nothing'),
     ('| a | b |\n|---|---|\n| 1 | 2 |\n', 'typed table: | a | b |'),
+    ('<!-- typed: -->\n| a | b |\n', 'typed table: | a | b |'),
     ('<!-- other: x -->\n| a | b |\n<!-- /other -->\n', 'typed table: | a | b |'),
 ])
 def test_what_is_wrong_is_found(text, found):
