@@ -37,8 +37,9 @@ parity: setup ## compare with the numbers of the authors' release (ARGS=--compil
 bench: setup ## measure this machine's speed; writes benchmarks/results and the tables (ARGS='--part step')
 	$(RUN) benchmarks/all.py $(ARGS)
 
-lint: setup ## check the code (ruff) and the spelling (codespell)
+lint: setup ## check the code (ruff), who imports whom (import-linter) and the spelling (codespell)
 	$(RUN) -m ruff check .
+	.venv/bin/lint-imports --no-logo
 	$(RUN) -m codespell_lib
 
 format: setup ## cure what ruff can cure by itself

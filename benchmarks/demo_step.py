@@ -30,8 +30,10 @@ from mmengine.runner import Runner
 from mmpretrain.models import SelfSupDataPreprocessor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from bootmae.commands.train import train as run_training
+from bootmae.config.load import load_config
 from bootmae.data import samples
-from bootmae.engine import loops, run
+from bootmae.engine.runner import loops
 from bootmae.models.bootmae import BootMAE
 from bootmae.models.masking import BlockMasking
 
@@ -149,11 +151,11 @@ def train(config: str, turns: Turns) -> None:
     """Run a config until its turns are over, within a folder that goes."""
     global TURNS
     TURNS = turns
-    hooks = run.load_config(config).get('custom_hooks', [])
+    hooks = load_config(config).get('custom_hooks', [])
     options = {'train_cfg.max_epochs': 2000, 'default_hooks.checkpoint.interval': 10 ** 6, 'log_level': 'ERROR',
                'experiment_name': f'demo_step_{time.time_ns()}', 'custom_hooks': [*hooks, dict(type='TurnsHook')]}
     with suppress(Done), tempfile.TemporaryDirectory() as folder:
-        run.train(config, folder, options)
+        run_training(config, folder, options)
 
 
 def measure_config(config: str, steps: int, size: int = 6) -> dict:
@@ -163,7 +165,7 @@ def measure_config(config: str, steps: int, size: int = 6) -> dict:
     train(config, turns)
     with watch.attached():
         train(config, parts)
-    batch = run.load_config(config).train_dataloader.batch_size
+    batch = load_config(config).train_dataloader.batch_size
     loop, bare = (statistics.median(times) / size for times in (turns.loop, turns.bare))
     ratio = statistics.median(b / a for a, b in zip(turns.loop, turns.bare, strict=True))
     steps = (count + 1) * size  # the stopwatch was there in the warm-up, too

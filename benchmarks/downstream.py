@@ -31,9 +31,10 @@ import measure
 import numpy as np
 import torch
 
+import bootmae.registry  # noqa: F401  before the stack
 from bootmae import compat
-from bootmae.engine.hooks import PRECISIONS as NAMES
-from bootmae.engine.run import load_config
+from bootmae.config.load import load_config
+from bootmae.engine.hooks.provenance import PRECISIONS as NAMES
 from bootmae.models.vit import resolve_arch
 
 import mmdet.models  # noqa: F401  isort: skip

@@ -200,16 +200,16 @@ def judge(record: Recorder, settings: Settings, configs: dict[str, Path], weight
     for method, file in weights.items():
         record.attempt(f'fine-tuning, {method}', 0, finetune, settings, method, file, configs[method],
                        folder / f'finetune_{method}', rows)
-    from bootmae.report.rows import read_rows
+    from bootmae.results.rows import read_rows
     for row in read_rows(rows) if rows.exists() else ():
         record.write('number', name=f'{row.method} {row.task} {row.labels}', value=row.value, unit='%')
 
 
 def finetune(settings: Settings, method: str, file: Path | None, config: Path, work: Path, rows: Path) -> None:
     """Fine-tune an encoder on all labels, and add the last validation to the rows."""
-    from bootmae.engine.results import result_row, run_facts
+    from bootmae.evaluation.rows import result_row, run_facts
     from bootmae.report.curves import read_curve
-    from bootmae.report.rows import write_rows
+    from bootmae.results.rows import write_rows
     tool(settings, 'tools/train.py', config, '--work-dir', work, *(['--init', file] if file else []))
     key = 'accuracy/top1'
     found = run_facts(str(sorted(work.glob('epoch_*.pth'))[-1]))

@@ -34,7 +34,8 @@ from mmengine.registry import HOOKS  # noqa: E402
 
 from bootmae.checkpoints.load import tensors_hash  # noqa: E402
 from bootmae.checkpoints.resume import find_newest  # noqa: E402
-from bootmae.engine import run  # noqa: E402
+from bootmae.commands.train import train  # noqa: E402
+from bootmae.config import steps  # noqa: E402
 
 CONFIG = ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'
 INTERVAL = 2  # optimiser steps between two saves
@@ -136,8 +137,8 @@ def _train(case: Case, work_dir: Path, rank: int, port: int, kill_at_event: int)
             events = work_dir / 'file_events.txt'
             count_file_events(work_dir, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == kill_at_event else
                               events.write_text(str(n)))
-        run.train(str(CONFIG), str(work_dir), case.options(), resume='auto',
-                  launcher='pytorch' if case.ranks > 1 else 'none')
+        train(str(CONFIG), str(work_dir), case.options(), resume='auto',
+              launcher='pytorch' if case.ranks > 1 else 'none')
         code = 0
     except BaseException:
         import traceback
@@ -251,7 +252,7 @@ def main() -> int:
     parser.add_argument('--stock', action='store_true', help='with mmengine\'s loops, loader and checkpoints instead')
     args = parser.parse_args()
     if args.stock:
-        run.protect = lambda cfg: None
+        steps.protect = lambda cfg: None
     torch.set_num_threads(1)
     rng, failed, done = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:

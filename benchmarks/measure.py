@@ -25,8 +25,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bootmae.provenance import git_commit, versions  # noqa: E402
-from bootmae.report.rows import replace_file  # noqa: E402
+from bootmae.results.provenance import git_commit, versions  # noqa: E402
+from bootmae.results.rows import replace_file  # noqa: E402
 
 RESULTS = ROOT / 'benchmarks' / 'results'
 FACTS = ('date', 'commit', 'device', 'versions', 'threads')

@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT))
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 
+from bootmae.commands.train import train as run_training  # noqa: E402
 from bootmae.data.images import ImageFiles  # noqa: E402
 from bootmae.data.samples import SeededSamples  # noqa: E402
-from bootmae.engine import run  # noqa: E402
 
 LIMIT = 1.0  # MB per 1,000 steps
 POINTS = 20
@@ -63,7 +63,7 @@ def slope(steps: np.ndarray, values: np.ndarray) -> float:
 def train(steps: int, work_dir: str) -> list[str]:
     """Train a toy BootMAE with two workers; what is wrong."""
     MemoryRecorder.rows = []
-    run.train(str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'), work_dir, {
+    run_training(str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'), work_dir, {
         'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8, 'train_cfg.max_epochs': steps // 20,
         'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
         'default_hooks.memory.type': 'MemoryRecorder', 'default_hooks.checkpoint.by_epoch': False,

@@ -44,16 +44,20 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS  # noqa: E402
 from mmpretrain.registry import DATASETS  # noqa: E402
 
+from bootmae.commands.train import train as run_training  # noqa: E402
+from bootmae.config import steps  # noqa: E402
+from bootmae.config.load import load_config  # noqa: E402
 from bootmae.data.samples import SeededSamples  # noqa: E402
-from bootmae.engine import loops, run  # noqa: E402
-from bootmae.engine.finite import NonFiniteHook  # noqa: E402
-from bootmae.engine.heartbeat import HeartbeatHook  # noqa: E402
-from bootmae.engine.hooks import PRECISIONS  # noqa: E402
-from bootmae.engine.optim import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
-from bootmae.engine.saving import SafeCheckpointHook  # noqa: E402
-from bootmae.engine.watch import WatchHook, save_now  # noqa: E402
-from bootmae.provenance import device_name, git_commit  # noqa: E402
-from bootmae.report.rows import replace_file  # noqa: E402
+from bootmae.engine.hooks.checkpoint import SafeCheckpointHook  # noqa: E402
+from bootmae.engine.hooks.heartbeat import HeartbeatHook  # noqa: E402
+from bootmae.engine.hooks.nonfinite import NonFiniteHook  # noqa: E402
+from bootmae.engine.hooks.preemption import WatchHook, save_now  # noqa: E402
+from bootmae.engine.hooks.provenance import PRECISIONS  # noqa: E402
+from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
+from bootmae.engine.runner import loops  # noqa: E402
+from bootmae.engine.runner.build import await_processes  # noqa: E402
+from bootmae.results.provenance import device_name, git_commit  # noqa: E402
+from bootmae.results.rows import replace_file  # noqa: E402
 
 GPU = torch.cuda.is_available()
 RESULTS = ROOT / 'benchmarks' / 'results' / 'protections.csv'
@@ -243,10 +247,10 @@ def settings(args: argparse.Namespace, cfg: Config, name: str, workers: int) -> 
 
 def train(args: argparse.Namespace, name: str, folder: str, workers: int) -> None:
     """Run until it has been timed."""
-    cfg = run.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     options = (args.cfg_options or {}) | settings(args, cfg, name, workers)
     with suppress(Done):
-        run.train(args.config, f'{folder}/{name}', options, launcher='pytorch' if args.ranks > 1 else 'none')
+        run_training(args.config, f'{folder}/{name}', options, launcher='pytorch' if args.ranks > 1 else 'none')
 
 
 def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: int) -> None:
@@ -274,13 +278,13 @@ def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: 
 def measure(args: argparse.Namespace) -> dict:
     """All numbers of this process, as a row."""
     global TURNS
-    protect, cfg = run.protect, run.load_config(args.config, args.cfg_options)
+    protect, cfg = steps.protect, load_config(args.config, args.cfg_options)
     files = cfg.train_dataloader.dataset.type == 'ImageFiles'
     workers = cfg.train_dataloader.get('num_workers', 0) if files and GPU else 0
     turns = TURNS = Turns(max(2, args.steps // (2 * args.turn)), args.turn, args.turn)
     row = dict.fromkeys(COLUMNS, '')
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(
-            run, 'protect', lambda cfg: protect(cfg) if cfg.protected else None):
+            steps, 'protect', lambda cfg: protect(cfg) if cfg.protected else None):
         train_in_turn(args, turns, folder, workers)
         row |= turns.summary(args.batch * args.ranks)
         if args.parts:
@@ -357,7 +361,7 @@ def run_rank(rank: int, args: argparse.Namespace, port: int) -> None:
     os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(args.ranks), MASTER_ADDR='127.0.0.1',
                        MASTER_PORT=str(port))
     finish(args, rank)
-    run.await_processes()
+    await_processes()
     sys.stdout.flush()
     os._exit(0)  # threads of gloo
 

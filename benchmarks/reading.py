@@ -34,12 +34,12 @@ from PIL import Image
 from torchvision.io import decode_jpeg
 from training import TrainingRun
 
+from bootmae.config.load import load_config
+from bootmae.config.reader import apply_reader
+from bootmae.config.run_defaults import make_resumable
 from bootmae.data.device import DeviceStage, collate_encoded
 from bootmae.data.embedded import PHOTOS, photo
 from bootmae.data.jpeg import parse_header
-from bootmae.engine import run
-from bootmae.engine.protect import make_resumable
-from bootmae.engine.reader import apply_reader
 
 CONFIGS = {'pretraining': 'configs/pretrain/bootmae_vitb.py', 'fine-tuning': 'configs/cls/bootmae_vitb_finetune.py'}
 ROUTES = [('pretraining', 'stock'), ('pretraining', 'cpu'), ('pretraining', 'gpu'), ('fine-tuning', 'stock'),
@@ -61,7 +61,7 @@ def make_files(folder: str) -> None:
 
 def config(task: str, reader: str, roots: str, limit: int | None, repeat: int = 1) -> Config:
     """A training config that reads these images, ``repeat`` times an epoch, in one way."""
-    cfg = run.load_config(CONFIGS[task])
+    cfg = load_config(CONFIGS[task])
     inner = cfg.train_dataloader.dataset
     dataset = dict(type='ImageFiles', roots=roots, limit=limit, pipeline=inner.pipeline)
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=repeat, dataset=dataset) if repeat > 1 else dataset
@@ -165,7 +165,7 @@ def training(args: argparse.Namespace, reader: str | None) -> TrainingRun:
     """The training loop, warmed up, fed from files or with noise (None)."""
     data = None
     if reader:
-        pipeline = run.load_config(args.config, args.cfg_options).train_dataloader.dataset.pipeline
+        pipeline = load_config(args.config, args.cfg_options).train_dataloader.dataset.pipeline
         files = dict(type='ImageFiles', roots=args.images, limit=args.limit, pipeline=pipeline)
         data = {'reader': reader, 'reader_device': args.device, 'train_dataloader.num_workers': args.workers,
                 'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=10_000, dataset=files)}

@@ -21,7 +21,7 @@ import measure
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from bootmae.engine.plan import build_on_meta
+from bootmae.commands.plan import build_on_meta
 
 CONFIGS = {('BootMAE', 'ViT-B'): 'bootmae_vitb', ('BootMAE', 'ViT-L'): 'bootmae_vitl', ('MAE', 'ViT-B'): 'mae_vitb'}
 ARCHS = {'base': 'ViT-B', 'b': 'ViT-B', 'large': 'ViT-L', 'l': 'ViT-L'}  # names in configs

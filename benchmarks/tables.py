@@ -12,6 +12,7 @@ says something else than the rows.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,9 @@ from pathlib import Path
 
 import measure
 
-from bootmae.report import markers
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))
+
+from pages import markers
 
 Row = dict[str, str]
 

@@ -17,12 +17,14 @@ import torch
 from mmengine.registry import LOOPS, MODELS
 from mmpretrain.structures import DataSample
 
-from bootmae.engine import run
-from bootmae.engine.hooks import bare_model
-from bootmae.engine.loops import EpochLoop
-from bootmae.engine.plan import gflop_per_image, task_of
-from bootmae.engine.protect import protect
-from bootmae.engine.reader import apply_reader
+from bootmae.commands.plan import gflop_per_image, task_of
+from bootmae.config.batch import apply_batch
+from bootmae.config.load import load_config
+from bootmae.config.reader import apply_reader
+from bootmae.config.run_defaults import protect
+from bootmae.engine.runner.build import build_runner
+from bootmae.engine.runner.loops import EpochLoop
+from bootmae.engine.unwrap import bare_model
 
 WRAPPERS = dict(bf16='AutocastOptimWrapper', fp16='AmpOptimWrapper', fp32='OptimWrapper')
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
@@ -107,13 +109,13 @@ class TrainingRun:
         self.batch, self.compile, self.precision = batch, compile, precision
         before = m.allocated(m.default_device())
         self.folder = tempfile.TemporaryDirectory()
-        cfg = run.load_config(config, self._options(dict(options or {}), data))
+        cfg = load_config(config, self._options(dict(options or {}), data))
         for hook in ('pictures', 'probe'):  # which read images of their own
             cfg.default_hooks.pop(hook, None)
-        run.apply_batch(cfg, gpus=1)
+        apply_batch(cfg, gpus=1)
         apply_reader(cfg)
         protect(cfg)
-        self.runner = run.build_runner(cfg, config, self.folder.name)
+        self.runner = build_runner(cfg, config, self.folder.name)
         with suppress(Paused):
             self.runner.train()
         self.loop, self.model = self.runner.train_loop, bare_model(self.runner)

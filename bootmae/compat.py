@@ -1,4 +1,4 @@
-"""The only place for work-arounds of the OpenMMLab stack. `bootmae/__init__.py` calls `apply()` before anything else.
+"""The only place for work-arounds of the OpenMMLab stack. `bootmae/registry.py` calls `apply()` before anything else.
 
 Each one has its reason, the versions that need it, and the test in tests/test_compat.py that fails when it can go:
 

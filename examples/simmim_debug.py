@@ -5,7 +5,7 @@
 # Hardware: one CPU core. Expected: the loss falls; nothing else. Run here: in every test run.
 _base_ = ['../configs/_base_/pretrain_digits.py', '../configs/_base_/runtime.py']
 
-custom_imports = dict(imports=['bootmae', 'examples.simmim'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'examples.simmim'], allow_failed_imports=False)
 model = dict(
     type='PlainSimMIM',
     backbone=dict(type='PlainViT', arch=dict(embed_dims=48, depth=2, num_heads=3), img_size={{_base_.img_size}},

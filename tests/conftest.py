@@ -1,6 +1,7 @@
 """What tests share: golden files, and models of toy size with every weight random."""
 import hide_gpu  # noqa: F401  isort: skip  before torch
 import gc
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
-import bootmae  # noqa: F401  registers the models
+import bootmae.registry  # noqa: F401  registers the models
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))  # for tools/pages
 
 GOLDEN = Path(__file__).parent / 'golden'
 VIT = dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32, patch_size=8)  # 4 x 4 patches

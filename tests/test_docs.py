@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from docs_checker import anchors, commands_of, options_of, paths_of, problems
 
-from bootmae.report.markers import pages
+from pages.markers import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = pages(ROOT)
@@ -33,7 +33,7 @@ def test_the_names_are_found():
     '```bash\nX=1 make demo DEMO=small  # --nothing\n.venv/bin/python -m pytest \\\n  -q && make test\n```',
     '```text\nmake nothing\n| no | table |\n```',
     '<!-- speed: step -->\n| a | b |\n| --- | --- |\n<!-- /speed -->\n',
-    '`make bench`, `python -m bootmae.report.rows`, `tools/knn.py CONFIG --init FILE --tasks knn linear --k 5`',
+    '`make bench`, `python -m bootmae.results.rows`, `tools/knn.py CONFIG --init FILE --tasks knn linear --k 5`',
     'https://host/tools/none.py and /my/configs/none.py are not ours',
     '<!-- typed: facts of the paper -->\n| a | b |\n| --- | --- |\n',
 ])

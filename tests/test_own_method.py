@@ -6,8 +6,10 @@ import torch
 from mmpretrain.registry import MODELS
 
 from bootmae.checkpoints import find_encoder, read_checkpoint
-from bootmae.engine import run
-from bootmae.provenance import REPOSITORY
+from bootmae.commands.train import train
+from bootmae.config.load import load_config
+from bootmae.config.weights import apply_init
+from bootmae.results.provenance import REPOSITORY
 from bootmae.suite.cells import make_cells
 from bootmae.suite.spec import load_suite
 from examples.simmim import PlainSimMIM, draw_masks, masked_l1
@@ -19,7 +21,7 @@ CONFIG = str(REPOSITORY / 'examples' / 'simmim_debug.py')
 def trained(tmp_path_factory):
     """Losses of ten steps, the trained model and its file."""
     folder = tmp_path_factory.mktemp('simmim')
-    runner = run.train(CONFIG, str(folder), {'log_level': 'ERROR', 'randomness.seed': 3})
+    runner = train(CONFIG, str(folder), {'log_level': 'ERROR', 'randomness.seed': 3})
     history = runner.message_hub.get_scalar('train/loss').data[0]
     return np.array(history), runner.model, folder / 'epoch_2.pth'
 
@@ -65,8 +67,8 @@ def test_it_trains_and_its_encoder_is_taken(trained):
     losses, model, path = trained
     assert len(losses) == 10
     assert losses[-2:].mean() < 0.9 * losses[:2].mean()
-    cfg = run.load_config(str(REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'))
-    run.apply_init(cfg, str(path))
+    cfg = load_config(str(REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'))
+    apply_init(cfg, str(path))
     backbone = MODELS.build(cfg.model.backbone)
     backbone.init_weights()
     assert sorted(backbone.verdict.unused) == ['norm.bias', 'norm.weight']

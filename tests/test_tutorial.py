@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.provenance import REPOSITORY
-from bootmae.report.rows import read_rows
+from bootmae.results.provenance import REPOSITORY
+from bootmae.results.rows import read_rows
 
 TUTORIAL = REPOSITORY / 'docs' / 'tutorial.md'
 BLOCK = re.compile(r'(<!-- not run[^\n]*-->\n)?```bash\n(.*?)```', re.DOTALL)

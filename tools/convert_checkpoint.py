@@ -35,11 +35,11 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    import bootmae  # noqa: F401
+    import bootmae.registry  # noqa: F401
     from bootmae.checkpoints.export import convert
     print(convert(args.src, args.to, args.dst, args.source, args.force))
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

@@ -5,7 +5,7 @@
 # Several machines: start it on each, GPUS being those of one machine:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=first-machine [PORT=29500] tools/dist_train.sh CONFIG GPUS [options]
 # SIGTERM and SIGUSR1 are handed on to the processes, which save and end with exit code 75; the other codes stand in
-# bootmae/engine/exits.py.
+# bootmae/distributed/exits.py.
 # On a Slurm cluster use tools/slurm_train.sh.
 set -euo pipefail
 
@@ -34,5 +34,5 @@ fi
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-$([ -x "$ROOT/.venv/bin/python" ] && echo "$ROOT/.venv/bin/python" || echo python3)}
 exec env PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-    "$PYTHON" "$ROOT/bootmae/engine/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
+    "$PYTHON" "$ROOT/bootmae/distributed/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
     "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"

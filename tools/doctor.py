@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 def load() -> types.ModuleType:
-    """bootmae/engine/doctor.py without the package around it, which may not import."""
+    """bootmae/commands/doctor.py without the package around it, which may not import."""
     sys.modules['alone'] = package = types.ModuleType('alone')
-    package.__path__ = [str(Path(__file__).resolve().parents[1] / 'bootmae' / 'engine')]
+    package.__path__ = [str(Path(__file__).resolve().parents[1] / 'bootmae' / 'commands')]
     return importlib.import_module('alone.doctor')
 
 

@@ -25,10 +25,10 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.data.hold_out import divide
+    from bootmae.commands.hold_out import divide
     print(divide(args.source, args.out, args.share, args.seed))
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

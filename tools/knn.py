@@ -40,21 +40,10 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.engine.probe import judge
-    from bootmae.report.rows import write_rows
-    rows = []
-    for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
-        for row in judge(args.config, checkpoint, seed, tasks=args.tasks, labels=args.labels, k=args.k,
-                         source=args.source, workers=args.workers, options=args.cfg_options, data=args.data,
-                         method=args.method, label=args.label, blocks=args.blocks):
-            block = f' {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
-            print(f'{row.data} {row.method} seed {row.seed} {row.task:<6}{block} {row.labels:>4} labels: '
-                  f'{row.value:.2f} %', flush=True)
-            rows.append(row)
-    if args.rows:
-        write_rows(args.rows, rows)
+    from bootmae.commands.knn import run
+    run(args)
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

@@ -217,7 +217,7 @@ def try_environment(name: str, args: argparse.Namespace) -> dict[str, str]:
 
 def commit() -> str:
     sys.path.insert(0, str(ROOT))
-    from bootmae.provenance import git_commit
+    from bootmae.results.provenance import git_commit
     return git_commit()
 
 
@@ -240,7 +240,7 @@ def add_row(row: dict[str, str], path: Path = ROWS) -> None:
 
 def table(rows: list[dict[str, str]]) -> str:
     """The newest row of each environment, in Markdown."""
-    from bootmae.report.markers import markdown
+    from pages.markers import markdown
     newest = {row['environment']: row for row in rows}
     order = [name for name in ENVIRONMENTS if name in newest] + [name for name in newest if name not in ENVIRONMENTS]
     return markdown(HEADS.values(), (
@@ -249,7 +249,7 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def stale(root: Path = ROOT) -> dict[Path, str]:
     """Pages whose table is not that of the rows, and what they should say."""
-    from bootmae.report import markers
+    from pages import markers
     makers = dict(environments=lambda: table(read_rows(root / 'results' / 'matrix.csv')))
     return markers.stale(markers.pages(root), 'matrix', makers)
 

@@ -16,9 +16,8 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
-    import bootmae  # noqa: F401
-    from bootmae.engine.cli import USER_ERRORS
-    from bootmae.engine.parity import TOLERANCE, compare
+    from bootmae.commands.cli import USER_ERRORS
+    from bootmae.commands.parity import TOLERANCE, compare
     passed, failed = True, 0
     for path in args.files:
         try:
@@ -37,5 +36,5 @@ def command() -> int:
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

@@ -22,13 +22,13 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.engine.plan import as_text, make_plan
-    from bootmae.engine.run import load_config
+    from bootmae.commands.plan import as_text, make_plan
+    from bootmae.config.load import load_config
     cfg = load_config(args.config, args.cfg_options)
     plan = make_plan(cfg, args.config, args.gpus, args.auto_scale_lr, args.images_per_second)
     print(json.dumps(asdict(plan), indent=2) if args.json else as_text(plan))
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

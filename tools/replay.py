@@ -22,10 +22,10 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.engine.replay import replay
+    from bootmae.commands.replay import replay
     replay(args.dump, args.checkpoint, args.precision)
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

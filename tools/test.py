@@ -2,7 +2,6 @@
 """Evaluate a trained model: the metrics of its config on its test data."""
 
 import argparse
-import json
 
 from mmengine.config import DictAction
 
@@ -24,15 +23,10 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from mmengine.dist import is_main_process
-
-    from bootmae.engine import run
-    from bootmae.report.rows import replace_file
-    metrics = run.evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
-    if args.out and is_main_process():
-        replace_file(args.out, json.dumps(metrics, indent=1, default=float) + '\n')
+    from bootmae.commands.test import run
+    run(args)
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

@@ -30,11 +30,11 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.engine import run
-    run.train(args.config, args.work_dir, args.cfg_options, args.init, args.source, args.resume, args.launcher,
+    from bootmae.commands.train import train
+    train(args.config, args.work_dir, args.cfg_options, args.init, args.source, args.resume, args.launcher,
               args.auto_scale_lr, args.resume_changed)
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

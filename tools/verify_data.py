@@ -29,26 +29,10 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
-    from bootmae.engine import verify
-    from bootmae.engine.run import load_config
-    folder = os.path.isdir(args.data)
-    if args.write_list and not folder:
-        raise ValueError(f'--write-list lists the good images of a folder, and {args.data} is none')
-    if args.workers < 0:
-        raise ValueError(f'--workers {args.workers}: 0, or a number of processes')
-    if args.data.endswith('.py') and not folder:
-        sources = verify.sources_of_config(load_config(args.data, args.cfg_options), args.split)
-    else:
-        sources = verify.sources_of_path(args.data)
-    report = verify.verify(sources, args.workers, verify.progress_bar)
-    print(report.text(verify.SHOWN))
-    if args.out:
-        report.write(args.out)
-    if args.write_list:
-        print(f'{verify.write_list(args.write_list, args.data, sources, report):,} good images in {args.write_list}')
-    return 1 if report.faults else 0
+    from bootmae.commands.verify import run
+    return run(args)
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

@@ -50,8 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    import bootmae  # noqa: F401
-    from bootmae.engine.visualize import Choice, visualise
+    from bootmae.commands.visualize import Choice, visualise
     size = None if args.size is None else (args.size[0], args.size[-1])
     choice = Choice(args.checkpoint, args.config, args.images, size, args.count, args.seed, args.block, args.heads,
                     args.source, args.statistics, args.target, args.cfg_options)
@@ -60,5 +59,5 @@ def command() -> None:
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

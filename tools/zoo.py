@@ -24,8 +24,8 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
-    from bootmae.report.rows import replace_file
-    from bootmae.report.zoo import behind
+    from bootmae.results.rows import replace_file
+    from pages.zoo import behind
     files = behind(args.root)
     for path, text in files.items():
         print(f'{path.relative_to(args.root)}: {"rewritten" if args.write else "is behind results/*.csv"}')
@@ -37,5 +37,5 @@ def command() -> int:
 
 
 if __name__ == '__main__':
-    from bootmae.engine.cli import main
+    from bootmae.commands.cli import main
     main(command)

@@ -1,1 +1,5 @@
-from . import device, embedded, images, masks, reading, sampler, samples, scenes, tar  # noqa: F401
+from .. import compat
+
+compat.apply()
+
+from . import device, embedded, images, masks, reading, sampler, samples, scenes, tar  # noqa: E402, F401

@@ -1,14 +1,1 @@
-from . import (  # noqa: F401
-    finite,
-    heartbeat,
-    hooks,
-    loops,
-    monitor,
-    online,
-    optim,
-    pictures,
-    runner,
-    saving,
-    schedule,
-    watch,
-)
+"""The running of a training: runner and loops, hooks, optimizers."""

@@ -1,6 +1,10 @@
-from .bootmae import BootMAE
-from .masking import BlockMasking
-from .preprocessor import PretrainPreprocessor
-from .vit import PlainViT
+from .. import compat
+
+compat.apply()
+
+from .bootmae import BootMAE  # noqa: E402
+from .masking import BlockMasking  # noqa: E402
+from .preprocessor import PretrainPreprocessor  # noqa: E402
+from .vit import PlainViT  # noqa: E402
 
 __all__ = ['BlockMasking', 'BootMAE', 'PlainViT', 'PretrainPreprocessor']

@@ -1,13 +1,15 @@
 """Result rows to tables, plots and one HTML page."""
 
+from ..results.rows import ResultRow, published_rows, read_rows, write_rows
+from ..visualization.grids import reconstruction_grid
+from ..visualization.predictions import detection_grid, segmentation_grid
 from .classes import class_results, read_classes
 from .curves import Curve, read_curve
-from .figures import comparison_svg, loss_svg, reconstruction_grid
+from .figures import comparison_svg, loss_svg
 from .metric_curves import read_metrics
 from .overview import overview_markdown, overview_text
 from .page import build_page, write_page
-from .predictions import detection_grid, segmentation_grid
-from .rows import ResultRow, published_rows, read_rows, summarise, write_rows
+from .summary import summarise
 from .tables import markdown_table, text_table
 from .verdicts import find_verdicts
 

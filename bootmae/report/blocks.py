@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from .figures import STYLE, method_colours, svg_of
-from .rows import Comparison
+from .summary import Comparison
 from .verdicts import labels_phrase, method_order, task_name
 
 BLOCK = re.compile(r', block (\d+) of (\d+)$')  # end of the protocol of frozen features

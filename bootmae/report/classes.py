@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .rows import Difference, Spread, paired_difference, spread_of
+from ..results.names import method_name, ordered_methods
+from .summary import Difference, Spread, paired_difference, spread_of
 from .tables import Cell, Table, number, word
-from .verdicts import MINUS_MAE, TASK_NAMES, difference_text, method_name, ordered_methods, rivals, signed
+from .verdicts import MINUS_MAE, TASK_NAMES, difference_text, rivals, signed
 
 FILE = 'classes.json'  # in the folder of the log, by metric and class, in percent
 TASK_OF_METRIC = {'accuracy': 'finetune', 'IoU': 'segmentation', 'box AP': 'detection', 'mask AP': 'detection'}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .rows import COLUMNS, ResultRow, read_rows
+from ..results.rows import COLUMNS, ResultRow, read_rows
 
 OVER_MAE = ' over MAE'
 VARIANTS = ('multi-scale', 'ViTDet', 'logistic regression')  # of a task: other numbers than those of the plain one

@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..results.names import method_name, ordered_methods
 from .curves import Curve, read_curve
 from .figures import STYLE, method_colours, svg_of, thin
-from .verdicts import method_name, ordered_methods
 
 # Key in the log: what the reader calls it, and the factor to percent.
 METRICS = {'accuracy/top1': ('accuracy', 1.0), 'mIoU': ('mIoU', 1.0), 'coco/bbox_mAP': ('box AP', 100.0),

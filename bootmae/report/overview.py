@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..results.names import method_name
+from ..results.rows import ResultRow
 from .blocks import block_of
-from .rows import Comparison, ResultRow, summarise
+from .summary import Comparison, summarise
 from .tables import escape
 from .verdicts import (
     MINUS_MAE,
@@ -14,7 +16,6 @@ from .verdicts import (
     in_order,
     labels_amount,
     labels_phrase,
-    method_name,
     method_order,
     rivals,
     spread_text,

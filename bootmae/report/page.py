@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from ..results.names import method_name, ordered_methods
+from ..results.rows import ResultRow, published_rows, replace_file
 from .blocks import BLOCKS_CAPTION, block_plots, last_blocks
 from .classes import ClassResult, class_tables
 from .curves import Curve
@@ -27,7 +29,7 @@ from .metric_curves import METRIC_CAPTION, metric_plots
 from .overview import overview
 from .progress import CellState, progress_of
 from .published import beside_published, measured_at, missing_commands
-from .rows import Comparison, ResultRow, published_rows, replace_file, summarise
+from .summary import Comparison, summarise
 from .tables import (
     checkpoint_table,
     comparison_table,
@@ -45,9 +47,7 @@ from .verdicts import (
     headline,
     in_order,
     learned_headline,
-    method_name,
     method_order,
-    ordered_methods,
     rivals,
 )
 

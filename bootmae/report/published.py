@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..results.names import method_name, ordered_methods
+from ..results.rows import ResultRow
 from .entries import CONFIGS, OVER_MAE, Place, place_of
-from .rows import Difference, ResultRow, Spread, paired_difference, spread_of
+from .summary import Difference, Spread, paired_difference, spread_of
 from .tables import Cell, Table, number, word
-from .verdicts import difference_text, method_name, ordered_methods, signed, spread_text, task_name
+from .verdicts import difference_text, signed, spread_text, task_name
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_RUN = 'not run'

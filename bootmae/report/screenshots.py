@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..checkpoints.write import write_file
+from ..files import write_file
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 LARGEST = 250_000  # bytes of a picture

@@ -5,8 +5,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..results.names import method_name
+from ..results.rows import COLUMNS, TYPES, ResultRow
 from .blocks import block_of, by_blocks
-from .rows import COLUMNS, TYPES, Comparison, ResultRow, summarise
+from .summary import Comparison, summarise
 from .verdicts import (
     DENSE_TASKS,
     MINUS_MAE,
@@ -16,7 +18,6 @@ from .verdicts import (
     in_order,
     labels_amount,
     labels_name,
-    method_name,
     method_order,
     rivals,
     spread_text,

@@ -2,10 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .rows import Comparison, Difference, ResultRow, Spread, paired_difference
+from ..results.names import method_name, ordered_methods
+from ..results.rows import ResultRow
+from .summary import Comparison, Difference, Spread, paired_difference
 
 RULE = (
     'Two methods are compared over the seeds that both have. The difference is the mean of the paired '
@@ -15,8 +17,6 @@ RULE = (
     'not a significance test.'
 )
 
-METHOD_NAMES = {'untrained': 'Untrained', 'mae': 'MAE', 'bootmae': 'BootMAE'}
-FURTHER_NAMES = {'supervised': 'Supervised', 'simmim': 'SimMIM'}
 FEW = 2  # pretrained methods up to which each has a sentence of its own
 MINUS_MAE = '{} − MAE'  # heading of a difference
 TASK_NAMES = {'knn': 'k-NN', 'linear': 'linear probe', 'finetune': 'fine-tuning', 'segmentation': 'segmentation',
@@ -78,24 +78,12 @@ def best_method(comparison: Comparison) -> str | None:
     return None
 
 
-def method_name(method: str) -> str:
-    """Name for readers; ``mae (1600 epochs)`` is MAE with something added."""
-    first, space, rest = method.partition(' ')
-    return (METHOD_NAMES | FURTHER_NAMES).get(first, first) + space + rest
-
-
 def method_order(rows_or_comparisons: Sequence[ResultRow] | Sequence[Comparison]) -> list[str]:
     """Methods that occur: untrained, MAE, BootMAE, then others in order of appearance."""
     found: dict[str, None] = {}
     for item in rows_or_comparisons:
         found.update(dict.fromkeys(item.methods if isinstance(item, Comparison) else [item.method]))
     return ordered_methods(found)
-
-
-def ordered_methods(methods: Iterable[str]) -> list[str]:
-    """The same of names."""
-    found = dict.fromkeys(methods)
-    return [name for name in METHOD_NAMES if name in found] + [name for name in found if name not in METHOD_NAMES]
 
 
 def rivals(methods: Sequence[str]) -> list[str]:

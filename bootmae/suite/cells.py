@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.resume import run_files
-from ..provenance import REPOSITORY
+from ..results.provenance import REPOSITORY
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 
 TASKS_OF_KIND = {'knn': ('knn', ), 'frozen': ('knn', 'linear')}

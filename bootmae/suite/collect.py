@@ -11,13 +11,13 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from ..config.load import load_config
 from ..data.fingerprint import fingerprint
-from ..engine.probe import chosen_blocks
-from ..engine.results import result_row, run_facts
-from ..engine.run import load_config
+from ..evaluation.probe import chosen_blocks
+from ..evaluation.rows import result_row, run_facts
 from ..models.vit import resolve_arch
 from ..report.curves import read_curve
-from ..report.rows import ResultRow, read_rows, write_rows
+from ..results.rows import ResultRow, read_rows, write_rows
 from .cells import Cell, last_checkpoint
 from .journal import config_hash, read_journal, rows_file
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
-from ..engine.exits import REQUEUE
-from ..provenance import REPOSITORY
+from ..distributed.exits import REQUEUE
 from ..report.overview import overview_text
 from ..report.tables import text_table
+from ..results.provenance import REPOSITORY
 from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, write_results
 from .dry_run import TFLOPS, plan_text

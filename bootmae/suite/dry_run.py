@@ -7,8 +7,8 @@ import torch
 from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..engine.plan import build_on_meta, count_images, gflop_per_image, length_of, task_of
-from ..engine.run import apply_batch
+from ..commands.plan import build_on_meta, count_images, gflop_per_image, length_of, task_of
+from ..config.batch import apply_batch
 from .cells import Cell
 from .collect import cell_config
 from .journal import state_of

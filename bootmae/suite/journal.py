@@ -18,7 +18,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..report.rows import replace_file
+from ..results.rows import replace_file
 from .cells import Cell
 
 DONE, RUNNING, FAILED, STOPPED, KILLED, WAITING = 'done', 'running', 'failed', 'stopped', 'killed', 'waiting'

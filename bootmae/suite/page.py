@@ -9,17 +9,17 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import to_2tuple
 
-from ..engine.predict import image_of, instances, label_map, predict
-from ..engine.reconstruct import hide, load_pretrained, reconstruct
+from ..evaluation.predict import image_of, instances, label_map, predict
 from ..models.masking import BlockMasking
-from ..provenance import device_name, git_commit, versions
 from ..report.classes import ClassResult, class_results
 from ..report.curves import Curve, read_curve
-from ..report.figures import reconstruction_grid
 from ..report.metric_curves import read_metrics
 from ..report.page import write_page
-from ..report.predictions import detection_grid, segmentation_grid
-from ..report.rows import ResultRow
+from ..results.provenance import device_name, git_commit, versions
+from ..results.rows import ResultRow
+from ..visualization.grids import reconstruction_grid
+from ..visualization.predictions import detection_grid, segmentation_grid
+from ..visualization.reconstruct import hide, load_pretrained, reconstruct
 from .cells import Cell, last_checkpoint, shell, suite_command
 from .collect import cell_config, data_name
 from .journal import DONE, read_journal, state_of

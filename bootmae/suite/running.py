@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
-from ..engine.exits import REQUEUE
-from ..provenance import REPOSITORY
+from ..distributed.exits import REQUEUE
+from ..results.provenance import REPOSITORY
 from .cells import LAST, Cell, last_checkpoint
 from .collect import collect
 from .journal import (

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..provenance import REPOSITORY
+from ..results.provenance import REPOSITORY
 from .cells import Cell
 
 REPORT = 'report'

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from ..provenance import REPOSITORY
-from ..report.rows import MEASURED
+from ..results.provenance import REPOSITORY
+from ..results.rows import MEASURED
 
 UNTRAINED = 'untrained'
 KINDS = ('knn', 'frozen', 'linear', 'finetune', 'segmentation', 'detection')

@@ -46,5 +46,5 @@ val_dataloader = dict(
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation')))
 test_dataloader = val_dataloader
 train_images = 20_210
-val_evaluator = dict(type='bootmae.engine.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
+val_evaluator = dict(type='bootmae.evaluation.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

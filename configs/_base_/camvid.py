@@ -38,5 +38,5 @@ test_dataloader = dict(
     dataset=dict(camvid, data_prefix=dict(img_path='images/test', seg_map_path='annotations/test'),
                  pipeline=test_pipeline))
 train_images = 367
-val_evaluator = dict(type='bootmae.engine.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
+val_evaluator = dict(type='bootmae.evaluation.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

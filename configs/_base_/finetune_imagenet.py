@@ -24,6 +24,6 @@ val_dataloader = dict(
                  pipeline={{_base_.test_pipeline}}))
 test_dataloader = val_dataloader
 train_images = 1_281_167
-val_evaluator = dict(type='bootmae.engine.by_class.AccuracyByClass')
+val_evaluator = dict(type='bootmae.evaluation.by_class.AccuracyByClass')
 test_evaluator = val_evaluator
 val_cfg, test_cfg = dict(), dict()

@@ -1,7 +1,7 @@
 # What all recipes share: mmpretrain's runtime, the registered classes of this suite, TensorBoard.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
-custom_imports = dict(imports=['bootmae'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry'], allow_failed_imports=False)
 default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=3),
     provenance=dict(type='ProvenanceHook'))

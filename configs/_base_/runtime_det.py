@@ -1,7 +1,7 @@
 # What all detection recipes share: mmdet's runtime, the registered classes of this suite, TensorBoard.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
-custom_imports = dict(imports=['bootmae', 'bootmae.engine.metrics'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'bootmae.evaluation.metrics_det'], allow_failed_imports=False)
 default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=3),
     provenance=dict(type='ProvenanceHook'))

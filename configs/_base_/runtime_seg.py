@@ -2,7 +2,7 @@
 # Written out, because `mmseg::` in _base_ does not resolve: mmengine 0.10.12 looks for a distribution mmsegmentation,
 # and the maintained one is called onedl-mmsegmentation.
 default_scope = 'mmseg'
-custom_imports = dict(imports=['bootmae'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry'], allow_failed_imports=False)
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

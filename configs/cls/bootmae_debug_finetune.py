@@ -28,7 +28,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='DigitImages', split='val', size=img_size, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='bootmae.engine.by_class.AccuracyByClass', topk=(1, ))
+val_evaluator = dict(type='bootmae.evaluation.by_class.AccuracyByClass', topk=(1, ))
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(base_batch_size=32)

@@ -7,7 +7,8 @@
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/runtime_det.py']
 
 custom_imports = dict(
-    imports=['bootmae', 'bootmae.engine.metrics', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
+    imports=['bootmae.registry', 'bootmae.evaluation.metrics_det', 'bootmae.data.scene_datasets'],
+    allow_failed_imports=False)
 adopt_statistics = True
 scenes = dict(values=(0, 1, 4, 7))  # four digits that a minute of training can tell apart
 img_size, num_classes, channels = (96, 144), 4, 32

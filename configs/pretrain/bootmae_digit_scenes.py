@@ -6,7 +6,7 @@
 # EMA as of bootmae_demo.py. Hardware: one CPU core. Expected: docs/evidence.md. Run here: see there.
 _base_ = ['./bootmae_demo.py', '../_base_/digit_scenes.py']
 
-custom_imports = dict(imports=['bootmae', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
 img_size, patch_size = 64, 8
 masking = dict(num_masked=48, num_block=39)  # of 8 x 8 patches
 model = dict(backbone=dict(img_size=img_size), masking=masking)

@@ -6,7 +6,7 @@
 # Hardware: one CPU core. Expected: docs/evidence.md. Run here: see there.
 _base_ = ['./mae_demo.py', '../_base_/digit_scenes.py']
 
-custom_imports = dict(imports=['bootmae', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
 img_size = 64
 model = dict(backbone=dict(img_size=img_size), neck=dict(num_patches=64))
 train_pipeline = [

@@ -9,7 +9,7 @@
 # What differs from mmpretrain: bf16 for fp16 as for BootMAE, the last incomplete batch is dropped, our image reader.
 _base_ = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-800e_in1k.py'
 
-custom_imports = dict(imports=['bootmae'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry'], allow_failed_imports=False)
 data_preprocessor = dict(type='PretrainPreprocessor')
 train_dataloader = dict(
     drop_last=True,

@@ -6,7 +6,7 @@
 # Images are normalised as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
 _base_ = '../_base_/runtime_seg.py'
 
-custom_imports = dict(imports=['bootmae', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
 adopt_statistics = True
 scenes = dict(values=(0, 1, 4, 7))  # four digits that a minute of training can tell apart
 crop_size, num_classes = (96, 144), 5
@@ -47,7 +47,7 @@ val_dataloader = dict(
     batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='DigitSceneMasks', scenes=scenes, split='val', pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='bootmae.engine.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
+val_evaluator = dict(type='bootmae.evaluation.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(base_batch_size=8)

@@ -8,8 +8,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from bootmae.checkpoints import find_encoder, hub, load_encoder, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
-from bootmae.engine import run
-from bootmae.engine.results import result_row
+from bootmae.config.load import load_config
+from bootmae.config.weights import apply_init
+from bootmae.evaluation.rows import result_row
 
 NAME = 'vit_base_patch16_224.mae'
 
@@ -57,14 +58,14 @@ def test_row_tells_name_and_hash(toy_hub):
 @pytest.mark.parametrize('name, fits', [(NAME, False), ('vit_base_patch16_224.augreg_in1k', True)])
 def test_statistics_of_the_name_are_checked(toy_hub, name, fits):
     """MAE's are ImageNet's; augreg's are 0.5, which are BootMAE's."""
-    cfg = run.load_config('configs/cls/bootmae_debug_finetune.py')
+    cfg = load_config('configs/cls/bootmae_debug_finetune.py')
     cfg.model.backbone.update(arch=dict(embed_dims=24, depth=3, num_heads=4), patch_size=8, img_size=32)
     if fits:
-        run.apply_init(cfg, f'timm:{name}')
+        apply_init(cfg, f'timm:{name}')
         assert cfg.model.backbone.init_cfg == dict(type='EncoderWeights', checkpoint=f'timm:{name}', source='online')
     else:
         with pytest.raises(ValueError, match=rf'timm:{NAME} was made with mean \[123.675, 116.28, 103.53\]'):
-            run.apply_init(cfg, f'timm:{name}')
+            apply_init(cfg, f'timm:{name}')
 
 
 @pytest.mark.parametrize('name, message', [

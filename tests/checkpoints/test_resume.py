@@ -9,7 +9,8 @@ import torch
 
 from bootmae.checkpoints import resume
 from bootmae.checkpoints.resume import check_facts, check_optimizer, choose, find_newest
-from bootmae.checkpoints.write import remove_stale, write_checkpoint
+from bootmae.checkpoints.write import write_checkpoint
+from bootmae.files import remove_stale
 
 
 def run_file(path: Path, iteration: int, mark: bool = True) -> Path:

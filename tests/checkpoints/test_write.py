@@ -16,7 +16,8 @@ from safetensors.torch import safe_open
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.checkpoints.marks import SummingFile
-from bootmae.checkpoints.write import OVERHEAD, bytes_of, check_target, write_checkpoint, write_file
+from bootmae.checkpoints.write import OVERHEAD, bytes_of, check_target, write_checkpoint
+from bootmae.files import write_file
 
 CONTENT = dict(state_dict={'a': torch.arange(6.).view(2, 3)}, meta=dict(bootmae=dict(mean=[1.0, 2.0], kind='x')))
 

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from wrong_files import MOMENTUM, WRONG_FILES, Size, below, encoder, facts, fused, run
 
 from bootmae.checkpoints import load_encoder
-from bootmae.engine.hooks import num_heads
+from bootmae.engine.hooks.provenance import num_heads
 
 SIZE = Size()
 REMEDY = 'Use the config|another file|take an older one|Convert it|save a dict'

@@ -17,8 +17,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmpretrain.registry import TRANSFORMS
 
-from bootmae.engine import run
-from bootmae.engine.batch import settle_batch
+from bootmae.commands.train import train as run_training
+from bootmae.config.batch import settle_batch
 from bootmae.models.masking import BlockMasking
 from bootmae.models.vit import ARCHS, patch_grid
 
@@ -64,7 +64,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
 for path in {[str(path) for path in FILES.values()]!r}:
     cfg = Config.fromfile(path)
-    assert cfg.custom_imports.imports[0] == 'bootmae', path
+    assert cfg.custom_imports.imports[0] == 'bootmae.registry', path
     assert MODELS.get(cfg.model.type) and MODELS.get(cfg.model.backbone.type), path
     assert DATASETS.get(cfg.train_dataloader.dataset.type), path
     for hook in list(cfg.default_hooks.values()) + list(cfg.get('custom_hooks', [])):
@@ -266,7 +266,7 @@ def train(tmp_path_factory, imagenet):
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder / 'empty')
                 options = shrink(Config.fromfile(FILES[name]), imagenet) | dict(experiment_name=f'configs_{name}')
-                runner = run.train(str(FILES[name]), str(folder / 'work'), options, init=init and str(init))
+                runner = run_training(str(FILES[name]), str(folder / 'work'), options, init=init and str(init))
             assert not list((folder / 'empty').iterdir())
             done[name] = runner, folder / 'work' / 'epoch_1.pth'
         return done[name]

@@ -15,7 +15,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 
-from bootmae.provenance import versions
+from bootmae.results.provenance import versions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEG, DET = ({path.stem: path for path in sorted((REPOSITORY / 'configs' / task).glob('*_vit[bl]_*.py'))}
@@ -229,7 +229,7 @@ def test_segmentation_data(name):
     for dataset, split in ((train, 'training'), (val, 'validation')):
         assert (dataset.type, dataset.data_root) == ('ADE20KDataset', 'data/ade/ADEChallengeData2016')
         assert dataset.data_prefix == dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
-    assert cfg.val_evaluator == dict(type='bootmae.engine.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
+    assert cfg.val_evaluator == dict(type='bootmae.evaluation.metrics_seg.IoUByClass', iou_metrics=['mIoU'])
     assert cfg.test_dataloader == cfg.val_dataloader
 
 

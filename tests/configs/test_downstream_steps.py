@@ -18,7 +18,9 @@ from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
 
 from bootmae.checkpoints import convert
-from bootmae.engine import run
+from bootmae.commands.test import evaluate
+from bootmae.commands.train import train
+from bootmae.config.load import load_config
 from bootmae.models.vit import ARCHS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -176,7 +178,7 @@ def test_steps(name, tmp_path, pretrained, request, monkeypatch):
     (tmp_path / 'empty').mkdir()
     monkeypatch.chdir(tmp_path / 'empty')
     init = pretrained['_'.join(name.split('_')[:2])]
-    runner = run.train(str(FILES[name]), str(tmp_path / 'work'), shrink(name, data), init=str(init))
+    runner = train(str(FILES[name]), str(tmp_path / 'work'), shrink(name, data), init=str(init))
     assert not list((tmp_path / 'empty').iterdir())
     observer = next(hook for hook in runner.hooks if isinstance(hook, DownstreamTestObserver))
     accumulation = 2 if 'vitdet' in name else 1
@@ -218,7 +220,7 @@ def test_the_authors_segmentor_is_evaluated(tmp_path, ade, monkeypatch):
     """A file under the release's names becomes a run of ours with the same result, at one scale and at several."""
     monkeypatch.chdir(tmp_path)
     config, options = str(FILES['bootmae_vitb_upernet']), shrink('bootmae_vitb_upernet', ade)
-    cfg = run.load_config(config, options)
+    cfg = load_config(config, options)
     for resize in cfg.tta_pipeline[1].transforms[0]:
         resize.scale //= SMALLER['upernet']
     options['tta_pipeline'] = cfg.tta_pipeline
@@ -235,7 +237,7 @@ def test_the_authors_segmentor_is_evaluated(tmp_path, ade, monkeypatch):
     torch.save(dict(state_dict=theirs), 'released.pth')  # a released file says nothing of itself
     assert "authors' BootMAE segmentation" in convert('released.pth', 'mmseg', 'ours.pth')
     assert len(torch.load('ours.pth')['state_dict']) == len(model.state_dict())
-    results = {(file, tta): run.evaluate(config, file, str(tmp_path / 'work'), options | dict(
+    results = {(file, tta): evaluate(config, file, str(tmp_path / 'work'), options | dict(
         experiment_name=f'authors_{file}_{tta}'), tta=tta) for file in ('run.pth', 'ours.pth') for tta in (False, True)}
     for tta in (False, True):
         assert results['run.pth', tta] == pytest.approx(results['ours.pth', tta], abs=1e-9, nan_ok=True)

@@ -11,9 +11,9 @@ import yaml
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
+from bootmae.commands.train import train as run_training
 from bootmae.data.images import ImageFiles
-from bootmae.engine import run
-from bootmae.provenance import REPOSITORY
+from bootmae.results.provenance import REPOSITORY
 from bootmae.suite.cells import make_cells
 from bootmae.suite.collect import cell_config
 from bootmae.suite.spec import load_suite
@@ -50,7 +50,7 @@ def test_wide_images_from_pretraining_to_fine_tuning(labelled, tmp_path):
     masking = dict(num_masked=72, num_block=59, block_area=None)
     pipeline[1].scale = size
     pipeline[3] = dict(type='DrawMask', img_size=size, patch_size=8, **masking)
-    runner = run.train(str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'), str(tmp_path / 'pretrain'), options(
+    runner = run_training(str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'), str(tmp_path / 'pretrain'), options(
         model__backbone__img_size=size, model__masking=masking, train_dataloader__dataset__pipeline=pipeline,
         train_dataloader__dataset__roots=str(labelled / 'train')))
     assert runner.iter == 4
@@ -66,7 +66,7 @@ def test_wide_images_from_pretraining_to_fine_tuning(labelled, tmp_path):
     loaders = {f'{loader}_dataloader__dataset__{key}': value
                for loader, steps in (('train', train), ('val', test), ('test', test))
                for key, value in (('pipeline', steps), ('roots', str(labelled)))}
-    runner = run.train(str(tune), str(tmp_path / 'tune'), options(
+    runner = run_training(str(tune), str(tmp_path / 'tune'), options(
         model__backbone__img_size=size, model__head__num_classes=2, data_preprocessor__num_classes=2,
         train_cfg__val_interval=1, **loaders), init=str(tmp_path / 'pretrain/epoch_1.pth'))
     assert runner.model.backbone.verdict.resized == []  # positions of 8 x 12 patches, as pretrained

@@ -15,10 +15,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
+from bootmae.config.load import load_config
 from bootmae.data import images
 from bootmae.data.jpeg import check_whole, is_whole
 from bootmae.data.samples import SeededSamples, UnreadableSample
-from bootmae.engine.run import load_config
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain' / 'bootmae_small_data.py'
 SIZE, PATCH, GOOD = 32, 4, 200

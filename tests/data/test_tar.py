@@ -11,11 +11,11 @@ from mmengine import fileio
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from bootmae.commands.verify import examine, sources_of_path
 from bootmae.data import scan, tar
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
 from bootmae.data.tar import index_tar, read_tar_path, readable, split_tar_path, tar_path
-from bootmae.engine.verify import examine, sources_of_path
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomResizedCrop', scale=8), dict(type='PackInputs')]
 

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmpretrain.engine.optimizers import LARS
 from torch import nn
 
-from bootmae.engine.hooks import bare_model
+from bootmae.engine.unwrap import bare_model
 
 NAN, INF = float('nan'), float('inf')
 OPTIMIZERS = dict(

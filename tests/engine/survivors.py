@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 
 from bootmae.checkpoints import marks
-from bootmae.engine.runner import SuiteRunner
+from bootmae.engine.runner.runner import SuiteRunner
 
 COUNT = itertools.count()
 KILLED = 9

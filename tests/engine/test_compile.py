@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.registry import MODELS
+from torch._dynamo.utils import counters
 
-import bootmae  # noqa: F401
-from bootmae.engine import compile as compiling
-from bootmae.engine import run
-from bootmae.engine.compile import compile_model, settings
-from bootmae.engine.parity import TOLERANCE, compare
+from bootmae.commands.parity import TOLERANCE, compare
+from bootmae.commands.train import train as run_training
+from bootmae.config.load import load_config
+from bootmae.engine.hooks.compile import CompileHook
+from bootmae.engine.runner import compile as compiling
+from bootmae.engine.runner.compile import compile_model, settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py')
@@ -25,13 +27,13 @@ COUNT = itertools.count()
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     torch._dynamo.reset()
-    compiling.counters.clear()
+    counters.clear()
     yield
     torch._dynamo.reset()
 
 
 def build(config: str = CONFIG) -> torch.nn.Module:
-    return MODELS.build(run.load_config(config).model)
+    return MODELS.build(load_config(config).model)
 
 
 def test_settings_of_a_model():
@@ -72,10 +74,10 @@ def test_a_missing_compiler_is_named(monkeypatch):
     ('whole', 'square'), ('whole', 'plain_loss'), ('blocks', 'odd_heads'), ('blocks', 'segmentation')])
 def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
     """Losses, gradients and an update, in one graph without a break, or a block at a time; features of a backbone."""
-    monkeypatch.setattr('bootmae.engine.parity.settings', lambda value, model: dict(scope=value, **TRACED))
+    monkeypatch.setattr('bootmae.commands.parity.settings', lambda value, model: dict(scope=value, **TRACED))
     _, errors = compare(golden / f'compact_{name}.npz', compile=scope)
     assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
-    assert compiling.counters['stats']['unique_graphs'] > 0
+    assert counters['stats']['unique_graphs'] > 0
 
 
 @pytest.mark.slow
@@ -84,11 +86,11 @@ def test_generated_code_of_a_block(golden):
     """The fine-tuned model of the release, its blocks compiled by torch's own backend; they share one graph."""
     _, errors = compare(golden / 'compact_finetune.npz', compile='blocks')
     assert errors['logits'] <= TOLERANCE
-    assert compiling.counters['stats']['unique_graphs'] == 1
+    assert counters['stats']['unique_graphs'] == 1
 
 
 def train(work_dir: Path, config: str = CONFIG, **options):
-    return run.train(config, str(work_dir), options | {
+    return run_training(config, str(work_dir), options | {
         'experiment_name': f'compiled_{next(COUNT)}', 'train_cfg.max_epochs': 1, 'visualizer.vis_backends': []})
 
 
@@ -109,11 +111,11 @@ def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
 
 def test_another_compilation_is_logged(caplog):
     """One that comes after the first step."""
-    hook, runner = compiling.CompileHook(), type('Runner', (), dict(iter=7, logger=logging.getLogger('compile')))
+    hook, runner = CompileHook(), type('Runner', (), dict(iter=7, logger=logging.getLogger('compile')))
     with caplog.at_level(logging.INFO, 'compile'):
         for graphs in (2, 2, 3):
             hook.before_train_iter(runner, 0)
-            compiling.counters['stats']['unique_graphs'] = graphs
+            counters['stats']['unique_graphs'] = graphs
             hook.after_train_iter(runner, 0)
     first, again = caplog.messages
     assert first.startswith('compiled: the first step took ')

@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from bootmae.checkpoints.keys import from_authors_finetuned
-from bootmae.engine.optim import parameter_table
+from bootmae.engine.optimizers.layer_decay import parameter_table
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 BLOCK = {'norm1.weight': False, 'norm1.bias': False, 'attn.q_bias': False, 'attn.v_bias': False,

@@ -13,8 +13,14 @@ from mmengine.config import Config
 from torch import nn
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import finite, run
-from bootmae.engine.exits import NonFiniteError
+from bootmae.commands.train import train as run_training
+from bootmae.config.batch import apply_batch
+from bootmae.config.load import load_config
+from bootmae.config.run_defaults import protect
+from bootmae.distributed.exits import NonFiniteError
+from bootmae.engine.hooks import nonfinite
+from bootmae.engine.runner.build import build_runner
+from bootmae.engine.runner.ladder import RESEED, ladder
 from bootmae.models.schedules import feature_weight
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -33,7 +39,7 @@ def settings(broken=(), kind: str = 'loss', **options) -> dict:
 
 
 def train(work_dir: Path, *args, **kwargs):
-    return run.train(PRETRAIN, str(work_dir), settings(*args, **kwargs))
+    return run_training(PRETRAIN, str(work_dir), settings(*args, **kwargs))
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -102,20 +108,20 @@ def test_patience(tmp_path):
     with pytest.raises(NonFiniteError, match='1 times in a row, in iterations 2'):
         train(tmp_path, [2], default_hooks__nonfinite=dict(type='NonFiniteHook', patience=1))
     with pytest.raises(ValueError, match='patience=0'):
-        finite.NonFiniteHook(patience=0)
+        nonfinite.NonFiniteHook(patience=0)
 
 
 def test_flags_are_read_one_step_later(tmp_path, monkeypatch):
     """And at once after a bad step."""
-    seen, read, judge = [], finite.Step.read, finite.NonFiniteHook._judge
+    seen, read, judge = [], nonfinite.Step.read, nonfinite.NonFiniteHook._judge
 
     def watch(self, runner, step):
         if step is not None:
             seen.append((step.batches[-1]['iteration'], runner.iter))
         judge(self, runner, step)
-    monkeypatch.setattr(finite.NonFiniteHook, '_judge', watch)
+    monkeypatch.setattr(nonfinite.NonFiniteHook, '_judge', watch)
     train(tmp_path, [2, 3], train_cfg__max_epochs=2)
-    assert read is finite.Step.read
+    assert read is nonfinite.Step.read
     assert seen == [(0, 1), (1, 2), (2, 3), (3, 3), (4, 4), (5, 6), (6, 7), (7, 8)]
 
 
@@ -124,7 +130,7 @@ def test_batch_statistics_survive(monkeypatch):
     toy = Toy()
     toy.model.append(nn.BatchNorm1d(3))
     runner = SimpleNamespace(model=toy.model, optim_wrapper=toy.wrapper, iter=0, epoch=0, work_dir='nowhere')
-    hook = finite.NonFiniteHook()
+    hook = nonfinite.NonFiniteHook()
     hook.before_train(runner)
     monkeypatch.setattr(hook, '_judge', lambda *args: None)
     for value, bad in ((1.0, False), (NAN, True), (2.0, False)):
@@ -163,12 +169,12 @@ def failing(times: int, checkpoint: str | None = 'epoch_7.pth'):
 
 def test_rungs_in_order():
     run_once, given = failing(3)
-    assert finite.ladder(run_once, ladder_config()) == 'done'
+    assert ladder(run_once, ladder_config()) == 'done'
     first, rollback, decoder, full = given
     assert not first.get('resume')
     assert [bool(cfg.model.get('fp32_decoder')) for cfg in given] == [False, False, True, True]
     assert [(cfg.resume, cfg.load_from) for cfg in given[1:]] == [(True, 'epoch_7.pth')] * 3
-    assert rollback.default_hooks.nonfinite == dict(type='NonFiniteHook', reseed=finite.RESEED)
+    assert rollback.default_hooks.nonfinite == dict(type='NonFiniteHook', reseed=RESEED)
     assert rollback.randomness.seed == 5, 'the checkpoint says the seed'
     assert decoder.optim_wrapper.type == 'GuardedAmpOptimWrapper'
     assert full.optim_wrapper == dict(type='GuardedOptimWrapper', optimizer=dict(lr=1))
@@ -177,19 +183,19 @@ def test_rungs_in_order():
 def test_the_ladder_ends():
     run_once, given = failing(9)
     with pytest.raises(NonFiniteError):
-        finite.ladder(run_once, ladder_config())
+        ladder(run_once, ladder_config())
     assert len(given) == 4
     run_once, given = failing(9)
     with pytest.raises(NonFiniteError):
-        finite.ladder(run_once, ladder_config(nonfinite_ladder=[]))
+        ladder(run_once, ladder_config(nonfinite_ladder=[]))
     assert len(given) == 1
 
 
 def test_rollback_without_a_checkpoint():
     run_once, given = failing(1, None)
-    finite.ladder(run_once, ladder_config(load_from='start.pth', resume=False))
+    ladder(run_once, ladder_config(load_from='start.pth', resume=False))
     assert (given[1].resume, given[1].load_from) == (False, 'start.pth')
-    assert given[1].randomness.seed == 5 + finite.RESEED
+    assert given[1].randomness.seed == 5 + RESEED
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -198,36 +204,36 @@ def test_rollback_without_a_checkpoint():
     (dict(model=dict(type='MAE')), 'fp32_decoder is for BootMAE, not MAE')])
 def test_wrong_ladders(changes, message):
     with pytest.raises(ValueError, match=message):
-        finite.ladder(lambda cfg: None, ladder_config(**changes))
+        ladder(lambda cfg: None, ladder_config(**changes))
 
 
 def test_rollback_takes_another_seed(tmp_path):
     """From the checkpoint on; and a run that is resumed from what it then saves goes on with that."""
     train(tmp_path, train_cfg__max_epochs=1)
-    cfg = settings(default_hooks__nonfinite=dict(type='NonFiniteHook', reseed=finite.RESEED))
-    assert run.train(PRETRAIN, str(tmp_path), cfg, resume='auto', resume_changed=True).seed == finite.RESEED
-    assert read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['seed'] == finite.RESEED
-    assert run.train(PRETRAIN, str(tmp_path), settings(train_cfg__max_epochs=3), resume='auto',
-                     resume_changed=True).seed == finite.RESEED
+    cfg = settings(default_hooks__nonfinite=dict(type='NonFiniteHook', reseed=RESEED))
+    assert run_training(PRETRAIN, str(tmp_path), cfg, resume='auto', resume_changed=True).seed == RESEED
+    assert read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['seed'] == RESEED
+    assert run_training(PRETRAIN, str(tmp_path), settings(train_cfg__max_epochs=3), resume='auto',
+                     resume_changed=True).seed == RESEED
 
 
 def test_a_run_that_the_ladder_saves(tmp_path):
     """Its decoder overflows under autocast, from the second epoch on: another seed does not help, float32 does."""
-    cfg = run.load_config(PRETRAIN, settings([5, 6, 7], 'autocast', nonfinite_ladder=['rollback', 'fp32_decoder'],
+    cfg = load_config(PRETRAIN, settings([5, 6, 7], 'autocast', nonfinite_ladder=['rollback', 'fp32_decoder'],
                                              optim_wrapper__type='AutocastOptimWrapper'))
-    run.apply_batch(cfg, 1)
-    run.protect(cfg)
+    apply_batch(cfg, 1)
+    protect(cfg)
     seeds = []
 
     def run_once(cfg):
         cfg.experiment_name = f'finite_{next(COUNT)}'
-        runner = run.build_runner(cfg, PRETRAIN, str(tmp_path))
+        runner = build_runner(cfg, PRETRAIN, str(tmp_path))
         try:
             runner.train()
         finally:
             seeds.append(runner.seed)
-    finite.ladder(run_once, cfg)
-    assert seeds == [0, finite.RESEED, finite.RESEED]
+    ladder(run_once, cfg)
+    assert seeds == [0, RESEED, RESEED]
     content = read_checkpoint(tmp_path / 'epoch_2.pth')
     assert {int(state['step']) for state in content['optimizer']['state'].values()} == {8}, 'no step is missing'
     assert list(dumps(tmp_path)) == [5, 6, 7]

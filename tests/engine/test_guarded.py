@@ -8,8 +8,8 @@ from breaking import INF, NAN, OPTIMIZERS, Toy, same
 from mmengine.optim import OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 
-from bootmae.engine.hooks import PRECISIONS
-from bootmae.engine.optim import Guarded, GuardedAmpOptimWrapper, any_nonfinite, poisoned
+from bootmae.engine.hooks.provenance import PRECISIONS
+from bootmae.engine.optimizers.wrappers import Guarded, GuardedAmpOptimWrapper, any_nonfinite, poisoned
 
 CLIP = dict(none=None, norm=dict(max_norm=0.5), value=dict(type='value', clip_value=0.5))
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch.distributed as dist
 
-from bootmae.engine.beats import Beat, Observer, connect, key, last_beat
-from bootmae.engine.heartbeat import Heart, HeartbeatHook
+from bootmae.distributed.beats import Beat, Observer, connect, key, last_beat
+from bootmae.engine.hooks.heartbeat import Heart, HeartbeatHook
 
 BEATS = [Beat(rank, f'node{rank}', 100 + rank, phase='step', iteration=7, files=[f'{rank}.jpg']) for rank in range(3)]
 

@@ -11,8 +11,12 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import hooks, run
-from bootmae.engine.plan import make_plan
+from bootmae.commands.plan import make_plan
+from bootmae.commands.train import train as run_training
+from bootmae.config.load import load_config
+from bootmae.engine.hooks import logging, provenance
+from bootmae.engine.hooks.ema import BootMAEHook
+from bootmae.engine.runner.build import build_runner
 from bootmae.models.bootmae import BootMAE
 from bootmae.models.schedules import ema_decay, feature_weight
 
@@ -25,7 +29,7 @@ COUNT = itertools.count()
 def train(work_dir: Path, resume: str | None = None, **options):
     """The debug config on 32 images; ``__`` stands for a dot in the names of options."""
     options = {key.replace('__', '.'): value for key, value in options.items()}
-    return run.train(CONFIG, str(work_dir), dict(
+    return run_training(CONFIG, str(work_dir), dict(
         experiment_name=f'hooks_{next(COUNT)}', log_level='ERROR') | {
         'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32,
         'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8,
@@ -75,7 +79,7 @@ def test_peak_of_the_feature_weight(updates, tmp_path):
     assert gradients['pixel_decoder'].any()
     assert not gradients['feature_decoder'].any()
     with pytest.raises(ValueError, match='peak=-1'):
-        hooks.BootMAEHook(peak=-1)
+        BootMAEHook(peak=-1)
 
 
 def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
@@ -84,7 +88,7 @@ def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
     runner = train(tmp_path, **options)
     assert runner.iter == 3
     assert len(updates) == 1
-    cfg = run.load_config(CONFIG, options | {
+    cfg = load_config(CONFIG, options | {
         'train_dataloader.batch_size': 8, 'train_dataloader.dataset.labels_per_class': None})
     plan = make_plan(cfg, CONFIG, gpus=1)
     assert (plan.iterations, plan.updates) == (3, 1)
@@ -124,7 +128,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one(updates, tmp_path):
 
 def test_seconds_of_a_resumed_run_add_up(tmp_path, monkeypatch):
     clock = itertools.count(1000, 10)
-    monkeypatch.setattr(hooks, 'time', SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr(provenance, 'time', SimpleNamespace(time=lambda: next(clock)))
     train(tmp_path, train_cfg__max_epochs=2)  # began at 1000, saved at 1010 and 1020
     train(tmp_path, resume=str(tmp_path / 'epoch_1.pth'), train_cfg__max_epochs=2)  # 10 s, and 10 of its own
     assert read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']['seconds'] == 10
@@ -132,7 +136,7 @@ def test_seconds_of_a_resumed_run_add_up(tmp_path, monkeypatch):
 
 
 def test_provenance(tmp_path, monkeypatch):
-    monkeypatch.setattr(hooks, 'git_commit', lambda: '0123456789ab+')
+    monkeypatch.setattr(provenance, 'git_commit', lambda: '0123456789ab+')
     train(tmp_path, train_cfg__max_epochs=1)
     facts = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['bootmae']
     assert facts.pop('seconds') >= 0
@@ -180,16 +184,16 @@ def hub_losses(runner, name: str = 'loss') -> list[float]:
 def recorded(monkeypatch):
     """``recorded(work_dir, config, **options)``: the runner, and a Recorder that watched it."""
     def call(work_dir, config=CONFIG, **options):
-        recorder, build = Recorder(monkeypatch), run.build_runner
+        recorder, build = Recorder(monkeypatch), build_runner
 
         def build_recorded(*args, **kwargs):
             runner = build(*args, **kwargs)
             runner.register_hook(recorder)
             return runner
         with monkeypatch.context() as patch:
-            patch.setattr(run, 'build_runner', build_recorded)
+            patch.setattr('bootmae.commands.train.build_runner', build_recorded)
             options = {key.replace('__', '.'): value for key, value in options.items()}
-            runner = run.train(config, str(work_dir), options | {
+            runner = run_training(config, str(work_dir), options | {
                 'experiment_name': f'recorded_{next(COUNT)}', 'log_level': 'ERROR',
                 'train_dataloader.batch_size': 16, 'auto_scale_lr.base_batch_size': 16,
                 'train_cfg.max_epochs': 1})
@@ -235,10 +239,10 @@ def test_losses_are_averaged_over_processes(monkeypatch):
     def all_reduce(values, how):
         calls.append(how)
         values += torch.tensor([1.0, 2.0])
-    monkeypatch.setattr(hooks.dist, 'all_reduce', all_reduce)
+    monkeypatch.setattr(logging.dist, 'all_reduce', all_reduce)
     hub = MessageHub.get_instance(f'averaged_{next(COUNT)}')
     runner = SimpleNamespace(hooks=[], optim_wrapper=None, message_hub=hub, train_dataloader=[0] * 9)
     outputs = dict(loss=torch.tensor(2.0, requires_grad=True), loss_pixel=torch.tensor(1.0, dtype=torch.bfloat16))
-    hooks.LazyInfoHook().after_train_iter(runner, 0, outputs=outputs)
+    logging.LazyInfoHook().after_train_iter(runner, 0, outputs=outputs)
     assert calls == ['mean']
     assert [hub_losses(runner, name) for name in outputs] == [[3.0], [3.0]]

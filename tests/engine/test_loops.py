@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import run
+from bootmae.commands.train import train as run_training
 
 pytestmark = pytest.mark.slow  # two runs each; test_train.py has a resumed run among the fast tests
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -38,7 +38,7 @@ class Journal(Hook):
 
 def train(config: Path, work_dir: Path, options: dict | None = None, **kwargs) -> tuple[dict, dict]:
     """The journal and the final weights of a run."""
-    runner = run.train(str(config), str(work_dir), QUIET | {
+    runner = run_training(str(config), str(work_dir), QUIET | {
         'default_hooks.journal.type': 'Journal', 'default_hooks.checkpoint.max_keep_ckpts': -1,
         'experiment_name': str(work_dir)} | (options or {}), **kwargs)
     return Journal.lines, {key: value.clone() for key, value in runner.model.state_dict().items()}

@@ -11,8 +11,8 @@ from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 from torch.nn import functional as F
 
-from bootmae.engine import protect
-from bootmae.engine.monitor import MonitorHook, momentum_distance, target_features, target_variance
+from bootmae.config import run_defaults as protect
+from bootmae.engine.hooks.collapse import MonitorHook, momentum_distance, target_features, target_variance
 
 
 def normalised(*shape: int) -> torch.Tensor:

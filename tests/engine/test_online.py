@@ -11,9 +11,17 @@ import torch
 from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
-from bootmae.engine import online, run
-from bootmae.engine.heartbeat import HeartbeatHook
-from bootmae.engine.online import OnlineProbeHook, choose, data_sets, kept_random_state, shared_features, spread
+from bootmae.config.load import load_config
+from bootmae.engine.hooks import online_probe as online
+from bootmae.engine.hooks.heartbeat import HeartbeatHook
+from bootmae.engine.hooks.online_probe import (
+    OnlineProbeHook,
+    choose,
+    data_sets,
+    kept_random_state,
+    shared_features,
+    spread,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
@@ -97,7 +105,7 @@ def names(dataset) -> list[str]:
 
 def test_a_folder_of_labelled_images(tmp_path):
     """Each fifth image is a query, unless there are splits."""
-    cfg = run.load_config(FINETUNE)
+    cfg = load_config(FINETUNE)
     write_images(tmp_path / 'plain', 10)
     reference, query = data_sets(cfg, str(tmp_path / 'plain'))
     assert names(query) == ['plain/cat/04.png', 'plain/cat/09.png', 'plain/dog/04.png', 'plain/dog/09.png']
@@ -114,7 +122,7 @@ def test_a_folder_of_labelled_images(tmp_path):
 
 @pytest.fixture(scope='module')
 def model():
-    cfg = run.load_config(CONFIGS / 'pretrain' / 'bootmae_debug.py')
+    cfg = load_config(CONFIGS / 'pretrain' / 'bootmae_debug.py')
     return MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
 
 

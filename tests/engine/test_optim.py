@@ -9,7 +9,8 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 
 from bootmae.checkpoints.keys import authors_key, from_authors_finetuned
-from bootmae.engine.optim import AutocastOptimWrapper, ViTOptimWrapperConstructor, decays, parameter_table
+from bootmae.engine.optimizers.layer_decay import ViTOptimWrapperConstructor, decays, parameter_table
+from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 WEIGHT_DECAY = 0.05

@@ -11,14 +11,14 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 from torch import nn
 
-from bootmae.engine import run
-from bootmae.engine.pictures import ReconstructionHook, draw_masks, on_white, patch_of
+from bootmae.config.load import load_config
+from bootmae.engine.hooks.reconstruction import ReconstructionHook, draw_masks, on_white, patch_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 def build(name: str):
-    return MODELS.build(run.load_config(CONFIGS / 'pretrain' / f'{name}.py').model)
+    return MODELS.build(load_config(CONFIGS / 'pretrain' / f'{name}.py').model)
 
 
 def test_masks_are_those_of_the_images():

@@ -15,9 +15,14 @@ from survivors import toy_runner, validated
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.checkpoints.write import write_checkpoint
-from bootmae.engine import run, saving
-from bootmae.engine import runner as runner_module
-from bootmae.engine.runner import await_file
+from bootmae.config.batch import apply_batch
+from bootmae.config.load import load_config
+from bootmae.engine.hooks import checkpoint
+from bootmae.engine.hooks.checkpoint import checkpoint_folder
+from bootmae.engine.runner import runner as runner_module
+from bootmae.engine.runner import state
+from bootmae.engine.runner.build import build_runner
+from bootmae.engine.runner.runner import await_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASES = ROOT / 'tests' / 'checkpoints'
@@ -120,10 +125,10 @@ def test_a_folder_of_its_own(tmp_path):
     toy_runner(work, dict(out_dir=str(out)), epochs=1).train()
     assert [path.name for path in (out / 'work').glob('*.pth')] == ['epoch_1.pth']
     runner = toy_runner(work, dict(out_dir=str(out)), epochs=2, resume=True)
-    assert saving.checkpoint_folder(runner) == out / 'work'
+    assert checkpoint_folder(runner) == out / 'work'
     runner.train()
     assert [path.name for path in (out / 'work').glob('*.pth')] == ['epoch_2.pth']
-    assert saving.checkpoint_folder(runner) == out / 'work'
+    assert checkpoint_folder(runner) == out / 'work'
 
 
 # --- refusals ---
@@ -153,12 +158,12 @@ def test_a_run_with_another_config_is_refused_unless_wanted(half, warned):
 def test_facts_that_are_recorded(tmp_path):
     runner = toy_runner(tmp_path, epochs=2, **{'optim_wrapper.accumulative_counts': 2})
     runner.train()
-    assert saving.run_facts(runner) == dict(
+    assert state.run_facts(runner) == dict(
         loop='epochs', global_batch=4, train_samples=8, optimizer='AdamW', max_epochs=2, lr=0.1, weight_decay=0.01)
     runner = toy_runner(tmp_path, dict(by_epoch=False, interval=4), **{'optim_wrapper.accumulative_counts': 2},
                         train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=6))
     runner.train()
-    assert saving.run_facts(runner) == dict(
+    assert state.run_facts(runner) == dict(
         loop='iterations', global_batch=4, train_samples=8, optimizer='AdamW', max_steps=3, lr=0.1,
         weight_decay=0.01)
 
@@ -171,14 +176,14 @@ def test_files_of_released_versions_load_and_resume(tmp_path, release):
     """After one of two epochs of two steps; whatever version wrote them."""
     (tmp_path / 'epoch_1.pth').write_bytes(lzma.decompress((RELEASES / release).read_bytes()))
     tiny = dict(embed_dims=8, depth=1, num_heads=1)
-    cfg = run.load_config(CONFIG, {
+    cfg = load_config(CONFIG, {
         'model.backbone.arch': tiny, 'model.pixel_decoder': tiny, 'train_dataloader.dataset.labels_per_class': None,
         'train_dataloader.dataset.indices': 8, 'train_dataloader.batch_size': 4, 'log_level': 'ERROR',
         'auto_scale_lr.base_batch_size': 4, 'experiment_name': 'release', 'resume': True,
         'default_hooks.checkpoint.type': 'SafeCheckpointHook'})
-    run.apply_batch(cfg, 1)
+    apply_batch(cfg, 1)
     before = read_checkpoint(tmp_path / 'epoch_1.pth')
-    runner = run.build_runner(cfg, CONFIG, str(tmp_path))
+    runner = build_runner(cfg, CONFIG, str(tmp_path))
     runner.train()
     after = read_checkpoint(tmp_path / 'epoch_2.pth')
     assert (runner.epoch, runner.iter) == (2, 4)
@@ -201,7 +206,7 @@ def hub_of(values: int) -> MessageHub:
 
 def test_histories_keep_their_end():
     hub = hub_of(1000)
-    saving.cap_histories(hub, 256)
+    state.cap_histories(hub, 256)
     history = hub.get_scalar('train/loss')
     assert history.data[0].tolist() == list(range(744, 1000))
     assert history.data[1].tolist() == [1] * 256
@@ -214,14 +219,14 @@ def test_windows_of_the_log_stay_whole(tmp_path):
     def length(*windows) -> int:
         runner = toy_runner(tmp_path, epochs=1, **validated([1.0]), log_processor=dict(custom_cfg=[
             dict(data_src='loss', log_name=f'loss_{size}', method_name='mean', window_size=size) for size in windows]))
-        return saving.history_length(runner)
+        return state.history_length(runner)
     assert (length(), length(10), length(1000), length('epoch'), length('global')) == (256, 256, 1000, 256, 1_000_000)
 
 
 def test_files_do_not_grow(tmp_path, monkeypatch):
     """Neither do the histories in memory: 40 epochs of four iterations, with room for 30 values."""
-    monkeypatch.setattr(saving, 'HISTORY', 30)
-    monkeypatch.setattr(saving, 'EVERY', 10)
+    monkeypatch.setattr(state, 'HISTORY', 30)
+    monkeypatch.setattr(checkpoint, 'EVERY', 10)
     runner = toy_runner(tmp_path, dict(interval=20, max_keep_ckpts=-1, minutes=0), epochs=40)
     runner.train()
     first, last = (tmp_path / f'epoch_{epoch}.pth' for epoch in (20, 40))

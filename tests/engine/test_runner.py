@@ -15,9 +15,13 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
-import bootmae.engine.metrics  # noqa: F401  registers SubsetCocoMetric
-from bootmae.engine import run, runner
-from bootmae.engine.runner import SuiteRunner, check_single_image, follow_statistics, has_norm
+import bootmae.evaluation.metrics_det  # noqa: F401  registers SubsetCocoMetric
+from bootmae.commands.test import evaluate
+from bootmae.commands.train import train
+from bootmae.config.load import load_config
+from bootmae.config.weights import follow_statistics
+from bootmae.engine.runner.build import build_runner
+from bootmae.engine.runner.runner import SuiteRunner, check_single_image, has_norm
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 SEG, DET = CONFIGS / 'seg' / 'upernet_debug.py', CONFIGS / 'det' / 'mask_rcnn_debug.py'
@@ -63,18 +67,18 @@ def steps(monkeypatch) -> list:
 
 def test_training_data_is_checked(short, steps):
     with pytest.raises(ValueError, match=r'DigitSceneMasks has \d+ classes, but num_classes is 77 in auxiliary_head'):
-        run.train(str(SEG), None, short | {'model.auxiliary_head.num_classes': 77})
+        train(str(SEG), None, short | {'model.auxiliary_head.num_classes': 77})
     assert not steps
 
 
 def test_validation_data_is_checked_before_training(short, steps, tmp_path):
     """Its masks too, although they are needed only after training."""
     short |= {'val_dataloader.dataset.data_root': str(tmp_path / 'broken')}
-    DATASETS.build(run.load_config(SEG, short).val_dataloader.dataset)
+    DATASETS.build(load_config(SEG, short).val_dataloader.dataset)
     mask = tmp_path / 'broken' / 'annotations' / 'validation' / '000001.png'
     Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 200)).save(mask)
     with pytest.raises(ValueError, match=r'000001.png has the label 200, outside 0..\d+ of DigitSceneMasks'):
-        run.train(str(SEG), None, short)
+        train(str(SEG), None, short)
     assert not steps
 
 
@@ -84,20 +88,20 @@ def test_a_metric_over_other_images_is_refused_before_training(options, scenes, 
     ann_file = str(scenes / 'annotations' / 'instances_val2017.json')
     options |= {'val_evaluator.ann_file': ann_file, 'val_dataloader.dataset.indices': 2}
     with pytest.raises(ValueError, match='ann_file has 5 images and the data set 2, .*SubsetCocoMetric'):
-        run.train(str(DET), None, options)
+        train(str(DET), None, options)
 
 
 def test_test_data_is_checked(short, tmp_path, options):
     """Also by tools/test.py, before a checkpoint is looked for."""
     with pytest.raises(ValueError, match='num_classes is 77 in auxiliary_head'):
-        run.evaluate(str(SEG), str(tmp_path / 'none.pth'), None, options | {'model.auxiliary_head.num_classes': 77})
+        evaluate(str(SEG), str(tmp_path / 'none.pth'), None, options | {'model.auxiliary_head.num_classes': 77})
 
 
 def test_a_data_set_without_images_says_so(short, scenes):
     found = dict(_delete_=True, type='BaseSegDataset', data_root=str(scenes), img_suffix='.jpeg',
                  metainfo=dict(classes=('a', )), data_prefix=dict(img_path='images', seg_map_path='annotations'))
     with pytest.raises(ValueError, match=r'BaseSegDataset found no image: .*data_root=.*scenes., .*img_suffix'):
-        run.train(str(SEG), None, short | {'train_dataloader.dataset': found})
+        train(str(SEG), None, short | {'train_dataloader.dataset': found})
     with pytest.raises(ValueError, match='other'):
         SuiteRunner.build_dataloader(dict(dataset=dict(type=_Broken), sampler=dict(type='DefaultSampler')))
 
@@ -134,14 +138,14 @@ def test_a_batch_of_one_is_refused_with_bn(short, steps):
     for kind in ('BN', 'SyncBN'):
         heads = {f'model.{head}.norm_cfg.type': kind for head in ('decode_head', 'auxiliary_head')}
         with pytest.raises(ValueError, match='batch_size=1, but EncoderDecoder has batch normalisation'):
-            run.train(str(SEG), None, options | heads | {'experiment_name': f'runner_one_{kind}'})
+            train(str(SEG), None, options | heads | {'experiment_name': f'runner_one_{kind}'})
     assert not steps
 
 
 def test_a_batch_of_one_trains_with_gn(short, steps):
     options = short | {'train_dataloader.batch_size': 1, 'auto_scale_lr.base_batch_size': 1}
     options |= {f'model.{head}.norm_cfg': GROUPS for head in ('decode_head', 'auxiliary_head')}
-    trained = run.train(str(SEG), None, options)
+    trained = train(str(SEG), None, options)
     assert len(steps) == 1
     assert has_norm(trained.model, nn.GroupNorm)
     assert all(value.isfinite().all() for value in trained.model.state_dict().values())
@@ -151,7 +155,8 @@ def test_a_batch_of_one_trains_with_gn(short, steps):
 def test_synchronised_norms_need_gpus(monkeypatch, gpu, kept):
     """Of several processes; without GPUs they become BN, and the log says so."""
     said = []
-    monkeypatch.setattr(runner, 'print_log', lambda message, logger, level: said.append((message, level)))
+    monkeypatch.setattr('bootmae.engine.runner.runner.print_log',
+                        lambda message, logger, level: said.append((message, level)))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     monkeypatch.setattr(Runner, 'wrap_model', lambda self, cfg, model: model)
     ours = SuiteRunner.__new__(SuiteRunner)
@@ -164,8 +169,8 @@ def test_synchronised_norms_need_gpus(monkeypatch, gpu, kept):
 
 
 def test_synchronised_norms_of_one_process_are_bn(short):
-    cfg = run.load_config(SEG, short | {'model.decode_head.norm_cfg.type': 'SyncBN'})
-    model = run.build_runner(cfg, SEG).model
+    cfg = load_config(SEG, short | {'model.decode_head.norm_cfg.type': 'SyncBN'})
+    model = build_runner(cfg, SEG).model
     assert has_norm(model, nn.modules.batchnorm._BatchNorm)
     assert not has_norm(model, nn.SyncBatchNorm)
 
@@ -205,13 +210,13 @@ def test_other_statistics_are_refused_or_adopted(recorded):
 def test_weights_without_a_run_are_refused(short, tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
     with pytest.raises(ValueError, match=r'weights.pth holds weights, not a run: start from it with --init'):
-        run.evaluate(str(SEG), str(tmp_path / 'weights.pth'), None, short | {'test_dataloader.dataset.indices': 1})
+        evaluate(str(SEG), str(tmp_path / 'weights.pth'), None, short | {'test_dataloader.dataset.indices': 1})
 
 
 def test_a_second_run_keeps_its_own_curves(short, tmp_path):
     """mmseg names the visualiser of each config alike; it must not be shared by the runs of a process."""
     for name in ('first', 'second'):
-        run.train(str(SEG), str(tmp_path / name), short | {'experiment_name': f'runner_{name}'})
+        train(str(SEG), str(tmp_path / name), short | {'experiment_name': f'runner_{name}'})
     assert all(len(list((tmp_path / name).glob('*/vis_data/scalars.json'))) == 1 for name in ('first', 'second'))
 
 

@@ -18,8 +18,8 @@ from survivors import Boundaries, die, killed, toy_runner, validated
 from bootmae.checkpoints import read_checkpoint
 from bootmae.checkpoints.marks import SummingFile, peek
 from bootmae.checkpoints.resume import find_newest
-from bootmae.engine import runner as runner_module
-from bootmae.engine import saving
+from bootmae.engine.hooks import checkpoint as saving
+from bootmae.engine.runner import runner as runner_module
 
 
 def names(folder: Path, pattern: str = '*.pth') -> list[str]:

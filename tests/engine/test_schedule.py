@@ -6,7 +6,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
-from bootmae.engine.schedule import WarmupCosineLR, warmup_cosine
+from bootmae.engine.optimizers.schedule import WarmupCosineLR, warmup_cosine
 
 # peak, warm-up epochs, epochs, floor; the golden values are for a batch of 2048 in pretraining
 RECIPES = {

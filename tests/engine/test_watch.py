@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bootmae.engine.exits import BadDataError, Requeue, RunStopped
-from bootmae.engine.signals import StopSignals, start_worker
-from bootmae.engine.watch import BAD_IMAGES, WatchHook
+from bootmae.distributed.exits import BadDataError, Requeue, RunStopped
+from bootmae.distributed.signals import StopSignals, start_worker
+from bootmae.engine.hooks.preemption import BAD_IMAGES, WatchHook
 
 
 class Data(list):

@@ -15,11 +15,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import run
-from bootmae.engine.monitor import MonitorHook, momentum_distance, target_features, target_variance
-from bootmae.engine.pictures import ReconstructionHook
-from bootmae.engine.probe import judge
-from bootmae.engine.reconstruct import load_pretrained
+from bootmae.commands.knn import judge
+from bootmae.commands.train import train
+from bootmae.engine.hooks.collapse import MonitorHook, momentum_distance, target_features, target_variance
+from bootmae.engine.hooks.reconstruction import ReconstructionHook
+from bootmae.visualization.reconstruct import load_pretrained
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'
@@ -48,7 +48,7 @@ def watched(tmp_path_factory):
     def make(method: str) -> SimpleNamespace:
         if method not in made:
             folder = tmp_path_factory.mktemp(method)
-            runner = run.train(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(folder), options_of(method) | {
+            runner = train(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(folder), options_of(method) | {
                 'experiment_name': f'watched_{next(COUNT)}'})
             data = next(folder.glob('*/vis_data'))
             lines = [json.loads(line) for line in (data / 'scalars.json').read_text().splitlines()]
@@ -62,7 +62,7 @@ def test_watching_changes_no_weight(watched, tmp_path):
     for method in ('bootmae', 'mae'):
         options = options_of(method) | {'default_hooks.monitor': None, 'experiment_name': f'bare_{next(COUNT)}'}
         options = {key: value for key, value in options.items() if not key.endswith(('.probe', '.pictures'))}
-        bare = run.train(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(tmp_path / method), options)
+        bare = train(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(tmp_path / method), options)
         assert not any(isinstance(hook, MonitorHook) for hook in bare.hooks)
         torch.testing.assert_close(watched(method).runner.model.state_dict(), bare.model.state_dict(), rtol=0, atol=0)
 
@@ -147,8 +147,8 @@ def test_two_processes_watch_as_one(watched, tmp_path):
     options = options_of('bootmae') | {'train_dataloader.batch_size': 4, 'optim_wrapper.accumulative_counts': 2,
                                        'default_hooks.logger.interval': 4}
     (tmp_path / 'two.py').write_text(f'_base_ = {str(CONFIGS / "pretrain" / "bootmae_debug.py")!r}\n')
-    code = ('import sys, torch; torch.set_num_threads(1); from bootmae.engine import run; '
-            f'run.train({str(tmp_path / "two.py")!r}, {str(tmp_path / "run")!r}, {options!r}, launcher="pytorch")')
+    code = ('import sys, torch; torch.set_num_threads(1); from bootmae.commands.train import train; '
+            f'train({str(tmp_path / "two.py")!r}, {str(tmp_path / "run")!r}, {options!r}, launcher="pytorch")')
     (tmp_path / 'two_main.py').write_text(code)
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local_addr=127.0.0.1',
                            '--nproc_per_node=2', str(tmp_path / 'two_main.py')], capture_output=True, text=True,

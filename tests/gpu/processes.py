@@ -24,7 +24,7 @@ import signal
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from bootmae.engine.hooks import bare_model
+from bootmae.engine.unwrap import bare_model
 
 
 @HOOKS.register_module()
@@ -47,7 +47,7 @@ class Trouble(Hook):
             bare_model(runner).data_preprocessor.mean.fill_(math.nan)
 '''
 CONFIG = f'''_base_ = {str(REPOSITORY / 'configs/pretrain/bootmae_debug.py')!r}
-custom_imports = dict(imports=['bootmae', 'gpu_trouble'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'gpu_trouble'], allow_failed_imports=False)
 optim_wrapper = dict(type='AutocastOptimWrapper')
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=-1), trouble=dict(type='Trouble'))
 randomness = dict(deterministic=True)

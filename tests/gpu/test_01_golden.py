@@ -6,7 +6,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 
 from bootmae.checkpoints.keys import from_authors
-from bootmae.engine.parity import TOLERANCE, Golden, build_bootmae, compare
+from bootmae.commands.parity import TOLERANCE, Golden, build_bootmae, compare
 
 FILES = ('square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation')
 # Relative errors of the losses. The types round by 2^-24, 2^-9 and 2^-12, and hundreds of errors average out: on a CPU

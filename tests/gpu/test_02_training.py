@@ -1,6 +1,6 @@
 """The training loop on a GPU: steps that wait for nothing, poisoned batches that leave no trace, and CUDA graphs.
 
-All of it is seen in the same short runs of the debug configs, through `run.train` with its loader and hooks.
+All of it is seen in the same short runs of the debug configs, through `train` with its loader and hooks.
 """
 
 import functools
@@ -16,8 +16,8 @@ from mmengine.registry import HOOKS
 from rehearsal import allow_fp16, compile_option, recorded_waits, toy, uses_cuda_graphs
 from torch._dynamo.utils import counters
 
-from bootmae.engine import run
-from bootmae.engine.hooks import bare_model
+from bootmae.commands.train import train as run_training
+from bootmae.engine.unwrap import bare_model
 
 SECONDS = 120  # the first test that needs a run waits for its compilation
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain'
@@ -96,7 +96,7 @@ def trained(tmp_path_factory) -> Iterator[Callable[[str], GpuProbe]]:
         with pytest.MonkeyPatch.context() as patch:
             if wrapper == 'AmpOptimWrapper':
                 allow_fp16(patch)
-            runner = run.train(str(CONFIGS / f'{config}.py'), str(tmp_path_factory.mktemp(name)), {
+            runner = run_training(str(CONFIGS / f'{config}.py'), str(tmp_path_factory.mktemp(name)), {
                 'experiment_name': f'gpu_{name}', 'log_level': 'WARNING', 'visualizer.vis_backends': [],
                 'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32 * EPOCH,
                 'train_cfg.max_epochs': EPOCHS, 'default_hooks.logger.interval': EPOCH,

@@ -17,12 +17,12 @@ from PIL import Image
 from rehearsal import DEVICE, REHEARSED, new_stream, on_stream, queue_a_late_write, synchronize, toy
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from bootmae.commands.train import train
 from bootmae.data.device import DeviceStage, collate_encoded
 from bootmae.data.embedded import PHOTOS, photo
 from bootmae.data.images import ImageFiles
 from bootmae.data.jpeg import parse_header
 from bootmae.data.samples import SeededSamples
-from bootmae.engine import run
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'pretrain' / 'bootmae_debug.py'
 SIZE = toy(224, 64)
@@ -183,7 +183,7 @@ def test_a_run_reads_with_the_gpu(device, photographs, tmp_path):
                 dict(type='RandomFlip', prob=0.5), dict(type='DrawMask', **masks),
                 dict(type='PackInputs', algorithm_keys=['mask_order'])]
     for reader in ('gpu', 'cpu'):
-        runner = run.train(str(CONFIG), str(tmp_path / reader), {
+        runner = train(str(CONFIG), str(tmp_path / reader), {
             'experiment_name': f'gpu_reader_{reader}', 'log_level': 'WARNING', 'visualizer.vis_backends': [],
             'reader': reader, 'reader_device': device, 'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 8,
             'auto_scale_lr.base_batch_size': 8, 'train_dataloader.dataset': dict(

@@ -5,7 +5,7 @@ import torch
 from rehearsal import compile_option, toy
 from torch._dynamo.utils import counters
 
-from bootmae.engine.parity import TOLERANCE, compare
+from bootmae.commands.parity import TOLERANCE, compare
 
 SECONDS = 120  # most of it is compilation
 CASES = [('whole', 'square'), ('blocks', 'square'), ('blocks', 'segmentation'), ('blocks', 'finetune'),

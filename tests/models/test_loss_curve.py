@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bootmae.engine import run
-from bootmae.provenance import REPOSITORY
+from bootmae.commands.train import train
 from bootmae.report.curves import read_curve
+from bootmae.results.provenance import REPOSITORY
 
 CURVE = Path(__file__).parents[1] / 'golden' / 'loss_curve.json'
 OPTIONS = {'train_cfg.max_epochs': 40, 'log_level': 'ERROR', 'experiment_name': 'loss_curve',
@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 
 @pytest.mark.slow
 def test_200_steps(tmp_path):
-    run.train(str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'), str(tmp_path), dict(OPTIONS))
+    train(str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'), str(tmp_path), dict(OPTIONS))
     curve, stored = read_curve('', tmp_path), json.loads(CURVE.read_text())
     assert curve.steps.tolist() == list(range(1, 201))
     for name in ('loss_pixel', 'loss_feature'):

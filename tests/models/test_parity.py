@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from bootmae.engine import parity
-from bootmae.engine.parity import TOLERANCE, compare
+from bootmae.commands import parity
+from bootmae.commands.parity import TOLERANCE, compare
 
 COMMAND = Path(__file__).parents[2] / 'tools' / 'parity.py'
 SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION = (

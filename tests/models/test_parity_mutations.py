@@ -4,8 +4,9 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch.nn import functional as F
 
-from bootmae.engine import optim, parity
-from bootmae.engine.parity import TOLERANCE, compare
+from bootmae.commands import parity
+from bootmae.commands.parity import TOLERANCE, compare
+from bootmae.engine.optimizers import layer_decay
 from bootmae.models import bootmae as algorithm
 from bootmae.models import decoder, layers, objectives
 from bootmae.models.bootmae import BootMAE
@@ -192,9 +193,9 @@ MUTATIONS = {
         SQUARE, 'pixel prediction', mutated(decoder.CrossAttention, 'forward', swapped_biases)),
     'softmax scale of uneven heads': (ODD_HEADS, 'pixel prediction', mutated(layers, 'attend', scale_of_uneven_heads)),
     'feature weight unused': (PLAIN_LOSS, 'loss', mutated(BootMAE, 'loss', unused_feature_weight)),
-    'mask token without decay': (SQUARE, 'after one step', mutated(optim, 'decays', undecayed('mask_token'))),
-    'class token with decay': (SQUARE, 'after one step', mutated(optim, 'decays', decayed('cls_token'))),
-    'norm with decay': (SQUARE, 'after one step', mutated(optim, 'decays', decayed('norm.bias'))),
+    'mask token without decay': (SQUARE, 'after one step', mutated(layer_decay, 'decays', undecayed('mask_token'))),
+    'class token with decay': (SQUARE, 'after one step', mutated(layer_decay, 'decays', decayed('cls_token'))),
+    'norm with decay': (SQUARE, 'after one step', mutated(layer_decay, 'decays', decayed('norm.bias'))),
     'momentum updated before the step': (SQUARE, 'momentum after it', momentum_before_step),
     'decay swapped': (
         SQUARE, 'momentum after it',

@@ -17,7 +17,8 @@ from bootmae.report import (
     reconstruction_grid,
     summarise,
 )
-from bootmae.report.figures import GUTTER, HEADING, MAX_POINTS, difference_svg, series, thin, tile_origin
+from bootmae.report.figures import MAX_POINTS, difference_svg, series, thin
+from bootmae.visualization.grids import GUTTER, HEADING, tile_origin
 
 
 def write_run(work_dir, timestamp, points, resume=None, extra=()):

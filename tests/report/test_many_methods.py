@@ -10,9 +10,10 @@ from PIL import Image, ImageColor
 
 from bootmae.report import Curve, ResultRow, build_page, summarise
 from bootmae.report.blocks import block_of, block_plots, by_blocks, last_blocks
-from bootmae.report.figures import GUTTER, OTHER_COLOURS, loss_svg, reconstruction_grid
+from bootmae.report.figures import OTHER_COLOURS, loss_svg
 from bootmae.report.overview import overview
 from bootmae.report.tables import comparison_table
+from bootmae.visualization.grids import GUTTER, reconstruction_grid
 
 TEN = ('untrained', 'mae', 'bootmae', 'mae-longer', 'no-momentum', 'ema-0.9999', 'random-masks', 'wrong_taps',
        'no-weights', 'mae (1600 epochs)')

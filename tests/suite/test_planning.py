@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_spec import cells_of
 
-from bootmae.engine.run import load_config
-from bootmae.provenance import REPOSITORY
+from bootmae.config.load import load_config
+from bootmae.results.provenance import REPOSITORY
 from bootmae.suite import load_suite, make_cells
 from bootmae.suite.collect import cell_config
 from bootmae.suite.dry_run import detection_size, estimate, hours_text, plan_text

@@ -12,10 +12,11 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from bootmae.checkpoints import load_encoder
+from bootmae.commands.train import train
+from bootmae.config.load import load_config
 from bootmae.data.scenes import SceneSpec, boxes_of, draw_scene
-from bootmae.engine import run
-from bootmae.engine.predict import image_of, instances, label_map, load_trained, predict
-from bootmae.report.rows import read_rows
+from bootmae.evaluation.predict import image_of, instances, label_map, load_trained, predict
+from bootmae.results.rows import read_rows
 from bootmae.suite import Cell, Suite
 from bootmae.suite.cells import last_checkpoint
 from bootmae.suite.collect import METRICS, cell_config, collect, data_name, protocol_of
@@ -45,7 +46,7 @@ def runs(tmp_path_factory):
         suite = Suite(root / 'toy.yaml', None, 'toy', 'demo', (), (2, ), {}, (task, ))
         cell = Cell(suite, task, Method('mae', 'mae', str(init)), 2, root)
         begin_attempt(cell, read_journal(cell))
-        runner = run.train(cell.config, str(cell.run), cell.options, init=cell.weights)
+        runner = train(cell.config, str(cell.run), cell.options, init=cell.weights)
         made[short] = cell, runner
     return made
 
@@ -107,7 +108,7 @@ def test_gpu_hours(runs):
 
 def test_protocols_of_the_recipes():
     def of(path: str, kind: str, **options) -> str:
-        return protocol_of(run.load_config(path, options), kind)
+        return protocol_of(load_config(path, options), kind)
 
     for method in ('mae', 'bootmae'):  # their recipes differ in learning rate and layer decay
         assert of(f'configs/cls/{method}_vitb_finetune.py', 'finetune') == 'all weights trained, 100 epochs, 224 px'
@@ -128,7 +129,7 @@ def test_unknown_data_needs_a_name(runs):
 
 def test_the_hash_is_that_of_other_tasks(runs):
     """Classification, segmentation and detection from one file: one hash in their rows."""
-    cfg = run.load_config(CONFIGS / 'cls' / 'mae_demo_digits_finetune.py', {'model.backbone.depth': 2})
+    cfg = load_config(CONFIGS / 'cls' / 'mae_demo_digits_finetune.py', {'model.backbone.depth': 2})
     frozen = load_encoder(MODELS.build(cfg.model.backbone), runs['seg'][0].weights).hash
     assert frozen == runs['seg'][1].model.backbone.verdict.hash == runs['det'][1].model.backbone.verdict.hash
 
@@ -136,7 +137,7 @@ def test_the_hash_is_that_of_other_tasks(runs):
 @pytest.mark.parametrize('short', KINDS)
 def test_a_trained_model_sees_images_as_in_training(runs, short):
     cell, runner = runs[short]
-    model = load_trained(run.load_config(cell.config), last_checkpoint(cell.run))
+    model = load_trained(load_config(cell.config), last_checkpoint(cell.run))
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET)
     assert not model.training
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in runner.model.state_dict().items())
@@ -144,7 +145,7 @@ def test_a_trained_model_sees_images_as_in_training(runs, short):
 
 def test_segmentation_samples(runs):
     cell, _ = runs['seg']
-    samples = predict(run.load_config(cell.config), last_checkpoint(cell.run), [3, 0])
+    samples = predict(load_config(cell.config), last_checkpoint(cell.run), [3, 0])
     for sample, index in zip(samples, (3, 0), strict=True):
         scene = draw_scene(SPEC, 'val', index)
         assert abs(image_of(sample).astype(float) - scene.image).mean() < 4
@@ -155,7 +156,7 @@ def test_segmentation_samples(runs):
 
 def test_detection_samples(runs):
     cell, _ = runs['det']
-    sample, = predict(run.load_config(cell.config), last_checkpoint(cell.run), [4])
+    sample, = predict(load_config(cell.config), last_checkpoint(cell.run), [4])
     scene, truth, found = draw_scene(SPEC, 'val', 4), instances(sample, truth=True), instances(sample)
     assert truth['labels'].tolist() == scene.labels.tolist()
     assert truth['boxes'].tolist() == boxes_of(scene.masks).tolist()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bootmae.provenance import REPOSITORY
+from bootmae.results.provenance import REPOSITORY
 from bootmae.suite import load_suite, make_cells
 from bootmae.suite.cells import as_options, select, shell
 from bootmae.suite.spec import merge

@@ -6,11 +6,11 @@ import torch
 from mmpretrain.registry import MODELS
 from test_spec import cells_of
 
-from bootmae.engine.reconstruct import hide, load_pretrained, reconstruct
 from bootmae.models.masking import BlockMasking
 from bootmae.suite import page
 from bootmae.suite.cells import Cell
 from bootmae.suite.collect import cell_config
+from bootmae.visualization.reconstruct import hide, load_pretrained, reconstruct
 
 METHODS = {
     'deeper-1': {'configs': 'bootmae', 'options': {'model.pixel_decoder.depth': 2, 'model.masking.num_block': 0}},

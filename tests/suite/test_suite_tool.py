@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bootmae.provenance import REPOSITORY
-from bootmae.report.rows import read_rows
+from bootmae.results.provenance import REPOSITORY
+from bootmae.results.rows import read_rows
 
 SUITE = '''
 title: toy

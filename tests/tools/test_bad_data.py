@@ -15,7 +15,8 @@ from test_dist import shell
 from test_train import call, forget_logs, scalars
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import run
+from bootmae.commands.train import train
+from bootmae.config.load import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBUG = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
@@ -43,7 +44,7 @@ def data(tmp_path) -> Path:
 def config(tmp_path, data) -> Path:
     """The debug pretraining on these files."""
     path = tmp_path / 'config.py'
-    pipeline = [dict(type='LoadImageFromFile'), *run.load_config(DEBUG).to_dict()['train_pipeline']]
+    pipeline = [dict(type='LoadImageFromFile'), *load_config(DEBUG).to_dict()['train_pipeline']]
     path.write_text(f'''_base_ = {str(DEBUG)!r}
 train_dataloader = dict(dataset=dict(_delete_=True, type='ImageFiles', roots={str(data)!r}, pipeline={pipeline}))
 ''')
@@ -123,9 +124,9 @@ def test_strict_runs_name_the_first_bad_image(data, config, tmp_path, capsys):
 
 def test_without_the_protection_a_run_dies_of_one_bad_image(data, config, tmp_path, monkeypatch):
     mend(data, *BAD[1:])
-    monkeypatch.setattr(run, 'protect', lambda cfg: None)
+    monkeypatch.setattr('bootmae.config.steps.protect', lambda cfg: None)
     with pytest.raises(AssertionError, match=f'failed to load image: {data / BAD[0]}'):
-        run.train(str(config), str(tmp_path / 'run'), {'experiment_name': 'bad_unprotected', 'log_level': 'ERROR'})
+        train(str(config), str(tmp_path / 'run'), {'experiment_name': 'bad_unprotected', 'log_level': 'ERROR'})
 
 
 @pytest.mark.slow
@@ -172,7 +173,7 @@ class Killer(Hook):
 def test_a_killed_worker_ends_the_run_and_is_named(data, config, tmp_path, processes):
     mend(data, *BAD)
     (tmp_path / 'killer_hook.py').write_text(KILLER)
-    config.write_text(config.read_text() + "custom_imports = dict(imports=['bootmae', 'killer_hook'], "
+    config.write_text(config.read_text() + "custom_imports = dict(imports=['bootmae.registry', 'killer_hook'], "
                       "allow_failed_imports=False)\ndefault_hooks = dict(killer=dict(type='Killer'))\n")
     options = ['--cfg-options', 'train_dataloader.batch_size=4', f'auto_scale_lr.base_batch_size={4 * processes}',
                *WORKERS]

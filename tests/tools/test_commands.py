@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bootmae.engine import run
-from bootmae.engine.cli import main
+from bootmae.commands.cli import main
+from bootmae.commands.test import evaluate
+from bootmae.commands.train import train
+from bootmae.engine.runner.build import build_runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'
@@ -47,7 +49,7 @@ def finetuned(request, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp(request.param)
     hooks = [] if request.param == 'plain' else [dict(
         type='EMAHook', momentum=0.1, evaluate_on_ema=True, evaluate_on_origin=True, priority='ABOVE_NORMAL')]
-    runner = run.train(str(FINETUNE), str(work_dir), options(custom_hooks=hooks, **{
+    runner = train(str(FINETUNE), str(work_dir), options(custom_hooks=hooks, **{
         'train_dataloader.dataset.labels_per_class': 60, 'optim_wrapper.optimizer.lr': 5e-3,
         'train_cfg.val_interval': 2}))
     names = ['accuracy/top1'] + (['accuracy/top1_origin'] if hooks else [])
@@ -58,9 +60,9 @@ def test_metrics_are_those_of_training(finetuned, monkeypatch):
     """Of the averaged weights and of the trained ones, each under its own name."""
     work_dir, hooks, last = finetuned
     assert 12 < last['accuracy/top1'] < 100, 'it has learnt something'
-    runners, build = [], run.build_runner
-    monkeypatch.setattr(run, 'build_runner', lambda *args: runners.append(build(*args)) or runners[-1])
-    metrics = run.evaluate(str(FINETUNE), str(work_dir / 'epoch_2.pth'), str(work_dir / 'test'),
+    runners, build = [], build_runner
+    monkeypatch.setattr('bootmae.commands.test.build_runner', lambda *args: runners.append(build(*args)) or runners[-1])
+    metrics = evaluate(str(FINETUNE), str(work_dir / 'epoch_2.pth'), str(work_dir / 'test'),
                            options(custom_hooks=hooks))
     assert metrics == {'accuracy/top1': last['accuracy/top1']}
     for name, value in last.items():
@@ -79,7 +81,7 @@ def test_test_as_a_tool(finetuned, tmp_path):
 
 def test_a_pretraining_file_is_no_classifier(tmp_path, capsys):
     """And neither are bare weights, a damaged file or a missing one."""
-    run.train(str(PRETRAIN), str(tmp_path), options(**{
+    train(str(PRETRAIN), str(tmp_path), options(**{
         'train_dataloader.dataset.indices': 32, 'train_cfg.max_epochs': 1}))
     torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
     (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:5000])

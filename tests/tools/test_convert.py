@@ -12,8 +12,8 @@ import torch
 
 from bootmae.checkpoints import find_encoder, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
-from bootmae.engine.cli import main
-from bootmae.engine.run import load_config
+from bootmae.commands.cli import main
+from bootmae.config.load import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
@@ -141,7 +141,7 @@ def test_exports_are_starting_weights(runs, tmp_path, to):
     from mmengine.config import ConfigDict
     from mmpretrain.registry import MODELS
 
-    from bootmae.engine.run import apply_init
+    from bootmae.config.weights import apply_init
     path = tmp_path / ('a.safetensors' if to in ('hf', 'safetensors') else 'a.pth')
     assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', to, path) == 0
     cfg = load_config(FINETUNE)

@@ -5,7 +5,7 @@ import torch
 from toy_runs import write_config
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import run
+from bootmae.commands.train import train as run_training
 
 FLIPS = '''
 train_pipeline = [dict(type='LoadImageFromFile'), {annotations}, dict(type='RandomFlip', prob=0.5), {pack}]
@@ -36,7 +36,7 @@ def test_from_the_middle(scenes, tmp_path, task):
         folder.mkdir()
         config = write_config(folder, task, scenes, FLIPS.format(
             workers=workers, loop=LOOPS[task], sampler=SAMPLERS[task], annotations=LABELS[task], pack=PACK[task]))
-        run.train(str(config), str(folder / 'work'), {'log_level': 'ERROR', 'experiment_name': f'{task}_{name}'},
+        run_training(str(config), str(folder / 'work'), {'log_level': 'ERROR', 'experiment_name': f'{task}_{name}'},
                   resume=resume)
         return folder / 'work'
 

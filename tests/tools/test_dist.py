@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine import run
-from bootmae.engine.plan import make_plan
+from bootmae.commands.plan import make_plan
+from bootmae.commands.test import evaluate
+from bootmae.commands.train import train
+from bootmae.config.load import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = REPOSITORY / 'tools'
-LAUNCH = str(REPOSITORY / 'bootmae' / 'engine' / 'launch.py')
+LAUNCH = str(REPOSITORY / 'bootmae' / 'distributed' / 'launch.py')
 PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 # logged losses are those of one step, not means over a window
@@ -25,7 +27,7 @@ RECORDER = '''
 import os
 import torch
 from mmengine.registry import HOOKS
-from bootmae.engine.hooks import LazyInfoHook
+from bootmae.engine.hooks.logging import LazyInfoHook
 
 
 @HOOKS.register_module()
@@ -250,7 +252,7 @@ def recorder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('recorder')
     (folder / 'dist_test_recorder.py').write_text(RECORDER)
     (folder / 'recorded.py').write_text(f'''_base_ = {str(PRETRAIN)!r}
-custom_imports = dict(imports=['bootmae', 'dist_test_recorder'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'dist_test_recorder'], allow_failed_imports=False)
 default_hooks = dict(runtime_info=dict(type='DistTestRecorder'))
 ''')
     return folder
@@ -262,7 +264,7 @@ def one(tmp_path_factory, recorder) -> Path:
     work_dir = tmp_path_factory.mktemp('one')
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(recorder)
-        run.train(str(recorder / 'recorded.py'), str(work_dir), EACH_STEP | {'experiment_name': 'dist_one'})
+        train(str(recorder / 'recorded.py'), str(work_dir), EACH_STEP | {'experiment_name': 'dist_one'})
     return work_dir
 
 
@@ -312,7 +314,7 @@ def test_logged_losses_are_means_over_the_ranks(two):
 @pytest.mark.slow
 def test_accumulation_trains_as_a_whole_batch(one, tmp_path):
     """Two iterations of 16 to an update: the same updates; losses, averaged in pairs, are those of the batch of 32."""
-    run.train(str(PRETRAIN), str(tmp_path), EACH_STEP | {
+    train(str(PRETRAIN), str(tmp_path), EACH_STEP | {
         'train_dataloader.batch_size': 16, 'experiment_name': 'dist_accumulated'})
     assert_same_weights(tmp_path, one)
     halves, whole = curve(tmp_path), curve(one)
@@ -324,7 +326,7 @@ def test_accumulation_trains_as_a_whole_batch(one, tmp_path):
 
 @pytest.mark.slow
 def test_the_plan_knows_two_processes(two):
-    plan = make_plan(run.load_config(PRETRAIN, {'train_dataloader.batch_size': 16}), '', gpus=2)
+    plan = make_plan(load_config(PRETRAIN, {'train_dataloader.batch_size': 16}), '', gpus=2)
     meta = read_checkpoint(two / 'epoch_2.pth')['meta']
     assert (plan.iterations, plan.images) == (meta['iter'], meta['bootmae']['images']) == (10, 320)
 
@@ -347,10 +349,10 @@ def test_slurm_trains_as_one_process(one, cluster, tmp_path):
 def test_two_processes_evaluate_as_one(tmp_path):
     """On 51 images, which two processes cannot share evenly; a random head gives each image a class of its own."""
     options = EACH_STEP | {'test_dataloader.dataset.indices': 51, 'test_dataloader.batch_size': 8}
-    run.train(str(FINETUNE), str(tmp_path), EACH_STEP | {
+    train(str(FINETUNE), str(tmp_path), EACH_STEP | {
         'experiment_name': 'dist_finetune', 'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 2,
         'train_dataloader.dataset.indices': 32, 'model.head.init_cfg.std': 1.0})
-    expected = run.evaluate(str(FINETUNE), str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'one'),
+    expected = evaluate(str(FINETUNE), str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'one'),
                             options | {'experiment_name': 'dist_test_one'})
     done = shell('dist_test.sh', FINETUNE, 'epoch_1.pth', 2, '--work-dir', 'two', *as_arguments(options), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

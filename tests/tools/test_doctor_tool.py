@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.engine.doctor import installed_packages, read_lock
+from bootmae.commands.doctor import installed_packages, read_lock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGED = {'torch': '2.14.0', 'numpy': '1.26.4', 'scipy': '1.11.4', 'setuptools': '82.0', 'transformers': '5.1.0',

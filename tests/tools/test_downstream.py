@@ -17,8 +17,8 @@ from toy_runs import DEBUG, write_config, write_files
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.checkpoints.keys import from_mmpretrain
-from bootmae.engine.cli import main
-from bootmae.engine.run import load_config
+from bootmae.commands.cli import main
+from bootmae.config.load import load_config
 from bootmae.models.positions import resize_positions
 
 REPOSITORY = Path(__file__).resolve().parents[2]

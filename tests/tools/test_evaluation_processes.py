@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from toy_runs import write_config
 
-from bootmae.engine import run
+from bootmae.commands.test import evaluate
+from bootmae.commands.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # In the config: numbers that processes of their own normalisation could not agree on, were it used in evaluation.
@@ -35,9 +36,9 @@ def runs(tmp_path_factory) -> dict[str, tuple[Path, Path, dict]]:
         folder = tmp_path_factory.mktemp(task)
         config = write_config(folder, task, scenes, MORE[task])
         names = ({'log_level': 'ERROR', 'experiment_name': f'processes_{task}_{name}'} for name in ('train', 'test'))
-        run.train(str(config), str(folder / 'work'), next(names))
+        train(str(config), str(folder / 'work'), next(names))
         checkpoint = folder / 'work' / CHECKPOINTS[task]
-        made[task] = config, checkpoint, run.evaluate(str(config), str(checkpoint), str(folder / 'one'), next(names))
+        made[task] = config, checkpoint, evaluate(str(config), str(checkpoint), str(folder / 'one'), next(names))
     return made
 
 
@@ -45,9 +46,9 @@ def runs(tmp_path_factory) -> dict[str, tuple[Path, Path, dict]]:
 def test_processes_evaluate_alike(runs, tmp_path, processes):
     """Both tasks in one start of the processes, as tools/dist_test.sh starts them."""
     script = tmp_path / 'evaluate.py'
-    script.write_text('from bootmae.engine import run\n' + ''.join(
-        f'run.evaluate({str(config)!r}, {str(checkpoint)!r}, {task!r}, dict(experiment_name={task!r}), "pytorch")\n'
-        for task, (config, checkpoint, _) in runs.items()) + 'from bootmae.engine.cli import leave\nleave(0)\n')
+    script.write_text('from bootmae.commands.test import evaluate\n' + ''.join(
+        f'evaluate({str(config)!r}, {str(checkpoint)!r}, {task!r}, dict(experiment_name={task!r}), "pytorch")\n'
+        for task, (config, checkpoint, _) in runs.items()) + 'from bootmae.commands.cli import leave\nleave(0)\n')
     path = os.pathsep.join((str(REPOSITORY), str(Path(__file__).parent)))
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', script],

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.data import hold_out
+from bootmae.commands import hold_out
+from bootmae.commands.cli import main
 from bootmae.data.images import ImageFiles
-from bootmae.engine.cli import main
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'hold_out.py'
 COUNTS = {'cat': 20, 'dog': 3, 'eel': 9}

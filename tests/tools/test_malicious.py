@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.engine.cli import main
+from bootmae.commands.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / 'tests' / 'checkpoints'))

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine.cli import main
+from bootmae.commands.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = '''
 _base_ = '{base}'
-custom_imports = dict(imports=['bootmae', 'bootmae.engine.finite', 'breaking'])
+custom_imports = dict(imports=['bootmae.registry', 'bootmae.engine.hooks.nonfinite', 'breaking'])
 custom_hooks = [
     dict(type='BootMAEHook', ema=((0, 0.9), )),
     dict(type='BreakHook', iterations={iterations}, kind='{kind}', rank=1)]

@@ -11,10 +11,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from PIL import Image
 
+from bootmae.commands.replay import replay
+from bootmae.commands.train import train as run_training
 from bootmae.data.embedded import photo
-from bootmae.engine import run
-from bootmae.engine.exits import NonFiniteError
-from bootmae.engine.replay import replay
+from bootmae.distributed.exits import NonFiniteError
 
 CONFIG = str(Path(__file__).resolve().parents[2] / 'configs' / 'pretrain' / 'bootmae_debug.py')
 COUNT = itertools.count()
@@ -62,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
 
 def train(work_dir: Path, roots: Path, **options) -> list:
     journal = options.pop('journal', {})
-    run.train(CONFIG, str(work_dir), {
+    run_training(CONFIG, str(work_dir), {
         'train_dataloader.dataset': dict(_delete_=True, type='ImageFiles', roots=str(roots), pipeline=PIPELINE),
         'train_dataloader.batch_size': 4, 'auto_scale_lr.base_batch_size': 4, 'train_cfg.max_epochs': 2,
         'model.masking': dict(num_masked=48, num_block=39), 'log_level': 'ERROR', 'visualizer.vis_backends': [],

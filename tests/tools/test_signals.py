@@ -56,7 +56,7 @@ def train(tmp_path):
     (tmp_path / 'modules' / 'trouble_hook.py').write_text(TROUBLE)
     config = tmp_path / 'config.py'
     config.write_text(f'''_base_ = {str(PRETRAIN)!r}
-custom_imports = dict(imports=['bootmae', 'trouble_hook'], allow_failed_imports=False)
+custom_imports = dict(imports=['bootmae.registry', 'trouble_hook'], allow_failed_imports=False)
 ''')
 
     def call(name: str, *args, trouble: str | None = None, **options) -> subprocess.CompletedProcess:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.engine.cli import main
+from bootmae.commands.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'

@@ -10,14 +10,15 @@ from mmengine.registry import METRICS, MODELS
 from mmseg.evaluation import IoUMetric
 
 from bootmae.checkpoints.keys import to_authors, to_timm
-from bootmae.engine.hooks import ProvenanceHook
-from bootmae.engine.run import load_config
+from bootmae.config.load import load_config
+from bootmae.engine.hooks.provenance import ProvenanceHook
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 DEBUG = dict(seg=CONFIGS / 'seg' / 'upernet_debug.py', det=CONFIGS / 'det' / 'mask_rcnn_debug.py')
 TEXT = '''
 _base_ = {base!r}
-custom_imports = dict(imports=['bootmae', 'bootmae.data.scene_datasets', 'toy_runs'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['bootmae.registry', 'bootmae.data.scene_datasets', 'toy_runs'], allow_failed_imports=False)
 scenes = dict(data_root={scenes!r}, scenes=dict(train=6, val=5))
 train_dataloader = dict(batch_size=2, dataset=dict(indices=4, **scenes))
 val_dataloader = dict(batch_size=1, dataset=scenes)

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch.testing import assert_close
 
 from bootmae.checkpoints.keys import from_authors_segmentation
-from bootmae.engine.optim import ViTOptimWrapperConstructor, parameter_table
+from bootmae.engine.optimizers.layer_decay import ViTOptimWrapperConstructor, parameter_table
 from bootmae.models.positions import bias_table_size, relative_index, resize_bias_table, resize_positions
 from bootmae.transfer.windows import window_groups
 
@@ -507,6 +507,6 @@ def test_the_release_has_the_same_parameters(golden):
 
 def test_importing_the_suite_does_not_import_mmseg():
     """It costs a second that only segmentation should pay. (mmdet is imported by mmpretrain's models in any case.)"""
-    code = 'import sys, bootmae; print("mmseg" in sys.modules, "bootmae.transfer" in sys.modules)'
+    code = 'import sys, bootmae.registry; print("mmseg" in sys.modules, "bootmae.transfer" in sys.modules)'
     run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
     assert run.stdout.split()[-2:] == ['False', 'True']

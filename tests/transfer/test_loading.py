@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from bootmae.checkpoints import find_encoder, load_encoder
 from bootmae.checkpoints.keys import from_authors_segmentation
 from bootmae.checkpoints.load import families
-from bootmae.engine.run import apply_init
+from bootmae.config.weights import apply_init
 from bootmae.models.positions import resize_bias_table, resize_positions
 
 ARCH = dict(embed_dims=24, depth=4, num_heads=4)

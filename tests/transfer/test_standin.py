@@ -12,7 +12,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS
 
 from bootmae import compat
-from bootmae.engine.run import load_config
+from bootmae.config.load import load_config
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'det' / 'mask_rcnn_debug.py'
 USERS = ('mmcv.ops.nms', 'mmcv.ops.roi_align')  # modules that call the ops, each through its `ext_module`

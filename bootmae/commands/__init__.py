@@ -1,0 +1,1 @@
+"""What each tools/NAME.py does, one module each."""

@@ -1,0 +1,249 @@
+"""Proof of equality: the product's own classes against numbers that the authors' release computed.
+
+A golden file (``.npz``) holds weights, inputs, and results of the release; its ``meta`` holds the sizes. The weights go
+through our key map into our classes, in float64, and every result is compared.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch._inductor.config
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.structures import DataSample
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .. import registry  # noqa: F401
+from ..checkpoints.identify import under
+from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned, from_authors_segmentation
+from ..engine.optimizers.layer_decay import ViTOptimWrapperConstructor
+from ..engine.runner.compile import compile_model, settings
+from ..models.layers import LAYER_NORM_EPS
+from ..models.objectives import token_weights
+
+TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
+EMA_DECAY = 0.999
+ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
+
+Errors = dict[str, float]
+
+
+class How(NamedTuple):
+    """How our side is computed."""
+
+    compile: str | bool = False
+    device: str = 'cpu'
+
+
+class Golden:
+    """One golden file. Errors of format are ValueErrors that name the file."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f'no golden file {path}')
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                self.arrays = dict(archive)
+            self.meta = dict(json.loads(str(self.arrays['meta'])))
+        except Exception as error:  # damage shows in many ways: BadZipFile, EOFError, zlib.error, TypeError
+            raise ValueError(f'{path} is no golden file (an .npz with a JSON text `meta`), or is damaged: '
+                             f'{type(error).__name__}: {error}') from error
+        if self.meta.get('layer_norm_eps', LAYER_NORM_EPS) != LAYER_NORM_EPS:
+            raise ValueError(f'{path} has layer_norm_eps={self.meta["layer_norm_eps"]}, BootMAE uses {LAYER_NORM_EPS}')
+
+    def tensor(self, key: str) -> torch.Tensor:
+        if key not in self.arrays:
+            raise ValueError(f'{self.path} lacks {key!r}')
+        value = torch.from_numpy(self.arrays[key])
+        return value.double() if value.is_floating_point() else value
+
+    def group(self, prefix: str) -> dict[str, torch.Tensor]:
+        group = {key.removeprefix(prefix): self.tensor(key) for key in self.arrays if key.startswith(prefix)}
+        if not group:
+            raise ValueError(f'{self.path} lacks {prefix!r}')
+        return group
+
+    def orders(self) -> torch.Tensor:
+        orders, num_images = self.tensor('ids_shuffle'), len(self.tensor('images'))
+        if not torch.equal(orders.sort(dim=1).values, torch.arange(orders.shape[1]).repeat(num_images, 1)):
+            raise ValueError(f'{self.path}: ids_shuffle holds no permutation of the patches for each image')
+        return orders
+
+    def fill(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        """Load the file's weights, every one of them, into a model of its sizes."""
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = ' '.join(str(error).split())
+            raise ValueError(f'{self.path}: its weights do not fit its sizes. {reason}') from error
+
+    @property
+    def kind(self) -> str:
+        for prefix, kind in (('online/', 'pretraining'), ('model/', 'fine-tuning'), ('backbone/', 'segmentation')):
+            if any(key.startswith(prefix) for key in self.arrays):
+                return kind
+        raise ValueError(f'{self.path} is of no known kind: no online/, model/ or backbone/ weights')
+
+
+def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> float:
+    """||ours - theirs|| / ||theirs||; infinite if a shape differs or a value is not finite."""
+    ours, theirs = (torch.as_tensor(x).detach().to('cpu', torch.float64) for x in (ours, theirs))
+    if ours.shape != theirs.shape:
+        return float('inf')
+    error = float((ours - theirs).norm() / theirs.norm().clamp_min(torch.finfo(torch.float64).tiny))
+    return error if np.isfinite(error) else float('inf')
+
+
+def build_vit(meta: dict, **kwargs) -> dict:
+    arch = dict(embed_dims=meta['embed_dim'], depth=meta['depth'], num_heads=meta['num_heads'],
+                mlp_ratio=meta.get('mlp_ratio', 4))
+    return dict(type='PlainViT', img_size=meta['img_size'], patch_size=meta['patch_size'], arch=arch) | kwargs
+
+
+def build_bootmae(meta: dict) -> torch.nn.Module:
+    """The algorithm at a golden file's size, in float64."""
+    decoder = dict(depth=meta.get('decoder_depth', 2), mlp_ratio=meta.get('mlp_ratio', 4))
+    pixel_tap, feature_tap = meta['feature_layers']
+    return MODELS.build(dict(
+        type='BootMAE',
+        backbone=build_vit(meta),
+        pixel_decoder=decoder | dict(embed_dims=meta['decoder_dim'], tap=pixel_tap),
+        feature_decoder=decoder | dict(tap=feature_tap),
+        masking=dict(num_masked=meta['num_masked'], num_block=1),  # masks come from the file
+        weighted=meta['weight_mask'])).double()
+
+
+def prepare(model: torch.nn.Module, how: How) -> torch.nn.Module:
+    """Put a model where it is to be compared, and compile it if asked for."""
+    options = settings(how.compile, model)
+    if options:
+        compile_model(model, **options)
+    return model.to(how.device)
+
+
+def compare_pretraining(golden: Golden, how: How) -> Errors:
+    """All results of a pretraining file: forward, losses, gradients, one optimiser step, one EMA update."""
+    model = build_bootmae(golden.meta)
+    golden.fill(model, from_authors(golden.group('online/'), golden.group('momentum/')))
+    model.feature_weight.fill_(golden.meta['feature_weight'])
+    prepare(model.train(), how)
+    wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW))(model)
+    images, orders = golden.tensor('images').to(how.device), golden.orders()
+
+    out = model.predict(images, orders.to(how.device))
+    ids_masked, weights = out.ids_masked.cpu(), token_weights(out.ids_masked, model.masking.grid, model.weighted)
+    patchify = model.backbone.patch_embed.patchify
+
+    def masked(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[:2] != orders.shape:
+            return x  # whose shape is an infinite error
+        return x.gather(1, ids_masked.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+    errors = {
+        'pixel prediction': relative_error(out.pixels, masked(patchify(golden.tensor('pixel_pred')))),
+        'feature prediction': relative_error(out.features, masked(golden.tensor('feature_pred'))),
+        'momentum features': relative_error(out.targets, masked(golden.tensor('feature_target'))),
+        'token weights': relative_error(weights, golden.tensor('token_weight')),
+    }
+    samples = [DataSample(mask_order=order.numpy()) for order in orders]
+    losses = model.loss(images, samples)
+    total, _ = model.parse_losses(losses)
+    errors |= {
+        'pixel loss': relative_error(losses['loss_pixel'], golden.tensor('loss_pixel')),
+        'feature loss': relative_error(losses['feature_error'], golden.tensor('loss_feature')),
+        'loss': relative_error(total, golden.tensor('loss')),
+    }
+    wrapper.zero_grad()
+    wrapper.backward(total)
+    errors['gradient norms'] = gradient_error(model, golden)
+    wrapper.step()
+    online = dict(model.named_parameters())
+    errors['after one step'] = largest_error(
+        online, {authors_key(name): value for name, value in golden.group('after_step/').items()})
+    model.update_momentum(EMA_DECAY)
+    errors['momentum after it'] = largest_error(dict(model.momentum.named_parameters()), golden.group('after_ema/'))
+    return errors
+
+
+def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Largest relative error of a value of theirs; infinite if we lack one."""
+    return max(relative_error(ours[name], value) if name in ours else float('inf') for name, value in theirs.items())
+
+
+def gradient_error(model: torch.nn.Module, golden: Golden) -> float:
+    """Largest error of a gradient's norm; infinite unless exactly the same parameters get one."""
+    norms = {authors_key(name): value for name, value in golden.group('gradnorm/').items()}
+    ours = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
+    return largest_error(ours, norms) if set(ours) == set(norms) else float('inf')
+
+
+def compare_finetuning(golden: Golden, how: How) -> Errors:
+    """Logits of a fine-tuned classifier in evaluation mode."""
+    meta = golden.meta
+    model = MODELS.build(dict(
+        type='ImageClassifier',
+        backbone=build_vit(meta, out_type='avg_featmap'),
+        head=dict(type='LinearClsHead', num_classes=meta['num_classes'], in_channels=meta['embed_dim']))).double()
+    golden.fill(model, from_authors_finetuned(golden.group('model/')))
+    prepare(model.eval(), how)
+    with torch.no_grad():
+        logits = model(golden.tensor('images').to(how.device), mode='tensor')
+    return {'logits': relative_error(logits, golden.tensor('logits'))}
+
+
+def build_segmentation_backbone(meta: dict) -> torch.nn.Module:
+    """The backbone with pyramid at a golden file's size, in float64."""
+    return MODELS.build(build_vit(
+        meta, type='TransferViT', out_indices=meta['out_indices'], pyramid=dict(type='TapPyramid'),
+        relative_positions=meta['use_rel_pos_bias'], layer_scale=meta['init_values'],
+        trainable_positions=True)).double()
+
+
+def compare_segmentation(golden: Golden, how: How) -> Errors:
+    """The four levels of the segmentation backbone in evaluation mode."""
+    model = build_segmentation_backbone(golden.meta)
+    weights = {f'backbone.{name}': value for name, value in golden.group('backbone/').items()}
+    golden.fill(model, under(from_authors_segmentation(weights), 'backbone.'))
+    prepare(model.eval(), how)
+    with torch.no_grad():
+        levels = model(golden.tensor('images').to(how.device))
+    return {f'level {index}': relative_error(level, golden.tensor(f'level{index}'))
+            for index, level in enumerate(levels)}
+
+
+@contextmanager
+def compiled_exactly() -> Iterator[None]:
+    """Compile anew, and with the plain attention.
+
+    Compiled, the CPU's fused one fails in float64 (torch 2.11): "expected scalar type Double but found Float". torch's
+    cache of generated code does not tell the two apart.
+    """
+    with sdpa_kernel(SDPBackend.MATH), torch._inductor.config.patch(force_disable_caches=True):
+        yield
+
+
+def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') -> tuple[str, Errors]:
+    """Kind of a golden file, and the largest relative error of each result.
+
+    Args:
+        path: of the golden file.
+        compile: True, ``whole`` or ``blocks``: with the training compiled (:mod:`bootmae.engine.runner.compile`).
+        device: to compute on.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is missing, damaged, or of a kind that cannot be compared.
+    """
+    init_default_scope('mmpretrain')
+    golden = Golden(path)
+    comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning,
+                   'segmentation': compare_segmentation}
+    try:
+        with compiled_exactly() if compile else nullcontext():
+            return golden.kind, comparisons[golden.kind](golden, How(compile, device))
+    except KeyError as error:
+        raise ValueError(f'{path} lacks {error} in its meta') from error

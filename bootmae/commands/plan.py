@@ -1,0 +1,198 @@
+"""What a config would run on so many GPUs, worked out without training."""
+
+import contextlib
+import io
+from dataclasses import asdict, dataclass
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import registry  # noqa: F401
+from ..config.batch import Batch, apply_batch
+from ..config.weights import input_statistics
+from ..engine.hooks.provenance import PRECISIONS
+
+
+@dataclass
+class Plan:
+    """All numbers that decide a run; None where a config has none. Times are projections from the images/s given, not
+    measurements. ``epochs`` is a fraction where a run is counted in iterations."""
+
+    config: str
+    gpus: int
+    batch_per_gpu: int
+    accumulation: int
+    global_batch: int
+    lr: float
+    min_lr: float
+    weight_decay: float
+    layer_decay: float | None
+    epochs: float
+    warmup_epochs: float
+    warmup_updates: int
+    ema: list | None
+    precision: str
+    input_mean: list
+    input_std: list
+    params: int
+    frozen_params: int
+    gflop_per_image: float | None
+    train_images: int
+    iterations: int
+    updates: int
+    images: int
+    images_per_second: float | None
+    gpu_hours: float | None
+
+
+def count_images(cfg: Config) -> int:
+    """Training images: counted where they are at hand, else the config's ``train_images``.
+
+    Raises:
+        FileNotFoundError, ValueError: if the data is missing and the config does not state the number.
+    """
+    dataset = cfg.train_dataloader.dataset
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            return len(DATASETS.build(dict(dataset, pipeline=[]) if 'pipeline' in dataset else dataset))
+    except (FileNotFoundError, ValueError):
+        if 'train_images' in cfg:
+            return cfg.train_images
+        raise
+
+
+def build_on_meta(cfg: Config) -> nn.Module:
+    """The config's model without memory for its weights."""
+    model_cfg = ConfigDict(cfg.model.to_dict())  # mmdet's detectors take no plain dict
+    model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    with torch.device('meta'):
+        return MODELS.build(model_cfg)
+
+
+def task_of(cfg: Config) -> str:
+    """``detection``, ``segmentation``, ``pretraining`` or ``classification``, by the parts of a config's model."""
+    if 'roi_head' in cfg.model:
+        return 'detection'
+    if 'decode_head' in cfg.model:
+        return 'segmentation'
+    pretraining = 'head' not in cfg.model or cfg.model.get('neck', {}).get('type') == 'MAEPretrainDecoder'
+    return 'pretraining' if pretraining else 'classification'
+
+
+def gflop_per_image(model: nn.Module, img_size: tuple[int, int], task: str) -> float | None:
+    """Arithmetic of a training step for one image in 1e9 operations, a multiply-add counting as two.
+
+    None for detection: its images differ in size, and its arithmetic depends on the boxes found.
+    """
+    if task == 'detection':
+        return None
+    batch = 2
+    images = torch.empty(batch, 3, *img_size, device='meta')
+    model = revert_sync_batchnorm(model).train()  # SyncBN runs on GPUs only
+    with FlopCounterMode(display=False) as counter:
+        if task == 'pretraining':
+            loss, _ = model.parse_losses(model(images, mode='loss'))
+        elif task == 'segmentation':
+            maps = model.extract_feat(images)
+            heads = [model.decode_head] + ([model.auxiliary_head] if model.with_auxiliary_head else [])
+            loss = sum(head(maps).sum() for head in heads)
+        else:
+            loss = model(images, mode='tensor').sum()
+        loss.backward()
+    return counter.get_total_flops() / batch / 1e9
+
+
+def schedulers_of(cfg: Config) -> list[dict]:
+    return cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+
+
+def warmup(cfg: Config) -> tuple[float, bool]:
+    """Length of the warm-up, and whether that is in epochs (else in iterations), for our schedule and mmengine's."""
+    for scheduler in schedulers_of(cfg):
+        in_epochs = scheduler.get('by_epoch', True)
+        if scheduler.type == 'WarmupCosineLR':
+            return scheduler.warmup, in_epochs
+        if scheduler.type == 'LinearLR':  # counted in iterations, mmengine's reaches its end one early
+            return (scheduler.end, True) if in_epochs else (scheduler.end - scheduler.get('begin', 0) - 1, False)
+    return 0, True
+
+
+def floor_lr(cfg: Config) -> float:
+    """The learning rate that the schedule ends with."""
+    lr = cfg.optim_wrapper.optimizer.lr
+    for scheduler in schedulers_of(cfg):
+        if scheduler.type == 'WarmupCosineLR':
+            return scheduler.get('min_lr', 0.0)
+        if scheduler.type in ('CosineAnnealingLR', 'PolyLR'):
+            return scheduler.get('eta_min', 0.0)
+        if scheduler.type == 'MultiStepLR':
+            return float(f'{lr * scheduler.get("gamma", 0.1) ** len(scheduler.milestones):.6g}')
+    return lr
+
+
+@dataclass
+class Length:
+    """How long a run is: all its iterations, those of an epoch, the images of all processes it sees."""
+
+    train_images: int
+    iterations: int
+    epoch: float
+    images: int
+
+
+def length_of(cfg: Config, batch: Batch) -> Length:
+    """The length of a run, whether its config counts epochs or iterations (those as stretched by accumulation)."""
+    train_images, world_batch = count_images(cfg), batch.per_gpu * batch.gpus
+    if 'max_iters' in cfg.train_cfg:
+        iterations, epoch = cfg.train_cfg.max_iters, train_images / world_batch
+    else:
+        # As StreamSampler and ResumableBatches: without drop_last the last share and batch are filled up or incomplete;
+        # an epoch ends with a whole step.
+        sign = 1 if cfg.train_dataloader.get('drop_last') else -1
+        epoch = sign * (sign * train_images // batch.gpus // batch.per_gpu)
+        epoch -= epoch % batch.accumulation
+        iterations = cfg.train_cfg.max_epochs * epoch
+    return Length(train_images, iterations, epoch, iterations * world_batch)
+
+
+def make_plan(cfg: Config, path: str, gpus: int, scale_lr: bool = False,
+              images_per_second: float | None = None) -> Plan:
+    """Work out a plan; ``images_per_second`` is of one GPU.
+
+    Raises:
+        ValueError: if the recipe's batch cannot be kept on so many GPUs; see :func:`apply_batch`.
+    """
+    batch = apply_batch(cfg, gpus, scale_lr)
+    model, length = build_on_meta(cfg), length_of(cfg, batch)
+    params, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
+    warm, in_epochs = warmup(cfg)
+    warm_iterations = warm * length.epoch if in_epochs else warm
+    optimizer, (mean, std) = cfg.optim_wrapper.optimizer, input_statistics(cfg)
+    gflop = gflop_per_image(model, tuple(model.backbone.img_size), task_of(cfg))
+    hook = next((h for h in cfg.get('custom_hooks', []) if h['type'] in ('BootMAEHook', 'EMAHook')), None)
+    return Plan(
+        config=path, gpus=gpus, batch_per_gpu=batch.per_gpu, accumulation=batch.accumulation,
+        global_batch=batch.global_size, lr=optimizer.lr, min_lr=floor_lr(cfg),
+        weight_decay=optimizer.get('weight_decay', 0.0),
+        layer_decay=cfg.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay'),
+        epochs=cfg.train_cfg.get('max_epochs') or round(length.iterations / length.epoch, 2),
+        warmup_epochs=warm if in_epochs else round(warm / length.epoch, 2),
+        warmup_updates=round(warm_iterations / batch.accumulation),
+        ema=None if hook is None else hook.get('ema') or [[0, 1 - hook['momentum']]],
+        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')], input_mean=mean, input_std=std,
+        params=sum(p.numel() for p in trained),
+        frozen_params=sum(p.numel() for p in params) - sum(p.numel() for p in trained),
+        gflop_per_image=None if gflop is None else round(gflop, 2),
+        train_images=length.train_images, iterations=length.iterations,
+        updates=-(-length.iterations // batch.accumulation), images=length.images, images_per_second=images_per_second,
+        gpu_hours=round(length.images / images_per_second / 3600, 1) if images_per_second else None)
+
+
+def as_text(plan: Plan) -> str:
+    """The plan as aligned lines."""
+    return '\n'.join(f'{name:<18} {value:,}' if isinstance(value, int) else f'{name:<18} {value}'
+                     for name, value in asdict(plan).items() if value is not None)

@@ -1,0 +1,256 @@
+"""Pictures of one checkpoint: reconstructions, attention of the class token, principal components of its features."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.utils import to_2tuple
+
+from .. import registry  # noqa: F401
+from ..checkpoints import Encoder, find_encoder, read_checkpoint
+from ..checkpoints.hub import is_name
+from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
+from ..config.load import load_config
+from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
+from ..data.images import ImageFiles
+from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
+from ..visualization.decoders import load_decoder, recorded_config
+from ..visualization.panels import attention_overlay, captioned_grid, component_colours
+from ..visualization.reconstruct import hide, reconstruct
+
+KINDS = ('reconstruction', 'attention', 'pca')
+SMALL = 96  # pixels; at smaller sizes crops of the photographs are shown, since nothing is left of whole ones
+SHOWN_HEADS = 16
+STATISTICS = dict(imagenet=(IMAGENET_MEAN, IMAGENET_STD), half=(HALF, HALF))
+
+
+@dataclass
+class Choice:
+    """What is asked for; see ``tools/visualize.py``."""
+
+    checkpoint: str
+    config: str | None = None
+    images: Sequence[str] = ('embedded', )
+    size: tuple[int, int] | None = None
+    count: int = 6
+    seed: int = 0
+    block: int | None = None
+    heads: int | None = None
+    source: str = 'online'
+    statistics: str | None = None
+    target: str | None = None
+    options: dict | None = None
+
+
+def visualise(choice: Choice, what: Sequence[str] | None = None, out: str | None = None) -> list[Path]:
+    """What ``tools/visualize.py`` does; gives the pictures' paths.
+
+    Args:
+        choice: checkpoint, images and settings.
+        what: some of ``KINDS``.
+        out: folder, or name of the one PNG.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file cannot be used, or has no decoder to reconstruct with.
+    """
+    what = list(dict.fromkeys(what or KINDS))
+    if unknown := [kind for kind in what if kind not in KINDS]:
+        raise ValueError(f'--what {unknown[0]!r}: use {", ".join(KINDS)}')
+    if choice.count < 1:
+        raise ValueError(f'--count {choice.count}: draw at least one image')
+    targets = targets_of(choice.checkpoint, what, out)
+    pictures = {kind: _DRAW[kind](choice) for kind in what}  # all of them, before any file is written
+    for kind, data in pictures.items():
+        targets[kind].parent.mkdir(parents=True, exist_ok=True)
+        targets[kind].write_bytes(data)
+    return [targets[kind] for kind in what]
+
+
+def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[str, Path]:
+    """Where each picture goes."""
+    if out and out.lower().endswith('.png'):
+        path = Path(out)
+        return {kind: path if len(what) == 1 else path.with_stem(f'{path.stem}-{kind}') for kind in what}
+    path = Path(checkpoint)
+    name = checkpoint.partition(':')[2] if is_name(checkpoint) else f'{path.absolute().parent.name}-{path.stem}'
+    folder = Path(out) if out else Path('work_dirs/visualize') / name
+    return {kind: folder / f'{kind}.png' for kind in what}
+
+
+def draw_reconstruction(choice: Choice) -> bytes:
+    """Original, masked, and predicted with and without each patch's own statistics."""
+    if choice.source != 'online':
+        raise ValueError('--source momentum: the decoders belong to the online encoder; use --what attention pca')
+    found = load_decoder(choice.checkpoint, choice.config, choice.size, choice.target, choice.heads, choice.options)
+    images = load_images(choice.images, found.img_size, choice.count)
+    orders = found.draw_orders(len(images), choice.seed)
+    columns = {'original': images, 'masked': hide(images, orders, found.num_masked, found.patch_size)}
+    kinds = ({'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalised else
+             {'predicted pixels': 'none'})
+    for heading, statistics in kinds.items():
+        columns[heading] = reconstruct(found.model, images, orders, found.num_masked, found.patch_size, statistics)
+    mask = 'uniformly random' if found.masking is None else 'block-wise'
+    text = (f'{title(choice.checkpoint, found.kind)}: {found.num_masked} of {found.num_patches} patches masked '
+            f'({mask}, seed {choice.seed}). Only masked patches are predicted; the visible ones are pasted from the '
+            'original. ')
+    over = 'over all colours together' if found.masking is None else 'of each colour'
+    return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalised else PIXELS))
+
+
+LEAK = ('The model predicts normalised patches. “Own statistics” puts the mean and variance of each original patch '
+        'back ({over}): that leaks brightness and contrast of what was hidden, and only the structure is the model\'s. '
+        '“One mean, deviation” gives all predicted patches those of the visible patches of all these images: nothing '
+        'hidden leaks, so brightness and contrast are wrong there and edges of patches show.')
+PIXELS = 'The model predicts pixels as they are: nothing of a masked patch is put back.'
+
+
+def draw_attention(choice: Choice) -> bytes:
+    """Attention of the class token in one block: mean over heads, and each head."""
+    found = prepare(choice)
+    maps = class_attention(found.model, found.inputs)
+    shown = maps[:, :SHOWN_HEADS].numpy()
+    columns = {'image': found.images, 'mean': attention_overlay(found.images, maps.mean(dim=1).numpy())}
+    columns |= {f'head {index}': attention_overlay(found.images, shown[:, index]) for index in range(shown.shape[1])}
+    share = maps.sum(dim=(2, 3)).mean().item()
+    more = f' The first {SHOWN_HEADS} of {maps.shape[1]} heads.' if maps.shape[1] > SHOWN_HEADS else ''
+    return captioned_grid(columns, f'{found.title}: attention of the class token to the patches in block '
+                          f'{found.block_name}.{more} Each map is drawn relative to its own largest value: compare '
+                          f'places within a map, not brightness between maps. On average {100 * share:.0f} % of the '
+                          f'attention goes to patches, the rest to the class token itself.{found.notes}')
+
+
+def draw_pca(choice: Choice) -> bytes:
+    """The first three principal components of the patch features as colours."""
+    found = prepare(choice)
+    components, shares = principal_components(patch_features(found.model, found.inputs))
+    colours = component_colours(components.numpy(), found.images.shape[1:3])
+    percent = ', '.join(f'{100 * share:.0f} %' for share in shares)
+    return captioned_grid({'image': found.images, 'components': colours},
+                          f'{found.title}: the first three principal components of the patch features after block '
+                          f'{found.block_name} (without final norm), over all these images together, as red, green and '
+                          f'blue. They hold {percent} of the variance. Colours are comparable between the images of '
+                          'this picture, and not between pictures: patches of one colour have similar features, and '
+                          f'position is a part of them.{found.notes}')
+
+
+_DRAW: dict[str, Callable[[Choice], bytes]] = dict(
+    reconstruction=draw_reconstruction, attention=draw_attention, pca=draw_pca)
+
+
+@dataclass
+class Prepared:
+    """An encoder built to fit the images, and the images."""
+
+    model: torch.nn.Module
+    images: np.ndarray  # RGB uint8 (n, H, W, 3)
+    inputs: torch.Tensor  # (n, 3, H, W), normalised
+    title: str
+    block_name: str
+    notes: str  # what was assumed, for the caption
+
+
+def prepare(choice: Choice) -> Prepared:
+    """The encoder of a file up to the wanted block, and images normalised as for its training."""
+    content = read_checkpoint(choice.checkpoint)
+    try:
+        encoder = find_encoder(content, choice.source)
+        patch = encoder.state['patch_embed.proj.weight'].shape[2:]
+        size = choice.size or (encoder.grid and tuple(n * p for n, p in zip(encoder.grid, patch)))
+        if size is None:
+            raise ValueError('its positions are for no square grid, and it does not tell which: give --size')
+        model = fit_encoder(encoder, size, choice.block, choice.heads, windows_of(content, choice))
+        (mean, std), assumed = statistics_of(encoder, choice.statistics)
+    except ValueError as error:
+        raise ValueError(f'{choice.checkpoint} cannot be drawn: {error}') from error
+    images = load_images(choice.images, size, choice.count)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    inputs = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    notes = f' The file does not tell its input statistics: {assumed}.' if assumed else ''
+    if encoder.num_heads is None and not choice.heads:
+        notes += f' It does not tell its heads either: {model.num_heads} assumed.' if notes else (
+            f' The file does not tell its heads: {model.num_heads} assumed.')
+    return Prepared(model, images, inputs, title(choice.checkpoint, encoder.kind),
+                    f'{model.depth - 1} of 0 to {encoder.depth - 1}', notes)
+
+
+def title(checkpoint: str, kind: str) -> str:
+    return f'{checkpoint if is_name(checkpoint) else Path(checkpoint).name} [{kind}]'
+
+
+def windows_of(content: dict, choice: Choice) -> dict | None:
+    """Attention windows of the backbone in the config that made a file, which the file itself does not tell."""
+    config = choice.config or recorded_config(content)
+    if config is None:
+        return None
+    backbone = load_config(config, choice.options).model.get('backbone', {})
+    return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
+
+
+def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
+    """Mean and deviation of the input, and what was assumed of them if the file does not tell.
+
+    Raises:
+        ValueError: if others are asked for than the file tells.
+    """
+    given = STATISTICS[asked] if asked else None
+    if encoder.mean is None:
+        return given or STATISTICS['imagenet'], '' if asked else 'ImageNet\'s assumed (--statistics half for 0.5)'
+    known = encoder.mean, encoder.std
+    if given and not np.allclose(given, known, atol=0.01):
+        raise ValueError(f'--statistics {asked}, but its run normalised with mean {list(known[0])}, std '
+                         f'{list(known[1])}: leave --statistics out')
+    return known, ''
+
+
+def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -> np.ndarray:
+    """Images of one size, RGB uint8 (n, height, width, 3), spread evenly over what is there.
+
+    Args:
+        where: ``embedded`` (photographs that packages carry), ``digits``, folders, or image files.
+        size: height and width; images are scaled to cover it and cut at the centre.
+        count: at most so many.
+
+    Raises:
+        FileNotFoundError, ValueError: if a folder or file is missing or is no image.
+    """
+    size = to_2tuple(size)
+    if list(where) == ['embedded'] and min(size) >= SMALL:
+        return np.stack([cover(photo(name), size) for name in evenly(sorted(PHOTOS), count)])
+    if list(where) in (['embedded'], ['digits']):
+        shared = dict(split='val', size=max(size), pipeline=[])
+        data = PhotoCrops(**shared, crops_per_image=1) if where[0] == 'embedded' else DigitImages(**shared)
+        return np.stack([cover(image, size) for image in data.images(evenly(range(len(data)), count))])
+    files = []
+    for place in map(Path, where):
+        if place.is_dir() or not place.exists():
+            data = ImageFiles(roots=str(place), pipeline=[], check_files='none')
+            files += [data.get_data_info(index)['img_path'] for index in range(len(data))]
+        else:
+            files.append(str(place))
+    return np.stack([cover(read_image(path), size) for path in evenly(files, count)])
+
+
+def evenly(items: Sequence, count: int) -> list:
+    """At most ``count`` items, from the first to the last."""
+    return [items[int(k)] for k in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
+
+
+def read_image(path: str) -> np.ndarray:
+    """RGB uint8 (H, W, 3), upright."""
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f'{path} is no image that can be read: give JPEG or PNG files, or a folder of them')
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image scaled so that it covers a size, cut at the centre: uint8 (height, width, 3)."""
+    scale = max(wanted / side for wanted, side in zip(size, image.shape[:2]))
+    shape = [max(wanted, round(side * scale)) for wanted, side in zip(size, image.shape[:2])]
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = image if tuple(shape) == image.shape[:2] else cv2.resize(image, shape[::-1], interpolation=method)
+    top, left = ((side - wanted) // 2 for side, wanted in zip(shape, size))
+    return np.ascontiguousarray(resized[top:top + size[0], left:left + size[1]])

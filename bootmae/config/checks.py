@@ -1,0 +1,197 @@
+"""Checks before the first step: what would make a run or a benchmark silently wrong is an error."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.utils import to_2tuple
+from mmpretrain.registry import DATASETS
+from PIL import Image
+from torch import nn
+
+NUM_MASKS = 200  # masks read, evenly spread over a data set; of a smaller one all
+IGNORED = 255
+HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head', 'roi_head')
+
+
+def _whole_patches(what: str, size: int | Sequence[int], patch: tuple[int, int]) -> None:
+    """Raise a ValueError unless a size in pixels, (height, width) or both in one, is a multiple of the patch."""
+    if any(n % p for n, p in zip(to_2tuple(size), patch)):
+        better = tuple(max(round(n / p), 1) * p for n, p in zip(to_2tuple(size), patch))
+        raise ValueError(f'{what}={size} is no multiple of the backbone\'s patch, {patch} pixels: use e.g. '
+                         f'{better}')
+
+
+def check_sizes(cfg: Config) -> None:
+    """Crops of a segmentation config, and padding of a detection config too, must be whole patches, also in tests.
+
+    Raises:
+        ValueError: if they are not, or if nothing pads images that are no multiple of the patch.
+    """
+    backbone = cfg.model.get('backbone', {})
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    if backbone.get('type') != 'TransferViT' or backbone.get('pad'):
+        return
+    patch = to_2tuple(backbone.get('patch_size', 16))
+    if preprocessor.get('type') == 'SegDataPreProcessor':
+        for step in cfg.train_dataloader.dataset.get('pipeline', ()):
+            if step['type'] == 'RandomCrop':
+                _whole_patches('RandomCrop crop_size', step['crop_size'], patch)
+        for where, settings in (('', preprocessor), ('test_cfg.', preprocessor.get('test_cfg') or {})):
+            given = [name for name in ('size', 'size_divisor') if settings.get(name)]
+            for name in given:
+                _whole_patches(f'data_preprocessor.{where}{name}', settings[name], patch)
+            if not given:
+                raise ValueError(f'data_preprocessor.{where}size_divisor is not set, so an image that is no multiple '
+                                 f'of the patch, {patch} pixels, would stop the run: set data_preprocessor.{where}'
+                                 f'size_divisor={patch[0]} (or size), or pad=True in the backbone')
+        if cfg.model.get('test_cfg', {}).get('mode') == 'slide':
+            _whole_patches('test_cfg.crop_size', cfg.model.test_cfg.crop_size, patch)
+    if preprocessor.get('type') == 'DetDataPreprocessor':
+        _whole_patches('data_preprocessor.pad_size_divisor', preprocessor.get('pad_size_divisor', 1), patch)
+
+
+def leaves(dataset) -> Iterator:
+    """The data sets within wrappers such as ConcatDataset and RepeatDataset."""
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for child in inner:
+        yield from leaves(child) if child is not None else [dataset]
+
+
+def head_classes(model: nn.Module) -> dict[str, int]:
+    """Classes that each head of a segmentor or a detector tells apart, by the head's name; empty for other models."""
+    return {name: module.num_classes for name, module in model.named_modules()
+            if name.startswith(HEADS) and isinstance(getattr(module, 'num_classes', None), int)}
+
+
+def check_dataset(dataset, model: nn.Module) -> None:
+    """Check the labels of a data set of mmseg or mmdet against the model; of others nothing.
+
+    Raises:
+        ValueError: for a head for another number of classes, labels outside their range, ``reduce_zero_label`` set
+            wrongly, and classes that the annotations do not know. Names a file and what to change.
+        FileNotFoundError: for an image without a mask.
+    """
+    heads = head_classes(model)
+    for leaf in leaves(dataset):
+        kind = 'masks' if hasattr(leaf, 'reduce_zero_label') else 'instances' if hasattr(leaf, 'cat_ids') else None
+        if not heads or kind is None:
+            continue
+        classes = leaf.metainfo['classes']
+        if other := {name: number for name, number in heads.items() if number != len(classes)}:
+            raise ValueError(f'{type(leaf).__name__} has {len(classes)} classes, but num_classes is '
+                             f'{", ".join(f"{number} in {name}" for name, number in other.items())}: set '
+                             f'num_classes={len(classes)} in every head')
+        (check_masks if kind == 'masks' else check_instances)(leaf, classes)
+
+
+def _label_values(path: str) -> np.ndarray:
+    """The values that occur in a mask file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'no mask {path}: every image needs one of the same name')
+    with Image.open(path) as file:
+        mask = np.asarray(file)
+    if mask.ndim != 2:
+        raise ValueError(f'{path} has {mask.shape[-1]} channels: a mask holds one class number a pixel (grey or '
+                         'palette PNG)')
+    return np.unique(mask)
+
+
+def read_labels(dataset) -> tuple[dict[int, str], int]:
+    """Values in the masks of mmseg's data set and the first file with each; and how many masks were read.
+
+    All masks of a small data set are read, ``NUM_MASKS`` of a large one.
+    """
+    chosen, seen = np.unique(np.linspace(0, len(dataset) - 1, NUM_MASKS).astype(int)), {}
+    for index in chosen:
+        path = dataset.get_data_info(int(index))['seg_map_path']
+        for value in _label_values(path):
+            seen.setdefault(int(value), path)
+    return seen, len(chosen)
+
+
+def class_of(value: int, zero: bool, label_map: dict[int, int] | None) -> int:
+    """What mmseg makes of a value in a mask: first ``reduce_zero_label``, then the map to a choice of classes."""
+    if zero:
+        value = IGNORED if value in (0, IGNORED) else value - 1
+    return (label_map or {}).get(value, value)
+
+
+def check_masks(dataset, classes: Sequence[str]) -> None:
+    """Class numbers of mmseg masks; see :func:`check_dataset`."""
+    zero, label_map = bool(dataset.reduce_zero_label), dataset.label_map
+    count = len(label_map or classes)  # in the files, from which some classes may be chosen
+    seen, masks = read_labels(dataset)
+    labels = {class_of(value, zero, label_map) for value in seen} - {IGNORED}
+    wrong = sorted(set(seen) - set(range(count + zero)) - {IGNORED})
+    if wrong:
+        remedy = ('its files seem to count classes from 1, with 0 for unlabelled: set reduce_zero_label=True'
+                  if not zero and wrong == [count] else 'set the data set\'s classes, or convert its files')
+        raise ValueError(f'{seen[wrong[0]]} has the label {wrong[0]}, outside 0..{count + zero - 1} of '
+                         f'{type(dataset).__name__} with {count} classes and reduce_zero_label={zero}: {remedy}')
+    if zero and set(seen) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabelled') != 0:
+        raise ValueError(f'with reduce_zero_label=True label 0 counts as unlabelled, but the masks ({seen[0]}, ...) '
+                         f'hold 0..{count - 1} and never {count}, as files do whose first class is 0: set '
+                         'reduce_zero_label=False; or, if 0 does mean unlabelled and the last class just never '
+                         'occurs, give the data set metainfo=dict(unlabelled=0)')
+    _tell_absent(dataset, [name for label, name in enumerate(classes) if label not in labels],
+                 'masks' if masks == len(dataset) else f'{masks} masks looked at')
+
+
+def check_instances(dataset, classes: Sequence[str]) -> None:
+    """Every class of mmdet's data set must be a category of the annotation file; mmdet drops others silently."""
+    if len(dataset.cat_ids) != len(classes):
+        known = [category['name'] for category in dataset.COCOAPI(dataset.ann_file).dataset['categories']]
+        absent = [name for name in classes if name not in known]
+        raise ValueError(f'{dataset.ann_file} has no categories {absent[:5]}: it knows {known[:10]}'
+                         f'{" ..." if len(known) > 10 else ""}. Give the data set metainfo=dict(classes=...) with the '
+                         'names of the file')
+    found = {label for index in range(len(dataset)) for label in _labels_of(dataset, index)}
+    _tell_absent(dataset, [name for label, name in enumerate(classes) if label not in found], 'annotations')
+
+
+def _labels_of(dataset, index: int) -> list[int]:
+    return [instance['bbox_label'] for instance in dataset.get_data_info(index)['instances']]
+
+
+def check_metric(metric, dataset) -> None:
+    """Raise a ValueError if COCO's metric would count images that are not in the data set as missed."""
+    truth = getattr(metric, '_coco_api', None)
+    if truth is None or getattr(metric, 'takes_parts', False):
+        return
+    asked, given = set(truth.get_img_ids()), {leaf.get_data_info(index)['img_id'] for leaf in leaves(dataset)
+                                              for index in range(len(leaf))}
+    if asked != given:
+        raise ValueError(f'the evaluator\'s ann_file has {len(asked)} images and the data set {len(given)}, '
+                         f'{len(asked & given)} of them in common: those it lacks would count as missed. Give both '
+                         'the same ann_file without indices, or take type=\'SubsetCocoMetric\' in the evaluator')
+
+
+def _tell_absent(dataset, absent: list[str], where: str) -> None:
+    if absent:
+        names = ', '.join(absent[:8]) + (', ...' if len(absent) > 8 else '')
+        print_log(f'{type(dataset).__name__}: {len(absent)} of its classes do not occur in its {where}: {names}',
+                  logger='current')
+
+
+def check_data(dataset: dict) -> None:
+    """Fail on a wrong image folder before time goes into a model; cheap, since no image is looked for.
+
+    Raises:
+        FileNotFoundError, ValueError: see :class:`ImageFiles`.
+    """
+    for inner in dataset.get('datasets') or [dataset.get('dataset')]:
+        if inner:
+            check_data(inner)
+    if dataset.get('type') == 'ImageFiles':
+        DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+
+
+def check_model(cfg: Config) -> None:
+    """A BootMAE without its hook would train towards a momentum encoder that never moves."""
+    hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
+    if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
+        raise ValueError('model BootMAE needs custom_hooks=[dict(type=\'BootMAEHook\')]: without it the momentum '
+                         'encoder never moves')

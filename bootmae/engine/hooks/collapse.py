@@ -1,0 +1,153 @@
+"""Numbers that tell whether a training is well, beside its losses: docs/watching.md says what they mean.
+
+Shape letters: B images, N patches, D encoder width, C channels.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.registry import HOOKS
+from torch import nn
+from torch.nn import functional as F
+
+from ...models.bootmae import BootMAE
+from ...models.objectives import FEATURE_EPS, at_least_float32
+from ..unwrap import bare_model
+
+COLLAPSED = 0.1  # see MonitorHook
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within, compiled blocks run as written: a batch of another size would be compiled anew."""
+    stance = getattr(torch.compiler, 'set_stance', None)
+    with stance('force_eager') if stance is not None else contextlib.nullcontext():
+        yield
+
+
+@torch.no_grad()
+def target_features(model: BootMAE, images: torch.Tensor) -> torch.Tensor:
+    """BootMAE's feature target of all patches, as the loss sees it: normalised images (B, C, H, W) -> (B, N, D)."""
+    encoder = model.momentum
+    patches = encoder.patch_embed.patchify(images)
+    x = encoder.forward_blocks(encoder.embed(patches, model.backbone.pos_embed[:, 1:]))[0][:, 1:]
+    return F.layer_norm(at_least_float32(x), x.shape[-1:], eps=FEATURE_EPS)
+
+
+def target_variance(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much targets (B, N, D) differ, as shares of their power, which is 1: of all patches, and between images.
+
+    Returns:
+        The variance over all patches of all images, and the one over images at the same place, both the mean over D.
+        The first is also the error of the best prediction that is the same for all patches, and the second of the best
+        one that knows the place alone. Both are 0 if all images have the same target; the second is NaN for one image.
+    """
+    whole = features.flatten(0, 1).var(dim=0, correction=0).mean()
+    if len(features) < 2:
+        return whole, torch.full_like(whole, torch.nan)
+    return whole, features.var(dim=0).mean()
+
+
+@torch.no_grad()
+def momentum_distance(model: BootMAE) -> torch.Tensor:
+    """|momentum - online| / |online| over all weights that are trained, ()."""
+    online = dict(model.backbone.named_parameters())
+    pairs = [(weight, online[name]) for name, weight in model.momentum.named_parameters()
+             if online[name].requires_grad]
+    apart = torch.stack([torch.linalg.vector_norm(momentum - weight) for momentum, weight in pairs])
+    size = torch.stack([torch.linalg.vector_norm(weight) for _, weight in pairs])
+    return torch.linalg.vector_norm(apart) / torch.linalg.vector_norm(size)
+
+
+@HOOKS.register_module()
+class MonitorHook(Hook):
+    """Logs, with the losses, how fast a training is; of BootMAE also whether its target collapses.
+
+    All of it is worked out where the losses are brought to the host, for which the GPU has just been waited for, and in
+    no other step; nothing of the training changes.
+
+    ``images_per_second`` of all processes and ``waiting_for_data``, the share of the time that went by before the next
+    batch was there, are means since the last line of the log. BootMAE adds ``target_variance`` and
+    ``target_variance_images`` (:func:`target_variance`) and ``momentum_distance``, of the momentum encoder as it is
+    after the step.
+
+    Args:
+        images: so many of each process's batch are looked at; the momentum encoder sees them once more.
+        collapsed: ``target_variance_images`` below which the log warns. At 0.1, nine tenths of each target follow from
+            the place of the patch and can be predicted without looking at the image. Encoders with random weights, from
+            the demo's size to ViT-B, have 0.28 to 0.49, sound runs of the demo's size stay above 0.2, and those whose
+            momentum encoder follows too fast went to 0.04 and 0.08.
+    """
+
+    priority = 'NORMAL'  # after the timer and the momentum encoder, before the log
+
+    def __init__(self, images: int = 32, collapsed: float = COLLAPSED):
+        if images < 2 or not 0 <= collapsed < 1:
+            raise ValueError(f'MonitorHook images={images}, collapsed={collapsed}: at least 2 images are compared, and '
+                             'variances go from 0 to 1')
+        self.images, self.collapsed = images, collapsed
+        self.steps, self.warned = 0, False
+
+    def before_train(self, runner) -> None:
+        self.steps, self.warned = 0, False
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.steps += 1
+        if not self.is_due(runner, batch_idx):
+            return
+        speed, model = self.speed(runner), bare_model(runner)
+        health = self.health(model, data_batch)
+        self.steps = 0
+        if not (speed or health):
+            return
+        device = next(model.parameters()).device
+        values = torch.stack([*torch.tensor(list(speed.values()), device=device), *health.values()])
+        dist.all_reduce(values, 'mean')
+        found = dict(zip((*speed, *health), values.tolist(), strict=True))
+        for name, value in found.items():
+            if math.isfinite(value):
+                runner.message_hub.update_scalar(f'train/{name}', value)
+        self.judge(runner, found)
+
+    def is_due(self, runner, batch_idx: int) -> bool:
+        """Whether a line of the log follows this iteration, by the rules of mmengine's ``LoggerHook``."""
+        length = len(runner.train_dataloader)
+        last = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        return any(self.every_n_inner_iters(batch_idx, hook.interval)
+                   or (last and (length <= hook.interval or not hook.ignore_last))
+                   for hook in runner.hooks if isinstance(hook, LoggerHook))
+
+    def speed(self, runner) -> dict[str, float]:
+        """Images a second of all processes, and the share of the time in which there was no batch."""
+        if 'train/time' not in runner.message_hub.log_scalars:  # a run without mmengine's timer
+            return {}
+        total, waited = (runner.message_hub.get_scalar(f'train/{name}').mean(self.steps)
+                         for name in ('time', 'data_time'))
+        images = runner.cfg.train_dataloader.get('batch_size', 1) * runner.world_size
+        return dict(images_per_second=images / total, waiting_for_data=waited / total)
+
+    def health(self, model: nn.Module, data_batch: dict) -> dict[str, torch.Tensor]:
+        """Of a BootMAE whether its target is one; nothing of other models."""
+        if not isinstance(model, BootMAE):
+            return {}
+        batch = dict(inputs=data_batch['inputs'][:self.images], data_samples=None)
+        with uncompiled():
+            images = model.data_preprocessor(batch, training=False)['inputs']
+            whole, between = target_variance(target_features(model, images))
+        return dict(target_variance=whole, target_variance_images=between, momentum_distance=momentum_distance(model))
+
+    def judge(self, runner, found: dict[str, float]) -> None:
+        """Warn of a collapse: once, and again if the target had recovered in between."""
+        between = found.get('target_variance_images', math.nan)
+        if between < self.collapsed and not self.warned:
+            self.warned = True
+            runner.logger.warning(
+                f'COLLAPSE: only {between:.2%} of the feature target tells images apart (target_variance_images), '
+                f'{found["target_variance"]:.2%} the patches of all images: the momentum encoder follows too fast. '
+                'If that lasts, start anew with larger EMA decays (BootMAEHook) or a lower rate; docs/watching.md')
+        elif between > 2 * self.collapsed:
+            self.warned = False

@@ -1,0 +1,1 @@
+"""Parameter groups with layer-wise learning rates, guarded optimizer wrappers, the schedule."""

@@ -1,0 +1,118 @@
+"""Training loops that go on from any step, bit for bit; mmengine's, but for the order of samples and the seeds."""
+
+from collections.abc import Iterator
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import broadcast, get_rank
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import nn
+from torch.utils.data import Dataset
+
+from ...data.device import DeviceStage
+from ...data.seeding import seed_step
+
+
+def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
+    """What brings batches to the GPU: decodes files there (``reader='gpu'``), or copies; None without either.
+
+    Without a GPU, where such a run may be replayed, files are decoded on the CPU.
+    """
+    options, gpu = cfg.get('device_stage'), torch.cuda.is_available()
+    if options is None:
+        return DeviceStage(size=0, samples=samples) if gpu else None
+    return DeviceStage(**(dict(options) if gpu else dict(options, device='cpu')), samples=samples)
+
+
+class _Seeded:
+    """Mixin: each iteration starts from the seeds of (seed, iteration, rank), samples from those of (seed, epoch).
+
+    The training loader has a ``SeededSamples``, a ``StreamSampler`` and ``ResumableBatches`` (:func:`protect`).
+    """
+
+    def begin(self) -> None:
+        """Give the run's seed to samples, order and steps; at the start of training."""
+        # With randomness=dict(diff_rank_seed=True) each rank has a seed of its own; all follow that of rank 0.
+        # A resumed run has the seed of its checkpoint by now.
+        seed = torch.tensor(self.runner.seed)
+        broadcast(seed, src=0)
+        self.seed = self.dataloader.dataset.seed = self.dataloader.batch_sampler.sampler.seed = int(seed)
+        self.stage = device_stage(self.runner.cfg, self.dataloader.dataset)
+        self.runner.call_hook('before_train')
+
+    def batches(self) -> Iterator[dict]:
+        """Those of the loader, brought to the device while it works on the step before; see ``DeviceStage``."""
+        return iter(self.dataloader) if self.stage is None else map(self.stage, self.dataloader)
+
+    def run_iter(self, *args) -> None:
+        """Train one batch."""
+        seed_step(self.seed, self._iter, get_rank())
+        super().run_iter(*args)
+
+    def validate(self, done: int, last: bool) -> None:
+        """Run the validation if it is due after so many epochs or iterations."""
+        self._decide_current_val_interval()
+        if (self.runner.val_loop is not None and done >= self.val_begin
+                and (last or done % self.val_interval == 0)):
+            self.runner.val_loop.run()
+
+
+@LOOPS.register_module()
+class EpochLoop(_Seeded, EpochBasedTrainLoop):
+    """Epochs; the first one of a resumed run may begin in its middle.
+
+    A resumed run first repeats the validation that was due after its checkpoint, which may have been cut short.
+    """
+
+    def run(self) -> nn.Module:
+        """Train, or go on with it.
+
+        Raises:
+            ValueError: if the checkpoint's epoch and iteration do not fit the length of an epoch.
+        """
+        length = len(self.dataloader)
+        if not self._epoch * length <= self._iter <= (self._epoch + 1) * length:
+            raise ValueError(f'the checkpoint is at epoch {self._epoch}, iteration {self._iter}, but an epoch now has '
+                             f'{length} iterations: resume with the data set and the batch that it was made with')
+        self.begin()
+        if self._epoch and self._iter == self._epoch * length:
+            self.validate(self._epoch, self._epoch == self._max_epochs)
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self.validate(self._epoch, self._epoch == self._max_epochs)
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Train an epoch, or the rest of it."""
+        done = self._iter - self._epoch * len(self.dataloader)
+        self.dataloader.batch_sampler.sampler.set_epoch(self._epoch)
+        self.dataloader.batch_sampler.skip = done
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for idx, data_batch in enumerate(self.batches(), done):
+            self.run_iter(idx, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+@LOOPS.register_module()
+class IterLoop(_Seeded, IterBasedTrainLoop):
+    """Iterations over a stream of samples without end; a resumed run repeats the validation due, as ``EpochLoop``."""
+
+    def run(self) -> nn.Module:
+        """Train, or go on with it."""
+        self.begin()
+        self.runner.call_hook('before_train_epoch')
+        if self._iter:
+            self.validate(self._iter, self._iter == self._max_iters)
+        self.dataloader.batch_sampler.skip = self._iter
+        batches = self.batches()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(batches))
+            self.validate(self._iter, self._iter == self._max_iters)
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model

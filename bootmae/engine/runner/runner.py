@@ -1,0 +1,214 @@
+"""mmengine's runner with safe and whole loading, and batch normalisation that works wherever it runs."""
+
+import logging
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
+from mmengine.hooks import LoggerHook
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from ...checkpoints import check_resumable, load_run, read_checkpoint
+from ...checkpoints.resume import Found, check_facts, check_optimizer, choose
+from ...checkpoints.write import write_checkpoint
+from ...config.checks import check_dataset, check_metric
+from ...config.weights import follow_statistics
+from ...files import remove_stale
+from ..hooks.checkpoint import checkpoint_folder
+from ..hooks.compile import CompileHook
+from ..unwrap import bare_model
+from .compile import compile_model, settings
+from .elastic import config_rates, fit_processes
+from .state import cap_histories, history_length, run_content, run_facts
+
+PATIENCE = 60  # seconds that a file written by one machine may take to be seen by another
+
+
+@RUNNERS.register_module()
+class SuiteRunner(Runner):
+    """mmengine's ``Runner`` falls back to unsafe pickles and goes on with missing weights; this one refuses both."""
+
+    found: Found | None = None  # of an automatic resume, until it has been loaded
+
+    def load_checkpoint(self, filename: str, map_location='cpu', strict: bool = True, revise_keys=()) -> dict:
+        """Load all weights of a run, for ``load_from`` and for resuming; see :func:`load_run`.
+
+        The arguments after the first are the base class's and have no effect: loading is strict, names are ours.
+        """
+        content = self._content_of(filename)
+        if 'meta' not in content:
+            raise ValueError(f'{filename} holds weights, not a run: start from it with --init')
+        if self._resume:
+            check_resumable(content, filename)
+        model = bare_model(self)
+        follow_statistics(model, content['meta'].get('bootmae', {}), filename, self.cfg.get('adopt_statistics', False))
+        self.call_hook('after_load_checkpoint', checkpoint=content)
+        load_run(model, content, filename)
+        if self._resume:
+            self._prepare_resume(content, filename)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return content
+
+    def _content_of(self, filename: str) -> dict:
+        """What is in a file; of a file that was found and read just now, that."""
+        found, self.found = self.found, None
+        if found is not None and found.content is not None and str(found.path) == str(filename):
+            return found.content
+        return read_checkpoint(filename)
+
+    def _prepare_resume(self, content: dict, filename: str) -> None:
+        """Refuse a file of another run, and fit its counters to the number of processes of this one."""
+        optimizer = getattr(self.optim_wrapper, 'optimizer', None)
+        if optimizer is not None:
+            check_optimizer(content, filename, optimizer)
+        for difference in check_facts(content, filename, run_facts(self), self.cfg.get('resume_changed', False)):
+            self.logger.warning(f'resumed with another config, as asked: {difference}')
+        fit_processes(content, self)
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """As mmengine's, which goes on with whatever the file holds; see :mod:`bootmae.checkpoints.resume`."""
+        before, self._resume = self._resume, True
+        rates = config_rates(self) if self.cfg.get('resume_changed') else nullcontext()
+        try:
+            with rates:
+                super().resume(filename, *args, **kwargs)
+        finally:
+            self._resume = before
+
+    def load_or_resume(self) -> None:
+        """As mmengine's, which follows a note of the last file, whole or not, on each process by itself."""
+        if self._has_loaded or not self._resume or self._load_from is not None:
+            super().load_or_resume()
+            return
+        path = self._agree_on_newest()
+        if path is None:
+            self.logger.info(f'no checkpoint in {checkpoint_folder(self)}: the run starts anew')
+            return
+        self.logger.info(f'resuming from the newest checkpoint, {path}')
+        await_file(path)
+        self.resume(path)
+
+    def _agree_on_newest(self) -> str | None:
+        """The newest whole checkpoint as rank 0 sees it; the others take its word, since folders may show late."""
+        answer = [None, None]  # path, error
+        if is_main_process():
+            remove_stale(checkpoint_folder(self))
+            try:
+                self.found = choose(checkpoint_folder(self), self.logger.warning)
+                answer[0] = None if self.found.path is None else str(self.found.path)
+            except ValueError as error:
+                answer[1] = str(error)
+        broadcast_object_list(answer)
+        if answer[1]:
+            raise ValueError(answer[1])
+        return answer[0]
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, file_client_args=None, save_optimizer: bool = True,
+                        save_param_scheduler: bool = True, meta: dict | None = None, by_epoch: bool = True,
+                        backend_args=None) -> None:
+        """As mmengine's, which builds the file in memory and writes it over the old one; see :func:`write_checkpoint`.
+
+        Raises:
+            OSError: if the file could not be written; an older one of its name is what it was.
+        """
+        if file_client_args or backend_args:
+            raise ValueError('checkpoints are written to local folders: take file_client_args and backend_args away')
+        counters = (dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else
+                    dict(epoch=self.epoch, iter=self.iter + 1))  # as called by hooks, before the loop counts
+        cap_histories(self.message_hub, history_length(self))
+        self.call_hook('flush_logs')
+        content = run_content(self, counters | (meta or {}), save_optimizer, save_param_scheduler)
+        self.call_hook('before_save_checkpoint', checkpoint=content)
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        write_checkpoint(Path(out_dir, filename), content)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """As mmengine's, which turns SyncBN into BN for a single process; here also where there is no GPU for it."""
+        if self.distributed and not torch.cuda.is_available() and has_norm(model, nn.SyncBatchNorm):
+            print_log('SyncBN needs GPUs: each process normalises its own batch (BN)', 'current', logging.WARNING)
+            model = revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _maybe_compile(self, target: str) -> None:
+        """As mmengine's, which compiles the whole step, logs and checks included; see compile.py."""
+        model = bare_model(self)
+        options = settings(self.cfg.get('compile'), model)
+        if options:
+            parts = compile_model(model, **options)
+            self.register_hook(CompileHook())
+            self.logger.info(f'compile={options}: {parts} parts, compiled in the first step, which takes a minute or '
+                             'more')
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
+        """As mmengine's, whose data sets fail with "need at least one array to concatenate" where there is no image."""
+        try:
+            return Runner.build_dataloader(dataloader, *args, **kwargs)
+        except ValueError as error:
+            if 'at least one array' not in str(error):
+                raise
+            dataset = dataloader['dataset']
+            dataset = dataset.get('dataset', dataset)  # within SeededSamples
+            raise ValueError(f'{dataset["type"]} found no image: check its data_root={dataset.get("data_root")!r}, '
+                             f'data_prefix, {"img_suffix" if "ann_file" not in dataset else "ann_file"} and filter_cfg'
+                             ) from error
+
+    def build_train_loop(self, loop):
+        return self._checked(super().build_train_loop(loop))
+
+    def build_val_loop(self, loop):
+        return self._checked(super().build_val_loop(loop))
+
+    def build_test_loop(self, loop):
+        return self._checked(super().build_test_loop(loop))
+
+    def _checked(self, loop):
+        """The loop, once its data set and metrics are found to fit the model and one another."""
+        check_dataset(loop.dataloader.dataset, bare_model(self))
+        for metric in loop.evaluator.metrics if hasattr(loop, 'evaluator') else ():
+            check_metric(metric, loop.dataloader.dataset)
+        return loop
+
+    def train(self) -> nn.Module:
+        """As mmengine's, after the checks that need the model."""
+        if self.cfg.train_dataloader.get('batch_size') == 1:
+            check_single_image(bare_model(self))
+        return super().train()
+
+    def test(self) -> dict[str, float]:
+        """As mmengine's, but only the first process writes the metrics: there all do, into one file at once."""
+        for hook in self.hooks:
+            if isinstance(hook, LoggerHook):
+                hook.after_test_epoch = master_only(hook.after_test_epoch)
+        return super().test()
+
+
+def await_file(path: str, seconds: float = PATIENCE) -> None:
+    """Wait until a file that another process has seen shows here too; a shared folder may be late."""
+    end = time.monotonic() + seconds
+    while not Path(path).is_file() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def has_norm(model: nn.Module, kind: type) -> bool:
+    """Whether a trained layer of this kind is in the model."""
+    return any(isinstance(module, kind) and module.weight is not None and module.weight.requires_grad
+               for module in model.modules())
+
+
+def check_single_image(model: nn.Module) -> None:
+    """Raise a ValueError for batch normalisation over a single image, whose statistics are useless or undefined."""
+    if has_norm(model, _BatchNorm) and not has_norm(model, nn.SyncBatchNorm):
+        raise ValueError(f'train_dataloader.batch_size=1, but {type(model).__name__} has batch normalisation, which '
+                         'needs at least 2 images in a process: raise the batch size, or give norm_cfg='
+                         "dict(type='GN', num_groups=32) to the pyramid and the heads")

@@ -1,0 +1,72 @@
+"""What a checkpoint holds of a run, and the facts that a resumed run is compared by."""
+
+import time
+
+import mmengine
+import torch
+from mmengine.logging import MessageHub
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, weights_to_cpu
+from mmengine.utils import apply_to, get_git_hash
+
+HISTORY = 256  # values that are kept of each logged scalar
+
+
+def history_length(runner) -> int:
+    """Values of each logged scalar that the log processor may look at, and at least ``HISTORY``."""
+    windows = [item.get('window_size') for item in runner.log_processor.custom_cfg]
+    if 'global' in windows:
+        return 1_000_000  # mmengine's own limit
+    loaders = [getattr(loop, 'dataloader', ()) for loop in (runner._val_loop, runner._train_loop)]  # built or not
+    lengths = [len(loader) for loader in (loaders if 'epoch' in windows else loaders[:1])]
+    numbers = [size for size in (*windows, runner.log_processor.window_size) if isinstance(size, int)]
+    return max(HISTORY, *lengths, *numbers)
+
+
+def cap_histories(hub: MessageHub, length: int) -> None:
+    """Keep the last values of each logged scalar. mmengine keeps a million, copies all of them at each step, and saves
+    all of them with each checkpoint."""
+    for buffer in hub.log_scalars.values():
+        buffer.max_length = length
+        if len(buffer._log_history) > length:
+            buffer._log_history = buffer._log_history[-length:].copy()
+            buffer._count_history = buffer._count_history[-length:].copy()
+
+
+def run_facts(runner) -> dict:
+    """What changes the meaning of a run, in plain types; none of it depends on the number of processes."""
+    wrapper, loop = runner.optim_wrapper, runner.train_loop
+    accumulation = getattr(wrapper, '_accumulative_counts', 1)
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    length = dict(max_epochs=loop.max_epochs) if by_epoch else dict(max_steps=loop.max_iters // accumulation)
+    defaults = getattr(getattr(wrapper, 'optimizer', None), 'defaults', {})
+    return dict(
+        loop='epochs' if by_epoch else 'iterations',
+        global_batch=runner.cfg.train_dataloader.get('batch_size', 1) * runner.world_size * accumulation,
+        train_samples=len(loop.dataloader.dataset),
+        optimizer=type(getattr(wrapper, 'optimizer', wrapper)).__name__,
+        lr=defaults.get('lr'), weight_decay=defaults.get('weight_decay')) | length
+
+
+def run_content(runner, meta: dict, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict:
+    """What mmengine's ``Runner.save_checkpoint`` writes of a run, under its keys; tensors on the CPU are not copied."""
+    meta = meta | dict(
+        cfg=runner.cfg.pretty_text, seed=runner.seed, experiment_name=runner.experiment_name,
+        time=time.strftime('%Y%m%d_%H%M%S', time.localtime()), mmengine_version=mmengine.__version__ + get_git_hash())
+    if hasattr(runner.train_dataloader.dataset, 'metainfo'):
+        meta['dataset_meta'] = runner.train_dataloader.dataset.metainfo
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    content = dict(meta=meta, state_dict=weights_to_cpu(model.state_dict()), message_hub=_on_cpu(
+        runner.message_hub.state_dict()))
+    if save_optimizer:
+        content['optimizer'] = _on_cpu(runner.optim_wrapper.state_dict())
+    if save_param_scheduler and runner.param_schedulers is not None:
+        schedulers = runner.param_schedulers
+        content['param_schedulers'] = (
+            {name: [item.state_dict() for item in items] for name, items in schedulers.items()}
+            if isinstance(schedulers, dict) else [item.state_dict() for item in schedulers])
+    return content
+
+
+def _on_cpu(state: dict) -> dict:
+    return apply_to(state, lambda value: isinstance(value, torch.Tensor), lambda value: value.detach().cpu())

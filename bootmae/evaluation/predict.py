@@ -1,0 +1,55 @@
+"""Predictions of a trained segmentor or detector on single images, for pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+
+from ..checkpoints import load_run, read_checkpoint
+from ..config.weights import follow_statistics
+
+
+def load_trained(cfg: Config, checkpoint: str | Path) -> nn.Module:
+    """The config's model with all weights of one of its runs, in eval mode.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is not there or does not fit; see :func:`load_run`.
+    """
+    content = read_checkpoint(checkpoint)
+    model = MODELS.build(cfg.model)
+    follow_statistics(model, content['meta'].get('bootmae', {}), str(checkpoint), cfg.get('adopt_statistics', False))
+    load_run(model, content, checkpoint)
+    return model.to(get_device()).eval()
+
+
+@torch.no_grad()
+def predict(cfg: Config, checkpoint: str | Path, indices: Sequence[int]) -> list:
+    """mmseg's or mmdet's data samples, prediction and truth, of test images."""
+    model, dataset = load_trained(cfg, checkpoint), DATASETS.build(cfg.test_dataloader.dataset)
+    return [model.test_step(pseudo_collate([dataset[index]]))[0].cpu() for index in indices]
+
+
+def image_of(sample) -> np.ndarray:
+    """The image of a data sample as in its file: RGB uint8 (H, W, 3)."""
+    return np.ascontiguousarray(mmcv.imread(sample.img_path)[..., ::-1])
+
+
+def label_map(sample, truth: bool = False) -> np.ndarray:
+    """(H, W) classes of a segmentation sample: predicted, or annotated (255: ignored)."""
+    return (sample.gt_sem_seg if truth else sample.pred_sem_seg).data[0].numpy()
+
+
+def instances(sample, truth: bool = False) -> dict:
+    """Boxes (K, 4), labels (K,), masks (K, H, W) and scores (K,) of a detection sample; no scores for the truth."""
+    found = sample.gt_instances if truth else sample.pred_instances
+    boxes = found['bboxes'].tensor if hasattr(found['bboxes'], 'tensor') else found['bboxes']
+    masks = found['masks'].masks if hasattr(found['masks'], 'masks') else found['masks'].numpy()
+    return dict(boxes=boxes.numpy(), labels=found['labels'].numpy(), masks=np.asarray(masks, dtype=bool),
+                scores=None if truth else found['scores'].numpy())

@@ -1,0 +1,163 @@
+"""Frozen features judged without training the encoder: k-NN and logistic regression.
+
+Shape letters: N reference images, Q query images, D feature width, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.device import get_device
+from mmengine.registry import MODELS
+from mmengine.runner import set_random_seed
+from mmpretrain.registry import DATASETS
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from ..config.weights import apply_init
+from ..distributed.signals import spare_workers
+from ..models.vit import PlainViT
+
+Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
+
+
+def build_encoder(cfg: Config, checkpoint: str | None, source: str = 'online', seed: int = 0) -> nn.Module:
+    """The classifier of a downstream config in eval mode, its encoder from a checkpoint or untrained.
+
+    Raises:
+        FileNotFoundError, ValueError: if the checkpoint does not fit; see :func:`apply_init`.
+    """
+    if checkpoint:
+        apply_init(cfg, checkpoint, source)
+    set_random_seed(seed)
+    model_cfg = cfg.model.to_dict()
+    model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+    model = MODELS.build(model_cfg)
+    model.init_weights()
+    return model.to(get_device()).eval()
+
+
+def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 256, workers: int = 0) -> Features:
+    """Features (before the head) and labels of all images of a dataset.
+
+    Args:
+        model: a classifier.
+        loader: the config of a dataloader; its dataset is read in order, without augmentation.
+        pipeline: transforms for evaluation.
+    """
+    return features_of(model, DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True)), batch_size,
+                       workers)
+
+
+def features_of(model: nn.Module, dataset: Dataset, batch_size: int = 256, workers: int = 0,
+                progress: Callable[[], None] = lambda: None) -> Features:
+    """Features (before the head) and labels of a dataset in its order; ``progress`` is called after each batch."""
+    (features, ), labels = _read(model, dataset, lambda images: model.backbone(images)[-1:], batch_size, workers,
+                                 progress)
+    return features, labels
+
+
+def extract_blocks(model: nn.Module, loader: dict, pipeline: list, blocks: Sequence[int], batch_size: int = 256,
+                   workers: int = 0) -> list[Features]:
+    """Features after each of ``blocks`` (from 1), and labels: :func:`extract`, with every image read once."""
+    dataset = DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True))
+    features, labels = _read(model, dataset, lambda images: pooled_blocks(model.backbone, images, blocks), batch_size,
+                             workers)
+    return [(found, labels) for found in features]
+
+
+def pooled_blocks(backbone: PlainViT, images: torch.Tensor, blocks: Sequence[int]) -> list[torch.Tensor]:
+    """What the backbone would give with ``depth`` at each of these blocks (from 1), one (B, D) each, in one pass.
+
+    Raises:
+        ValueError: if it gives no vector for an image.
+    """
+    if backbone.out_type not in ('avg_featmap', 'cls_token'):
+        raise ValueError(f'model.backbone.out_type {backbone.out_type!r} gives no vector for an image: frozen features '
+                         'need a config with avg_featmap or cls_token')
+    backbone.check_images(images)
+    x = backbone.embed(backbone.patch_embed.patchify(images), backbone.pos_embed[:, 1:])
+    outputs = map(backbone.norm, backbone.forward_blocks(x, taps=[block - 1 for block in blocks])[1])
+    if backbone.out_type == 'cls_token':
+        return [x[:, 0] for x in outputs]
+    return [backbone.fc_norm(x[:, 1:].mean(dim=1)) for x in outputs]
+
+
+@torch.no_grad()
+def _read(model: nn.Module, dataset: Dataset, outputs: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+          batch_size: int, workers: int, progress: Callable[[], None] = lambda: None
+          ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Each of the ``outputs`` of a batch's images for the whole dataset, (N, D) on the CPU, and the labels (N,)."""
+    batches = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
+    if workers:
+        spare_workers(batches)
+    features, labels = [], []
+    for batch in batches:
+        data = model.data_preprocessor(batch, training=False)
+        features.append([found.float().cpu() for found in outputs(data['inputs'])])
+        labels.extend(int(sample.gt_label) for sample in data['data_samples'])
+        progress()
+    return [torch.cat(parts) for parts in zip(*features, strict=True)], torch.tensor(labels)
+
+
+def few_labels(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
+    """Indices of ``per_class`` random images of each class.
+
+    Raises:
+        ValueError: if a class has fewer.
+    """
+    rng, chosen = np.random.RandomState(seed), []
+    for value in labels.unique():
+        members = (labels == value).nonzero().flatten().numpy()
+        if len(members) < per_class:
+            raise ValueError(f'class {int(value)} has {len(members)} images, fewer than {per_class}: lower --labels')
+        chosen.append(rng.choice(members, per_class, replace=False))
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))
+
+
+def knn_accuracy(reference: Features, query: Features, k: int = 20, temperature: float = 0.07,
+                 chunk: int = 1024) -> float:
+    """Percent right of a k-NN vote, weighted by ``exp(cosine / temperature)`` (the usual protocol of Wu et al. 2018).
+
+    Args:
+        reference: labelled features.
+        query: features to classify.
+        k: neighbours; all if there are fewer.
+        chunk: queries at a time.
+    """
+    device = get_device()
+    bank, labels = F.normalize(reference[0], dim=1).to(device), reference[1].to(device)
+    num_classes, right = int(labels.max()) + 1, 0
+    for features, truth in zip(query[0].split(chunk), query[1].split(chunk), strict=True):
+        similarity, index = (F.normalize(features, dim=1).to(device) @ bank.T).topk(min(k, len(bank)), dim=1)
+        votes = torch.zeros(len(features), num_classes, device=device)
+        votes.scatter_add_(1, labels[index], (similarity / temperature).exp())
+        right += int((votes.argmax(dim=1).cpu() == truth).sum())
+    return 100 * right / len(query[1])
+
+
+def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> float:
+    """Percent right of a logistic regression (L-BFGS, L2 penalty 1 / c) on standardised features."""
+    from sklearn.linear_model import LogisticRegression  # seconds to import, and no other task needs it
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    probe.fit(reference[0].numpy(), reference[1].numpy())
+    return 100 * float(probe.score(query[0].numpy(), query[1].numpy()))
+
+
+def chosen_blocks(blocks: Sequence[int | str], depth: int) -> list[int]:
+    """Blocks that were asked for, each once and in their order, of an encoder of ``depth``; ``all`` is each of them.
+
+    Raises:
+        ValueError: for a block that it does not have.
+    """
+    asked = range(1, depth + 1) if list(map(str, blocks)) == ['all'] else blocks
+    for block in asked:
+        if not (str(block).isdecimal() and 1 <= int(block) <= depth):
+            raise ValueError(f'--blocks {block}: the encoder has the blocks 1..{depth}; give some of these, or "all" '
+                             'alone')
+    return sorted(set(map(int, asked)))

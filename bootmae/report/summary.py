@@ -1,0 +1,94 @@
+"""Result rows summarised over seeds: mean, spread and paired differences."""
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..results.rows import ResultRow
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One method's numbers over seeds.
+
+    Attributes:
+        values: Percent by seed.
+        mean: Mean over seeds.
+        std: Sample standard deviation over seeds (n - 1), None for a single seed.
+    """
+
+    values: dict[int, float]
+    mean: float
+    std: float | None
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference of two methods over the seeds that both have, in points.
+
+    Attributes:
+        n: Number of shared seeds.
+        mean: Mean difference.
+        standard_error: Standard error of that mean, None for a single shared seed.
+    """
+
+    n: int
+    mean: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods under one data set, task, number of labels, metric and protocol.
+
+    Attributes:
+        methods: Spread by method, in order of first appearance.
+        difference: BootMAE minus MAE; None where either is missing or they share no seed.
+    """
+
+    data: str
+    task: str
+    labels: str
+    metric: str
+    protocol: str
+    methods: dict[str, Spread]
+    difference: Difference | None
+
+
+def spread_of(values: dict[int, float]) -> Spread:
+    """Mean and sample standard deviation of values by seed."""
+    numbers = list(values.values())
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Spread(dict(values), statistics.fmean(numbers), std)
+
+
+def paired_difference(first: Spread, second: Spread) -> Difference | None:
+    """First minus second over the shared seeds; None where they share none."""
+    shared = [seed for seed in first.values if seed in second.values]
+    if not shared:
+        return None
+    pairs = spread_of({seed: first.values[seed] - second.values[seed] for seed in shared})
+    error = None if pairs.std is None else pairs.std / math.sqrt(pairs.n)
+    return Difference(pairs.n, pairs.mean, error)
+
+
+def summarise(rows: Iterable[ResultRow]) -> list[Comparison]:
+    """Mean, spread and paired difference of the measured rows; published and missing ones are left out."""
+    groups: dict[tuple, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if row.measured:
+            group = groups.setdefault((row.data, row.task, row.labels, row.metric, row.protocol), {})
+            group.setdefault(row.method, {})[row.seed] = row.value
+    return [_compare(key, methods) for key, methods in groups.items()]
+
+
+def _compare(key: tuple, values: dict[str, dict[int, float]]) -> Comparison:
+    methods = {method: spread_of(by_seed) for method, by_seed in values.items()}
+    pair = methods.get('bootmae'), methods.get('mae')
+    difference = paired_difference(*pair) if all(pair) else None
+    return Comparison(*key, methods=methods, difference=difference)

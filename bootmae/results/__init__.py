@@ -1,0 +1,1 @@
+"""Result rows, and where a result comes from. Knows no other room."""

@@ -1,0 +1,53 @@
+"""Where a result comes from: commit, versions, device."""
+
+import contextlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'timm', 'scikit-learn')
+# where the originals are installed in place of the maintained builds
+ORIGINALS = {
+    'onedl-mmengine': ('mmengine',), 'onedl-mmcv': ('mmcv-lite', 'mmcv'), 'onedl-mmpretrain': ('mmpretrain',),
+    'onedl-mmdetection': ('mmdet',), 'onedl-mmsegmentation': ('mmsegmentation',)}
+
+
+def git_commit() -> str:
+    """Commit of the suite, ``+`` appended if tracked files differ from it; empty outside a repository."""
+    def git(*args: str) -> str:
+        return subprocess.run(('git', '-C', REPOSITORY, *args), capture_output=True, text=True, check=True).stdout
+    try:
+        changed = git('status', '--porcelain', '--untracked-files=no').strip()
+        return git('rev-parse', '--short=12', 'HEAD').strip() + ('+' if changed else '')
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+
+
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Python's version, and those of the packages that decide a result and of ``more``, if they are installed."""
+    found = {'python': platform.python_version()}
+    for package in (*PACKAGES, *more):
+        for name in (package, *ORIGINALS.get(package, ())):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[name] = metadata.version(name)
+                break
+    return found
+
+
+def device_name() -> str:
+    """The GPU's name, or how many cores the CPU has."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {os.cpu_count()} cores'
+
+
+def portable(path: str | Path | None) -> str:
+    """A path as it should stand in a result: relative to the repository if below it, else its last part."""
+    if not path:
+        return ''
+    path = Path(path).resolve()
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else path.name

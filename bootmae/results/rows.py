@@ -1,0 +1,190 @@
+"""Result rows: one measured or published number each, kept in a CSV file."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from ..files import write_file
+
+LABELS = ('reproduced', 'demo', 'paper', 'not run')
+MEASURED = ('reproduced', 'demo')
+IDENTITY = ('data', 'method', 'task', 'labels', 'metric', 'seed', 'protocol')
+REPAIR = 'repair or delete this line'
+PUBLISHED = Path(__file__).resolve().parents[2] / 'results' / 'published.csv'
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One number and what is needed to judge it or to make it again.
+
+    Attributes:
+        data: Name of the data set, such as ``digits``.
+        method: How the encoder was made: ``untrained``, ``mae``, ``bootmae`` or another name.
+        task: How the encoder was judged: ``knn``, ``linear``, ``finetune``, ``segmentation``, ``detection`` or
+            another name.
+        labels: ``all``, or the number of labelled images: per class, and in all for segmentation and detection.
+        metric: Name of the number, such as ``accuracy``, ``mIoU`` or ``box AP``; higher is better.
+        value: The number, in percent; NaN only where ``label`` is ``not run``.
+        seed: Seed of pretraining and evaluation; -1 where a publication does not state it.
+        protocol: Details of the evaluation that must agree between rows to compare them.
+        config: Config file of the pretraining, or the source of a published number.
+        checkpoint: File name of the judged weights.
+        checkpoint_hash: Hash of these weights.
+        commit: Commit of the code.
+        device: Device that ran it.
+        precision: Arithmetic of the pretraining, such as ``float32``.
+        seconds: Wall-clock seconds of the pretraining; 0 where unknown or untrained.
+        images: Images that the pretraining saw, repeats counted; 0 where unknown or untrained.
+        date: ISO date of the evaluation.
+        label: ``reproduced``, ``demo``, ``paper`` or ``not run``.
+        config_hash: Hash of the evaluation's config, all overrides applied, its seed left out.
+        data_hash: Fingerprint of the images and annotations that were judged.
+        gpu_hours: GPU-hours of pretraining and evaluation together; 0 on a CPU or where unknown.
+        memory: Peak memory of the pretraining in GiB (GPU's, or resident on a CPU); 0 where unknown or untrained.
+    """
+
+    data: str
+    method: str
+    task: str
+    labels: str
+    metric: str
+    value: float
+    seed: int
+    protocol: str = ''
+    config: str = ''
+    checkpoint: str = ''
+    checkpoint_hash: str = ''
+    commit: str = ''
+    device: str = ''
+    precision: str = ''
+    seconds: float = 0.0
+    images: int = 0
+    date: str = ''
+    label: str = 'reproduced'
+    config_hash: str = ''
+    data_hash: str = ''
+    gpu_hours: float = 0.0
+    memory: float = 0.0
+
+    @property
+    def key(self) -> tuple:
+        """What makes two rows the same measurement."""
+        return tuple(getattr(self, name) for name in IDENTITY)
+
+    @property
+    def measured(self) -> bool:
+        """Whether this suite computed the number."""
+        return self.label in MEASURED
+
+
+COLUMNS = tuple(field.name for field in fields(ResultRow))
+TYPES = {field.name: field.type for field in fields(ResultRow)}
+
+
+def problem_of(row: ResultRow) -> tuple[str, str] | None:
+    """First column of a row with an impossible value and what is wrong with it, or None."""
+    if row.label not in LABELS:
+        return 'label', f'{row.label!r} is none of {", ".join(LABELS)}'
+    if not math.isfinite(row.value) and row.label != 'not run':
+        return 'value', f'{row.value} is not a finite number; a missing result has the label "not run"'
+    for name, kind in (('seconds', 'a duration'), ('gpu_hours', 'a duration'), ('memory', 'an amount of memory')):
+        value = getattr(row, name)
+        if not (math.isfinite(value) and value >= 0):
+            return name, f'{value} is not {kind}'
+    if row.images < 0:
+        return 'images', f'{row.images} is not a number of images'
+    return None
+
+
+def read_rows(path: str | Path) -> list[ResultRow]:
+    """Rows of a CSV file in its order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Wrong columns or a value that cannot be read; names file, line, column and remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such results file; run an evaluation first or correct the path')
+    with path.open(newline='', encoding='utf-8') as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if tuple(header) != COLUMNS:
+            raise ValueError(f'{path}, line 1: {_header_problem(header)}; '
+                             f'the header must be {",".join(COLUMNS)}')
+        return [_parse(cells, f'{path}, line {reader.line_num}') for cells in reader if cells]
+
+
+def _header_problem(header: Sequence[str]) -> str:
+    missing = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS]
+    parts = []
+    if missing:
+        parts.append(f'missing columns {", ".join(missing)}')
+    if unknown:
+        parts.append(f'unknown columns {", ".join(unknown)}')
+    return ' and '.join(parts) or 'columns repeated or in another order'
+
+
+def _parse(cells: Sequence[str], place: str) -> ResultRow:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f'{place}: {len(cells)} cells where {len(COLUMNS)} belong; {REPAIR}')
+    values = {}
+    for name, text in zip(COLUMNS, cells, strict=True):
+        try:
+            values[name] = TYPES[name](text)
+        except ValueError:
+            kind = 'a whole number' if TYPES[name] is int else 'a number'
+            raise ValueError(f'{place}, column {name}: {text!r} is not {kind}; {REPAIR}') from None
+    row = ResultRow(**values)
+    problem = problem_of(row)
+    if problem:
+        raise ValueError(f'{place}, column {problem[0]}: {problem[1]}; {REPAIR}')
+    return row
+
+
+def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
+    """Add rows to a CSV file, replacing those of the same identity; a crash leaves the old file.
+
+    Two processes must not write one file at the same time: the later would drop the rows of the earlier.
+
+    Raises:
+        ValueError: A row holds an impossible value, or the existing file cannot be read.
+    """
+    path = Path(path)
+    merged = {row.key: row for row in (read_rows(path) if path.exists() else [])}
+    for row in rows:
+        problem = problem_of(row)
+        if problem:
+            raise ValueError(f'result row {row.key}, column {problem[0]}: {problem[1]}')
+        merged[row.key] = row
+    buffer = io.StringIO(newline='')
+    writer = csv.writer(buffer, lineterminator='\n')
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(row) for row in merged.values())
+    replace_file(path, buffer.getvalue())
+
+
+def replace_file(path: str | Path, text: str) -> None:
+    """Write a whole text file or leave the old one untouched (temporary file, fsync, rename)."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, lambda file: file.write_bytes(text.encode()))
+
+
+def published_rows(path: str | Path = PUBLISHED) -> list[ResultRow]:
+    """Numbers of the publications (percent or points); nothing of this was measured here.
+
+    None where the package was installed without the repository's results.
+
+    Raises:
+        ValueError: A row of the file is labelled as something else, or the file cannot be read.
+    """
+    rows = read_rows(path) if Path(path).is_file() else []
+    wrong = [row for row in rows if row.label != 'paper']
+    if wrong:
+        raise ValueError(f'{path}: {wrong[0].key} is labelled {wrong[0].label!r}; only numbers of publications belong '
+                         'here, with the label "paper"')
+    return rows

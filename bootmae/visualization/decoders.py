@@ -1,0 +1,208 @@
+"""A pretraining model with its decoder, from any file that has one, for images of any size."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mmpretrain.registry import MODELS
+from torch import nn
+
+from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
+from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
+from ..checkpoints.keys import State, rename, to_mmpretrain
+from ..config.load import load_config
+from ..models import BootMAE
+from ..models.masking import BlockMasking
+from ..models.positions import resize_positions
+from ..models.vit import patch_grid
+from ..results.provenance import REPOSITORY
+from .attention import heads_of
+
+MASK_RATIO, DECODER_HEADS = 0.75, 16  # of every MAE that was published
+AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder -> config of this suite
+REMEDY = ('Reconstructions need a pretraining file: a run of configs/pretrain, mmpretrain\'s MAE, facebookresearch\'s '
+          'mae_visualize_*.pth (its mae_pretrain_*.pth are encoders alone), or the authors\' BootMAE. For attention '
+          'and components any encoder will do: --what attention pca')
+_DECODER = (('decoder_blocks.#.norm1.', 'decoder_blocks.#.ln1.'), ('decoder_blocks.#.norm2.', 'decoder_blocks.#.ln2.'),
+            ('decoder_blocks.#.mlp.fc1.', 'decoder_blocks.#.ffn.layers.0.0.'),
+            ('decoder_blocks.#.mlp.fc2.', 'decoder_blocks.#.ffn.layers.1.'), ('decoder_norm.', 'ln1.'))
+
+
+@dataclass
+class Pretrained:
+    """A model that predicts masked patches, and how it was trained to."""
+
+    model: nn.Module  # a BootMAE, or mmpretrain's MAE; in eval mode
+    kind: str
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    num_masked: int
+    normalised: bool  # whether it predicts normalised patches
+    masking: BlockMasking | None = None  # None: uniformly random
+
+    @property
+    def num_patches(self) -> int:
+        rows, columns = patch_grid(self.img_size, self.patch_size)
+        return rows * columns
+
+    def draw_orders(self, number: int, seed: int) -> np.ndarray:
+        """Mask orders (number, N) as in its training: block-wise of BootMAE, uniformly random of MAE."""
+        rng = np.random.RandomState(seed)
+        draw = (lambda: rng.permutation(self.num_patches)) if self.masking is None else (
+            lambda: self.masking.draw_order(rng))
+        return np.stack([draw() for _ in range(number)])
+
+
+def load_decoder(path: str | Path, config: str | None = None, size: tuple[int, int] | None = None,
+                 target: str | None = None, num_heads: int | None = None, options: dict | None = None) -> Pretrained:
+    """The model of a pretraining file.
+
+    Args:
+        path: a BootMAE or MAE run of this suite, MAE of mmpretrain or facebookresearch, or the authors' BootMAE.
+        config: of its pretraining; by default the one that a run of this suite records.
+        size: height and width of the images, if others than in the training; positions are interpolated.
+        target: ``normalised`` or ``pixels``, what an MAE that does not tell was trained to predict.
+        num_heads: of its encoder, if it is not told and unusual.
+        options: overrides of the config.
+
+    Raises:
+        FileNotFoundError: if the file or the config is missing.
+        ValueError: if the file has no decoder, or does not fit the config.
+    """
+    content = read_checkpoint(path)
+    try:
+        encoder = find_encoder(content)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    kind = decoder_kind(encoder)
+    if kind is None:
+        raise ValueError(f'{path} is a {what_it_is(encoder, content)} and has no decoder to reconstruct with. {REMEDY}')
+    state = whole_state(encoder, kind)
+    if found := config or recorded_config(content) or authors_config(encoder):
+        cfg = load_config(found, options)
+        model_cfg = cfg.model.to_dict()
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+    elif kind == 'MAE':
+        model_cfg = infer_mae(encoder, state, target or recorded_target(content, path), num_heads)
+    else:
+        raise ValueError(f'{path} [{encoder.kind}] does not tell its config, or that is not here: give it, --config')
+    if encoder.mean is not None:
+        model_cfg['data_preprocessor'] |= dict(mean=list(encoder.mean), std=list(encoder.std))
+    return build(model_cfg, state, encoder, path, size)
+
+
+def decoder_kind(encoder: Encoder) -> str | None:
+    """``BootMAE`` or ``MAE``, as the decoder in a file says; None without one."""
+    def any_key(pattern: str) -> bool:
+        return any(re.match(pattern, key) for key in encoder.rest)
+
+    if any_key(r'pixel_decoder\.') and encoder.whole:
+        return 'BootMAE'
+    return 'MAE' if any_key(r'(neck\.)?decoder_blocks\.') else None
+
+
+def what_it_is(encoder: Encoder, content: dict) -> str:
+    """For a message: the kind of a file without decoder, and what its run was."""
+    method = recorded_facts(content).get('method')
+    return f'file of kind [{encoder.kind}]' + (f', made by {method},' if method else '')
+
+
+def whole_state(encoder: Encoder, kind: str) -> State:
+    """All weights of a pretraining file under the names of its class here."""
+    if kind == 'BootMAE':
+        state = {f'backbone.{key}': value for key, value in encoder.state.items()} | encoder.rest
+        momentum = {key.replace('backbone.', 'momentum.', 1): value for key, value in state.items()
+                    if key.startswith('backbone.') and not key.startswith('backbone.norm.')}
+        return momentum | state  # a file without it will do: no picture shows its features
+    rest = encoder.rest if any(key.startswith('neck.') for key in encoder.rest) else {
+        f'neck.{key}': value for key, value in rename(encoder.rest, _DECODER).items()}
+    return {f'backbone.{key}': value for key, value in to_mmpretrain(encoder.state).items()} | {
+        key: value for key, value in rest.items() if key.startswith('neck.')}
+
+
+def recorded_config(content: dict) -> str | None:
+    """The config that a run of this suite records, if it is here."""
+    name = recorded_facts(content).get('config')
+    places = [REPOSITORY / name, Path(name)] if name else []
+    return next((str(place) for place in places if place.is_file()), None)
+
+
+def authors_config(encoder: Encoder) -> str | None:
+    """The config of this suite for a pretraining file of BootMAE's authors, by its width."""
+    name = AUTHORS.get(encoder.state['cls_token'].shape[-1]) if encoder.kind.startswith('authors') else None
+    return name and str(REPOSITORY / 'configs' / 'pretrain' / f'{name}.py')
+
+
+def recorded_target(content: dict, path: str | Path) -> str:
+    """What a MAE file of another project was trained to predict: in its arguments, or not known.
+
+    Raises:
+        ValueError: if it is not known; the two look alike in a file, and the wrong guess gives noise for a picture.
+    """
+    told = getattr(content.get('args'), 'norm_pix_loss', None)
+    if told is None:
+        raise ValueError(f'{path} does not tell whether its decoder predicts normalised patches or pixels: give '
+                         '--target normalised (norm_pix_loss, the published recipe) or --target pixels '
+                         '(facebookresearch\'s mae_visualize_*.pth)')
+    return 'normalised' if told else 'pixels'
+
+
+def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None) -> dict:
+    """Config of mmpretrain's MAE for weights of another project."""
+    width, _, *patch = state['backbone.patch_embed.projection.weight'].shape
+    wide = state['neck.mask_token'].shape[-1]
+    depth = 1 + max(int(m[1]) for key in state if (m := re.match(r'neck\.decoder_blocks\.(\d+)\.', key)))
+    hidden = state['backbone.layers.0.ffn.layers.0.0.weight'].shape[0]
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if encoder.mean is None else (encoder.mean, encoder.std)
+    return dict(
+        type='MAE',
+        data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=list(mean), std=list(std), to_rgb=True),
+        backbone=dict(type='MAEViT', patch_size=patch[0], mask_ratio=MASK_RATIO, arch=dict(
+            embed_dims=width, num_layers=encoder.depth, num_heads=heads_of(encoder, num_heads),
+            feedforward_channels=hidden)),
+        neck=dict(type='MAEPretrainDecoder', patch_size=patch[0], embed_dim=width, decoder_embed_dim=wide,
+                  decoder_depth=depth, decoder_num_heads=DECODER_HEADS, mlp_ratio=state[
+                      'neck.decoder_blocks.0.ffn.layers.0.0.weight'].shape[0] / wide),
+        head=dict(type='MAEPretrainHead', norm_pix=target == 'normalised', patch_size=patch[0],
+                  loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+
+
+def build(model_cfg: dict, state: State, encoder: Encoder, path: str | Path,
+          size: tuple[int, int] | None) -> Pretrained:
+    """The model for images of one size, with all weights of a state."""
+    backbone = model_cfg['backbone']
+    patch = backbone.get('patch_size', 16)
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    old = encoder.grid
+    if old is None:
+        raise ValueError(f'{path}: its positions are for no square grid, and it does not tell which')
+    size = size or (old[0] * patch[0], old[1] * patch[1])
+    grid = patch_grid(size, patch)
+    backbone['img_size'] = size
+    masked = share_masked(model_cfg, old, grid)
+    state = {key: resize_positions(value, old, grid) if key.endswith('pos_embed') else value
+             for key, value in state.items()}
+    if model_cfg['type'] == 'MAE':
+        model_cfg['neck']['num_patches'] = grid[0] * grid[1]
+    model = MODELS.build(model_cfg)
+    load_run(model, dict(state_dict=state), path)
+    ours = isinstance(model, BootMAE)
+    return Pretrained(model.requires_grad_(False).eval(), encoder.kind, size, patch,
+                      model.masking.num_masked if ours else masked, ours or model.head.norm_pix,
+                      model.masking if ours else None)
+
+
+def share_masked(model_cfg: dict, old: tuple[int, int], new: tuple[int, int]) -> int:
+    """Masked patches of MAE; for BootMAE on another grid, its masking is changed to the same shares of it."""
+    before, after = old[0] * old[1], new[0] * new[1]
+    if model_cfg['type'] == 'MAE':
+        return after - int(after * (1 - model_cfg['backbone'].get('mask_ratio', MASK_RATIO)))
+    masking = model_cfg.get('masking') or {}
+    if old != new:
+        for key in ('num_masked', 'num_block'):
+            if key in masking:
+                masking[key] = round(masking[key] * after / before)
+        if 'block_area' in masking:
+            masking['block_area'] = [area * after / before for area in masking['block_area']]
+    return masking.get('num_masked', round(MASK_RATIO * after))

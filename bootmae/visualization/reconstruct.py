@@ -1,0 +1,167 @@
+"""Pictures of what a pretrained model predicts for the masked patches.
+
+Both methods predict *normalised* patches. To show them as pixels, each original patch's own mean and variance are put
+back: brightness and contrast are given away, only the structure is the model's. Without that leak, all patches get one
+mean and deviation, those of the visible patches.
+
+Shape letters: n images, N patches, M masked, C channels, P pixels of a patch and channel.
+"""
+
+import numpy as np
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from ..checkpoints import load_run, read_checkpoint
+from ..config.load import load_config
+from ..models import BootMAE
+from ..models.layers import PatchEmbed
+from ..models.objectives import PIXEL_EPS
+
+MAE_EPS = 1e-6  # in mmpretrain's MAEPretrainHead
+
+
+def load_pretrained(config: str, checkpoint: str, options: dict | None = None) -> nn.Module:
+    """A pretraining model with all weights of a run, in eval mode; ``options`` are the config values of that run.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is missing or has no decoder; see :func:`load_run`.
+    """
+    cfg = load_config(config, options)
+    model_cfg = cfg.model.to_dict()
+    model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+    model = MODELS.build(model_cfg)
+    load_run(model, read_checkpoint(checkpoint), checkpoint)
+    return model.eval()
+
+
+def normalise(model: nn.Module, images: np.ndarray) -> torch.Tensor:
+    """RGB uint8 (n, H, W, 3) -> model input (n, 3, H, W)."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    return (x - model.data_preprocessor.mean) / model.data_preprocessor.std
+
+
+def to_pixels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
+    """Inverse of :func:`normalise`, clipped."""
+    x = x * model.data_preprocessor.std + model.data_preprocessor.mean
+    return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def unpatchify(patches: torch.Tensor, patch_size: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
+    """(n, N, C * ph * pw), channel first -> (n, C, H, W); the inverse of ``PatchEmbed.patchify``."""
+    x = patches.unflatten(1, grid).unflatten(3, (-1, *patch_size))  # n, rows, columns, C, ph, pw
+    return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def bootmae_output(model: nn.Module, x: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
+    """BootMAE's prediction as it is: normalised patches (n, M, C * P), channel first."""
+    return model.predict(x, orders).pixels
+
+
+def mae_output(model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int) -> torch.Tensor:
+    """The same of mmpretrain's MAE, channel last, under a given mask instead of its own random one."""
+    def given_mask(tokens: torch.Tensor, mask_ratio: float):
+        visible = orders[:, :-num_masked]
+        kept = tokens.gather(1, visible.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        return kept, None, orders.argsort(dim=1)
+
+    backbone = model.backbone
+    random_masking, backbone.random_masking = backbone.random_masking, given_mask
+    try:
+        latent, _, ids_restore = backbone(x)
+    finally:
+        backbone.random_masking = random_masking
+    return pick(model.neck(latent, ids_restore), orders[:, -num_masked:])
+
+
+def pick(patches: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Some patches of each image: (n, N, values), (n, M) -> (n, M, values)."""
+    return patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+
+
+def channel_last(patches: torch.Tensor, channels: int) -> torch.Tensor:
+    """(..., C * P), channel first -> (..., P * C)."""
+    return patches.unflatten(-1, (channels, -1)).transpose(-1, -2).flatten(-2)
+
+
+def channel_first(patches: torch.Tensor, channels: int) -> torch.Tensor:
+    """(..., P * C), channel last -> (..., C * P)."""
+    return patches.unflatten(-1, (-1, channels)).transpose(-1, -2).flatten(-2)
+
+
+def predict_bootmae(model: nn.Module, x: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
+    """Predicted patches (n, M, C * P) in input units: each channel of a patch gets its own statistics back."""
+    out = model.predict(x, orders)
+    patches = out.patches.unflatten(-1, (x.shape[1], -1))
+    mean, var = patches.mean(-1, keepdim=True), patches.var(-1, unbiased=False, keepdim=True)
+    return (out.pixels.view_as(patches) * (var + PIXEL_EPS).sqrt() + mean).flatten(-2)
+
+
+def predict_mae(model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int) -> torch.Tensor:
+    """The same of mmpretrain's MAE, whose patches are normalised over all channels together."""
+    output = mae_output(model, x, orders, num_masked)
+    patches = PatchEmbed((model.head.patch_size, ) * 2, x.shape[1], 1).patchify(x)
+    target = pick(channel_last(patches, x.shape[1]), orders[:, -num_masked:])
+    mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
+    return channel_first(output * (var + MAE_EPS).sqrt() + mean, x.shape[1])
+
+
+def predict_without_leak(model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int,
+                         patch_size: tuple[int, int]) -> torch.Tensor:
+    """Predicted patches (n, M, C * P) in input units, all with one mean and deviation: those of the visible patches.
+
+    BootMAE's are per channel, MAE's over all channels, as their targets are normalised: the mean of the visible
+    patches of all images, and the root mean square of the deviations within them. Nothing of a masked patch enters.
+    """
+    channels = x.shape[1]
+    visible = pick(PatchEmbed(patch_size, channels, 1).patchify(x), orders[:, :-num_masked])
+    if isinstance(model, BootMAE):
+        output, parts = bootmae_output(model, x, orders).unflatten(-1, (channels, -1)), visible.unflatten(
+            -1, (channels, -1))
+    else:
+        output = channel_first(mae_output(model, x, orders, num_masked), channels).unsqueeze(-2)
+        parts = visible.unsqueeze(-2)
+    mean = parts.mean(dim=(0, 1, 3)).unsqueeze(-1)
+    deviation = parts.var(-1, unbiased=False).mean(dim=(0, 1)).sqrt().unsqueeze(-1)
+    return (output * deviation + mean).flatten(-2)
+
+
+@torch.no_grad()
+def reconstruct(model: nn.Module, images: np.ndarray, orders: np.ndarray, num_masked: int,
+                patch_size: tuple[int, int], statistics: str = 'own') -> np.ndarray:
+    """Images with their masked patches replaced by a model's predictions.
+
+    Args:
+        model: a BootMAE, or mmpretrain's MAE.
+        images: RGB uint8 (n, H, W, 3).
+        orders: (n, N) mask orders.
+        num_masked: M.
+        patch_size: (height, width) in pixels.
+        statistics: what turns normalised predictions into pixels: ``own`` of each original patch (a leak), ``one`` for
+            all, see :func:`predict_without_leak`, or ``none`` for a model that was trained to predict pixels.
+
+    Returns:
+        RGB uint8 (n, H, W, 3).
+    """
+    x, orders = normalise(model, images), torch.from_numpy(orders)
+    if statistics == 'one':
+        predicted = predict_without_leak(model, x, orders, num_masked, patch_size)
+    elif statistics == 'none':
+        predicted = channel_first(mae_output(model, x, orders, num_masked), x.shape[1])
+    else:
+        predicted = (predict_bootmae(model, x, orders) if isinstance(model, BootMAE) else
+                     predict_mae(model, x, orders, num_masked))
+    patches = PatchEmbed(patch_size, x.shape[1], 1).patchify(x)
+    patches.scatter_(1, orders[:, -num_masked:].unsqueeze(-1).expand_as(predicted), predicted)
+    grid = x.shape[2] // patch_size[0], x.shape[3] // patch_size[1]
+    return to_pixels(model, unpatchify(patches, patch_size, grid))
+
+
+def hide(images: np.ndarray, orders: np.ndarray, num_masked: int, patch_size: tuple[int, int],
+         grey: int = 128) -> np.ndarray:
+    """Images (n, H, W, 3) with their masked patches painted grey."""
+    rows, columns = images.shape[1] // patch_size[0], images.shape[2] // patch_size[1]
+    mask = np.zeros(orders.shape, dtype=bool)
+    np.put_along_axis(mask, orders[:, -num_masked:], True, axis=1)
+    mask = mask.reshape(-1, rows, columns).repeat(patch_size[0], axis=1).repeat(patch_size[1], axis=2)
+    return np.where(mask[..., None], np.uint8(grey), images)

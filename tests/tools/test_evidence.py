@@ -1,0 +1,58 @@
+"""Tables of docs/evidence.md: rows that must come out as written."""
+
+import pytest
+
+from bootmae.results.rows import ResultRow, write_rows
+from pages.evidence import FOLDER, MISSING, comparison_table, cost_table, makers, methods_table
+
+
+def row(method: str, value: float, seed: int, task: str = 'knn', **values) -> ResultRow:
+    known = dict(data='CIFAR-10', labels='all', metric='accuracy', protocol='k=20, block 4 of 4', commit='abc',
+                 device='CPU, 2 cores', precision='float32', date='2026-11-24', label='demo')
+    if method != 'untrained':
+        known |= dict(seconds=60.0 * (1 + seed), images=6000, memory=0.5 + seed)
+    return ResultRow(method=method, value=value, seed=seed, task=task, **known | values)
+
+
+ROWS = [row('untrained', 20.0, 0), row('untrained', 22.0, 1), row('mae', 30.0, 0), row('mae', 32.0, 1),
+        row('bootmae', 35.0, 0), row('bootmae', 38.0, 1),
+        row('bootmae', 50.0, 0, 'finetune', labels='5', protocol='10 epochs')]
+
+
+def lines(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines()]
+
+
+def test_comparison():
+    heads, _, *body = lines(comparison_table(ROWS))
+    assert heads == ['task', 'labels', 'protocol', 'Untrained', 'MAE', 'BootMAE', 'BootMAE − MAE']
+    assert body == [
+        ['k-NN', 'all', 'k=20, block 4 of 4', '21.0 ± 1.4 (2)', '31.0 ± 1.4 (2)', '**36.5 ± 2.1 (2)**',
+         '+5.50 ± 0.50, above'],
+        ['fine-tuning', '5 per class', '10 epochs', '–', '–', '50.0 (1)', '–']]
+
+
+def test_methods_as_lines():
+    heads, _, *body = lines(methods_table(ROWS))
+    assert heads == ['method', 'k-NN, k=20, block 4 of 4', 'fine-tuning, 10 epochs']
+    assert body[1:] == [['MAE', '31.0 ± 1.4 (2)', '–'], ['BootMAE', '36.5 ± 2.1 (2)', '50.0 (1)']]
+
+
+def test_cost():
+    """A run counts once, however many numbers were judged from it."""
+    _, _, *body = lines(cost_table(ROWS))
+    assert body[0] == ['Untrained', '0, 1', *'––––', 'abc', 'CPU, 2 cores', 'float32', '2026-11-24']
+    assert body[2] == ['BootMAE', '0, 1', '6,000', '1.5', '67', '1.5', 'abc', 'CPU, 2 cores', 'float32', '2026-11-24']
+
+
+def test_suites_that_were_not_run_say_so(tmp_path):
+    (tmp_path / FOLDER).mkdir(parents=True)
+    write_rows(tmp_path / FOLDER / 'ablations_cpu.csv', ROWS)
+    found = {name: make() for name, make in makers(tmp_path).items()}
+    assert found.pop('evidence/ablations_cpu') == comparison_table(ROWS)
+    assert found.pop('methods/ablations_cpu') == methods_table(ROWS)
+    assert found.pop('cost/ablations_cpu') == cost_table(ROWS)
+    assert set(found.values()) == {MISSING}
+    (tmp_path / FOLDER / 'camvid.csv').write_text('a,b\n')
+    with pytest.raises(ValueError, match='camvid.csv, line 1'):
+        makers(tmp_path)['cost/camvid']()

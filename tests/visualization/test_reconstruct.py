@@ -1,0 +1,88 @@
+"""Reconstructions: what is pasted, what leaks, and what statistics do."""
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+from bootmae.models.objectives import normalise_patches
+from bootmae.visualization.reconstruct import channel_first, channel_last, hide, reconstruct
+
+PATCH, MASKED = (8, 8), 11
+PREPROCESSOR = dict(type='mmpretrain.SelfSupDataPreprocessor', mean=[120.0, 110.0, 100.0], std=[60.0, 55.0, 50.0])
+
+
+@pytest.fixture
+def pictures():
+    return np.random.RandomState(1).randint(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def orders():
+    return np.stack([np.random.RandomState(seed).permutation(16) for seed in range(3)])
+
+
+@pytest.fixture(params=['BootMAE', 'MAE'])
+def model(request, make_bootmae, randomise):
+    if request.param == 'BootMAE':
+        return make_bootmae(data_preprocessor=PREPROCESSOR).float().eval()
+    arch = dict(embed_dims=24, num_layers=2, num_heads=4, feedforward_channels=48)
+    return randomise(MODELS.build(dict(
+        type='mmpretrain.MAE', data_preprocessor=PREPROCESSOR,
+        backbone=dict(type='MAEViT', arch=arch, img_size=32, patch_size=8),
+        neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=8, embed_dim=24, decoder_embed_dim=16,
+                  decoder_depth=1, decoder_num_heads=2),
+        head=dict(type='MAEPretrainHead', norm_pix=True, patch_size=8,
+                  loss=dict(type='PixelReconstructionLoss', criterion='L2'))))).eval()
+
+
+def masked_pixels(orders: np.ndarray) -> np.ndarray:
+    """(n, 32, 32) bool."""
+    white = np.full((3, 32, 32, 3), 255, dtype=np.uint8)
+    return (hide(white, orders, MASKED, PATCH, grey=0) == 0)[..., 0]
+
+
+def test_visible_patches_are_pasted(model, pictures, orders):
+    hidden = masked_pixels(orders)
+    assert hidden.sum() == 3 * MASKED * 64
+    for statistics in ('own', 'one', *(['none'] if type(model).__name__ == 'MAE' else [])):
+        shown = reconstruct(model, pictures, orders, MASKED, PATCH, statistics)
+        assert np.array_equal(shown[~hidden], pictures[~hidden])
+        assert (shown[hidden] != pictures[hidden]).mean() > 0.9
+
+
+def test_one_mean_and_deviation_leak_nothing(model, pictures, orders):
+    """Other pixels under the mask: without the leak not one predicted pixel changes, with it nearly all do."""
+    hidden = masked_pixels(orders)
+    changed = np.where(hidden[..., None], pictures // 3 + 90, pictures).astype(np.uint8)
+    before, after = (reconstruct(model, x, orders, MASKED, PATCH, 'one') for x in (pictures, changed))
+    assert np.array_equal(before[hidden], after[hidden])
+    before, after = (reconstruct(model, x, orders, MASKED, PATCH, 'own') for x in (pictures, changed))
+    assert (before[hidden] != after[hidden]).mean() > 0.5
+
+
+def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures, orders):
+    """With the right normalised patches, their own statistics give the image back, and one pair what is said of it."""
+    model = make_bootmae(data_preprocessor=PREPROCESSOR).float().eval()
+    predict = model.predict
+
+    def perfect(x, orders):
+        out = predict(x, orders)
+        out.pixels = normalise_patches(out.patches)
+        return out
+    monkeypatch.setattr(model, 'predict', perfect)
+    assert np.abs(reconstruct(model, pictures, orders, MASKED, PATCH).astype(int) - pictures).max() <= 1
+    shown = reconstruct(model, pictures, orders, MASKED, PATCH, 'one')
+    tiles = pictures.reshape(3, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 16, 64, 3).astype(float)
+    visible = np.stack([tiles[n, orders[n, :-MASKED]] for n in range(3)])
+    mean, deviation = visible.mean((0, 1, 2)), np.sqrt(visible.var(2).mean((0, 1)))
+    tile = tiles[1, orders[1, -1]]
+    expected = (tile - tile.mean(0)) / tile.std(0) * deviation + mean
+    row, column = divmod(int(orders[1, -1]), 4)
+    found = shown[1, 8 * row:8 * row + 8, 8 * column:8 * column + 8].reshape(64, 3)
+    assert np.abs(found - expected.clip(0, 255)).max() <= 1
+
+
+def test_channel_orders():
+    patch = torch.arange(12).view(1, 12)  # 3 channels of 4 pixels
+    assert channel_last(patch, 3)[0].tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+    assert torch.equal(channel_first(channel_last(patch, 3), 3), patch)

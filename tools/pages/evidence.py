@@ -1,0 +1,88 @@
+"""Tables of docs/evidence.md, from the rows of its suites in results/evidence/."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+from bootmae.report.summary import summarise
+from bootmae.report.verdicts import (
+    MINUS_MAE,
+    against_mae,
+    best_method,
+    difference_text,
+    in_order,
+    labels_name,
+    method_order,
+    rivals,
+    spread_text,
+    task_name,
+)
+from bootmae.results.names import method_name
+from bootmae.results.rows import ResultRow, read_rows
+
+from .markers import Makers, markdown
+
+FOLDER = Path('results', 'evidence')
+SUITES = ('cifar10_choice', 'cifar10', 'ablations', 'camvid', 'digit_scenes')
+SIZES = ('', '_cpu')  # of a suite, as in the names of their folders
+MISSING = '*Not run yet.*\n'
+
+
+def comparison_table(rows: Sequence[ResultRow]) -> str:
+    """A line a measurement, a column a method, and the paired differences to MAE with what they mean."""
+    comparisons = in_order(summarise(rows))
+    methods = method_order(comparisons)
+    others = rivals(methods)
+    lines = []
+    for item in comparisons:
+        best = best_method(item)
+        values = [spread_text(item.methods[name]) if name in item.methods else '–' for name in methods]
+        values = [f'**{text}**' if name == best else text for name, text in zip(methods, values, strict=True)]
+        found = [against_mae(item, name) for name in others]
+        lines.append([task_name(item), labels_name(item), item.protocol, *values,
+                      *(f'{difference_text(judged.difference)}, {judged.outcome}' if judged else '–'
+                        for judged in found)])
+    heads = ['task', 'labels', 'protocol', *map(method_name, methods),
+             *(MINUS_MAE.format(method_name(name)) for name in others)]
+    return markdown(heads, lines)
+
+
+def methods_table(rows: Sequence[ResultRow]) -> str:
+    """A line a method, a column a measurement: for many methods."""
+    comparisons = in_order(summarise(rows))
+    heads = [', '.join(filter(None, [task_name(item), item.protocol])) for item in comparisons]
+    lines = [[method_name(name), *(spread_text(item.methods[name]) if name in item.methods else '–'
+                                   for item in comparisons)] for name in method_order(comparisons)]
+    return markdown(['method', *heads], lines)
+
+
+def cost_table(rows: Sequence[ResultRow]) -> str:
+    """What the pretrainings of a suite cost, and with which code and machine its rows were made."""
+    lines = []
+    for method in method_order(rows):
+        own = [row for row in rows if row.method == method]
+        runs = {row.seed: row for row in own if row.seconds}
+        if runs:
+            seconds, images = (mean(getattr(row, name) for row in runs.values()) for name in ('seconds', 'images'))
+            cost = [f'{images:,.0f}', f'{seconds / 60:.1f}', f'{images / seconds:,.0f}',
+                    f'{max(row.memory for row in runs.values()):.1f}']
+        else:
+            cost = ['–'] * 4
+        lines.append([method_name(method), ', '.join(map(str, sorted({row.seed for row in own}))), *cost,
+                      *(', '.join(sorted({getattr(row, name) for row in own} - {''}))
+                        for name in ('commit', 'device', 'precision', 'date'))])
+    return markdown(['method', 'seeds', 'images seen', 'minutes of pretraining', 'images/s', 'memory (GiB)', 'commit',
+                     'device', 'precision', 'date'], lines)
+
+
+def makers(root: Path) -> Makers:
+    """What stands between the markers of docs/evidence.md, such as ``evidence/cifar10`` and ``cost/cifar10``."""
+    names = [suite + size for suite in SUITES for size in SIZES]
+    return {f'{kind}/{name}': partial(_table, root / FOLDER / f'{name}.csv', table)
+            for name in names for kind, table in (
+                ('evidence', comparison_table), ('methods', methods_table), ('cost', cost_table))}
+
+
+def _table(path: Path, table: Callable[[Sequence[ResultRow]], str]) -> str:
+    return table(read_rows(path)) if path.is_file() else MISSING

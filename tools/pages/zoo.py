@@ -1,0 +1,170 @@
+"""Tables of the README and of the model zoo, and the model index: from the result rows, and nothing else."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bootmae.report.entries import OVER_MAE, Entry, entries, model_of, row_files, variant_of
+from bootmae.report.overview import overview_markdown
+from bootmae.report.published import NOT_RUN, measured_at
+from bootmae.report.summary import Spread, spread_of
+from bootmae.report.tables import escape
+from bootmae.report.verdicts import difference_text, in_order, labels_name, method_order, signed, spread_text, task_name
+from bootmae.results.names import method_name
+from bootmae.results.rows import ResultRow
+
+from . import evidence
+from .markers import Makers, markdown, pages, stale
+from .metafile import commands, metafile, model_index
+
+APART = {'demo': 'make demo', 'photographs': 'tools/train.py {config}'}  # files with a table of their own; command
+
+
+def paper_text(row: ResultRow | None) -> str:
+    """A published number; a gain says so."""
+    if row is None:
+        return ''
+    return f'{signed(row.value, 1)}{OVER_MAE}' if row.metric.endswith(OVER_MAE) else f'{row.value:.1f}'
+
+
+def measured_text(rows: Sequence[ResultRow]) -> str:
+    """Mean, spread and number of seeds, or that it was not run."""
+    return spread_text(spread_of({row.seed: row.value for row in rows})) if rows else NOT_RUN
+
+
+def together(values: Iterable[object]) -> str:
+    """Different values, in order of appearance."""
+    return ', '.join(dict.fromkeys(str(value) for value in values if value))
+
+
+def short(commit: str) -> str:
+    """A commit's first digits; the plus stays that says that the tree was changed."""
+    return commit[:7] + '+' * commit.endswith('+')
+
+
+def gpu_hours(rows: Sequence[ResultRow]) -> str:
+    """Mean of those that know it."""
+    known = [row.gpu_hours for row in rows if row.gpu_hours]
+    return f'{sum(known) / len(known):,.1f}' if known else ''
+
+
+def zoo_table(rows: Sequence[ResultRow], published: Sequence[ResultRow], command: str, root: Path) -> str:
+    """One line a model and task, columns that are empty throughout left out.
+
+    Args:
+        command: that makes a line's number, with ``{config}``; empty: as for a full-size config.
+        root: of the repository; the page is one folder below it.
+    """
+    lines = []
+    for entry in entries(_sorted(rows) if command else rows, published):
+        row = entry.sample
+        made = ([command.format(config=entry.config)] if command else
+                commands(entry.config, row.task, 'multi-scale' in variant_of(row), root))
+        lines.append({
+            'model': _model(entry), 'data': row.data, 'task': _task(row), 'labels': labels_name(row),
+            'metric': row.metric, 'result': measured_text(entry.rows), 'published': paper_text(entry.paper),
+            'label': together(row.label for row in entry.rows) or NOT_RUN,
+            'config': _link(entry.config, root), 'weights': together(row.checkpoint_hash[:12] for row in entry.rows),
+            'commit': together(short(row.commit) for row in entry.rows),
+            'device': together(row.device for row in entry.rows), 'GPU-hours': gpu_hours(entry.rows),
+            'command': '<br>'.join(f'`{line}`' for line in made)})
+    if not lines:
+        return '*Nothing yet.*\n'
+    heads = [head for head in lines[0] if any(line[head] for line in lines)]
+    return markdown(heads, ([line[head] for head in heads] for line in lines))
+
+
+def _model(entry: Entry) -> str:
+    """Name of a full-size model or of an untrained config, else the method."""
+    row = entry.sample
+    untrained = Path(entry.config).stem if row.method == 'untrained' else ''
+    return model_of(entry.config) or untrained or method_name(row.method)
+
+
+def _sorted(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """By data set, task, labels and method."""
+    methods = method_order(rows)
+    return in_order(sorted(rows, key=lambda row: methods.index(row.method)))
+
+
+def _task(row: ResultRow) -> str:
+    plain = task_name(row).removesuffix(f' {row.metric}')
+    return ', '.join(filter(None, [plain, variant_of(row)]))
+
+
+def _link(config: str, root: Path) -> str:
+    return f'[{Path(config).stem}](../{config})' if config and (root / config).is_file() else config
+
+
+def published_markdown(published: Sequence[ResultRow], rows: Sequence[ResultRow]) -> str:
+    """Published and reproduced numbers side by side, MAE beside BootMAE."""
+    groups: dict[tuple, dict[str, ResultRow]] = {}
+    for row in published:
+        groups.setdefault((row.data, task_name(row), row.protocol), {})[row.method] = row
+    lines = []
+    for (data, task, protocol), methods in groups.items():
+        any_row = next(iter(methods.values()))
+        cells = [cell for method in ('mae', 'bootmae') for cell in (
+            paper_text(methods.get(method)).removesuffix(OVER_MAE) or '–', _reproduced(any_row, method, rows))]
+        lines.append([f'{data} {task}, {protocol}', *cells, together(row.config for row in methods.values())])
+    heads = ['task', 'MAE, paper', 'MAE, reproduced', 'BootMAE, paper', 'BootMAE, reproduced', 'source']
+    return markdown(heads, ([escape(cell) for cell in line] for line in lines))
+
+
+def _reproduced(row: ResultRow, method: str, rows: Sequence[ResultRow]) -> str:
+    """The number of a method at the place of a published row; of several protocols, each."""
+    if method == 'mae' and row.metric.endswith(OVER_MAE):
+        return '–'
+    found = [value for _, value in measured_at(rows, replace(row, method=method))]
+    texts = [spread_text(value) if isinstance(value, Spread) else difference_text(value) for value in found]
+    return '; '.join(texts) or NOT_RUN
+
+
+def demo_markdown(rows: Sequence[ResultRow]) -> str:
+    """The demo's overview, and a line that says where its numbers come from."""
+    seeds = len({row.seed for row in rows})
+    facts = [together(short(row.commit) for row in rows),
+             *(together(getattr(row, name) for row in rows) for name in ('device', 'precision', 'date'))]
+    return (f'{overview_markdown(rows)}\nPercent: mean ± standard deviation over {seeds} seeds of pretraining; the '
+            'last line is the paired difference ± its standard error. Bold: above every other by more than the spread. '
+            f'Commit {facts[0]}, {facts[1]}, {facts[2]}, {facts[3]}.\n')
+
+
+def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
+    """What stands between the markers ``zoo: NAME`` of the pages, from the rows by file."""
+    published, full = files.get('published', []), full_size(files)
+    apart = {name: files.get(name, []) for name in APART}
+    return {
+        'published': lambda: published_markdown(published, full),
+        'overview': lambda: demo_markdown(apart['demo']),
+        'full': lambda: zoo_table(full, published, '', root),
+        **{name: lambda name=name: zoo_table(apart[name], [], APART[name], root) for name in APART},
+        **evidence.makers(root)}
+
+
+def full_size(files: dict[str, list[ResultRow]]) -> list[ResultRow]:
+    """Rows of all files that have no table of their own."""
+    return [row for name, rows in files.items() if name not in ('published', *APART) for row in rows]
+
+
+def pages_behind(root: str | Path) -> dict[Path, str]:
+    """Pages of a repository that say something else than its rows, and what they should say.
+
+    Raises:
+        ValueError: a row or a marker is wrong; names the file.
+    """
+    return stale(pages(root), 'zoo', makers(row_files(Path(root, 'results')), Path(root)))
+
+
+def index_behind(root: str | Path) -> dict[Path, str]:
+    """The same of the model index, for which all full-size configs are read."""
+    root = Path(root)
+    texts = {root / 'metafile.yml': metafile(full_size(row_files(root / 'results')), root),
+             root / 'model-index.yml': model_index()}
+    return {path: text for path, text in texts.items()
+            if not path.is_file() or path.read_text(encoding='utf-8') != text}
+
+
+def behind(root: str | Path) -> dict[Path, str]:
+    """Both."""
+    return pages_behind(root) | index_behind(root)
