@@ -17,9 +17,9 @@ WORKDIR /opt/bootmae
 
 # only what decides the installation, so that a change of the code does not download 2.6 GB again
 COPY --chown=bootmae requirements.lock pyproject.toml LICENSE ./
-COPY --chown=bootmae tools/bootstrap.py tools/
+COPY --chown=bootmae tools/setup_env.py tools/
 COPY --chown=bootmae bootmae/__init__.py bootmae/
-RUN PIP_NO_CACHE_DIR=1 python tools/bootstrap.py
+RUN PIP_NO_CACHE_DIR=1 python tools/setup_env.py
 
 COPY --chown=bootmae . .
 ENV PATH=/opt/bootmae/.venv/bin:$PATH

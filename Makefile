@@ -1,4 +1,4 @@
-# Every target that needs Python packages makes .venv first (tools/bootstrap.py); the second time that takes no time.
+# Every target that needs Python packages makes .venv first (tools/setup_env.py); later that takes half a second.
 # PYTHON=/path/to/python3.12 chooses the Python, DEMO=small the size of the demo, ARGS='-k nms' goes to pytest, which runs
 # JOBS=2 files side by side (0: one after the other, in one process).
 
@@ -13,9 +13,10 @@ help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: ## install everything into .venv, or repair it
-	@python=$$(command -v python3 || command -v '$(PYTHON)') || \
-		{ echo 'setup: python3 is not found. Install it (Debian: sudo apt-get install python3 python3-venv).' >&2; exit 1; }; \
-	"$$python" tools/bootstrap.py
+	@command -v '$(or $(PYTHON),python3)' > /dev/null || { echo 'setup: $(or $(PYTHON),python3) is not found.' \
+		'Install Python 3.10, 3.11 or 3.12 (Debian: sudo apt-get install python3 python3-venv),' \
+		'or name one: make setup PYTHON=/path/to/python3.12' >&2; exit 1; }; \
+	'$(or $(PYTHON),python3)' tools/setup_env.py
 
 demo: setup ## pretrain, judge and compare on images that the wheels carry (DEMO=small: shorter; goes on where it was stopped)
 	$(RUN) tools/suite.py suites/demo.yaml $(if $(DEMO),--size $(DEMO)) --out work_dirs/demo$(if $(DEMO),_$(DEMO)) $(ARGS)
@@ -46,15 +47,15 @@ format: setup ## cure what ruff can cure by itself
 	$(RUN) -m ruff check --fix .
 
 # --universal: one file for all supported Pythons and machines; sed drops what is true for all of them, or for none.
-lock: ## make requirements.lock again from pyproject.toml (UPGRADE=1: with the newest versions)
+lock: setup ## make requirements.lock again from pyproject.toml (UPGRADE=1: with the newest versions)
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
-	python3 -m venv "$$tmp/venv"; "$$tmp/venv/bin/pip" install -q uv; \
 	$(if $(UPGRADE),,cp requirements.lock "$$tmp/lock";) \
-	UV_PYTHON_DOWNLOADS=never "$$tmp/venv/bin/uv" pip compile -q --universal --python-version 3.10 --extra dev \
+	$(RUN) -m uv pip compile -q --universal --python-version 3.10 --extra dev --no-python-downloads \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o "$$tmp/lock"; \
 	sed -E -e "/sys_platform == '(never|emscripten)'/d" -e "s/python_full_version < '3.13' and //" \
-		-e "s/ (and|;) (python_full_version < '3.13'|sys_platform != 'emscripten')//" "$$tmp/lock" > requirements.lock
+		-e "s/ (and|;) (python_full_version < '3.13'|sys_platform != 'emscripten'|platform_python_implementation != 'PyPy')//" \
+		"$$tmp/lock" > requirements.lock
 
 clean: ## remove .venv, caches and the demo's results
-	rm -rf .venv .venv.lock build *.egg-info .pytest_cache .ruff_cache work_dirs/demo*
+	rm -rf .venv .venv.lock .nox build *.egg-info .pytest_cache .ruff_cache .mypy_cache work_dirs/demo*
 	find . -name __pycache__ -prune -exec rm -rf {} +

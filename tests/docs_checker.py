@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 FOLDERS = ('bootmae', 'benchmarks', 'configs', 'docs', 'results', 'suites', 'tests', 'tools')
-GENERATED = ('speed', 'zoo', 'matrix')  # kinds of markers: benchmarks/tables.py, tools/zoo.py, tools/matrix.py
+GENERATED = ('speed', 'zoo')  # kinds of markers: benchmarks/tables.py, tools/zoo.py
 FENCE = re.compile(r'^ *```(\w*)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r'`([^`\n]+(?:\n[^`\n]+)?)`')
 LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')

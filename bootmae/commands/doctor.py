@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .doctor_stack import tested_stack
-
 ROOT = Path(__file__).resolve().parents[2]
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
 REPAIR = 'rm -f .venv/.complete && make setup'
@@ -36,7 +34,9 @@ SHM_FAULT, SHM_NOTE = 0.5 * GB, 8 * GB
 FILES_FAULT, FILES_NOTE = 1024, 4096
 # neither in pyproject.toml, nor may it leave the series that the lock knows: the stack calls what others lack
 WATCHED = ('scipy',)
-OPTIONAL = re.compile('nvidia-|cuda-|triton|pytest|ruff|codespell|pip$|wheel$|iniconfig|pluggy')  # never a fault
+OPTIONAL = re.compile(  # never a fault: CUDA, and tools of developers with what they need
+    'nvidia-|cuda-|triton|pytest|ruff|codespell|pip$|uv$|wheel$|iniconfig|pluggy|mypy|librt|ast-serialize|pathspec|nox$|'
+    'argcomplete|attrs|colorlog|dependency-groups|humanize|virtualenv|distlib|python-discovery|import-linter|grimp')
 ORIGINALS = {
     'onedl-mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite'), 'onedl-mmengine': ('mmengine', 'mmengine-lite'),
     'onedl-mmpretrain': ('mmpretrain',), 'onedl-mmdetection': ('mmdet',), 'onedl-mmsegmentation': ('mmsegmentation',)}
@@ -204,16 +204,19 @@ def unactivated(context: Context) -> bool:
 
 
 def check_packages(context: Context) -> list[Finding]:
-    """Versions against the lock: a fault where pyproject.toml forbids one, a note where it is only another one.
+    """Versions against the lock: a fault outside the range of pyproject.toml, a note inside it.
 
-    A stack on which the quick tests passed is a note, whatever the lock and pyproject.toml say of it.
+    The original OpenMMLab releases in place of the maintained builds are a note too.
     """
     (wanted, known), ranges = read_lock(context.root), read_ranges(context.root)
-    tested, stack = tested_stack(context.root / 'results/matrix.csv', context.installed, wanted)
-    wanted = {name: version for name, version in wanted.items()
-              if name not in stack and not (tested and OPTIONAL.match(name))}  # another torch brings another CUDA
-    missing = [name for name in wanted if name not in context.installed and not OPTIONAL.match(name)]
-    findings, others = [Finding(NOTE, 'packages', tested)] if tested else [], []
+    originals = {name: original for name, candidates in ORIGINALS.items() for original in candidates
+                 if original in context.installed and name not in context.installed}
+    missing = [name for name in wanted
+               if name not in context.installed and name not in originals and not OPTIONAL.match(name)]
+    findings, others = [], []
+    if originals:
+        listed = ', '.join(f'{original} {context.installed[original]}' for original in originals.values())
+        findings.append(Finding(NOTE, 'packages', f'original releases in place of the maintained builds: {listed}'))
     for name, version in wanted.items():
         have = context.installed.get(name)
         if have is None or fits(have, '==', version):
@@ -232,7 +235,7 @@ def check_packages(context: Context) -> list[Finding]:
         findings.append(Finding(FAULT, 'packages', f'not installed: {listed}', REPAIR))
     if others:
         listed = ', '.join(others[:6]) + (f', ... ({len(others)})' if len(others) > 6 else '')
-        findings.append(Finding(NOTE, 'packages', f'other versions than tested: {listed}', REPAIR))
+        findings.append(Finding(NOTE, 'packages', f'other versions than in requirements.lock: {listed}', REPAIR))
     return findings or [Finding(OK, 'packages', f'{len(wanted)} as in requirements.lock')]
 
 

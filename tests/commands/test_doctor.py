@@ -40,8 +40,9 @@ def levels(findings: list[Finding]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize('change, level, name, value, remedy', [
-    (dict(torch='2.14.0+cu130'), FAULT, 'torch', '2.14.0+cu130, supported: ==2.11.0', 'torch==2.11.0'),
-    (dict(torchvision='0.25.0'), FAULT, 'torchvision', '0.25.0, supported: ==0.26.0', 'torchvision==0.26.0'),
+    (dict(torch='2.10.0+cu130'), FAULT, 'torch', '2.10.0+cu130, supported: >=2.11,<2.16', 'torch==2.11.0'),
+    (dict(torchvision='0.30.0'), FAULT, 'torchvision', '0.30.0, supported: >=0.26,<0.30', 'torchvision==0.26.0'),
+    (dict(torch='2.15.0+cu132'), NOTE, 'packages', 'torch 2.15.0+cu132 (lock: 2.11.0)', 'make setup'),
     (dict(numpy='2.3.0'), FAULT, 'numpy', '2.3.0, supported: >=2,<2.3', 'numpy==2.2.6'),
     (dict(numpy='1.26.4'), FAULT, 'numpy', '1.26.4, supported: >=2,<2.3', 'numpy==2.2.6'),
     (dict(scipy='1.11.4'), FAULT, 'scipy', '1.11.4, supported: >=1.15,<1.19', 'scipy==1.1'),
@@ -49,10 +50,11 @@ def levels(findings: list[Finding]) -> list[tuple[str, str]]:
     (dict(setuptools='82.0.1'), FAULT, 'setuptools', '82.0.1, supported: >=77,<82', 'setuptools==81.0.0'),
     (dict(timm=None), FAULT, 'packages', 'not installed: timm', 'make setup'),
     (dict(addict=None, timm=None), FAULT, 'packages', 'not installed: addict, timm', 'make setup'),
-    (dict(timm='1.0.3'), NOTE, 'packages', 'other versions than tested: timm 1.0.3 (lock: 1.0.31)', 'make setup'),
+    (dict(timm='1.0.3'), NOTE, 'packages', 'other versions than in requirements.lock: timm 1.0.3 (lock: 1.0.31)',
+     'make setup'),
     (dict(scipy='1.16.0'), NOTE, 'packages', 'scipy 1.16.0', 'make setup'),
     (dict(pip='23.2'), NOTE, 'packages', 'pip 23.2 (lock: ', 'make setup'),
-    (dict(rich='9.0'), NOTE, 'packages', 'rich 9.0 (lock: ', 'make setup'),
+    (dict(pygments='2.0'), NOTE, 'packages', 'pygments 2.0 (lock: ', 'make setup'),
 ])
 def test_versions(context, change, level, name, value, remedy):
     for package, version in change.items():
@@ -64,12 +66,23 @@ def test_versions(context, change, level, name, value, remedy):
     assert remedy in finding.remedy
 
 
-@pytest.mark.parametrize('change', [dict(torch='2.11.0+cpu'), dict(numpy='2.2.6'), dict(pytest=None, triton=None),
-                                    dict(transformers='5.0.0')])
+@pytest.mark.parametrize('change', [dict(torch='2.11.0+cpu'), dict(numpy='2.2.6'), dict(transformers='5.0.0'),
+                                    dict(pytest=None, triton=None, nox=None)])
 def test_versions_that_are_fine(context, change):
     context.installed.update(change)
     context.installed = {package: version for package, version in context.installed.items() if version}
     assert levels(run_check(doctor.check_packages, context)) == [(OK, 'packages')]
+
+
+def test_the_original_releases_are_a_note(context):
+    for name, (original, *_) in doctor.ORIGINALS.items():
+        del context.installed[name]
+        context.installed[original] = '1.0'
+    (finding,) = run_check(doctor.check_packages, context)
+    assert (finding.level, finding.name) == (NOTE, 'packages')
+    assert 'in place of the maintained builds: mmcv 1.0, mmengine 1.0, mmpretrain 1.0' in finding.value
+    del context.installed['mmcv']
+    assert [finding.level for finding in run_check(doctor.check_packages, context)] == [NOTE, FAULT]
 
 
 @pytest.mark.parametrize('change, level, name, value, remedy', [
