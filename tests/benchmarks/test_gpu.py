@@ -52,8 +52,8 @@ def test_nothing_begins_that_does_not_fit(tmp_path):
 
 def test_tests_go_on_after_one_that_takes_the_process_with_it(tmp_path):
     file = tmp_path / 'test_some.py'
-    file.write_text('"""Some tests."""\nimport os\n\n\ndef test_a():\n    pass\n\n\ndef test_b():\n    os._exit(9)\n\n\n'
-                    'def test_c():\n    assert False, "as it is"\n\n\ndef test_d():\n    pass\n')
+    file.write_text('"""Some tests."""\nimport os\ndef test_a(): pass\ndef test_b(): os._exit(9)\n'
+                    'def test_c(): assert False, "as it is"\ndef test_d(): pass\n')
     script = (f'import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); input(); from pathlib import Path; '
               'from phases import Recorder, Settings, run_tests; '
               f'out = Path({str(tmp_path)!r}); settings = Settings(9e9, rehearse=True); '

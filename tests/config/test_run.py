@@ -259,7 +259,7 @@ def test_deterministic_runs_can_use_cublas(pretrain, monkeypatch, tmp_path, give
         monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
     pretrain.update(experiment_name=f'deterministic_{given}', log_level='ERROR')
     pretrain.randomness.deterministic = True
-    run.build_runner(pretrain, PRETRAIN)
+    build_runner(pretrain, PRETRAIN)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == expected
