@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 
-from bootmae.checkpoints.keys import authors_key, from_authors_finetuned
+from bootmae.checkpoints.keys import authors_key, from_authors_finetuned, mae_to_mmpretrain
 from bootmae.engine.optim import AutocastOptimWrapper, ViTOptimWrapperConstructor, decays, parameter_table
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -69,6 +69,18 @@ def test_finetuning_groups_equal_the_release(release, config, key, layer_decay):
     assert len(optimizer.param_groups) == 2 * (model.backbone.depth + 2), 'parameters alike share a group'
 
 
+def test_mae_pretraining_decay_equals_facebookresearch(golden):
+    """Class and mask token decay, in mmpretrain's own model."""
+    stored = json.loads((golden / 'mae_schedules.json').read_text())
+    cfg, model = build_on_meta('pretrain/mae_vitb.py')
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == stored['num_params_pretrain_base']
+    found, optimizer = groups_of(cfg, model)
+    expected = {name: decay for key, decay in (('pretrain_decay_base', WEIGHT_DECAY), ('pretrain_no_decay_base', 0.0))
+                for name, decay in mae_to_mmpretrain(dict.fromkeys(stored[key], decay)).items()}
+    assert found == {name: (2.4e-3, decay) for name, decay in expected.items()}
+    assert optimizer.defaults['betas'] == (0.9, 0.95)
+
+
 # A toy, in full
 
 
@@ -118,6 +130,20 @@ def test_without_layer_decay():
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=0.5)))(model)
     assert [(g['lr'], g['weight_decay']) for g in wrapper.optimizer.param_groups] == [(0.5, 0.0), (0.5, 0.0)]
     assert {scale for scale, _ in parameter_table(model).values()} == {1.0}
+
+
+@pytest.mark.parametrize('options, expected', [
+    (dict(decay_class_token=True), {'cls_token'}), (dict(decay_positions=True), {'cls_token', 'pos_embed'}),
+    (dict(), set())])
+def test_what_may_decay(options, expected):
+    model = toy_classifier()
+    model.backbone.pos_embed.requires_grad_(True)
+    plain, chosen = parameter_table(model), parameter_table(model, **options)
+    assert {name.rpartition('.')[2] for name in plain if plain[name] != chosen[name]} == expected
+    decaying = sum(p.numel() for name, p in model.named_parameters() if chosen[name][1])
+    wrapper = ViTOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1)), options)(model)
+    assert decaying == sum(p.numel() for group in wrapper.optimizer.param_groups if group['weight_decay']
+                           for p in group['params'])
 
 
 def test_frozen_backbone_is_in_no_group():
