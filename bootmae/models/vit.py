@@ -63,6 +63,8 @@ class PlainViT(BaseModule):
         out_type: what ``forward`` gives: ``raw`` (B, 1 + N, D), ``featmap`` (B, D, rows, columns), ``cls_token``
             (B, D), or ``avg_featmap`` (B, D): the mean of the patch tokens, then a LayerNorm of its own (``fc_norm``).
         final_norm: whether the last block is followed by a LayerNorm. Ignored (absent) with ``avg_featmap``.
+        trainable_positions: whether the absolute position embedding is trained: fixed for BootMAE, trained in MAE's
+            fine-tuning.
         frozen: keep all weights fixed and the module in eval mode (linear probing).
         with_cp: work the blocks out again for the backward pass instead of keeping them (less memory, more time).
         block_options: further arguments of each :class:`Block`, one dict a block, for backbones derived from this one.
@@ -77,6 +79,7 @@ class PlainViT(BaseModule):
                  drop_path_rate: float = 0.0,
                  out_type: str = 'raw',
                  final_norm: bool = True,
+                 trainable_positions: bool = False,
                  frozen: bool = False,
                  with_cp: bool = False,
                  block_options: Sequence[dict] | None = None,
@@ -94,7 +97,7 @@ class PlainViT(BaseModule):
             raise ValueError(f'depth={depth} is not within 1..{self.arch_depth}, the blocks of {arch}')
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, self.embed_dims)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
-        self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=False)
+        self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=trainable_positions)
         rates = np.linspace(0, drop_path_rate, self.depth).tolist()
         self.blocks = nn.ModuleList(
             Block(self.embed_dims, self.num_heads, arch['mlp_ratio'], rate, **options)

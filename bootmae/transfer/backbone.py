@@ -26,12 +26,11 @@ class TransferViT(PlainViT):
     attend to all are interpolated to its grid; those within windows need no interpolation.
 
     Args:
-        arch, patch_size, in_channels, drop_path_rate, with_cp, init_cfg: of :class:`PlainViT`.
+        arch, patch_size, in_channels, drop_path_rate, trainable_positions, with_cp, init_cfg: of :class:`PlainViT`.
         img_size: the size that the stored positions are for, usually that of the training crops.
         depth: number of blocks, if it differs from the arch's.
         out_indices: blocks whose outputs are given, in order, the last block last; negative ones count from the end.
         pyramid: config of :class:`TapPyramid` or :class:`SimplePyramid` without ``in_channels``; None: give the maps.
-        trainable_positions: whether the absolute position embedding is trained.
         relative_positions: whether each block has a relative position bias of its own (BEiT), starting at zero. Costs
             (1 + h * w)^2 numbers a head in blocks that attend to all: for 1024-pixel images use windows or none.
         layer_scale: start value of a trained factor per channel on each residual branch, or None for none.
@@ -65,7 +64,8 @@ class TransferViT(PlainViT):
         num_blocks = resolve_arch(arch)['depth'] if depth is None else depth
         windowed = _windowed(num_blocks, window_size, global_blocks)
         shared = dict(arch=arch, img_size=img_size, patch_size=patch_size, depth=depth, in_channels=in_channels,
-                      drop_path_rate=drop_path_rate, final_norm=False, with_cp=with_cp, init_cfg=init_cfg)
+                      drop_path_rate=drop_path_rate, final_norm=False, trainable_positions=trainable_positions,
+                      with_cp=with_cp, init_cfg=init_cfg)
         grid = patch_grid(to_2tuple(img_size), to_2tuple(patch_size)) if relative_positions else None
         window = (window_size, window_size) if relative_positions else None
         super().__init__(**shared, block_options=[
@@ -77,7 +77,6 @@ class TransferViT(PlainViT):
             raise ValueError(f'out_indices={tuple(out_indices)} are {len(self.out_indices)} taps, '
                              f'{type(self.pyramid).__name__} takes {self.pyramid.num_taps}')
         self.pad = pad
-        self.pos_embed.requires_grad_(trainable_positions)
         self.frozen_stages = self._freeze(frozen_stages)
 
     def _check_taps(self, out_indices: Sequence[int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-# Linear probing of an MAE ViT-L/16 on ImageNet-1k, 90 epochs: mmpretrain's recipe, on the same backbone as BootMAE.
+# Linear probing of an MAE ViT-L/16 on ImageNet-1k, 90 epochs: see the one of ViT-B.
 #
 #   tools/dist_train.sh configs/cls/mae_vitl_linear.py 8 --init work_dirs/mae_vitl/epoch_800.pth
 #

@@ -6,4 +6,6 @@
 # The authors did not release detection code. Theirs, from the paper: Mask R-CNN, multi-scale, AdamW, layer decay 0.75,
 # 12 epochs, batch 16. Our choices: learning rate 1.5e-4, weight decay 0.05 and drop path 0.2, which are CAE's (3e-4 at
 # batch 32); taps and pyramid of their segmentation; no relative positions and no layer scale; mmdet's 1x steps.
-_base_ = ['../_base_/mask_rcnn_vitb_1x.py', '../_base_/coco_ms.py', '../_base_/runtime_det.py']
+_base_ = '../_base_/mask_rcnn_vitb_1x.py'
+
+model = dict(data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))

@@ -7,6 +7,6 @@
 # Takes MAE files of this suite, of mmpretrain and of facebookresearch. Input statistics are ImageNet's.
 # Differs from ViTDet: no relative positions, since ours take (1 + 4096)^2 numbers a head in each global block; no
 # weight decay on biases; windows at the edges are smaller instead of padded; the class token goes along.
-_base_ = './bootmae_vitb_vitdet.py'
+_base_ = '../_base_/vitdet_vitb.py'
 
 model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]))

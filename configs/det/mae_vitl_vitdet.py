@@ -6,6 +6,6 @@
 # relative positions): 55.5 box AP, 49.2 mask AP. Run here: NOT RUN at full size.
 # Takes MAE files of this suite, of mmpretrain and of facebookresearch. Input statistics are ImageNet's.
 # Differs from ViTDet as mae_vitb_vitdet.py does.
-_base_ = './bootmae_vitl_vitdet.py'
+_base_ = '../_base_/vitdet_vitl.py'
 
 model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]))

@@ -61,7 +61,10 @@ def test_every_iteration_equals_the_release(release, recipe):
     assert rates[::stride] == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
-@pytest.mark.parametrize('config, recipe', [('pretrain/mae_vitb', 'lr_pretrain'), ('pretrain/mae_vitl', 'lr_pretrain')])
+@pytest.mark.parametrize('config, recipe', [
+    ('pretrain/mae_vitb', 'lr_pretrain'), ('pretrain/mae_vitl', 'lr_pretrain'),
+    ('cls/mae_vitb_finetune', 'lr_finetune_base'), ('cls/mae_vitl_finetune', 'lr_finetune_large'),
+    ('cls/mae_vitb_linear', 'lr_linear'), ('cls/bootmae_vitb_linear', 'lr_linear')])
 def test_every_iteration_equals_facebookresearch_mae(golden, config, recipe):
     """As the config says, at the batch that it is for."""
     stored = json.loads((golden / 'mae_schedules.json').read_text())

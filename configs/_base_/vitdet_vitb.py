@@ -1,12 +1,12 @@
 # Mask R-CNN on a ViT-B/16 as in ViTDet (Li et al. 2022): windows, simple pyramid, 100 epochs at 1024 pixels.
-_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
+_base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', './coco_lsj.py', './runtime_det.py']
 
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 # In bf16, boxes and their scores must stay float32.
 roi_extractor = dict(type='bootmae.transfer.rois.ExactRoIs')
 model = dict(
     # Always the whole square: positions are stretched over the image, padding included.
-    data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, pad_size_divisor=1024),
+    data_preprocessor=dict(pad_size_divisor=1024),
     backbone=dict(
         _delete_=True, type='TransferViT', arch='base', img_size=224, patch_size=16, drop_path_rate=0.1,
         pyramid=dict(type='SimplePyramid', out_channels=256, extra_level=True), trainable_positions=True,
@@ -34,3 +34,8 @@ param_scheduler = [
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=184_375, val_interval=18_438)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
+# The schedule counts iterations, so all else does.
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=9219),
+    logger=dict(log_metric_by_epoch=False))
+log_processor = dict(by_epoch=False)
