@@ -7,13 +7,16 @@ from mmengine import dist
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch import nn
 
 NO_DECAY = ('pos_embed', 'cls_token')
-DECAY_OPTIONS = ('decay_positions', 'decay_class_token')
+DECAY_OPTIONS = ('decay_positions', 'decay_class_token', 'decay_biases')
+NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 
 
-def decays(name: str, parameter: nn.Parameter, decay_positions: bool = False, decay_class_token: bool = False) -> bool:
+def decays(name: str, parameter: nn.Parameter, decay_positions: bool = False, decay_class_token: bool = False,
+           decay_biases: bool = False, of_norm: bool = False) -> bool:
     """Whether weight decay applies: not to 1-D parameters, biases, absolute positions and the class token.
 
     So layer scales (1-D) do not decay, and relative position bias tables (2-D) do, as in the authors' release.
@@ -24,8 +27,12 @@ def decays(name: str, parameter: nn.Parameter, decay_positions: bool = False, de
             pretraining and fine-tuning do, and the default here: no decay.
         decay_class_token: let the class token alone decay, as in the pretraining of facebookresearch/mae, where only
             1-D values and biases are exempt (its positions are fixed).
+        decay_biases: let the biases decay, but not those of norms, as in detectron2's ViTDet.
+        of_norm: whether the parameter is a norm's.
     """
     last = name.rpartition('.')[2]
+    if decay_biases and last.endswith('bias') and not of_norm:
+        return True
     exempt = last in NO_DECAY and not (decay_positions or (decay_class_token and last == 'cls_token'))
     return parameter.ndim > 1 and last != 'bias' and not exempt
 
@@ -47,7 +54,9 @@ def parameter_table(model: nn.Module, layer_decay: float = 1.0, **decay_options:
 
     ``decay_options`` are those of :func:`decays`.
     """
-    return {name: (lr_scale(model, name, layer_decay), decays(name, parameter, **decay_options))
+    norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
+    return {name: (lr_scale(model, name, layer_decay),
+                   decays(name, parameter, of_norm=name.rpartition('.')[0] in norms, **decay_options))
             for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..checkpoints.detectron2 import from_detectron2
 from ..checkpoints.identify import under
 from ..checkpoints.keys import (
     authors_key,
@@ -35,7 +36,8 @@ TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
 EMA_DECAY = 0.999
 ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
 
-KINDS = {'online/': 'pretraining', 'model/': 'fine-tuning', 'backbone/': 'segmentation', 'mae/': 'MAE'}
+KINDS = {'online/': 'pretraining', 'model/': 'fine-tuning', 'backbone/': 'segmentation', 'mae/': 'MAE',
+         'vitdet/': 'ViTDet'}
 
 Errors = dict[str, float]
 
@@ -279,6 +281,28 @@ def compare_segmentation(golden: Golden, how: How) -> Errors:
             for index, level in enumerate(levels)}
 
 
+def build_vitdet(meta: dict) -> torch.nn.Module:
+    """ViTDet's backbone with its pyramid at a golden file's size, in float64."""
+    sizes = meta | dict(img_size=meta['pretrain_img_size'])
+    return MODELS.build(build_vit(
+        sizes, type='TransferViT', class_token=False, input_size=meta['img_size'], window_size=meta['window_size'],
+        global_blocks=[index for index in range(meta['depth']) if index not in meta['window_blocks']],
+        relative_positions='decomposed' if meta['use_rel_pos'] else False,
+        pyramid=dict(type='SimplePyramid', out_channels=meta['out_channels']))).double()
+
+
+def compare_vitdet(golden: Golden, how: How) -> Errors:
+    """The last map and the four levels of ViTDet's backbone in evaluation mode."""
+    model = build_vitdet(golden.meta)
+    golden.fill(model, from_detectron2(golden.group('vitdet/')))
+    prepare(model.eval(), how)
+    with torch.no_grad():
+        maps = model.maps(golden.tensor('images').to(how.device))
+        levels = model.pyramid(maps)
+    return {'last map': relative_error(maps[-1], golden.tensor('last_feat'))} | {
+        f'level {index}': relative_error(level, golden.tensor(f'level{index}')) for index, level in enumerate(levels)}
+
+
 @contextmanager
 def compiled_exactly() -> Iterator[None]:
     """Compile anew, and with the plain attention.
@@ -304,7 +328,7 @@ def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') 
     init_default_scope('mmpretrain')
     golden = Golden(path)
     comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning,
-                   'segmentation': compare_segmentation, 'MAE': compare_mae}
+                   'segmentation': compare_segmentation, 'MAE': compare_mae, 'ViTDet': compare_vitdet}
     try:
         with compiled_exactly() if compile else nullcontext():
             return golden.kind, comparisons[golden.kind](golden, How(compile, device))

@@ -3,6 +3,7 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 from mmpretrain.models import MAEPretrainDecoder, MAEPretrainHead, MAEViT
+from mutations import mutated, normed_outputs, with_kwargs
 from torch.nn import functional as F
 
 from bootmae.engine import optim, parity
@@ -18,15 +19,6 @@ from bootmae.transfer.pyramid import TapPyramid
 
 SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION, MAE, MAE_PIXELS = (f'compact_{name}.npz' for name in (
     'square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation', 'mae_square', 'mae_plain_pixels'))
-
-
-def mutated(module, name, wrap):
-    """A mutation: replace ``module.name`` by ``wrap(the original)``."""
-    return lambda monkeypatch: monkeypatch.setattr(module, name, wrap(getattr(module, name)))
-
-
-def with_kwargs(**kwargs):
-    return lambda original: lambda *args, **given: original(*args, **(given | kwargs))
 
 
 def loss_without_target_norm(prediction, target, weights):
@@ -328,13 +320,6 @@ def class_rows_swapped(relative_index):
         index[0, 1:], index[1:, 0] = index[1, 0].clone(), index[0, 1].clone()
         return index
     return swapped
-
-
-def normed_outputs(forward_blocks):
-    def forward(self, *args, **kwargs):
-        x, outputs = forward_blocks(self, *args, **kwargs)
-        return x, [F.layer_norm(output, output.shape[-1:], eps=1e-6) for output in outputs]
-    return forward
 
 
 ALL = [0, 1, 2, 3]
