@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS
 
 from ..checkpoints import find_encoder, match, read_checkpoint, refusing
 from ..provenance import REPOSITORY
-from .batch import Batch, settle_batch, stretch_iterations
+from .batch import Batch, norm_note, settle_batch, stretch_iterations
 from .finite import ladder
 from .guards import check_sizes
 from .protect import protect
@@ -193,7 +193,7 @@ def train(config: str, work_dir: str | None = None, options: dict | None = None,
 
     def run_once(cfg: Config) -> Runner:
         runner = build_runner(cfg, config, work_dir, launcher)
-        print_log(f'global batch: {batch}', logger='current')
+        print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
         try:
             runner.train()
         finally:  # also where it is stopped: signal handlers go back, and the heartbeat's thread ends
