@@ -13,7 +13,8 @@ benchmarks/results/downstream.csv. What stock means:
     cls     mmpretrain's fine-tuning of MAE
     seg     mmseg's UperNet on MAE; its key for mixed precision is dead, so it trains in float32
     det     mmdet has no ViT: its Mask R-CNN and AdamW with mmpretrain's ViT and mmseg's pyramid before the FPN
-    vitdet  the same heads as ours of mmdet's own classes, with mmpretrain's ViTSAM (windows) and our pyramid
+    vitdet  the same heads as ours of mmdet's own classes, with mmpretrain's ViTSAM (windows, decomposed relative
+            positions) and our pyramid
 """
 
 import argparse
@@ -133,7 +134,7 @@ def stock_detector(cfg: Config, task: str, image: tuple[int, int]) -> Config:
         model.neck = [dict(type='mmseg.Feature2Pyramid', embed_dim=width), model.neck]
     else:
         arch['global_attn_indexes'] = [quarter * depth // 4 - 1 for quarter in range(1, 5)]
-        model.backbone = dict(type='mmpretrain.ViTSAM', arch=arch, img_size=image, out_channels=0, use_rel_pos=False,
+        model.backbone = dict(type='mmpretrain.ViTSAM', arch=arch, img_size=image, out_channels=0, use_rel_pos=True,
                               window_size=ours.window_size, **shared)
         model.neck = dict(ours.pyramid, in_channels=width)
     model.rpn_head.type = 'RPNHead'

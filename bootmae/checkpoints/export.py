@@ -76,7 +76,9 @@ def export(content: dict, to: str, source: str = 'online') -> Export:
 
 def check_complete(encoder: Encoder) -> None:
     """Raise a ValueError unless the encoder has every tensor that a ViT of its depth has."""
-    wanted = [*EMBEDDING, *(f'blocks.{index}.{name}' for index in range(encoder.depth) for name in BLOCK)]
+    without = 'cls_token' if any('.rel_pos_' in key for key in encoder.state) else None  # ViTDet has none
+    wanted = [*(key for key in EMBEDDING if key != without),
+              *(f'blocks.{index}.{name}' for index in range(encoder.depth) for name in BLOCK)]
     if missing := [key for key in wanted if key not in encoder.state]:
         raise ValueError(f'{len(missing)} weights are missing in its encoder: {", ".join(missing[:4])}; take another '
                          'copy of the file')
@@ -106,7 +108,7 @@ def plain_encoder(encoder: Encoder, to: str, unused: tuple[str, ...]) -> tuple[S
         ValueError: if a plain ViT would compute something else.
     """
     state, dropped = split(encoder.state, 'pyramid.', *unused)
-    width = state['cls_token'].shape[-1]
+    width = state['pos_embed'].shape[-1]
     if strange := [key for key in state if '.gamma_' in key or '.relative_position' in key or '.rel_pos_' in key]:
         raise ValueError(f'{to} has no place for {strange[0]} (layer scale and relative positions change what the '
                          'encoder computes): export the pretrained encoder, or use --to safetensors')

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .detectron2 import from_detectron2
 from .keys import (
     State,
     authors_key,
@@ -21,6 +22,7 @@ HALF = (127.5, 127.5, 127.5)  # BootMAE: [0, 1] images with mean = std = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 REMEDY = ('give a BootMAE, MAE or ViT checkpoint: of this suite, the authors, facebookresearch, mmpretrain, mmseg, '
           'ViTDet, timm or transformers')
+DETECTRON2 = 'backbone.net.'  # prefix of ViTDet's encoder there
 
 
 @dataclass
@@ -165,7 +167,7 @@ def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
     prefix, = prefixes
     outside, inside = split(state, prefix) if prefix else ({}, state)
     encoder = _single(under(inside, prefix), outside, prefix)
-    if prefix not in ('', 'backbone.'):
+    if prefix not in ('', 'backbone.', DETECTRON2):
         encoder.kind += f' below {prefix!r}'
     return encoder
 
@@ -247,6 +249,10 @@ def _timm_names(state: State, outside: State, prefix: str) -> Encoder:
         return Encoder('facebookresearch MAE', from_timm(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside | decoder)
     if prefix == 'backbone.':
         return Encoder('mmdetection ViTDet', from_timm(state), rest=outside)
+    if prefix == DETECTRON2:
+        rest, pyramid = split(outside, 'backbone.simfp_')
+        state = {f'net.{key}': value for key, value in state.items()} | under(pyramid, 'backbone.')
+        return Encoder('detectron2 ViTDet', from_detectron2(state), IMAGENET_MEAN, IMAGENET_STD, rest=rest)
     state, head = split(state, 'head.')
     if _pooled_alone(state, 'fc_norm.', 'norm.') and not outside:
         head = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()}

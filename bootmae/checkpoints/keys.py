@@ -178,6 +178,14 @@ HF: Table = (
     ('blocks.#.mlp.fc2.', 'encoder.layer.#.output.dense.'),
     ('norm.', 'layernorm.'),
 )
+# MAE's decoder: mmpretrain's names, facebookresearch's.
+MAE_DECODER: Table = (
+    ('decoder_blocks.#.ln1.', 'decoder_blocks.#.norm1.'),
+    ('decoder_blocks.#.ln2.', 'decoder_blocks.#.norm2.'),
+    ('decoder_blocks.#.ffn.layers.0.0.', 'decoder_blocks.#.mlp.fc1.'),
+    ('decoder_blocks.#.ffn.layers.1.', 'decoder_blocks.#.mlp.fc2.'),
+    ('ln1.', 'decoder_norm.'),
+)
 # transformers 5 has other names in memory than in its files, which keep those of version 4.
 _HF_IN_MEMORY: Table = (
     ('encoder.layer.#.attention.attention.query.', 'layers.#.attention.q_proj.'),
@@ -215,6 +223,14 @@ def from_mmpretrain(state: State) -> State:
 def to_mmpretrain(state: State) -> State:
     """Our encoder as mmpretrain's ``VisionTransformer``."""
     return rename(fuse_qkv_bias(state), MMPRETRAIN)
+
+
+def mae_to_mmpretrain(state: State) -> State:
+    """All weights of facebookresearch's MAE as a state of mmpretrain's ``MAE``, which has the same values."""
+    decoder = {key: value for key, value in state.items() if key.startswith(('decoder_', 'mask_token'))}
+    encoder = {key: value for key, value in state.items() if key not in decoder}
+    return {f'backbone.{key}': value for key, value in rename(encoder, MMPRETRAIN).items()} | {
+        f'neck.{key}': value for key, value in rename(decoder, MAE_DECODER, back=True).items()}
 
 
 def from_mmseg(state: State) -> State:

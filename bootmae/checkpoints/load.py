@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from ..models.positions import bias_table_size, resize_bias_table, resize_positions
+from ..models.positions import bias_table_size, resize_bias_table, resize_offsets, resize_positions
 from ..models.vit import PlainViT
 from .identify import Encoder, find_encoder, weights_of
 from .keys import State
@@ -78,6 +78,12 @@ def fit_grids(encoder: Encoder, grids: dict[str, Grid]) -> tuple[State, list[str
     state, resized = dict(encoder.state), []
     for name in (name for name in grids if name in state):
         value, new = state[name], grids[name]
+        if name.endswith(('rel_pos_h', 'rel_pos_w')):
+            side, old_side = new[name.endswith('w')], (len(value) + 1) // 2
+            state[name] = resize_offsets(value, side)
+            if side != old_side:
+                resized.append(f'{name.rpartition(".")[2]} from {old_side} to {side}')
+            continue
         resize, old = ((resize_positions, position_grid(encoder, new)) if name == 'pos_embed' else
                        (resize_bias_table, table_grid(encoder, value, new)))
         state[name] = resize(value, old, new)
@@ -131,7 +137,9 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
     parts = {part: keys for part, keys in backbone.new_parts.items() if not set(keys) & set(state)}
     new = [key for keys in parts.values() for key in keys]
-    unused = [key for key in state if key not in wanted and key.startswith((*UNUSED_PARTS, *inner))]
+    without_class_token = ('cls_token', ) if backbone.cls_token is None else ()
+    unused = [key for key in state if key not in wanted and key.startswith((*UNUSED_PARTS, *inner,
+                                                                             *without_class_token))]
     missing = [key for key in wanted if key not in state and key not in new]
     unexpected = [key for key in state if key not in wanted and key not in unused]
     shapes = [f'{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}'

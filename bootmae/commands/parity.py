@@ -7,6 +7,7 @@ through our key map into our classes, in float64, and every result is compared.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,15 @@ from mmpretrain.structures import DataSample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import registry  # noqa: F401
+from ..checkpoints.detectron2 import from_detectron2
 from ..checkpoints.identify import under
-from ..checkpoints.keys import authors_key, from_authors, from_authors_finetuned, from_authors_segmentation
+from ..checkpoints.keys import (
+    authors_key,
+    from_authors,
+    from_authors_finetuned,
+    from_authors_segmentation,
+    mae_to_mmpretrain,
+)
 from ..engine.optimizers.layer_decay import ViTOptimWrapperConstructor
 from ..engine.runner.compile import compile_model, settings
 from ..models.layers import LAYER_NORM_EPS
@@ -28,6 +36,9 @@ from ..models.objectives import token_weights
 TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
 EMA_DECAY = 0.999
 ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
+
+KINDS = {'online/': 'pretraining', 'model/': 'fine-tuning', 'backbone/': 'segmentation', 'mae/': 'MAE',
+         'vitdet/': 'ViTDet'}
 
 Errors = dict[str, float]
 
@@ -84,10 +95,10 @@ class Golden:
 
     @property
     def kind(self) -> str:
-        for prefix, kind in (('online/', 'pretraining'), ('model/', 'fine-tuning'), ('backbone/', 'segmentation')):
+        for prefix, kind in KINDS.items():
             if any(key.startswith(prefix) for key in self.arrays):
                 return kind
-        raise ValueError(f'{self.path} is of no known kind: no online/, model/ or backbone/ weights')
+        raise ValueError(f'{self.path} is of no known kind: no {", ".join(KINDS)} weights')
 
 
 def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> float:
@@ -137,13 +148,7 @@ def compare_pretraining(golden: Golden, how: How) -> Errors:
 
     out = model.predict(images, orders.to(how.device))
     ids_masked, weights = out.ids_masked.cpu(), token_weights(out.ids_masked, model.masking.grid, model.weighted)
-    patchify = model.backbone.patch_embed.patchify
-
-    def masked(x: torch.Tensor) -> torch.Tensor:
-        if x.shape[:2] != orders.shape:
-            return x  # whose shape is an infinite error
-        return x.gather(1, ids_masked.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
+    patchify, masked = model.backbone.patch_embed.patchify, partial(pick, ids=ids_masked, num_patches=orders.shape[1])
     errors = {
         'pixel prediction': relative_error(out.pixels, masked(patchify(golden.tensor('pixel_pred')))),
         'feature prediction': relative_error(out.features, masked(golden.tensor('feature_pred'))),
@@ -160,14 +165,24 @@ def compare_pretraining(golden: Golden, how: How) -> Errors:
     }
     wrapper.zero_grad()
     wrapper.backward(total)
-    errors['gradient norms'] = gradient_error(model, golden)
+    errors['gradient norms'] = gradient_error(model, renamed(golden.group('gradnorm/')))
     wrapper.step()
-    online = dict(model.named_parameters())
     errors['after one step'] = largest_error(
-        online, {authors_key(name): value for name, value in golden.group('after_step/').items()})
+        dict(model.named_parameters()), renamed(golden.group('after_step/')))
     model.update_momentum(EMA_DECAY)
     errors['momentum after it'] = largest_error(dict(model.momentum.named_parameters()), golden.group('after_ema/'))
     return errors
+
+
+def renamed(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {authors_key(name): value for name, value in values.items()}
+
+
+def pick(x: torch.Tensor, ids: torch.Tensor, num_patches: int) -> torch.Tensor:
+    """Some patches of each image: (B, N, width), (B, M) -> (B, M, width)."""
+    if x.shape[:2] != (len(ids), num_patches):
+        return x  # whose shape is an infinite error
+    return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -175,11 +190,62 @@ def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]
     return max(relative_error(ours[name], value) if name in ours else float('inf') for name, value in theirs.items())
 
 
-def gradient_error(model: torch.nn.Module, golden: Golden) -> float:
+def gradient_error(model: torch.nn.Module, norms: dict[str, torch.Tensor]) -> float:
     """Largest error of a gradient's norm; infinite unless exactly the same parameters get one."""
-    norms = {authors_key(name): value for name, value in golden.group('gradnorm/').items()}
     ours = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
     return largest_error(ours, norms) if set(ours) == set(norms) else float('inf')
+
+
+def mae_config(meta: dict) -> dict:
+    """Config of mmpretrain's MAE at a golden file's size, as in ``configs/pretrain/mae_*.py``."""
+    width, patch_size = meta['embed_dim'], meta['patch_size']
+    return dict(
+        type='MAE',
+        backbone=dict(type='MAEViT', img_size=meta['img_size'], patch_size=patch_size, mask_ratio=meta['mask_ratio'],
+                      arch=dict(embed_dims=width, num_layers=meta['depth'], num_heads=meta['num_heads'],
+                                feedforward_channels=int(width * meta.get('mlp_ratio', 4)))),
+        neck=dict(type='MAEPretrainDecoder', num_patches=(meta['img_size'] // patch_size) ** 2, patch_size=patch_size,
+                  in_chans=3, embed_dim=width, decoder_embed_dim=meta['decoder_dim'],
+                  decoder_depth=meta['decoder_depth'], decoder_num_heads=meta['decoder_num_heads'],
+                  mlp_ratio=meta.get('mlp_ratio', 4)),
+        head=dict(type='MAEPretrainHead', norm_pix=meta['norm_pix_loss'], patch_size=patch_size,
+                  loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+
+
+@contextmanager
+def drawn(orders: torch.Tensor) -> Iterator[None]:
+    """mmpretrain's MAE draws its masks by sorting random numbers: within, they are such that these orders come out."""
+    rand, noise = torch.rand, orders.argsort(dim=1) / orders.shape[1]
+    torch.rand = lambda *size, **kwargs: noise
+    try:
+        yield
+    finally:
+        torch.rand = rand
+
+
+def compare_mae(golden: Golden, how: How) -> Errors:
+    """All results of an MAE file: masks, prediction of the masked patches, loss, gradients, one optimizer step."""
+    model = MODELS.build(mae_config(golden.meta)).double()
+    golden.fill(model, mae_to_mmpretrain(golden.group('mae/')))
+    prepare(model.train(), how)
+    wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW), dict(decay_class_token=True))(model)
+    images, orders = golden.tensor('images').to(how.device), golden.orders()
+    num_patches = orders.shape[1]
+    masked = partial(pick, ids=orders[:, num_patches - golden.meta['num_masked']:], num_patches=num_patches)
+    with drawn(orders.to(how.device)):
+        latent, mask, ids_restore = model.backbone(images)
+        prediction = model.neck(latent, ids_restore)
+        losses = model.loss(images, None)
+    errors = {'mask': relative_error(mask, golden.tensor('mask')),
+              'pixel prediction': relative_error(masked(prediction.cpu()), masked(golden.tensor('pixel_pred'))),
+              'loss': relative_error(losses['loss'], golden.tensor('loss'))}
+    wrapper.zero_grad()
+    wrapper.backward(losses['loss'])
+    errors['gradient norms'] = gradient_error(model, mae_to_mmpretrain(golden.group('gradnorm/')))
+    wrapper.step()
+    errors['after one step'] = largest_error(
+        dict(model.named_parameters()), mae_to_mmpretrain(golden.group('after_step/')))
+    return errors
 
 
 def compare_finetuning(golden: Golden, how: How) -> Errors:
@@ -216,6 +282,28 @@ def compare_segmentation(golden: Golden, how: How) -> Errors:
             for index, level in enumerate(levels)}
 
 
+def build_vitdet(meta: dict) -> torch.nn.Module:
+    """ViTDet's backbone with its pyramid at a golden file's size, in float64."""
+    sizes = meta | dict(img_size=meta['pretrain_img_size'])
+    return MODELS.build(build_vit(
+        sizes, type='TransferViT', class_token=False, input_size=meta['img_size'], window_size=meta['window_size'],
+        global_blocks=[index for index in range(meta['depth']) if index not in meta['window_blocks']],
+        relative_positions='decomposed' if meta['use_rel_pos'] else False,
+        pyramid=dict(type='SimplePyramid', out_channels=meta['out_channels']))).double()
+
+
+def compare_vitdet(golden: Golden, how: How) -> Errors:
+    """The last map and the four levels of ViTDet's backbone in evaluation mode."""
+    model = build_vitdet(golden.meta)
+    golden.fill(model, from_detectron2(golden.group('vitdet/')))
+    prepare(model.eval(), how)
+    with torch.no_grad():
+        maps = model.maps(golden.tensor('images').to(how.device))
+        levels = model.pyramid(maps)
+    return {'last map': relative_error(maps[-1], golden.tensor('last_feat'))} | {
+        f'level {index}': relative_error(level, golden.tensor(f'level{index}')) for index, level in enumerate(levels)}
+
+
 @contextmanager
 def compiled_exactly() -> Iterator[None]:
     """Compile anew, and with the plain attention.
@@ -241,7 +329,7 @@ def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') 
     init_default_scope('mmpretrain')
     golden = Golden(path)
     comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning,
-                   'segmentation': compare_segmentation}
+                   'segmentation': compare_segmentation, 'MAE': compare_mae, 'ViTDet': compare_vitdet}
     try:
         with compiled_exactly() if compile else nullcontext():
             return golden.kind, comparisons[golden.kind](golden, How(compile, device))

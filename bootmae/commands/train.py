@@ -5,6 +5,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from .. import registry  # noqa: F401
+from ..config.batch import norm_note
 from ..config.steps import training_config
 from ..engine.runner.build import await_processes, build_runner, processes
 from ..engine.runner.ladder import ladder
@@ -19,7 +20,7 @@ def train(config: str, work_dir: str | None = None, options: dict | None = None,
 
     def run_once(cfg: Config) -> Runner:
         runner = build_runner(cfg, config, work_dir, launcher)
-        print_log(f'global batch: {batch}', logger='current')
+        print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
         try:
             runner.train()
         finally:  # also where it is stopped: signal handlers go back, and the heartbeat's thread ends

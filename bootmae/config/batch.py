@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from mmengine.config import Config
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,19 @@ class Batch:
 
     def __str__(self) -> str:
         return f'{self.gpus} GPUs x {self.per_gpu} x accumulation {self.accumulation} = {self.global_size}'
+
+
+def norm_note(batch: Batch, model: nn.Module) -> str:
+    """What a log says beside an accumulated batch: how many images batch normalization sees at a time, if there is any.
+
+    Gradients of an accumulated batch are those of the whole one; statistics are not.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if batch.accumulation == 1 or not norms:
+        return ''
+    synced = all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    images = batch.per_gpu * (batch.gpus if synced else 1)
+    return f'; batch normalization sees {images} images at a time, accumulation does not add to them'
 
 
 def divisors(n: int) -> list[int]:

@@ -15,8 +15,9 @@ NO_PIXELS = ('DrawMask', 'PackInputs')  # steps that do not look at the image
 def apply_reader(cfg: Config) -> None:
     """Let training images be read as ``reader`` in the config says; call it before :func:`protect`.
 
-    ``cpu``, the default: a pipeline that begins with LoadImageFromFile, RandomResizedCrop (bicubic, Pillow) and perhaps
-    RandomFlip (horizontal) gets :class:`ReadCrop` for these, with the same random numbers; any other stays as it is.
+    ``cpu``, the default: a pipeline that begins with LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop
+    (bicubic, Pillow) and perhaps RandomFlip (horizontal) gets :class:`ReadCrop` for these, with the same random
+    numbers; any other stays as it is.
     ``gpu``: the same, but the images reach the training loop as files' bytes, for :class:`DeviceStage`, whose arguments
     are then in ``cfg.device_stage``. ``stock``: nothing is changed. ``reader_device='cpu'`` lets that stage work
     without a GPU.
@@ -64,14 +65,16 @@ def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:
     """A pipeline whose beginning is one ReadCrop; None if it does not begin as that transform does."""
     if len(pipeline) < 2:
         return None
-    load, crop = (settings(step, name, allowed) for step, name, allowed in zip(
-        pipeline, ('LoadImageFromFile', 'RandomResizedCrop'), (LOAD, CROP)))
+    load, crop = settings(pipeline[0], 'LoadImageFromFile', LOAD), settings(pipeline[1], 'RandomResizedCrop', CROP)
+    clamped = crop is None
+    if clamped:
+        crop = settings(pipeline[1], 'ClampedResizedCrop', CROP)
     # By default both resize otherwise: bilinear, by OpenCV.
     if load is None or crop is None or {'scale', 'interpolation', 'backend'} - crop.keys():
         return None
     flip = settings(pipeline[2], 'RandomFlip', FLIP) if len(pipeline) > 2 else None
     rest = pipeline[2 if flip is None else 3:]
-    step = dict(type='ReadCrop', crop=crop, flip=flip, mode=mode)
+    step = dict(type='ReadCrop', crop=crop, flip=flip, mode=mode) | (dict(clamped=True) if clamped else {})
     if load.get('backend_args') is not None:
         step['backend_args'] = load['backend_args']
     if not steps_with_pixels(rest):
@@ -104,9 +107,9 @@ def for_gpu(pipeline: list[dict]) -> list[dict]:
     merged = merge_reading(pipeline, 'gpu')
     names = [str(step['type']).rpartition('.')[2] for step in pipeline]
     if merged is None:
-        raise ValueError('reader=gpu replaces LoadImageFromFile, RandomResizedCrop (interpolation=bicubic, '
-                         'backend=pillow) and RandomFlip (horizontal), but the training pipeline begins with '
-                         f'{", ".join(names[:3])}, or sets these otherwise: use reader=cpu')
+        raise ValueError('reader=gpu replaces LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop '
+                         '(interpolation=bicubic, backend=pillow) and RandomFlip (horizontal), but the training '
+                         f'pipeline begins with {", ".join(names[:3])}, or sets these otherwise: use reader=cpu')
     needy = steps_with_pixels(merged[1:])
     if needy:
         raise ValueError(f'reader=gpu cannot serve {", ".join(needy)} of the training pipeline, which need the image '

@@ -12,6 +12,7 @@ import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform, RandomFlip
+from mmcv.transforms.utils import cache_randomness
 from mmengine import fileio
 from mmpretrain.datasets.transforms import RandomResizedCrop
 from mmpretrain.registry import TRANSFORMS
@@ -32,6 +33,23 @@ MARGIN = 2
 
 
 @TRANSFORMS.register_module()
+class ClampedResizedCrop(RandomResizedCrop):
+    """mmpretrain's RandomResizedCrop, its box drawn once and its sides clamped to the image.
+
+    That is the crop of linear probing in facebookresearch/mae and BootMAE. The base class draws up to ten boxes until
+    one fits, and else takes one in the center. Arguments are the base class's; ``max_attempts`` has no effect.
+    """
+
+    @cache_randomness
+    def rand_crop_params(self, img: np.ndarray) -> Box:
+        height, width = img.shape[:2]
+        area = height * width * np.random.uniform(*self.crop_ratio_range)
+        aspect = math.exp(np.random.uniform(*map(math.log, self.aspect_ratio_range)))
+        w, h = min(round(math.sqrt(area * aspect)), width), min(round(math.sqrt(area / aspect)), height)
+        return np.random.randint(0, height - h + 1), np.random.randint(0, width - w + 1), h, w
+
+
+@TRANSFORMS.register_module()
 class ReadCrop(BaseTransform):
     """LoadImageFromFile, RandomResizedCrop (bicubic, Pillow) and RandomFlip (horizontal) in one transform.
 
@@ -47,6 +65,7 @@ class ReadCrop(BaseTransform):
         mode: ``cpu``: ``img`` is the crop. ``gpu``: ``img`` holds the bytes of the file, a uint8 tensor (bytes, ), and
             ``crop_box`` (5, ) int64 the box and whether it is flipped, for :class:`DeviceStage`. A file that the GPU's
             decoder is not trusted with becomes the crop here, with the whole of it as its box.
+        clamped: draw the box as :class:`ClampedResizedCrop` does.
         planes: give the crop as a uint8 tensor (3, S_h, S_w), not as an array (S_h, S_w, 3). BGR in both cases. Always
             so in mode ``gpu``.
         backend_args: of mmengine's file backend, as for LoadImageFromFile.
@@ -65,11 +84,13 @@ class ReadCrop(BaseTransform):
                  crop: dict,
                  flip: dict | None = None,
                  mode: str = 'cpu',
+                 clamped: bool = False,
                  planes: bool = False,
                  backend_args: dict | None = None):
         if mode not in MODES:
             raise ValueError(f'mode={mode!r} of ReadCrop must be one of {", ".join(map(repr, MODES))}')
-        self.crop = RandomResizedCrop(**{'interpolation': 'bicubic', 'backend': 'pillow', **crop})
+        kind = ClampedResizedCrop if clamped else RandomResizedCrop
+        self.crop = kind(**{'interpolation': 'bicubic', 'backend': 'pillow', **crop})
         self.flip = None if flip is None else RandomFlip(**flip)
         if (self.crop.interpolation, self.crop.backend) != ('bicubic', 'pillow'):
             raise ValueError(f'ReadCrop resizes as interpolation=bicubic with backend=pillow do, not {self.crop}')

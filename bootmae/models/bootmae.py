@@ -42,8 +42,8 @@ class BootMAE(BaseSelfSupervisor):
 
     Args:
         backbone: config of the online encoder, a :class:`PlainViT`.
-        pixel_decoder: ``embed_dims`` (E, default 512), ``depth`` (2), ``num_heads`` (the encoder's), ``mlp_ratio`` (4)
-            and ``tap``: the encoder block that the decoder reads (0, the first).
+        pixel_decoder: ``embed_dims`` (E, default 512), ``depth`` (2), ``num_heads`` and ``with_cp`` (the encoder's),
+            ``mlp_ratio`` (4) and ``tap``: the encoder block that the decoder reads (0, the first).
         feature_decoder: the same keys without ``embed_dims``, which is D; ``tap`` defaults to the last block.
         masking: arguments of :class:`BlockMasking` but the grid.
         weighted: whether patches amid masked ones weigh more in the losses.
@@ -64,8 +64,9 @@ class BootMAE(BaseSelfSupervisor):
         vit = self.backbone
         self.masking = BlockMasking(grid=vit.grid, **(masking or {}))
         self.weighted, self.fp32_decoder = weighted, fp32_decoder
-        pixel = dict(embed_dims=512, depth=2, num_heads=vit.num_heads, tap=0) | (pixel_decoder or {})
-        feature = dict(depth=2, num_heads=vit.num_heads, tap=vit.depth - 1) | (feature_decoder or {})
+        shared = dict(depth=2, num_heads=vit.num_heads, with_cp=vit.with_cp)
+        pixel = shared | dict(embed_dims=512, tap=0) | (pixel_decoder or {})
+        feature = shared | dict(tap=vit.depth - 1) | (feature_decoder or {})
         self.taps = tuple(self._check_tap(cfg.pop('tap')) for cfg in (pixel, feature))
         channels = vit.patch_embed.proj.in_channels
         self.pixel_decoder = TargetAwareDecoder(

@@ -6,6 +6,7 @@ Shape letters: B batch, N patches, M masked, V visible, D encoder width, E decod
 import torch
 from mmengine.model import BaseModule
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .init import init_transformer_weights
 from .layers import CrossAttention, Mlp, SelfAttention, layer_norm
@@ -58,11 +59,12 @@ class TargetAwareDecoder(BaseModule):
         depth: number of blocks, at least 1.
         num_heads: heads; they need not divide E.
         mlp_ratio: hidden width of the MLPs over E.
+        with_cp: work the blocks out again for the backward pass instead of keeping them (less memory, more time).
         head: maps (B, M, E) to the prediction.
     """
 
     def __init__(self, encoder_dim: int, grid: tuple[int, int], embed_dims: int, depth: int, num_heads: int,
-                 head: nn.Module, mlp_ratio: float = 4.0):
+                 head: nn.Module, mlp_ratio: float = 4.0, with_cp: bool = False):
         super().__init__()
         if depth < 1:
             raise ValueError(f'a decoder needs at least one block, not depth={depth}')
@@ -73,6 +75,7 @@ class TargetAwareDecoder(BaseModule):
             DecoderBlock(embed_dims, encoder_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = layer_norm(embed_dims)
         self.head = head
+        self.with_cp = with_cp
 
     def init_weights(self) -> None:
         init_transformer_weights(self)
@@ -92,7 +95,8 @@ class TargetAwareDecoder(BaseModule):
         masked = self.mask_token + self.pos_embed[0, 1:][ids_masked]
         visible = self.embed(latent).to(masked.dtype)  # autocast: the residual stream stays in float32
         x = torch.cat((visible, masked), dim=1)
-        for block in self.blocks[:-1]:
-            x = block(x, context)
-        x = self.blocks[-1](x, context, num_queries=ids_masked.shape[1])
+        for index, block in enumerate(self.blocks):
+            args = x, context, ids_masked.shape[1] if index == len(self.blocks) - 1 else None
+            recompute = self.with_cp and torch.is_grad_enabled()
+            x = checkpoint(block, *args, use_reentrant=False) if recompute else block(*args)
         return self.head(self.norm(x))

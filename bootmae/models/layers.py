@@ -1,7 +1,7 @@
 """Transformer parts shared by encoders, decoders and downstream backbones.
 
 Shape letters: B batch, T tokens, Q query tokens, D width, H heads, K head width (D // H), I inner width (H * K),
-W windows, L tokens of a window.
+W windows, L tokens of a window, h and w rows and columns of a grid.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from mmcv.cnn.bricks import DropPath
 from torch import nn
 from torch.nn import functional as F
 
-from .positions import bias_table_size, resize_bias_table
+from .positions import bias_table_size, offset_vectors, resize_bias_table
 
 LAYER_NORM_EPS = 1e-6
+WIDTH_OF_KERNELS = 8  # the fused attention of a GPU takes head widths that are multiples of it
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
@@ -36,6 +37,33 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int,
     return out.transpose(1, 2).flatten(2)
 
 
+def attend_on_grid(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, rows: torch.Tensor,
+                   columns: torch.Tensor) -> torch.Tensor:
+    """Attention among the tokens of a grid with decomposed relative positions, (B, h * w, I) -> (B, h * w, I).
+
+    The logit of query i and key j is ``q_i . k_j / sqrt(K) + q_i . rows[row_i, row_j] + q_i . columns[column_i,
+    column_j]``. The last two are dot products too: of what the query has for every row and column with a key that
+    marks its own. They become further channels of queries and keys, and no bias of (H, T, T) is held in memory.
+
+    Args:
+        rows: (h, h, K), see :func:`offset_vectors`.
+        columns: (w, w, K).
+    """
+    q, k, v = (split_heads(x, num_heads) for x in (q, k, v))
+    h, w, width = len(rows), len(columns), q.shape[-1]
+    grid = q.unflatten(2, (h, w))
+    along = (torch.einsum('bnrck,rsk->bnrcs', grid, rows.to(q.dtype)),
+             torch.einsum('bnrck,csk->bnrcs', grid, columns.to(q.dtype)))
+    marks = [torch.eye(side, dtype=q.dtype, device=q.device) for side in (h, w)]
+    marks = torch.cat((marks[0].repeat_interleave(w, dim=0), marks[1].repeat(h, 1)), dim=1)
+    q = torch.cat((q * width**-0.5, *(x.flatten(2, 3) for x in along)), dim=-1)
+    k = torch.cat((k, marks.expand(*k.shape[:2], -1, -1)), dim=-1)
+    wide = q.shape[-1] + -q.shape[-1] % WIDTH_OF_KERNELS
+    q, k, v = (F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))  # flash attention wants one width for all three
+    out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :width]
+    return out.transpose(1, 2).flatten(2)
+
+
 def head_width(dim: int, num_heads: int) -> int:
     """Width of one head, rounded down: heads need not divide ``dim`` (ViT-B's pixel decoder: 512 // 12 = 42)."""
     if not 0 < num_heads <= dim:
@@ -52,6 +80,39 @@ class TokenGroup:
     bias_grid: tuple[int, int] | None = None  # the grid that a table with these rows is for
 
 
+@dataclass
+class Tiling:
+    """The tokens of a grid without class token, all together or in windows that all have the same size (ViTDet).
+
+    Windows at the right and bottom edges are filled with zeros, which take part as keys and values.
+    """
+
+    grid: tuple[int, int]  # h and w
+    side: int | None = None  # of a window; None: all tokens are one window
+
+    @property
+    def window(self) -> tuple[int, int]:
+        return self.grid if self.side is None else (self.side, self.side)
+
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, h * w, D) -> (B * W, L, D)."""
+        if self.side is None:
+            return x
+        short = [-n % self.side for n in self.grid]
+        x = F.pad(x.unflatten(1, self.grid), (0, 0, 0, short[1], 0, short[0]))
+        x = x.unflatten(2, (-1, self.side)).unflatten(1, (-1, self.side))  # B, rows of windows, side, columns, side, D
+        return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+    def join(self, x: torch.Tensor) -> torch.Tensor:
+        """(B * W, L, D) -> (B, h * w, D), without the padding."""
+        if self.side is None:
+            return x
+        windows = [-(-n // self.side) for n in self.grid]
+        x = x.unflatten(0, (-1, *windows)).unflatten(3, self.window).transpose(2, 3)
+        x = x.flatten(3, 4).flatten(1, 2)  # B, padded rows, padded columns, D
+        return x[:, :self.grid[0], :self.grid[1]].flatten(1, 2)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with a query bias and a value bias and no key bias (bootmae.md, section 2).
 
@@ -61,9 +122,12 @@ class SelfAttention(nn.Module):
         dim: token width D.
         num_heads: H; the inner width is ``(D // H) * H``.
         bias_grid: rows and columns of the grid whose offsets get a trained bias, or None. The table starts at zero.
+        offset_grid: rows and columns of the grid that decomposed relative positions are for, or None. They start at
+            zero.
     """
 
-    def __init__(self, dim: int, num_heads: int, bias_grid: tuple[int, int] | None = None):
+    def __init__(self, dim: int, num_heads: int, bias_grid: tuple[int, int] | None = None,
+                 offset_grid: tuple[int, int] | None = None):
         super().__init__()
         inner = head_width(dim, num_heads) * num_heads
         self.num_heads = num_heads
@@ -74,6 +138,9 @@ class SelfAttention(nn.Module):
         self.bias_grid = bias_grid
         self.relative_position_bias_table = None if bias_grid is None else nn.Parameter(
             torch.zeros(bias_table_size(bias_grid), num_heads))
+        self.offset_grid = offset_grid
+        for name, side in zip(('rel_pos_h', 'rel_pos_w'), offset_grid or (None, None)):
+            self.register_parameter(name, side and nn.Parameter(torch.zeros(2 * side - 1, inner // num_heads)))
 
     def position_bias(self, group: TokenGroup) -> torch.Tensor | None:
         """(H, L, L) bias on the logits of a group, the table interpolated if it was made for another grid."""
@@ -96,16 +163,26 @@ class SelfAttention(nn.Module):
             outputs.append(out.reshape(len(q), -1, out.shape[-1]))  # B, W * L, I
         return torch.cat(outputs, dim=1)
 
+    def attend_tiles(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
+        """Attention within windows (B * W, L, I) of a grid."""
+        if self.offset_grid is None:
+            return attend(q, k, v, self.num_heads)
+        rows, columns = map(offset_vectors, (self.rel_pos_h, self.rel_pos_w), window)
+        return attend_on_grid(q, k, v, self.num_heads, rows, columns)
+
     def forward(self, x: torch.Tensor, num_queries: int | None = None,
-                groups: list[TokenGroup] | None = None) -> torch.Tensor:
+                groups: list[TokenGroup] | Tiling | None = None) -> torch.Tensor:
         """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens only.
 
         Without ``groups`` every token attends to all, without position bias.
         """
         assert groups is None or num_queries is None
         if num_queries is None:
+            tiling = groups if isinstance(groups, Tiling) else None
             bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-            q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+            q, k, v = F.linear(tiling.split(x) if tiling else x, self.qkv.weight, bias).chunk(3, dim=-1)
+            if tiling:
+                return self.proj(tiling.join(self.attend_tiles(q, k, v, tiling.window)))
             if groups is not None:
                 return self.proj(self.attend_groups(q, k, v, groups))
         else:
@@ -164,14 +241,15 @@ class Block(nn.Module):
         mlp_ratio: hidden width of the MLP over D.
         drop_path: probability to skip each residual branch of a sample while training.
         layer_scale: start value of a trained factor per channel on each branch, or None for no such factors.
-        bias_grid: of :class:`SelfAttention`.
+        bias_grid, offset_grid: of :class:`SelfAttention`.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0,
-                 layer_scale: float | None = None, bias_grid: tuple[int, int] | None = None):
+                 layer_scale: float | None = None, bias_grid: tuple[int, int] | None = None,
+                 offset_grid: tuple[int, int] | None = None):
         super().__init__()
         self.norm1 = layer_norm(dim)
-        self.attn = SelfAttention(dim, num_heads, bias_grid)
+        self.attn = SelfAttention(dim, num_heads, bias_grid, offset_grid)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -180,7 +258,7 @@ class Block(nn.Module):
             self.register_parameter(name, gamma)
 
     def forward(self, x: torch.Tensor, num_queries: int | None = None,
-                groups: list[TokenGroup] | None = None) -> torch.Tensor:
+                groups: list[TokenGroup] | Tiling | None = None) -> torch.Tensor:
         """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens, which still see all T.
 
         ``groups`` say which tokens see which, and where they are; None: all see all.

@@ -1,6 +1,6 @@
-"""Absolute position embeddings and relative position biases of a patch grid.
+"""Absolute position embeddings and relative positions of a patch grid.
 
-Shape letters: N patches, D width, H heads.
+Shape letters: N patches, D width, H heads, K head width.
 """
 
 import torch
@@ -107,3 +107,20 @@ def resize_bias_table(table: torch.Tensor, old: tuple[int, int], new: tuple[int,
     offsets = offsets.T.unflatten(1, tuple(2 * n - 1 for n in old)).unsqueeze(0)  # 1, H, offsets of rows, of columns
     offsets = F.interpolate(offsets, size=tuple(2 * n - 1 for n in new), mode='bicubic', align_corners=True)
     return torch.cat((offsets[0].flatten(1).T, class_rows))
+
+
+# Decomposed relative positions (ViTDet): one vector per offset of rows, one per offset of columns, shared by all heads.
+# A table is (2 * side - 1, K); the offset d of query minus key is row d + side - 1.
+
+
+def resize_offsets(table: torch.Tensor, side: int) -> torch.Tensor:
+    """Linear interpolation of a table of offsets (2 * old side - 1, K) to those of another side (2 * side - 1, K)."""
+    if len(table) == 2 * side - 1:
+        return table
+    return F.interpolate(table.T.unsqueeze(0), size=2 * side - 1, mode='linear', align_corners=False)[0].T
+
+
+def offset_vectors(table: torch.Tensor, side: int) -> torch.Tensor:
+    """(side, side, K): the vector for each pair of a query's and a key's row (or column) of a grid."""
+    place = torch.arange(side, device=table.device)
+    return resize_offsets(table, side)[place.unsqueeze(1) - place + side - 1]

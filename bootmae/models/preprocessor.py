@@ -1,8 +1,10 @@
-"""What images go through on the device before a pretraining model sees them."""
+"""What images go through on the device before a model sees them."""
 
+import torch
 from mmengine.structures import BaseDataElement
-from mmpretrain.models.utils import SelfSupDataPreprocessor
+from mmpretrain.models.utils import ClsDataPreprocessor, SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
+from timm.data.random_erasing import RandomErasing
 
 
 @MODELS.register_module()
@@ -25,3 +27,28 @@ class PretrainPreprocessor(SelfSupDataPreprocessor):
 
     def cast_data(self, data):
         return data if isinstance(data, BaseDataElement) else super().cast_data(data)
+
+
+@MODELS.register_module()
+class ErasingPreprocessor(ClsDataPreprocessor):
+    """mmpretrain's for classification, with timm's random erasing after normalization and before mixing.
+
+    mmpretrain's own transform erases before normalization: its noise is rounded to uint8 and clipped to 0..255, which
+    at mean = std = 127.5 makes a standard deviation of 0.72 instead of 1.
+
+    Args:
+        erase_prob: probability that a rectangle of an image is filled with N(0, 1) while training.
+        args, kwargs: of mmpretrain's ``ClsDataPreprocessor``.
+    """
+
+    def __init__(self, *args, erase_prob: float = 0.25, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.erasing = RandomErasing(erase_prob, mode='pixel')
+        self.mixing, self.batch_augments = self.batch_augments, self.augment
+        self.to_onehot = True  # the base class augments only what has scores
+
+    def augment(self, images: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalized images (B, C, H, W), changed in place, and scores (B, classes)."""
+        self.erasing.device = images.device
+        self.erasing(images)
+        return (images, scores) if self.mixing is None else self.mixing(images, scores)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .init import init_transformer_weights
-from .layers import Block, PatchEmbed, TokenGroup, layer_norm
+from .layers import Block, PatchEmbed, Tiling, TokenGroup, layer_norm
 from .positions import sincos_positions
 
 ARCHS = {
@@ -63,6 +63,8 @@ class PlainViT(BaseModule):
         out_type: what ``forward`` gives: ``raw`` (B, 1 + N, D), ``featmap`` (B, D, rows, columns), ``cls_token``
             (B, D), or ``avg_featmap`` (B, D): the mean of the patch tokens, then a LayerNorm of its own (``fc_norm``).
         final_norm: whether the last block is followed by a LayerNorm. Ignored (absent) with ``avg_featmap``.
+        trainable_positions: whether the absolute position embedding is trained: fixed for BootMAE, trained in MAE's
+            fine-tuning.
         frozen: keep all weights fixed and the module in eval mode (linear probing).
         with_cp: work the blocks out again for the backward pass instead of keeping them (less memory, more time).
         block_options: further arguments of each :class:`Block`, one dict a block, for backbones derived from this one.
@@ -77,6 +79,7 @@ class PlainViT(BaseModule):
                  drop_path_rate: float = 0.0,
                  out_type: str = 'raw',
                  final_norm: bool = True,
+                 trainable_positions: bool = False,
                  frozen: bool = False,
                  with_cp: bool = False,
                  block_options: Sequence[dict] | None = None,
@@ -94,7 +97,7 @@ class PlainViT(BaseModule):
             raise ValueError(f'depth={depth} is not within 1..{self.arch_depth}, the blocks of {arch}')
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, self.embed_dims)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
-        self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=False)
+        self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=trainable_positions)
         rates = np.linspace(0, drop_path_rate, self.depth).tolist()
         self.blocks = nn.ModuleList(
             Block(self.embed_dims, self.num_heads, arch['mlp_ratio'], rate, **options)
@@ -111,7 +114,8 @@ class PlainViT(BaseModule):
         if not self.is_init:  # mmengine loads init_cfg the first time only: a second draw would lose it
             for part in (self.patch_embed, self.blocks, self.norm, self.fc_norm):
                 init_transformer_weights(part)
-            nn.init.normal_(self.cls_token, std=1e-6)
+            if self.cls_token is not None:
+                nn.init.normal_(self.cls_token, std=1e-6)
         super().init_weights()
 
     def train(self, mode: bool = True) -> 'PlainViT':
@@ -136,7 +140,9 @@ class PlainViT(BaseModule):
         """Rows and columns that each tensor of absolute or relative positions is for."""
         tables = {f'blocks.{index}.attn.relative_position_bias_table': block.attn.bias_grid
                   for index, block in enumerate(self.blocks) if block.attn.bias_grid}
-        return {'pos_embed': self.grid} | tables
+        offsets = {f'blocks.{index}.attn.rel_pos_{axis}': block.attn.offset_grid
+                   for index, block in enumerate(self.blocks) if block.attn.offset_grid for axis in 'hw'}
+        return {'pos_embed': self.grid} | tables | offsets
 
     @property
     def num_patches(self) -> int:
@@ -149,21 +155,23 @@ class PlainViT(BaseModule):
                              f'img_size={self.img_size}: set img_size in the config, or crop the images')
 
     def embed(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Class token and embedded patches, positions added.
+        """Class token, if the model has one, and embedded patches, positions added.
 
         Args:
             patches: (B, T, P), any subset of an image's patches.
             positions: (B or 1, T, D), their position embeddings.
 
         Returns:
-            (B, 1 + T, D).
+            (B, 1 + T, D), or (B, T, D) without class token.
         """
-        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         tokens = self.patch_embed(patches) + positions
+        if self.cls_token is None:
+            return tokens
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         return torch.cat((class_token, tokens), dim=1)
 
     def forward_blocks(self, x: torch.Tensor, taps: Sequence[int] = (), num_queries: int | None = None,
-                       groups: Sequence[list[TokenGroup] | None] | None = None
+                       groups: Sequence[list[TokenGroup] | Tiling | None] | None = None
                        ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """All blocks, without the final norm.
 
@@ -172,7 +180,7 @@ class PlainViT(BaseModule):
             taps: indices of the blocks whose outputs are wanted as well, in that order.
             num_queries: if given, the last block works out the last ``num_queries`` tokens only. No tap may then be
                 the last block.
-            groups: for each block which tokens see which (:class:`TokenGroup`); None: all see all.
+            groups: for each block which tokens see which (:class:`TokenGroup`, :class:`Tiling`); None: all see all.
 
         Returns:
             the last block's output, and the list of taps.

@@ -11,9 +11,12 @@ from mmengine.utils import to_2tuple
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from torch.nn import functional as F
 
+from ..models.layers import Tiling
 from ..models.positions import resize_positions
 from ..models.vit import PlainViT, patch_grid, resolve_arch
 from .windows import all_tokens, window_groups
+
+RELATIVE_POSITIONS = (False, True, 'decomposed')
 
 
 @MMPRETRAIN_MODELS.register_module()  # so that mmpretrain too knows the name `mmpretrain.TransferViT`
@@ -26,14 +29,19 @@ class TransferViT(PlainViT):
     attend to all are interpolated to its grid; those within windows need no interpolation.
 
     Args:
-        arch, patch_size, in_channels, drop_path_rate, with_cp, init_cfg: of :class:`PlainViT`.
+        arch, patch_size, in_channels, drop_path_rate, trainable_positions, with_cp, init_cfg: of :class:`PlainViT`.
         img_size: the size that the stored positions are for, usually that of the training crops.
         depth: number of blocks, if it differs from the arch's.
         out_indices: blocks whose outputs are given, in order, the last block last; negative ones count from the end.
         pyramid: config of :class:`TapPyramid` or :class:`SimplePyramid` without ``in_channels``; None: give the maps.
-        trainable_positions: whether the absolute position embedding is trained.
         relative_positions: whether each block has a relative position bias of its own (BEiT), starting at zero. Costs
-            (1 + h * w)^2 numbers a head in blocks that attend to all: for 1024-pixel images use windows or none.
+            (1 + h * w)^2 numbers a head in blocks that attend to all. ``decomposed``: ViTDet's, by rows and by columns,
+            for a model without class token; costs h + w numbers a token and head.
+        input_size: the size of images that decomposed relative positions of blocks that attend to all are for; by
+            default ``img_size``.
+        class_token: whether a class token goes along. Without one, all is as in ViTDet: windows at the edges are padded
+            with zeros after the norm, which take part as keys and values; the stored positions keep the unused one of
+            the class token.
         layer_scale: start value of a trained factor per channel on each residual branch, or None for none.
         window_size: side of the attention windows in patches, or None: all blocks attend to all. See
             :func:`window_groups` for edges and the class token.
@@ -54,7 +62,9 @@ class TransferViT(PlainViT):
                  out_indices: Sequence[int] = (-1, ),
                  pyramid: dict | None = None,
                  trainable_positions: bool = False,
-                 relative_positions: bool = False,
+                 relative_positions: bool | str = False,
+                 input_size: int | Sequence[int] | None = None,
+                 class_token: bool = True,
                  layer_scale: float | None = None,
                  window_size: int | None = None,
                  global_blocks: Sequence[int] | None = None,
@@ -65,11 +75,19 @@ class TransferViT(PlainViT):
         num_blocks = resolve_arch(arch)['depth'] if depth is None else depth
         windowed = _windowed(num_blocks, window_size, global_blocks)
         shared = dict(arch=arch, img_size=img_size, patch_size=patch_size, depth=depth, in_channels=in_channels,
-                      drop_path_rate=drop_path_rate, final_norm=False, with_cp=with_cp, init_cfg=init_cfg)
-        grid = patch_grid(to_2tuple(img_size), to_2tuple(patch_size)) if relative_positions else None
-        window = (window_size, window_size) if relative_positions else None
-        super().__init__(**shared, block_options=[
-            dict(layer_scale=layer_scale, bias_grid=window if within else grid) for within in windowed])
+                      drop_path_rate=drop_path_rate, final_norm=False, trainable_positions=trainable_positions,
+                      with_cp=with_cp, init_cfg=init_cfg)
+        if relative_positions not in RELATIVE_POSITIONS:
+            raise ValueError(f'relative_positions={relative_positions!r}: use one of {RELATIVE_POSITIONS}')
+        if relative_positions and class_token != (relative_positions is True):
+            raise ValueError(f'relative_positions={relative_positions!r} with class_token={class_token}: True is for a '
+                             "model with class token, 'decomposed' for one without")
+        grid = patch_grid(to_2tuple(input_size or img_size), to_2tuple(patch_size))
+        kind = {False: None, True: 'bias_grid', 'decomposed': 'offset_grid'}[relative_positions]
+        super().__init__(**shared, block_options=[dict(layer_scale=layer_scale) | (
+            {kind: (window_size, window_size) if within else grid} if kind else {}) for within in windowed])
+        if not class_token:
+            self.cls_token = None
         self.windowed, self.window_size, self.relative_positions = windowed, window_size, relative_positions
         self.out_indices = self._check_taps(out_indices)
         self.pyramid = MODELS.build(pyramid | dict(in_channels=self.embed_dims)) if pyramid else None
@@ -77,7 +95,6 @@ class TransferViT(PlainViT):
             raise ValueError(f'out_indices={tuple(out_indices)} are {len(self.out_indices)} taps, '
                              f'{type(self.pyramid).__name__} takes {self.pyramid.num_taps}')
         self.pad = pad
-        self.pos_embed.requires_grad_(trainable_positions)
         self.frozen_stages = self._freeze(frozen_stages)
 
     def _check_taps(self, out_indices: Sequence[int]) -> tuple[int, ...]:
@@ -94,7 +111,8 @@ class TransferViT(PlainViT):
                              'all blocks)')
         if stages >= 0:
             for fixed in (self.cls_token, self.pos_embed, self.patch_embed, *self.blocks[:stages]):
-                fixed.requires_grad_(False)
+                if fixed is not None:
+                    fixed.requires_grad_(False)
         return stages
 
     def train(self, mode: bool = True) -> 'TransferViT':
@@ -107,7 +125,7 @@ class TransferViT(PlainViT):
     def new_parts(self) -> dict[str, list[str]]:
         return super().new_parts | self.find_parts({
             'layer scale': r'.*\.gamma_[12]$',
-            'relative positions': r'.*\.relative_position_bias_table$',
+            'relative positions': r'.*\.(relative_position_bias_table|rel_pos_[hw])$',
             'pyramid': r'pyramid\.'})
 
     def fit_images(self, images: torch.Tensor) -> torch.Tensor:
@@ -123,11 +141,13 @@ class TransferViT(PlainViT):
         return F.pad(images, (0, short[1], 0, short[0]))
 
     def groups(self, grid: tuple[int, int], device: torch.device) -> tuple[list, torch.Tensor | None]:
-        """For each block which tokens see which (:class:`TokenGroup`), and the order of the tokens for that.
+        """For each block which tokens see which (:class:`TokenGroup`, :class:`Tiling`), and the order of the tokens.
 
         The order (1 + N) puts the tokens of a window together, once for all blocks; None: class token and patches row
         by row.
         """
+        if self.cls_token is None:
+            return [Tiling(grid, self.window_size if windowed else None) for windowed in self.windowed], None
         within = order = None
         if any(self.windowed):
             within, order = window_groups(grid, self.window_size, self.relative_positions, device)
@@ -136,6 +156,11 @@ class TransferViT(PlainViT):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, C, H, W) -> the pyramid's levels, or the tapped maps (B, D, h, w)."""
+        maps = self.maps(images)
+        return maps if self.pyramid is None else self.pyramid(maps)
+
+    def maps(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, C, H, W) -> the tapped maps (B, D, h, w)."""
         images = self.fit_images(images)
         grid = patch_grid(tuple(images.shape[-2:]), self.patch_size)
         patches, positions = self.patch_embed.patchify(images), resize_positions(self.pos_embed, self.grid, grid)
@@ -146,8 +171,8 @@ class TransferViT(PlainViT):
         if order is not None:
             places = order.argsort()
             taps = [tap[:, places] for tap in taps]
-        maps = tuple(tap[:, 1:].transpose(1, 2).unflatten(2, grid) for tap in taps)
-        return maps if self.pyramid is None else self.pyramid(maps)
+        first = 0 if self.cls_token is None else 1
+        return tuple(tap[:, first:].transpose(1, 2).unflatten(2, grid) for tap in taps)
 
 
 def _windowed(depth: int, window_size: int | None, global_blocks: Sequence[int] | None) -> list[bool]:

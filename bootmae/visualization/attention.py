@@ -28,7 +28,7 @@ def heads_of(encoder: Encoder, num_heads: int | None = None) -> int:
         raise ValueError(f'--heads {num_heads}, but the file says {encoder.num_heads} heads: leave --heads out')
     if encoder.num_heads or num_heads:
         return encoder.num_heads or num_heads
-    width = encoder.state['cls_token'].shape[-1]
+    width = encoder.state['pos_embed'].shape[-1]
     for arch in (*ARCHS.values(), HUGE):
         if (arch['embed_dims'], arch['depth']) == (width, encoder.depth):
             return arch['num_heads']

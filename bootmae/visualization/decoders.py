@@ -10,7 +10,7 @@ from torch import nn
 
 from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
-from ..checkpoints.keys import State, rename, to_mmpretrain
+from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
 from ..config.load import load_config
 from ..models import BootMAE
 from ..models.masking import BlockMasking
@@ -24,9 +24,6 @@ AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder ->
 REMEDY = ('Reconstructions need a pretraining file: a run of configs/pretrain, mmpretrain\'s MAE, facebookresearch\'s '
           'mae_visualize_*.pth (its mae_pretrain_*.pth are encoders alone), or the authors\' BootMAE. For attention '
           'and components any encoder will do: --what attention pca')
-_DECODER = (('decoder_blocks.#.norm1.', 'decoder_blocks.#.ln1.'), ('decoder_blocks.#.norm2.', 'decoder_blocks.#.ln2.'),
-            ('decoder_blocks.#.mlp.fc1.', 'decoder_blocks.#.ffn.layers.0.0.'),
-            ('decoder_blocks.#.mlp.fc2.', 'decoder_blocks.#.ffn.layers.1.'), ('decoder_norm.', 'ln1.'))
 
 
 @dataclass
@@ -116,7 +113,7 @@ def whole_state(encoder: Encoder, kind: str) -> State:
                     if key.startswith('backbone.') and not key.startswith('backbone.norm.')}
         return momentum | state  # a file without it will do: no picture shows its features
     rest = encoder.rest if any(key.startswith('neck.') for key in encoder.rest) else {
-        f'neck.{key}': value for key, value in rename(encoder.rest, _DECODER).items()}
+        f'neck.{key}': value for key, value in rename(encoder.rest, MAE_DECODER, back=True).items()}
     return {f'backbone.{key}': value for key, value in to_mmpretrain(encoder.state).items()} | {
         key: value for key, value in rest.items() if key.startswith('neck.')}
 

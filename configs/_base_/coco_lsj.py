@@ -1,4 +1,4 @@
-# COCO 2017 instances with large-scale jitter on 1024 x 1024 (ViTDet). In the usual layout:
+# COCO 2017 instances, flipped, then with large-scale jitter on 1024 x 1024 (ViTDet). In the usual layout:
 # data/coco/{train2017,val2017,annotations}. The model's data preprocessor pads to the square, in training and testing.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
@@ -6,11 +6,11 @@ image_size = (1024, 1024)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_type='absolute_range', crop_size=image_size, recompute_bbox=True,
          allow_negative_crop=True),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-2, 1e-2)),
-    dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

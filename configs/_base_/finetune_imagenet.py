@@ -1,23 +1,24 @@
-# ImageNet-1k for fine-tuning with timm's augmentation, for weights made with mean = std = 0.5 (BootMAE).
-# mmpretrain's recipe; only the input statistics and the image reader differ.
+# ImageNet-1k for fine-tuning with timm's augmentation; random erasing is done after normalization, on the device. The
+# methods differ in their input statistics, which also fill rotated images: each config takes one of the two pipelines.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
-mean, std = [127.5] * 3, [127.5] * 3
-data_preprocessor = dict(mean=mean, std=std)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='RandAugment', policies='timm_increasing', num_policies=2, total_level=10, magnitude_level=9,
-         magnitude_std=0.5, hparams=dict(pad_val=[round(x) for x in mean[::-1]], interpolation='bicubic')),
-    dict(type='RandomErasing', erase_prob=0.25, mode='rand', min_area_ratio=0.02, max_area_ratio=1 / 3,
-         fill_color=mean[::-1], fill_std=std[::-1]),
-    dict(type='PackInputs'),
-]
+
+def augmented(pad_val):
+    return [
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+        dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+        dict(type='RandAugment', policies='timm_increasing', num_policies=2, total_level=10, magnitude_level=9,
+             magnitude_std=0.5, hparams=dict(pad_val=pad_val, interpolation='bicubic')),
+        dict(type='PackInputs'),
+    ]
+
+
+pipeline_of_half, pipeline_of_imagenet = augmented([128, 128, 128]), augmented([104, 116, 124])  # BGR
+data_preprocessor = dict(type='ErasingPreprocessor', erase_prob=0.25)
 train_dataloader = dict(
     batch_size=256, num_workers=8, persistent_workers=True, drop_last=True,
-    dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels='folder',
-                 pipeline=train_pipeline))
+    dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels='folder'))
 val_dataloader = dict(
     batch_size=256, num_workers=8, persistent_workers=True,
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='val', labels='folder',

@@ -1,11 +1,17 @@
-# ImageNet-1k for linear probing: random resized crop bicubic and flip, for weights made with mean = std = 0.5.
+# ImageNet-1k for linear probing: random resized crop, bicubic, drawn once and clamped as in facebookresearch/mae, and
+# flip.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs32_pil_bicubic.py'
 
-data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='ClampedResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
 train_dataloader = dict(
     batch_size=1024, num_workers=8, persistent_workers=True, drop_last=True,
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels='folder',
-                 pipeline={{_base_.train_pipeline}}))
+                 pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=512, num_workers=8, persistent_workers=True,
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='val', labels='folder',

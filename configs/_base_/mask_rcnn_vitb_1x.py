@@ -1,10 +1,10 @@
-# Mask R-CNN on a ViT-B/16 with four taps and FPN, 12 epochs: the protocol of BootMAE's time.
-_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
+# Mask R-CNN on a ViT-B/16 with four taps and FPN, 12 epochs: the protocol of BootMAE's time, for either method.
+_base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', './coco_ms.py', './runtime_det.py']
 
 # In bf16, boxes and their scores must stay float32.
 roi_extractor = dict(type='bootmae.transfer.rois.ExactRoIs')
 model = dict(
-    data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, pad_size_divisor=32),
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         _delete_=True, type='TransferViT', arch='base', img_size=224, patch_size=16, drop_path_rate=0.2,
         out_indices=(3, 5, 7, 11), pyramid=dict(type='TapPyramid', norm_cfg=dict(type='SyncBN')),

@@ -1,10 +1,17 @@
-# ImageNet-1k for pretraining: random resized crop (0.2, 1) bicubic, flip, nothing else; labels are not read.
+# What pretraining of BootMAE and of MAE on ImageNet-1k share: random resized crop (0.2, 1) bicubic, flip, nothing else;
+# labels are not read. AdamW at 1.5e-4 per 256 images, batch 4096.
 # For other images: train_dataloader.dataset.roots=FOLDER (or a list of folders) train_dataloader.dataset.split=None
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'
 
 train_dataloader = dict(
+    batch_size=512,
     drop_last=True,
     collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels=None,
                  pipeline={{_base_.train_pipeline}}))
 train_images = 1_281_167  # for tools/plan.py where the images are not at hand
+auto_scale_lr = dict(base_batch_size=4096)
+optim_wrapper = dict(
+    type='AutocastOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1.5e-4 * 4096 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
+    constructor='ViTOptimWrapperConstructor')

@@ -1,9 +1,10 @@
-# UperNet on a ViT-B/16, 160k iterations: the authors' model and schedule (bootmae.md, section 6).
+# UperNet on a ViT-B/16, 160k iterations: the model and schedule of BootMAE's authors (bootmae.md, section 6). Input
+# statistics, learning rate and clipping are each method's.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
-        type='SegDataPreProcessor', mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True, pad_val=0, seg_pad_val=255,
+        type='SegDataPreProcessor', bgr_to_rgb=True, pad_val=0, seg_pad_val=255,
         size=(512, 512), test_cfg=dict(size=(512, 512))),  # smaller images are padded, larger ones left alone
     backbone=dict(
         type='TransferViT', arch='base', img_size=512, patch_size=16, drop_path_rate=0.1, out_indices=(3, 5, 7, 11),
@@ -24,10 +25,9 @@ auto_scale_lr = dict(base_batch_size=16)
 # Positions and class token do not decay, as the release surely meant; paramwise_cfg.decay_positions=True: as it did.
 optim_wrapper = dict(
     type='AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     constructor='ViTOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay=0.65),
-    clip_grad=dict(max_norm=3.0))
+    paramwise_cfg=dict(layer_decay=0.65))
 # The two multiply, as mmcv's warm-up did. mmengine's schedulers reach their end one step early: hence 1501 and 160001
 # for 1500 and 160000.
 param_scheduler = [

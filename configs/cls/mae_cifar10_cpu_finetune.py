@@ -1,8 +1,10 @@
-# As bootmae_cifar10_cpu_finetune.py, for weights of mae_cifar10_cpu.py: only the input statistics differ.
+# As bootmae_cifar10_cpu_finetune.py, for weights of mae_cifar10_cpu.py: the input statistics
+# differ, and the absolute positions are trained.
 #
 #   tools/train.py configs/cls/mae_cifar10_cpu_finetune.py --init work_dirs/mae_cifar10_cpu/epoch_20.pth
 #
 # Hardware: one CPU core, batch 64. Expected: docs/evidence.md. Run here: see there.
-_base_ = './bootmae_cifar10_cpu_finetune.py'
+_base_ = '../_base_/finetune_cifar10_cpu.py'
 
 data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+model = dict(backbone=dict(trainable_positions=True))

@@ -1,8 +1,10 @@
-# As bootmae_demo_finetune.py, for weights of mae_demo.py: only the input statistics differ.
+# As bootmae_demo_finetune.py, for weights of mae_demo.py: the input statistics
+# differ, and the absolute positions are trained.
 #
 #   tools/train.py configs/cls/mae_demo_finetune.py --init work_dirs/mae_demo/epoch_14.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
-_base_ = './bootmae_demo_finetune.py'
+_base_ = '../_base_/finetune_demo.py'
 
 data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+model = dict(backbone=dict(trainable_positions=True))

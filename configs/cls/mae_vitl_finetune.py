@@ -1,4 +1,4 @@
-# ImageNet-1k fine-tuning of an MAE ViT-L/16, 50 epochs: mmpretrain's recipe, on the same backbone as BootMAE.
+# ImageNet-1k fine-tuning of an MAE ViT-L/16, 50 epochs: see the one of ViT-B.
 #
 #   tools/dist_train.sh configs/cls/mae_vitl_finetune.py 8 --init work_dirs/mae_vitl/epoch_800.pth
 #

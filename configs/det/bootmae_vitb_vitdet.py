@@ -4,10 +4,7 @@
 #
 # Hardware: 8 GPUs x 4 x accumulation 2 = 64, for 80 GB a GPU. No score is published. Run here: NOT RUN at full size.
 # ViTDet's recipe for MAE without changes, on weights that it was not tuned for.
-_base_ = ['../_base_/mask_rcnn_vitdet.py', '../_base_/coco_lsj.py', '../_base_/runtime_det.py']
+# Less memory: --cfg-options model.backbone.with_cp=True
+_base_ = '../_base_/vitdet_vitb.py'
 
-# The schedule counts iterations, so all else does.
-default_hooks = dict(
-    checkpoint=dict(by_epoch=False, interval=9219),
-    logger=dict(log_metric_by_epoch=False))
-log_processor = dict(by_epoch=False)
+model = dict(data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))

@@ -4,9 +4,6 @@
 #
 # Hardware: 8 GPUs x 2 = 16. Run here: NOT RUN at full size.
 # Our choices: as for ViT-B, with CAE's learning rate 1e-4 (2e-4 at batch 32), layer decay 0.85 and taps for ViT-L.
-_base_ = './bootmae_vitb_maskrcnn_1x.py'
+_base_ = '../_base_/mask_rcnn_vitl_1x.py'
 
-model = dict(
-    backbone=dict(arch='large', out_indices=(7, 11, 15, 23)),
-    neck=dict(in_channels=[1024] * 4))
-optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(layer_decay=0.85))
+model = dict(data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))

@@ -4,7 +4,7 @@
 #
 # Hardware: 8 GPUs x 4 x accumulation 2 = 64, for 80 GB a GPU. No score is published. Run here: NOT RUN at full size.
 # ViTDet's recipe for MAE without changes, on weights that it was not tuned for.
-_base_ = './bootmae_vitb_vitdet.py'
+# Less memory: --cfg-options model.backbone.with_cp=True
+_base_ = '../_base_/vitdet_vitl.py'
 
-model = dict(backbone=dict(arch='large', drop_path_rate=0.4))
-optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8))
+model = dict(data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))

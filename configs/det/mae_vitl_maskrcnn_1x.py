@@ -4,6 +4,6 @@
 #
 # Hardware: 8 GPUs x 2 = 16. Run here: NOT RUN at full size.
 # Takes MAE files of this suite, of mmpretrain and of facebookresearch. Input statistics are ImageNet's.
-_base_ = './bootmae_vitl_maskrcnn_1x.py'
+_base_ = '../_base_/mask_rcnn_vitl_1x.py'
 
 model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]))

@@ -29,13 +29,8 @@ train_pipeline = [
     dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
     dict(type='PackInputs', algorithm_keys=['mask_order']),
 ]
-train_dataloader = dict(batch_size=512, dataset=dict(pipeline=train_pipeline))
-auto_scale_lr = dict(base_batch_size=4096)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-optim_wrapper = dict(
-    type='AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-4 * 4096 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
-    constructor='ViTOptimWrapperConstructor')
 param_scheduler = dict(type='WarmupCosineLR', warmup=40, min_lr=1e-4, convert_to_iter_based=True)
 train_cfg = dict(by_epoch=True, max_epochs=801)  # the release's, named 800; the schedule ends with it
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.999), (100, 0.9999), (400, 0.99999)), ramp=0.25)]

@@ -19,8 +19,8 @@ train_dataloader = dict(dataset=dict(labels_per_class=16))
 auto_scale_lr = dict(base_batch_size=32)
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
-    paramwise_cfg=dict(custom_keys={key: dict(decay_mult=0.0)
-                                    for key in ('ln', 'bias', 'pos_embed', 'mask_token', 'cls_token')}))
-param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=0.0, convert_to_iter_based=True)
+    constructor='ViTOptimWrapperConstructor',
+    paramwise_cfg=dict(decay_class_token=True))
+param_scheduler = dict(type='WarmupCosineLR', warmup=0.4, min_lr=0.0, endpoint=False, convert_to_iter_based=True)
 train_cfg = dict(by_epoch=True, max_epochs=2)
 default_hooks = dict(logger=dict(interval=1))

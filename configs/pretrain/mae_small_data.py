@@ -11,7 +11,7 @@ train_dataloader = dict(batch_size=512, dataset=dict(roots='data/images', split=
 train_images = 50_000
 auto_scale_lr = dict(base_batch_size=512)
 optim_wrapper = dict(optimizer=dict(lr=1.5e-4 * 512 / 256))
-param_scheduler = dict(_delete_=True, type='WarmupCosineLR', warmup=20, min_lr=0.0, convert_to_iter_based=True)
+param_scheduler = dict(warmup=20)
 train_cfg = dict(max_epochs=400)
 default_hooks = dict(
     checkpoint=dict(interval=10),

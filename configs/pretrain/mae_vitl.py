@@ -1,4 +1,4 @@
-# MAE ViT-L/16, 800 epochs of ImageNet-1k: mmpretrain's own recipe, the baseline.
+# MAE ViT-L/16, 800 epochs of ImageNet-1k, the baseline: see mae_vitb.py.
 #
 #   tools/dist_train.sh configs/pretrain/mae_vitl.py 8
 #

@@ -4,21 +4,6 @@
 #   tools/test.py configs/seg/bootmae_camvid.py work_dirs/bootmae_camvid/iter_8000.pth
 #
 # Hardware: 1 GPU x 8. Expected: no published number. Run here: NOT RUN at full size.
-_base_ = ['../_base_/upernet_vitb.py', '../_base_/camvid.py', '../_base_/runtime_seg.py']
+_base_ = '../_base_/upernet_camvid.py'
 
-crop_size, num_classes = {{_base_.crop_size}}, 11
-norm_cfg = dict(type='BN', requires_grad=True)
-model = dict(
-    data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),
-    backbone=dict(arch='small', img_size=crop_size, pyramid=dict(norm_cfg=norm_cfg)),
-    decode_head=dict(in_channels=[384] * 4, channels=384, num_classes=num_classes, norm_cfg=norm_cfg),
-    auxiliary_head=dict(in_channels=384, num_classes=num_classes, norm_cfg=norm_cfg),
-    test_cfg=dict(crop_size=crop_size, stride=(8, 128)))  # images of 360 x 480 in two rows and two columns
-auto_scale_lr = dict(base_batch_size=8)
-optim_wrapper = dict(optimizer=dict(lr=2e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=401),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=8001),
-]
-train_cfg = dict(max_iters=8000, val_interval=2000)
-default_hooks = dict(checkpoint=dict(interval=2000))
+model = dict(data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))

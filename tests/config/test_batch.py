@@ -12,7 +12,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train
-from bootmae.config.batch import STRETCHABLE, Batch, divisors, settle_batch, stretch_iterations
+from bootmae.config.batch import STRETCHABLE, Batch, divisors, norm_note, settle_batch, stretch_iterations
 
 UPERNET = Path(__file__).resolve().parents[2] / 'configs' / 'seg' / 'upernet_debug.py'
 
@@ -53,6 +53,16 @@ def test_kept_or_refused_with_a_remedy_that_works(recipe, per_gpu):
             assert settle_batch(gpus, int(size[1]), recipe) == Batch(gpus, int(size[1]), int(size[2]))
         else:
             assert all(recipe % int(n) == 0 for n in fitting[1].split(','))
+
+
+@pytest.mark.parametrize('batch, layers, images', [
+    ((2, 4, 2), [torch.nn.SyncBatchNorm(3)], 8), ((2, 4, 2), [torch.nn.BatchNorm2d(3)], 4),
+    ((2, 4, 2), [torch.nn.SyncBatchNorm(3), torch.nn.BatchNorm1d(3)], 4), ((2, 4, 2), [torch.nn.LayerNorm(3)], None),
+    ((4, 4, 1), [torch.nn.SyncBatchNorm(3)], None)])
+def test_the_log_says_what_batch_normalization_sees(batch, layers, images):
+    note = norm_note(Batch(*batch), torch.nn.Sequential(*layers))
+    assert note == ('' if images is None else
+                    f'; batch normalization sees {images} images at a time, accumulation does not add to them')
 
 
 def test_three_gpus_do_not_divide_the_batch():

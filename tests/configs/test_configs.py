@@ -118,10 +118,14 @@ def test_masks_fit_the_model(name):
 HALF, IMAGENET = [127.5] * 3 * 2, [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]
 BOOT = dict(epochs=801, warmup=40, decay=0.05, betas=(0.9, 0.95), stats=HALF, crop=(0.2, 1.0),
             masks=(147, 120, (16, 60)))
-BOOT_TUNE = dict(min_lr=1e-6, decay=0.05, betas=(0.9, 0.999), eps=1e-8, stats=HALF, ema=0.9998, out='avg_featmap')
-LINEAR = dict(optimizer='LARS', momentum=0.9, trust=0.001, batch=16384, min_lr=0.0, decay=0.0, warmup=10, frozen=True)
-MAE = dict(epochs=800, warmup=40, lr=2.4e-3, min_lr=0.0, batch=4096, decay=0.05, betas=(0.9, 0.95), stats=IMAGENET)
-MAE_TUNE = dict(min_lr=1e-6, batch=1024, decay=0.05, betas=(0.9, 0.999), stats=IMAGENET, warmup=5, ema=None)
+BOOT_TUNE = dict(min_lr=1e-6, decay=0.05, betas=(0.9, 0.999), eps=1e-8, stats=HALF, ema=0.9998, out='avg_featmap',
+                 positions=None, endpoint=None, erased=0.25)
+LINEAR = dict(optimizer='LARS', momentum=0.9, trust=0.001, batch=16384, min_lr=0.0, decay=0.0, warmup=10, frozen=True,
+              endpoint=False, crop=(0.08, 1.0), plain='bias')
+MAE = dict(epochs=800, warmup=40, endpoint=False, lr=2.4e-3, min_lr=0.0, batch=4096, decay=0.05, betas=(0.9, 0.95),
+           stats=IMAGENET)
+MAE_TUNE = dict(min_lr=1e-6, batch=1024, decay=0.05, betas=(0.9, 0.999), stats=IMAGENET, warmup=5, ema=None,
+                positions=True, endpoint=False, erased=0.25)
 RECIPES = dict(
     bootmae_vitb=BOOT | dict(arch='base', lr=2.4e-3, min_lr=1e-4, batch=4096, pixel=(512, 2, 12, 0),
                              feature=(2, 12, 11), ema=((0, 0.999), (100, 0.9999), (400, 0.99999))),
@@ -150,7 +154,8 @@ def recipe(cfg: Config) -> dict:
     stats = model.get('data_preprocessor') or cfg.data_preprocessor
     hooks = {hook['type']: hook for hook in cfg.get('custom_hooks', [])}
     pixel, feature, masks = (model.get(key, {}) for key in ('pixel_decoder', 'feature_decoder', 'masking'))
-    crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomResizedCrop')
+    crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'].endswith('ResizedCrop'))
+    assert (crop['type'] == 'ClampedResizedCrop') == (optimizer.type == 'LARS')
     ema = hooks['BootMAEHook'].ema if 'BootMAEHook' in hooks else None
     return dict(
         arch=backbone.arch, epochs=cfg.train_cfg.max_epochs, optimizer=optimizer.type, lr=optimizer.lr,
@@ -165,7 +170,9 @@ def recipe(cfg: Config) -> dict:
         feature=tuple(feature.get(key) for key in ('depth', 'num_heads', 'tap')),
         ema=tuple(map(tuple, ema)) if ema else 1 - hooks['EMAHook'].momentum if 'EMAHook' in hooks else None,
         depth=backbone.get('depth'), out=backbone.get('out_type'), frozen=backbone.get('frozen', False),
-        head=model.get('head', {}).get('in_channels'))
+        head=model.get('head', {}).get('in_channels'), positions=backbone.get('trainable_positions'),
+        endpoint=schedulers[0].get('endpoint'), erased=stats.get('erase_prob'),
+        plain=''.join(wrapper.get('paramwise_cfg', {}).get('custom_keys', {})))
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -173,6 +180,19 @@ def test_recipe(name):
     said = recipe(Config.fromfile(FILES[name]))
     for key, value in RECIPES[name].items():
         assert said[key] == (pytest.approx(value) if isinstance(value, float) else value), key
+
+
+@pytest.mark.parametrize('path', sorted((REPOSITORY / 'configs').glob('*/mae_*.py')), ids=lambda path: path.stem)
+def test_no_baseline_inherits_from_the_method(path):
+    """An edit of BootMAE's configs leaves MAE's alone."""
+    bases, seen = [path], set()
+    while bases:
+        found = re.search(r'^_base_ = (.*)$', (file := bases.pop()).read_text(), re.MULTILINE)
+        for base in re.findall(r"'(\.[^']+)'", found[1] if found else ''):
+            seen.add(base)
+            bases.append(file.parent / base)
+    assert seen
+    assert not [base for base in seen if 'bootmae' in base]
 
 
 def test_every_full_size_config_has_its_recipe_checked():

@@ -34,10 +34,11 @@ UPERNET = ADAMW | dict(
 ONE_X = ADAMW | dict(
     img_size=224, patch=16, positions=True, relative=None, layer_scale=None, window=None, pyramid='TapPyramid',
     pyramid_norm='SyncBN', batch=16, per_gpu=2, length=12, decay=0.05, drop_path=0.2, warmup=(0.001, 499),
-    steps=[8, 11], clip=None, pad=32, rpn_convs=None, box_head=('Shared2FCBBoxHead', None), mask_norm=None,
-    evaluated=['bbox', 'segm'])
+    low_quality=True, steps=[8, 11], clip=None, pad=32, rpn_convs=None, box_head=('Shared2FCBBoxHead', None),
+    mask_norm=None, evaluated=['bbox', 'segm'])
 VITDET = ADAMW | dict(
-    img_size=224, patch=16, positions=True, relative=None, layer_scale=None, window=14, global_blocks=None, taps=None,
+    img_size=224, patch=16, positions=True, relative='decomposed', class_token=False, input_size=1024, layer_scale=None,
+    window=14, global_blocks=None, taps=None, low_quality=False, decay_biases=True,
     pyramid='SimplePyramid', neck=None, batch=64, per_gpu=4, length=184_375, lr=1e-4, decay=0.1, warmup=(0.001, 250),
     steps=[163_889, 177_546], clip=None, pad=1024, rpn_convs=2, box_head=('Shared4Conv1FCBBoxHead', 'mmpretrain.LN2d'),
     mask_norm='mmpretrain.LN2d', evaluated=['bbox', 'segm'])
@@ -71,7 +72,9 @@ def shared_part(cfg: Config) -> dict:
     return dict(
         arch=backbone.arch, img_size=backbone.img_size, patch=backbone.patch_size, drop_path=backbone.drop_path_rate,
         taps=backbone.get('out_indices'), positions=backbone.trainable_positions,
-        relative=backbone.get('relative_positions'), layer_scale=backbone.get('layer_scale'),
+        relative=backbone.get('relative_positions'), class_token=backbone.get('class_token'),
+        input_size=backbone.get('input_size'), decay_biases=wrapper.paramwise_cfg.get('decay_biases'),
+        layer_scale=backbone.get('layer_scale'),
         window=backbone.get('window_size'), global_blocks=backbone.get('global_blocks'),
         pyramid=backbone.pyramid.type, pyramid_norm=backbone.pyramid.get('norm_cfg', {}).get('type'),
         wrapper=wrapper.type, optimizer=wrapper.optimizer.type, lr=wrapper.optimizer.lr,
@@ -108,6 +111,7 @@ def detection_part(cfg: Config) -> dict:
         width=model.neck.in_channels[0] if model.neck else None, neck=model.neck and model.neck.in_channels[3],
         pad=model.data_preprocessor.pad_size_divisor, rpn_convs=model.rpn_head.get('num_convs'), steps=steps.milestones,
         box_head=(heads.bbox_head.type, heads.bbox_head.get('norm_cfg', {}).get('type')),
+        low_quality=model.train_cfg.rcnn.assigner.match_low_quality,
         mask_norm=heads.mask_head.get('norm_cfg', {}).get('type'), evaluated=cfg.val_evaluator.metric)
 
 
@@ -238,6 +242,8 @@ def test_detection_data(name):
     cfg = load(name)
     train, test = cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline
     if 'vitdet' in name:
+        order = [step['type'] for step in train]
+        assert order.index('RandomFlip') < order.index('RandomResize') < order.index('RandomCrop')
         assert step_of(train, 'RandomResize') == dict(scale=(1024, 1024), ratio_range=(0.1, 2.0), keep_ratio=True)
         crop = step_of(train, 'RandomCrop')
         assert (crop['crop_type'], crop['crop_size']) == ('absolute_range', (1024, 1024))
@@ -293,7 +299,8 @@ def test_size_of_an_encoder():
      12 * (3972 * 12 + 2 * 768) + 3 * (4 * 768**2 + 768) + 2 * 768),
     ('bootmae_vitb_maskrcnn_1x', 113_561_328, 196, 3 * (4 * 768**2 + 768) + 2 * 768),
     # x4, x2: 768 -> 384 with a norm -> 192, 768 -> 384; each level 1 x 1 to 256, 3 x 3, a norm after each
-    ('bootmae_vitb_vitdet', 110_794_672, 196,
+    ('bootmae_vitb_vitdet', 110_794_672 + 92_672 - 768, 196,  # offsets of 14 and of 64 patches; no class token
+     8 * 2 * 27 * 64 + 4 * 2 * 127 * 64 - 768 +
      2 * (4 * 768 * 384 + 384) + 2 * 384 + 4 * 384 * 192 + 192 + 256 * (192 + 384 + 768 + 768) + 4 * 9 * 256**2
      + 4 * 2 * 2 * 256),
 ])

@@ -207,7 +207,8 @@ def check_change(model, before: dict) -> None:
     """Every part has moved, positions too."""
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     last = model.backbone.depth - 1
-    parts = ['backbone.pos_embed', 'backbone.cls_token', 'backbone.patch_embed.', 'backbone.blocks.0.',
+    token = 'cls_token' if model.backbone.cls_token is not None else f'blocks.{last}.attn.rel_pos_w'
+    parts = ['backbone.pos_embed', f'backbone.{token}', 'backbone.patch_embed.', 'backbone.blocks.0.',
              f'backbone.blocks.{last}.', 'backbone.pyramid.']
     parts += ['decode_head.', 'auxiliary_head.', 'backbone.blocks.0.gamma_1',
               f'backbone.blocks.{last}.attn.relative_position_bias_table'] if hasattr(model, 'decode_head') else [

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from bootmae.data import images, reading
 from bootmae.data.embedded import photo
-from bootmae.data.reading import ReadCrop, reduction
+from bootmae.data.reading import ClampedResizedCrop, ReadCrop, reduction
 
 SIZE = 48
 CROP = dict(scale=SIZE, crop_ratio_range=(0.2, 1.0))
@@ -194,3 +194,42 @@ def test_settings_that_it_does_not_do():
                                (dict(flip=dict(prob=0.5, direction='vertical')), 'vertical')):
         with pytest.raises(ValueError, match=message):
             ReadCrop(**dict(crop=CROP) | arguments)
+
+
+# The crop of linear probing
+
+
+def boxes_of_mae(number: int, height: int, width: int) -> np.ndarray:
+    """Sides of boxes by the words of facebookresearch/mae: area and log aspect uniform, then clamped; nothing else."""
+    rng = np.random.default_rng(1)
+    area, aspect = height * width * rng.uniform(0.08, 1, number), np.exp(rng.uniform(-1, 1, number) * np.log(4 / 3))
+    return np.stack((np.minimum(np.round(np.sqrt(area / aspect)), height),
+                     np.minimum(np.round(np.sqrt(area * aspect)), width)), axis=1)
+
+
+@pytest.mark.parametrize('shape', [(20, 100), (100, 20), (60, 60)])
+def test_clamped_boxes(shape):
+    """Sides are distributed as in facebookresearch/mae, and places evenly; on a long image most boxes are clamped."""
+    crop = ClampedResizedCrop(scale=SIZE)
+    boxes = np.array([crop.rand_crop_params(np.broadcast_to(np.uint8(0), shape)) for _ in range(4000)])
+    places, sides = boxes[:, :2], boxes[:, 2:]
+    assert (places >= 0).all()
+    assert (places + sides <= shape).all()
+    theirs = boxes_of_mae(4000, *shape)
+    for axis in (0, 1):
+        assert sides[:, axis].mean() == pytest.approx(theirs[:, axis].mean(), rel=0.02)
+        assert sides[:, axis].std() == pytest.approx(theirs[:, axis].std(), abs=0.4)
+        clamped = (sides[:, axis] == shape[axis]).mean()
+        assert clamped == pytest.approx((theirs[:, axis] == shape[axis]).mean(), abs=0.02)
+    assert (sides == np.array(shape)).any(axis=1).mean() > (0.7 if shape[0] != shape[1] else 0.05)
+    free = shape - sides
+    assert (places[free > 10] / free[free > 10]).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_reading_draws_the_same_clamped_boxes():
+    step, crop = ReadCrop(CROP, clamped=True), ClampedResizedCrop(**CROP)
+    for seed in range(20):
+        np.random.seed(seed)
+        box = step.draw((20, 100), {})[0]
+        np.random.seed(seed)
+        assert box == crop.rand_crop_params(np.zeros((20, 100, 3), np.uint8))

@@ -71,7 +71,8 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('scope, name', [
-    ('whole', 'square'), ('whole', 'plain_loss'), ('blocks', 'odd_heads'), ('blocks', 'segmentation')])
+    ('whole', 'square'), ('whole', 'plain_loss'), ('blocks', 'odd_heads'), ('blocks', 'segmentation'),
+    ('blocks', 'mae_square')])
 def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
     """Losses, gradients and an update, in one graph without a break, or a block at a time; features of a backbone."""
     monkeypatch.setattr('bootmae.commands.parity.settings', lambda value, model: dict(scope=value, **TRACED))

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
+from bootmae.checkpoints.detectron2 import from_detectron2
 from bootmae.checkpoints.keys import from_authors_finetuned
 from bootmae.engine.optimizers.layer_decay import parameter_table
 
@@ -18,6 +19,7 @@ BLOCK = {'norm1.weight': False, 'norm1.bias': False, 'attn.q_bias': False, 'attn
          'attn.qkv.weight': True, 'attn.proj.weight': True, 'attn.proj.bias': False, 'norm2.weight': False,
          'norm2.bias': False, 'mlp.fc1.weight': True, 'mlp.fc1.bias': False, 'mlp.fc2.weight': True,
          'mlp.fc2.bias': False}
+OFFSETS_BLOCK = BLOCK | {'attn.rel_pos_h': True, 'attn.rel_pos_w': True}
 SEGMENTATION_BLOCK = BLOCK | {'gamma_1': False, 'gamma_2': False, 'attn.relative_position_bias_table': True}
 
 
@@ -76,7 +78,7 @@ ONE_X = table(
 
 LEVELS = 'backbone.pyramid.levels'
 VITDET = table(
-    backbone_table(2, BLOCK),
+    {name: group for name, group in backbone_table(2, OFFSETS_BLOCK).items() if name != 'backbone.cls_token'},
     # each level: up, then 1 x 1 and 3 x 3 with a norm after each
     convolution(f'{LEVELS}.0.0'), norm(f'{LEVELS}.0.1.norm'), convolution(f'{LEVELS}.0.3'),
     convolution(f'{LEVELS}.1.0'),
@@ -112,6 +114,33 @@ def toy(depth: int) -> dict:
 def test_toy_table(config, depth, taps, expected):
     _, model = build(config, toy(depth), taps)
     assert parameter_table(model, layer_decay=2.0) == expected
+
+
+def split_bias(rates: dict[str, float]) -> dict[str, float]:
+    """Rates under our names; a fused bias, which the key map would cut in tensors, is two here."""
+    rates = dict(rates)
+    for name in [name for name in rates if name.endswith('qkv.bias')]:
+        rates[name.replace('qkv.bias', 'q_bias')] = rates[name.replace('qkv.bias', 'v_bias')] = rates.pop(name)
+    return from_detectron2(rates)
+
+
+def test_vitdet_equals_detectron2(golden):
+    """Its learning rates; and all decays but norms and absolute positions, biases too."""
+    stored = json.loads((golden / 'vitdet_lr_rates.json').read_text())
+    cfg, model = build('det/bootmae_vitb_vitdet.py')
+    options = cfg.optim_wrapper.paramwise_cfg
+    assert (options.layer_decay, model.backbone.depth) == (stored['lr_decay'], stored['depth'])
+    found = parameter_table(model, **options)
+    theirs = {name.removeprefix('backbone.'): rate for name, rate in stored['rates'].items()
+              if name.startswith('backbone.')}
+    expected = {f'backbone.{name}': rate for name, rate in split_bias(theirs).items()}
+    assert {name: rate for name, (rate, _) in found.items() if name.startswith('backbone.')} == pytest.approx(expected)
+    assert {rate for name, (rate, _) in found.items() if not name.startswith('backbone.')} == {1.0}
+    assert {rate for name, rate in stored['rates'].items() if not name.startswith('backbone.')} == {1.0}
+    norms = {name for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm)}
+    assert len(norms) == 2 * 12 + 1 + 4 * 2 + 8
+    for name, (_, decay) in found.items():
+        assert decay is (name.rpartition('.')[0] not in norms and name != 'backbone.pos_embed'), name
 
 
 def test_backbones_are_alike_in_all_libraries():

@@ -6,9 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-from bootmae.checkpoints.keys import authors_key, from_authors_finetuned
+from bootmae.checkpoints.keys import authors_key, from_authors_finetuned, mae_to_mmpretrain
 from bootmae.engine.optimizers.layer_decay import ViTOptimWrapperConstructor, decays, parameter_table
 from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper
 
@@ -70,6 +71,51 @@ def test_finetuning_groups_equal_the_release(release, config, key, layer_decay):
     assert len(optimizer.param_groups) == 2 * (model.backbone.depth + 2), 'parameters alike share a group'
 
 
+def test_mae_pretraining_decay_equals_facebookresearch(golden):
+    """Class and mask token decay, in mmpretrain's own model."""
+    stored = json.loads((golden / 'mae_schedules.json').read_text())
+    cfg, model = build_on_meta('pretrain/mae_vitb.py')
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == stored['num_params_pretrain_base']
+    found, optimizer = groups_of(cfg, model)
+    expected = {name: decay for key, decay in (('pretrain_decay_base', WEIGHT_DECAY), ('pretrain_no_decay_base', 0.0))
+                for name, decay in mae_to_mmpretrain(dict.fromkeys(stored[key], decay)).items()}
+    assert found == {name: (2.4e-3, decay) for name, decay in expected.items()}
+    assert optimizer.defaults['betas'] == (0.9, 0.95)
+
+
+@pytest.mark.parametrize('config, key', [
+    ('cls/mae_vitb_finetune.py', 'finetune_groups_base'), ('cls/mae_vitl_finetune.py', 'finetune_groups_large')])
+def test_mae_finetuning_groups_equal_facebookresearch(golden, config, key):
+    """The positions are trained, at the rate of the embedding; a fused bias is two here."""
+    stored = json.loads((golden / 'mae_schedules.json').read_text())[key]
+    for name in [name for name in stored if name.endswith('.qkv.bias')]:
+        values = stored.pop(name)
+        stored |= {name.replace('qkv.bias', part): values for part in ('q_bias', 'v_bias')}
+    cfg, model = build_on_meta(config)
+    found, _ = groups_of(cfg, model)
+    expected = from_authors_finetuned(stored)
+    assert set(found) == set(expected)
+    assert 'backbone.pos_embed' in found
+    peak = cfg.optim_wrapper.optimizer.lr
+    for name, (scale, decay) in expected.items():
+        assert found[name] == (pytest.approx(peak * scale, rel=1e-12), decay), name
+
+
+def test_lars_leaves_the_bias_of_a_probe_alone():
+    """The bias moves by the plain learning rate times its gradient, the weight by a trusted share of itself."""
+    init_default_scope('mmpretrain')
+    settings = Config.fromfile(CONFIGS / 'cls/bootmae_vitb_linear.py').optim_wrapper.to_dict()
+    settings['optimizer'] |= dict(lr=0.5)
+    head = torch.nn.Linear(2, 3)
+    weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+    wrapper = build_optim_wrapper(head, settings)
+    head.weight.grad, head.bias.grad = torch.full((3, 2), 4.0), torch.tensor([1.0, -2.0, 3.0])
+    wrapper.step()
+    assert torch.allclose(head.bias, bias - 0.5 * head.bias.grad)
+    trust = 0.001 * weight.norm() / head.weight.grad.norm()
+    assert torch.allclose(head.weight, weight - 0.5 * trust * head.weight.grad)
+
+
 # A toy, in full
 
 
@@ -119,6 +165,20 @@ def test_without_layer_decay():
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=0.5)))(model)
     assert [(g['lr'], g['weight_decay']) for g in wrapper.optimizer.param_groups] == [(0.5, 0.0), (0.5, 0.0)]
     assert {scale for scale, _ in parameter_table(model).values()} == {1.0}
+
+
+@pytest.mark.parametrize('options, expected', [
+    (dict(decay_class_token=True), {'cls_token'}), (dict(decay_positions=True), {'cls_token', 'pos_embed'}),
+    (dict(), set())])
+def test_what_may_decay(options, expected):
+    model = toy_classifier()
+    model.backbone.pos_embed.requires_grad_(True)
+    plain, chosen = parameter_table(model), parameter_table(model, **options)
+    assert {name.rpartition('.')[2] for name in plain if plain[name] != chosen[name]} == expected
+    decaying = sum(p.numel() for name, p in model.named_parameters() if chosen[name][1])
+    wrapper = ViTOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1)), options)(model)
+    assert decaying == sum(p.numel() for group in wrapper.optimizer.param_groups if group['weight_decay']
+                           for p in group['params'])
 
 
 def test_frozen_backbone_is_in_no_group():

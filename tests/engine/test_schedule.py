@@ -1,13 +1,16 @@
 """The learning rate of every iteration, through the real scheduler, against the authors' release."""
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from bootmae.engine.optimizers.schedule import WarmupCosineLR, warmup_cosine
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 # peak, warm-up epochs, epochs, floor; the golden values are for a batch of 2048 in pretraining
 RECIPES = {
     'lr_base_pretrain': (1.5e-4 * 2048 / 256, 40, 801, 1e-4),
@@ -58,6 +61,22 @@ def test_every_iteration_equals_the_release(release, recipe):
     assert rates[::stride] == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
+@pytest.mark.parametrize('config, recipe', [
+    ('pretrain/mae_vitb', 'lr_pretrain'), ('pretrain/mae_vitl', 'lr_pretrain'),
+    ('cls/mae_vitb_finetune', 'lr_finetune_base'), ('cls/mae_vitl_finetune', 'lr_finetune_large'),
+    ('cls/mae_vitb_linear', 'lr_linear'), ('cls/bootmae_vitb_linear', 'lr_linear')])
+def test_every_iteration_equals_facebookresearch_mae(golden, config, recipe):
+    """As the config says, at the batch that it is for."""
+    stored = json.loads((golden / 'mae_schedules.json').read_text())
+    cfg = Config.fromfile(CONFIGS / f'{config}.py')
+    wrapper, length = make_wrapper(cfg.optim_wrapper.optimizer.lr), stored['iters_per_epoch']
+    scheduler = PARAM_SCHEDULERS.build(
+        dict(cfg.param_scheduler, end=cfg.train_cfg.max_epochs),
+        default_args=dict(optimizer=wrapper, epoch_length=length))
+    rates = run(wrapper, scheduler, cfg.train_cfg.max_epochs * length)[::stored['stride']]
+    assert rates == pytest.approx(stored[recipe], rel=1e-9, abs=1e-15)
+
+
 @pytest.mark.parametrize('recipe', ['lr_base_finetune', 'lr_large_finetune'])
 @pytest.mark.parametrize('accumulation', [2, 3])
 def test_accumulation_changes_nothing(release, recipe, accumulation):
@@ -94,6 +113,11 @@ def test_each_group_in_proportion():
 ])
 def test_warmup_cosine(step, expected):
     assert warmup_cosine(step, 5, 15, 0.1) == pytest.approx(expected, abs=1e-12)
+
+
+def test_warmup_without_its_endpoint():
+    assert [warmup_cosine(step, 4, 6, 0.0, endpoint=False) for step in range(6)] == pytest.approx(
+        [0, 0.25, 0.5, 0.75, 1, 0.5])
 
 
 def test_short_and_no_warmup():

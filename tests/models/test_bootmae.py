@@ -401,3 +401,26 @@ def test_channels_are_not_indexed_with_a_list(kind):
     with Indexing() as indexing:
         model(dict(inputs=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), data_samples=[DataSample(), DataSample()]), True)
     assert indexing.used == (kind != 'PretrainPreprocessor')
+
+
+def test_checkpointing_gives_identical_gradients(make_bootmae, draw_orders):
+    """The decoders follow the encoder's option, and each of their blocks is worked out twice."""
+    gradients, calls = [], []
+    for with_cp in (False, True):
+        model = make_bootmae(backbone=dict(with_cp=with_cp))
+        assert model.pixel_decoder.with_cp is model.feature_decoder.with_cp is with_cp
+        calls.append(0)
+
+        def count(*args):
+            calls[-1] += 1
+        for decoder in (model.pixel_decoder, model.feature_decoder):
+            for block in decoder.blocks:
+                block.mlp.register_forward_pre_hook(count)
+        images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        sum(model.losses(images, draw_orders(model))).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert calls == [4, 8]
+    assert set(gradients[0]) == set(gradients[1])
+    assert all(torch.equal(gradients[1][name], grad) for name, grad in gradients[0].items())
+    alone = make_bootmae(backbone=dict(with_cp=True), feature_decoder=dict(with_cp=False))
+    assert (alone.pixel_decoder.with_cp, alone.feature_decoder.with_cp) == (True, False)

@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
+from bootmae.checkpoints.detectron2 import from_detectron2
 from bootmae.commands import parity
 from bootmae.commands.parity import TOLERANCE, compare
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 COMMAND = Path(__file__).parents[2] / 'tools' / 'parity.py'
-SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION = (
-    f'compact_{name}.npz' for name in ('square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation'))
+SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION, MAE, MAE_PIXELS, VITDET, VITDET_SIZE = (
+    f'compact_{name}.npz' for name in ('square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation', 'mae_square',
+                                       'mae_plain_pixels', 'vitdet', 'vitdet_other_size'))
 FORWARD = ['pixel prediction', 'feature prediction', 'momentum features', 'token weights']
 LOSSES = ['pixel loss', 'feature loss', 'loss']
 UPDATES = ['gradient norms', 'after one step', 'momentum after it']
@@ -43,6 +48,54 @@ def test_segmentation_equals_the_release(golden):
     assert kind == 'segmentation'
     assert list(errors) == ['level 0', 'level 1', 'level 2', 'level 3']
     assert {key: error for key, error in errors.items() if error > 1e-6} == {}
+
+
+@pytest.mark.parametrize('name', [MAE, MAE_PIXELS])
+def test_mae_equals_facebookresearch(golden, name):
+    kind, errors = compare(golden / name)
+    assert kind == 'MAE'
+    assert list(errors) == ['mask', 'pixel prediction', 'loss', 'gradient norms', 'after one step']
+    assert {key: error for key, error in errors.items() if error > 1e-6} == {}
+
+
+def test_mae_is_compared_as_the_configs_build_it():
+    """The same model, number for number, as of the full-size config."""
+    init_default_scope('mmpretrain')
+    sizes = dict(img_size=224, patch_size=16, embed_dim=768, depth=12, num_heads=12, decoder_dim=512, decoder_depth=8,
+                 decoder_num_heads=16, mask_ratio=0.75, norm_pix_loss=True)
+    cfg = Config.fromfile(CONFIGS / 'pretrain/mae_vitb.py')
+    with torch.device('meta'):
+        compared, ours = MODELS.build(parity.mae_config(sizes)), MODELS.build(cfg.model)
+    assert str(compared.backbone) == str(ours.backbone)
+    assert str(compared.neck) == str(ours.neck)
+    assert str(compared.head) == str(ours.head)
+    assert [(name, p.shape, p.requires_grad) for name, p in compared.named_parameters()] == [
+        (name, p.shape, p.requires_grad) for name, p in ours.named_parameters()]
+    assert (ours.backbone.mask_ratio, ours.head.norm_pix) == (0.75, True)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(decay_class_token=True)
+
+
+@pytest.mark.parametrize('name', [VITDET, VITDET_SIZE])
+def test_vitdet_equals_detectron2(golden, name):
+    kind, errors = compare(golden / name)
+    assert kind == 'ViTDet'
+    assert list(errors) == ['last map', 'level 0', 'level 1', 'level 2', 'level 3']
+    assert {key: error for key, error in errors.items() if error > 1e-6} == {}
+
+
+def test_vitdet_without_relative_positions(golden, tmp_path):
+    """A file without tables is a model without tables: windows and padding alone."""
+    with np.load(golden / VITDET) as archive:
+        arrays = {key: 0 * value if '.rel_pos_' in key else value for key, value in archive.items()}
+    np.savez(tmp_path / 'zero.npz', **arrays)
+    zero = parity.build_vitdet(parity.Golden(tmp_path / 'zero.npz').meta)
+    state = {key.removeprefix('vitdet/'): torch.from_numpy(value).double() for key, value in arrays.items()
+             if key.startswith('vitdet/')}
+    zero.load_state_dict(from_detectron2(state))
+    plain = parity.build_vitdet(parity.Golden(tmp_path / 'zero.npz').meta | dict(use_rel_pos=False))
+    plain.load_state_dict(from_detectron2({key: value for key, value in state.items() if '.rel_pos_' not in key}))
+    images = torch.from_numpy(arrays['images']).double()
+    torch.testing.assert_close(plain(images), zero(images))
 
 
 def test_tolerance_is_one_in_a_million():
@@ -126,6 +179,8 @@ def test_command_tells_what_differs(command, golden, doctored):
 @pytest.mark.parametrize('name, key, result', [
     (SQUARE, 'pixel_pred', 'pixel'), (SQUARE, 'feature_target', 'momentum'), (SQUARE, 'token_weight', 'token'),
     (SQUARE, 'gradnorm/blocks.0.attn.q_bias', 'gradient'), (SQUARE, 'after_step/mask_token', 'after'),
+    (MAE, 'mask', 'mask'), (MAE, 'pixel_pred', 'pixel'), (MAE, 'gradnorm/cls_token', 'gradient'),
+    (VITDET, 'last_feat', 'last'),
     (SQUARE, 'after_ema/blocks.0.attn.qkv.weight', 'momentum'), (FINETUNE, 'logits', 'logits'),
     (SEGMENTATION, 'level3', 'level')])
 def test_command_notices_a_doctored_value(command, doctored, name, key, result):
@@ -162,7 +217,14 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
     (SQUARE, dict(meta=meta(layer_norm_eps=1e-5)), 'layer_norm_eps=1e-05, BootMAE uses 1e-06'),
     (SQUARE, dict(ids_shuffle=lambda ids: ids + 1), 'ids_shuffle holds no permutation'),
     (SQUARE, dict(ids_shuffle=lambda ids: ids[:1]), 'ids_shuffle holds no permutation'),
-    (FINETUNE, {'model/': None}, 'of no known kind: no online/, model/ or backbone/ weights'),
+    (FINETUNE, {'model/': None}, 'of no known kind: no online/, model/, backbone/, mae/, vitdet/ weights'),
+    (MAE, {'mae/decoder_blocks.0.mlp.fc1.bias': None}, 'Missing key.*neck.decoder_blocks.0.ffn.layers.0.0.bias'),
+    (MAE, dict(mask=None), "lacks 'mask'"),
+    (VITDET, {'vitdet/net.extra': np.zeros(3)}, 'do not fit its sizes.*Unexpected key.*extra'),
+    (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is no part of ViTDet's backbone"),
+    (VITDET, {'vitdet/simfp_3.1.norm.bias': None}, 'Missing key.*pyramid.levels.2.3.norm.bias'),
+    (VITDET, dict(meta=meta(window_size=None)), "lacks 'window_size' in its meta"),
+    (MAE, dict(meta=meta(decoder_num_heads=None)), "lacks 'decoder_num_heads' in its meta"),
     (FINETUNE, dict(logits=None), "lacks 'logits'"),
     (FINETUNE, {'model/head.bias': None}, 'do not fit its sizes.*head.fc.bias'),
 ])

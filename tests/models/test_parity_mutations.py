@@ -2,6 +2,8 @@
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmpretrain.models import MAEPretrainDecoder, MAEPretrainHead, MAEViT
+from mutations import mutated, normed_outputs, with_kwargs
 from torch.nn import functional as F
 
 from bootmae.commands import parity
@@ -16,17 +18,8 @@ from bootmae.transfer import pyramid, windows
 from bootmae.transfer.backbone import TransferViT
 from bootmae.transfer.pyramid import TapPyramid
 
-SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION = (
-    f'compact_{name}.npz' for name in ('square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation'))
-
-
-def mutated(module, name, wrap):
-    """A mutation: replace ``module.name`` by ``wrap(the original)``."""
-    return lambda monkeypatch: monkeypatch.setattr(module, name, wrap(getattr(module, name)))
-
-
-def with_kwargs(**kwargs):
-    return lambda original: lambda *args, **given: original(*args, **(given | kwargs))
+SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION, MAE, MAE_PIXELS = (f'compact_{name}.npz' for name in (
+    'square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation', 'mae_square', 'mae_plain_pixels'))
 
 
 def loss_without_target_norm(prediction, target, weights):
@@ -140,11 +133,11 @@ def scale_of_uneven_heads(attend):
 
 
 def undecayed(part):
-    return lambda decays: lambda name, parameter, *args: decays(name, parameter, *args) and not name.endswith(part)
+    return lambda decays: lambda name, parameter, **how: decays(name, parameter, **how) and not name.endswith(part)
 
 
 def decayed(part):
-    return lambda decays: lambda name, parameter, *args: decays(name, parameter, *args) or name.endswith(part)
+    return lambda decays: lambda name, parameter, **how: decays(name, parameter, **how) or name.endswith(part)
 
 
 def unused_feature_weight(loss):
@@ -152,6 +145,33 @@ def unused_feature_weight(loss):
         out = loss(self, *args)
         return out | dict(loss_feature=out['loss_feature'] / self.feature_weight)
     return losses
+
+
+def channel_first(patchify):
+    """The pixels of a patch in BootMAE's order, channel by channel."""
+    return lambda self, images: patchify(self, images).unflatten(-1, (-1, 3)).transpose(-1, -2).flatten(-2)
+
+
+def biased_variance(construct_target):
+    def biased(self, images):
+        target = self.patchify(images)
+        mean, variance = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True, unbiased=False)
+        return (target - mean) / (variance + 1e-6)**0.5
+    return biased
+
+
+def decoder_without_positions(forward):
+    def forwarding(self, *args):
+        self.decoder_pos_embed.data.zero_()
+        return forward(self, *args)
+    return forwarding
+
+
+def trained_positions(forward):
+    def forwarding(self, *args):
+        self.pos_embed.requires_grad_(True)
+        return forward(self, *args)
+    return forwarding
 
 
 MUTATIONS = {
@@ -208,6 +228,26 @@ MUTATIONS = {
     'class token pooled': (
         FINETUNE, 'logits',
         mutated(PlainViT, 'forward_blocks', lambda f: lambda self, x: (f(self, x)[0][:, [0, *range(x.shape[1])]], ))),
+}
+
+
+MUTATIONS |= {
+    'MAE: pixels channel first': (MAE, 'loss', mutated(MAEPretrainHead, 'patchify', channel_first)),
+    'MAE: plain pixels channel first': (MAE_PIXELS, 'loss', mutated(MAEPretrainHead, 'patchify', channel_first)),
+    'MAE: biased variance': (MAE, 'loss', mutated(MAEPretrainHead, 'construct_target', biased_variance)),
+    'MAE: other target': (MAE, 'loss', mutated(MAEPretrainHead, '__init__', with_kwargs(norm_pix=False))),
+    'MAE: normalized target': (MAE_PIXELS, 'loss', mutated(MAEPretrainHead, '__init__', with_kwargs(norm_pix=True))),
+    'MAE: error of all patches': (
+        MAE, 'loss', mutated(MAEPretrainHead, 'loss', lambda f: lambda self, p, t, m: f(self, p, t, m * 0 + 1))),
+    'MAE: decoder without positions': (
+        MAE, 'pixel prediction', mutated(MAEPretrainDecoder, 'forward', decoder_without_positions)),
+    'MAE: trained positions': (MAE, 'gradient norms', mutated(MAEViT, 'forward', trained_positions)),
+    'MAE: another mask ratio': (MAE, 'mask', mutated(MAEViT, '__init__', with_kwargs(mask_ratio=0.5))),
+    'MAE: LayerNorm eps': (
+        MAE, 'pixel prediction', mutated(MAEPretrainDecoder, '__init__', with_kwargs(norm_cfg=dict(type='LN')))),
+    'MAE: class token without decay': (MAE, 'after one step', mutated(layer_decay, 'decays', undecayed('cls_token'))),
+    'MAE: mask token without decay': (MAE, 'after one step', mutated(layer_decay, 'decays', undecayed('mask_token'))),
+    'MAE: norm with decay': (MAE, 'after one step', mutated(layer_decay, 'decays', decayed('.bias'))),
 }
 
 
@@ -281,13 +321,6 @@ def class_rows_swapped(relative_index):
         index[0, 1:], index[1:, 0] = index[1, 0].clone(), index[0, 1].clone()
         return index
     return swapped
-
-
-def normed_outputs(forward_blocks):
-    def forward(self, *args, **kwargs):
-        x, outputs = forward_blocks(self, *args, **kwargs)
-        return x, [F.layer_norm(output, output.shape[-1:], eps=1e-6) for output in outputs]
-    return forward
 
 
 ALL = [0, 1, 2, 3]

@@ -293,5 +293,5 @@ def test_published_numbers():
     assert found['ImageNet-1k', 'bootmae', 'finetune', 'ViT-L', 'accuracy'] == 85.9
     assert found['ImageNet-1k', 'bootmae', 'linear', 'ViT-B', 'accuracy'] == 66.1
     assert found['ImageNet-1k', 'bootmae', 'linear', 'ViT-L', 'accuracy'] == 77.1
-    assert found['ADE20K', 'mae', 'segmentation', 'ViT-B, UperNet', 'mIoU'] == 48.1
+    assert found['ADE20K', 'mae', 'segmentation', 'ViT-B, UperNet, 1600 epochs', 'mIoU'] == 48.1, 'not of 800 epochs'
     assert found['ADE20K', 'bootmae', 'segmentation', 'ViT-B, UperNet', 'mIoU'] == 49.1

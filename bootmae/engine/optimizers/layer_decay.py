@@ -2,12 +2,16 @@
 
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch import nn
 
 NO_DECAY = ('pos_embed', 'cls_token')
+DECAY_OPTIONS = ('decay_positions', 'decay_class_token', 'decay_biases')
+NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 
 
-def decays(name: str, parameter: nn.Parameter, decay_positions: bool = False) -> bool:
+def decays(name: str, parameter: nn.Parameter, decay_positions: bool = False, decay_class_token: bool = False,
+           decay_biases: bool = False, of_norm: bool = False) -> bool:
     """Whether weight decay applies: not to 1-D parameters, biases, absolute positions and the class token.
 
     So layer scales (1-D) do not decay, and relative position bias tables (2-D) do, as in the authors' release.
@@ -16,9 +20,16 @@ def decays(name: str, parameter: nn.Parameter, decay_positions: bool = False) ->
         decay_positions: let the absolute positions and the class token decay. The release's segmentation recipe does,
             because its list of exceptions lacks the prefix that the names have there; meant is surely what its
             pretraining and fine-tuning do, and the default here: no decay.
+        decay_class_token: let the class token alone decay, as in the pretraining of facebookresearch/mae, where only
+            1-D values and biases are exempt (its positions are fixed).
+        decay_biases: let the biases decay, but not those of norms, as in detectron2's ViTDet.
+        of_norm: whether the parameter is a norm's.
     """
     last = name.rpartition('.')[2]
-    return parameter.ndim > 1 and last != 'bias' and (decay_positions or last not in NO_DECAY)
+    if decay_biases and last.endswith('bias') and not of_norm:
+        return True
+    exempt = last in NO_DECAY and not (decay_positions or (decay_class_token and last == 'cls_token'))
+    return parameter.ndim > 1 and last != 'bias' and not exempt
 
 
 def lr_scale(model: nn.Module, name: str, layer_decay: float) -> float:
@@ -33,10 +44,14 @@ def lr_scale(model: nn.Module, name: str, layer_decay: float) -> float:
     return layer_decay ** (num_groups - 1 - group)
 
 
-def parameter_table(model: nn.Module, layer_decay: float = 1.0,
-                    decay_positions: bool = False) -> dict[str, tuple[float, bool]]:
-    """Learning-rate scale and whether weight decay applies, for every trainable parameter."""
-    return {name: (lr_scale(model, name, layer_decay), decays(name, parameter, decay_positions))
+def parameter_table(model: nn.Module, layer_decay: float = 1.0, **decay_options: bool) -> dict[str, tuple[float, bool]]:
+    """Learning-rate scale and whether weight decay applies, for every trainable parameter.
+
+    ``decay_options`` are those of :func:`decays`.
+    """
+    norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
+    return {name: (lr_scale(model, name, layer_decay),
+                   decays(name, parameter, of_norm=name.rpartition('.')[0] in norms, **decay_options))
             for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -46,8 +61,7 @@ class ViTOptimWrapperConstructor:
 
     The same groups for a classifier, a segmentor and a detector: the model's ``backbone`` tells the group.
 
-    ``paramwise_cfg`` takes ``layer_decay`` (default 1, none) and ``decay_positions`` (default False, see
-    :func:`decays`) alone.
+    ``paramwise_cfg`` takes ``layer_decay`` (default 1, none) and the options of :func:`decays` (default False) alone.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
@@ -55,16 +69,16 @@ class ViTOptimWrapperConstructor:
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
         paramwise_cfg = dict(paramwise_cfg or {})
         self.layer_decay = paramwise_cfg.pop('layer_decay', 1.0)
-        self.decay_positions = paramwise_cfg.pop('decay_positions', False)
+        self.decay_options = {key: paramwise_cfg.pop(key) for key in DECAY_OPTIONS if key in paramwise_cfg}
         if paramwise_cfg:
             raise ValueError(f'unknown paramwise_cfg {sorted(paramwise_cfg)}: ViTOptimWrapperConstructor takes '
-                             'layer_decay and decay_positions alone')
+                             f'layer_decay, {", ".join(DECAY_OPTIONS)} alone')
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = getattr(model, 'module', model)
         lr, weight_decay = self.optimizer_cfg['lr'], self.optimizer_cfg.get('weight_decay', 0.0)
         parameters, groups = dict(model.named_parameters()), {}
-        for name, (scale, decay) in parameter_table(model, self.layer_decay, self.decay_positions).items():
+        for name, (scale, decay) in parameter_table(model, self.layer_decay, **self.decay_options).items():
             group = groups.setdefault((scale, decay), dict(
                 params=[], lr=lr * scale, weight_decay=weight_decay if decay else 0.0))
             group['params'].append(parameters[name])

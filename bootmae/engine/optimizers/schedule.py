@@ -6,17 +6,19 @@ from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 from mmengine.registry import PARAM_SCHEDULERS
 
 
-def warmup_cosine(step: int, warmup: int, total: int, floor: float) -> float:
+def warmup_cosine(step: int, warmup: int, total: int, floor: float, endpoint: bool = True) -> float:
     """Factor on the peak learning rate at a step (bootmae.md, section 5).
 
     Args:
         step: 0 .. total - 1.
-        warmup: steps of warm-up; the first has factor 0, the last factor 1.
+        warmup: steps of warm-up; the first has factor 0.
         total: all steps.
         floor: factor that the cosine falls to after ``total``.
+        endpoint: whether the last step of the warm-up has factor 1 already (BootMAE), or the first one after it (MAE,
+            and all linear probes).
     """
     if step < warmup:
-        return step / max(warmup - 1, 1)
+        return step / max(warmup - endpoint, 1)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
@@ -30,20 +32,21 @@ class WarmupCosineLR(_ParamScheduler):
     Args:
         warmup: length of the warm-up.
         end: length of the whole schedule.
+        endpoint: whether the last step of the warm-up has the peak already; see :func:`warmup_cosine`.
         min_lr: floor for a group with the optimiser's learning rate; layer decay scales the floor too.
         accumulation: iterations to an optimiser step. The schedule counts optimiser steps, so that accumulation does
             not change it.
     """
 
-    def __init__(self, optimizer, warmup: int, end: int, min_lr: float = 0.0, accumulation: int = 1,
-                 by_epoch: bool = True, last_step: int = -1, verbose: bool = False):
+    def __init__(self, optimizer, warmup: int, end: int, min_lr: float = 0.0, endpoint: bool = True,
+                 accumulation: int = 1, by_epoch: bool = True, last_step: int = -1, verbose: bool = False):
         peak = getattr(optimizer, 'optimizer', optimizer).defaults['lr']
         if not 0 <= min_lr <= peak:
             raise ValueError(f'min_lr={min_lr} is not within 0..{peak}, the peak learning rate: lower min_lr')
         if not 0 <= warmup < end < INF:
             raise ValueError(f'warmup={warmup}, end={end}: the warm-up must be shorter than the whole schedule')
         self.warmup, self.total = warmup // accumulation, end // accumulation
-        self.floor, self.accumulation = min_lr / peak, accumulation
+        self.floor, self.endpoint, self.accumulation = min_lr / peak, endpoint, accumulation
         super().__init__(optimizer, 'lr', begin=0, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
 
     @classmethod
@@ -55,12 +58,12 @@ class WarmupCosineLR(_ParamScheduler):
         return cls(*args, warmup=int(warmup * epoch_length), end=int(end * epoch_length), by_epoch=False, **kwargs)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take the place in the schedule, but keep the config's length, floor and accumulation."""
-        own = {name: getattr(self, name) for name in ('end', 'warmup', 'total', 'floor', 'accumulation')}
+        """Take the place in the schedule, but keep the config's length, shape and accumulation."""
+        own = {name: getattr(self, name) for name in ('end', 'warmup', 'total', 'floor', 'endpoint', 'accumulation')}
         place = min(state_dict['_global_step'], self.end - 1)
         super().load_state_dict(state_dict | own | dict(last_step=place))
 
     def _get_value(self) -> list[float]:
         step = min(self.last_step // self.accumulation, self.total - 1)
-        factor = warmup_cosine(step, self.warmup, self.total, self.floor)
+        factor = warmup_cosine(step, self.warmup, self.total, self.floor, self.endpoint)
         return [base * factor for base in self.base_values]

@@ -1,0 +1,83 @@
+"""Random erasing: after normalization, before mixing, and distributed as timm's."""
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from timm.data.random_erasing import RandomErasing
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+MEAN, STD = [127.5, 100.0, 90.0], [127.5, 50.0, 60.0]
+
+
+def build(**settings):
+    return MODELS.build(dict(type='ErasingPreprocessor', mean=MEAN, std=STD, to_rgb=True, num_classes=3) | settings)
+
+
+def batch(images):
+    return dict(inputs=images.clone(), data_samples=[DataSample().set_gt_label(i % 3) for i in range(len(images))])
+
+
+def seed(value):
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+@pytest.fixture
+def images():
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8))
+
+
+def normalized(images):
+    return (images.flip(1).float() - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def test_it_erases_as_timm_does(images):
+    """The same numbers as timm's own class gives for normalized images, of any size of the noise."""
+    seed(3)
+    ours = build(erase_prob=0.5)(batch(images), training=True)['inputs']
+    theirs = normalized(images)
+    seed(3)
+    RandomErasing(0.5, mode='pixel', device='cpu')(theirs)
+    assert torch.equal(ours, theirs)
+    erased = (ours != normalized(images)).flatten(1).any(dim=1)
+    assert 10 < erased.sum() < 30
+    noise = ours[ours != normalized(images)]
+    assert noise.mean().abs() < 0.05
+    assert noise.std() == pytest.approx(1, abs=0.05), 'clipped to 0..255 it would be 0.7 in the first channel'
+    assert noise.abs().max() > 3
+
+
+@pytest.mark.parametrize('settings, training', [(dict(erase_prob=0.0), True), (dict(erase_prob=1.0), False)])
+def test_when_nothing_is_erased(images, settings, training):
+    assert torch.equal(build(**settings)(batch(images), training=training)['inputs'], normalized(images))
+
+
+def test_mixing_comes_after_it(images):
+    mix = dict(batch_augments=dict(augments=[dict(type='Mixup', alpha=0.8)]))
+    seed(4)
+    out = build(erase_prob=1.0, **mix)(batch(images), training=True)
+    seed(4)
+    mixed = normalized(images)
+    RandomErasing(1.0, mode='pixel', device='cpu')(mixed)
+    scores = torch.eye(3)[torch.arange(40) % 3]
+    np.random.choice(1)
+    mixed, scores = build(erase_prob=0.0, **mix).mixing.augments[0](mixed, scores)
+    assert torch.equal(out['inputs'], mixed)
+    assert torch.equal(torch.stack([sample.gt_score for sample in out['data_samples']]), scores)
+
+
+@pytest.mark.parametrize('method, mean', [('bootmae', 127.5), ('mae', 123.675)])
+def test_the_recipes_use_it(method, mean):
+    cfg = Config.fromfile(CONFIGS / f'cls/{method}_vitb_finetune.py')
+    assert (cfg.data_preprocessor.type, cfg.data_preprocessor.erase_prob) == ('ErasingPreprocessor', 0.25)
+    assert cfg.data_preprocessor.mean[0] == mean
+    names = [step['type'] for step in cfg.train_dataloader.dataset.pipeline]
+    assert names == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment', 'PackInputs']
+    pad = cfg.train_dataloader.dataset.pipeline[3].hparams.pad_val
+    assert pad == [round(x) for x in cfg.data_preprocessor.mean[::-1]]
