@@ -6,7 +6,7 @@
 
 Runs of `tools/train.py`, in one thread and without workers, as in the demo. Times are those of the CPU: other processes
 beside this one change them little. Turns of the run alternate with turns of the bare step (forward, losses, backward,
-optimiser, momentum encoder, on one batch again and again), whose ratio is the share of time that a faster loop could
+optimizer, momentum encoder, on one batch again and again), whose ratio is the share of time that a faster loop could
 not save. Then each part of the run is timed by itself. Prints a table and adds a row for each config to
 benchmarks/results/demo_step.csv.
 """
@@ -42,7 +42,7 @@ CONFIGS = tuple(f'configs/pretrain/{name}.py' for name in (
 PARTS = {  # part: (class or module, name of its function); a part is without those within it
     'arithmetic': [(BaseModel, '_run_forward'), (OptimWrapper, 'update_params'), (BootMAE, 'update_momentum')],
     'loader': [(_BaseDataLoaderIter, '__next__')],
-    'masks': [(BlockMasking, 'draw_order')],
+    'masks': [(BlockMasking, 'draw_ids_shuffle')],
     'seeds': [(samples, 'seed_generators'), (loops, 'seed_step')],
     'preprocessor': [(SelfSupDataPreprocessor, 'forward')],
     'hooks': [(Runner, 'call_hook')],

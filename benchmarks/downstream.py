@@ -122,7 +122,7 @@ def stock_config(task: str, size: str) -> Config:
 
 
 def stock_detector(cfg: Config, task: str, image: tuple[int, int]) -> Config:
-    """Our detector with the libraries' backbone, pyramid, proposals, pooling and optimiser in place of ours."""
+    """Our detector with the libraries' backbone, pyramid, proposals, pooling and optimizer in place of ours."""
     model, ours = cfg.model, cfg.model.backbone
     arch = resolve_arch(ours.arch)
     width, depth = arch['embed_dims'], arch['depth']
@@ -178,12 +178,12 @@ def precision_of(cfg: Config) -> str:
 
 @functools.cache
 def be_quiet() -> None:
-    """No line for each weight that is initialised and for each group of parameters."""
+    """No line for each weight that is initialized and for each group of parameters."""
     MMLogger.get_instance('downstream', log_level='ERROR')
 
 
 def stepper(cfg: Config, batch: dict, device: measure.Device) -> Callable[[], dict]:
-    """Builds model and optimiser; the function that it gives takes a training step."""
+    """Builds model and optimizer; the function that it gives takes a training step."""
     be_quiet()
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
@@ -199,22 +199,22 @@ def batch_of(task: str, image: tuple[int, int], count: int, device: measure.Devi
     """Noise with random labels, as a loader gives it, but on the device."""
     rng = np.random.default_rng(0)
     inputs = [torch.from_numpy(rng.integers(0, 256, (3, *image), np.uint8)).to(device) for _ in range(count)]
-    sample = dict(cls=labelled, seg=labelled_pixels).get(task, labelled_boxes)
+    sample = dict(cls=labeled, seg=labeled_pixels).get(task, labeled_boxes)
     samples = [sample(rng, image).to(device) for _ in inputs]
     for item in samples:
         item.set_metainfo(dict(img_shape=image, ori_shape=image, pad_shape=image, scale_factor=(1.0, 1.0)))
     return dict(inputs=inputs, data_samples=samples)
 
 
-def labelled(rng: np.random.Generator, image: tuple[int, int]) -> DataSample:
+def labeled(rng: np.random.Generator, image: tuple[int, int]) -> DataSample:
     return DataSample().set_gt_label(int(rng.integers(1000)))
 
 
-def labelled_pixels(rng: np.random.Generator, image: tuple[int, int]) -> SegDataSample:
+def labeled_pixels(rng: np.random.Generator, image: tuple[int, int]) -> SegDataSample:
     return SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(rng.integers(0, 150, (1, *image)))))
 
 
-def labelled_boxes(rng: np.random.Generator, image: tuple[int, int]) -> DetDataSample:
+def labeled_boxes(rng: np.random.Generator, image: tuple[int, int]) -> DetDataSample:
     """Boxes of an eighth to a half of the image, their masks filled."""
     height, width = image
     sides = np.stack((rng.uniform(width / 8, width / 2, OBJECTS), rng.uniform(height / 8, height / 2, OBJECTS)), 1)

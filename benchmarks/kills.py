@@ -38,7 +38,7 @@ from bootmae.commands.train import train  # noqa: E402
 from bootmae.config import steps  # noqa: E402
 
 CONFIG = ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'
-INTERVAL = 2  # optimiser steps between two saves
+INTERVAL = 2  # optimizer steps between two saves
 STEPS = 15  # 3 epochs of 160 digits in batches of 32
 SETTINGS = {  # accumulation, workers, precision
     'plain': (1, 0, 'GuardedOptimWrapper'),
@@ -55,7 +55,7 @@ class StepRecorder(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         digest = hashlib.sha256(torch.stack(list(data_batch['inputs'])).numpy().tobytes())
         for sample in data_batch['data_samples']:
-            digest.update(torch.as_tensor(sample.mask_order).numpy().tobytes())
+            digest.update(torch.as_tensor(sample.ids_shuffle).numpy().tobytes())
         line = dict(
             iter=runner.iter, lr=runner.optim_wrapper.get_lr()['lr'], batch=digest.hexdigest(),
             ema=runner.message_hub.get_scalar('train/ema_decay').current(),
@@ -179,7 +179,7 @@ def kill_when(work_dir: Path, pids: list[int], line: int, delay: float) -> None:
 
 
 def outcome(work_dir: Path) -> tuple[str, str]:
-    """Hashes of the final weights and of the optimiser's moments."""
+    """Hashes of the final weights and of the optimizer's moments."""
     content = find_newest(work_dir).content
     moments = {f'{key}.{name}': value for key, state in content['optimizer']['state'].items()
                for name, value in state.items()}
@@ -252,7 +252,7 @@ def main() -> int:
     parser.add_argument('--stock', action='store_true', help='with mmengine\'s loops, loader and checkpoints instead')
     args = parser.parse_args()
     if args.stock:
-        steps.protect = lambda cfg: None
+        steps.apply_run_defaults = lambda cfg: None
     torch.set_num_threads(1)
     rng, failed, done = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:

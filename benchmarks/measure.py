@@ -65,7 +65,7 @@ def cpu_model() -> str:
     return found[1] if found else platform.machine()
 
 
-def synchronise(device: Device) -> None:
+def synchronize(device: Device) -> None:
     """Wait until the device has done all its work."""
     if on_gpu(device):
         torch.cuda.synchronize(device)
@@ -79,7 +79,7 @@ def timed(run: Callable[[], object], warmup: int, steps: int, device: Device) ->
     """
     for _ in range(warmup):
         run()
-    synchronise(device)
+    synchronize(device)
     if not on_gpu(device):
         marks = [time.perf_counter()]
         for _ in range(steps):
@@ -92,7 +92,7 @@ def timed(run: Callable[[], object], warmup: int, steps: int, device: Device) ->
         for event in events[1:]:
             run()
             event.record()
-        synchronise(device)
+        synchronize(device)
     return [begin.elapsed_time(end) / 1e3 for begin, end in pairwise(events)]
 
 
@@ -111,10 +111,10 @@ def alternate(runs: Mapping[str, Callable[[], object]], rounds: int, device: Dev
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
         for name in list(runs)[::1 if number % 2 == 0 else -1]:
-            synchronise(device)
+            synchronize(device)
             begin = clock()
             runs[name]()
-            synchronise(device)
+            synchronize(device)
             times[name].append(clock() - begin)
     return times
 
@@ -223,7 +223,7 @@ def kernel_seconds(run: Callable[[], object], device: Device) -> dict[str, tuple
     activity = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[activity.CUDA, activity.CPU] if gpu else [activity.CPU]) as profiler:
         run()
-        synchronise(device)
+        synchronize(device)
     kind = torch.autograd.DeviceType.CUDA if gpu else torch.autograd.DeviceType.CPU
     events = [event for event in profiler.key_averages() if event.device_type == kind and not event.is_user_annotation]
     spent = {event.key: ((event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6, event.count)

@@ -5,7 +5,7 @@
     benchmarks/protections.py --config configs/pretrain/bootmae_demo_digits.py --steps 2000 --ranks 2
 
 Two runs of `tools/train.py` take turns in one process, some steps each: one as every run is, one without protections
-(mmengine's loop, loader, optimiser wrapper and checkpoint hook). A ratio compares a turn with the two of the other run
+(mmengine's loop, loader, optimizer wrapper and checkpoint hook). A ratio compares a turn with the two of the other run
 around it, so that a machine that changes its speed does no harm. Configs of image files get ready-made samples in
 memory, others their own data; the global batch is --batch times --ranks, without accumulation: the worst case.
 Prints images/s, the ratio, and with --parts what each protection takes of a step; adds a row to a CSV file.
@@ -51,7 +51,7 @@ from bootmae.data.samples import SeededSamples  # noqa: E402
 from bootmae.engine.hooks.checkpoint import SafeCheckpointHook  # noqa: E402
 from bootmae.engine.hooks.heartbeat import HeartbeatHook  # noqa: E402
 from bootmae.engine.hooks.nonfinite import NonFiniteHook  # noqa: E402
-from bootmae.engine.hooks.preemption import WatchHook, save_now  # noqa: E402
+from bootmae.engine.hooks.preemption import PreemptionHook, save_now  # noqa: E402
 from bootmae.engine.hooks.provenance import PRECISIONS  # noqa: E402
 from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
 from bootmae.engine.runner import loops  # noqa: E402
@@ -67,7 +67,7 @@ PARTS = {  # part: (class or module, names of its functions)
     'sample seeds': [(SeededSamples, '__getitem__')],
     'guard': [(kind, name) for kind in (Guarded, GuardedAmpOptimWrapper) for name in ('update_params', 'step')],
     'non-finite': [(NonFiniteHook, 'before_train_iter'), (NonFiniteHook, 'after_train_iter')],
-    'flags': [(WatchHook, 'after_train_iter')],
+    'flags': [(PreemptionHook, 'after_train_iter')],
     'histories': [(SafeCheckpointHook, 'after_train_iter')],
     'heartbeat': [(HeartbeatHook, 'before_train_iter'), (HeartbeatHook, 'after_train_iter')],
 }
@@ -278,13 +278,13 @@ def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: 
 def measure(args: argparse.Namespace) -> dict:
     """All numbers of this process, as a row."""
     global TURNS
-    protect, cfg = steps.protect, load_config(args.config, args.cfg_options)
+    original, cfg = steps.apply_run_defaults, load_config(args.config, args.cfg_options)
     files = cfg.train_dataloader.dataset.type == 'ImageFiles'
     workers = cfg.train_dataloader.get('num_workers', 0) if files and GPU else 0
     turns = TURNS = Turns(max(2, args.steps // (2 * args.turn)), args.turn, args.turn)
     row = dict.fromkeys(COLUMNS, '')
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(
-            steps, 'protect', lambda cfg: protect(cfg) if cfg.protected else None):
+            steps, 'apply_run_defaults', lambda cfg: original(cfg) if cfg.protected else None):
         train_in_turn(args, turns, folder, workers)
         row |= turns.summary(args.batch * args.ranks)
         if args.parts:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import cv2
 import torch
-from measure import add_row, alternate, default_device, facts, speed_ratio, synchronise, timed
+from measure import add_row, alternate, default_device, facts, speed_ratio, synchronize, timed
 from mmengine import fileio
 from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS
@@ -49,7 +49,7 @@ PIXELS = 500 * 400  # of an image of ImageNet, on average
 
 
 def make_files(folder: str) -> None:
-    """The photographs of the wheels, each in full and in halved colour resolution."""
+    """The photographs of the wheels, each in full and in halved color resolution."""
     for name in PHOTOS:
         picture = Image.fromarray(photo(name))
         scale = math.sqrt(PIXELS / (picture.width * picture.height))
@@ -140,11 +140,11 @@ def through_loader(args: argparse.Namespace, reader: str) -> dict:
     batches = iter(loader)
     for batch in itertools.islice(batches, 2 * args.workers):  # they have filled their queues in the meantime
         stage(batch)
-    synchronise(args.device)
+    synchronize(args.device)
     used, begin = cpu_seconds(batches._workers), time.perf_counter()
     for batch in itertools.islice(batches, args.steps):
         stage(batch)
-    synchronise(args.device)
+    synchronize(args.device)
     seconds, count = time.perf_counter() - begin, args.batch * args.steps
     return facts(args.device) | dict(
         source=args.source, route=f'loader and device, {reader}', workers=args.workers, batch=args.batch,

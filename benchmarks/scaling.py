@@ -4,7 +4,7 @@
     benchmarks/scaling.py                                        # from the fastest GPU rows of results/step.csv
     benchmarks/scaling.py --images-per-s 3384 --batch 256        # from a step measured elsewhere (BootMAE, ViT-B)
 
-All-reduced is the gradient of each trainable parameter, in float32, once an optimiser step; buffers and the momentum
+All-reduced is the gradient of each trainable parameter, in float32, once an optimizer step; buffers and the momentum
 encoder are not exchanged: every process works the latter out for itself. The exchange is one ring over the slowest
 link; on several nodes NCCL makes a ring of each network adapter and is faster. It runs beside the backward pass of the
 last micro-batch, as DistributedDataParallel does: what does not fit behind that pass remains, and always the last
@@ -67,7 +67,7 @@ def project(step: Step, method: str, size: float, gpus: int, bandwidth: float, g
     """Expected speed of some GPUs.
 
     Args:
-        size: bytes all-reduced in an optimiser step.
+        size: bytes all-reduced in an optimizer step.
         bandwidth: bytes/s that a GPU sends over the slowest link.
 
     Raises:

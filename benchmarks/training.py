@@ -21,7 +21,7 @@ from bootmae.commands.plan import gflop_per_image, task_of
 from bootmae.config.batch import apply_batch
 from bootmae.config.load import load_config
 from bootmae.config.reader import apply_reader
-from bootmae.config.run_defaults import protect
+from bootmae.config.run_defaults import apply_run_defaults
 from bootmae.engine.runner.build import build_runner
 from bootmae.engine.runner.loops import EpochLoop
 from bootmae.engine.unwrap import bare_model
@@ -64,7 +64,7 @@ def noise(model: torch.nn.Module, size: int) -> dict:
     samples = [DataSample() for _ in range(size)]
     if hasattr(model, 'masking'):
         for sample in samples:
-            sample.set_field(model.masking.draw_order(), 'mask_order')
+            sample.set_field(model.masking.draw_ids_shuffle(), 'ids_shuffle')
     images = torch.randint(0, 256, (size, 3, *model.backbone.img_size), dtype=torch.uint8,
                            device=next(model.parameters()).device)
     return dict(inputs=images, data_samples=samples)
@@ -114,7 +114,7 @@ class TrainingRun:
             cfg.default_hooks.pop(hook, None)
         apply_batch(cfg, gpus=1)
         apply_reader(cfg)
-        protect(cfg)
+        apply_run_defaults(cfg)
         self.runner = build_runner(cfg, config, self.folder.name)
         with suppress(Paused):
             self.runner.train()
@@ -122,7 +122,7 @@ class TrainingRun:
         self.device = next(self.model.parameters()).device
         begin = time.perf_counter()
         self.advance(1)
-        m.synchronise(self.device)
+        m.synchronize(self.device)
         self.first_step_s = time.perf_counter() - begin
         self.advance(warmup)
         m.reset_peak_memory(self.device)  # without what compiling took
@@ -156,7 +156,7 @@ class TrainingRun:
         batch = noise(model, self.batch)
         inputs = model.data_preprocessor(batch, True)
         masked = hasattr(model, 'masking')
-        orders = masked and model.mask_orders(batch['data_samples'], self.batch, self.device)
+        orders = masked and model.batch_ids_shuffle(batch['data_samples'], self.batch, self.device)
 
         def losses() -> list[torch.Tensor]:
             if not masked:

@@ -10,7 +10,7 @@ Each one has its reason, the versions that need it, and the test in tests/test_c
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_hush_import_noise`      | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
 | `_format_configs_once`    | onedl-mmengine 0.10.12, mmengine 0.10.7 | test_a_config_is_formatted_once            |
-| `_weigh_labelled_pixels`  | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+| `_weigh_labeled_pixels`  | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
 
 The originals (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the same ones
 as the maintained builds (onedl-*).
@@ -48,7 +48,7 @@ def apply() -> None:
     _leave_out_mmdet()
     _hush_import_noise()
     _format_configs_once()
-    _weigh_labelled_pixels()
+    _weigh_labeled_pixels()
 
 
 # --- compiled ops of mmcv ---------------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def _format_configs_once() -> None:
 # --- segmentation loss ------------------------------------------------------------------------------------------
 
 
-def _weigh_labelled_pixels() -> None:
-    """With class weights, lets mmseg's cross entropy divide by the weights of the labelled pixels.
+def _weigh_labeled_pixels() -> None:
+    """With class weights, lets mmseg's cross entropy divide by the weights of the labeled pixels.
 
     mmsegmentation 1.2.2 looks up a weight for ignored pixels too: IndexError, as there is no class 255. To import mmseg
     here would take seconds of every start, so the cure waits until someone does.

@@ -38,7 +38,7 @@ def masked_l1(prediction: torch.Tensor, patches: torch.Tensor, mask: torch.Tenso
 
 @MODELS.register_module()
 class PlainSimMIM(BaseSelfSupervisor):
-    """Predicts the normalised pixels of masked patches by one linear layer (mmpretrain's SimMIM is for Swin).
+    """Predicts the normalized pixels of masked patches by one linear layer (mmpretrain's SimMIM is for Swin).
 
     Args:
         backbone: config of the encoder, a ``PlainViT``.
@@ -61,7 +61,7 @@ class PlainSimMIM(BaseSelfSupervisor):
         super().init_weights()
 
     def predict(self, images: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predicted and true pixels (B, N, P) of all patches of normalised images (B, C, H, W) under masks (B, N)."""
+        """Predicted and true pixels (B, N, P) of all patches of normalized images (B, C, H, W) under masks (B, N)."""
         vit = self.backbone
         vit.check_images(images)
         patches = vit.patch_embed.patchify(images)
@@ -71,6 +71,6 @@ class PlainSimMIM(BaseSelfSupervisor):
         return self.decoder(features[:, 1:]), patches
 
     def loss(self, inputs: torch.Tensor, data_samples: list | None = None, **kwargs) -> dict[str, torch.Tensor]:
-        """``loss`` of a batch of normalised images (B, C, H, W)."""
+        """``loss`` of a batch of normalized images (B, C, H, W)."""
         mask = draw_masks(len(inputs), self.backbone.grid, self.mask_unit, self.mask_ratio, inputs.device)
         return dict(loss=masked_l1(*self.predict(inputs, mask), mask))

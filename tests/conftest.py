@@ -66,7 +66,7 @@ def golden() -> Path:
     return GOLDEN
 
 
-def randomise_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomize_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Every weight random, so that none that starts at zero or one hides a mistake; fixed positions stay."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -78,15 +78,15 @@ def randomise_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 @pytest.fixture
-def randomise():
-    return randomise_weights
+def randomize():
+    return randomize_weights
 
 
 @pytest.fixture
 def make_vit():
     """``make_vit(**changes)``: a toy PlainViT in float64, eval mode, all weights random."""
     def make(**changes) -> torch.nn.Module:
-        return randomise_weights(MODELS.build(VIT | changes)).double().eval()
+        return randomize_weights(MODELS.build(VIT | changes)).double().eval()
     return make
 
 
@@ -99,7 +99,7 @@ def make_bootmae():
     def make(backbone: dict | None = None, seed: int = 0, **changes) -> torch.nn.Module:
         cfg = dict(type='BootMAE', backbone=VIT | (backbone or {}), masking=MASKING,
                    pixel_decoder=dict(embed_dims=16, num_heads=3, tap=1))
-        return randomise_weights(MODELS.build(cfg | changes), seed).double().train()
+        return randomize_weights(MODELS.build(cfg | changes), seed).double().train()
     return make
 
 
@@ -108,5 +108,5 @@ def draw_orders():
     """``draw_orders(model, batch_size, seed)``: mask orders (B, N) as a tensor."""
     def draw(model: torch.nn.Module, batch_size: int = 2, seed: int = 0) -> torch.Tensor:
         rng = np.random.RandomState(seed)
-        return torch.from_numpy(np.stack([model.masking.draw_order(rng) for _ in range(batch_size)]))
+        return torch.from_numpy(np.stack([model.masking.draw_ids_shuffle(rng) for _ in range(batch_size)]))
     return draw

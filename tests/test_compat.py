@@ -441,7 +441,7 @@ def test_losses_without_class_weights_are_as_they_were(weighed):
 
 
 def test_mmseg_still_weighs_ignored_pixels(weighed):
-    """mmsegmentation 1.2.2 fails; onedl-mmsegmentation 1.4.2 only where it is to average over labelled pixels."""
+    """mmsegmentation 1.2.2 fails; onedl-mmsegmentation 1.4.2 only where it is to average over labeled pixels."""
     from mmseg.models.losses.cross_entropy_loss import cross_entropy
 
     with pytest.raises(IndexError):

@@ -24,10 +24,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--source', choices=('online', 'momentum'), default='online')
     parser.add_argument('--tasks', nargs='+', choices=('knn', 'linear'), default=['knn'])
     parser.add_argument('--labels', nargs='+', default=['all'], metavar='N',
-                        help='labelled images per class: numbers, or all (default); drawn anew for each seed')
+                        help='labeled images per class: numbers, or all (default); drawn anew for each seed')
     parser.add_argument('--blocks', nargs='+', metavar='N',
                         help='blocks after which the features are judged, from 1, or all (default: as the config says)')
-    parser.add_argument('--k', type=int, default=20, help='neighbours (default: 20)')
+    parser.add_argument('--k', type=int, default=20, help='neighbors (default: 20)')
     parser.add_argument('--workers', type=int, default=0, help='processes that read images')
     parser.add_argument('--rows', metavar='FILE.csv', help='add the numbers to this file of result rows')
     parser.add_argument('--data', help='name of the data in the rows (default: the dataset class)')

@@ -18,7 +18,7 @@ from bootmae.report import (
     read_curve,
     read_metrics,
     read_rows,
-    summarise,
+    summarize,
     text_table,
     write_page,
 )
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f'report: {error}', file=sys.stderr)
         return 2
-    found = find_verdicts(summarise(rows))
+    found = find_verdicts(summarize(rows))
     print('\n'.join(filter(None, [overview_text(rows), text_table(rows)])))
     print('\n'.join(filter(None, [headline(found)[0], learned_headline(found)])))
     print(f'report: {args.out}')

@@ -47,7 +47,7 @@ if [ "${DRY_RUN:-0}" != 0 ]; then
     exit
 fi
 
-# In a batch job this shell may be signalled too; it has to outlive srun.
+# In a batch job this shell may be signaled too; it has to outlive srun.
 "${COMMAND[@]}" &
 CHILD=$!
 trap 'kill -TERM $CHILD 2>/dev/null || true' TERM
@@ -59,7 +59,7 @@ while [ "$CODE" -gt 128 ]; do # more than 128: a signal ended the waiting, or sr
     kill -0 "$CHILD" 2>/dev/null || break
 done
 
-# Only a job that still runs: one that was cancelled must stay so.
+# Only a job that still runs: one that was canceled must stay so.
 if [ "$CODE" = 75 ] && [ -n "${SLURM_JOB_ID:-}" ] && [ "${REQUEUE:-1}" != 0 ]; then
     if scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
         echo "the run was stopped by a signal and has saved: job $SLURM_JOB_ID is requeued and will resume" >&2

@@ -17,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on with a run: from this file, or from the last one in the work directory')
     parser.add_argument('--resume-changed', action='store_true',
-                        help='resume although batch, data, optimiser or schedule differ from those of the checkpoint')
+                        help='resume although batch, data, optimizer or schedule differ from those of the checkpoint')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='take the batch as it comes and scale the learning rate, instead of keeping the '
                         'recipe\'s batch by accumulation')

@@ -7,7 +7,7 @@
   reconstruction  masked patches as the decoder predicts them, with and without each patch's own mean and variance;
                   for files with a decoder: pretraining runs, MAE of mmpretrain and facebookresearch, authors' BootMAE
   attention       from the class token to the patches, mean and each head, over the image; any file that --init takes
-  pca             the first three principal components of the patch features as colours; any file that --init takes
+  pca             the first three principal components of the patch features as colors; any file that --init takes
 
 One PNG each, with its caption drawn in.
 """
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--heads', type=int, help='attention heads, for a file of unusual width that does not tell')
     parser.add_argument('--statistics', choices=('imagenet', 'half'),
                         help='mean and deviation of the input, for a file that does not tell (default: imagenet)')
-    parser.add_argument('--target', choices=('normalised', 'pixels'),
+    parser.add_argument('--target', choices=('normalized', 'pixels'),
                         help='what an MAE of another project was trained to predict, if its file does not tell')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override values of the config, as in the training')
@@ -50,11 +50,11 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.commands.visualize import Choice, visualise
+    from bootmae.commands.visualize import Choice, visualize
     size = None if args.size is None else (args.size[0], args.size[-1])
     choice = Choice(args.checkpoint, args.config, args.images, size, args.count, args.seed, args.block, args.heads,
                     args.source, args.statistics, args.target, args.cfg_options)
-    for path in visualise(choice, args.what, args.out):
+    for path in visualize(choice, args.what, args.out):
         print(path)
 
 

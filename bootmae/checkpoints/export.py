@@ -129,7 +129,7 @@ def left_parts(rest: State) -> dict[str, str]:
 
 
 def pooled(encoder: Encoder) -> bool:
-    """Whether the encoder's mean is normalised by a norm of its own, so that its final norm has no use."""
+    """Whether the encoder's mean is normalized by a norm of its own, so that its final norm has no use."""
     return any(key.startswith(POOLED) for key in encoder.state)
 
 

@@ -153,7 +153,7 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
 
 
 @contextmanager
-def refusing(path: str | Path) -> Iterator[None]:
+def error_context(path: str | Path) -> Iterator[None]:
     """A ValueError within says that the file was not loaded, why, and what to do."""
     try:
         yield
@@ -175,7 +175,7 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -
         ValueError: if its encoder does not fit the backbone; nothing is loaded then.
     """
     content = read_checkpoint(path)
-    with refusing(path):
+    with error_context(path):
         encoder = find_encoder(content, source)
         found = match(backbone, encoder)
     backbone.load_state_dict(found.state, strict=False)
@@ -225,7 +225,7 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
 
 
 def check_resumable(content: dict, path: str | Path) -> None:
-    """Raise a ValueError unless a file holds what a run needs to go on: its counters and its optimiser."""
+    """Raise a ValueError unless a file holds what a run needs to go on: its counters and its optimizer."""
     meta = content.get('meta')
     counters = isinstance(meta, dict) and {'epoch', 'iter'} <= set(meta)
     if not counters or 'optimizer' not in content:

@@ -13,8 +13,8 @@ from mmengine.logging import HistoryBuffer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from .checksum import AGAIN, DIGESTS, DamagedError, tensors_digest, verify
 from .hub import is_name, read_named
-from .marks import AGAIN, DIGESTS, DamagedError, tensors_digest, verify
 
 
 def history_method(owner: type, name: str):

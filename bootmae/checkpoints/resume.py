@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
+from .checksum import peek
 from .load import check_resumable
-from .marks import peek
 from .read import read_checkpoint
 
 NAMES = re.compile(r'(epoch|iter|step)_(\d+)\.pth')
 STEP = re.compile(r'step_(\d+)\.pth')  # saved between the regular ones
-MOMENTS = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer')  # optimiser states shaped like the weights
+MOMENTS = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer')  # optimizer states shaped like the weights
 
 
 @dataclass
@@ -87,7 +87,7 @@ def choose(folder: str | Path, warn: Callable[[str], None]) -> Found:
 
 
 def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> None:
-    """Raise a ValueError unless the optimiser state in a file is one of this optimiser's parameters.
+    """Raise a ValueError unless the optimizer state in a file is one of this optimizer's parameters.
 
     torch itself compares the number of parameters only, and fails in the first step or goes on with wrong moments.
     """
@@ -102,7 +102,7 @@ def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> No
         weights = [weight for group in optimizer.param_groups for weight in group['params']]
         fault = _wrong_shapes(state['state'], keys, weights)
     if fault:
-        raise ValueError(f'{path} has the optimiser state of another model ({fault}): resume with the config that '
+        raise ValueError(f'{path} has the optimizer state of another model ({fault}): resume with the config that '
                          'wrote the file, or start a new run from its encoder with --init')
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..files import write_file
-from .marks import DIGESTS, SummingFile, tensors_digest
+from .checksum import DIGESTS, SummingFile, tensors_digest
 
 OVERHEAD = 1 << 20  # bytes of a file beside its tensors: names, histories, the config
 

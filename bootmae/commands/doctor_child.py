@@ -108,7 +108,7 @@ def check_imports(context: Context) -> list[Finding]:
 
 
 def smoke(device: str) -> Finding:
-    """One training step of a toy BootMAE: forward, backward, optimiser, momentum encoder."""
+    """One training step of a toy BootMAE: forward, backward, optimizer, momentum encoder."""
     import numpy as np
     import torch
     from mmpretrain.registry import MODELS

@@ -16,7 +16,7 @@ def judge(config: str, checkpoint: str | None, seed: int = 0, tasks: Sequence[st
           labels: Sequence[str] = ('all', ), k: int = 20, source: str = 'online', workers: int = 0,
           options: dict | None = None, data: str | None = None, method: str | None = None,
           label: str = 'reproduced', blocks: Sequence[int | str] | None = None) -> list[ResultRow]:
-    """What ``tools/knn.py`` does for one encoder; see there. ``seed`` draws the labelled images and untrained weights.
+    """What ``tools/knn.py`` does for one encoder; see there. ``seed`` draws the labeled images and untrained weights.
 
     ``blocks``: those after which features are judged, from 1, or ``['all']``; None: the one that the config says.
 

@@ -138,7 +138,7 @@ def prepare(model: torch.nn.Module, how: How) -> torch.nn.Module:
 
 
 def compare_pretraining(golden: Golden, how: How) -> Errors:
-    """All results of a pretraining file: forward, losses, gradients, one optimiser step, one EMA update."""
+    """All results of a pretraining file: forward, losses, gradients, one optimizer step, one EMA update."""
     model = build_bootmae(golden.meta)
     golden.fill(model, from_authors(golden.group('online/'), golden.group('momentum/')))
     model.feature_weight.fill_(golden.meta['feature_weight'])
@@ -155,7 +155,7 @@ def compare_pretraining(golden: Golden, how: How) -> Errors:
         'momentum features': relative_error(out.targets, masked(golden.tensor('feature_target'))),
         'token weights': relative_error(weights, golden.tensor('token_weight')),
     }
-    samples = [DataSample(mask_order=order.numpy()) for order in orders]
+    samples = [DataSample(ids_shuffle=order.numpy()) for order in orders]
     losses = model.loss(images, samples)
     total, _ = model.parse_losses(losses)
     errors |= {

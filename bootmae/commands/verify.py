@@ -53,14 +53,14 @@ class Source:
         title: of the data set, for people.
         jobs: what is to be read.
         findings: what its annotations told.
-        summarise: from the label values that occur in its masks, and the first mask with each, to findings.
+        summarize: from the label values that occur in its masks, and the first mask with each, to findings.
     """
 
     split: str
     title: str
     jobs: list[Job]
     findings: list[Finding] = field(default_factory=list)
-    summarise: Callable[[dict[int, str]], list[Finding]] | None = None
+    summarize: Callable[[dict[int, str]], list[Finding]] | None = None
 
 
 @dataclass
@@ -174,13 +174,13 @@ def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[Finding]
     present = {class_of(value, zero, dataset.label_map) for value in labels}
     folder = dataset.data_prefix.get('seg_map_path') or type(dataset).__name__
     findings = [Finding(CLASS_ABSENT, folder, name) for label, name in enumerate(classes) if label not in present]
-    if zero and set(labels) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabelled') != 0:
-        findings.append(Finding('reduce_zero_label does not fit', labels[0], f'label 0 counts as unlabelled, but the '
+    if zero and set(labels) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
+        findings.append(Finding('reduce_zero_label does not fit', labels[0], f'label 0 counts as unlabeled, but the '
                                 f'masks hold 0..{count - 1} and never {count}: set reduce_zero_label=False, or '
-                                'metainfo=dict(unlabelled=0) if 0 does mean unlabelled'))
+                                'metainfo=dict(unlabeled=0) if 0 does mean unlabeled'))
     if not zero and count in labels and not set(labels) - set(range(count + 1)) - {IGNORED}:
         findings.append(Finding('reduce_zero_label does not fit', labels[count], f'the masks hold 0..{count}: if 0 '
-                                'means unlabelled, set reduce_zero_label=True'))
+                                'means unlabeled, set reduce_zero_label=True'))
     return findings
 
 
@@ -219,8 +219,8 @@ def sources_of_path(path: str) -> list[Source]:
     elif os.path.isfile(path):
         with open(path, encoding='utf-8-sig', errors='surrogateescape') as lines:
             first = next((line.split() for line in lines if line.strip()), [])
-        labelled = len(first) > 1 and first[-1].isdigit()
-        images, _ = read_list(path, os.path.dirname(path), frozenset(EXTENSIONS), labelled)
+        labeled = len(first) > 1 and first[-1].isdigit()
+        images, _ = read_list(path, os.path.dirname(path), frozenset(EXTENSIONS), labeled)
         return [Source('list', f'list: {len(images):,} images of {path}', [Job(image) for image in images])]
     else:
         raise FileNotFoundError(f'{path} does not exist: give a config, a folder or a .tar of '
@@ -321,8 +321,8 @@ def verify(sources: Sequence[Source], workers: int = 0,
             found += outcomes[job].findings
             for value in outcomes[job].labels:
                 labels.setdefault(value, job.mask)
-        if source.summarise and labels:
-            found += source.summarise(labels)
+        if source.summarize and labels:
+            found += source.summarize(labels)
         findings += [Finding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
     findings += duplicates((source.split, [(job.image, outcomes[job].digest) for job in source.jobs])
                            for source in sources)

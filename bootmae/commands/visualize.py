@@ -18,7 +18,7 @@ from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
 from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
 from ..visualization.decoders import load_decoder, recorded_config
-from ..visualization.panels import attention_overlay, captioned_grid, component_colours
+from ..visualization.panels import attention_overlay, captioned_grid, component_colors
 from ..visualization.reconstruct import hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
@@ -45,7 +45,7 @@ class Choice:
     options: dict | None = None
 
 
-def visualise(choice: Choice, what: Sequence[str] | None = None, out: str | None = None) -> list[Path]:
+def visualize(choice: Choice, what: Sequence[str] | None = None, out: str | None = None) -> list[Path]:
     """What ``tools/visualize.py`` does; gives the pictures' paths.
 
     Args:
@@ -88,7 +88,7 @@ def draw_reconstruction(choice: Choice) -> bytes:
     images = load_images(choice.images, found.img_size, choice.count)
     orders = found.draw_orders(len(images), choice.seed)
     columns = {'original': images, 'masked': hide(images, orders, found.num_masked, found.patch_size)}
-    kinds = ({'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalised else
+    kinds = ({'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalized else
              {'predicted pixels': 'none'})
     for heading, statistics in kinds.items():
         columns[heading] = reconstruct(found.model, images, orders, found.num_masked, found.patch_size, statistics)
@@ -96,11 +96,11 @@ def draw_reconstruction(choice: Choice) -> bytes:
     text = (f'{title(choice.checkpoint, found.kind)}: {found.num_masked} of {found.num_patches} patches masked '
             f'({mask}, seed {choice.seed}). Only masked patches are predicted; the visible ones are pasted from the '
             'original. ')
-    over = 'over all colours together' if found.masking is None else 'of each colour'
-    return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalised else PIXELS))
+    over = 'over all colors together' if found.masking is None else 'of each color'
+    return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalized else PIXELS))
 
 
-LEAK = ('The model predicts normalised patches. “Own statistics” puts the mean and variance of each original patch '
+LEAK = ('The model predicts normalized patches. “Own statistics” puts the mean and variance of each original patch '
         'back ({over}): that leaks brightness and contrast of what was hidden, and only the structure is the model\'s. '
         '“One mean, deviation” gives all predicted patches those of the visible patches of all these images: nothing '
         'hidden leaks, so brightness and contrast are wrong there and edges of patches show.')
@@ -123,16 +123,16 @@ def draw_attention(choice: Choice) -> bytes:
 
 
 def draw_pca(choice: Choice) -> bytes:
-    """The first three principal components of the patch features as colours."""
+    """The first three principal components of the patch features as colors."""
     found = prepare(choice)
     components, shares = principal_components(patch_features(found.model, found.inputs))
-    colours = component_colours(components.numpy(), found.images.shape[1:3])
+    colors = component_colors(components.numpy(), found.images.shape[1:3])
     percent = ', '.join(f'{100 * share:.0f} %' for share in shares)
-    return captioned_grid({'image': found.images, 'components': colours},
+    return captioned_grid({'image': found.images, 'components': colors},
                           f'{found.title}: the first three principal components of the patch features after block '
                           f'{found.block_name} (without final norm), over all these images together, as red, green and '
-                          f'blue. They hold {percent} of the variance. Colours are comparable between the images of '
-                          'this picture, and not between pictures: patches of one colour have similar features, and '
+                          f'blue. They hold {percent} of the variance. Colors are comparable between the images of '
+                          'this picture, and not between pictures: patches of one color have similar features, and '
                           f'position is a part of them.{found.notes}')
 
 
@@ -146,14 +146,14 @@ class Prepared:
 
     model: torch.nn.Module
     images: np.ndarray  # RGB uint8 (n, H, W, 3)
-    inputs: torch.Tensor  # (n, 3, H, W), normalised
+    inputs: torch.Tensor  # (n, 3, H, W), normalized
     title: str
     block_name: str
     notes: str  # what was assumed, for the caption
 
 
 def prepare(choice: Choice) -> Prepared:
-    """The encoder of a file up to the wanted block, and images normalised as for its training."""
+    """The encoder of a file up to the wanted block, and images normalized as for its training."""
     content = read_checkpoint(choice.checkpoint)
     try:
         encoder = find_encoder(content, choice.source)
@@ -200,7 +200,7 @@ def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
         return given or STATISTICS['imagenet'], '' if asked else 'ImageNet\'s assumed (--statistics half for 0.5)'
     known = encoder.mean, encoder.std
     if given and not np.allclose(given, known, atol=0.01):
-        raise ValueError(f'--statistics {asked}, but its run normalised with mean {list(known[0])}, std '
+        raise ValueError(f'--statistics {asked}, but its run normalized with mean {list(known[0])}, std '
                          f'{list(known[1])}: leave --statistics out')
     return known, ''
 
@@ -210,7 +210,7 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
 
     Args:
         where: ``embedded`` (photographs that packages carry), ``digits``, folders, or image files.
-        size: height and width; images are scaled to cover it and cut at the centre.
+        size: height and width; images are scaled to cover it and cut at the center.
         count: at most so many.
 
     Raises:
@@ -247,7 +247,7 @@ def read_image(path: str) -> np.ndarray:
 
 
 def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image scaled so that it covers a size, cut at the centre: uint8 (height, width, 3)."""
+    """An image scaled so that it covers a size, cut at the center: uint8 (height, width, 3)."""
     scale = max(wanted / side for wanted, side in zip(size, image.shape[:2]))
     shape = [max(wanted, round(side * scale)) for wanted, side in zip(size, image.shape[:2])]
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

@@ -47,7 +47,7 @@ def settle_batch(gpus: int, per_gpu: int, recipe: int | None, accumulation: int 
         gpus: number of processes.
         per_gpu: images of one process in one iteration.
         recipe: global batch that the learning rate is meant for; None: whatever comes out.
-        accumulation: iterations to an optimiser step; None: worked out from the recipe.
+        accumulation: iterations to an optimizer step; None: worked out from the recipe.
 
     Raises:
         ValueError: if no whole accumulation gives the recipe's batch, with the settings that would.
@@ -80,7 +80,7 @@ STRETCHABLE = ('ConstantLR', 'LinearLR', 'PolyLR', 'CosineAnnealingLR', 'StepLR'
 
 
 def stretch_iterations(cfg: Config, accumulation: int) -> None:
-    """Multiply all that counts iterations by the accumulation, so that the run has the same optimiser steps.
+    """Multiply all that counts iterations by the accumulation, so that the run has the same optimizer steps.
 
     In place: length and validation of an iteration-based run, its checkpoints, and schedules counted in iterations
     (of an epoch-based run too: a warm-up). What counts epochs stays, since an epoch has the same images.
@@ -104,20 +104,20 @@ def stretch_iterations(cfg: Config, accumulation: int) -> None:
 
 
 def stretch_schedule(scheduler: dict, accumulation: int) -> None:
-    """Stretch a schedule that counts iterations, so that each optimiser step finds the rate of the unstretched one.
+    """Stretch a schedule that counts iterations, so that each optimizer step finds the rate of the unstretched one.
 
     In place. Step ``u`` is made in iteration ``(u + 1) * accumulation - 1``, so that is where the schedule begins; the
     rate of iterations before, in which no step is made, is of no account.
 
     Raises:
-        ValueError: if its type is not one of ``STRETCHABLE``, nor ours, which counts optimiser steps itself.
+        ValueError: if its type is not one of ``STRETCHABLE``, nor ours, which counts optimizer steps itself.
     """
     if scheduler['type'] == 'WarmupCosineLR':
         _multiply(scheduler, ('warmup', 'end'), accumulation)
         return
     if scheduler['type'] not in STRETCHABLE:
         raise ValueError(f'param_scheduler {scheduler["type"]} cannot be stretched over {accumulation} iterations to '
-                         f'an optimiser step: use one of {", ".join(STRETCHABLE)}, or a batch without accumulation')
+                         f'an optimizer step: use one of {", ".join(STRETCHABLE)}, or a batch without accumulation')
     begin = scheduler.get('begin', 0)
     if scheduler['type'] == 'CosineAnnealingLR':
         scheduler.setdefault('T_max', scheduler['end'] - begin)
@@ -159,6 +159,6 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
         if scheduler.type == 'WarmupCosineLR':
             scheduler.accumulation = batch.accumulation
     for hook in cfg.get('custom_hooks', []):
-        if hook['type'] == 'EMAHook':  # averages every `interval` iterations; its decay is meant for optimiser steps
+        if hook['type'] == 'EMAHook':  # averages every `interval` iterations; its decay is meant for optimizer steps
             hook['interval'] = batch.accumulation
     return batch

@@ -94,7 +94,7 @@ def _label_values(path: str) -> np.ndarray:
     with Image.open(path) as file:
         mask = np.asarray(file)
     if mask.ndim != 2:
-        raise ValueError(f'{path} has {mask.shape[-1]} channels: a mask holds one class number a pixel (grey or '
+        raise ValueError(f'{path} has {mask.shape[-1]} channels: a mask holds one class number a pixel (gray or '
                          'palette PNG)')
     return np.unique(mask)
 
@@ -127,15 +127,15 @@ def check_masks(dataset, classes: Sequence[str]) -> None:
     labels = {class_of(value, zero, label_map) for value in seen} - {IGNORED}
     wrong = sorted(set(seen) - set(range(count + zero)) - {IGNORED})
     if wrong:
-        remedy = ('its files seem to count classes from 1, with 0 for unlabelled: set reduce_zero_label=True'
+        remedy = ('its files seem to count classes from 1, with 0 for unlabeled: set reduce_zero_label=True'
                   if not zero and wrong == [count] else 'set the data set\'s classes, or convert its files')
         raise ValueError(f'{seen[wrong[0]]} has the label {wrong[0]}, outside 0..{count + zero - 1} of '
                          f'{type(dataset).__name__} with {count} classes and reduce_zero_label={zero}: {remedy}')
-    if zero and set(seen) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabelled') != 0:
-        raise ValueError(f'with reduce_zero_label=True label 0 counts as unlabelled, but the masks ({seen[0]}, ...) '
+    if zero and set(seen) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
+        raise ValueError(f'with reduce_zero_label=True label 0 counts as unlabeled, but the masks ({seen[0]}, ...) '
                          f'hold 0..{count - 1} and never {count}, as files do whose first class is 0: set '
-                         'reduce_zero_label=False; or, if 0 does mean unlabelled and the last class just never '
-                         'occurs, give the data set metainfo=dict(unlabelled=0)')
+                         'reduce_zero_label=False; or, if 0 does mean unlabeled and the last class just never '
+                         'occurs, give the data set metainfo=dict(unlabeled=0)')
     _tell_absent(dataset, [name for label, name in enumerate(classes) if label not in labels],
                  'masks' if masks == len(dataset) else f'{masks} masks looked at')
 

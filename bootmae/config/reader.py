@@ -13,7 +13,7 @@ NO_PIXELS = ('DrawMask', 'PackInputs')  # steps that do not look at the image
 
 
 def apply_reader(cfg: Config) -> None:
-    """Let training images be read as ``reader`` in the config says; call it before :func:`protect`.
+    """Let training images be read as ``reader`` in the config says; call it before :func:`apply_run_defaults`.
 
     ``cpu``, the default: a pipeline that begins with LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop
     (bicubic, Pillow) and perhaps RandomFlip (horizontal) gets :class:`ReadCrop` for these, with the same random

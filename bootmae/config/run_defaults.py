@@ -11,13 +11,13 @@ from mmengine.logging import print_log
 SAMPLERS = dict(DefaultSampler=False, InfiniteSampler=True)  # those that StreamSampler replaces; whether without end
 LOOPS = dict(EpochBasedTrainLoop='EpochLoop', IterBasedTrainLoop='IterLoop')
 WRAPPERS = dict(OptimWrapper='GuardedOptimWrapper', AmpOptimWrapper='GuardedAmpOptimWrapper')
-HOOKS = dict(runtime_info='LazyInfoHook', watch='WatchHook', nonfinite='NonFiniteHook', heartbeat='HeartbeatHook',
-             monitor='MonitorHook')
+HOOKS = dict(runtime_info='AsyncLoggingHook', preemption='PreemptionHook', nonfinite='NonFiniteHook',
+             heartbeat='HeartbeatHook', collapse='CollapseMonitorHook')
 TRACKERS = dict(wandb='WandbVisBackend', mlflow='MLflowVisBackend')
 
 
-def protect(cfg: Config) -> None:
-    """Exchange loop, loader, optimiser wrapper and checkpoint hook for those that survive, and add the watching hooks.
+def apply_run_defaults(cfg: Config) -> None:
+    """Exchange loop, loader, optimizer wrapper and checkpoint hook for those that survive, and add the watching hooks.
 
     Changes the config in place, after the accumulation is settled. Hooks that are named in ``default_hooks`` already
     keep their settings; None there leaves one out. ``bad_images='raise'`` in the config ends the run at the first

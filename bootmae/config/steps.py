@@ -6,7 +6,7 @@ from .batch import Batch, apply_batch
 from .checks import check_data, check_sizes
 from .load import load_config
 from .reader import apply_reader
-from .run_defaults import protect
+from .run_defaults import apply_run_defaults
 from .weights import apply_init
 
 
@@ -25,7 +25,7 @@ def training_config(path: str, options: dict | None = None, gpus: int = 1, scale
         cfg.resume, cfg.resume_changed = True, resume_changed
         cfg.load_from = None if resume == 'auto' else resume
     apply_reader(cfg)
-    protect(cfg)
+    apply_run_defaults(cfg)
     return cfg, batch
 
 

@@ -1,4 +1,4 @@
-"""Start weights: an encoder from a checkpoint, and images normalised as its run did."""
+"""Start weights: an encoder from a checkpoint, and images normalized as its run did."""
 
 import numpy as np
 import torch
@@ -7,32 +7,32 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..checkpoints import find_encoder, match, read_checkpoint, refusing
+from ..checkpoints import error_context, find_encoder, match, read_checkpoint
 
 
 def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
     """Start the model's backbone from a checkpoint's encoder, after checking that the input statistics agree.
 
-    With ``adopt_statistics=True`` in the config, images are normalised as the run that made the weights did.
+    With ``adopt_statistics=True`` in the config, images are normalized as the run that made the weights did.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the config is none that starts from an encoder, if the encoder does not fit its backbone, or if
-            the config normalises images otherwise than the run that made the weights.
+            the config normalizes images otherwise than the run that made the weights.
     """
     backbone = cfg.model.get('backbone', {}).get('type')
     if backbone != 'TransferViT' and (backbone != 'PlainViT' or 'head' not in cfg.model):
         raise ValueError(f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
                          f'{cfg.model.type}: to go on with a pretraining run use --resume')
     content = read_checkpoint(checkpoint)
-    with refusing(checkpoint):
+    with error_context(checkpoint):
         encoder = find_encoder(content, source)
     if cfg.get('adopt_statistics') and encoder.mean is not None:
         preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
     check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
     with torch.device('meta'):
         model = MODELS.build(cfg.model.backbone)
-    with refusing(checkpoint):  # at once, and not only when the data sets have been read
+    with error_context(checkpoint):  # at once, and not only when the data sets have been read
         match(model, encoder)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
 
@@ -43,7 +43,7 @@ def preprocessor_of(cfg: Config) -> dict:
 
 
 def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (of 0..255) that a config normalises images with."""
+    """Mean and standard deviation (of 0..255) that a config normalizes images with."""
     preprocessor = preprocessor_of(cfg)
     return list(preprocessor.mean), list(preprocessor.std)
 
@@ -52,13 +52,13 @@ def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
     """Refuse weights made with other input statistics than the config's; None means unknown, and passes."""
     ours = input_statistics(cfg)
     if mean is not None and not np.allclose(ours, (mean, std), atol=0.01):
-        raise ValueError(f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalises '
+        raise ValueError(f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalizes '
                          f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
                          '(bootmae_* or mae_*)')
 
 
 def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) -> None:
-    """Normalise images as the run of a checkpoint did, or refuse it.
+    """Normalize images as the run of a checkpoint did, or refuse it.
 
     Args:
         model: with a ``data_preprocessor``.
@@ -74,9 +74,9 @@ def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) 
     if np.allclose(ours, theirs, atol=0.01):
         return
     if not adopt:
-        raise ValueError(f'{path} was trained on images normalised with mean {theirs[0]}, std {theirs[1]}, but the '
+        raise ValueError(f'{path} was trained on images normalized with mean {theirs[0]}, std {theirs[1]}, but the '
                          f'config has mean {ours[0]}, std {ours[1]}: use the config that wrote the file')
     for name, values in zip(('mean', 'std'), theirs):
         buffer = getattr(preprocessor, name)
         buffer.copy_(torch.tensor(values).view_as(buffer))
-    print_log(f'images are normalised with mean {theirs[0]}, std {theirs[1]}, as for {path}', logger='current')
+    print_log(f'images are normalized with mean {theirs[0]}, std {theirs[1]}, as for {path}', logger='current')

@@ -17,7 +17,7 @@ from mmpretrain.registry import DATASETS
 from .subsets import few_labels
 
 # Class name: (distribution, import name, file). Left out: drawings, binary and synthetic pictures (horse,
-# logo, phantom, chessboards, colour wheel), pages of text, motorcycle_right (its twin from 10 cm away),
+# logo, phantom, chessboards, color wheel), pages of text, motorcycle_right (its twin from 10 cm away),
 # microaneurysms (102 pixels), lfw_subset (25 pixels), and cell and clock_motion (almost all of their area is
 # featureless).
 PHOTOS = {
@@ -44,7 +44,7 @@ PHOTOS = {
 NOMINAL_SIDE = 512
 # Left unused between the training and the validation half: a JPEG chroma block spans 16 pixels.
 GAP = 16
-# Grey-level standard deviation below which a crop (plain sky, black border) is drawn again.
+# Gray-level standard deviation below which a crop (plain sky, black border) is drawn again.
 MIN_CONTRAST = 4.0
 MAX_DRAWS = 100
 DIGITS_VAL_PER_CLASS = 50
@@ -142,9 +142,9 @@ class DigitImages(EmbeddedImages):
         val = np.zeros(len(digits.target), dtype=bool)
         val[few_labels(digits.target, DIGITS_VAL_PER_CLASS, seed=0)] = True
         chosen = val if self.split == 'val' else ~val
-        grey = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+        gray = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
         shape = (self.size, self.size)
-        enlarged = np.stack([cv2.resize(image, shape, interpolation=cv2.INTER_CUBIC) for image in grey])
+        enlarged = np.stack([cv2.resize(image, shape, interpolation=cv2.INTER_CUBIC) for image in gray])
         return np.repeat(enlarged[..., None], 3, axis=3), digits.target[chosen]
 
 
@@ -155,7 +155,7 @@ class PhotoCrops(EmbeddedImages):
     Training crops come from one half of each photograph (left, or upper where it is taller than wide),
     validation crops from the other. A strip of 16 pixels between the halves is unused, so that the two share
     no pixel and no JPEG block. The boxes are drawn from ``crop_seed`` and then fixed. To know a photograph by
-    its other half takes texture and colour, not the recognition of objects.
+    its other half takes texture and color, not the recognition of objects.
 
     Args:
         split: 'train' or 'val'.

@@ -50,7 +50,7 @@ class ImageFiles(BaseDataset):
             other. ``*`` and ``{000..146}`` stand for many names.
         list_file: Text file with one image a line, absolute or relative to the root, used instead of a scan; of
             archives, the names of files inside.
-        labels: None for unlabelled images; 'folder' for one class per first-level folder, numbered in name
+        labels: None for unlabeled images; 'folder' for one class per first-level folder, numbered in name
             order, or per archive where several archives have no folders; 'list' for an integer after the last blank
             of each line of ``list_file``.
         split: Folder inside each root, for the ImageNet layout ROOT/train, ROOT/val. The class numbers of any
@@ -102,7 +102,7 @@ class ImageFiles(BaseDataset):
         self.labels, self.split, self.limit = labels, split, limit
         self.check_files, self.num_classes = check_files, num_classes
         self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
-        self.extensions = _normalise_extensions(extensions)
+        self.extensions = _normalize_extensions(extensions)
         super().__init__(ann_file='', classes=classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -190,8 +190,8 @@ class ImageFiles(BaseDataset):
         return np.stack([_square(self.get_data_info(int(i))['img_path'], size) for i in indices])
 
 
-def read_list(list_file: str, root: str, extensions: frozenset[str], labelled: bool):
-    """Paths and labels (None unless ``labelled``) of a list file.
+def read_list(list_file: str, root: str, extensions: frozenset[str], labeled: bool):
+    """Paths and labels (None unless ``labeled``) of a list file.
 
     Errors: FileNotFoundError or ValueError naming the list, the line and what is wrong with it.
     """
@@ -204,15 +204,15 @@ def read_list(list_file: str, root: str, extensions: frozenset[str], labelled: b
             entry = line.strip()
             if not entry:
                 continue
-            if labelled:
+            if labeled:
                 entry, label = _split_label(entry, f'{list_file}:{number}')
                 labels.append(label)
             if suffix(entry) not in extensions:
-                raise ValueError(_not_an_image(entry, f'{list_file}:{number}', extensions, labelled))
+                raise ValueError(_not_an_image(entry, f'{list_file}:{number}', extensions, labeled))
             paths.append(os.path.join(root, entry))
     if not paths:
         raise ValueError(f'list_file {list_file} names no image: write one path a line')
-    return paths, labels if labelled else None
+    return paths, labels if labeled else None
 
 
 def _split_label(entry: str, where: str) -> tuple[str, int]:
@@ -225,9 +225,9 @@ def _split_label(entry: str, where: str) -> tuple[str, int]:
     return path, int(label[0])
 
 
-def _not_an_image(entry: str, where: str, extensions: frozenset[str], labelled: bool) -> str:
+def _not_an_image(entry: str, where: str, extensions: frozenset[str], labeled: bool) -> str:
     head, *tail = entry.rsplit(None, 1)
-    if not labelled and tail and suffix(head) in extensions:
+    if not labeled and tail and suffix(head) in extensions:
         return f"{where}: {entry!r} has {tail[0]!r} after the file name; if that is the label, use labels='list'"
     return (f'{where}: {entry!r} does not end like an image ({listed(extensions)}); '
             'correct the line or extend `extensions`')
@@ -251,7 +251,7 @@ def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
                                     'correct `roots` or the list')
 
 
-def _normalise_extensions(extensions: str | Sequence[str]) -> frozenset[str]:
+def _normalize_extensions(extensions: str | Sequence[str]) -> frozenset[str]:
     extensions = [extensions] if isinstance(extensions, str) else extensions
     normal = frozenset(extension.lower().lstrip('.') for extension in extensions)
     if not normal or '' in normal:
@@ -275,7 +275,7 @@ def _check_subset(labels_per_class: int | None, labels: str | None, split: str |
         return
     if labels is None:
         raise ValueError(f"labels_per_class={labels_per_class} needs labels, and labels=None: use labels='folder' or "
-                         "'list', or for fewer unlabelled images limit")
+                         "'list', or for fewer unlabeled images limit")
     if split and split.strip('/') in SPLIT_NAMES - {'train'}:
         raise ValueError(f'labels_per_class={labels_per_class} is for training images, and split={split!r}: drop it '
                          'for validation and test, whose size must not change')

@@ -1,6 +1,6 @@
 """JPEG files before they are decoded: what their header says, and whether they are whole.
 
-A file that is cut off, OpenCV may decode without a word, and what is missing becomes grey: up to 4.10 with any cut of a
+A file that is cut off, OpenCV may decode without a word, and what is missing becomes gray: up to 4.10 with any cut of a
 baseline JPEG; all versions, and Pillow too, where the missing part is filled with zeros, as a crash or a download that
 has reserved its space leaves it.
 """
@@ -24,11 +24,11 @@ class JpegHeader:
     Attributes:
         height: in pixels, as stored, that is before it is turned upright; 0 where the file gives it after the pixels.
         width: in pixels, as stored.
-        components: 1 grey, 3 colour, 4 CMYK or YCCK.
+        components: 1 gray, 3 color, 4 CMYK or YCCK.
         bits: of a component.
         frame: number of the coding: 0 baseline, 1 extended sequential, 2 progressive, more for rare ones.
         subsampling: luma samples a chroma sample, (across, down); None where the file has no such two numbers.
-        adobe: colour transform of an Adobe segment, 0 for RGB, 1 for YCbCr; None without one.
+        adobe: color transform of an Adobe segment, 0 for RGB, 1 for YCbCr; None without one.
         orientation: of the EXIF segment, 1 upright to 8; 1 without one.
         ids: names of the components; RGB files may say so by these.
     """
@@ -45,13 +45,13 @@ class JpegHeader:
 
     @property
     def common(self) -> bool:
-        """8-bit grey or YCbCr, sequential or progressive: what all decoders of the CPU turn into the same RGB."""
-        colour = self.components == 3 and self.adobe in (None, 1) and self.ids != b'RGB'
-        return (colour or self.components == 1) and self.bits == 8 and self.frame <= 2 and self.height * self.width > 0
+        """8-bit gray or YCbCr, sequential or progressive: what all decoders of the CPU turn into the same RGB."""
+        color = self.components == 3 and self.adobe in (None, 1) and self.ids != b'RGB'
+        return (color or self.components == 1) and self.bits == 8 and self.frame <= 2 and self.height * self.width > 0
 
     @property
     def for_gpu(self) -> bool:
-        """Whether a GPU's decoder is trusted with it: ``common``, colour, sequential, upright, of usual subsampling."""
+        """Whether a GPU's decoder is trusted with it: ``common``, color, sequential, upright, of usual subsampling."""
         return (self.common and self.frame <= 1 and self.orientation == 1 and self.subsampling in SUBSAMPLING
                 and self.height * self.width <= PIXELS_FOR_GPU)
 

@@ -12,10 +12,10 @@ from ..models.vit import patch_grid
 
 @TRANSFORMS.register_module()
 class DrawMask(BaseTransform):
-    """Adds ``mask_order`` (N,) to a sample, drawn from numpy's global generator.
+    """Adds ``ids_shuffle`` (N,) to a sample, drawn from numpy's global generator.
 
     That generator is seeded for each sample (``SeededSamples``), so a mask is a function of seed, epoch and image.
-    ``PackInputs`` hands it to the model with ``algorithm_keys=['mask_order']``.
+    ``PackInputs`` hands it to the model with ``algorithm_keys=['ids_shuffle']``.
 
     Args:
         img_size: of the crop, a number or (height, width) in pixels.
@@ -28,5 +28,5 @@ class DrawMask(BaseTransform):
         self.masking = BlockMasking(grid=grid, **masking)
 
     def transform(self, results: dict) -> dict:
-        results['mask_order'] = self.masking.draw_order()
+        results['ids_shuffle'] = self.masking.draw_ids_shuffle()
         return results

@@ -63,7 +63,7 @@ class ResumableBatches(BatchSampler):
         sampler: a :class:`StreamSampler`.
         batch_size: samples of one process.
         drop_last: leave out an incomplete batch at the end of an epoch.
-        accumulation: batches to an optimiser step. An epoch ends with a whole step: the last
+        accumulation: batches to an optimizer step. An epoch ends with a whole step: the last
             ``len mod accumulation`` batches are left out.
         inner: config of another batch sampler to take the batches of, such as mmdet's ``AspectRatioBatchSampler``.
 

@@ -12,14 +12,14 @@ from mmseg.registry import DATASETS as MMSEG_DATASETS
 from .images import ImageFiles
 from .scenes import SPLITS, SceneSpec, write_scenes
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, and three more
+# Okabe and Ito's colors, which color-blind readers tell apart, and three more
 PALETTE = [(40, 40, 40), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
            (204, 121, 167), (150, 90, 40), (150, 210, 40), (120, 60, 200)]
 
 
 @MMSEG_DATASETS.register_module()
 class DigitSceneMasks(BaseSegDataset):
-    """Semantic masks of digit scenes in ADE20K's layout: background and digits, 0 in the files is unlabelled.
+    """Semantic masks of digit scenes in ADE20K's layout: background and digits, 0 in the files is unlabeled.
 
     Args:
         split: ``train`` or ``val``.
@@ -32,8 +32,8 @@ class DigitSceneMasks(BaseSegDataset):
         paths = dict(img_path=f'images/{folder}', seg_map_path=f'annotations/{folder}')
         spec = SceneSpec(**scenes or {})
         write_scenes(data_root, spec)
-        metainfo = dict(classes=spec.classes, palette=[list(colour) for colour in PALETTE[:len(spec.classes)]],
-                        unlabelled=0)
+        metainfo = dict(classes=spec.classes, palette=[list(color) for color in PALETTE[:len(spec.classes)]],
+                        unlabeled=0)
         super().__init__(data_root=data_root, data_prefix=paths, img_suffix='.jpg', seg_map_suffix='.png',
                          reduce_zero_label=True, metainfo=metainfo, **kwargs)
 

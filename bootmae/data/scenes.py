@@ -24,7 +24,7 @@ from .embedded import PHOTOS, DigitImages, half, photo
 UNLABELLED, BACKGROUND = 0, 1  # values of ADE20K-style masks: 0 is no class; the digits follow
 SPLITS = {'train': ('training', 'train2017'), 'val': ('validation', 'val2017')}  # folders in ADE20K's and COCO's way
 VERSION = 1  # of the drawing below: scenes on disk of another version are refused
-INK, EDGE = 0.5, 0.15  # opacity above which a pixel is the digit's, and between which and INK it is unlabelled
+INK, EDGE = 0.5, 0.15  # opacity above which a pixel is the digit's, and between which and INK it is unlabeled
 DARKENED = 0.4  # the photograph, so that bright digits stand out from any
 MIN_SHOWN = 0.85  # share of a digit that later ones must leave uncovered
 MAX_TRIES = 50  # places tried for a digit before it is left out
@@ -102,8 +102,8 @@ def _background(size: tuple[int, int], split: str, rng: np.random.Generator) -> 
     return crop[:, ::rng.choice((-1, 1))] * np.float32(DARKENED)
 
 
-def _colour(rng: np.random.Generator) -> np.ndarray:
-    """A random bright colour."""
+def _color(rng: np.random.Generator) -> np.ndarray:
+    """A random bright color."""
     return rng.uniform(150, 255, 3)
 
 
@@ -127,16 +127,16 @@ def draw_scene(spec: SceneSpec, split: str, index: int) -> Scene:
                 break
         else:
             continue
-        image[place] += opacity[..., None] * (_colour(rng) - image[place])
+        image[place] += opacity[..., None] * (_color(rng) - image[place])
         edge[place] = np.where(ink, False, edge[place] | (opacity > EDGE))
         owner[place][ink] = len(full)
         full.append(np.count_nonzero(ink))
         labels.append(int(classes[chosen]))
     image = (image + rng.normal(0, 4, image.shape)).clip(0, 255).round().astype(np.uint8)
-    return _labelled(image, np.array(labels), owner, edge)
+    return _labeled(image, np.array(labels), owner, edge)
 
 
-def _labelled(image: np.ndarray, labels: np.ndarray, owner: np.ndarray, edge: np.ndarray) -> Scene:
+def _labeled(image: np.ndarray, labels: np.ndarray, owner: np.ndarray, edge: np.ndarray) -> Scene:
     """The scene, given which digit each pixel belongs to (H, W; -1: none) and where edges blur (H, W)."""
     semantic = np.where(owner >= 0, labels[owner] + BACKGROUND + 1, BACKGROUND).astype(np.uint8)
     semantic[edge & (owner < 0)] = UNLABELLED
@@ -182,7 +182,7 @@ def _write_split(root: Path, spec: SceneSpec, split: str) -> None:
 def write_scenes(root: str | Path, spec: SceneSpec) -> Path:
     """Make sure that a folder holds the scenes, in ADE20K's and in COCO's layout.
 
-    ``images/`` and ``annotations/{training,validation}`` are ADE20K's, with ``reduce_zero_label``: 0 unlabelled (the
+    ``images/`` and ``annotations/{training,validation}`` are ADE20K's, with ``reduce_zero_label``: 0 unlabeled (the
     blurred edge of a digit), 1 background, then the digits. ``{train,val}2017`` with ``annotations/instances_*.json``
     are COCO's. The folder appears whole or not at all, so several processes may ask for it at once.
 

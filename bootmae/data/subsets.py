@@ -1,4 +1,4 @@
-"""Which labelled images are used: a few of each class, or all but a share that is held out."""
+"""Which labeled images are used: a few of each class, or all but a share that is held out."""
 
 from collections.abc import Sequence
 

@@ -195,7 +195,7 @@ def _stderr() -> Iterator[list[str]]:
 
 
 def _is_16_bit_png(data: bytes) -> bool:
-    # Pillow opens colour PNGs of 16 bits as if they had 8
+    # Pillow opens color PNGs of 16 bits as if they had 8
     return data.startswith(b'\x89PNG') and data[24:25] == b'\x10'
 
 
@@ -210,7 +210,7 @@ def check_mask(path: str, data: bytes, size: tuple[int, int] | None, allowed: fr
         return ()
     if mask.ndim != 2:
         findings.append(Finding('mask with several channels', path, f'{mask.shape[-1]} channels: a mask holds one '
-                                'class number a pixel (grey or palette PNG)'))
+                                'class number a pixel (gray or palette PNG)'))
         return ()
     if size and mask.shape != size:
         findings.append(Finding('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}'))

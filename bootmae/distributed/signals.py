@@ -46,7 +46,7 @@ def leaving() -> torch.Tensor:
     return flag
 
 
-def spare_workers(loader: DataLoader) -> None:
+def shield_workers(loader: DataLoader) -> None:
     """Let the loader's processes outlive a signal that a scheduler sends to all processes of a job.
 
     The run still needs them for its last step. Call it before they are started.

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ..config.weights import apply_init
-from ..distributed.signals import spare_workers
+from ..distributed.signals import shield_workers
 from ..models.vit import PlainViT
 
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
@@ -93,7 +93,7 @@ def _read(model: nn.Module, dataset: Dataset, outputs: Callable[[torch.Tensor], 
     """Each of the ``outputs`` of a batch's images for the whole dataset, (N, D) on the CPU, and the labels (N,)."""
     batches = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
     if workers:
-        spare_workers(batches)
+        shield_workers(batches)
     features, labels = [], []
     for batch in batches:
         data = model.data_preprocessor(batch, training=False)
@@ -123,9 +123,9 @@ def knn_accuracy(reference: Features, query: Features, k: int = 20, temperature:
     """Percent right of a k-NN vote, weighted by ``exp(cosine / temperature)`` (the usual protocol of Wu et al. 2018).
 
     Args:
-        reference: labelled features.
+        reference: labeled features.
         query: features to classify.
-        k: neighbours; all if there are fewer.
+        k: neighbors; all if there are fewer.
         chunk: queries at a time.
     """
     device = get_device()
@@ -140,7 +140,7 @@ def knn_accuracy(reference: Features, query: Features, k: int = 20, temperature:
 
 
 def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> float:
-    """Percent right of a logistic regression (L-BFGS, L2 penalty 1 / c) on standardised features."""
+    """Percent right of a logistic regression (L-BFGS, L2 penalty 1 / c) on standardized features."""
     from sklearn.linear_model import LogisticRegression  # seconds to import, and no other task needs it
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

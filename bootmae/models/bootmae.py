@@ -24,7 +24,7 @@ class Prediction:
 
     ids_masked: torch.Tensor  # (B, M) positions
     weights: torch.Tensor  # (B, M) loss weights
-    pixels: torch.Tensor  # (B, M, C * P) predicted, normalised
+    pixels: torch.Tensor  # (B, M, C * P) predicted, normalized
     patches: torch.Tensor  # (B, M, C * P) original pixels
     features: torch.Tensor  # (B, M, D) predicted
     targets: torch.Tensor  # (B, M, D) momentum features
@@ -35,10 +35,10 @@ class BootMAE(BaseSelfSupervisor):
     """Bootstrapped masked autoencoder.
 
     The online encoder sees the visible patches. Two target-aware decoders predict, for the masked patches, the
-    normalised pixels and the features that the momentum encoder gives when it sees the whole image.
+    normalized pixels and the features that the momentum encoder gives when it sees the whole image.
 
     The momentum encoder is a part of the algorithm: it is in the checkpoint, gets no gradient, and follows the online
-    encoder through :meth:`update_momentum`, which ``BootMAEHook`` calls after each optimiser step.
+    encoder through :meth:`update_momentum`, which ``BootMAEHook`` calls after each optimizer step.
 
     Args:
         backbone: config of the online encoder, a :class:`PlainViT`.
@@ -103,12 +103,12 @@ class BootMAE(BaseSelfSupervisor):
         pairs = [(weight, online[name]) for name, weight in self.momentum.named_parameters()]
         torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), weight=1 - decay)
 
-    def mask_orders(self, data_samples: list | None, batch_size: int, device: torch.device) -> torch.Tensor:
+    def batch_ids_shuffle(self, data_samples: list | None, batch_size: int, device: torch.device) -> torch.Tensor:
         """(B, N) mask orders: those that the data pipeline drew (``DrawMask``), else new ones."""
-        if data_samples is not None and 'mask_order' in data_samples[0]:
-            orders = [sample.mask_order for sample in data_samples]
+        if data_samples is not None and 'ids_shuffle' in data_samples[0]:
+            orders = [sample.ids_shuffle for sample in data_samples]
         else:
-            orders = [self.masking.draw_order() for _ in range(batch_size)]
+            orders = [self.masking.draw_ids_shuffle() for _ in range(batch_size)]
         orders = torch.from_numpy(np.stack(orders))
         if device.type == 'cuda':
             orders = orders.pin_memory()  # otherwise the copy would wait for the GPU
@@ -119,7 +119,7 @@ class BootMAE(BaseSelfSupervisor):
         return orders
 
     def predict(self, images: torch.Tensor, orders: torch.Tensor) -> Prediction:
-        """Predict the masked patches of normalised images (B, C, H, W) under mask orders (B, N)."""
+        """Predict the masked patches of normalized images (B, C, H, W) under mask orders (B, N)."""
         vit, num_visible = self.backbone, self.masking.num_visible
         vit.check_images(images)
         patches = vit.patch_embed.patchify(images)
@@ -154,7 +154,7 @@ class BootMAE(BaseSelfSupervisor):
         return self.momentum.forward_blocks(tokens, num_queries=self.masking.num_masked)[0]
 
     def losses(self, images: torch.Tensor, orders: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """R and P () of normalised images (B, C, H, W) under mask orders (B, N). What ``compile='whole'`` compiles."""
+        """R and P () of normalized images (B, C, H, W) under mask orders (B, N). What ``compile='whole'`` compiles."""
         out = self.predict(images, orders)
         return (pixel_loss(out.pixels, out.patches, out.weights, images.shape[1]),
                 feature_loss(out.features, out.targets, out.weights))
@@ -163,13 +163,13 @@ class BootMAE(BaseSelfSupervisor):
         """Losses of a batch.
 
         Args:
-            inputs: (B, C, H, W) normalised images.
-            data_samples: may carry ``mask_order`` (N,) each.
+            inputs: (B, C, H, W) normalized images.
+            data_samples: may carry ``ids_shuffle`` (N,) each.
 
         Returns:
-            ``loss_pixel`` (R) and ``loss_feature`` (f * P), whose sum is minimised, and ``feature_error`` (P).
+            ``loss_pixel`` (R) and ``loss_feature`` (f * P), whose sum is minimized, and ``feature_error`` (P).
         """
-        pixel, feature = self.losses(inputs, self.mask_orders(data_samples, len(inputs), inputs.device))
+        pixel, feature = self.losses(inputs, self.batch_ids_shuffle(data_samples, len(inputs), inputs.device))
         # Copies: under CUDA graphs the next step writes its losses into the same memory.
         return dict(loss_pixel=pixel.clone(), loss_feature=self.feature_weight * feature,
                     feature_error=feature.detach().clone())

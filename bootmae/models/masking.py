@@ -93,7 +93,7 @@ class BlockMasking:
                 return from_bits(mask, self.num_patches).reshape(self.grid)
         raise ValueError(f'no mask found in {MAX_DRAWS} draws for {self}: make the blocks smaller')
 
-    def draw_order(self, rng: Random = np.random) -> np.ndarray:
+    def draw_ids_shuffle(self, rng: Random = np.random) -> np.ndarray:
         """(N,) int64: unmasked patches in random order, then the blocks' in random order, rolled."""
         mask = self.draw_blocks(rng).reshape(-1)
         order = np.argsort(mask - rng.random_sample(self.num_patches), kind='stable')

@@ -15,7 +15,7 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 
 def token_weights(ids_masked: torch.Tensor, grid: tuple[int, int], weighted: bool = True) -> torch.Tensor:
-    """Loss weight of each patch: 0 where visible, else 1 + the share of masked patches among its 3 x 3 neighbours.
+    """Loss weight of each patch: 0 where visible, else 1 + the share of masked patches among its 3 x 3 neighbors.
 
     Args:
         ids_masked: (B, M) positions of the masked patches.
@@ -29,11 +29,11 @@ def token_weights(ids_masked: torch.Tensor, grid: tuple[int, int], weighted: boo
     mask.scatter_(1, ids_masked, 1.0)
     if not weighted:
         return mask
-    neighbours = F.avg_pool2d(mask.view(-1, 1, *grid), 3, stride=1, padding=1, count_include_pad=True)
-    return mask * (1 + neighbours.view_as(mask))
+    neighbors = F.avg_pool2d(mask.view(-1, 1, *grid), 3, stride=1, padding=1, count_include_pad=True)
+    return mask * (1 + neighbors.view_as(mask))
 
 
-def normalise_patches(patches: torch.Tensor, channels: int = 3) -> torch.Tensor:
+def normalize_patches(patches: torch.Tensor, channels: int = 3) -> torch.Tensor:
     """Each channel of each patch to zero mean and unit (biased) variance.
 
     Args:
@@ -61,8 +61,8 @@ def weighted_error(prediction: torch.Tensor, target: torch.Tensor, weights: torc
 
 def pixel_loss(prediction: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor,
                channels: int = 3) -> torch.Tensor:
-    """R: error of (B, M, C * P) predictions against the normalised pixels of the masked patches."""
-    return weighted_error(prediction, normalise_patches(patches, channels), weights)
+    """R: error of (B, M, C * P) predictions against the normalized pixels of the masked patches."""
+    return weighted_error(prediction, normalize_patches(patches, channels), weights)
 
 
 def feature_loss(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from .figures import STYLE, method_colours, svg_of
+from .figures import STYLE, method_colors, svg_of
 from .summary import Comparison
 from .verdicts import labels_phrase, method_order, task_name
 
@@ -39,16 +39,16 @@ def last_blocks(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [item for item in comparisons if any(item is other for other in last)]
 
 
-def block_plots(comparisons: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+def block_plots(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Heading and SVG for every data set, task and amount of labels that was judged after several blocks."""
     return [(', '.join(filter(None, [group[0].data, task_name(group[0]), labels_phrase(group[0]), 'by block'])),
-             block_svg(group, colours)) for group in by_blocks(comparisons) if len(group) > 1]
+             block_svg(group, colors)) for group in by_blocks(comparisons) if len(group) > 1]
 
 
-def block_svg(group: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> str:
+def block_svg(group: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> str:
     """Percent over blocks, a line a method."""
     methods = method_order(group)
-    colours = colours or method_colours(methods)
+    colors = colors or method_colors(methods)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout='constrained')
         axes = figure.add_subplot()
@@ -56,10 +56,10 @@ def block_svg(group: Sequence[Comparison], colours: Mapping[str, str] | None = N
             points = [(block_of(item), item.methods[method]) for item in group if method in item.methods]
             blocks, means = [block for block, _ in points], [spread.mean for _, spread in points]
             stds = [spread.std or 0.0 for _, spread in points]
-            axes.plot(blocks, means, color=colours[method], linewidth=1.4, marker='o', markersize=3)
+            axes.plot(blocks, means, color=colors[method], linewidth=1.4, marker='o', markersize=3)
             if any(stds):
                 low, high = ([mean + sign * std for mean, std in zip(means, stds, strict=True)] for sign in (-1, 1))
-                axes.fill_between(blocks, low, high, color=colours[method], alpha=0.15, linewidth=0)
+                axes.fill_between(blocks, low, high, color=colors[method], alpha=0.15, linewidth=0)
         axes.set_xticks([block_of(item) for item in group])
         axes.set_xlabel('block')
         axes.set_ylabel('percent')

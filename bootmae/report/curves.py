@@ -17,7 +17,7 @@ class Curve:
     """What one training logged.
 
     Attributes:
-        name: ``data/method`` or ``data/method/seed``; the figures group and colour by it.
+        name: ``data/method`` or ``data/method/seed``; the figures group and color by it.
         steps: Iterations at which something was logged, ascending (K).
         values: By key, such as ``loss`` or ``lr``, one number a step (K); NaN where it was not logged.
         unit: What the steps count: ``iteration`` or ``epoch``.

@@ -1,4 +1,4 @@
-"""Figures of the report: SVG that follows the page's light or dark colours."""
+"""Figures of the report: SVG that follows the page's light or dark colors."""
 
 import io
 import re
@@ -16,16 +16,16 @@ from .curves import Curve
 from .summary import Comparison, Spread
 from .verdicts import against_mae, labels_name, method_order, rivals, task_name
 
-# Drawn in these colours, then replaced by the page's variables of the same name.
+# Drawn in these colors, then replaced by the page's variables of the same name.
 INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'
-METHOD_COLOURS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
+METHOD_COLORS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
 # Of further methods, in order of appearance. Those that the style sheet does not know are readable on light and dark.
-OTHER_COLOURS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b',
+OTHER_COLORS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b',
                  '#d0566b', '#3d8fa8')
 KNOWN_OTHERS = 4  # of these are in the style sheet
 VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule',
-             **{colour: name for name, colour in METHOD_COLOURS.items()},
-             **{colour: f'other{number}' for number, colour in enumerate(OTHER_COLOURS, start=1)}}
+             **{color: name for name, color in METHOD_COLORS.items()},
+             **{color: f'other{number}' for number, color in enumerate(OTHER_COLORS, start=1)}}
 STYLE = {'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 10, 'font.family': 'sans-serif',
          'axes.edgecolor': MUTED, 'axes.labelcolor': MUTED, 'axes.linewidth': 0.8, 'text.color': INK,
          'axes.spines.top': False, 'axes.spines.right': False, 'xtick.color': MUTED, 'ytick.color': MUTED,
@@ -38,26 +38,26 @@ MAX_POINTS = 300
 LOSS_CAPTION = (
     'Training losses as logged, one thin line a seed. The losses of the two methods are not comparable as '
     'numbers: MAE averages the pixel error over the masked patches, BootMAE weights each masked patch by '
-    'its masked neighbours, normalises its target per channel and adds the feature loss. Compare the '
+    'its masked neighbors, normalizes its target per channel and adds the feature loss. Compare the '
     'encoders by the results above.'
 )
 COMPARISON_CAPTION = (
     'Results: every seed is a ring, the upright stroke is the mean over seeds and the bar one standard '
     'deviation to either side; the axis does not begin at zero. Difference: every shared seed is a ring, '
-    'the dot is the mean and the bar its standard error; the grey band is the margin of the rule, so a dot '
+    'the dot is the mean and the bar its standard error; the gray band is the margin of the rule, so a dot '
     'outside it reads “above” or “below”.'
 )
 RECONSTRUCTION_CAPTION = (
     'Only the masked patches are predicted; the visible patches are pasted from the original. Both methods '
-    'predict normalised patches, and turning them back into pixels uses each original patch’s own mean and '
+    'predict normalized patches, and turning them back into pixels uses each original patch’s own mean and '
     'variance. That is a leak of information: brightness and contrast of the predictions are given, only '
     'their structure is the model’s.'
 )
 
 PREDICTION_CAPTION = (
     'Each row is one image; the first two columns are the image and its annotation, the others what the same model '
-    'predicts when it was trained from each of the encoders. Colours mean classes, by the key below each picture; '
-    'bright grey parts of a label map have no annotation and are not judged. Nothing of the annotation reaches a '
+    'predicts when it was trained from each of the encoders. Colors mean classes, by the key below each picture; '
+    'bright gray parts of a label map have no annotation and are not judged. Nothing of the annotation reaches a '
     'prediction. So few images show what kinds of mistakes there are. Which encoder makes fewer of them is said '
     'only by the numbers above, which cover all images and seeds.'
 )
@@ -79,17 +79,17 @@ def thin(steps: np.ndarray, values: np.ndarray, limit: int = MAX_POINTS) -> tupl
     return steps[keep], values[keep]
 
 
-def method_colours(methods: Iterable[str]) -> dict[str, str]:
-    """A colour for every method: its own for the usual ones, the next one for each further; the last one repeats."""
+def method_colors(methods: Iterable[str]) -> dict[str, str]:
+    """A color for every method: its own for the usual ones, the next one for each further; the last one repeats."""
     methods = ordered_methods(methods)
-    others = [method for method in methods if method not in METHOD_COLOURS]
-    last = len(OTHER_COLOURS) - 1
-    return METHOD_COLOURS | {method: OTHER_COLOURS[min(number, last)] for number, method in enumerate(others)}
+    others = [method for method in methods if method not in METHOD_COLORS]
+    last = len(OTHER_COLORS) - 1
+    return METHOD_COLORS | {method: OTHER_COLORS[min(number, last)] for number, method in enumerate(others)}
 
 
-def loss_svg(curves: Sequence[Curve], colours: Mapping[str, str] | None = None) -> str:
+def loss_svg(curves: Sequence[Curve], colors: Mapping[str, str] | None = None) -> str:
     """Losses of one method on one data set, one thin line a seed."""
-    colours = colours or method_colours(curve.parts[1] for curve in curves)
+    colors = colors or method_colors(curve.parts[1] for curve in curves)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout='constrained')
         axes = figure.add_subplot()
@@ -98,7 +98,7 @@ def loss_svg(curves: Sequence[Curve], colours: Mapping[str, str] | None = None) 
             for key, values in series(curve):
                 name, dashes = LINES.get(key, (key, '-'))
                 labels = axes.get_legend_handles_labels()[1]
-                axes.plot(*thin(curve.steps, values), color=colours[method], linestyle=dashes, linewidth=1.2,
+                axes.plot(*thin(curve.steps, values), color=colors[method], linestyle=dashes, linewidth=1.2,
                           alpha=0.85, label=None if name in labels else name)
         axes.set_xlabel('iteration')
         axes.set_ylabel('loss')
@@ -109,9 +109,9 @@ def loss_svg(curves: Sequence[Curve], colours: Mapping[str, str] | None = None) 
         return svg_of(figure, f'loss-{curves[0].name}' if curves else 'loss')
 
 
-def comparison_svg(comparisons: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> str:
+def comparison_svg(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> str:
     """Seeds, mean and standard deviation of every method, one group of lines a comparison of one data set."""
-    colours = colours or method_colours(method_order(comparisons))
+    colors = colors or method_colors(method_order(comparisons))
     with matplotlib.rc_context(STYLE):
         heights = [len(item.methods) + 0.9 for item in comparisons]
         figure, axes = _rows_figure(sum(heights), 'percent')
@@ -120,20 +120,20 @@ def comparison_svg(comparisons: Sequence[Comparison], colours: Mapping[str, str]
             methods = method_order([item])
             middles.append(y + (len(methods) - 1) / 2)
             for offset, method in enumerate(methods):
-                _spread_marks(axes, y + offset, item.methods[method], colours[method])
+                _spread_marks(axes, y + offset, item.methods[method], colors[method])
             y += height
         _name_rows(axes, comparisons, middles, y - 1.2)
         return svg_of(figure, 'comparison-' + _data_of(comparisons))
 
 
-def difference_svg(comparisons: Sequence[Comparison], colours: Mapping[str, str] | None = None) -> str:
+def difference_svg(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> str:
     """Methods minus MAE: shared seeds, mean, standard error and margin of the rule, one group a comparison.
 
-    BootMAE alone is drawn in the colour of the text, several methods in their own.
+    BootMAE alone is drawn in the color of the text, several methods in their own.
     """
     methods = rivals(method_order(comparisons))
     items = [item for item in comparisons if any(against_mae(item, method) for method in methods)]
-    colours = {'bootmae': INK} if methods == ['bootmae'] else colours or method_colours(method_order(comparisons))
+    colors = {'bootmae': INK} if methods == ['bootmae'] else colors or method_colors(method_order(comparisons))
     name = method_name(methods[0]) if len(methods) == 1 else 'method'
     step = max(len(methods), 1)
     with matplotlib.rc_context(STYLE):
@@ -143,7 +143,7 @@ def difference_svg(comparisons: Sequence[Comparison], colours: Mapping[str, str]
             for offset, method in enumerate(methods):
                 if against_mae(item, method):
                     _difference_marks(axes, row + (offset - (step - 1) / 2) * 0.8 / step, item, method,
-                                      colours[method], 0.3 / step)
+                                      colors[method], 0.3 / step)
         _name_rows(axes, items, range(len(items)), len(items) - 0.5)
         return svg_of(figure, 'difference-' + _data_of(items))
 
@@ -169,31 +169,31 @@ def _data_of(items: Sequence[Comparison]) -> str:
     return items[0].data if items else 'none'
 
 
-def _rings(axes: Axes, y: float, values: Sequence[float], colour: str) -> None:
-    axes.plot(values, [y] * len(values), 'o', markersize=5.5, markerfacecolor='none', markeredgecolor=colour,
+def _rings(axes: Axes, y: float, values: Sequence[float], color: str) -> None:
+    axes.plot(values, [y] * len(values), 'o', markersize=5.5, markerfacecolor='none', markeredgecolor=color,
               markeredgewidth=0.9, alpha=0.75)
 
 
-def _spread_marks(axes: Axes, y: float, spread: Spread, colour: str) -> None:
-    _rings(axes, y, list(spread.values.values()), colour)
-    axes.plot([spread.mean] * 2, [y - 0.36, y + 0.36], '-', color=colour, linewidth=1.8)
+def _spread_marks(axes: Axes, y: float, spread: Spread, color: str) -> None:
+    _rings(axes, y, list(spread.values.values()), color)
+    axes.plot([spread.mean] * 2, [y - 0.36, y + 0.36], '-', color=color, linewidth=1.8)
     if spread.std is not None:
         ends = [spread.mean - spread.std, spread.mean + spread.std]
-        axes.plot(ends, [y, y], '-', color=colour, linewidth=1.8)
+        axes.plot(ends, [y, y], '-', color=color, linewidth=1.8)
 
 
-def _difference_marks(axes: Axes, y: float, item: Comparison, method: str, colour: str, half: float) -> None:
+def _difference_marks(axes: Axes, y: float, item: Comparison, method: str, color: str, half: float) -> None:
     ours, mae, found = item.methods[method], item.methods['mae'], against_mae(item, method)
     if found.margin is not None:
         axes.fill_betweenx([y - half, y + half], -found.margin, found.margin, color=RULE, linewidth=0)
-    _rings(axes, y, [ours.values[seed] - mae.values[seed] for seed in ours.values if seed in mae.values], colour)
+    _rings(axes, y, [ours.values[seed] - mae.values[seed] for seed in ours.values if seed in mae.values], color)
     mean, error = found.difference.mean, found.difference.standard_error or 0.0
-    axes.plot([mean - error, mean + error], [y, y], '-', color=colour, linewidth=1.8)
-    axes.plot([mean], [y], 'o', color=colour, markersize=4.2)
+    axes.plot([mean - error, mean + error], [y, y], '-', color=color, linewidth=1.8)
+    axes.plot([mean], [y], 'o', color=color, markersize=4.2)
 
 
 def svg_of(figure: Figure, name: str) -> str:
-    """The figure as an ``<svg>`` element for inlining: colours and fonts of the page, ids of its own."""
+    """The figure as an ``<svg>`` element for inlining: colors and fonts of the page, ids of its own."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({'svg.hashsalt': name}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
@@ -203,13 +203,13 @@ def svg_of(figure: Figure, name: str) -> str:
     text = re.sub(r'<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>', '', text, flags=re.S)
     head, rest = text.split('>', 1)
     text = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', '', head) + '>' + rest
-    text = re.sub(r'(fill|stroke|color): (#[0-9a-f]{6})', _page_colour, text)
+    text = re.sub(r'(fill|stroke|color): (#[0-9a-f]{6})', _page_color, text)
     text = re.sub(r'font-family: [^;"]*;', '', text)
     text = re.sub(r'>\s+<', '>\n<', text)
     return _own_ids(text, name)
 
 
-def _page_colour(match: re.Match) -> str:
+def _page_color(match: re.Match) -> str:
     name = VARIABLES.get(match[2])
     return f'{match[1]}: var(--{name}, {match[2]})' if name else match[0]
 
@@ -223,13 +223,13 @@ def _own_ids(svg: str, name: str) -> str:
     return svg.replace('url(#', f'url(#{prefix}')
 
 
-def legend(methods: Sequence[str], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
-    """Reader's name and colour variable of every method."""
-    colours = colours or method_colours(methods)
-    return [(method_name(method), _variable(colours[method])) for method in methods]
+def legend(methods: Sequence[str], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """Reader's name and color variable of every method."""
+    colors = colors or method_colors(methods)
+    return [(method_name(method), _variable(colors[method])) for method in methods]
 
 
-def _variable(colour: str) -> str:
-    """What stands within ``var()``: the page's name of a colour, and itself where the style sheet may lack the name."""
-    further = colour in OTHER_COLOURS[KNOWN_OTHERS:]
-    return f'{VARIABLES[colour]}, {colour}' if further else VARIABLES[colour]
+def _variable(color: str) -> str:
+    """What stands within ``var()``: the page's name of a color, and itself where the style sheet may lack the name."""
+    further = color in OTHER_COLORS[KNOWN_OTHERS:]
+    return f'{VARIABLES[color]}, {color}' if further else VARIABLES[color]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..results.names import method_name, ordered_methods
 from .curves import Curve, read_curve
-from .figures import STYLE, method_colours, svg_of, thin
+from .figures import STYLE, method_colors, svg_of, thin
 
 # Key in the log: what the reader calls it, and the factor to percent.
 METRICS = {'accuracy/top1': ('accuracy', 1.0), 'mIoU': ('mIoU', 1.0), 'coco/bbox_mAP': ('box AP', 100.0),
@@ -54,21 +54,21 @@ def _epochs(work_dir: str | Path) -> float:
         return 0.0
 
 
-def metric_plots(curves: Sequence[Curve], colours: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+def metric_plots(curves: Sequence[Curve], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Heading and SVG for every data set and metric; curves of one point, such as a last test alone, are left out."""
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
         for key, values in curve.values.items():
             if np.isfinite(values).sum() > 1:
                 groups.setdefault((curve.parts[0], key), []).append(curve)
-    return [(', '.join(filter(None, [data, METRICS.get(key, (key, 1.0))[0]])), metric_svg(group, key, colours))
+    return [(', '.join(filter(None, [data, METRICS.get(key, (key, 1.0))[0]])), metric_svg(group, key, colors))
             for (data, key), group in groups.items()]
 
 
-def metric_svg(curves: Sequence[Curve], key: str, colours: Mapping[str, str] | None = None) -> str:
-    """One metric of several trainings on one data set: a line a seed, a colour a method."""
+def metric_svg(curves: Sequence[Curve], key: str, colors: Mapping[str, str] | None = None) -> str:
+    """One metric of several trainings on one data set: a line a seed, a color a method."""
     methods = ordered_methods(curve.parts[1] for curve in curves)
-    colours = colours or method_colours(methods)
+    colors = colors or method_colors(methods)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7 + 0.18 * ((len(methods) + 2) // 3)), layout='constrained')
         axes = figure.add_subplot()
@@ -76,7 +76,7 @@ def metric_svg(curves: Sequence[Curve], key: str, colours: Mapping[str, str] | N
             label = method_name(method)
             for curve in (curve for curve in curves if curve.parts[1] == method):
                 steps, values = thin(curve.steps, curve.values[key])
-                axes.plot(steps, values, color=colours[method], linewidth=1.2, alpha=0.85, label=label,
+                axes.plot(steps, values, color=colors[method], linewidth=1.2, alpha=0.85, label=label,
                           marker='o' if len(steps) <= FEW else None, markersize=2.5)
                 label = None
         axes.set_xlabel(curves[0].unit)

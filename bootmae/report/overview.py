@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..results.names import method_name
 from ..results.rows import ResultRow
 from .blocks import block_of
-from .summary import Comparison, summarise
+from .summary import Comparison, summarize
 from .tables import escape
 from .verdicts import (
     MINUS_MAE,
@@ -111,7 +111,7 @@ def _difference(item: Comparison, method: str) -> Entry:
 
 def overview_markdown(rows: Sequence[ResultRow]) -> str:
     """Overview of the measured rows as a Markdown table, percent, best in bold; empty without rows."""
-    table = overview(summarise(rows))
+    table = overview(summarize(rows))
     if not table.columns:
         return ''
     heads = ['Method', *('<br>'.join(escape(text) for text in column if text) for column in table.columns)]
@@ -123,7 +123,7 @@ def overview_markdown(rows: Sequence[ResultRow]) -> str:
 
 def overview_text(rows: Sequence[ResultRow], width: int = WIDTH) -> str:
     """Overview of the measured rows for the terminal, percent; wrapped between data sets, empty without rows."""
-    table = overview(summarise(rows))
+    table = overview(summarize(rows))
     names = ['', '', '', *(name for name, _ in table.rows)]
     labels = _left(names)
     blocks: list[list[str]] = []

@@ -23,13 +23,13 @@ from .figures import (
     difference_svg,
     legend,
     loss_svg,
-    method_colours,
+    method_colors,
 )
 from .metric_curves import METRIC_CAPTION, metric_plots
 from .overview import overview
 from .progress import CellState, progress_of
 from .published import beside_published, measured_at, missing_commands
-from .summary import Comparison, summarise
+from .summary import Comparison, summarize
 from .tables import (
     checkpoint_table,
     comparison_table,
@@ -65,7 +65,7 @@ READING = (
     'probe what one linear layer can read out. The untrained encoder is the floor, random weights under '
     'the same evaluation; a pretraining that does not rise above it has taught nothing that these tasks '
     'can see.',
-    'The spread covers the seeds of initialisation, masks and order of the images. It does not cover '
+    'The spread covers the seeds of initialization, masks and order of the images. It does not cover '
     'another choice of data, of hyper-parameters or of model size.',
     'Both methods are compared after the same number of images wherever the section on cost says so. '
     'BootMAE needs more time per image, because a second encoder sees the whole image; a comparison at '
@@ -78,7 +78,7 @@ DENSE_READING = (
     'neither is a share of right answers, and numbers of different tasks do not compare.'
 )
 DEMO_READING = (
-    'Rows labelled “demo” come from minutes of training of a very small model on few, small images. They '
+    'Rows labeled “demo” come from minutes of training of a very small model on few, small images. They '
     'can show that the pipeline works from end to end and that the pretraining learns something. They '
     'cannot show which method is better at the size of the publications, and a lead of either method here '
     'does not carry over: the published runs use ViT-B, ImageNet-1k and 800 epochs.'
@@ -117,12 +117,12 @@ def build_page(
         ValueError: A picture cannot be read.
     """
     rows, published = [row for row in rows if row.label != 'paper'], published_rows()
-    everything = in_order(summarise(rows))
+    everything = in_order(summarize(rows))
     comparisons = last_blocks(everything)
     found = find_verdicts(comparisons)
     sentence, tone = headline(found)
     methods = method_order(comparisons)
-    colours = method_colours([*methods, *ordered_methods(curve.parts[1] for curve in (*curves, *metrics))])
+    colors = method_colors([*methods, *ordered_methods(curve.parts[1] for curve in (*curves, *metrics))])
     demo = any(row.label == 'demo' for row in rows)
     dense = any(item.task in DENSE_TASKS for item in comparisons)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
@@ -130,16 +130,16 @@ def build_page(
     return environment.get_template('page.html.j2').render(
         title=title, progress=progress_of(cells), lede=lede(comparisons), headline=sentence, tone=tone, demo=demo,
         learned=learned_headline(found),
-        verdicts=_by_data(found), rule=RULE, legend=legend(methods, colours),
+        verdicts=_by_data(found), rule=RULE, legend=legend(methods, colors),
         overview=overview(comparisons), comparison=comparison_table(everything),
-        plots=_comparison_plots(comparisons, colours) + block_plots(everything, colours),
+        plots=_comparison_plots(comparisons, colors) + block_plots(everything, colors),
         many=len(methods) > MANY, classes=class_tables(classes),
         comparison_caption=' '.join([COMPARISON_CAPTION, *[BLOCKS_CAPTION] * (len(everything) > len(comparisons))]),
         predictions=[_embed(caption, data) for caption, data in (predictions or {}).items()],
         prediction_caption=PREDICTION_CAPTION, published=beside_published(published, rows),
         compared=any(measured_at(rows, row) for row in published), missing=missing_commands(published, rows),
-        metrics=metric_plots(metrics, colours),
-        metric_caption=METRIC_CAPTION, losses=_loss_plots(curves, colours), loss_caption=LOSS_CAPTION,
+        metrics=metric_plots(metrics, colors),
+        metric_caption=METRIC_CAPTION, losses=_loss_plots(curves, colors), loss_caption=LOSS_CAPTION,
         pictures=[_embed(caption, data) for caption, data in (pictures or {}).items()],
         picture_caption=RECONSTRUCTION_CAPTION, cost=cost_table(rows), cost_sentences=cost_sentences(rows),
         cost_note=COST_NOTE if any(row.gpu_hours or row.memory for row in rows) else '',
@@ -187,17 +187,17 @@ def _by_data(items: Sequence[Any]) -> dict[str, list[Any]]:
     return groups
 
 
-def _comparison_plots(comparisons: Sequence[Comparison], colours: Mapping[str, str]) -> list[tuple[str, str]]:
+def _comparison_plots(comparisons: Sequence[Comparison], colors: Mapping[str, str]) -> list[tuple[str, str]]:
     """Heading and SVG for every data set: the results, and the differences where MAE and another are there."""
     plots = []
     for data, group in _by_data(comparisons).items():
-        plots.append((f'{data}, results', comparison_svg(group, colours)))
+        plots.append((f'{data}, results', comparison_svg(group, colors)))
         if any(against_mae(item, method) for item in group for method in rivals(method_order(group))):
-            plots.append((f'{data}, difference', difference_svg(group, colours)))
+            plots.append((f'{data}, difference', difference_svg(group, colors)))
     return plots
 
 
-def _loss_plots(curves: Sequence[Curve], colours: Mapping[str, str]) -> list[tuple[str, str]]:
+def _loss_plots(curves: Sequence[Curve], colors: Mapping[str, str]) -> list[tuple[str, str]]:
     """Heading and SVG for every data set and method."""
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
@@ -205,7 +205,7 @@ def _loss_plots(curves: Sequence[Curve], colours: Mapping[str, str]) -> list[tup
     order = {'mae': 0, 'bootmae': 1}
     data = list(dict.fromkeys(key[0] for key in groups))
     keys = sorted(groups, key=lambda key: (data.index(key[0]), order.get(key[1], 2)))
-    return [(', '.join(filter(None, [key[0], method_name(key[1])])), loss_svg(groups[key], colours)) for key in keys]
+    return [(', '.join(filter(None, [key[0], method_name(key[1])])), loss_svg(groups[key], colors)) for key in keys]
 
 
 def _embed(caption: str, data: bytes) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Found = tuple[str, Spread | Difference]  # protocol, and the mean over seeds or 
 def measured_at(rows: Sequence[ResultRow], row: ResultRow) -> list[Found]:
     """What was measured where a published number stands: same data, task, metric, method, model and variant.
 
-    Only rows labelled ``reproduced``; a gain over MAE is compared with the paired difference. One entry a protocol.
+    Only rows labeled ``reproduced``; a gain over MAE is compared with the paired difference. One entry a protocol.
     """
     ours = _by_protocol(rows, place_of(row))
     if not row.metric.endswith(OVER_MAE):
@@ -42,7 +42,7 @@ def _by_protocol(rows: Sequence[ResultRow], place: Place) -> dict[str, Spread]:
 def beside_published(published: Sequence[ResultRow], rows: Sequence[ResultRow]) -> Table:
     """One row a published number: what was measured in its place, and the difference to it.
 
-    Rows labelled ``not run`` that no publication has a number for follow. The difference's error is that of the mean
+    Rows labeled ``not run`` that no publication has a number for follow. The difference's error is that of the mean
     over our seeds; what the published number itself may be off by is not known.
     """
     any_found = any(measured_at(rows, row) for row in published)

@@ -21,7 +21,7 @@ SMALLEST_WINDOW = 600  # pixels; browsers make no narrower one, so the page stan
 
 @dataclass(frozen=True)
 class Screen:
-    """One picture: the page's width and height in CSS pixels, picture pixels a CSS pixel, and the colours."""
+    """One picture: the page's width and height in CSS pixels, picture pixels a CSS pixel, and the colors."""
 
     width: int
     height: int
@@ -84,14 +84,14 @@ def _shoot(browser: str, report: Path, screen: Screen) -> Image.Image:
 
 
 def small_png(picture: Image.Image, largest: int = LARGEST) -> bytes:
-    """PNG with a palette, of as many colours as the limit of bytes allows.
+    """PNG with a palette, of as many colors as the limit of bytes allows.
 
     Raises:
-        ValueError: Even 16 colours are too many.
+        ValueError: Even 16 colors are too many.
     """
-    for colours in (256, 128, 64, 32, 16):
+    for colors in (256, 128, 64, 32, 16):
         buffer = io.BytesIO()
-        picture.quantize(colours, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)
+        picture.quantize(colors, dither=Image.Dither.NONE).save(buffer, 'PNG', optimize=True)
         if buffer.tell() <= largest:
             return buffer.getvalue()
     raise ValueError(f'a picture of {picture.width} x {picture.height} pixels does not fit {largest} bytes')

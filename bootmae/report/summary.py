@@ -1,4 +1,4 @@
-"""Result rows summarised over seeds: mean, spread and paired differences."""
+"""Result rows summarized over seeds: mean, spread and paired differences."""
 
 import math
 import statistics
@@ -77,7 +77,7 @@ def paired_difference(first: Spread, second: Spread) -> Difference | None:
     return Difference(pairs.n, pairs.mean, error)
 
 
-def summarise(rows: Iterable[ResultRow]) -> list[Comparison]:
+def summarize(rows: Iterable[ResultRow]) -> list[Comparison]:
     """Mean, spread and paired difference of the measured rows; published and missing ones are left out."""
     groups: dict[tuple, dict[str, dict[int, float]]] = {}
     for row in rows:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..results.names import method_name
 from ..results.rows import COLUMNS, TYPES, ResultRow
 from .blocks import block_of, by_blocks
-from .summary import Comparison, summarise
+from .summary import Comparison, summarize
 from .verdicts import (
     DENSE_TASKS,
     MINUS_MAE,
@@ -231,7 +231,7 @@ def checkpoint_table(rows: Sequence[ResultRow]) -> Table:
 
 def _plain(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], Table]:
     """Headings and texts of the comparison; the protocol only where it tells two rows apart."""
-    table = comparison_table(in_order(summarise(rows)))
+    table = comparison_table(in_order(summarize(rows)))
     body = [[cell.text for cell in cells] for cells in table.rows]
     heads = [name for name, _ in table.columns]
     if len({tuple(cells[:3]) for cells in body}) == len(body):

@@ -25,7 +25,7 @@ DENSE_TASKS = ('segmentation', 'detection')  # their labels are whole images, ne
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """How one method stands to another.
 
     Attributes:
@@ -58,15 +58,15 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def judge(first: Spread, second: Spread) -> Judgement:
+def judge(first: Spread, second: Spread) -> Judgment:
     """Compare two methods by the rule."""
     difference = paired_difference(first, second)
     if difference is None or difference.standard_error is None:
-        return Judgement('undecided', difference, None)
+        return Judgment('undecided', difference, None)
     margin = max(2 * difference.standard_error, first.std or 0.0, second.std or 0.0)
     if abs(difference.mean) <= margin:
-        return Judgement('level', difference, margin)
-    return Judgement('above' if difference.mean > 0 else 'below', difference, margin)
+        return Judgment('level', difference, margin)
+    return Judgment('above' if difference.mean > 0 else 'below', difference, margin)
 
 
 def best_method(comparison: Comparison) -> str | None:
@@ -91,7 +91,7 @@ def rivals(methods: Sequence[str]) -> list[str]:
     return [name for name in methods if name not in ('untrained', 'mae')] if 'mae' in methods else []
 
 
-def against_mae(item: Comparison, method: str) -> Judgement | None:
+def against_mae(item: Comparison, method: str) -> Judgment | None:
     """How a method stands to MAE in a comparison; None where one of them is missing or they share no seed."""
     if method not in item.methods or 'mae' not in item.methods:
         return None
@@ -115,7 +115,7 @@ def labels_name(item: Comparison | ResultRow) -> str:
 def labels_phrase(item: Comparison | ResultRow) -> str:
     """The same with its noun, such as ``5 labels per class``."""
     if item.task in DENSE_TASKS:
-        return '' if item.labels == 'all' else f'{item.labels} labelled images'
+        return '' if item.labels == 'all' else f'{item.labels} labeled images'
     return 'all labels' if item.labels == 'all' else f'{item.labels} labels per class'
 
 
@@ -193,7 +193,7 @@ def _verdict(item: Comparison, with_protocol: bool) -> Verdict:
     return Verdict(data, place, outcomes, outcome, tuple(sentences))
 
 
-def _learned_sentences(item: Comparison, learned: dict[str, Judgement]) -> list[str]:
+def _learned_sentences(item: Comparison, learned: dict[str, Judgment]) -> list[str]:
     untrained = item.methods['untrained']
     floor = f'the untrained encoder ({untrained.mean:.1f})'
     means = ', '.join(f'{method_name(name)} {item.methods[name].mean:.1f}' for name in learned)
@@ -208,7 +208,7 @@ def _learned_sentences(item: Comparison, learned: dict[str, Judgement]) -> list[
     return [_learned_sentence(name, item.methods[name], untrained, found) for name, found in learned.items()]
 
 
-def _learned_in_short(item: Comparison, learned: dict[str, Judgement], floor: str) -> str:
+def _learned_in_short(item: Comparison, learned: dict[str, Judgment], floor: str) -> str:
     """Many methods against the untrained encoder, by outcome."""
     parts = []
     for outcome in ('above', 'level', 'below', 'undecided'):
@@ -218,7 +218,7 @@ def _learned_in_short(item: Comparison, learned: dict[str, Judgement], floor: st
     return f'Against {floor}: {"; ".join(parts)}.'
 
 
-def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judgement) -> str:
+def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judgment) -> str:
     who, numbers = method_name(name), f'{spread.mean:.1f} against {untrained.mean:.1f}'
     if found.outcome == 'undecided':
         return f'{who} against the untrained encoder is undecided: {numbers}, {_too_few(found)}.'
@@ -228,14 +228,14 @@ def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judge
     return f'{who} {words[found.outcome]}: {numbers}.'
 
 
-def _others_sentence(found: dict[str, Judgement]) -> str:
+def _others_sentence(found: dict[str, Judgment]) -> str:
     """Further methods against MAE, in short."""
     parts = [f'{method_name(name)} {outcome.outcome} ({difference_text(outcome.difference)})'
              for name, outcome in found.items()]
     return f'Others against MAE: {", ".join(parts)}.'
 
 
-def _pair_sentence(found: Judgement) -> str:
+def _pair_sentence(found: Judgment) -> str:
     if found.difference is None:
         return 'BootMAE against MAE is undecided: they share no seed.'
     if found.outcome == 'undecided':
@@ -246,7 +246,7 @@ def _pair_sentence(found: Judgement) -> str:
             f'(standard error; {found.difference.n} shared seeds, margin {found.margin:.2f}).')
 
 
-def _too_few(found: Judgement) -> str:
+def _too_few(found: Judgment) -> str:
     return 'no shared seed' if found.difference is None else 'one shared seed only'
 
 

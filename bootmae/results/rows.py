@@ -25,7 +25,7 @@ class ResultRow:
         method: How the encoder was made: ``untrained``, ``mae``, ``bootmae`` or another name.
         task: How the encoder was judged: ``knn``, ``linear``, ``finetune``, ``segmentation``, ``detection`` or
             another name.
-        labels: ``all``, or the number of labelled images: per class, and in all for segmentation and detection.
+        labels: ``all``, or the number of labeled images: per class, and in all for segmentation and detection.
         metric: Name of the number, such as ``accuracy``, ``mIoU`` or ``box AP``; higher is better.
         value: The number, in percent; NaN only where ``label`` is ``not run``.
         seed: Seed of pretraining and evaluation; -1 where a publication does not state it.
@@ -180,11 +180,11 @@ def published_rows(path: str | Path = PUBLISHED) -> list[ResultRow]:
     None where the package was installed without the repository's results.
 
     Raises:
-        ValueError: A row of the file is labelled as something else, or the file cannot be read.
+        ValueError: A row of the file is labeled as something else, or the file cannot be read.
     """
     rows = read_rows(path) if Path(path).is_file() else []
     wrong = [row for row in rows if row.label != 'paper']
     if wrong:
-        raise ValueError(f'{path}: {wrong[0].key} is labelled {wrong[0].label!r}; only numbers of publications belong '
+        raise ValueError(f'{path}: {wrong[0].key} is labeled {wrong[0].label!r}; only numbers of publications belong '
                          'here, with the label "paper"')
     return rows

@@ -19,7 +19,7 @@ from ..models.vit import resolve_arch
 from ..report.curves import read_curve
 from ..results.rows import ResultRow, read_rows, write_rows
 from .cells import Cell, last_checkpoint
-from .journal import config_hash, read_journal, rows_file
+from .job_state import config_hash, read_job_state, rows_file
 
 # Of a training's validation, by kind of task: the metric's name in rows, its key in the log, and the factor to percent
 METRICS = {
@@ -70,7 +70,7 @@ def collect(cell: Cell, gpus: int) -> list[ResultRow]:
     """
     cfg = cell_config(cell)
     known = dict(config_hash=config_hash(cfg), data_hash=data_hash(cell.config, json.dumps(cell.options, default=str)))
-    seconds = gpus * read_journal(cell).seconds
+    seconds = gpus * read_job_state(cell).seconds
     rows = list(_trained_rows(cell, cfg, seconds, known) if cell.trains else _frozen_rows(cell, seconds, known, cfg))
     rows_file(cell).unlink(missing_ok=True)
     write_rows(rows_file(cell), rows)

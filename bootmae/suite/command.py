@@ -21,7 +21,7 @@ from ..results.provenance import REPOSITORY
 from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, write_results
 from .dry_run import TFLOPS, plan_text
-from .journal import DONE, check_definition, definition, is_free, read_journal, state_of
+from .job_state import DONE, check_definition, definition, is_free, read_job_state, state_of
 from .machine import find_machine
 from .page import write_report
 from .running import SuiteRun
@@ -73,7 +73,7 @@ def run_here(args: argparse.Namespace, cells: Sequence[Cell], every: Sequence[Ce
         print(f'stopped by {run.stopping.name if run.stopping else "a signal"}: start the same command again to go on',
               file=sys.stderr)
         return REQUEUE
-    bad = [f'  {cell.name}: {read_journal(cell).detail or run.states[cell.name]}; see {cell.folder / "log.txt"}'
+    bad = [f'  {cell.name}: {read_job_state(cell).detail or run.states[cell.name]}; see {cell.folder / "log.txt"}'
            for cell in cells if run.states[cell.name] != DONE]
     if bad:
         print('\n'.join([f'{len(bad)} of {len(cells)} cells are not done; the same command tries them again:', *bad]),
@@ -96,7 +96,7 @@ def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str]
         loop = cfg.get('train_cfg') or {}
         lengths[cell.name] = {key: loop[key] for key in ('max_epochs', 'max_iters') if key in loop}
     for cell in cells:
-        check_definition(cell, read_journal(cell), definitions[cell.name])
+        check_definition(cell, read_job_state(cell), definitions[cell.name])
     return definitions, lengths
 
 

@@ -11,7 +11,7 @@ from ..commands.plan import build_on_meta, count_images, gflop_per_image, length
 from ..config.batch import apply_batch
 from .cells import Cell
 from .collect import cell_config
-from .journal import state_of
+from .job_state import state_of
 from .status import aligned
 
 TFLOPS = 120.0

@@ -22,7 +22,7 @@ from ..visualization.predictions import detection_grid, segmentation_grid
 from ..visualization.reconstruct import hide, load_pretrained, reconstruct
 from .cells import Cell, last_checkpoint, shell, suite_command
 from .collect import cell_config, data_name
-from .journal import DONE, read_journal, state_of
+from .job_state import DONE, read_job_state, state_of
 
 RECONSTRUCTED, PREDICTED = 6, 5  # images
 
@@ -44,7 +44,7 @@ def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path, p
         notes=suite.notes, commands=commands(cells),
         provenance=dict(suite=suite.path.name, commit=git_commit(), device=device_name(), cores=os.cpu_count(),
                         **versions()),
-        cells=[(cell.name, state_of(cell), read_journal(cell).detail) for cell in cells], metrics=metrics(done),
+        cells=[(cell.name, state_of(cell), read_job_state(cell).detail) for cell in cells], metrics=metrics(done),
         classes=classes(done))
 
 
@@ -111,7 +111,7 @@ def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
 
 
 def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | None:
-    """None where no BootMAE is there, whose masks are used, or no labelled images of the same size."""
+    """None where no BootMAE is there, whose masks are used, or no labeled images of the same size."""
     plain_first = sorted(first.values(), key=lambda cell: bool(cell.method.options))
     ours = next((cell for cell in plain_first if cell_config(cell).model.type == 'BootMAE'), None)
     judged = next((cell for cell in done if cell.needs in first.values() and cell.task.kind not in
@@ -126,7 +126,7 @@ def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | Non
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
     masking = BlockMasking(grid=(images.shape[1] // patch[0], images.shape[2] // patch[1]), **cfg.model.masking)
     rng = np.random.RandomState(0)
-    orders = np.stack([masking.draw_order(rng) for _ in images])
+    orders = np.stack([masking.draw_ids_shuffle(rng) for _ in images])
     panels = dict(original=images, masked=hide(images, orders, masking.num_masked, patch))
     for method, cell in first.items():
         if not _same_task(cell_config(cell).model, cfg.model):
@@ -174,7 +174,7 @@ def _predictions(first: dict[str, Cell], kind: str) -> bytes:
     configs = {method: cell_config(cell) for method, cell in first.items()}
     cfg = next(iter(configs.values()))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    classes, palette = dataset.metainfo['classes'], [tuple(colour) for colour in dataset.metainfo['palette']]
+    classes, palette = dataset.metainfo['classes'], [tuple(color) for color in dataset.metainfo['palette']]
     shown = range(min(PREDICTED, len(dataset)))
     samples = {method: predict(configs[method], last_checkpoint(cell.run), shown) for method, cell in first.items()}
     truth = next(iter(samples.values()))

@@ -13,7 +13,7 @@ from ..distributed.exits import REQUEUE
 from ..results.provenance import REPOSITORY
 from .cells import LAST, Cell, last_checkpoint
 from .collect import collect
-from .journal import (
+from .job_state import (
     BLOCKED,
     DONE,
     ELSEWHERE,
@@ -22,11 +22,11 @@ from .journal import (
     STOPPED,
     WAITING,
     CellLock,
-    Journal,
+    JobState,
     begin_attempt,
     end_attempt,
     is_done,
-    read_journal,
+    read_job_state,
     state_of,
 )
 
@@ -68,7 +68,7 @@ class Run:
     """A cell that is running: its commands left to do, and the process of the present one."""
 
     cell: Cell
-    journal: Journal
+    journal: JobState
     lock: CellLock
     devices: list[str]
     left: list[list[str]]
@@ -181,7 +181,7 @@ class SuiteRun:
             self.states[cell.name] = ELSEWHERE
             self.machine.devices += devices
             return
-        journal = read_journal(cell)
+        journal = read_job_state(cell)
         if is_done(cell, journal):  # another suite was quicker
             lock.release()
             self.machine.devices += devices

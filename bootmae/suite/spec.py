@@ -74,7 +74,7 @@ class Task(Training):
         kind: one of :data:`KINDS`.
         origin: the pretraining whose encoders it takes (key ``from``); None where there is no pretraining.
         data: name of the data in the rows; None: from the config.
-        labels: of ``knn`` and ``frozen``: amounts of labelled images per class, or ``all``. Of others: how the rows
+        labels: of ``knn`` and ``frozen``: amounts of labeled images per class, or ``all``. Of others: how the rows
             call the amount that the config trains on.
         blocks: of ``knn`` and ``frozen``: those after which features are judged, or ``all``; empty: as the config says.
         test: whether a trained model is judged on the config's test data, by ``tools/test.py``; else its last

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .cells import Cell
-from .journal import BLOCKED, DONE, ELSEWHERE, FAILED, KILLED, RUNNING, STOPPED, Journal, read_journal, state_of
+from .job_state import BLOCKED, DONE, ELSEWHERE, FAILED, KILLED, RUNNING, STOPPED, JobState, read_job_state, state_of
 from .running import SuiteRun
 
 ENDS = (DONE, FAILED, STOPPED, BLOCKED)
@@ -37,7 +37,7 @@ class Status:
         self.ended += state in ENDS
         total = len(self.cells)
         place = '' if state == RUNNING else f'{self.ended}/{total}'
-        seconds = read_journal(cell).seconds
+        seconds = read_job_state(cell).seconds
         took = f' ({duration(seconds)})' if state in (DONE, FAILED, STOPPED) and seconds else ''
         self._clear()
         head = f'{duration(time.monotonic() - self.begin):>8} {place:>{2 * len(str(total)) + 1}}'
@@ -76,7 +76,7 @@ def time_left(suite: SuiteRun) -> float | None:
     took: dict[str, list[float]] = {}
     for cell in suite.cells:
         if suite.states[cell.name] == DONE:
-            took.setdefault(cell.training.name, []).append(read_journal(cell).seconds)
+            took.setdefault(cell.training.name, []).append(read_job_state(cell).seconds)
     if not took:
         return None
     mean = {name: sum(values) / len(values) for name, values in took.items()}
@@ -88,7 +88,7 @@ def time_left(suite: SuiteRun) -> float | None:
     return max(sum(left) / lanes, max(left, default=0.0))
 
 
-def progress(cell: Cell, journal: Journal) -> str:
+def progress(cell: Cell, journal: JobState) -> str:
     """How far a training is, in percent, from what it logged last; empty if unknown."""
     files = sorted(cell.run.glob('*/vis_data/scalars.json'))  # their folders are times
     if not files or not journal.length:
@@ -121,7 +121,7 @@ def interrupted(cells: Sequence[Cell]) -> list[str]:
     """A line for each cell that an earlier call began and did not finish."""
     lines = []
     for cell in cells:
-        journal = read_journal(cell)
+        journal = read_job_state(cell)
         state = state_of(cell, journal)
         if state not in (KILLED, STOPPED, FAILED, ELSEWHERE):
             continue

@@ -36,7 +36,7 @@ class TapPyramid(nn.Module):
 
     Args:
         in_channels: D; the levels have the same width.
-        norm_cfg: the batch normalisation between the two steps of level 0. ``SyncBN`` needs GPUs when several
+        norm_cfg: the batch normalization between the two steps of level 0. ``SyncBN`` needs GPUs when several
             processes train; ``BN`` does not.
     """
 

@@ -35,7 +35,7 @@ class Pretrained:
     img_size: tuple[int, int]
     patch_size: tuple[int, int]
     num_masked: int
-    normalised: bool  # whether it predicts normalised patches
+    normalized: bool  # whether it predicts normalized patches
     masking: BlockMasking | None = None  # None: uniformly random
 
     @property
@@ -47,7 +47,7 @@ class Pretrained:
         """Mask orders (number, N) as in its training: block-wise of BootMAE, uniformly random of MAE."""
         rng = np.random.RandomState(seed)
         draw = (lambda: rng.permutation(self.num_patches)) if self.masking is None else (
-            lambda: self.masking.draw_order(rng))
+            lambda: self.masking.draw_ids_shuffle(rng))
         return np.stack([draw() for _ in range(number)])
 
 
@@ -59,7 +59,7 @@ def load_decoder(path: str | Path, config: str | None = None, size: tuple[int, i
         path: a BootMAE or MAE run of this suite, MAE of mmpretrain or facebookresearch, or the authors' BootMAE.
         config: of its pretraining; by default the one that a run of this suite records.
         size: height and width of the images, if others than in the training; positions are interpolated.
-        target: ``normalised`` or ``pixels``, what an MAE that does not tell was trained to predict.
+        target: ``normalized`` or ``pixels``, what an MAE that does not tell was trained to predict.
         num_heads: of its encoder, if it is not told and unusual.
         options: overrides of the config.
 
@@ -139,10 +139,10 @@ def recorded_target(content: dict, path: str | Path) -> str:
     """
     told = getattr(content.get('args'), 'norm_pix_loss', None)
     if told is None:
-        raise ValueError(f'{path} does not tell whether its decoder predicts normalised patches or pixels: give '
-                         '--target normalised (norm_pix_loss, the published recipe) or --target pixels '
+        raise ValueError(f'{path} does not tell whether its decoder predicts normalized patches or pixels: give '
+                         '--target normalized (norm_pix_loss, the published recipe) or --target pixels '
                          '(facebookresearch\'s mae_visualize_*.pth)')
-    return 'normalised' if told else 'pixels'
+    return 'normalized' if told else 'pixels'
 
 
 def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None) -> dict:
@@ -161,7 +161,7 @@ def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None
         neck=dict(type='MAEPretrainDecoder', patch_size=patch[0], embed_dim=width, decoder_embed_dim=wide,
                   decoder_depth=depth, decoder_num_heads=DECODER_HEADS, mlp_ratio=state[
                       'neck.decoder_blocks.0.ffn.layers.0.0.weight'].shape[0] / wide),
-        head=dict(type='MAEPretrainHead', norm_pix=target == 'normalised', patch_size=patch[0],
+        head=dict(type='MAEPretrainHead', norm_pix=target == 'normalized', patch_size=patch[0],
                   loss=dict(type='PixelReconstructionLoss', criterion='L2')))
 
 

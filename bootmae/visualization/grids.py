@@ -11,7 +11,7 @@ from ..results.names import method_name
 
 PANEL_ORDER = ('original', 'masked', 'mae', 'bootmae')
 GUTTER, HEADING = 4, 22
-HEADING_COLOUR = (118, 118, 118, 255)
+HEADING_COLOR = (118, 118, 118, 255)
 
 
 def reconstruction_grid(panels: Mapping[str, np.ndarray], scale: int | None = None) -> bytes:
@@ -85,7 +85,7 @@ def _draw_headings(picture: Image.Image, names: Sequence[str], width: int) -> No
     for column, name in enumerate(names):
         left = tile_origin(0, column, 0, width)[1]
         size = next((s for s in range(largest, 6, -1) if draw.textlength(name, font_of(s)) <= width), 6)
-        draw.text((left + width / 2, HEADING / 2), name, fill=HEADING_COLOUR, font=font_of(size), anchor='mm')
+        draw.text((left + width / 2, HEADING / 2), name, fill=HEADING_COLOR, font=font_of(size), anchor='mm')
 
 
 @lru_cache

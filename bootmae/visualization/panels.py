@@ -1,4 +1,4 @@
-"""Pictures of one checkpoint, each with a caption drawn below it: attention over images, components as colours.
+"""Pictures of one checkpoint, each with a caption drawn below it: attention over images, components as colors.
 
 Shape letters: n images, H and W their size, h and w rows and columns of patches.
 """
@@ -10,11 +10,11 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
 from .grids import GUTTER, compose_grid, font_of, png
-from .predictions import KEY_INK, KEY_PAPER, grey
+from .predictions import KEY_INK, KEY_PAPER, gray
 
 TILE = 144  # pixels that a picture is wide, about
 HEAT = 'inferno'
-DIMMED, OPACITY = 0.75, 0.8  # of the grey image, and of the strongest attention over it
+DIMMED, OPACITY = 0.75, 0.8  # of the gray image, and of the strongest attention over it
 CAPTION_SIZE, CAPTION_LINE, CAPTION_PAD, CAPTION_WIDTH = 14, 20, 10, 420
 
 
@@ -68,7 +68,7 @@ def wrap(text: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Attention over grey images, each map relative to its own largest value; patches stay squares.
+    """Attention over gray images, each map relative to its own largest value; patches stay squares.
 
     Args:
         images: uint8 (n, H, W, 3).
@@ -79,12 +79,12 @@ def attention_overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """
     largest = maps.max(axis=(1, 2), keepdims=True)
     heat = spread(maps / np.where(largest > 0, largest, 1), images.shape[1:3])
-    colour = 255 * colormaps[HEAT](heat)[..., :3]
+    color = 255 * colormaps[HEAT](heat)[..., :3]
     weight = OPACITY * heat[..., None]
-    return ((1 - weight) * DIMMED * grey(images) + weight * colour).round().astype(np.uint8)
+    return ((1 - weight) * DIMMED * gray(images) + weight * color).round().astype(np.uint8)
 
 
-def component_colours(components: np.ndarray, size: Sequence[int], tails: float = 1.0) -> np.ndarray:
+def component_colors(components: np.ndarray, size: Sequence[int], tails: float = 1.0) -> np.ndarray:
     """Three components as red, green and blue, each from its 1st to its 99th percentile over all images.
 
     Args:

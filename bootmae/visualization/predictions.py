@@ -1,6 +1,6 @@
 """Pictures of predictions beside the annotation: label maps of segmentation, boxes and masks of detection.
 
-Every panel but the image itself is drawn over the image in grey, so that colours mean classes only.
+Every panel but the image itself is drawn over the image in gray, so that colors mean classes only.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,48 +10,48 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..results.names import method_name
-from .grids import GUTTER, HEADING_COLOUR, compose_grid, enlarge, font_of, png
+from .grids import GUTTER, HEADING_COLOR, compose_grid, enlarge, font_of, png
 
 IGNORED = 255  # label of pixels without annotation
-OPACITY = 0.6  # of a class colour over the grey image
+OPACITY = 0.6  # of a class color over the gray image
 DIMMED = 0.6  # brightness of what no instance covers, so that the instances stand out
 TILE = 200  # pixels that an enlarged image is wide, about
 LINE = 2  # width of a box, pixels of the enlarged image
 NAME_SIZE = 13  # font of the names at boxes
-KEY_SIZE, KEY_LINE, KEY_PAD, SWATCH = 15, 24, 8, 14  # font, line height, margin and square of the colour key
+KEY_SIZE, KEY_LINE, KEY_PAD, SWATCH = 15, 24, 8, 14  # font, line height, margin and square of the color key
 KEY_PAPER, KEY_INK = (38, 40, 44), (232, 232, 234)  # readable on a light and on a dark page
 MIN_SCORE = 0.3
-Colour = tuple[int, ...]
+Color = tuple[int, ...]
 PANEL_ORDER = ('truth', 'untrained', 'mae', 'bootmae')
 
 
 def segmentation_grid(images: np.ndarray, panels: Mapping[str, np.ndarray], palette: Sequence[Sequence[int]],
                       classes: Sequence[str] | None = None, scale: int | None = None) -> bytes:
-    """PNG with one image a row; columns: the image, then every panel as colours over the grey image.
+    """PNG with one image a row; columns: the image, then every panel as colors over the gray image.
 
     Args:
         images: uint8 (n, H, W, 3).
         panels: By heading, integer label maps (n, H, W), 255 where there is no annotation; ordered truth, untrained,
             MAE, BootMAE, then others.
-        palette: Colour of every class, 0 to 255 (classes, 3).
+        palette: Color of every class, 0 to 255 (classes, 3).
         classes: Names of the classes; those that occur are listed in a key below.
         scale: Whole factor by which pixels are repeated; the default makes an image about 200 pixels wide.
 
     Raises:
-        ValueError: Arrays of another kind or shape, or labels without a colour.
+        ValueError: Arrays of another kind or shape, or labels without a color.
     """
     images, scale, names = _prepare(images, panels, scale)
-    colours = _colours(palette, classes)
+    colors = _colors(palette, classes)
     columns, shown = [enlarge(images, scale)], set()
     for name in names:
         labels = np.asarray(panels[name])
-        _check_labels(name, labels, images.shape[:3], len(colours))
-        columns.append(enlarge(overlay(images, labels, colours), scale))
+        _check_labels(name, labels, images.shape[:3], len(colors))
+        columns.append(enlarge(overlay(images, labels, colors), scale))
         shown.update(np.unique(labels).tolist())
     picture = compose_grid(_headings(names), columns)
     if classes is None:
         return png(picture)
-    entries = [(classes[label], tuple(colours[label].tolist())) for label in sorted(shown - {IGNORED})]
+    entries = [(classes[label], tuple(colors[label].tolist())) for label in sorted(shown - {IGNORED})]
     return png(_with_key(picture, entries + [('not annotated', None)] * (IGNORED in shown)))
 
 
@@ -65,15 +65,15 @@ def detection_grid(images: np.ndarray, panels: Mapping[str, Sequence[Mapping[str
             ``labels`` (k,), ``masks`` bool (k, H, W) or None, ``scores`` (k,) or None; ordered as for
             :func:`segmentation_grid`.
         classes: Names of the classes; those that occur are listed in a key below.
-        palette: Colour of every class, 0 to 255 (classes, 3).
+        palette: Color of every class, 0 to 255 (classes, 3).
         scale: Whole factor by which pixels are repeated; the default makes an image about 200 pixels wide.
         min_score: Instances with a lower score are left out, and the key says so.
 
     Raises:
-        ValueError: Arrays of another kind or shape, or labels without a colour.
+        ValueError: Arrays of another kind or shape, or labels without a color.
     """
     images, scale, names = _prepare(images, panels, scale)
-    colours = _colours(palette, classes)
+    colors = _colors(palette, classes)
     columns, shown, scored = [enlarge(images, scale)], set(), False
     for name in names:
         if len(panels[name]) != len(images):
@@ -82,43 +82,43 @@ def detection_grid(images: np.ndarray, panels: Mapping[str, Sequence[Mapping[str
         tiles = []
         for image, found in zip(images, panels[name], strict=True):
             scored |= found.get('scores') is not None
-            boxes, labels, masks = _instances(name, found, image.shape[:2], len(colours), min_score)
-            tiles.append(draw_instances(image, boxes, labels, masks, classes, colours, scale))
+            boxes, labels, masks = _instances(name, found, image.shape[:2], len(colors), min_score)
+            tiles.append(draw_instances(image, boxes, labels, masks, classes, colors, scale))
             shown.update(labels.tolist())
         columns.append(np.stack(tiles))
-    entries = [(classes[label], tuple(colours[label].tolist())) for label in sorted(shown)]
+    entries = [(classes[label], tuple(colors[label].tolist())) for label in sorted(shown)]
     note = f'predictions with a score of at least {min_score:g}' if scored else ''
     return png(_with_key(compose_grid(_headings(names), columns), entries, note))
 
 
-def grey(images: np.ndarray) -> np.ndarray:
+def gray(images: np.ndarray) -> np.ndarray:
     """Luminance of uint8 (..., 3) in three equal channels, float32."""
     luminance = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.repeat(luminance[..., None], 3, axis=-1)
 
 
-def overlay(images: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Class colours (classes, 3) over the grey images (n, H, W, 3); pixels without annotation stay grey."""
-    base = grey(images)
+def overlay(images: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Class colors (classes, 3) over the gray images (n, H, W, 3); pixels without annotation stay gray."""
+    base = gray(images)
     known = labels != IGNORED
-    tint = colours[np.where(known, labels, 0)]
+    tint = colors[np.where(known, labels, 0)]
     return np.where(known[..., None], _mix(base, tint), base).round().astype(np.uint8)
 
 
 def draw_instances(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, masks: np.ndarray | None,
-                   classes: Sequence[str], colours: np.ndarray, scale: int) -> np.ndarray:
-    """Instances over the enlarged, dimmed grey image (H, W, 3), later ones on top; uint8 (H * scale, W * scale, 3)."""
-    base = grey(image)
+                   classes: Sequence[str], colors: np.ndarray, scale: int) -> np.ndarray:
+    """Instances over the enlarged, dimmed gray image (H, W, 3), later ones on top; uint8 (H * scale, W * scale, 3)."""
+    base = gray(image)
     tile = DIMMED * base
     for mask, label in zip(masks if masks is not None else (), labels, strict=False):
-        tile[mask] = _mix(base[mask], colours[label])
+        tile[mask] = _mix(base[mask], colors[label])
     picture = Image.fromarray(enlarge(tile[None].round().astype(np.uint8), scale)[0])
     draw = ImageDraw.Draw(picture)
     for box, label in zip(boxes, labels, strict=True):
-        colour = tuple(colours[label].tolist())
+        color = tuple(colors[label].tolist())
         corners = _corners(box, scale, picture.size)
-        draw.rectangle(corners, outline=colour, width=LINE)
-        _draw_name(draw, corners, classes[label], colour, picture.size)
+        draw.rectangle(corners, outline=color, width=LINE)
+        _draw_name(draw, corners, classes[label], color, picture.size)
     return np.asarray(picture)
 
 
@@ -135,27 +135,27 @@ def _corners(box: np.ndarray, scale: int, size: tuple[int, int]) -> tuple[int, i
     return left, top, right, bottom
 
 
-def _draw_name(draw: ImageDraw.ImageDraw, corners: Sequence[int], name: str, colour: Colour,
+def _draw_name(draw: ImageDraw.ImageDraw, corners: Sequence[int], name: str, color: Color,
                size: tuple[int, int]) -> None:
-    """Name in a tab of the class colour on the upper left corner: above the box, or inside where no room is."""
+    """Name in a tab of the class color on the upper left corner: above the box, or inside where no room is."""
     font = font_of(NAME_SIZE)
     width, height = int(draw.textlength(name, font)) + 5, NAME_SIZE + 1
     left = max(0, min(corners[0], size[0] - width))
     top = corners[1] - height if corners[1] >= height else corners[1]
-    draw.rectangle((left, top, left + width - 1, top + height - 1), fill=colour)
-    ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
+    draw.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
+    ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
     draw.text((left + width / 2, top + height / 2), name, fill=ink, font=font, anchor='mm')
 
 
-def _with_key(picture: Image.Image, entries: Iterable[tuple[str, Colour | None]], note: str = '') -> Image.Image:
-    """The picture with a strip below it: a key of colours (None: bare grey image) and a note, wrapped to its width."""
+def _with_key(picture: Image.Image, entries: Iterable[tuple[str, Color | None]], note: str = '') -> Image.Image:
+    """The picture with a strip below it: a key of colors (None: bare gray image) and a note, wrapped to its width."""
     font, placed = font_of(KEY_SIZE), []
     x, y = KEY_PAD, KEY_PAD // 2
-    for name, colour, indent in [*((*entry, SWATCH + 6) for entry in entries), *([(note, None, 0)] if note else [])]:
+    for name, color, indent in [*((*entry, SWATCH + 6) for entry in entries), *([(note, None, 0)] if note else [])]:
         width = indent + int(font.getlength(name))
         if x > KEY_PAD and x + width > picture.width - KEY_PAD:
             x, y = KEY_PAD, y + KEY_LINE
-        placed.append((x, y + picture.height + GUTTER, indent, name, colour))
+        placed.append((x, y + picture.height + GUTTER, indent, name, color))
         x += width + 20
     if not placed:
         return picture
@@ -163,18 +163,18 @@ def _with_key(picture: Image.Image, entries: Iterable[tuple[str, Colour | None]]
     whole.paste(picture, (0, 0))
     draw = ImageDraw.Draw(whole)
     draw.rectangle((0, picture.height + GUTTER, *whole.size), fill=KEY_PAPER)
-    for left, top, indent, name, colour in placed:
+    for left, top, indent, name, color in placed:
         if indent:
-            _draw_swatch(draw, left, top + (KEY_LINE - SWATCH) // 2, colour)
+            _draw_swatch(draw, left, top + (KEY_LINE - SWATCH) // 2, color)
         draw.text((left + indent, top + KEY_LINE / 2), name, fill=KEY_INK, font=font, anchor='lm')
     return whole
 
 
-def _draw_swatch(draw: ImageDraw.ImageDraw, left: int, top: int, colour: Colour | None) -> None:
+def _draw_swatch(draw: ImageDraw.ImageDraw, left: int, top: int, color: Color | None) -> None:
     right, bottom = left + SWATCH - 1, top + SWATCH - 1
-    draw.rectangle((left, top, right, bottom), fill=colour or (200, 200, 200), outline=HEADING_COLOUR)
-    if colour is None:
-        draw.line((left, bottom, right, top), fill=HEADING_COLOUR)
+    draw.rectangle((left, top, right, bottom), fill=color or (200, 200, 200), outline=HEADING_COLOR)
+    if color is None:
+        draw.line((left, bottom, right, top), fill=HEADING_COLOR)
 
 
 def _headings(names: Sequence[str]) -> list[str]:
@@ -194,13 +194,13 @@ def _prepare(images: np.ndarray, panels: Mapping[str, Any], scale: int | None) -
     return images, scale or max(1, round(TILE / images.shape[2])), names
 
 
-def _colours(palette: Sequence[Sequence[int]], classes: Sequence[str] | None) -> np.ndarray:
-    colours = np.asarray(palette)
-    if colours.ndim != 2 or colours.shape[-1] != 3 or colours.min() < 0 or colours.max() > 255:
-        raise ValueError(f'the palette has the shape {colours.shape}; give (classes, 3) with values from 0 to 255')
-    if classes is not None and len(classes) != len(colours):
-        raise ValueError(f'{len(classes)} class names and {len(colours)} colours; give as many of both')
-    return colours.astype(int)
+def _colors(palette: Sequence[Sequence[int]], classes: Sequence[str] | None) -> np.ndarray:
+    colors = np.asarray(palette)
+    if colors.ndim != 2 or colors.shape[-1] != 3 or colors.min() < 0 or colors.max() > 255:
+        raise ValueError(f'the palette has the shape {colors.shape}; give (classes, 3) with values from 0 to 255')
+    if classes is not None and len(classes) != len(colors):
+        raise ValueError(f'{len(classes)} class names and {len(colors)} colors; give as many of both')
+    return colors.astype(int)
 
 
 def _check_labels(name: str, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
@@ -212,7 +212,7 @@ def _check_labels(name: str, labels: np.ndarray, shape: tuple[int, ...], classes
 def _check_range(name: str, labels: np.ndarray, classes: int) -> None:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
-        raise ValueError(f'panel {name!r} holds the label {wrong[0]}, but the palette has {classes} colours; '
+        raise ValueError(f'panel {name!r} holds the label {wrong[0]}, but the palette has {classes} colors; '
                          f'labels are 0 to {classes - 1}')
 
 

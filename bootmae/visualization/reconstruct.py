@@ -1,6 +1,6 @@
 """Pictures of what a pretrained model predicts for the masked patches.
 
-Both methods predict *normalised* patches. To show them as pixels, each original patch's own mean and variance are put
+Both methods predict *normalized* patches. To show them as pixels, each original patch's own mean and variance are put
 back: brightness and contrast are given away, only the structure is the model's. Without that leak, all patches get one
 mean and deviation, those of the visible patches.
 
@@ -35,14 +35,14 @@ def load_pretrained(config: str, checkpoint: str, options: dict | None = None) -
     return model.eval()
 
 
-def normalise(model: nn.Module, images: np.ndarray) -> torch.Tensor:
+def normalize(model: nn.Module, images: np.ndarray) -> torch.Tensor:
     """RGB uint8 (n, H, W, 3) -> model input (n, 3, H, W)."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     return (x - model.data_preprocessor.mean) / model.data_preprocessor.std
 
 
 def to_pixels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
-    """Inverse of :func:`normalise`, clipped."""
+    """Inverse of :func:`normalize`, clipped."""
     x = x * model.data_preprocessor.std + model.data_preprocessor.mean
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
@@ -54,7 +54,7 @@ def unpatchify(patches: torch.Tensor, patch_size: tuple[int, int], grid: tuple[i
 
 
 def bootmae_output(model: nn.Module, x: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
-    """BootMAE's prediction as it is: normalised patches (n, M, C * P), channel first."""
+    """BootMAE's prediction as it is: normalized patches (n, M, C * P), channel first."""
     return model.predict(x, orders).pixels
 
 
@@ -98,7 +98,7 @@ def predict_bootmae(model: nn.Module, x: torch.Tensor, orders: torch.Tensor) -> 
 
 
 def predict_mae(model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int) -> torch.Tensor:
-    """The same of mmpretrain's MAE, whose patches are normalised over all channels together."""
+    """The same of mmpretrain's MAE, whose patches are normalized over all channels together."""
     output = mae_output(model, x, orders, num_masked)
     patches = PatchEmbed((model.head.patch_size, ) * 2, x.shape[1], 1).patchify(x)
     target = pick(channel_last(patches, x.shape[1]), orders[:, -num_masked:])
@@ -110,7 +110,7 @@ def predict_without_leak(model: nn.Module, x: torch.Tensor, orders: torch.Tensor
                          patch_size: tuple[int, int]) -> torch.Tensor:
     """Predicted patches (n, M, C * P) in input units, all with one mean and deviation: those of the visible patches.
 
-    BootMAE's are per channel, MAE's over all channels, as their targets are normalised: the mean of the visible
+    BootMAE's are per channel, MAE's over all channels, as their targets are normalized: the mean of the visible
     patches of all images, and the root mean square of the deviations within them. Nothing of a masked patch enters.
     """
     channels = x.shape[1]
@@ -137,13 +137,13 @@ def reconstruct(model: nn.Module, images: np.ndarray, orders: np.ndarray, num_ma
         orders: (n, N) mask orders.
         num_masked: M.
         patch_size: (height, width) in pixels.
-        statistics: what turns normalised predictions into pixels: ``own`` of each original patch (a leak), ``one`` for
+        statistics: what turns normalized predictions into pixels: ``own`` of each original patch (a leak), ``one`` for
             all, see :func:`predict_without_leak`, or ``none`` for a model that was trained to predict pixels.
 
     Returns:
         RGB uint8 (n, H, W, 3).
     """
-    x, orders = normalise(model, images), torch.from_numpy(orders)
+    x, orders = normalize(model, images), torch.from_numpy(orders)
     if statistics == 'one':
         predicted = predict_without_leak(model, x, orders, num_masked, patch_size)
     elif statistics == 'none':
@@ -158,10 +158,10 @@ def reconstruct(model: nn.Module, images: np.ndarray, orders: np.ndarray, num_ma
 
 
 def hide(images: np.ndarray, orders: np.ndarray, num_masked: int, patch_size: tuple[int, int],
-         grey: int = 128) -> np.ndarray:
-    """Images (n, H, W, 3) with their masked patches painted grey."""
+         gray: int = 128) -> np.ndarray:
+    """Images (n, H, W, 3) with their masked patches painted gray."""
     rows, columns = images.shape[1] // patch_size[0], images.shape[2] // patch_size[1]
     mask = np.zeros(orders.shape, dtype=bool)
     np.put_along_axis(mask, orders[:, -num_masked:], True, axis=1)
     mask = mask.reshape(-1, rows, columns).repeat(patch_size[0], axis=1).repeat(patch_size[1], axis=2)
-    return np.where(mask[..., None], np.uint8(grey), images)
+    return np.where(mask[..., None], np.uint8(gray), images)

@@ -1,5 +1,5 @@
 # CamVid, 11 classes of street scenes, 480 x 360 px, in ADE20K's layout: data/camvid/{images,annotations}/
-# {training,validation,test}, labels 0-10, 255 unlabelled (docs/evidence.md says where from).
+# {training,validation,test}, labels 0-10, 255 unlabeled (docs/evidence.md says where from).
 # Validated on the validation images, for choices; tested on the test images, for results.
 crop_size = (352, 352)
 classes = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car', 'pedestrian',

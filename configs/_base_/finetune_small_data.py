@@ -1,10 +1,10 @@
-# Fine-tuning of a ViT-S/16 on labelled images of one's own, for weights of either method.
+# Fine-tuning of a ViT-S/16 on labeled images of one's own, for weights of either method.
 _base_ = './finetune_vitb.py'
 
 data_preprocessor = dict(num_classes=10)
 model = dict(backbone=dict(arch='small'), head=dict(num_classes=10, in_channels=384))
-train_dataloader = dict(batch_size=128, dataset=dict(roots='data/labelled'))
-val_dataloader = dict(dataset=dict(roots='data/labelled'))
+train_dataloader = dict(batch_size=128, dataset=dict(roots='data/labeled'))
+val_dataloader = dict(dataset=dict(roots='data/labeled'))
 test_dataloader = val_dataloader
 train_images = 10_000
 val_evaluator = dict(topk=(1, ))  # there may be fewer than 5 classes

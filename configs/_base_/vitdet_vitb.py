@@ -27,7 +27,7 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, fused=True),
     constructor='ViTOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay=0.7, decay_biases=True))  # all but norms and absolute positions
-# In optimiser steps; 184,375 x 64 images are 100 times 118,000. mmengine's warm-up reaches its end one step early:
+# In optimizer steps; 184,375 x 64 images are 100 times 118,000. mmengine's warm-up reaches its end one step early:
 # hence 251 for 250.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=251),

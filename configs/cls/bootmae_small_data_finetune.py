@@ -1,8 +1,8 @@
-# Fine-tuning of a ViT-S/16 on your own labelled images, 100 epochs; its data and backbone also serve tools/knn.py.
+# Fine-tuning of a ViT-S/16 on your own labeled images, 100 epochs; its data and backbone also serve tools/knn.py.
 #
 #   tools/train.py configs/cls/bootmae_small_data_finetune.py --init work_dirs/bootmae_small_data/epoch_400.pth
 #
-# Labelled images are ROOT/train/<class>/* and ROOT/val/<class>/*. Set the root of the three loaders and the number of
+# Labeled images are ROOT/train/<class>/* and ROOT/val/<class>/*. Set the root of the three loaders and the number of
 # classes (model.head.num_classes and data_preprocessor.num_classes), here or as suites/own_images.yaml does.
 # The authors' recipe at another size: lr is theirs per image of the batch. Weights are not averaged, since the horizon
 # of 0.9998 (5,000 steps) is longer than most runs on little data.

@@ -3,7 +3,7 @@
 #   tools/train.py configs/det/mask_rcnn_debug.py --init work_dirs/bootmae_demo_digits/epoch_36.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
-# Images are normalised as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
+# Images are normalized as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/runtime_det.py']
 
 custom_imports = dict(

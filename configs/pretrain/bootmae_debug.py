@@ -18,7 +18,7 @@ model = dict(
 train_pipeline = [
     dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
     dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
-    dict(type='PackInputs', algorithm_keys=['mask_order']),
+    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, labels_per_class=16))
 auto_scale_lr = dict(base_batch_size=32)

@@ -18,7 +18,7 @@ model = dict(
 train_pipeline = [
     dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
     dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
-    dict(type='PackInputs', algorithm_keys=['mask_order']),
+    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
 ]
 train_dataloader = dict(
     batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None, pipeline=train_pipeline))

@@ -14,7 +14,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
     dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),  # no flip: digits have a direction
-    dict(type='PackInputs', algorithm_keys=['mask_order']),
+    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
 ]
 train_dataloader = dict(dataset=dict(
     _delete_=True, type='DigitSceneImages', split='train', data_root={{_base_.scenes_root}},

@@ -21,7 +21,7 @@ train_cfg = dict(max_epochs=400)
 default_hooks = dict(
     checkpoint=dict(interval=10),
     pictures=dict(type='ReconstructionHook', interval=20),  # docs/watching.md
-    # k-NN while it trains, with default_hooks.probe.folder=/my/labelled (a folder a class)
+    # k-NN while it trains, with default_hooks.probe.folder=/my/labeled (a folder a class)
     probe=dict(type='OnlineProbeHook', folder='', interval=20, max_images=5000, workers=4,
                config='configs/cls/bootmae_small_data_finetune.py'))
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.994), (50, 0.9994), (200, 0.99994)), ramp=0.25)]

@@ -21,7 +21,7 @@ train_pipeline = [
          interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
-    dict(type='PackInputs', algorithm_keys=['mask_order']),
+    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
 ]
 train_dataloader = dict(batch_size=64, num_workers=0, persistent_workers=False,
                         dataset=dict(limit=1000, pipeline=train_pipeline))

@@ -27,7 +27,7 @@ train_pipeline = [
          interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
-    dict(type='PackInputs', algorithm_keys=['mask_order']),
+    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 

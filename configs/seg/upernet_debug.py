@@ -3,7 +3,7 @@
 #   tools/train.py configs/seg/upernet_debug.py --init work_dirs/bootmae_demo_digits/epoch_36.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
-# Images are normalised as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
+# Images are normalized as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
 _base_ = '../_base_/runtime_seg.py'
 
 custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)

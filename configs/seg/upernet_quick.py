@@ -2,7 +2,7 @@
 #
 #   tools/train.py configs/seg/upernet_quick.py --init work_dirs/demo/runs/pretrain/photos_bootmae_0/epoch_14.pth
 #
-# Data: data/camvid/{images,annotations}/{training,validation,test}, in ADE20K's layout, labels 0-10, 255 unlabelled.
+# Data: data/camvid/{images,annotations}/{training,validation,test}, in ADE20K's layout, labels 0-10, 255 unlabeled.
 # Hardware: one CPU core, 5 minutes. Expected: about 30 mIoU, also from an untrained encoder. Run here: 30.1, once.
 _base_ = './upernet_debug.py'
 

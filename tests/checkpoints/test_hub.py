@@ -16,10 +16,10 @@ NAME = 'vit_base_patch16_224.mae'
 
 
 @pytest.fixture
-def toy_hub(monkeypatch, randomise):
+def toy_hub(monkeypatch, randomize):
     """The hub holds a toy model under every name; gives the model and the names that were asked for."""
     asked = []
-    toy = randomise(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
+    toy = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
 
     def download(_, name: str):
         asked.append(name)

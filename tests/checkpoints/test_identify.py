@@ -57,8 +57,8 @@ def test_our_pretraining_run(make_bootmae, make_vit):
     assert not torch.equal(online.state['cls_token'], momentum.state['cls_token'])
 
 
-def test_our_classifier(make_vit, randomise):
-    model = double(randomise(MODELS.build(dict(
+def test_our_classifier(make_vit, randomize):
+    model = double(randomize(MODELS.build(dict(
         type='ImageClassifier',
         backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), out_type='avg_featmap', **SIZES),
         head=dict(type='LinearClsHead', num_classes=5, in_channels=24)))))
@@ -119,8 +119,8 @@ def test_authors_finetuned(make_vit, release, golden, wrap):
 # Files of others
 
 
-def test_mmpretrain_mae(make_vit, randomise):
-    model = double(randomise(MODELS.build(dict(
+def test_mmpretrain_mae(make_vit, randomize):
+    model = double(randomize(MODELS.build(dict(
         type='MAE', backbone=dict(type='MAEViT', arch=MMPRETRAIN_ARCH, **SIZES),
         neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=8, embed_dim=24, decoder_embed_dim=16,
                   decoder_depth=2, decoder_num_heads=4),
@@ -132,8 +132,8 @@ def test_mmpretrain_mae(make_vit, randomise):
     torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_mmpretrain_classifier(make_vit, randomise):
-    model = double(randomise(MODELS.build(dict(
+def test_mmpretrain_classifier(make_vit, randomize):
+    model = double(randomize(MODELS.build(dict(
         type='ImageClassifier', backbone=dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES),
         head=dict(type='VisionTransformerClsHead', num_classes=5, in_channels=24)))))
     encoder = find_encoder(dict(state_dict=model.state_dict()))
@@ -142,29 +142,29 @@ def test_mmpretrain_classifier(make_vit, randomise):
     torch.testing.assert_close(features(make_vit, encoder, 'cls_token'), theirs, rtol=1e-6, atol=1e-9)
 
 
-def timm_model(randomise, **kwargs):
-    return double(randomise(VisionTransformer(embed_dim=24, depth=3, num_heads=4, num_classes=5, **SIZES, **kwargs)))
+def timm_model(randomize, **kwargs):
+    return double(randomize(VisionTransformer(embed_dim=24, depth=3, num_heads=4, num_classes=5, **SIZES, **kwargs)))
 
 
-def test_timm(make_vit, randomise):
-    model = timm_model(randomise)
+def test_timm(make_vit, randomize):
+    model = timm_model(randomize)
     encoder = find_encoder(model.state_dict())
     assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == ('timm ViT', None, None, 3)
     theirs = model.forward_features(image())
     torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_timm_pooled(make_vit, randomise):
+def test_timm_pooled(make_vit, randomize):
     """The form of facebookresearch MAE's fine-tuned files too."""
-    model = timm_model(randomise, global_pool='avg', fc_norm=True)
+    model = timm_model(randomize, global_pool='avg', fc_norm=True)
     encoder = find_encoder(dict(model=model.state_dict()))
     assert encoder.kind == 'timm ViT'
     theirs = model.forward_head(model.forward_features(image()), pre_logits=True)
     torch.testing.assert_close(features(make_vit, encoder, 'avg_featmap'), theirs, rtol=1e-6, atol=1e-9)
 
 
-def test_facebookresearch_mae(make_vit, randomise):
-    model = timm_model(randomise)
+def test_facebookresearch_mae(make_vit, randomize):
+    model = timm_model(randomize)
     decoder = {key: torch.ones(1) for key in (
         'mask_token', 'decoder_pos_embed', 'decoder_embed.weight', 'decoder_blocks.0.norm1.weight',
         'decoder_blocks.0.attn.qkv.bias', 'decoder_norm.bias', 'decoder_pred.weight')}
@@ -211,9 +211,9 @@ def test_no_encoder(content, message):
         find_encoder(content)
 
 
-def test_only_pretraining_files_have_a_momentum_encoder(randomise):
+def test_only_pretraining_files_have_a_momentum_encoder(randomize):
     with pytest.raises(ValueError, match='only BootMAE pretraining files have one'):
-        find_encoder(timm_model(randomise).state_dict(), 'momentum')
+        find_encoder(timm_model(randomize).state_dict(), 'momentum')
 
 
 def test_unknown_source(make_bootmae):
@@ -224,26 +224,26 @@ def test_unknown_source(make_bootmae):
 # Files of upstream mmseg and mmdet, and prefixes
 
 
-def mmseg_run(backbone, randomise):
+def mmseg_run(backbone, randomize):
     """A segmentor's weights and its backbone."""
     from mmseg.models import backbones
-    model = double(randomise(getattr(backbones, backbone.pop('type'))(
+    model = double(randomize(getattr(backbones, backbone.pop('type'))(
         patch_size=8, embed_dims=24, num_layers=3, num_heads=4, **backbone)))
     state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
     return state | {'decode_head.conv_seg.weight': torch.ones(3)}, model
 
 
-def test_mmseg_vit(make_vit, randomise):
+def test_mmseg_vit(make_vit, randomize):
     state, model = mmseg_run(dict(type='VisionTransformer', img_size=32, patch_bias=True, final_norm=True,
-                                  norm_cfg=dict(type='LN', eps=1e-6)), randomise)
+                                  norm_cfg=dict(type='LN', eps=1e-6)), randomize)
     encoder = find_encoder(dict(state_dict=state, meta=dict(iter=3)))
     assert (encoder.kind, encoder.mean, encoder.depth) == ('mmseg ViT', None, 3)
     torch.testing.assert_close(features(make_vit, encoder, 'featmap'), model(image())[0], rtol=1e-6, atol=1e-9)
 
 
-def test_mmseg_mae(randomise):
+def test_mmseg_mae(randomize):
     """Relative positions and layer scale, which our downstream backbone has too."""
-    state, model = mmseg_run(dict(type='MAE', img_size=(32, 32), norm_cfg=dict(type='LN', eps=1e-6)), randomise)
+    state, model = mmseg_run(dict(type='MAE', img_size=(32, 32), norm_cfg=dict(type='LN', eps=1e-6)), randomize)
     encoder = find_encoder(dict(state_dict=state))
     assert encoder.kind == 'mmseg MAE or BEiT'
     ours = double(MODELS.build(dict(type='TransferViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32,
@@ -252,8 +252,8 @@ def test_mmseg_mae(randomise):
     torch.testing.assert_close(ours(image())[0], model(image())[0], rtol=1e-6, atol=1e-9)
 
 
-def test_mmpretrain_vit_in_a_detector(make_vit, randomise):
-    model = double(randomise(MODELS.build(dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES))))
+def test_mmpretrain_vit_in_a_detector(make_vit, randomize):
+    model = double(randomize(MODELS.build(dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES))))
     state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
     encoder = find_encoder(dict(state_dict=state | {'roi_head.bbox_head.fc_cls.weight': torch.ones(3)}))
     assert encoder.kind == 'mmpretrain ViT'
@@ -288,8 +288,8 @@ def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
     ('backbone.', 'ema.', "'backbone.' and 'ema.'"), ('', 'teacher.', "no prefix and 'teacher.'"),
     ('module.backbone.', 'backbone.', "'backbone.' and 'module.backbone.'"),
     ('student.', 'teacher.', "'student.' and 'teacher.'")])
-def test_never_one_of_two(randomise, make_vit, first, second, names):
-    timm, ours = timm_model(randomise).state_dict(), make_vit().state_dict()
+def test_never_one_of_two(randomize, make_vit, first, second, names):
+    timm, ours = timm_model(randomize).state_dict(), make_vit().state_dict()
     state = {first + key: value for key, value in timm.items()} | {second + key: value for key, value in ours.items()}
     with pytest.raises(ValueError, match=f'several ViT encoders in this file, below {names}: which one is meant'):
         find_encoder(dict(state_dict=state))
@@ -302,8 +302,8 @@ def test_a_third_encoder_in_a_pretraining_run(make_bootmae):
         find_encoder(dict(state_dict=state | third))
 
 
-def test_an_unknown_prefix_is_named(randomise, make_vit):
-    model = timm_model(randomise)
+def test_an_unknown_prefix_is_named(randomize, make_vit):
+    model = timm_model(randomize)
     encoder = find_encoder({f'net.vision.{key}': value for key, value in model.state_dict().items()})
     assert encoder.kind == "timm ViT below 'net.vision.'"
     torch.testing.assert_close(features(make_vit, encoder), model.forward_features(image()), rtol=1e-6, atol=1e-9)

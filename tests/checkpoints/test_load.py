@@ -77,8 +77,8 @@ def test_inner_blocks_for_linear_probing(run_file, make_vit):
     assert torch.equal(backbone.blocks[1].mlp.fc2.weight, model.backbone.blocks[1].mlp.fc2.weight)
 
 
-def test_safetensors_of_timm(tmp_path, make_vit, randomise):
-    theirs = randomise(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
+def test_safetensors_of_timm(tmp_path, make_vit, randomize):
+    theirs = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
     save_file(theirs.state_dict(), tmp_path / 'a.safetensors')
     backbone = make_vit()
     verdict = load_encoder(backbone, tmp_path / 'a.safetensors')
@@ -223,7 +223,7 @@ def test_missing_file(tmp_path, make_vit):
         load_encoder(make_vit(), tmp_path / 'missing.pth')
 
 
-# As an initialiser
+# As an initializer
 
 
 def classifier(**init):
@@ -236,7 +236,7 @@ def classifier(**init):
 
 
 @pytest.mark.parametrize('source', ['online', 'momentum'])
-def test_initialiser(run_file, source):
+def test_initializer(run_file, source):
     path, pretrained = run_file
     model = classifier(checkpoint=str(path), source=source)
     assert not torch.equal(model.backbone.cls_token.double(), pretrained.backbone.cls_token)
@@ -259,7 +259,7 @@ def test_a_second_start_keeps_the_weights(run_file):
                      rtol=0, atol=0)
 
 
-def test_initialiser_stops_at_a_wrong_file(tmp_path):
+def test_initializer_stops_at_a_wrong_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'missing\.pth'):
         classifier(checkpoint=str(tmp_path / 'missing.pth')).init_weights()
     torch.save({'state_dict': {}}, tmp_path / 'empty.pth')
@@ -267,7 +267,7 @@ def test_initialiser_stops_at_a_wrong_file(tmp_path):
         classifier(checkpoint=str(tmp_path / 'empty.pth')).init_weights()
 
 
-def test_initialiser_takes_the_online_encoder_unless_told(run_file, make_vit):
+def test_initializer_takes_the_online_encoder_unless_told(run_file, make_vit):
     path, pretrained = run_file
     backbone = make_vit(out_type='avg_featmap')
     EncoderWeights(str(path))(backbone)

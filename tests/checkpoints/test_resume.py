@@ -127,7 +127,7 @@ def test_optimizer_state_of_the_same_model():
     ([(2, 3), (3, ), (3, )], 2, '2 groups with 3 parameters for 2 with 2')])
 def test_optimizer_state_of_another_model(theirs, groups, fault):
     content = dict(optimizer=adam(*theirs, groups=groups).state_dict())
-    with pytest.raises(ValueError, match=rf'a.pth has the optimiser state of another model \({fault}\): resume with'):
+    with pytest.raises(ValueError, match=rf'a.pth has the optimizer state of another model \({fault}\): resume with'):
         check_optimizer(content, 'a.pth', adam((2, 3), (3, ), groups=2))
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import safe_open
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.checkpoints.marks import SummingFile
+from bootmae.checkpoints.checksum import SummingFile
 from bootmae.checkpoints.write import OVERHEAD, bytes_of, check_target, write_checkpoint
 from bootmae.files import write_file
 

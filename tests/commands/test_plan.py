@@ -88,7 +88,7 @@ def test_the_authors_recipe_on_8_gpus():
 def test_fewer_gpus_accumulate():
     plan = plan_of(PRETRAIN / 'bootmae_vitb.py', gpus=4)
     assert (plan.accumulation, plan.global_batch, plan.lr) == (2, 4096, pytest.approx(2.4e-3))
-    assert (plan.iterations, plan.updates) == (801 * 312 * 2, 801 * 312)  # the optimiser steps of 8 GPUs
+    assert (plan.iterations, plan.updates) == (801 * 312 * 2, 801 * 312)  # the optimizer steps of 8 GPUs
     assert plan.gpu_hours is None
 
 

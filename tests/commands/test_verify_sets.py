@@ -187,8 +187,8 @@ def test_reduce_zero_label_that_does_not_fit(make_seg, zero, values):
     cfg = make_seg(values, zero=zero)
     faults = {kind for _, kind, _ in kinds(scanned(cfg)) if kind != verify.CLASS_ABSENT}
     assert 'reduce_zero_label does not fit' in faults
-    cfg.train_dataloader.dataset.metainfo['unlabelled'] = 0
-    assert zero == (not scanned(cfg).faults), 'if 0 does mean unlabelled, the last class just never occurs'
+    cfg.train_dataloader.dataset.metainfo['unlabeled'] = 0
+    assert zero == (not scanned(cfg).faults), 'if 0 does mean unlabeled, the last class just never occurs'
 
 
 @pytest.mark.parametrize('zero', [False, True])
@@ -199,7 +199,7 @@ def test_allowed_labels_are_those_of_the_guards(make_seg, zero, label_map):
     accepted = set()
     for value in range(8):
         dataset = DATASETS.build(make_seg([1, 2, value], zero=zero).train_dataloader.dataset)
-        dataset.label_map, dataset._metainfo['unlabelled'] = label_map, 0
+        dataset.label_map, dataset._metainfo['unlabeled'] = label_map, 0
         with contextlib.suppress(ValueError):
             guards.check_masks(dataset, CLASSES)
             accepted.add(value)

@@ -32,8 +32,8 @@ CONFIG = 'configs/pretrain/bootmae_debug.py'
 
 
 @pytest.fixture
-def run_file(tmp_path, randomise):
-    model = randomise(MODELS.build(load_config(ROOT / CONFIG).model.to_dict()))
+def run_file(tmp_path, randomize):
+    model = randomize(MODELS.build(load_config(ROOT / CONFIG).model.to_dict()))
     path = tmp_path / 'epoch_2.pth'
     torch.save(dict(state_dict=model.state_dict(), meta=dict(bootmae=dict(
         config=CONFIG, method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3))), path)
@@ -41,8 +41,8 @@ def run_file(tmp_path, randomise):
 
 
 @pytest.fixture
-def timm_file(tmp_path, randomise):
-    vit = randomise(VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0))
+def timm_file(tmp_path, randomize):
+    vit = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0))
     torch.save(dict(model=vit.state_dict()), tmp_path / 'vit.pth')
     return tmp_path / 'vit.pth'
 
@@ -132,7 +132,7 @@ def test_what_a_file_does_not_tell_is_said(timm_file, tmp_path):
 def test_statistics_that_contradict_the_file(run_file):
     encoder = find_encoder(torch.load(run_file, weights_only=True))
     assert statistics_of(encoder, 'half')[0] == ((127.5, ) * 3, ) * 2
-    with pytest.raises(ValueError, match='--statistics imagenet, but its run normalised with mean'):
+    with pytest.raises(ValueError, match='--statistics imagenet, but its run normalized with mean'):
         statistics_of(encoder, 'imagenet')
 
 
@@ -156,7 +156,7 @@ def test_images(tmp_path):
     assert len(load_images(['embedded'], 48, 4)) == 4
 
 
-def test_cover_cuts_at_the_centre():
+def test_cover_cuts_at_the_center():
     image = np.arange(4 * 8 * 3, dtype=np.uint8).reshape(4, 8, 3)
     assert np.array_equal(cover(image, (4, 4)), image[:, 2:6])
     assert np.array_equal(cover(image, (4, 8)), image)

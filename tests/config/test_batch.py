@@ -87,7 +87,7 @@ def test_text_and_divisors():
     assert divisors(12) == [1, 2, 3, 4, 6, 12]
 
 
-# --- iterations that count: accumulation keeps the optimiser steps ---
+# --- iterations that count: accumulation keeps the optimizer steps ---
 
 
 def iteration_based(*schedulers: dict, **changes) -> Config:
@@ -112,7 +112,7 @@ SCHEDULES = dict(
 
 
 def rates(schedulers: list[dict], accumulation: int) -> list[float]:
-    """The learning rate that each of 30 optimiser steps is made with."""
+    """The learning rate that each of 30 optimizer steps is made with."""
     cfg = iteration_based(*copy.deepcopy(schedulers))
     stretch_iterations(cfg, accumulation)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -132,7 +132,7 @@ def rates(schedulers: list[dict], accumulation: int) -> list[float]:
 @pytest.mark.filterwarnings('ignore:Detected call of `scheduler.step')
 @pytest.mark.parametrize('accumulation', [2, 3, 8])
 @pytest.mark.parametrize('name', SCHEDULES)
-def test_each_optimiser_step_has_its_rate(name, accumulation):
+def test_each_optimizer_step_has_its_rate(name, accumulation):
     expected = rates(SCHEDULES[name], 1)
     assert len(expected) == 30
     assert len(set(expected)) > 1
@@ -172,7 +172,7 @@ def test_a_schedule_that_cannot_be_stretched_is_refused():
 
 
 @pytest.mark.slow
-def test_an_accumulated_run_keeps_the_optimiser_steps(tmp_path):
+def test_an_accumulated_run_keeps_the_optimizer_steps(tmp_path):
     """Four steps of a segmentor, as one and as two iterations each: rates, validations, checkpoints, steps."""
     options = {
         'train_cfg.max_iters': 4, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint': dict(

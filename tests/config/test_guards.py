@@ -121,8 +121,8 @@ SEGMENTOR = Model(decode_head=3)
     (False, ([0, 1], [2, 3]), r'1.png has the label 3, outside 0..2 .* count classes from 1, .*: set '
      'reduce_zero_label=True'),
     (True, ([0, 1, 2, 3], [4, 5]), r'1.png has the label 4, outside 0..3 .* reduce_zero_label=True: set the data set'),
-    (True, ([0, 1], [2, 255]), r'with reduce_zero_label=True label 0 counts as unlabelled, but the masks \(.*0.png, '
-     r'...\) hold 0..2 and never 3, .* set reduce_zero_label=False; or,.*metainfo=dict\(unlabelled=0\)'),
+    (True, ([0, 1], [2, 255]), r'with reduce_zero_label=True label 0 counts as unlabeled, but the masks \(.*0.png, '
+     r'...\) hold 0..2 and never 3, .* set reduce_zero_label=False; or,.*metainfo=dict\(unlabeled=0\)'),
 ])
 def test_wrong_labels(make_masks, zero, values, message):
     with pytest.raises(ValueError, match=message):
@@ -142,7 +142,7 @@ def test_right_labels_and_absent_classes(make_masks, told, zero, values, absent)
 
 
 def test_an_absent_last_class_can_be_stated(make_masks, told):
-    dataset = make_masks([0, 1, 2], zero=True, metainfo=dict(classes=CLASSES, unlabelled=0))
+    dataset = make_masks([0, 1, 2], zero=True, metainfo=dict(classes=CLASSES, unlabeled=0))
     check_dataset(dataset, SEGMENTOR)
     assert told == ['BaseSegDataset: 1 of its classes do not occur in its masks: tree']
 

@@ -129,4 +129,4 @@ def test_the_gpu_route_gives_the_loop_what_it_needs(tmp_path):
     assert error[0].max() <= 2
     assert error[1].max() == 0
     for ours, theirs in zip(out['data_samples'], batches['cpu']['data_samples']):
-        assert np.array_equal(ours.mask_order, theirs.mask_order)
+        assert np.array_equal(ours.ids_shuffle, theirs.ids_shuffle)

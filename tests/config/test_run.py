@@ -44,7 +44,7 @@ def test_load_config_takes_options(tmp_path):
     assert DefaultScope.get_current_instance().scope_name == 'mmpretrain'
 
 
-def test_load_config_names_the_neighbours(tmp_path):
+def test_load_config_names_the_neighbors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no config .*bootmae_vitg\.py: there are .*bootmae_vitb\.py'):
         load_config(PRETRAIN.with_name('bootmae_vitg.py'))
     with pytest.raises(FileNotFoundError, match='see configs/'):
@@ -64,7 +64,7 @@ def test_apply_batch_keeps_the_recipe(pretrain, gpus, per_gpu, accumulation):
 
 
 def test_apply_batch_slows_the_average_of_weights(finetune):
-    """EMAHook averages at each `interval`-th iteration: its decay holds for optimiser steps."""
+    """EMAHook averages at each `interval`-th iteration: its decay holds for optimizer steps."""
     finetune.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
     finetune.train_dataloader.batch_size = 8
     apply_batch(finetune, 1)
@@ -126,7 +126,7 @@ def test_apply_init(finetune, make_file):
 
 def test_apply_init_refuses_other_statistics(finetune, make_file):
     path = make_file(meta=stated(*IMAGENET))
-    with pytest.raises(ValueError, match=r'was made with mean \[123\.675, .*, but the config normalises with mean '
+    with pytest.raises(ValueError, match=r'was made with mean \[123\.675, .*, but the config normalizes with mean '
                        r'\[127\.5, .*: use the config of the method that made the weights'):
         apply_init(finetune, path)
     assert 'init_cfg' not in finetune.model.backbone

@@ -1,4 +1,4 @@
-"""Two optimiser steps of full-size segmentation and detection configs at toy size, from a pretrained file.
+"""Two optimizer steps of full-size segmentation and detection configs at toy size, from a pretrained file.
 
 Of each recipe BootMAE's ViT-B and MAE's ViT-L. The other two differ from these in numbers alone, which
 test_downstream_recipes.py checks.

@@ -23,7 +23,7 @@ CONFIGS = REPOSITORY / 'configs'
 
 
 @pytest.fixture(scope='module')
-def labelled(tmp_path_factory) -> Path:
+def labeled(tmp_path_factory) -> Path:
     """ROOT/{train,val}/<class>/*.jpg: 8 and 4 images of each of two classes, wider than high."""
     root, rng = tmp_path_factory.mktemp('own'), np.random.default_rng(0)
     for split, count in (('train', 8), ('val', 4)):
@@ -43,7 +43,7 @@ def options(**values) -> dict:
 
 
 @pytest.mark.slow
-def test_wide_images_from_pretraining_to_fine_tuning(labelled, tmp_path):
+def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
     """The lines of docs/own_data.md for images of (height, width) 64 x 96."""
     size = (64, 96)
     pipeline = Config.fromfile(CONFIGS / 'pretrain/bootmae_small_data_cpu.py').train_pipeline
@@ -52,7 +52,7 @@ def test_wide_images_from_pretraining_to_fine_tuning(labelled, tmp_path):
     pipeline[3] = dict(type='DrawMask', img_size=size, patch_size=8, **masking)
     runner = run_training(str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'), str(tmp_path / 'pretrain'), options(
         model__backbone__img_size=size, model__masking=masking, train_dataloader__dataset__pipeline=pipeline,
-        train_dataloader__dataset__roots=str(labelled / 'train')))
+        train_dataloader__dataset__roots=str(labeled / 'train')))
     assert runner.iter == 4
     assert runner.model.masking.grid == (8, 12)
     assert np.isfinite(runner.message_hub.get_scalar('train/loss').data[0]).all()
@@ -65,7 +65,7 @@ def test_wide_images_from_pretraining_to_fine_tuning(labelled, tmp_path):
     test[1:3] = [dict(type='Resize', scale=size[::-1], backend='pillow', interpolation='bicubic')]
     loaders = {f'{loader}_dataloader__dataset__{key}': value
                for loader, steps in (('train', train), ('val', test), ('test', test))
-               for key, value in (('pipeline', steps), ('roots', str(labelled)))}
+               for key, value in (('pipeline', steps), ('roots', str(labeled)))}
     runner = run_training(str(tune), str(tmp_path / 'tune'), options(
         model__backbone__img_size=size, model__head__num_classes=2, data_preprocessor__num_classes=2,
         train_cfg__val_interval=1, **loaders), init=str(tmp_path / 'pretrain/epoch_1.pth'))
@@ -74,10 +74,10 @@ def test_wide_images_from_pretraining_to_fine_tuning(labelled, tmp_path):
 
 
 @pytest.mark.parametrize('size', [None, 'cpu'])
-def test_the_suite_is_set_in_three_places(labelled, tmp_path, size):
+def test_the_suite_is_set_in_three_places(labeled, tmp_path, size):
     """A copy with its own folders and number of classes gives every cell these, and the right depth."""
     text = SUITE.read_text()
-    for line, mine in (('data/images', str(labelled / 'train')), ('data/labelled', str(labelled)),
+    for line, mine in (('data/images', str(labeled / 'train')), ('data/labeled', str(labeled)),
                        ('&classes 10', '&classes 2')):
         assert text.count(line) == 1
         text = text.replace(line, mine)
@@ -87,17 +87,17 @@ def test_the_suite_is_set_in_three_places(labelled, tmp_path, size):
     for cell in cells:
         cfg = cell_config(cell)
         if cell.task is None:
-            assert cfg.train_dataloader.dataset.roots == str(labelled / 'train')
+            assert cfg.train_dataloader.dataset.roots == str(labeled / 'train')
             assert len(ImageFiles(**{k: v for k, v in cfg.train_dataloader.dataset.items() if k != 'type'})) == 16
             continue
-        assert {cfg[f'{loader}_dataloader'].dataset.roots for loader in ('train', 'val', 'test')} == {str(labelled)}
+        assert {cfg[f'{loader}_dataloader'].dataset.roots for loader in ('train', 'val', 'test')} == {str(labeled)}
         assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 2
         depth = (2 if size else 9) if cell.task.kind == 'frozen' else None
         assert cfg.model.backbone.get('depth') == depth
 
 
 def test_the_suite_without_labels(tmp_path):
-    """Without tasks it pretrains, and needs no labelled folder."""
+    """Without tasks it pretrains, and needs no labeled folder."""
     content = yaml.safe_load(SUITE.read_text())
     del content['tasks'], content['sizes']['cpu']['tasks']
     (tmp_path / 'my.yaml').write_text(yaml.safe_dump(content))

@@ -26,9 +26,9 @@ DIGITS = load_digits().images
 
 
 def digit(number: int, side: int = SIZE) -> np.ndarray:
-    """A digit in false colours, RGB uint8 (side, side, 3)."""
-    grey = cv2.resize((DIGITS[number] * 15).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)
-    return np.stack([grey, 255 - grey, np.full_like(grey, 60)], -1)
+    """A digit in false colors, RGB uint8 (side, side, 3)."""
+    gray = cv2.resize((DIGITS[number] * 15).astype(np.uint8), (side, side), interpolation=cv2.INTER_LINEAR)
+    return np.stack([gray, 255 - gray, np.full_like(gray, 60)], -1)
 
 
 def encoded(picture: np.ndarray | Image.Image, kind: str = 'JPEG', **options) -> bytes:
@@ -76,9 +76,9 @@ READ = {
     'plain.jpg': (JPEG, PICTURE, 12),
     'progressive.jpg': (encoded(PICTURE, progressive=True), PICTURE, 12),
     'cmyk.jpg': (encoded(Image.fromarray(PICTURE).convert('CMYK')), PICTURE, 16),
-    'grey.jpg': (encoded(PICTURE[..., 0]), PICTURE[..., [0, 0, 0]], 12),
+    'gray.jpg': (encoded(PICTURE[..., 0]), PICTURE[..., [0, 0, 0]], 12),
     'deep.png': (encoded(DEEP, 'PNG'), (DEEP[..., None] / 257).repeat(3, -1), 1),
-    'deep_colours.png': (cv2.imencode('.png', DEEP[..., None] // np.array([1, 2, 4], np.uint16))[1].tobytes(),
+    'deep_colors.png': (cv2.imencode('.png', DEEP[..., None] // np.array([1, 2, 4], np.uint16))[1].tobytes(),
                          DEEP[..., None] / 257 / [4, 2, 1], 1),
     'palette.png': (encoded(Image.fromarray(PICTURE).quantize(), 'PNG'),
                     np.asarray(Image.fromarray(PICTURE).quantize().convert('RGB')), 0),
@@ -234,7 +234,7 @@ def test_the_decoder_alone_takes_a_cut_jpeg_for_a_whole_one(one, monkeypatch):
     monkeypatch.setattr(images, 'check_whole', lambda path: None)
     half = one(zeros_from(WHOLE, 0.5))
     assert (np.abs(half.astype(int) - whole)[:, SIZE // 2 + 2:].max(1) > 20).any()
-    assert half[:, -8:].std((1, 2)).max() < 1, 'of one colour'
+    assert half[:, -8:].std((1, 2)).max() < 1, 'of one color'
 
 
 def test_markers(tmp_path):

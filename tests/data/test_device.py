@@ -71,7 +71,7 @@ def test_the_images_of_readcrop(tmp_path, collate, workers, monkeypatch):
     keys = range(2 * len(FILES))
     expected = read(samples(tmp_path / 'a', FILES, 'cpu'), keys)
     data = samples(tmp_path / 'a', FILES, 'gpu')
-    assert sum(data[key]['inputs'].ndim == 1 for key in range(len(FILES))) == 4  # baseline and of three colours
+    assert sum(data[key]['inputs'].ndim == 1 for key in range(len(FILES))) == 4  # baseline and of three colors
     assert_same(whole := staged(data, keys, collate, workers), expected)
     monkeypatch.setattr(device, 'BYTES_AT_ONCE', 3000)
     monkeypatch.setattr(device, 'RESIZED_AT_ONCE', 2)

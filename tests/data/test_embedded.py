@@ -48,8 +48,8 @@ def test_digits_are_those_of_scikit_learn():
     both = np.concatenate([train.images(range(1297)), val.images(range(500))])
     ours = sorted((image[..., 0].tobytes(), label)
                   for image, label in zip(both, [*train.get_gt_labels(), *val.get_gt_labels()]))
-    grey = np.round(source.images * 255 / 16).astype(np.uint8)
-    assert ours == sorted((image.tobytes(), label) for image, label in zip(grey, source.target))
+    gray = np.round(source.images * 255 / 16).astype(np.uint8)
+    assert ours == sorted((image.tobytes(), label) for image, label in zip(gray, source.target))
 
 
 def test_digits_share_no_picture_between_splits():
@@ -211,7 +211,7 @@ def test_sample_before_the_pipeline(make):
     assert dataset.images([70]).any()
 
 
-def test_colours_are_bgr_in_the_pipeline_and_rgb_in_the_report():
+def test_colors_are_bgr_in_the_pipeline_and_rgb_in_the_report():
     dataset = photos('val')
     retina = list(PHOTOS).index('retina') * 6
     blue_first = dataset.get_data_info(retina)['img'].mean(axis=(0, 1))

@@ -53,12 +53,12 @@ def test_an_orientation_in_any_segment_counts():
 
 
 @pytest.mark.parametrize('case, common', [
-    ('progressive', True), ('grey', True), ('cmyk', False), ('rgb', False), ('adobe rgb', False), ('12 bits', False),
+    ('progressive', True), ('gray', True), ('cmyk', False), ('rgb', False), ('adobe rgb', False), ('12 bits', False),
     ('height later', False), ('411', True), ('odd sampling', True), ('huge', True)])
 def test_what_a_gpu_is_not_trusted_with(case, common):
     plain = jpeg(subsampling=0)
     adobe = b'\xff\xee\0\x0eAdobe\0\x64\0\0\0\0'
-    data = {'progressive': jpeg(progressive=True), 'grey': jpeg(PICTURE.convert('L')),
+    data = {'progressive': jpeg(progressive=True), 'gray': jpeg(PICTURE.convert('L')),
             'cmyk': jpeg(PICTURE.convert('CMYK')), 'rgb': with_frame(with_frame(with_frame(
                 plain, 6, b'R'), 9, b'G'), 12, b'B'),
             'adobe rgb': plain[:2] + adobe + b'\0' + plain[2:], '12 bits': with_frame(plain, 0, b'\x0c'),
@@ -68,7 +68,7 @@ def test_what_a_gpu_is_not_trusted_with(case, common):
     header = parse_header(data)
     assert header.common == common
     assert header.for_gpu == (case == '411')
-    assert {'grey': 1, 'cmyk': 4}.get(case, 3) == header.components
+    assert {'gray': 1, 'cmyk': 4}.get(case, 3) == header.components
     assert (header.frame == 2) == (case == 'progressive')
     assert (header.adobe == 0) == (case == 'adobe rgb') or case == 'cmyk'
     assert (header.height * header.width > PIXELS_FOR_GPU) == (case == 'huge')

@@ -33,7 +33,7 @@ def files() -> dict[str, bytes]:
     wide = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR).astype(np.uint16) * 257
     return turned | {
         '444': save(picture, subsampling=0), '420': save(picture, subsampling=2), 'small': save(small, subsampling=0),
-        'grey': save(picture.convert('L')), 'progressive': save(picture, progressive=True),
+        'gray': save(picture.convert('L')), 'progressive': save(picture, progressive=True),
         'cmyk': save(picture.convert('CMYK')), 'png': save(picture, 'PNG'),
         'palette': save(picture.quantize(64), 'PNG'), 'alpha': save(picture.convert('RGBA'), 'PNG'),
         '16 bits': cv2.imencode('.png', wide)[1].tobytes()}
@@ -127,13 +127,13 @@ def test_bytes_and_box_for_the_gpu_give_the_same_image(name, tmp_path):
         top, left, height, width, flipped = coded['crop_box'].tolist()
         crop = F.resized_crop(decode_jpeg(coded['img']), top, left, height, width, [SIZE, SIZE],
                               InterpolationMode.BICUBIC, antialias=True).flip([0, 2] if flipped else [0])
-        # torchvision's and OpenCV's libjpeg round the colours of 4:2:0 differently.
+        # torchvision's and OpenCV's libjpeg round the colors of 4:2:0 differently.
         assert (crop.int() - plain['img'].int()).abs().max() <= 3
         assert flipped == plain['flip']
         assert coded['ori_shape'] == (180, 240)
 
 
-@pytest.mark.parametrize('name', ['grey', 'progressive', 'turned 6', 'cmyk', 'png'])
+@pytest.mark.parametrize('name', ['gray', 'progressive', 'turned 6', 'cmyk', 'png'])
 def test_what_the_gpu_is_not_trusted_with_is_finished_in_the_worker(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(FILES[name])

@@ -90,7 +90,7 @@ def test_later_digits_leave_most_of_the_earlier_ones(monkeypatch):
 
 
 def test_digits_stand_out():
-    """The mean colour of a digit differs from its surroundings."""
+    """The mean color of a digit differs from its surroundings."""
     differences = []
     for index in range(20):
         scene = draw_scene(SPEC, 'val', index)

@@ -47,7 +47,7 @@ def names(dataset) -> list[str]:
     return [readable(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
 
 
-def labelled(dataset) -> list[tuple[str, int]]:
+def labeled(dataset) -> list[tuple[str, int]]:
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     return [(split_tar_path(info['img_path'])[1], info['gt_label']) for info in infos]
 
@@ -152,7 +152,7 @@ def test_classes_are_the_folders_inside(tmp_path):
     pack(tmp_path / '1.tar', ['dog/2.jpg', 'cat/deep/3.jpg'])
     pack(tmp_path / '2.tar', ['dog/1.jpg', 'emu/4.jpg'])
     dataset = ImageFiles(str(tmp_path / '?.tar'), labels='folder')
-    assert labelled(dataset) == [('cat/deep/3.jpg', 0), ('dog/2.jpg', 1), ('dog/1.jpg', 1), ('emu/4.jpg', 2)]
+    assert labeled(dataset) == [('cat/deep/3.jpg', 0), ('dog/2.jpg', 1), ('dog/1.jpg', 1), ('emu/4.jpg', 2)]
     assert dataset.metainfo['classes'] == ('cat', 'dog', 'emu')
 
 
@@ -160,25 +160,25 @@ def test_classes_are_the_names_of_flat_archives(tmp_path):
     for name in ('n02', 'n01', 'n09'):
         pack(tmp_path / f'{name}.tar', [f'{name}_1.jpg'])
     dataset = ImageFiles(str(tmp_path / '*.tar'), labels='folder')
-    assert labelled(dataset) == [('n01_1.jpg', 0), ('n02_1.jpg', 1), ('n09_1.jpg', 2)]
+    assert labeled(dataset) == [('n01_1.jpg', 0), ('n02_1.jpg', 1), ('n09_1.jpg', 2)]
     assert dataset.metainfo['classes'] == ('n01', 'n02', 'n09')
     fixed = ImageFiles(str(tmp_path / '*.tar'), labels='folder', classes=['n09', 'n05', 'n02', 'n01'])
-    assert labelled(fixed) == [('n09_1.jpg', 0), ('n02_1.jpg', 2), ('n01_1.jpg', 3)]
+    assert labeled(fixed) == [('n09_1.jpg', 0), ('n02_1.jpg', 2), ('n01_1.jpg', 3)]
 
 
 def test_the_archive_of_archives_that_imagenet_comes_in(tmp_path):
     inner = {f'{name}.tar': Path(pack(tmp_path / f'{name}.tar', [f'{name}_1.JPEG'])).read_bytes()
              for name in ('n01', 'n02')}
     dataset = ImageFiles(pack(tmp_path / 'train.tar', inner), labels='folder')
-    assert labelled(dataset) == [('n01/n01_1.JPEG', 0), ('n02/n02_1.JPEG', 1)]
+    assert labeled(dataset) == [('n01/n01_1.JPEG', 0), ('n02/n02_1.JPEG', 1)]
     assert read_tar_path(dataset.get_data_info(1)['img_path']) == b'n02_1.JPEG'
 
 
 def test_splits_inside_an_archive(tmp_path):
     archive = pack(tmp_path / 'a.tar', ['set/train/a/1.jpg', 'set/train/b/2.jpg', 'set/val/b/3.jpg'])
-    assert labelled(ImageFiles(archive, labels='folder', split='set/train/')) == [
+    assert labeled(ImageFiles(archive, labels='folder', split='set/train/')) == [
         ('set/train/a/1.jpg', 0), ('set/train/b/2.jpg', 1)]
-    assert labelled(ImageFiles(archive, labels='folder', split='set/val')) == [('set/val/b/3.jpg', 1)]
+    assert labeled(ImageFiles(archive, labels='folder', split='set/val')) == [('set/val/b/3.jpg', 1)]
 
 
 def test_a_list_names_members(tmp_path):
@@ -186,7 +186,7 @@ def test_a_list_names_members(tmp_path):
     archive = pack(tmp_path / 'val.tar', ['b.jpg', 'a.jpg'])
     (tmp_path / 'list.txt').write_text('b.jpg 3\na.jpg 1\n')
     dataset = ImageFiles(archive, list_file=str(tmp_path / 'list.txt'), labels='list')
-    assert labelled(dataset) == [('b.jpg', 3), ('a.jpg', 1)]
+    assert labeled(dataset) == [('b.jpg', 3), ('a.jpg', 1)]
     (tmp_path / 'list.txt').write_text('b.jpg\nc.jpg\n')
     with pytest.raises(FileNotFoundError, match=r'list.txt names c.jpg \(image 2 of 2\).*val.tar'):
         ImageFiles(archive, list_file=str(tmp_path / 'list.txt'))
@@ -216,7 +216,7 @@ def test_ambiguous_labels_are_refused(tmp_path, roots, archives, parts):
         assert part in str(refused.value)
     if 'shards' in parts:  # unless the user says that they are classes
         named = ImageFiles([str(tmp_path / name) for name in roots], labels='folder', classes=['s-8', 's-9', 's-10'])
-        assert [label for _, label in labelled(named)] == [0, 1, 2]
+        assert [label for _, label in labeled(named)] == [0, 1, 2]
 
 
 def test_mistakes_are_named(tmp_path):

@@ -15,7 +15,7 @@ from bootmae.data.verify import Finding, Job, _decode_runs, check_coco, examine
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> Image.Image:
-    """Blocks of random colours."""
+    """Blocks of random colors."""
     blocks = np.random.RandomState(seed).randint(0, 255, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return Image.fromarray(np.kron(blocks, np.ones((8, 8, 1), np.uint8))[:height, :width])
 
@@ -51,7 +51,7 @@ FAULTS = {
 NOTES = {
     'CMYK': encoded(picture().convert('CMYK')),
     '16-bit': DEEP,
-    '16-bit grey': encoded(Image.fromarray(np.full((48, 64), 40_000, np.uint16)), 'PNG'),
+    '16-bit gray': encoded(Image.fromarray(np.full((48, 64), 40_000, np.uint16)), 'PNG'),
     'EXIF-rotated': encoded(picture(), exif=turned(6)),
     'tiny (below 16 pixels)': encoded(picture(1, 1)),
     'tiny (below 16 pixels), long': encoded(picture(15, 64)),
@@ -89,7 +89,7 @@ def test_a_jpeg_that_goes_on_as_zeros(look):
 
 @pytest.mark.parametrize('kind', NOTES)
 def test_notes_of_images(look, kind):
-    assert look(NOTES[kind]) == [(kind.split(',')[0].replace(' grey', ''), False)]
+    assert look(NOTES[kind]) == [(kind.split(',')[0].replace(' gray', ''), False)]
 
 
 @pytest.mark.parametrize('data', [JPEG, PNG, encoded(picture(), 'WEBP'), encoded(picture(), progressive=True),

@@ -48,7 +48,7 @@ class BreakHook(Hook):
 
 
 class Toy:
-    """A small regression with an optimiser wrapper; ``bad`` is what to break in a batch."""
+    """A small regression with an optimizer wrapper; ``bad`` is what to break in a batch."""
 
     def __init__(self, wrapper: str = 'GuardedOptimWrapper', optimizer: str = 'fused_adamw', **settings):
         torch.manual_seed(0)

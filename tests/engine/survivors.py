@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 
-from bootmae.checkpoints import marks
+from bootmae.checkpoints import checksum
 from bootmae.engine.runner.runner import SuiteRunner
 
 COUNT = itertools.count()
@@ -88,11 +88,11 @@ class Boundaries:
         self.seen, self.act, self.at = [], act, at
         for owner, name in ((os, 'fsync'), (os, 'replace'), (os, 'unlink'), (os, 'remove'), (Path, 'unlink')):
             patch.setattr(owner, name, self._around(getattr(owner, name), name))
-        patch.setattr(marks.SummingFile, 'write', self._by_halves)
+        patch.setattr(checksum.SummingFile, 'write', self._by_halves)
 
     @property
     def _by_halves(self) -> Callable:
-        def write(file: marks.SummingFile, data: bytes) -> int:
+        def write(file: checksum.SummingFile, data: bytes) -> int:
             half = len(data) // 2
             try:
                 self.reach('before a write')

@@ -16,7 +16,7 @@ from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train as run_training
 from bootmae.config.batch import apply_batch
 from bootmae.config.load import load_config
-from bootmae.config.run_defaults import protect
+from bootmae.config.run_defaults import apply_run_defaults
 from bootmae.distributed.exits import NonFiniteError
 from bootmae.engine.hooks import nonfinite
 from bootmae.engine.runner.build import build_runner
@@ -222,7 +222,7 @@ def test_a_run_that_the_ladder_saves(tmp_path):
     cfg = load_config(PRETRAIN, settings([5, 6, 7], 'autocast', nonfinite_ladder=['rollback', 'fp32_decoder'],
                                              optim_wrapper__type='AutocastOptimWrapper'))
     apply_batch(cfg, 1)
-    protect(cfg)
+    apply_run_defaults(cfg)
     seeds = []
 
     def run_once(cfg):

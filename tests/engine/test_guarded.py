@@ -1,4 +1,4 @@
-"""Steps whose loss or gradients are not finite change no bit of weights and optimiser state."""
+"""Steps whose loss or gradients are not finite change no bit of weights and optimizer state."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ def test_a_bad_step_changes_nothing(optimizer, clip, bad):
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_a_bad_first_step(optimizer):
-    """When the optimiser has no state yet."""
+    """When the optimizer has no state yet."""
     toy, clean = Toy(optimizer=optimizer), Toy(optimizer=optimizer)
     toy.batch(99, ('gradient', NAN))
     for seed in range(3):

@@ -113,7 +113,7 @@ def test_the_momentum_encoder_follows_by_hand(tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_repeats_an_uninterrupted_one(updates, tmp_path):
-    """Schedules and all final weights; the optimiser, the learning rate, images and masks go on where they were."""
+    """Schedules and all final weights; the optimizer, the learning rate, images and masks go on where they were."""
     options = dict(train_cfg__max_epochs=4, custom_hooks=[dict(type='BootMAEHook', ema=POINTS, ramp=1.0)])
     train(tmp_path / 'whole', **options)
     whole = list(updates)
@@ -243,6 +243,6 @@ def test_losses_are_averaged_over_processes(monkeypatch):
     hub = MessageHub.get_instance(f'averaged_{next(COUNT)}')
     runner = SimpleNamespace(hooks=[], optim_wrapper=None, message_hub=hub, train_dataloader=[0] * 9)
     outputs = dict(loss=torch.tensor(2.0, requires_grad=True), loss_pixel=torch.tensor(1.0, dtype=torch.bfloat16))
-    logging.LazyInfoHook().after_train_iter(runner, 0, outputs=outputs)
+    logging.AsyncLoggingHook().after_train_iter(runner, 0, outputs=outputs)
     assert calls == ['mean']
     assert [hub_losses(runner, name) for name in outputs] == [[3.0], [3.0]]

@@ -19,29 +19,29 @@ QUIET = {'log_level': 'ERROR', 'visualizer.vis_backends': []}
 
 
 @HOOKS.register_module(force=True)
-class Journal(Hook):
+class JobState(Hook):
     """What each iteration saw, and whether a validation came; of the last run."""
 
     lines: dict = {}
 
     def before_train(self, runner) -> None:
-        Journal.lines = {}
+        JobState.lines = {}
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        Journal.lines[runner.iter] = (
+        JobState.lines[runner.iter] = (
             batch_idx, runner.epoch, torch.stack(list(data_batch['inputs'])).double().sum().item(),
             runner.optim_wrapper.get_lr()['lr'], {key: float(value.detach()) for key, value in outputs.items()})
 
     def after_val_epoch(self, runner, metrics=None) -> None:
-        Journal.lines[f'val {runner.iter}'] = metrics
+        JobState.lines[f'val {runner.iter}'] = metrics
 
 
 def train(config: Path, work_dir: Path, options: dict | None = None, **kwargs) -> tuple[dict, dict]:
     """The journal and the final weights of a run."""
     runner = run_training(str(config), str(work_dir), QUIET | {
-        'default_hooks.journal.type': 'Journal', 'default_hooks.checkpoint.max_keep_ckpts': -1,
+        'default_hooks.journal.type': 'JobState', 'default_hooks.checkpoint.max_keep_ckpts': -1,
         'experiment_name': str(work_dir)} | (options or {}), **kwargs)
-    return Journal.lines, {key: value.clone() for key, value in runner.model.state_dict().items()}
+    return JobState.lines, {key: value.clone() for key, value in runner.model.state_dict().items()}
 
 
 def assert_goes_on(config: Path, tmp_path: Path, options: dict, iteration: int) -> None:

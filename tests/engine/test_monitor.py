@@ -1,4 +1,4 @@
-"""The numbers of MonitorHook by hand, its warning, and how it and the trackers are switched on and off."""
+"""The numbers of CollapseMonitorHook by hand, its warning, and how it and the trackers are switched on and off."""
 
 import logging
 import math
@@ -12,10 +12,10 @@ from mmengine.logging import MessageHub
 from torch.nn import functional as F
 
 from bootmae.config import run_defaults as protect
-from bootmae.engine.hooks.collapse import MonitorHook, momentum_distance, target_features, target_variance
+from bootmae.engine.hooks.collapse import CollapseMonitorHook, momentum_distance, target_features, target_variance
 
 
-def normalised(*shape: int) -> torch.Tensor:
+def normalized(*shape: int) -> torch.Tensor:
     return F.layer_norm(torch.randn(*shape, dtype=torch.float64), shape[-1:])
 
 
@@ -31,9 +31,9 @@ def test_the_target_is_that_of_the_loss(make_bootmae, draw_orders):
 
 def test_target_variance_of_every_kind_of_target():
     """One target for all; one for each place; one for each image; independent ones."""
-    one, place, image = normalised(1, 1, 16), normalised(1, 9, 16), normalised(64, 1, 16)
+    one, place, image = normalized(1, 1, 16), normalized(1, 9, 16), normalized(64, 1, 16)
     cases = dict(one=one.expand(64, 9, 16), place=place.expand(64, 9, 16), image=image.expand(64, 9, 16),
-                 free=normalised(64, 9, 16))
+                 free=normalized(64, 9, 16))
     found = {name: tuple(map(float, target_variance(features))) for name, features in cases.items()}
     assert found['one'] == pytest.approx((0, 0), abs=1e-12)
     assert found['place'] == pytest.approx((float(place.var(dim=1, correction=0).mean()), 0), abs=1e-12)
@@ -44,14 +44,14 @@ def test_target_variance_of_every_kind_of_target():
 
 def test_target_variance_is_the_error_of_the_best_constants():
     """One for all patches, and one for each place (of infinitely many images, hence the factor)."""
-    features = normalised(5, 9, 16) + torch.arange(16) / 8
+    features = normalized(5, 9, 16) + torch.arange(16) / 8
     whole, between = target_variance(features)
     torch.testing.assert_close(whole, (features - features.mean(dim=(0, 1))).square().mean())
     torch.testing.assert_close(between, (features - features.mean(dim=0)).square().mean() * 5 / 4)
 
 
 def test_one_image_says_nothing_of_the_difference_between_images():
-    assert math.isnan(target_variance(normalised(1, 9, 16))[1])
+    assert math.isnan(target_variance(normalized(1, 9, 16))[1])
 
 
 def test_momentum_distance(make_bootmae):
@@ -74,7 +74,7 @@ def runner_of(count: int, interval: int, length: int = 100, batch: int = 16, pro
 
 def test_speed_since_the_last_line():
     """Also where the log keeps more than that; in steps without a line nothing is worked out."""
-    runner, hook = runner_of(6, 3), MonitorHook()
+    runner, hook = runner_of(6, 3), CollapseMonitorHook()
     hook.before_train(runner)
     for step, (seconds, waited) in enumerate([(9, 9), (1, 0.5), (1, 0.5), (2, 1), (2, 0), (4, 1)]):
         runner.message_hub.update_scalar('train/time', seconds)
@@ -88,13 +88,13 @@ def test_speed_since_the_last_line():
 
 
 def test_a_run_without_a_timer_goes_on():
-    runner, hook = runner_of(8, 1), MonitorHook()
+    runner, hook = runner_of(8, 1), CollapseMonitorHook()
     hook.after_train_iter(runner, 0, {})
     assert not runner.message_hub.log_scalars
 
 
 def test_the_last_iterations_count_where_the_log_has_them():
-    hook = MonitorHook()
+    hook = CollapseMonitorHook()
     for interval, length, due in ((3, 4, [2]), (5, 4, [3]), (2, 4, [1, 3])):
         runner = runner_of(7, interval, length)
         assert [step for step in range(length) if hook.is_due(runner, step)] == due
@@ -102,7 +102,7 @@ def test_the_last_iterations_count_where_the_log_has_them():
 
 
 def test_a_collapse_is_told_once_and_again_after_a_recovery(caplog):
-    hook, runner = MonitorHook(collapsed=0.1), SimpleNamespace(logger=logging.getLogger('monitor'))
+    hook, runner = CollapseMonitorHook(collapsed=0.1), SimpleNamespace(logger=logging.getLogger('monitor'))
     told = []
     for between in (0.3, 0.11, 0.05, 0.04, 0.15, 0.05, 0.25, 0.09, math.nan):
         caplog.clear()
@@ -121,7 +121,7 @@ def test_a_target_that_collapsed_is_seen(make_bootmae):
     """Whatever the image: a momentum encoder that has lost its patch embedding."""
     model = make_bootmae().float()
     model.momentum.patch_embed.proj.weight.data.zero_()
-    health = MonitorHook().health(model, dict(inputs=torch.randn(6, 3, 32, 32)))
+    health = CollapseMonitorHook().health(model, dict(inputs=torch.randn(6, 3, 32, 32)))
     assert float(health['target_variance_images']) < 1e-9
     assert float(health['target_variance']) > 0.05  # its places differ
 
@@ -129,7 +129,7 @@ def test_a_target_that_collapsed_is_seen(make_bootmae):
 @pytest.mark.parametrize('wrong', [dict(images=1), dict(collapsed=1), dict(collapsed=-0.1)])
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match='variances go from 0 to 1'):
-        MonitorHook(**wrong)
+        CollapseMonitorHook(**wrong)
 
 
 # --- switched on and off ---
@@ -142,14 +142,14 @@ def config(**more) -> Config:
 
 def test_every_training_is_monitored_unless_told_otherwise():
     cfg = config()
-    protect.protect(cfg)
-    assert cfg.default_hooks.monitor == dict(type='MonitorHook')
-    cfg = config(default_hooks=dict(monitor=None, heartbeat=None))
-    protect.protect(cfg)
+    protect.apply_run_defaults(cfg)
+    assert cfg.default_hooks.collapse == dict(type='CollapseMonitorHook')
+    cfg = config(default_hooks=dict(collapse=None, heartbeat=None))
+    protect.apply_run_defaults(cfg)
     assert not {'monitor', 'heartbeat'} & set(cfg.default_hooks)
-    cfg = config(default_hooks=dict(monitor=dict(collapsed=0)))
-    protect.protect(cfg)
-    assert cfg.default_hooks.monitor == dict(type='MonitorHook', collapsed=0)
+    cfg = config(default_hooks=dict(collapse=dict(collapsed=0)))
+    protect.apply_run_defaults(cfg)
+    assert cfg.default_hooks.collapse == dict(type='CollapseMonitorHook', collapsed=0)
 
 
 def test_trackers(monkeypatch, tmp_path):

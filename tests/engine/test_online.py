@@ -48,7 +48,7 @@ def test_random_state_is_kept():
     assert draw() == expected
 
 
-class Labelled(list):
+class Labeled(list):
     """Images that are their numbers, three classes in a row."""
 
     def get_gt_labels(self) -> np.ndarray:
@@ -56,7 +56,7 @@ class Labelled(list):
 
 
 def test_choose():
-    data = Labelled(range(30))
+    data = Labeled(range(30))
     assert list(choose(data, 'all', None, 0)) == list(data)
     assert list(choose(data, 'all', 6, 0)) == [0, 5, 10, 15, 20, 25]
     few = list(choose(data, '2', 15, seed=3))
@@ -75,7 +75,7 @@ def test_processes_share_the_images(monkeypatch, count, world):
         seen.append(len(numbers))
         return torch.stack([numbers, -numbers], dim=1), numbers.long()
 
-    images, seen, gathered = choose(Labelled(range(100, 100 + count)), 'all', None, 0), [], {}
+    images, seen, gathered = choose(Labeled(range(100, 100 + count)), 'all', None, 0), [], {}
     monkeypatch.setattr(online.dist, 'get_world_size', lambda: world)
     for ours in range(world):
         monkeypatch.setattr(online.dist, 'get_rank', lambda rank=ours: rank)
@@ -103,7 +103,7 @@ def names(dataset) -> list[str]:
     return ['/'.join(Path(dataset.get_data_info(k)['img_path']).parts[-3:]) for k in range(len(dataset))]
 
 
-def test_a_folder_of_labelled_images(tmp_path):
+def test_a_folder_of_labeled_images(tmp_path):
     """Each fifth image is a query, unless there are splits."""
     cfg = load_config(FINETUNE)
     write_images(tmp_path / 'plain', 10)
@@ -148,7 +148,7 @@ def test_wrong_arguments(wrong, message):
 
 
 def test_without_a_folder_it_rests():
-    """The config of small data names the probe, for whoever has labelled images."""
+    """The config of small data names the probe, for whoever has labeled images."""
     hook = OnlineProbeHook(FINETUNE, folder='')
     hook.before_train(None)
     hook.after_train_epoch(None)

@@ -30,7 +30,7 @@ def build_on_meta(config):
 
 
 def groups_of(cfg, model):
-    """name -> (lr, weight decay) of a built optimiser; each parameter exactly once."""
+    """name -> (lr, weight decay) of a built optimizer; each parameter exactly once."""
     settings = cfg.optim_wrapper.to_dict()
     settings['optimizer'].pop('fused', None)  # which needs real tensors
     wrapper = build_optim_wrapper(model, settings)

@@ -23,13 +23,13 @@ def build(name: str):
 
 def test_masks_are_those_of_the_images():
     model = build('bootmae_debug')
-    given = [SimpleNamespace(mask_order=np.roll(np.arange(64), k)) for k in range(3)]
+    given = [SimpleNamespace(ids_shuffle=np.roll(np.arange(64), k)) for k in range(3)]
 
     class Sample(SimpleNamespace):
         def __contains__(self, key):
             return key in self.__dict__
     orders, masked = draw_masks(model, [Sample(**vars(sample)) for sample in given], 3)
-    np.testing.assert_array_equal(orders, np.stack([sample.mask_order for sample in given]))
+    np.testing.assert_array_equal(orders, np.stack([sample.ids_shuffle for sample in given]))
     assert masked == 48
 
 

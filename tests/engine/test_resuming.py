@@ -134,11 +134,11 @@ def test_a_folder_of_its_own(tmp_path):
 # --- refusals ---
 
 
-def test_the_optimiser_state_of_another_model_is_refused(half):
+def test_the_optimizer_state_of_another_model_is_refused(half):
     def spoil(content):
         content['optimizer']['state'][0]['exp_avg'] = torch.zeros(4, 2)
     edit(half / 'epoch_2.pth', spoil)
-    with pytest.raises(ValueError, match=r'epoch_2.pth has the optimiser state of another model \(exp_avg of parameter '
+    with pytest.raises(ValueError, match=r'epoch_2.pth has the optimizer state of another model \(exp_avg of parameter '
                        r'0 is \(4, 2\) for \(3, 2\)\)'):
         toy_runner(half, epochs=4, resume=True).train()
 

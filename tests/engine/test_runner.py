@@ -111,7 +111,7 @@ class _Broken:
         raise ValueError('other')
 
 
-# --- batch normalisation ---
+# --- batch normalization ---
 
 
 def normed(kind: type, **kwargs) -> nn.Module:
@@ -125,8 +125,8 @@ def test_which_norms_count():
     assert not has_norm(normed(nn.BatchNorm2d, affine=False), nn.BatchNorm2d)
 
 
-def test_single_images_and_batch_normalisation():
-    with pytest.raises(ValueError, match='train_dataloader.batch_size=1, but Sequential has batch normalisation, .*GN'):
+def test_single_images_and_batch_normalization():
+    with pytest.raises(ValueError, match='train_dataloader.batch_size=1, but Sequential has batch normalization, .*GN'):
         check_single_image(normed(nn.BatchNorm2d))
     for model in (normed(nn.GroupNorm), normed(nn.SyncBatchNorm), normed(nn.BatchNorm2d).requires_grad_(False)):
         check_single_image(model)
@@ -137,7 +137,7 @@ def test_a_batch_of_one_is_refused_with_bn(short, steps):
     options = short | {'train_dataloader.batch_size': 1, 'auto_scale_lr.base_batch_size': 1}
     for kind in ('BN', 'SyncBN'):
         heads = {f'model.{head}.norm_cfg.type': kind for head in ('decode_head', 'auxiliary_head')}
-        with pytest.raises(ValueError, match='batch_size=1, but EncoderDecoder has batch normalisation'):
+        with pytest.raises(ValueError, match='batch_size=1, but EncoderDecoder has batch normalization'):
             train(str(SEG), None, options | heads | {'experiment_name': f'runner_one_{kind}'})
     assert not steps
 
@@ -152,7 +152,7 @@ def test_a_batch_of_one_trains_with_gn(short, steps):
 
 
 @pytest.mark.parametrize('gpu, kept', [(True, nn.SyncBatchNorm), (False, None)])
-def test_synchronised_norms_need_gpus(monkeypatch, gpu, kept):
+def test_synchronized_norms_need_gpus(monkeypatch, gpu, kept):
     """Of several processes; without GPUs they become BN, and the log says so."""
     said = []
     monkeypatch.setattr('bootmae.engine.runner.runner.print_log',
@@ -165,10 +165,10 @@ def test_synchronised_norms_need_gpus(monkeypatch, gpu, kept):
     assert has_norm(model, nn.SyncBatchNorm) == (kept is not None)
     assert has_norm(model, nn.modules.batchnorm._BatchNorm)
     assert said == ([] if gpu else [
-        ('SyncBN needs GPUs: each process normalises its own batch (BN)', logging.WARNING)])
+        ('SyncBN needs GPUs: each process normalizes its own batch (BN)', logging.WARNING)])
 
 
-def test_synchronised_norms_of_one_process_are_bn(short):
+def test_synchronized_norms_of_one_process_are_bn(short):
     cfg = load_config(SEG, short | {'model.decode_head.norm_cfg.type': 'SyncBN'})
     model = build_runner(cfg, SEG).model
     assert has_norm(model, nn.modules.batchnorm._BatchNorm)
@@ -194,7 +194,7 @@ def test_statistics_that_agree_or_are_unknown():
 @pytest.mark.parametrize('recorded', [HALF, (HALF[0], IMAGENET[1]), (IMAGENET[0], HALF[1])])
 def test_other_statistics_are_refused_or_adopted(recorded):
     model, facts = model_of(*IMAGENET), dict(mean=recorded[0], std=recorded[1])
-    with pytest.raises(ValueError, match=r'a.pth was trained on images normalised with mean \[1.*, but the config has '
+    with pytest.raises(ValueError, match=r'a.pth was trained on images normalized with mean \[1.*, but the config has '
                        r'mean \[123.67.*: use the config that wrote the file'):
         follow_statistics(model, facts, 'a.pth', adopt=False)
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET[0])
@@ -214,7 +214,7 @@ def test_weights_without_a_run_are_refused(short, tmp_path):
 
 
 def test_a_second_run_keeps_its_own_curves(short, tmp_path):
-    """mmseg names the visualiser of each config alike; it must not be shared by the runs of a process."""
+    """mmseg names the visualizer of each config alike; it must not be shared by the runs of a process."""
     for name in ('first', 'second'):
         train(str(SEG), str(tmp_path / name), short | {'experiment_name': f'runner_{name}'})
     assert all(len(list((tmp_path / name).glob('*/vis_data/scalars.json'))) == 1 for name in ('first', 'second'))

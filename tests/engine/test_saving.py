@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from survivors import Boundaries, die, killed, toy_runner, validated
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.checkpoints.marks import SummingFile, peek
+from bootmae.checkpoints.checksum import SummingFile, peek
 from bootmae.checkpoints.resume import find_newest
 from bootmae.engine.hooks import checkpoint as saving
 from bootmae.engine.runner import runner as runner_module
@@ -186,7 +186,7 @@ def test_fewer_files_to_keep_on_resuming(tmp_path):
 
 
 class Clock:
-    """Each optimiser step takes a minute."""
+    """Each optimizer step takes a minute."""
 
     def __init__(self, monkeypatch):
         self.minutes = 0
@@ -216,7 +216,7 @@ def recorded(monkeypatch) -> list[tuple]:
 
 @pytest.mark.parametrize('accumulation, steps', [(1, [3, 7]), (2, [4])])
 def test_saved_every_few_minutes(tmp_path, monkeypatch, accumulation, steps):
-    """In the middle of epochs of four iterations, at whole optimiser steps, the newest only, until a newer file is."""
+    """In the middle of epochs of four iterations, at whole optimizer steps, the newest only, until a newer file is."""
     clock, files = Clock(monkeypatch), recorded(monkeypatch)
     runner = toy_runner(tmp_path, dict(minutes=3, max_keep_ckpts=-1), epochs=3,
                         **{'optim_wrapper.accumulative_counts': accumulation})

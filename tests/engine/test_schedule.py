@@ -80,7 +80,7 @@ def test_every_iteration_equals_facebookresearch_mae(golden, config, recipe):
 @pytest.mark.parametrize('recipe', ['lr_base_finetune', 'lr_large_finetune'])
 @pytest.mark.parametrize('accumulation', [2, 3])
 def test_accumulation_changes_nothing(release, recipe, accumulation):
-    """The same learning rate in the same optimiser step, whatever number of iterations makes one."""
+    """The same learning rate in the same optimizer step, whatever number of iterations makes one."""
     peak, warmup, epochs, floor = RECIPES[recipe]
     length, stride = release['lr_iters_per_epoch'], release['lr_stride']
     wrapper = make_wrapper(peak)

@@ -11,7 +11,7 @@ import torch
 
 from bootmae.distributed.exits import BadDataError, Requeue, RunStopped
 from bootmae.distributed.signals import StopSignals, start_worker
-from bootmae.engine.hooks.preemption import BAD_IMAGES, WatchHook
+from bootmae.engine.hooks.preemption import BAD_IMAGES, PreemptionHook
 
 
 class Data(list):
@@ -51,7 +51,7 @@ def runner(tmp_path):
 
 @pytest.fixture
 def hook(runner):
-    hook = WatchHook()
+    hook = PreemptionHook()
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
     hook.before_train(runner)
     yield hook
@@ -124,7 +124,7 @@ def test_over_the_budget_all_are_named_and_the_run_is_saved(hook, runner):
     runner.train_loop.dataloader.dataset.reports = [(f'{k}.jpg', f'reason {k}') for k in range(4)]
     step(hook, runner)
     with pytest.raises(BadDataError, match=r'(?s)4 of 30000 images cannot be read, 3 may be.*0.jpg: reason 0.*3.jpg: '
-                                           r'reason 3.*default_hooks.watch.budget=0.001'):
+                                           r'reason 3.*default_hooks.preemption.budget=0.001'):
         step(hook, runner)
     assert runner.hooks[0].calls == [(1, False)]
 
@@ -133,7 +133,7 @@ def test_the_count_survives_a_resume_and_no_more(hook, runner):
     runner.train_loop.dataloader.dataset.reports = [('a.jpg', 'x'), ('b.jpg', 'y'), ('c.jpg', 'z')]
     step(hook, runner, 2)
     hook.close()
-    runner._resume, again = True, WatchHook()
+    runner._resume, again = True, PreemptionHook()
     again.before_train(runner)
     runner.train_loop.dataloader.dataset.reports = [('c.jpg', 'z'), ('d.jpg', 'w')]
     runner.iter = 0
@@ -185,4 +185,4 @@ def test_signals_note_the_first():
 @pytest.mark.parametrize('budget', [-1, 1.1])
 def test_budget(budget):
     with pytest.raises(ValueError, match='give the share'):
-        WatchHook(budget=budget)
+        PreemptionHook(budget=budget)

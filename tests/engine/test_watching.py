@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.knn import judge
 from bootmae.commands.train import train
-from bootmae.engine.hooks.collapse import MonitorHook, momentum_distance, target_features, target_variance
+from bootmae.engine.hooks.collapse import CollapseMonitorHook, momentum_distance, target_features, target_variance
 from bootmae.engine.hooks.reconstruction import ReconstructionHook
 from bootmae.visualization.reconstruct import load_pretrained
 
@@ -60,10 +60,10 @@ def watched(tmp_path_factory):
 def test_watching_changes_no_weight(watched, tmp_path):
     """Also of a model that draws random masks in the step, as MAE does."""
     for method in ('bootmae', 'mae'):
-        options = options_of(method) | {'default_hooks.monitor': None, 'experiment_name': f'bare_{next(COUNT)}'}
+        options = options_of(method) | {'default_hooks.collapse': None, 'experiment_name': f'bare_{next(COUNT)}'}
         options = {key: value for key, value in options.items() if not key.endswith(('.probe', '.pictures'))}
         bare = train(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(tmp_path / method), options)
-        assert not any(isinstance(hook, MonitorHook) for hook in bare.hooks)
+        assert not any(isinstance(hook, CollapseMonitorHook) for hook in bare.hooks)
         torch.testing.assert_close(watched(method).runner.model.state_dict(), bare.model.state_dict(), rtol=0, atol=0)
 
 
@@ -100,7 +100,7 @@ def test_the_monitor_of_a_step_by_hand(watched):
     found = watched('bootmae')
     model = load_pretrained(str(CONFIGS / 'pretrain' / 'bootmae_debug.py'), str(found.folder / 'epoch_2.pth'))
     batch = dict(inputs=torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8))
-    health = MonitorHook(images=12).health(model, batch)
+    health = CollapseMonitorHook(images=12).health(model, batch)
     images = (batch['inputs'][:12].float() - 127.5) / 127.5
     expected = *target_variance(target_features(model, images[:, [2, 1, 0]])), momentum_distance(model)
     assert list(health) == ['target_variance', 'target_variance_images', 'momentum_distance']

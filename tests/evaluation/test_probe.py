@@ -27,11 +27,11 @@ FINETUNE = CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
 
 
 def clusters(count: int, noise: float, seed: int, classes: int = 5, width: int = 8) -> Features:
-    """Features scattered about one centre a class; the centres are the same for every seed."""
-    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
+    """Features scattered about one center a class; the centers are the same for every seed."""
+    centers = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count, ), generator=generator)
-    return centres[labels] + noise * torch.randn(count, width, generator=generator), labels
+    return centers[labels] + noise * torch.randn(count, width, generator=generator), labels
 
 
 # --- k-NN and the linear probe ---
@@ -50,7 +50,7 @@ def test_knn_equals_scikit_learn(k, noise):
 
 
 def test_knn_weights_matter():
-    """One near neighbour of a class outweighs three far ones of another at the default temperature."""
+    """One near neighbor of a class outweighs three far ones of another at the default temperature."""
     bank = torch.tensor([[1.0, 0.05], [0.3, 1.0], [0.3, 1.0], [0.3, 1.0]]), torch.tensor([0, 1, 1, 1])
     query = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
     assert knn_accuracy(bank, query, k=4) == 100
@@ -114,7 +114,7 @@ def checkpoint(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize('loader', ['train_dataloader', 'test_dataloader'])
 def test_extract_keeps_order_and_labels(finetune, loader):
-    """By hand: each image of the dataset in order, normalised, through the backbone."""
+    """By hand: each image of the dataset in order, normalized, through the backbone."""
     finetune[loader].dataset.indices = 30
     model, pipeline = build_encoder(finetune, None), finetune.test_dataloader.dataset.pipeline
     features, labels = extract(model, finetune[loader], pipeline, batch_size=7)
@@ -161,7 +161,7 @@ def test_encoders_of_a_file(finetune, checkpoint, source, prefix):
 
 def test_a_file_of_other_statistics_is_refused(checkpoint):
     cfg = load_config(CONFIGS / 'cls' / 'mae_demo_finetune.py')
-    with pytest.raises(ValueError, match='the config normalises with mean'):
+    with pytest.raises(ValueError, match='the config normalizes with mean'):
         build_encoder(cfg, checkpoint)
 
 

@@ -181,7 +181,7 @@ def test_a_run_reads_with_the_gpu(device, photographs, tmp_path):
                 dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0), backend='pillow',
                      interpolation='bicubic'),
                 dict(type='RandomFlip', prob=0.5), dict(type='DrawMask', **masks),
-                dict(type='PackInputs', algorithm_keys=['mask_order'])]
+                dict(type='PackInputs', algorithm_keys=['ids_shuffle'])]
     for reader in ('gpu', 'cpu'):
         runner = train(str(CONFIG), str(tmp_path / reader), {
             'experiment_name': f'gpu_reader_{reader}', 'log_level': 'WARNING', 'visualizer.vis_backends': [],

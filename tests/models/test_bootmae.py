@@ -20,7 +20,7 @@ def images(batch=2, size=(32, 32), seed=0):
 
 
 def samples(orders):
-    return [DataSample(mask_order=order.numpy()) for order in orders]
+    return [DataSample(ids_shuffle=order.numpy()) for order in orders]
 
 
 def change_patches(inputs, ids, patch=8):
@@ -258,16 +258,16 @@ def test_a_planted_mask_token_shows_up_at_masked_positions_only(make_bootmae, dr
 def test_masks_come_from_the_pipeline(make_bootmae, draw_orders):
     model = make_bootmae()
     orders = draw_orders(model)
-    assert torch.equal(model.mask_orders(samples(orders), 2, torch.device('cpu')), orders)
+    assert torch.equal(model.batch_ids_shuffle(samples(orders), 2, torch.device('cpu')), orders)
 
 
 @pytest.mark.parametrize('data_samples', [None, [DataSample(), DataSample()]])
 def test_masks_are_drawn_without_a_pipeline(make_bootmae, data_samples):
     model = make_bootmae()
     np.random.seed(4)
-    ours = model.mask_orders(data_samples, 2, torch.device('cpu'))
+    ours = model.batch_ids_shuffle(data_samples, 2, torch.device('cpu'))
     rng = np.random.RandomState(4)
-    assert ours.tolist() == [model.masking.draw_order(rng).tolist() for _ in range(2)]
+    assert ours.tolist() == [model.masking.draw_ids_shuffle(rng).tolist() for _ in range(2)]
 
 
 @pytest.mark.parametrize('shape', [(2, 17), (2, 15), (1, 16), (3, 16)])
@@ -377,7 +377,7 @@ def test_other_channels(make_bootmae):
 
 
 def test_samples_stay_where_they_are():
-    """Images are normalised as by mmpretrain's preprocessor; of the samples no copy is made."""
+    """Images are normalized as by mmpretrain's preprocessor; of the samples no copy is made."""
     settings = dict(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0], to_rgb=True)
     images, samples = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), [DataSample(), DataSample()]
     ours, theirs = (MODELS.build(dict(settings, type=kind))(dict(inputs=images, data_samples=samples), True)

@@ -18,9 +18,9 @@ def tokens(*shape, seed=0):
 
 
 @pytest.fixture
-def make(randomise):
+def make(randomize):
     """``make(module)``: with random weights, in float64."""
-    return lambda module: randomise(module).double().eval()
+    return lambda module: randomize(module).double().eval()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def draw_many(masker, number, seed=0):
     recorder = Recording(**{name: getattr(masker, name) for name in masker.__dataclass_fields__})
     rng, final = np.random.RandomState(seed), np.zeros((number, masker.num_patches), dtype=bool)
     for index in range(number):
-        final[index, recorder.draw_order(rng)[masker.num_visible:]] = True
+        final[index, recorder.draw_ids_shuffle(rng)[masker.num_visible:]] = True
     block, final = np.array(recorder.drawn), final.reshape(-1, *masker.grid)
     return block, final, (block & ~final).sum(axis=(1, 2))
 
@@ -44,7 +44,7 @@ def test_defaults_are_the_paper_s():
 @pytest.mark.parametrize('seed', range(40))
 def test_exact_counts(seed):
     masker = BlockMasking((14, 14))
-    order = masker.draw_order(np.random.RandomState(seed))
+    order = masker.draw_ids_shuffle(np.random.RandomState(seed))
     assert order.dtype == np.int64
     assert sorted(order) == list(range(196))
     assert masker.draw_blocks(np.random.RandomState(seed)).sum() == 120
@@ -86,12 +86,12 @@ def test_other_grids(grid):
 
 def test_without_blocks_each_patch_is_masked_as_often_as_any():
     masker, rng = BlockMasking((8, 8), num_masked=48, num_block=0), np.random.RandomState(0)
-    orders = np.stack([masker.draw_order(rng) for _ in range(2000)])
+    orders = np.stack([masker.draw_ids_shuffle(rng) for _ in range(2000)])
     assert not masker.draw_blocks(rng).any()
     masked = np.zeros((2000, 64))
     np.put_along_axis(masked, orders[:, 16:], 1, axis=1)
     np.testing.assert_allclose(masked.mean(0), 0.75, atol=0.04)  # 4 standard deviations
-    together = (masked[:, :-1] * masked[:, 1:]).mean()  # neighbours: no more often than any two patches
+    together = (masked[:, :-1] * masked[:, 1:]).mean()  # neighbors: no more often than any two patches
     assert together == pytest.approx(48 / 64 * 47 / 63, abs=0.005)
 
 
@@ -109,21 +109,21 @@ def test_extreme_counts(num_masked, num_block):
 
 def test_same_seed_same_order():
     masker = BlockMasking((14, 14))
-    draw = [masker.draw_order(np.random.RandomState(seed)).tolist() for seed in (3, 3, 4)]
+    draw = [masker.draw_ids_shuffle(np.random.RandomState(seed)).tolist() for seed in (3, 3, 4)]
     assert draw[0] == draw[1]
     assert draw[0] != draw[2]
 
 
 def test_consecutive_draws_differ():
     masker, rng = BlockMasking((14, 14)), np.random.RandomState(0)
-    assert len({tuple(masker.draw_order(rng)) for _ in range(100)}) == 100
+    assert len({tuple(masker.draw_ids_shuffle(rng)) for _ in range(100)}) == 100
 
 
 def test_global_generator_is_the_default():
     masker = BlockMasking((6, 6))
     np.random.seed(5)
-    ours = masker.draw_order().tolist()
-    assert ours == masker.draw_order(np.random.RandomState(5)).tolist()
+    ours = masker.draw_ids_shuffle().tolist()
+    assert ours == masker.draw_ids_shuffle(np.random.RandomState(5)).tolist()
 
 
 def test_transform_draws_the_same_masks():
@@ -132,7 +132,7 @@ def test_transform_draws_the_same_masks():
     np.random.seed(5)
     out = transform(dict(img='kept'))
     assert out['img'] == 'kept'
-    assert out['mask_order'].tolist() == transform.masking.draw_order(np.random.RandomState(5)).tolist()
+    assert out['ids_shuffle'].tolist() == transform.masking.draw_ids_shuffle(np.random.RandomState(5)).tolist()
 
 
 def order_by_arrays(masker, rng):
@@ -160,7 +160,7 @@ def test_orders_keep_every_number(grid):
     for changes in ({}, dict(max_roll=grid[0] * grid[1])):
         masker, fast, slow = BlockMasking(grid, **changes), np.random.RandomState(3), np.random.RandomState(3)
         for _ in range(20):
-            assert masker.draw_order(fast).tolist() == order_by_arrays(masker, slow).tolist()
+            assert masker.draw_ids_shuffle(fast).tolist() == order_by_arrays(masker, slow).tolist()
         assert fast.random_sample() == slow.random_sample()
 
 
@@ -257,8 +257,8 @@ def deviations(masker, golden, number, seed=0):
     statistics = {
         'block_prob': block,
         'final_prob': final,
-        'right_neighbour_both_masked': (final[:, :, 1:] & final[:, :, :-1]).mean(axis=(1, 2)),
-        'down_neighbour_both_masked': (final[:, 1:] & final[:, :-1]).mean(axis=(1, 2)),
+        'right_neighbor_both_masked': (final[:, :, 1:] & final[:, :, :-1]).mean(axis=(1, 2)),
+        'down_neighbor_both_masked': (final[:, 1:] & final[:, :-1]).mean(axis=(1, 2)),
         'visible_pair_right': (visible[:, :, 1:] & visible[:, :, :-1]).mean(axis=(1, 2)),
     }
     return {name: float(np.abs((values.mean(axis=0) - golden[name]) / standard_error(values, rolls, golden)).max())
@@ -315,7 +315,7 @@ def test_impossible_blocks_end(monkeypatch):
     monkeypatch.setattr(masking, 'MAX_DRAWS', 200)
     masker = BlockMasking((2, 100))  # the least block, of area 16.3, is at least two high
     with pytest.raises(ValueError, match='no mask found in 200 draws .*make the blocks smaller'):
-        masker.draw_order(np.random.RandomState(0))
+        masker.draw_ids_shuffle(np.random.RandomState(0))
 
 
 def test_transform_refuses_an_uneven_image():

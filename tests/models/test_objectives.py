@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from bootmae.models.objectives import feature_loss, normalise_patches, pixel_loss, token_weights, weighted_error
+from bootmae.models.objectives import feature_loss, normalize_patches, pixel_loss, token_weights, weighted_error
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -21,7 +21,7 @@ def weights_by_loops(ids_masked, grid):
     return out
 
 
-def normalised(values, eps):
+def normalized(values, eps):
     mean = sum(values) / len(values)
     variance = sum((v - mean)**2 for v in values) / len(values)
     return [(v - mean) / math.sqrt(variance + eps) for v in values]
@@ -39,7 +39,7 @@ def loss_by_loops(prediction, target, weights):
 
 
 def pixel_loss_by_loops(prediction, patches, weights, channels):
-    target = [[[value for part in split(patch, channels) for value in normalised(part, 1e-5)] for patch in image]
+    target = [[[value for part in split(patch, channels) for value in normalized(part, 1e-5)] for patch in image]
               for image in patches]
     return loss_by_loops(prediction, target, weights)
 
@@ -50,7 +50,7 @@ def split(patch, channels):
 
 
 def feature_loss_by_loops(prediction, target, weights):
-    prediction, target = ([[normalised(values, 1e-6) for values in image] for image in x] for x in (prediction, target))
+    prediction, target = ([[normalized(values, 1e-6) for values in image] for image in x] for x in (prediction, target))
     return loss_by_loops(prediction, target, weights)
 
 
@@ -68,15 +68,15 @@ def test_weights_equal_plain_loops(grid):
     torch.testing.assert_close(token_weights(ids, grid), weights_by_loops(ids, grid), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize('position, masked_neighbours', [
+@pytest.mark.parametrize('position, masked_neighbors', [
     (0, 4), (3, 4), (12, 4), (15, 4),  # corners
     (1, 6), (4, 6), (7, 6), (14, 6),  # edges
     (5, 9), (10, 9),
 ])
-def test_weights_where_everything_is_masked(position, masked_neighbours):
+def test_weights_where_everything_is_masked(position, masked_neighbors):
     """The divisor is 9, at the border too."""
     weights = token_weights(torch.arange(16)[None], (4, 4))
-    assert weights[0, position] == pytest.approx(1 + masked_neighbours / 9)
+    assert weights[0, position] == pytest.approx(1 + masked_neighbors / 9)
 
 
 def test_weight_of_a_lonely_patch():
@@ -101,30 +101,30 @@ def test_weights_do_not_depend_on_the_order_of_ids():
     assert torch.equal(token_weights(ids, (4, 4)), token_weights(ids.flip(1), (4, 4)))
 
 
-# Normalised pixels
+# Normalized pixels
 
 
-def test_normalised_pixels_by_hand():
+def test_normalized_pixels_by_hand():
     patch = torch.tensor([[[0., 2., 4., 6., 10., 10., 10., 10.]]])  # two channels of four pixels
-    ours = normalise_patches(patch, channels=2)
+    ours = normalize_patches(patch, channels=2)
     scale = math.sqrt(5 + 1e-5)  # biased variance of 0 2 4 6
     torch.testing.assert_close(ours, torch.tensor([[[-3., -1., 1., 3., 0., 0., 0., 0.]]]) / torch.tensor(
         [scale] * 4 + [1.0] * 4))
 
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
-def test_normalised_pixels_have_unit_channels(channels):
+def test_normalized_pixels_have_unit_channels(channels):
     patches = torch.randn(2, 5, channels * 16, dtype=torch.float64) * 7 + 3
-    parts = normalise_patches(patches, channels).unflatten(-1, (channels, 16))
+    parts = normalize_patches(patches, channels).unflatten(-1, (channels, 16))
     torch.testing.assert_close(parts.mean(-1), torch.zeros(2, 5, channels, dtype=torch.float64), rtol=0, atol=1e-9)
     torch.testing.assert_close(parts.var(-1, unbiased=False), torch.ones(2, 5, channels, dtype=torch.float64),
                                rtol=0, atol=1e-5)
 
 
-def test_normalised_pixels_forget_scale_and_shift_of_a_channel():
+def test_normalized_pixels_forget_scale_and_shift_of_a_channel():
     patches = torch.randn(1, 2, 3, 16, dtype=torch.float64)
     changed = patches * torch.tensor([50., 20., 70.])[:, None] + torch.tensor([1., -2., 3.])[:, None]
-    torch.testing.assert_close(normalise_patches(patches.flatten(2)), normalise_patches(changed.flatten(2)),
+    torch.testing.assert_close(normalize_patches(patches.flatten(2)), normalize_patches(changed.flatten(2)),
                                rtol=0, atol=1e-4)
 
 
@@ -170,7 +170,7 @@ def test_error_by_hand():
 
 
 def test_perfect_predictions_cost_nothing(case):
-    assert pixel_loss(normalise_patches(case['patches']), case['patches'], case['weights']).item() == 0
+    assert pixel_loss(normalize_patches(case['patches']), case['patches'], case['weights']).item() == 0
     assert feature_loss(case['targets'] * 3 + 1, case['targets'], case['weights']).item() == pytest.approx(0, abs=1e-9)
 
 
@@ -181,7 +181,7 @@ def test_sums_in_at_least_float32(case, dtype):
     exact = {key: value.double() for key, value in small.items()}
     weights = case['weights'].float()
     pairs = zip(*((pixel_loss(x['pixels'], x['patches'], weights), feature_loss(x['features'], x['targets'], weights),
-                   normalise_patches(x['patches'])) for x in (small, exact)), strict=True)
+                   normalize_patches(x['patches'])) for x in (small, exact)), strict=True)
     wanted = torch.float64 if dtype == torch.float64 else torch.float32
     for ours, theirs in pairs:
         assert ours.dtype == wanted

@@ -36,7 +36,7 @@ def unbiased_pixels(patches, channels=3):
     return ((x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=True) + 1e-5).sqrt()).flatten(-2)
 
 
-def pixels_normalised_over_channels(patches, channels=3):
+def pixels_normalized_over_channels(patches, channels=3):
     return F.layer_norm(patches, patches.shape[-1:], eps=1e-5)
 
 
@@ -176,7 +176,7 @@ def trained_positions(forward):
 
 MUTATIONS = {
     # name: (file, the result that must go wrong, mutation)
-    'neighbours divided by those inside': (
+    'neighbors divided by those inside': (
         SQUARE, 'token weights', mutated(objectives.F, 'avg_pool2d', with_kwargs(count_include_pad=False))),
     'weighting on': (
         PLAIN_LOSS, 'token weights', mutated(BootMAE, '__init__', with_kwargs(weighted=True))),
@@ -189,9 +189,9 @@ MUTATIONS = {
     'feature predictions without LayerNorm': (
         SQUARE, 'feature loss', mutated(algorithm, 'feature_loss', lambda _: loss_without_prediction_norm)),
     'unbiased variance of pixels': (
-        SQUARE, 'pixel loss', mutated(objectives, 'normalise_patches', lambda _: unbiased_pixels)),
-    'pixels normalised over all channels': (
-        SQUARE, 'pixel loss', mutated(objectives, 'normalise_patches', lambda _: pixels_normalised_over_channels)),
+        SQUARE, 'pixel loss', mutated(objectives, 'normalize_patches', lambda _: unbiased_pixels)),
+    'pixels normalized over all channels': (
+        SQUARE, 'pixel loss', mutated(objectives, 'normalize_patches', lambda _: pixels_normalized_over_channels)),
     'pixel eps': (SQUARE, 'pixel loss', mutated(objectives, 'PIXEL_EPS', lambda _: 1e-6)),
     'feature eps': (SQUARE, 'feature loss', mutated(objectives, 'FEATURE_EPS', lambda _: 1e-5)),
     'LayerNorm eps': (SQUARE, 'feature prediction', mutated(layers, 'LAYER_NORM_EPS', lambda _: 1e-5)),

@@ -10,14 +10,14 @@ from torch.testing import assert_close
 
 
 def norm(weights, name, x, eps=1e-6):
-    centred = x - x.mean(dim=-1, keepdim=True)
-    return centred / (centred.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weights[f'{name}.weight'] \
+    centered = x - x.mean(dim=-1, keepdim=True)
+    return centered / (centered.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weights[f'{name}.weight'] \
         + weights[f'{name}.bias']
 
 
 def plain_norm(x, eps):
-    centred = x - x.mean(dim=-1, keepdim=True)
-    return centred / (centred.square().mean(dim=-1, keepdim=True) + eps).sqrt()
+    centered = x - x.mean(dim=-1, keepdim=True)
+    return centered / (centered.square().mean(dim=-1, keepdim=True) + eps).sqrt()
 
 
 def linear(weights, name, x):
@@ -163,7 +163,7 @@ def test_equals_the_slow_way(make_bootmae, draw_orders, case):
     for ours, theirs in ((out.pixels, patches), (out.features, features), (out.targets, targets)):
         assert_close(ours, theirs.gather(1, ids.expand(-1, -1, theirs.shape[-1])), rtol=1e-9, atol=1e-9)
 
-    model.mask_orders = lambda *args: orders
+    model.batch_ids_shuffle = lambda *args: orders
     losses = model.loss(images)
     # the weights of the product are float32: 1 + k / 9 is rounded
     assert_close(losses['loss_pixel'], pixel_loss, rtol=1e-7, atol=0)

@@ -29,16 +29,16 @@ def fill(model, state):
 # Equality with other implementations
 
 
-def timm_vit(randomise, **kwargs):
+def timm_vit(randomize, **kwargs):
     model = VisionTransformer(img_size=(32, 48), patch_size=8, embed_dim=24, depth=3, num_heads=4, qkv_bias=True,
                               class_token=True, num_classes=0, **kwargs)
-    torch.nn.init.normal_(randomise(model).pos_embed)
+    torch.nn.init.normal_(randomize(model).pos_embed)
     assert model.blocks[1].attn.qkv.bias.unflatten(0, (3, -1))[1].abs().min() > 0, 'a key bias, which must cancel'
     return model.double().eval()
 
 
-def test_pooled_equals_timm(make_vit, randomise):
-    theirs = timm_vit(randomise, global_pool='avg', fc_norm=True)
+def test_pooled_equals_timm(make_vit, randomize):
+    theirs = timm_vit(randomize, global_pool='avg', fc_norm=True)
     ours = make_vit(**SIZES, out_type='avg_featmap')
     assert fill(ours, from_timm(theirs.state_dict())) == []
     x = images(2, 3, 32, 48)
@@ -46,8 +46,8 @@ def test_pooled_equals_timm(make_vit, randomise):
 
 
 @pytest.mark.parametrize('out_type', ['raw', 'cls_token', 'featmap'])
-def test_tokens_equal_timm(make_vit, randomise, out_type):
-    theirs = timm_vit(randomise, global_pool='token')
+def test_tokens_equal_timm(make_vit, randomize, out_type):
+    theirs = timm_vit(randomize, global_pool='token')
     ours = make_vit(**SIZES, out_type=out_type)
     assert fill(ours, from_timm(theirs.state_dict())) == []
     x = images(2, 3, 32, 48)
@@ -57,31 +57,31 @@ def test_tokens_equal_timm(make_vit, randomise, out_type):
     assert_close(ours(x)[0], expected, rtol=1e-6, atol=1e-9)
 
 
-def mmpretrain_vit(randomise, **kwargs):
+def mmpretrain_vit(randomize, **kwargs):
     arch = dict(embed_dims=24, num_layers=3, num_heads=4, feedforward_channels=96)
-    model = randomise(MODELS.build(dict(arch=arch, img_size=32, patch_size=8) | kwargs))
+    model = randomize(MODELS.build(dict(arch=arch, img_size=32, patch_size=8) | kwargs))
     torch.nn.init.normal_(model.pos_embed)
     model.double().eval()  # which gives None there
     return model
 
 
 @pytest.mark.parametrize('out_type', ['raw', 'cls_token', 'featmap'])
-def test_equals_mmpretrain_vit(make_vit, randomise, out_type):
-    theirs = mmpretrain_vit(randomise, type='VisionTransformer', out_type=out_type)
+def test_equals_mmpretrain_vit(make_vit, randomize, out_type):
+    theirs = mmpretrain_vit(randomize, type='VisionTransformer', out_type=out_type)
     ours = make_vit(out_type=out_type)
     assert fill(ours, from_mmpretrain(theirs.state_dict())) == []
     assert_close(ours(images())[0], theirs(images())[0], rtol=1e-6, atol=1e-9)
 
 
-def test_pooled_equals_mmpretrain_vit(make_vit, randomise):
-    theirs = mmpretrain_vit(randomise, type='VisionTransformer', out_type='avg_featmap', final_norm=False)
+def test_pooled_equals_mmpretrain_vit(make_vit, randomize):
+    theirs = mmpretrain_vit(randomize, type='VisionTransformer', out_type='avg_featmap', final_norm=False)
     ours = make_vit(out_type='avg_featmap')
     assert fill(ours, from_mmpretrain(theirs.state_dict())) == []
     assert_close(ours(images())[0], theirs(images())[0], rtol=1e-6, atol=1e-9)
 
 
-def test_equals_mmpretrain_maevit(make_vit, randomise):
-    theirs = mmpretrain_vit(randomise, type='MAEViT')
+def test_equals_mmpretrain_maevit(make_vit, randomize):
+    theirs = mmpretrain_vit(randomize, type='MAEViT')
     ours = make_vit()
     assert fill(ours, from_mmpretrain(theirs.state_dict())) == []
     assert_close(ours(images())[0], theirs(images(), mask=None)[0], rtol=1e-6, atol=1e-9)
@@ -220,7 +220,7 @@ def test_resize_keeps_the_axes_apart():
     assert (resized[1:, 0] > resized[:-1, 0]).all()
 
 
-def test_resize_is_bicubic_between_centres():
+def test_resize_is_bicubic_between_centers():
     """Twice as fine: place j is (j + 0.5) / 2 - 0.5 of the old grid; only cubic kernels overshoot beside a peak."""
     ramp = torch.arange(8.).view(1, 8).expand(8, 8)
     peak = torch.zeros(8, 8)

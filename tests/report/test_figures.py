@@ -15,7 +15,7 @@ from bootmae.report import (
     loss_svg,
     read_curve,
     reconstruction_grid,
-    summarise,
+    summarize,
 )
 from bootmae.report.figures import MAX_POINTS, difference_svg, series, thin
 from bootmae.visualization.grids import GUTTER, HEADING, tile_origin
@@ -159,9 +159,9 @@ def test_thin_keeps_the_ends_and_drops_gaps():
     np.testing.assert_array_equal(kept, kept_steps / 2)
 
 
-def line_of(svg, colour):
-    """Points of the first line in a colour, as (x, y) of the SVG."""
-    path = re.search(r'<path d="([^"]*)"[^>]*stroke: var\(--' + colour, svg)[1]
+def line_of(svg, color):
+    """Points of the first line in a color, as (x, y) of the SVG."""
+    path = re.search(r'<path d="([^"]*)"[^>]*stroke: var\(--' + color, svg)[1]
     return np.array([[float(x) for x in point] for point in re.findall(r'([\d.]+) ([\d.]+)', path)])
 
 
@@ -176,7 +176,7 @@ def test_figures_are_safe_to_inline():
     rows = [ResultRow(name, method, name, 'all', 'accuracy', 50.0 + seed * bonus, seed)
             for method, bonus in (('untrained', 1), ('mae', 2), ('bootmae', 3), (name, 4)) for seed in (0, 1)]
     figures = [loss_svg([curve_of(f'{name}/mae/0', loss=[3, 2, 1, 0], **{f'loss_{name}': [1, 2, 3, 4]})]),
-               comparison_svg(summarise(rows)), difference_svg(summarise(rows))]
+               comparison_svg(summarize(rows)), difference_svg(summarize(rows))]
     every = []
     for svg in figures:
         assert svg.startswith('<svg ')
@@ -188,10 +188,10 @@ def test_figures_are_safe_to_inline():
     assert len(every) == len(set(every))
 
 
-def test_colours_come_from_the_page():
+def test_colors_come_from_the_page():
     rows = [ResultRow('d', method, 'knn', 'all', 'accuracy', 50.0 + seed, seed)
             for method in ('untrained', 'mae', 'bootmae') for seed in (0, 1)]
-    svg = comparison_svg(summarise(rows))
+    svg = comparison_svg(summarize(rows))
     for name in ('untrained', 'mae', 'bootmae', 'muted'):
         assert f'var(--{name}, #' in svg
     assert not re.search(r'(fill|stroke): #', svg)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from bootmae.report import Curve, ResultRow, build_page, summarise
+from bootmae.report import Curve, ResultRow, build_page, summarize
 from bootmae.report.blocks import block_of, block_plots, by_blocks, last_blocks
-from bootmae.report.figures import OTHER_COLOURS, loss_svg
+from bootmae.report.figures import OTHER_COLORS, loss_svg
 from bootmae.report.overview import overview
 from bootmae.report.tables import comparison_table
 from bootmae.visualization.grids import GUTTER, reconstruction_grid
@@ -26,31 +26,31 @@ def rows_of(methods=TEN, blocks=(1, 2, 12), seeds=(0, 1)) -> list[ResultRow]:
             for rank, method in enumerate(methods) for block in blocks for seed in seeds]
 
 
-def test_ten_methods_have_a_line_and_a_colour_each():
+def test_ten_methods_have_a_line_and_a_color_each():
     page = build_page('Title', rows_of())
     table = re.search(r'<table class="overview many">.*?</table>', page, re.S)[0]
     dots = re.findall(r'<i style="background: var\(--(\w+)(?:, (#\w+))?\)"></i>([^<]*)', table)
     assert [name for _, _, name in dots] == ['Untrained', 'MAE', 'BootMAE', *TEN[3:-1], 'MAE (1600 epochs)']
     assert len({variable for variable, _, _ in dots}) == 10
     style = page[page.index('<style'):page.index('</style>')]
-    for variable, colour, _ in dots:
-        assert f'--{variable}:' in style or colour in OTHER_COLOURS, 'a dot without a colour would not be seen'
+    for variable, color, _ in dots:
+        assert f'--{variable}:' in style or color in OTHER_COLORS, 'a dot without a color would not be seen'
     assert len(re.findall('<tr class="difference">', table)) == 8
     for method in ('mae-longer', 'ema-0.9999'):
         assert f'{method} − MAE' in page
 
 
-def luminance(colour: str) -> float:
-    parts = [value / 255 for value in ImageColor.getrgb(colour)]
+def luminance(color: str) -> float:
+    parts = [value / 255 for value in ImageColor.getrgb(color)]
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@pytest.mark.parametrize('colour', OTHER_COLOURS[4:])
-def test_colours_without_a_dark_twin_are_readable_on_both(colour):
+@pytest.mark.parametrize('color', OTHER_COLORS[4:])
+def test_colors_without_a_dark_twin_are_readable_on_both(color):
     """Contrast of at least 3 to 1, as WCAG asks of graphics, on the page's light and dark paper."""
     for paper in ('#ffffff', '#15171a'):
-        low, high = sorted(luminance(value) + 0.05 for value in (colour, paper))
+        low, high = sorted(luminance(value) + 0.05 for value in (color, paper))
         assert high / low > 3
 
 
@@ -71,7 +71,7 @@ def curve_of():
 def test_the_last_block_stands_for_all():
     rows = rows_of(TEN[:3]) + [replace(row, task='linear', protocol='logistic regression, block 9 of 12')
                                for row in rows_of(TEN[:3], blocks=(9, ))]
-    comparisons = summarise(rows)
+    comparisons = summarize(rows)
     assert [[block_of(item) for item in group] for group in by_blocks(comparisons[::-1])] == [[9], [1, 2, 12]]
     kept = last_blocks(comparisons)
     assert [(item.task, item.protocol.rpartition('block ')[2]) for item in kept] == [('knn', '12 of 12'),
@@ -87,11 +87,11 @@ def test_the_last_block_stands_for_all():
     assert '>k=20, block 1 of 12<' in page
     assert 'By block: ' in page
     assert 'By block: ' not in build_page('Title', rows_of(blocks=(12, )))
-    assert last_blocks(summarise(rows_of(blocks=(12, ))))
+    assert last_blocks(summarize(rows_of(blocks=(12, ))))
 
 
 def test_a_line_over_blocks():
-    (heading, svg), = block_plots(summarise(rows_of(TEN[1:3])))
+    (heading, svg), = block_plots(summarize(rows_of(TEN[1:3])))
     assert heading == 'CIFAR-10, k-NN, all labels, by block'
     line = next(match[1] for match in re.finditer(r'<path d="([^"]*)"[^>]*stroke: var\(--mae,', svg)
                 if match[1].count('L') == 2)
@@ -100,7 +100,7 @@ def test_a_line_over_blocks():
     assert (x1 - x0) / (x2 - x0) == pytest.approx(1 / 11, abs=1e-3)
     assert (y1 - y0) / (y2 - y0) == pytest.approx(1 / 11, abs=1e-3)
     assert y2 < y0, 'upwards'
-    assert block_plots(summarise(rows_of(blocks=(12, )))) == []
+    assert block_plots(summarize(rows_of(blocks=(12, )))) == []
 
 
 def test_twelve_columns_of_pictures():

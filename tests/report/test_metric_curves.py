@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bootmae.report import Curve, read_metrics
-from bootmae.report.figures import OTHER_COLOURS, method_colours
+from bootmae.report.figures import OTHER_COLORS, method_colors
 from bootmae.report.metric_curves import metric_plots, metric_svg
 
 
@@ -62,8 +62,8 @@ def test_line_follows_the_values():
     np.testing.assert_allclose((y - y[0]) / (y[-1] - y[0]), [0, 1 / 4, 1 / 2, 1, 1, 1, 1], atol=1e-4)
 
 
-def test_colours_are_a_methods_own_and_run_out_late():
-    further = [f'method-{number}' for number in range(len(OTHER_COLOURS) + 1)]
-    colours = method_colours([further[0], 'mae', further[1], 'bootmae', 'untrained', *further[2:]])
-    assert [colours[name] for name in further] == [*OTHER_COLOURS, OTHER_COLOURS[-1]]
-    assert len(set(colours.values())) == 12
+def test_colors_are_a_methods_own_and_run_out_late():
+    further = [f'method-{number}' for number in range(len(OTHER_COLORS) + 1)]
+    colors = method_colors([further[0], 'mae', further[1], 'bootmae', 'untrained', *further[2:]])
+    assert [colors[name] for name in further] == [*OTHER_COLORS, OTHER_COLORS[-1]]
+    assert len(set(colors.values())) == 12

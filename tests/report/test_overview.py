@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bootmae.report import ResultRow, overview_markdown, overview_text, summarise, text_table
+from bootmae.report import ResultRow, overview_markdown, overview_text, summarize, text_table
 from bootmae.report.overview import choose, overview
 from bootmae.report.tables import checkpoint_table, cost_table
 from bootmae.report.verdicts import find_verdicts, in_order, labels_name, labels_phrase, task_name
@@ -28,7 +28,7 @@ def four_tasks():
 
 
 def test_columns_in_the_order_of_the_tasks_with_the_most_labels():
-    table = overview(summarise(four_tasks()))
+    table = overview(summarize(four_tasks()))
     assert table.columns == (
         ('digits', 'k-NN', 'all labels'), ('digits', 'fine-tuning', '5 labels per class'),
         ('digit scenes', 'segmentation mIoU', ''), ('digit scenes', 'detection box AP', ''),
@@ -38,7 +38,7 @@ def test_columns_in_the_order_of_the_tasks_with_the_most_labels():
 
 
 def test_cells_by_hand():
-    table = overview(summarise(four_tasks()))
+    table = overview(summarize(four_tasks()))
     texts = {name: [entry.text for entry in entries] for name, entries in table.rows}
     assert texts['Untrained'] == ['–', '–'] + ['6.0 ± 1.4 (2)'] * 3
     assert texts['MAE'] == ['92.0 ± 1.4 (2)', '60.0 (1)', '30.0 ± 1.4 (2)'] + ['21.0 ± 1.4 (2)'] * 2
@@ -55,15 +55,15 @@ def test_cells_by_hand():
 
 def test_of_several_protocols_the_most_measured_one_is_chosen_and_named():
     few, more = rows_of(protocol='k=5', mae=[1.0]), rows_of(protocol='k=20', mae=[2.0, 3.0])
-    assert [item.protocol for item in choose(summarise(few + more))] == ['k=20']
-    assert overview(summarise(few + more)).columns == (('digits', 'k-NN', 'all labels, k=20'),)
-    assert [item.protocol for item in choose(summarise(few + rows_of(protocol='k=9', mae=[1.0])))] == ['k=5']
+    assert [item.protocol for item in choose(summarize(few + more))] == ['k=20']
+    assert overview(summarize(few + more)).columns == (('digits', 'k-NN', 'all labels, k=20'),)
+    assert [item.protocol for item in choose(summarize(few + rows_of(protocol='k=9', mae=[1.0])))] == ['k=5']
     apart = few + rows_of(labels='5', protocol='k=20', mae=[2.0])
-    assert overview(summarise(apart)).columns == (('digits', 'k-NN', 'all labels'),)
+    assert overview(summarize(apart)).columns == (('digits', 'k-NN', 'all labels'),)
 
 
 def test_no_difference_row_without_both_methods():
-    assert [name for name, _ in overview(summarise(rows_of(mae=[1.0]))).rows] == ['MAE']
+    assert [name for name, _ in overview(summarize(rows_of(mae=[1.0]))).rows] == ['MAE']
     assert overview([]).columns == ()
 
 
@@ -114,7 +114,7 @@ def test_markdown():
     ('knn', 'accuracy', 'all', ('k-NN', 'all', 'all labels')),
     ('linear', 'accuracy', '5', ('linear probe', '5 per class', '5 labels per class')),
     ('segmentation', 'mIoU', 'all', ('segmentation mIoU', '', '')),
-    ('detection', 'mask AP', '20', ('detection mask AP', '20 images', '20 labelled images')),
+    ('detection', 'mask AP', '20', ('detection mask AP', '20 images', '20 labeled images')),
     ('depth', 'accuracy', 'all', ('depth', 'all', 'all labels')),
 ])
 def test_names_for_readers(task, metric, labels, names):
@@ -123,7 +123,7 @@ def test_names_for_readers(task, metric, labels, names):
 
 
 def test_place_of_a_verdict_has_no_labels_where_they_go_without_saying():
-    found = find_verdicts(in_order(summarise(four_tasks())))
+    found = find_verdicts(in_order(summarize(four_tasks())))
     assert [verdict.place for verdict in found] == [
         'k-NN, 20 labels per class', 'k-NN, all labels', 'fine-tuning, 5 labels per class', 'segmentation mIoU',
         'detection box AP', 'detection mask AP']
@@ -145,7 +145,7 @@ def test_amounts_ascend_and_unknown_tasks_come_in_order_of_appearance():
     rows = [replace(ROW, data=data, task=task, labels=labels) for data, task, labels in (
         ('b', 'zeta', 'all'), ('b', 'alpha', 'few'), ('b', 'alpha', '5'), ('a', 'alpha', 'all'),
         ('a', 'alpha', '20'), ('a', 'alpha', '5'))]
-    assert [(item.data, item.task, item.labels) for item in in_order(summarise(rows))] == [
+    assert [(item.data, item.task, item.labels) for item in in_order(summarize(rows))] == [
         ('b', 'zeta', 'all'), ('b', 'alpha', 'few'), ('b', 'alpha', '5'), ('a', 'alpha', '5'),
         ('a', 'alpha', '20'), ('a', 'alpha', 'all')]
 

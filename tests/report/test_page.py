@@ -298,7 +298,7 @@ def test_predictions_have_a_section_of_their_own():
     section = page[page.index('<section id="predictions">'):page.index('<section id="published">')]
     assert 'alt="Q"' in section
     assert 'Open larger: Q' in section
-    assert 'normalised patches' not in section
+    assert 'normalized patches' not in section
     assert 'alt="P"' in page[page.index('<section id="reconstructions">'):]
     assert 'id="predictions"' not in build_page('Title', rows_of(), pictures={'P': picture()})
     with pytest.raises(ValueError, match="picture 'x' cannot be read"):

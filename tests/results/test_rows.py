@@ -11,7 +11,7 @@ from bootmae.report import (
     markdown_table,
     published_rows,
     read_rows,
-    summarise,
+    summarize,
     text_table,
     write_rows,
 )
@@ -31,7 +31,7 @@ def rows_of(task='knn', **values: list[float]) -> list[ResultRow]:
 
 
 def verdict_of(**values: list[float]):
-    return find_verdicts(summarise(rows_of(**values)))[0]
+    return find_verdicts(summarize(rows_of(**values)))[0]
 
 
 # ---- the file
@@ -125,7 +125,7 @@ def test_missing_file_and_bad_new_row(tmp_path):
 # ---- summaries
 
 def test_summary_by_hand():
-    item, = summarise(rows_of(mae=[90.0, 92.0, 91.0], bootmae=[92.0, 93.0, 95.0], untrained=[60.0]))
+    item, = summarize(rows_of(mae=[90.0, 92.0, 91.0], bootmae=[92.0, 93.0, 95.0], untrained=[60.0]))
     assert (item.data, item.task, item.labels, item.metric, item.protocol) == (
         'digits', 'knn', 'all', 'accuracy', ROW.protocol)
     assert (item.methods['mae'].n, item.methods['mae'].mean, item.methods['mae'].std) == (3, 91.0, 1.0)
@@ -142,23 +142,23 @@ def test_difference_pairs_by_seed_and_not_by_order():
     given = {'mae': {3: 10.0, 1: 20.0, 7: 99.0}, 'bootmae': {1: 21.0, 3: 11.0, 9: 0.0}}
     rows = [replace(ROW, method=method, seed=seed, value=value)
             for method, values in given.items() for seed, value in values.items()]
-    item, = summarise(rows)
+    item, = summarize(rows)
     assert (item.difference.n, item.difference.mean, item.difference.standard_error) == (2, 1.0, 0.0)
 
 
 def test_one_shared_seed_has_no_error_and_none_no_difference():
-    item, = summarise(rows_of(mae=[90.0], bootmae=[92.0]))
+    item, = summarize(rows_of(mae=[90.0], bootmae=[92.0]))
     assert (item.difference.n, item.difference.mean, item.difference.standard_error) == (1, 2.0, None)
     apart = [replace(ROW, seed=0), replace(ROW, method='bootmae', seed=1)]
-    assert summarise(apart)[0].difference is None
-    assert summarise(rows_of(mae=[90.0]))[0].difference is None
+    assert summarize(apart)[0].difference is None
+    assert summarize(rows_of(mae=[90.0]))[0].difference is None
 
 
 def test_groups_stay_apart_and_unmeasured_rows_stay_out():
     rows = [ROW, replace(ROW, labels='10'), replace(ROW, protocol='k=5'), replace(ROW, metric='recall'),
             replace(ROW, task='linear'), replace(ROW, data='photos'), *published_rows(),
             replace(ROW, seed=5, value=math.nan, label='not run')]
-    found = summarise(rows)
+    found = summarize(rows)
     assert len(found) == 6
     assert all(item.methods['mae'].values == {0: 91.5} for item in found)
 
@@ -238,7 +238,7 @@ def test_headline_counts_every_outcome():
 
 def test_best_needs_a_lead_over_every_other():
     def best(**values):
-        return best_method(summarise(rows_of(**values))[0])
+        return best_method(summarize(rows_of(**values))[0])
 
     assert best(untrained=[1.0, 1.0], mae=[5.0, 5.2], bootmae=[9.0, 9.2]) == 'bootmae'
     assert best(untrained=[1.0, 1.0], mae=[5.0, 5.2], bootmae=[5.1, 5.2]) is None

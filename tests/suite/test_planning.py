@@ -12,7 +12,7 @@ from bootmae.results.provenance import REPOSITORY
 from bootmae.suite import load_suite, make_cells
 from bootmae.suite.collect import cell_config
 from bootmae.suite.dry_run import detection_size, estimate, hours_text, plan_text
-from bootmae.suite.journal import config_hash, definition
+from bootmae.suite.job_state import config_hash, definition
 from bootmae.suite.slurm import script
 
 PAPER = REPOSITORY / 'suites' / 'paper_vitb.yaml'

@@ -20,7 +20,7 @@ from bootmae.results.rows import read_rows
 from bootmae.suite import Cell, Suite
 from bootmae.suite.cells import last_checkpoint
 from bootmae.suite.collect import METRICS, cell_config, collect, data_name, protocol_of
-from bootmae.suite.journal import begin_attempt, read_journal, rows_file, write_journal
+from bootmae.suite.job_state import begin_attempt, read_job_state, rows_file, write_job_state
 from bootmae.suite.page import predictions
 from bootmae.suite.spec import Method, Task
 
@@ -45,7 +45,7 @@ def runs(tmp_path_factory):
         task = Task(kind, str(config), kind=kind, options={'log_level': 'ERROR', 'experiment_name': f'dense_{short}'})
         suite = Suite(root / 'toy.yaml', None, 'toy', 'demo', (), (2, ), {}, (task, ))
         cell = Cell(suite, task, Method('mae', 'mae', str(init)), 2, root)
-        begin_attempt(cell, read_journal(cell))
+        begin_attempt(cell, read_job_state(cell))
         runner = train(cell.config, str(cell.run), cell.options, init=cell.weights)
         made[short] = cell, runner
     return made
@@ -99,10 +99,10 @@ def test_other_data_in_validation_than_in_the_test_is_refused(runs):
 def test_gpu_hours(runs):
     """Those of the evaluation; the pretraining's file tells of none."""
     cell, _ = runs['seg']
-    journal = read_journal(cell)
+    journal = read_job_state(cell)
     begin = journal.attempts[-1]['begin']
     journal.attempts = [dict(begin=begin, end=begin + 1800), dict(begin=begin + 2000, end=begin + 3800)]
-    write_journal(cell, journal)
+    write_job_state(cell, journal)
     assert [row.gpu_hours for row in collect(cell, gpus=4)] == [4.0]
 
 
@@ -168,7 +168,7 @@ def test_detection_samples(runs):
 
 @pytest.mark.parametrize('short', KINDS)
 def test_pictures(runs, short, monkeypatch):
-    """A column for every method, with the classes and colours of the data set."""
+    """A column for every method, with the classes and colors of the data set."""
     cell, _ = runs[short]
     other = Cell(cell.suite, cell.training, Method('bootmae', 'bootmae', cell.weights), cell.seed, cell.root)
     (cell.root / other.name).mkdir(parents=True, exist_ok=True)
@@ -178,4 +178,4 @@ def test_pictures(runs, short, monkeypatch):
     one, two = (Image.open(io.BytesIO(next(iter(found.values())))) for found in pictures)
     assert next(iter(pictures[0])) == f'digit scenes, {KINDS[short]}: the first test images, runs of seed 2'
     assert two.width > 1.2 * one.width
-    assert min(one.height, two.height) > 2 * SPEC.size[0]  # scenes, and the colour key below
+    assert min(one.height, two.height) > 2 * SPEC.size[0]  # scenes, and the color key below

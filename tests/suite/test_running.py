@@ -14,7 +14,7 @@ from test_spec import cells_of
 from bootmae.suite import running
 from bootmae.suite.cells import Cell
 from bootmae.suite.command import redo
-from bootmae.suite.journal import (
+from bootmae.suite.job_state import (
     BLOCKED,
     DONE,
     ELSEWHERE,
@@ -25,10 +25,10 @@ from bootmae.suite.journal import (
     WAITING,
     begin_attempt,
     check_definition,
-    read_journal,
+    read_job_state,
     rows_file,
     state_of,
-    write_journal,
+    write_job_state,
 )
 from bootmae.suite.running import Machine, SuiteRun
 from bootmae.suite.status import Status, interrupted, progress, time_left
@@ -75,7 +75,7 @@ def test_all_once(suite):
     assert {state_of(cell) for cell in cells} == {DONE}
     assert start(cells).run()
     assert notes.read_text().splitlines() == lines, 'nothing is repeated'
-    assert read_journal(cells[0]).attempts[0]['code'] == 0
+    assert read_job_state(cells[0]).attempts[0]['code'] == 0
 
 
 def test_devices(suite):
@@ -96,7 +96,7 @@ def test_a_failed_pretraining_blocks_only_its_own(suite):
     assert states['knn/mae-0'] == WAITING
     assert ('knn/mae-0', BLOCKED, 'pretrain/mae-0 failed') in events
     assert states['knn/bootmae-0'] == states['knn/untrained-0'] == DONE
-    assert read_journal(cells[0]).detail == 'exit code 3: loss is nan'
+    assert read_job_state(cells[0]).detail == 'exit code 3: loss is nan'
     del scripts['pretrain/mae-0']
     assert interrupted(cells)[0].startswith('failed: pretrain/mae-0, begun 20')
     assert start(cells).run(), 'the same command tries it again'
@@ -111,7 +111,7 @@ def test_no_rows_no_success(suite, monkeypatch):
     monkeypatch.setattr(running, 'collect', collect)
     assert not start(cells).run()
     assert state_of(cells[-1]) == FAILED
-    assert read_journal(cells[-1]).detail == 'no result: no scalars.json'
+    assert read_job_state(cells[-1]).detail == 'no result: no scalars.json'
 
 
 def interrupt_when_up(log) -> None:
@@ -131,7 +131,7 @@ def test_a_signal_stops_all_and_they_go_on(suite):
     assert time.monotonic() - begin < 10
     assert run.stopping == signal.SIGINT
     assert state_of(cells[0]) == STOPPED
-    assert read_journal(cells[0]).detail == 'SIGINT: saved'
+    assert read_job_state(cells[0]).detail == 'SIGINT: saved'
     assert not notes.exists(), 'nothing else was begun'
     assert signal.getsignal(signal.SIGINT) is before
     del scripts['pretrain/mae-0']
@@ -141,7 +141,7 @@ def test_a_signal_stops_all_and_they_go_on(suite):
 def test_killed_cells_are_named(suite):
     cells, _, _ = suite
     cells[1].folder.mkdir(parents=True)
-    begin_attempt(cells[1], read_journal(cells[1]))
+    begin_attempt(cells[1], read_job_state(cells[1]))
     assert state_of(cells[1]) == KILLED
     line, = interrupted(cells)
     assert line.startswith('killed: pretrain/bootmae-0, begun 20')
@@ -155,7 +155,7 @@ def test_a_command_that_outlives_its_suite_is_not_started_twice(suite):
     lock = running.CellLock(cells[0])
     assert lock.take()
     orphan = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1.5)'], pass_fds=[lock.file])
-    begin_attempt(cells[0], read_journal(cells[0]))
+    begin_attempt(cells[0], read_job_state(cells[0]))
     lock.release()
     assert state_of(cells[0]) == ELSEWHERE
     assert interrupted(cells)[0].startswith('still running: pretrain/mae-0')
@@ -181,9 +181,9 @@ def test_redo(suite):
 def test_another_definition_is_refused(suite):
     cells, _, _ = suite
     assert start(cells).run()
-    check_definition(cells[0], read_journal(cells[0]), 'd-pretrain/mae-0')
+    check_definition(cells[0], read_job_state(cells[0]), 'd-pretrain/mae-0')
     with pytest.raises(ValueError, match='pretrain/mae-0 was run with another config, option or encoder .*--redo'):
-        check_definition(cells[0], read_journal(cells[0]), 'other')
+        check_definition(cells[0], read_job_state(cells[0]), 'other')
 
 
 def test_damaged_notes(suite):
@@ -201,13 +201,13 @@ def test_the_bar(suite):
     run = start(cells, lanes=1)
     for name, seconds in (('pretrain/mae-0', 100), ('pretrain/bootmae-0', 140)):
         cell = next(cell for cell in cells if cell.name == name)
-        journal = read_journal(cell)
+        journal = read_job_state(cell)
         journal.attempts = [dict(begin=1000.0, end=1000.0 + seconds)]
-        write_journal(cell, journal)
+        write_job_state(cell, journal)
     for cell in cells[2:]:
         run.states[cell.name] = WAITING
     assert time_left(run) == pytest.approx(3 * 120)
-    journal, folder = read_journal(cells[0]), cells[0].run / '20260101_000000' / 'vis_data'
+    journal, folder = read_job_state(cells[0]), cells[0].run / '20260101_000000' / 'vis_data'
     folder.mkdir(parents=True)
     (folder / 'scalars.json').write_text('{"epoch": 1, "step": 5}\n{"epoch": 3, "step": 15}\n')
     journal.length = dict(max_epochs=12)

@@ -43,7 +43,7 @@ def test_models_are_built_with_their_options(tmp_path, monkeypatch):
     assert list(drawn) == ['original', 'masked', 'deeper-1', 'bootmae', 'mae-2']
     cfg = cell_config(cells[1])
     masking, rng = BlockMasking(grid=(8, 8), **cfg.model.masking), np.random.RandomState(0)
-    orders = np.stack([masking.draw_order(rng) for _ in drawn['original']])
+    orders = np.stack([masking.draw_ids_shuffle(rng) for _ in drawn['original']])
     assert np.array_equal(drawn['masked'], hide(drawn['original'], orders, masking.num_masked, (4, 4)))
     for cell, name in zip(cells, ('deeper-1', 'bootmae', 'mae-2'), strict=False):
         model = load_pretrained(cell.config, str(cell.run / 'epoch_1.pth'), cell.options)

@@ -21,7 +21,7 @@ from bootmae.config.load import load_config
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBUG = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 IMAGES, BAD = 64, ('007.jpg', '021.jpg', '040.jpg')  # an epoch has 2 steps; each kind of reading fails elsewhere
-BUDGET = 'default_hooks.watch.budget=0.05'  # three images
+BUDGET = 'default_hooks.preemption.budget=0.05'  # three images
 EACH_STEP = ['log_processor.window_size=1', 'custom_hooks.0.ema=[[0,0.9],[1,0.99]]']
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 
@@ -124,7 +124,7 @@ def test_strict_runs_name_the_first_bad_image(data, config, tmp_path, capsys):
 
 def test_without_the_protection_a_run_dies_of_one_bad_image(data, config, tmp_path, monkeypatch):
     mend(data, *BAD[1:])
-    monkeypatch.setattr('bootmae.config.steps.protect', lambda cfg: None)
+    monkeypatch.setattr('bootmae.config.steps.apply_run_defaults', lambda cfg: None)
     with pytest.raises(AssertionError, match=f'failed to load image: {data / BAD[0]}'):
         train(str(config), str(tmp_path / 'run'), {'experiment_name': 'bad_unprotected', 'log_level': 'ERROR'})
 

@@ -27,11 +27,11 @@ RECORDER = '''
 import os
 import torch
 from mmengine.registry import HOOKS
-from bootmae.engine.hooks.logging import LazyInfoHook
+from bootmae.engine.hooks.logging import AsyncLoggingHook
 
 
 @HOOKS.register_module()
-class DistTestRecorder(LazyInfoHook):
+class DistTestRecorder(AsyncLoggingHook):
     """Keeps the masks and images of this rank, and its losses before and after they are averaged."""
 
     steps = []
@@ -47,7 +47,7 @@ class DistTestRecorder(LazyInfoHook):
         names, means = self.latest
         self.steps.append(dict(
             own=own, mean=dict(zip(names, means.tolist(), strict=True)), inputs=data_batch['inputs'],
-            masks=torch.stack([torch.as_tensor(sample.mask_order) for sample in samples])))
+            masks=torch.stack([torch.as_tensor(sample.ids_shuffle) for sample in samples])))
 
     def after_train(self, runner):
         super().after_train(runner)
@@ -189,7 +189,7 @@ def test_slurm_asks_for_a_signal_ahead_of_the_time_limit():
     (75, 'RUNNING', {}, True), (75, 'RUNNING', dict(REQUEUE='0'), False), (75, 'COMPLETING', {}, False),
     (75, 'RUNNING', dict(SLURM_JOB_ID=''), False), (3, 'RUNNING', {}, False), (0, 'RUNNING', {}, False)])
 def test_slurm_requeues_a_run_that_a_signal_stopped(tmp_path, code, state, env, requeued):
-    """Not one that was cancelled, nor one that failed."""
+    """Not one that was canceled, nor one that failed."""
     scripts = dict(srun=f'exit {code}', scontrol=f'echo "$*" >> {tmp_path}/calls; echo "  JobState={state} Why=x"')
     for name, body in scripts.items():
         (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')

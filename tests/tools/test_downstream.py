@@ -134,7 +134,7 @@ def assert_starts_from(run: Run, encoder: dict, task: str) -> None:
 
 
 def assert_recorded(run: Run, form: str) -> None:
-    """One verdict line in the log; what it says, and how images were normalised, is in the checkpoint."""
+    """One verdict line in the log; what it says, and how images were normalized, is in the checkpoint."""
     kind, mean = FORMATS[form]
     verdict, = re.findall(r'INFO - (loaded .*)\n', run.log)
     number, total, name, found, digest = re.fullmatch(
@@ -170,7 +170,7 @@ def test_the_two_encoders_differ(files):
 
 @pytest.mark.parametrize('task, form', [*FAST, pytest.param('seg', 'mae', marks=pytest.mark.slow)])
 def test_the_checkpoint_repeats_the_validation(train, tmp_path, task, form):
-    """With the statistics of its run: the config alone would normalise an MAE run's images wrongly."""
+    """With the statistics of its run: the config alone would normalize an MAE run's images wrongly."""
     run = train(task, form)
 
     def evaluate(checkpoint: Path, name: str) -> dict:

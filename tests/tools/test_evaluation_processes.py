@@ -13,7 +13,7 @@ from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# In the config: numbers that processes of their own normalisation could not agree on, were it used in evaluation.
+# In the config: numbers that processes of their own normalization could not agree on, were it used in evaluation.
 MORE = dict(seg='''
 norm_cfg = dict(type='SyncBN')
 model = dict(decode_head=dict(norm_cfg=norm_cfg), auxiliary_head=dict(norm_cfg=norm_cfg))
@@ -60,4 +60,4 @@ def test_processes_evaluate_alike(runs, tmp_path, processes):
         assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-12, nan_ok=True)
         assert all(expected[key] > 0 for key in INFORMATIVE[task]), expected
     assert (found['sum/images'], found['sum/different_images']) == (5, 5), 'none is dropped, none counts twice'
-    assert 'SyncBN needs GPUs: each process normalises its own batch (BN)' in done.stdout + done.stderr
+    assert 'SyncBN needs GPUs: each process normalizes its own batch (BN)' in done.stdout + done.stderr

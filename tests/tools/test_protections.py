@@ -62,7 +62,7 @@ def test_two_runs_take_turns_and_each_part_is_timed(protections):
     # With autocast the run without protections needs a wrapper of its own, with image files both ready-made samples.
     options = {'model.backbone.arch.embed_dims': 24, 'model.feature_decoder.num_heads': 3,
                'train_dataloader.dataset.type': 'ImageFiles', 'optim_wrapper.type': 'AutocastOptimWrapper'}
-    protect = protections.steps.protect
+    protect = protections.steps.apply_run_defaults
     row = protections.measure(argparse.Namespace(
         config=str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'), cfg_options=options, batch=4, steps=8, turn=1,
         ranks=1, parts=True))
@@ -74,4 +74,4 @@ def test_two_runs_take_turns_and_each_part_is_timed(protections):
     assert row['images_per_s_without'] > 0
     assert 'guard' in protections.report(row)
     assert '8 steps' in protections.report(row)
-    assert protections.steps.protect is protect
+    assert protections.steps.apply_run_defaults is protect

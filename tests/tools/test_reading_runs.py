@@ -23,7 +23,7 @@ PIPELINE = [
     dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0), backend='pillow', interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='DrawMask', img_size=32, patch_size=4, num_masked=48, num_block=39),
-    dict(type='PackInputs', algorithm_keys=['mask_order'])]
+    dict(type='PackInputs', algorithm_keys=['ids_shuffle'])]
 STAGED = {'reader': 'gpu', 'reader_device': 'cpu'}
 
 
@@ -43,13 +43,13 @@ class ReadingJournal(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         images = data_batch['inputs']
         self.steps.append((torch.stack(list(images)).float(),
-                           [sample.mask_order.tolist() for sample in data_batch['data_samples']],
+                           [sample.ids_shuffle.tolist() for sample in data_batch['data_samples']],
                            {name: float(value.detach()) for name, value in outputs.items()}))
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
-    """Twelve photographs, one of them grey (which the GPU's decoder is not given), one cut off."""
+    """Twelve photographs, one of them gray (which the GPU's decoder is not given), one cut off."""
     root = tmp_path_factory.mktemp('images')
     picture = Image.fromarray(photo('china'))
     for k in range(12):

@@ -180,7 +180,7 @@ ERRORS = dict(
     too_small_lr=([PRETRAIN, '--auto-scale-lr'], ['train_dataloader.batch_size=1', 'param_scheduler.min_lr=1e-4'],
                   'min_lr=0.0001 is not within 0..3.125e-05'),
     statistics=([CONFIGS / 'cls' / 'mae_demo_finetune.py', '--init', 'run.pth'], [],
-                r'run.pth was made with mean \[127.5, .* but the config normalises with mean \[123.675'),
+                r'run.pth was made with mean \[127.5, .* but the config normalizes with mean \[123.675'),
     init_of_pretraining=([PRETRAIN, '--init', 'run.pth'], [], '.* to go on with a pretraining run use --resume'),
     init_missing=([FINETUNE, '--init', 'missing.pth'], [], 'no checkpoint missing.pth'),
     init_other_size=([FINETUNE, '--init', 'run.pth'], ['model.backbone.arch.depth=3'],

@@ -91,7 +91,7 @@ def test_each_full_size_config_has_a_row():
 def test_published_numbers_are_from_publications(tmp_path):
     assert {row.label for row in published_rows()} == {'paper'}
     write_rows(tmp_path / 'published.csv', [PAPER, TUNED])
-    with pytest.raises(ValueError, match=r"published.csv: .*labelled 'reproduced'"):
+    with pytest.raises(ValueError, match=r"published.csv: .*labeled 'reproduced'"):
         published_rows(tmp_path / 'published.csv')
     assert published_rows(tmp_path / 'none.csv') == []
 

@@ -158,7 +158,7 @@ def test_table_interpolation_by_hand():
 
 
 @pytest.mark.parametrize('old, new', [((4, 4), (8, 8)), ((4, 4), (3, 5)), ((2, 6), (6, 2)), ((1, 3), (2, 2))])
-def test_table_interpolation_keeps_centre_corners_and_constants(old, new):
+def test_table_interpolation_keeps_center_corners_and_constants(old, new):
     table = torch.randn(bias_table_size(old), 3, dtype=torch.float64)
     table[:, 2] = 1.5
     resized = resize_bias_table(table, old, new)
@@ -172,14 +172,14 @@ def test_table_interpolation_keeps_centre_corners_and_constants(old, new):
 # Attention against loops
 
 
-def attention_by_loops(attn, x, neighbours, bias):
-    """(T, D) -> (T, D): token q attends to ``neighbours(q)``, with ``bias(q, k, head)`` on its logits."""
+def attention_by_loops(attn, x, neighbors, bias):
+    """(T, D) -> (T, D): token q attends to ``neighbors(q)``, with ``bias(q, k, head)`` on its logits."""
     width = len(attn.q_bias) // attn.num_heads
     q, k, v = (x @ attn.qkv.weight.T).chunk(3, dim=1)
     q, v = q + attn.q_bias, v + attn.v_bias
     out = torch.zeros_like(q)
     for token in range(len(x)):
-        seen = neighbours(token)
+        seen = neighbors(token)
         for head in range(attn.num_heads):
             part = slice(head * width, (head + 1) * width)
             logits = torch.stack([q[token, part] @ k[other, part] / math.sqrt(width) + bias(token, other, head)
@@ -220,7 +220,7 @@ def test_window_attention_equals_loops(make, grid, relative_positions):
     def window(token):
         return token and (place(token)[0] // 3, place(token)[1] // 3)
 
-    def neighbours(token):
+    def neighbors(token):
         return [other for other in range(x.shape[1]) if window(other) == window(token)]
 
     def bias(query, key, head):
@@ -232,7 +232,7 @@ def test_window_attention_equals_loops(make, grid, relative_positions):
     groups, order = model.groups(grid, x.device)
     output = attn(x[:, order], None, groups[0])[:, order.argsort()]
     for ours, sample in zip(output, x):
-        assert_close(ours, attention_by_loops(attn, sample, neighbours, bias))
+        assert_close(ours, attention_by_loops(attn, sample, neighbors, bias))
 
 
 def test_groups_hold_each_token_once():
@@ -305,7 +305,7 @@ def test_a_gradient_reaches_everything(make, settings):
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert ('pos_embed' in trained) is settings.get('trainable_positions', False)
     assert [name for name, grad in trained.items() if grad is None] == []
-    before_a_norm = {'pyramid.up4.0.bias'}  # batch normalisation takes it away
+    before_a_norm = {'pyramid.up4.0.bias'}  # batch normalization takes it away
     assert {name for name, grad in trained.items() if grad.abs().max() < 1e-9} <= before_a_norm
 
 
@@ -424,9 +424,9 @@ def test_builds_from_each_scope(library, name, scope):
 
 
 @pytest.mark.parametrize('library', TOYS)
-def test_features_in_each_library(library, randomise, scope):
+def test_features_in_each_library(library, randomize, scope):
     scope(library)
-    model = randomise(TOYS[library]()).eval()
+    model = randomize(TOYS[library]()).eval()
     x = images(16, 24).float()
     features, expected = model.extract_feat(x), model.backbone(x)
     if library == 'mmpretrain':

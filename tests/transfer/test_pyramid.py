@@ -13,9 +13,9 @@ def maps(count=4, channels=8, rows=3, columns=5):
 
 
 @pytest.fixture
-def make(randomise):
+def make(randomize):
     def build(kind, **kwargs):
-        model = randomise(kind(8, **kwargs)).double().eval()
+        model = randomize(kind(8, **kwargs)).double().eval()
         for name, buffer in model.named_buffers():
             if name.endswith(('running_mean', 'running_var')):
                 buffer.copy_(torch.rand(buffer.shape) + 0.5)

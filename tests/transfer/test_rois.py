@@ -35,8 +35,8 @@ def test_bfloat16_maps_are_pooled_at_the_right_place(levels):
     ours = ExactRoIs(**SETTINGS)(low, BOXES)
     assert ours.dtype == torch.float32
     assert_close(ours, right, rtol=0, atol=0)
-    centre = (BOXES[:, [2, 1]] + BOXES[:, [4, 3]]) / 2 / 13.44
-    assert_close(ours[:, :, 3, 3], centre, rtol=0, atol=0.3)
+    center = (BOXES[:, [2, 1]] + BOXES[:, [4, 3]]) / 2 / 13.44
+    assert_close(ours[:, :, 3, 3], center, rtol=0, atol=0.3)
 
 
 def test_mmdets_alone_still_fails_or_moves_the_boxes(levels):

@@ -26,15 +26,15 @@ def images(height: int = 32, width: int = 32, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def timm_vit(randomise):
+def timm_vit(randomize):
     vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7)
-    return randomise(vit).double().eval()
+    return randomize(vit).double().eval()
 
 
 @pytest.mark.parametrize('relative', [False, True])
-def test_rows_are_what_the_module_computes(randomise, relative):
+def test_rows_are_what_the_module_computes(randomize, relative):
     """Values weighted by the row give the module's own output for that query."""
-    vit = randomise(TransferViT(**SMALL, relative_positions=relative)).double().eval()
+    vit = randomize(TransferViT(**SMALL, relative_positions=relative)).double().eval()
     attn, groups = vit.blocks[1].attn, vit.groups((4, 4), torch.device('cpu'))[0][1]
     x = torch.randn(2, 17, 24, dtype=torch.float64)
     v = split_heads(x @ attn.qkv.weight[-24:].T + attn.v_bias, 4)
@@ -45,9 +45,9 @@ def test_rows_are_what_the_module_computes(randomise, relative):
         assert_close(attn.proj(taken)[:, 0], attn(x, groups=groups)[:, query])
 
 
-def test_maps_stand_in_image_order(randomise):
+def test_maps_stand_in_image_order(randomize):
     """Windows change the order of the tokens; a first block that does nothing makes both models equal."""
-    plain = randomise(TransferViT(**SMALL, layer_scale=1.0)).double().eval()
+    plain = randomize(TransferViT(**SMALL, layer_scale=1.0)).double().eval()
     windowed = TransferViT(**SMALL, layer_scale=1.0, window_size=3, global_blocks=[1]).double().eval()
     for gamma in (plain.blocks[0].gamma_1, plain.blocks[0].gamma_2):
         gamma.data.zero_()
@@ -76,16 +76,16 @@ def test_other_sizes_and_positions(timm_vit):
     assert class_attention(model, images(32, 64).float()).shape == (2, 4, 4, 8)
 
 
-def test_layer_scale_and_relative_positions_of_a_file_count(randomise):
-    theirs = randomise(TransferViT(**SMALL, layer_scale=1.0, relative_positions=True)).double().eval()
+def test_layer_scale_and_relative_positions_of_a_file_count(randomize):
+    theirs = randomize(TransferViT(**SMALL, layer_scale=1.0, relative_positions=True)).double().eval()
     found = find_encoder({f'backbone.{key}': value for key, value in theirs.state_dict().items()})
     model = fit_encoder(found, (32, 32), num_heads=4).double()
     assert_close(patch_features(model, images()), theirs(images())[0], rtol=1e-6, atol=1e-9)
 
 
-def test_windows_that_are_not_known_are_refused(randomise):
+def test_windows_that_are_not_known_are_refused(randomize):
     options = dict(window_size=2, global_blocks=[1])
-    theirs = randomise(TransferViT(**SMALL, relative_positions=True, **options)).double().eval()
+    theirs = randomize(TransferViT(**SMALL, relative_positions=True, **options)).double().eval()
     found = find_encoder({f'backbone.{key}': value for key, value in theirs.state_dict().items()})
     model = fit_encoder(found, (32, 32), num_heads=4, windows=options).double()
     assert_close(patch_features(model, images()), theirs(images())[0], rtol=1e-6, atol=1e-9)

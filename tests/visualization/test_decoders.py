@@ -34,10 +34,10 @@ def parsed(path: str):
 
 
 @pytest.fixture
-def save_run(tmp_path, randomise):
+def save_run(tmp_path, randomize):
     """``save_run(config)``: the file of a run of a debug config with random weights, and its state."""
     def save(config: str):
-        model = randomise(MODELS.build(parsed(config).model.to_dict()))
+        model = randomize(MODELS.build(parsed(config).model.to_dict()))
         if config == BOOT:
             model.feature_decoder.pos_embed.copy_(model.backbone.pos_embed)
         path = tmp_path / 'epoch_2.pth'
@@ -48,9 +48,9 @@ def save_run(tmp_path, randomise):
 
 
 @pytest.fixture
-def toy_mae(randomise):
+def toy_mae(randomize):
     """mmpretrain's MAE with 16 decoder heads, as all published ones have."""
-    model = randomise(MODELS.build(dict(
+    model = randomize(MODELS.build(dict(
         type='MAE', data_preprocessor=dict(type='mmpretrain.SelfSupDataPreprocessor',
                                                       mean=IMAGENET_MEAN, std=IMAGENET_STD),
         backbone=dict(type='MAEViT', img_size=32, patch_size=8, arch=dict(
@@ -83,13 +83,13 @@ def test_run_finds_its_config(save_run, config):
     path, _ = save_run(config)
     found = load_decoder(path)
     assert (found.img_size, found.patch_size, found.num_masked, found.num_patches) == ((32, 32), (4, 4), 48, 64)
-    assert found.normalised
+    assert found.normalized
     orders = found.draw_orders(2, seed=3)
     assert np.array_equal(np.sort(orders, axis=1), [range(64)] * 2)
     assert np.array_equal(orders, found.draw_orders(2, seed=3))
     model = load_pretrained(config, str(path))
     if config == BOOT:
-        assert np.array_equal(orders[0], model.masking.draw_order(np.random.RandomState(3)))
+        assert np.array_equal(orders[0], model.masking.draw_ids_shuffle(np.random.RandomState(3)))
     for each in (model, found.model):
         shown = reconstruct(each, pictures(), orders, 48, (4, 4)).astype(int)
         first = shown if each is model else first  # noqa: F821
@@ -141,7 +141,7 @@ def test_mae_of_other_projects(toy_mae, tmp_path, names):
     path = tmp_path / 'mae.pth'
     torch.save(dict(model=names(toy_mae.state_dict()), args=argparse.Namespace(norm_pix_loss=True)), path)
     found = load_decoder(path, num_heads=4)
-    assert (found.num_masked, found.num_patches, found.masking, found.normalised) == (12, 16, None, True)
+    assert (found.num_masked, found.num_patches, found.masking, found.normalized) == (12, 16, None, True)
     orders = found.draw_orders(2, 0)
     shown, wanted = (reconstruct(each, pictures(), orders, 12, (8, 8)).astype(int) for each in (found.model, toy_mae))
     assert np.abs(shown - wanted).max() <= 1
@@ -152,10 +152,10 @@ def test_mae_of_other_projects(toy_mae, tmp_path, names):
 def test_target_of_mae_must_be_known(toy_mae, tmp_path):
     path = tmp_path / 'mae.pth'
     torch.save(dict(model=facebook_names(toy_mae.state_dict())), path)
-    with pytest.raises(ValueError, match='does not tell whether.*--target normalised.*--target pixels'):
+    with pytest.raises(ValueError, match='does not tell whether.*--target normalized.*--target pixels'):
         load_decoder(path, num_heads=4)
-    for target in ('normalised', 'pixels'):
-        assert load_decoder(path, target=target, num_heads=4).normalised == (target == 'normalised')
+    for target in ('normalized', 'pixels'):
+        assert load_decoder(path, target=target, num_heads=4).normalized == (target == 'normalized')
 
 
 def test_files_without_decoder_are_refused(save_run, toy_mae, tmp_path):

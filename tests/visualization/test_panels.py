@@ -1,4 +1,4 @@
-"""Pictures with captions: attention over images, components as colours."""
+"""Pictures with captions: attention over images, components as colors."""
 import io
 
 import numpy as np
@@ -11,7 +11,7 @@ from bootmae.visualization.panels import (
     DIMMED,
     attention_overlay,
     captioned_grid,
-    component_colours,
+    component_colors,
     fit_width,
     wrap,
 )
@@ -50,16 +50,16 @@ def test_attention_is_relative_to_its_largest():
     maps[0, 1, 2], maps[1, 1, 2] = 0.5, 0.01
     shown = attention_overlay(images, maps)
     assert np.array_equal(shown[0], shown[1])
-    assert (shown[:, :2] == round(DIMMED * 100)).all(), 'no attention: the grey image alone'
+    assert (shown[:, :2] == round(DIMMED * 100)).all(), 'no attention: the gray image alone'
     assert (shown[0, 2:, 4:] == shown[0, 2, 4]).all()
-    assert shown[0, 2, 4].min() > 100, 'the brightest colour'
+    assert shown[0, 2, 4].min() > 100, 'the brightest color'
     assert (attention_overlay(images, np.zeros((2, 2, 3))) == 75).all()
 
 
-def test_component_colours():
+def test_component_colors():
     components = np.zeros((1, 2, 2, 3))
     components[0, ..., 0], components[0, ..., 1] = [[0, 1], [2, 4]], [[5, 5], [-5, -5]]
-    shown = component_colours(components, (4, 4), tails=0)
+    shown = component_colors(components, (4, 4), tails=0)
     assert shown[0, ::2, ::2, 0].tolist() == [[0, 64], [128, 255]]
     assert shown[0, ::2, ::2, 1].tolist() == [[255, 255], [0, 0]]
     assert not shown[..., 2].any()
@@ -69,5 +69,5 @@ def test_component_colours():
 @pytest.mark.parametrize('tails, clipped', [(0, 1), (10, 11)])
 def test_tails_are_cut(tails, clipped):
     components = np.arange(101.).reshape(1, 1, 101, 1).repeat(3, axis=-1)
-    shown = component_colours(components, (1, 101), tails)
+    shown = component_colors(components, (1, 101), tails)
     assert (shown[..., 0] == 255).sum() == clipped

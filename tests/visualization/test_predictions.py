@@ -1,4 +1,4 @@
-"""Pictures of predictions, pixel by pixel: what lies where, in which colour, in which order."""
+"""Pictures of predictions, pixel by pixel: what lies where, in which color, in which order."""
 
 import io
 
@@ -30,14 +30,14 @@ def tile(grid, row, column):
     return grid[top:top + H * SCALE, left:left + W * SCALE, :3]
 
 
-def grey_of(image):
+def gray_of(image):
     red, green, blue = np.moveaxis(image.astype(float), -1, 0)
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def mixed(image, colour):
-    """What a class colour over the grey image must look like (H, W, 3)."""
-    return (1 - OPACITY) * grey_of(image)[..., None] + OPACITY * np.array(colour, dtype=float)
+def mixed(image, color):
+    """What a class color over the gray image must look like (H, W, 3)."""
+    return (1 - OPACITY) * gray_of(image)[..., None] + OPACITY * np.array(color, dtype=float)
 
 
 def column_of(headings, grid):
@@ -66,12 +66,12 @@ def test_segmentation_columns_are_image_truth_untrained_mae_bootmae(images):
         np.testing.assert_array_equal(tile(grid, row, 0), images[row].repeat(SCALE, 0).repeat(SCALE, 1))
         for column, name in enumerate(['truth', 'untrained', 'MAE', 'bootmae'], start=1):
             labels = given[name][row]
-            expected = np.where((labels == 255)[..., None], grey_of(images[row])[..., None],
+            expected = np.where((labels == 255)[..., None], gray_of(images[row])[..., None],
                                 mixed(images[row], np.array(PALETTE)[np.where(labels == 255, 0, labels)]))
             np.testing.assert_allclose(tile(grid, row, column), expected.repeat(SCALE, 0).repeat(SCALE, 1), atol=0.51)
 
 
-def test_key_names_the_classes_that_occur_in_their_colours(images):
+def test_key_names_the_classes_that_occur_in_their_colors(images):
     truth = np.zeros((2, H, W), dtype=int)
     truth[0, 3, 3] = 2
     plain = decode(segmentation_grid(images, {'truth': truth}, PALETTE, scale=SCALE))
@@ -107,7 +107,7 @@ def test_small_images_are_enlarged_and_large_ones_not():
 @pytest.mark.parametrize(('panel', 'message'), [
     (np.zeros((2, H, W)), r"panel 'mae' is float64 \(2, 24, 32\); give integers \(2, 24, 32\)"),
     (np.zeros((1, H, W), int), r"panel 'mae' is int64 \(1, 24, 32\); give integers"),
-    (np.full((2, H, W), 3), "panel 'mae' holds the label 3, but the palette has 3 colours; labels are 0 to 2"),
+    (np.full((2, H, W), 3), "panel 'mae' holds the label 3, but the palette has 3 colors; labels are 0 to 2"),
     (np.full((2, H, W), -1), "panel 'mae' holds the label -1"),
 ])
 def test_segmentation_refuses_other_labels(images, panel, message):
@@ -123,7 +123,7 @@ def test_other_images_palettes_and_names_are_refused(images):
         segmentation_grid(images, {}, PALETTE)
     with pytest.raises(ValueError, match=r'the palette has the shape \(3,\)'):
         segmentation_grid(images, {'truth': labels}, [1, 2, 3])
-    with pytest.raises(ValueError, match='2 class names and 3 colours'):
+    with pytest.raises(ValueError, match='2 class names and 3 colors'):
         segmentation_grid(images, {'truth': labels}, PALETTE, CLASSES[:2])
 
 
@@ -159,7 +159,7 @@ def test_box_is_outlined_mask_tinted_and_the_rest_dim(images):
     inside = found[top + SCALE:bottom + 1 - SCALE, left + SCALE:right + 1 - SCALE]
     expected = mixed(images[0], red)[9:17, 11:19]
     np.testing.assert_allclose(inside, expected.repeat(SCALE, 0).repeat(SCALE, 1), atol=0.51)
-    outside = (DIMMED * grey_of(images[0]))[19:, :, None].repeat(SCALE, 0).repeat(SCALE, 1)
+    outside = (DIMMED * gray_of(images[0]))[19:, :, None].repeat(SCALE, 0).repeat(SCALE, 1)
     np.testing.assert_allclose(found[19 * SCALE:], np.broadcast_to(outside, found[19 * SCALE:].shape), atol=0.51)
 
 
@@ -202,7 +202,7 @@ def test_best_score_lies_on_top_and_low_ones_are_left_out(images):
 def test_without_masks_only_boxes_are_drawn(images):
     found = drawn(images, [instance((10, 8, 20, 18), 1, mask=False), NOTHING])
     inside = found[10 * SCALE:16 * SCALE, 12 * SCALE:18 * SCALE]
-    expected = (DIMMED * grey_of(images[0]))[10:16, 12:18, None].repeat(SCALE, 0).repeat(SCALE, 1)
+    expected = (DIMMED * gray_of(images[0]))[10:16, 12:18, None].repeat(SCALE, 0).repeat(SCALE, 1)
     np.testing.assert_allclose(inside, np.broadcast_to(expected, inside.shape), atol=0.51)
 
 

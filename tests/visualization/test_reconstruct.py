@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from bootmae.models.objectives import normalise_patches
+from bootmae.models.objectives import normalize_patches
 from bootmae.visualization.reconstruct import channel_first, channel_last, hide, reconstruct
 
 PATCH, MASKED = (8, 8), 11
@@ -22,11 +22,11 @@ def orders():
 
 
 @pytest.fixture(params=['BootMAE', 'MAE'])
-def model(request, make_bootmae, randomise):
+def model(request, make_bootmae, randomize):
     if request.param == 'BootMAE':
         return make_bootmae(data_preprocessor=PREPROCESSOR).float().eval()
     arch = dict(embed_dims=24, num_layers=2, num_heads=4, feedforward_channels=48)
-    return randomise(MODELS.build(dict(
+    return randomize(MODELS.build(dict(
         type='mmpretrain.MAE', data_preprocessor=PREPROCESSOR,
         backbone=dict(type='MAEViT', arch=arch, img_size=32, patch_size=8),
         neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=8, embed_dim=24, decoder_embed_dim=16,
@@ -38,7 +38,7 @@ def model(request, make_bootmae, randomise):
 def masked_pixels(orders: np.ndarray) -> np.ndarray:
     """(n, 32, 32) bool."""
     white = np.full((3, 32, 32, 3), 255, dtype=np.uint8)
-    return (hide(white, orders, MASKED, PATCH, grey=0) == 0)[..., 0]
+    return (hide(white, orders, MASKED, PATCH, gray=0) == 0)[..., 0]
 
 
 def test_visible_patches_are_pasted(model, pictures, orders):
@@ -61,13 +61,13 @@ def test_one_mean_and_deviation_leak_nothing(model, pictures, orders):
 
 
 def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures, orders):
-    """With the right normalised patches, their own statistics give the image back, and one pair what is said of it."""
+    """With the right normalized patches, their own statistics give the image back, and one pair what is said of it."""
     model = make_bootmae(data_preprocessor=PREPROCESSOR).float().eval()
     predict = model.predict
 
     def perfect(x, orders):
         out = predict(x, orders)
-        out.pixels = normalise_patches(out.patches)
+        out.pixels = normalize_patches(out.patches)
         return out
     monkeypatch.setattr(model, 'predict', perfect)
     assert np.abs(reconstruct(model, pictures, orders, MASKED, PATCH).astype(int) - pictures).max() <= 1

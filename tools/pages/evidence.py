@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from bootmae.report.summary import summarise
+from bootmae.report.summary import summarize
 from bootmae.report.verdicts import (
     MINUS_MAE,
     against_mae,
@@ -31,7 +31,7 @@ MISSING = '*Not run yet.*\n'
 
 def comparison_table(rows: Sequence[ResultRow]) -> str:
     """A line a measurement, a column a method, and the paired differences to MAE with what they mean."""
-    comparisons = in_order(summarise(rows))
+    comparisons = in_order(summarize(rows))
     methods = method_order(comparisons)
     others = rivals(methods)
     lines = []
@@ -50,7 +50,7 @@ def comparison_table(rows: Sequence[ResultRow]) -> str:
 
 def methods_table(rows: Sequence[ResultRow]) -> str:
     """A line a method, a column a measurement: for many methods."""
-    comparisons = in_order(summarise(rows))
+    comparisons = in_order(summarize(rows))
     heads = [', '.join(filter(None, [task_name(item), item.protocol])) for item in comparisons]
     lines = [[method_name(name), *(spread_text(item.methods[name]) if name in item.methods else '–'
                                    for item in comparisons)] for name in method_order(comparisons)]

@@ -47,7 +47,7 @@ class SafeCheckpointHook(CheckpointHook):
     last one of a run raises. Files are local.
 
     Args:
-        minutes: between two saves, at the end of an optimiser step; 0 for none. Rank 0's clock decides.
+        minutes: between two saves, at the end of an optimizer step; 0 for none. Rank 0's clock decides.
         kwargs: of the base class.
     """
 
@@ -59,7 +59,7 @@ class SafeCheckpointHook(CheckpointHook):
             raise ValueError('checkpoints are written to local folders: take file_client_args and backend_args out of '
                              'default_hooks.checkpoint, and copy the files elsewhere afterwards')
         self.given_dir, self.minutes, self.saved = self.out_dir, minutes, time.monotonic()
-        self.waits = False  # a regular save waits for the optimiser step to be whole
+        self.waits = False  # a regular save waits for the optimizer step to be whole
 
     def before_train(self, runner) -> None:
         keep, info = self.max_keep_ckpts, runner.message_hub.runtime_info
@@ -98,7 +98,7 @@ class SafeCheckpointHook(CheckpointHook):
         return dist.is_main_process() and 0 < self.minutes * 60 <= time.monotonic() - self.saved
 
     def save_now(self, runner, counted: bool = False) -> str:
-        """Save the run as it is, after a whole optimiser step, as ``step_N.pth``; gives its path.
+        """Save the run as it is, after a whole optimizer step, as ``step_N.pth``; gives its path.
 
         Call it after the schedulers have moved: in ``after_train_iter`` at a priority below ``LOW``. Rank 0 writes.
         After the last iteration of an epoch the file says so: its epoch is the one whose iterations are all done.

@@ -18,7 +18,7 @@ from ...models.bootmae import BootMAE
 from ...models.objectives import FEATURE_EPS, at_least_float32
 from ..unwrap import bare_model
 
-COLLAPSED = 0.1  # see MonitorHook
+COLLAPSED = 0.1  # see CollapseMonitorHook
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def uncompiled() -> Iterator[None]:
 
 @torch.no_grad()
 def target_features(model: BootMAE, images: torch.Tensor) -> torch.Tensor:
-    """BootMAE's feature target of all patches, as the loss sees it: normalised images (B, C, H, W) -> (B, N, D)."""
+    """BootMAE's feature target of all patches, as the loss sees it: normalized images (B, C, H, W) -> (B, N, D)."""
     encoder = model.momentum
     patches = encoder.patch_embed.patchify(images)
     x = encoder.forward_blocks(encoder.embed(patches, model.backbone.pos_embed[:, 1:]))[0][:, 1:]
@@ -64,7 +64,7 @@ def momentum_distance(model: BootMAE) -> torch.Tensor:
 
 
 @HOOKS.register_module()
-class MonitorHook(Hook):
+class CollapseMonitorHook(Hook):
     """Logs, with the losses, how fast a training is; of BootMAE also whether its target collapses.
 
     All of it is worked out where the losses are brought to the host, for which the GPU has just been waited for, and in
@@ -87,8 +87,8 @@ class MonitorHook(Hook):
 
     def __init__(self, images: int = 32, collapsed: float = COLLAPSED):
         if images < 2 or not 0 <= collapsed < 1:
-            raise ValueError(f'MonitorHook images={images}, collapsed={collapsed}: at least 2 images are compared, and '
-                             'variances go from 0 to 1')
+            raise ValueError(f'CollapseMonitorHook images={images}, collapsed={collapsed}: at least 2 images are '
+                             'compared, and variances go from 0 to 1')
         self.images, self.collapsed = images, collapsed
         self.steps, self.warned = 0, False
 

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 
 
 @HOOKS.register_module()
-class LazyInfoHook(RuntimeInfoHook):
+class AsyncLoggingHook(RuntimeInfoHook):
     """mmengine's, with losses averaged over all ranks, and brought to the host only when they are logged or saved.
 
     mmengine logs rank 0 alone, and reads each loss in each step, for which the host waits until the GPU has done the

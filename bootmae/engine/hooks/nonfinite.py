@@ -1,6 +1,6 @@
 """Losses and gradients that are not finite: noticed without waiting, written down, and a way on.
 
-The optimiser wrapper has skipped such a step on the device (:class:`bootmae.engine.optimizers.wrappers.Guarded`). The
+The optimizer wrapper has skipped such a step on the device (:class:`bootmae.engine.optimizers.wrappers.Guarded`). The
 hook here learns of it one step later. What it writes lies in ``nonfinite/`` of the work directory; ``tools/replay.py``
 repeats the step from it.
 
@@ -46,7 +46,7 @@ class Readback:
 
 
 class Step:
-    """What is known of an optimiser step until it is judged: its batches, and its numbers on their way to the host."""
+    """What is known of an optimizer step until it is judged: its batches, and its numbers on their way to the host."""
 
     def __init__(self):
         self.batches: list[dict] = []  # one for each accumulated iteration
@@ -88,7 +88,7 @@ def sample_name(sample) -> str:
 
 
 def running_statistics(model: nn.Module) -> list[torch.Tensor]:
-    """Buffers that a forward pass writes into: those of batch normalisation."""
+    """Buffers that a forward pass writes into: those of batch normalization."""
     return [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers(False)]
 
 
@@ -103,7 +103,7 @@ class NonFiniteHook(Hook):
     """Writes down every step that was skipped because its loss or gradients were not finite; ends the run at several.
 
     The flag is the same in every process, and each reads it one step later, so that nothing waits; after a bad step at
-    once, so that the run ends with the weights that the bad steps met. Batch normalisation gets back the statistics of
+    once, so that the run ends with the weights that the bad steps met. Batch normalization gets back the statistics of
     before a bad step.
 
     For each bad step every process writes ``nonfinite/step_<iteration>_rank<rank>.json``; iterations count from 0.
@@ -226,7 +226,7 @@ def newest_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def write_dump(runner, step: Step, first: int, checkpoint: str | None) -> Path:
-    """Write down what ``tools/replay.py`` needs to repeat this process's share of an optimiser step.
+    """Write down what ``tools/replay.py`` needs to repeat this process's share of an optimizer step.
 
     Args:
         runner: of the run.

@@ -19,7 +19,7 @@ from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from ...checkpoints import find_encoder, match, refusing
+from ...checkpoints import error_context, find_encoder, match
 from ...config.load import load_config
 from ...config.weights import check_statistics
 from ...evaluation.probe import Features, features_of, few_labels, knn_accuracy, linear_accuracy
@@ -81,7 +81,7 @@ def spread(count: int, limit: int | None) -> np.ndarray:
 
 
 def choose(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subset:
-    """The labelled images: ``labels`` of each class (all: 'all'), of at most ``limit`` images."""
+    """The labeled images: ``labels`` of each class (all: 'all'), of at most ``limit`` images."""
     index = spread(len(dataset), limit)
     if labels != 'all':
         classes = torch.as_tensor(np.asarray(dataset.get_gt_labels())[index])
@@ -90,7 +90,7 @@ def choose(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subse
 
 
 def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
-    """Labelled images and queries, without augmentation.
+    """Labeled images and queries, without augmentation.
 
     Args:
         cfg: a config of configs/cls.
@@ -136,16 +136,16 @@ class OnlineProbeHook(Hook):
 
     Args:
         config: a config of configs/cls with the encoder's size and input statistics: its training images are the
-            labelled ones, its test images the queries.
+            labeled ones, its test images the queries.
         interval: epochs from one time to the next.
         tasks: ``knn`` and ``linear`` (a logistic regression on the CPU, which takes long with many classes).
-        labels: labelled images per class, or 'all'.
-        max_images: so many labelled images and so many queries at most, evenly spread over the data set's order.
-        folder: of labelled images in place of the config's, see :func:`data_sets`; '' for none: then nothing is done.
+        labels: labeled images per class, or 'all'.
+        max_images: so many labeled images and so many queries at most, evenly spread over the data set's order.
+        folder: of labeled images in place of the config's, see :func:`data_sets`; '' for none: then nothing is done.
         options: changes to the config, as of ``--cfg-options``.
         source: BootMAE's ``online`` or ``momentum`` encoder.
-        k: neighbours.
-        seed: draws the labelled images.
+        k: neighbors.
+        seed: draws the labeled images.
         workers: processes that read images, of each process.
         batch_size: images at a time.
 
@@ -179,7 +179,7 @@ class OnlineProbeHook(Hook):
         with kept_random_state():
             self.prepare(bare_model(runner))
         runner.logger.info(f'online probe: {" and ".join(self.tasks)} every {self.interval} epochs on '
-                           f'{len(self.reference):,} labelled images and {len(self.query):,} queries of '
+                           f'{len(self.reference):,} labeled images and {len(self.query):,} queries of '
                            f'{self.folder or self.config}')
         if runner.iter == 0:
             self.probe(runner, 0)
@@ -196,7 +196,7 @@ class OnlineProbeHook(Hook):
         model_cfg = cfg.model.to_dict()
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
         self.classifier = MODELS.build(model_cfg).eval()
-        with refusing(THIS_RUN):
+        with error_context(THIS_RUN):
             match(self.classifier.backbone, find_encoder(content, self.source))
         reference, query = data_sets(cfg, self.folder)
         self.reference = choose(reference, self.labels, self.max_images, self.seed)

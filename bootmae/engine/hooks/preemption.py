@@ -5,18 +5,18 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ...distributed.counters import AsyncCounters
 from ...distributed.exits import BadDataError, Requeue, RunStopped
-from ...distributed.flags import HostFlags
-from ...distributed.signals import StopSignals, spare_workers
+from ...distributed.signals import StopSignals, shield_workers
 
 BAD_IMAGES = 'bad_images.txt'  # in the work directory: path, tab, reason
 
 
 @HOOKS.register_module()
-class WatchHook(Hook):
+class PreemptionHook(Hook):
     """Watches for SIGTERM, SIGUSR1 and unreadable images, on all ranks together.
 
-    After a signal to any rank, all finish the optimiser step, rank 0 saves, and the run ends with :class:`Requeue`.
+    After a signal to any rank, all finish the optimizer step, rank 0 saves, and the run ends with :class:`Requeue`.
     A signal during validation saves the state before it. Images that the data set reports as unreadable
     (:meth:`SeededSamples.take_reports`) are logged once and listed in ``bad_images.txt``, which a resumed run goes on
     counting; over the budget, the run is saved and ends with :class:`BadDataError`. What ranks tell each other costs
@@ -30,26 +30,26 @@ class WatchHook(Hook):
 
     def __init__(self, budget: float = 1e-4):
         if not 0 <= budget <= 1:
-            raise ValueError(f'WatchHook budget={budget}: give the share of unreadable images to allow, 0 to 1')
+            raise ValueError(f'PreemptionHook budget={budget}: give the share of unreadable images to allow, 0 to 1')
         self.budget, self.signals = budget, StopSignals()
-        self.flags: HostFlags | None = None
+        self.counters: AsyncCounters | None = None
         self.bad: dict[str, str] = {}  # path: reason, of all ranks, the same on all
         self.unshared: list[tuple[str, str]] = []
         self.ending: RunStopped | None = None
 
     def before_train(self, runner) -> None:
         self.signals.install()
-        self.flags, self.ending = HostFlags(('stop', 'bad')), None
+        self.counters, self.ending = AsyncCounters(('stop', 'bad')), None
         for loop in (runner.train_loop, runner.val_loop):
             if loop is not None:
-                spare_workers(loop.dataloader)
-        self.bad = self.flags.broadcast(self._earlier(runner) if runner.rank == 0 else None)
+                shield_workers(loop.dataloader)
+        self.bad = self.counters.broadcast(self._earlier(runner) if runner.rank == 0 else None)
         self._judge(runner)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         new = take_reports(runner)
         self.unshared += new
-        sums = self.flags.exchange(stop=self.signals.asked is not None, bad=len(new))
+        sums = self.counters.exchange(stop=self.signals.asked is not None, bad=len(new))
         if sums['bad']:
             self._share(runner)
         if sums['stop'] and self.ending is None:
@@ -59,12 +59,12 @@ class WatchHook(Hook):
             self._end(runner, counted=False)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if self.signals.asked is not None and self.flags is not None:
+        if self.signals.asked is not None and self.counters is not None:
             self.ending = Requeue()
             self._end(runner, counted=True)
 
     def after_train(self, runner) -> None:
-        self.flags.last()  # gloo must not hold tensors when Python ends
+        self.counters.last()  # gloo must not hold tensors when Python ends
         self.unshared += take_reports(runner)
         self._share(runner)
         self.close()
@@ -74,12 +74,12 @@ class WatchHook(Hook):
     def close(self) -> None:
         """Take the signal handlers away again; also for runs that end by another exception."""
         self.signals.restore()
-        self.flags = None
+        self.counters = None
 
     def _end(self, runner, counted: bool) -> None:
         """Save and leave; ``counted``: during validation, where this rank may be alone."""
         saved = save_now(runner, counted) if runner.rank == 0 or not counted else ('', '')
-        path, error = saved if counted else self.flags.broadcast(saved)  # none leaves before the file is there
+        path, error = saved if counted else self.counters.broadcast(saved)  # none leaves before the file is there
         asked, ending = self.signals.asked, self.ending
         self.close()
         cause = asked.name if asked is not None else 'a signal to another process'
@@ -104,7 +104,7 @@ class WatchHook(Hook):
 
     def _share(self, runner) -> None:
         """Tell all ranks of this one's unreadable images, and hear of theirs; all must call it in the same step."""
-        reports = [report for rank in self.flags.gather(self.unshared) for report in rank]
+        reports = [report for rank in self.counters.gather(self.unshared) for report in rank]
         self.unshared = []
         new = {path: ' '.join(reason.split()) for path, reason in reports if path not in self.bad}
         self.bad |= new
@@ -128,7 +128,7 @@ class WatchHook(Hook):
         self.ending = BadDataError(
             f'{len(self.bad)} of {images} images cannot be read, {allowed} may be (budget {self.budget:g}):{names}\n'
             'Mend or remove them (tools/verify_data.py finds all), or allow more with --cfg-options '
-            f'default_hooks.watch.budget={10 * max(self.budget, 1 / max(images, 1)):g}; then remove '
+            f'default_hooks.preemption.budget={10 * max(self.budget, 1 / max(images, 1)):g}; then remove '
             f'{Path(runner.work_dir) / BAD_IMAGES} and go on with --resume')
 
 

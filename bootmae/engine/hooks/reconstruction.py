@@ -33,7 +33,7 @@ def build_copy(cfg: Config) -> nn.Module:
 
 
 def first_images(runner, count: int) -> tuple[torch.Tensor, list]:
-    """Training images, evenly spread over the data set, as the first epoch shows them: normalised (n, 3, H, W), on the
+    """Training images, evenly spread over the data set, as the first epoch shows them: normalized (n, 3, H, W), on the
     CPU, and their data samples."""
     loader, stage = runner.train_dataloader, getattr(runner.train_loop, 'stage', None)
     dataset = loader.dataset
@@ -47,9 +47,9 @@ def draw_masks(model: nn.Module, samples: list | None, count: int, seed: int = 0
     """Mask orders (n, N), those of the images' data samples where they have any, and M."""
     rng = np.random.RandomState(seed)
     if isinstance(model, BootMAE):
-        given = samples is not None and 'mask_order' in samples[0]
-        orders = [sample.mask_order for sample in samples] if given else [
-            model.masking.draw_order(rng) for _ in range(count)]
+        given = samples is not None and 'ids_shuffle' in samples[0]
+        orders = [sample.ids_shuffle for sample in samples] if given else [
+            model.masking.draw_ids_shuffle(rng) for _ in range(count)]
         return np.stack(orders), model.masking.num_masked
     patches = int(np.prod(model.backbone.patch_resolution))
     visible = int(patches * (1 - model.backbone.mask_ratio))
@@ -77,7 +77,7 @@ class ReconstructionHook(Hook):
     ``vis_data/vis_image/`` and TensorBoard by default. Images, crops and masks are the same each time. Rank 0 draws,
     with a copy of the model on the CPU; nothing of the training changes.
 
-    Predictions are of normalised patches: each gets the mean and deviation of its original back, see
+    Predictions are of normalized patches: each gets the mean and deviation of its original back, see
     :mod:`bootmae.visualization.reconstruct`.
 
     Args:

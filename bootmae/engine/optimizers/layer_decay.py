@@ -57,7 +57,7 @@ def parameter_table(model: nn.Module, layer_decay: float = 1.0, **decay_options:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ViTOptimWrapperConstructor:
-    """Builds an optimiser whose groups follow :func:`parameter_table`; parameters alike share a group.
+    """Builds an optimizer whose groups follow :func:`parameter_table`; parameters alike share a group.
 
     The same groups for a classifier, a segmentor and a detector: the model's ``backbone`` tells the group.
 

@@ -33,8 +33,8 @@ class WarmupCosineLR(_ParamScheduler):
         warmup: length of the warm-up.
         end: length of the whole schedule.
         endpoint: whether the last step of the warm-up has the peak already; see :func:`warmup_cosine`.
-        min_lr: floor for a group with the optimiser's learning rate; layer decay scales the floor too.
-        accumulation: iterations to an optimiser step. The schedule counts optimiser steps, so that accumulation does
+        min_lr: floor for a group with the optimizer's learning rate; layer decay scales the floor too.
+        accumulation: iterations to an optimizer step. The schedule counts optimizer steps, so that accumulation does
             not change it.
     """
 

@@ -17,7 +17,7 @@ def gradients_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 def any_nonfinite(gradients: list[torch.Tensor]) -> torch.Tensor:
     """1.0 if any value of the tensors of one device is NaN or infinite, else 0.0; () float32 on that device.
 
-    torch's own check under loss scaling, in one pass and without synchronisation; it multiplies by 1 in place.
+    torch's own check under loss scaling, in one pass and without synchronization; it multiplies by 1 in place.
     """
     device = gradients[0].device if gradients else None
     found, one = torch.zeros((), device=device), torch.ones((), device=device)
@@ -36,7 +36,7 @@ def poisoned(loss: torch.Tensor) -> torch.Tensor:
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimiser leaves weights and state alone if its ``found_inf`` is 1: fused Adam and AdamW.
+    """Whether the optimizer leaves weights and state alone if its ``found_inf`` is 1: fused Adam and AdamW.
 
     Fused SGD does so too, but takes the empty momentum of a skipped first step for a real one afterwards.
     """
@@ -46,8 +46,8 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
 class Guarded:
     """Mixin for mmengine's ``OptimWrapper``: a step whose loss or gradients are not finite changes nothing.
 
-    Weights and the optimiser's state, step counters included, keep every bit. Fused Adam and AdamW skip on the device;
-    for other optimisers the flag is read, a synchronisation, and the gradients are dropped.
+    Weights and the optimizer's state, step counters included, keep every bit. Fused Adam and AdamW skip on the device;
+    for other optimizers the flag is read, a synchronization, and the gradients are dropped.
 
     Attributes:
         nonfinite: () float32, 1 if the last step was skipped because it was not finite; None before the first one.
@@ -79,7 +79,7 @@ class Guarded:
         super().step(**kwargs)
 
     def _clip_grad(self) -> None:
-        """As mmengine's, which logs the norm at once, for which the host would wait; ``LazyInfoHook`` does later."""
+        """As mmengine's, which logs the norm at once, so that the host waits; ``AsyncLoggingHook`` logs it later."""
         parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
         if parameters:
             self.grad_norm = self.clip_func(parameters, **self.clip_grad_kwargs)

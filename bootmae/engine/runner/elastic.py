@@ -1,4 +1,4 @@
-"""Going on with a run on another number of processes, or with other settings of the optimiser."""
+"""Going on with a run on another number of processes, or with other settings of the optimizer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ def fit_processes(content: dict, runner: Runner) -> None:
     """Convert a checkpoint's counters from its accumulation to the run's; changes ``content`` in place.
 
     The global batch is the same (checked before), so that an iteration of the file, ``1 / accumulation`` of an
-    optimiser step, becomes another share of a step.
+    optimizer step, becomes another share of a step.
 
     Raises:
         ValueError: for a learning rate schedule that cannot be converted.

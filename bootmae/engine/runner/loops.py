@@ -28,7 +28,8 @@ def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
 class _Seeded:
     """Mixin: each iteration starts from the seeds of (seed, iteration, rank), samples from those of (seed, epoch).
 
-    The training loader has a ``SeededSamples``, a ``StreamSampler`` and ``ResumableBatches`` (:func:`protect`).
+    The training loader has a ``SeededSamples``, a ``StreamSampler`` and ``ResumableBatches``
+    (:func:`apply_run_defaults`).
     """
 
     def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""mmengine's runner with safe and whole loading, and batch normalisation that works wherever it runs."""
+"""mmengine's runner with safe and whole loading, and batch normalization that works wherever it runs."""
 
 import logging
 import time
@@ -135,7 +135,7 @@ class SuiteRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """As mmengine's, which turns SyncBN into BN for a single process; here also where there is no GPU for it."""
         if self.distributed and not torch.cuda.is_available() and has_norm(model, nn.SyncBatchNorm):
-            print_log('SyncBN needs GPUs: each process normalises its own batch (BN)', 'current', logging.WARNING)
+            print_log('SyncBN needs GPUs: each process normalizes its own batch (BN)', 'current', logging.WARNING)
             model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
@@ -207,8 +207,8 @@ def has_norm(model: nn.Module, kind: type) -> bool:
 
 
 def check_single_image(model: nn.Module) -> None:
-    """Raise a ValueError for batch normalisation over a single image, whose statistics are useless or undefined."""
+    """Raise a ValueError for batch normalization over a single image, whose statistics are useless or undefined."""
     if has_norm(model, _BatchNorm) and not has_norm(model, nn.SyncBatchNorm):
-        raise ValueError(f'train_dataloader.batch_size=1, but {type(model).__name__} has batch normalisation, which '
+        raise ValueError(f'train_dataloader.batch_size=1, but {type(model).__name__} has batch normalization, which '
                          'needs at least 2 images in a process: raise the batch size, or give norm_cfg='
                          "dict(type='GN', num_groups=32) to the pyramid and the heads")

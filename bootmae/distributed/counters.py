@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 
-class HostFlags:
+class AsyncCounters:
     """Sums over all ranks, exchanged in main memory and known one step later.
 
     The exchange runs on a gloo group of its own beside the training: it never waits for a GPU and cannot mix with the

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from bootmae.distributed.flags import HostFlags
+from bootmae.distributed.counters import AsyncCounters
 
 
 def free_port() -> int:
@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 def test_one_process_has_the_same_lag():
-    flags = HostFlags(('stop', 'bad'))
+    flags = AsyncCounters(('stop', 'bad'))
     assert flags.group is None
     assert flags.exchange(stop=1) == dict(stop=0, bad=0)
     assert flags.exchange(bad=3) == dict(stop=1, bad=0)
@@ -29,7 +29,7 @@ def test_one_process_has_the_same_lag():
 def two_ranks(rank: int, port: int) -> None:
     os.environ |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     dist.init_process_group('gloo', rank=rank, world_size=2)
-    flags = HostFlags(('stop', 'bad'))
+    flags = AsyncCounters(('stop', 'bad'))
     seen = [flags.exchange(stop=rank == 1 and step == 2, bad=10 * step + rank) for step in range(4)]
     assert [sums['stop'] for sums in seen] == [0, 0, 0, 1]
     assert [sums['bad'] for sums in seen] == [0, 1, 21, 41]

@@ -28,7 +28,7 @@ SEEDS = ('randomness', 'seed'), ('train_dataloader', 'dataset', 'subset_seed')
 
 
 @dataclass
-class Journal:
+class JobState:
     """The content of ``cell.json``.
 
     Attributes:
@@ -51,7 +51,7 @@ class Journal:
         return sum(attempt['end'] - attempt['begin'] for attempt in self.attempts if attempt.get('end'))
 
 
-def read_journal(cell: Cell) -> Journal:
+def read_job_state(cell: Cell) -> JobState:
     """What is noted of a cell; of one that was never started, nothing.
 
     Raises:
@@ -59,31 +59,31 @@ def read_journal(cell: Cell) -> Journal:
     """
     path = cell.folder / 'cell.json'
     if not path.is_file():
-        return Journal()
+        return JobState()
     try:
-        return Journal(**json.loads(path.read_text()))
+        return JobState(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f'{path} is damaged ({error}): remove the folder {cell.folder}, and the cell is run '
                          'anew') from None
 
 
-def write_journal(cell: Cell, journal: Journal) -> None:
+def write_job_state(cell: Cell, journal: JobState) -> None:
     cell.folder.mkdir(parents=True, exist_ok=True)
     replace_file(cell.folder / 'cell.json', json.dumps(asdict(journal), indent=1) + '\n')
 
 
-def begin_attempt(cell: Cell, journal: Journal) -> None:
+def begin_attempt(cell: Cell, journal: JobState) -> None:
     """Note that it runs from now on."""
     journal.state, journal.detail = RUNNING, ''
     journal.attempts.append(dict(begin=time.time(), host=socket.gethostname(), pid=os.getpid()))
-    write_journal(cell, journal)
+    write_job_state(cell, journal)
 
 
-def end_attempt(cell: Cell, journal: Journal, state: str, code: int | None = None, detail: str = '') -> None:
+def end_attempt(cell: Cell, journal: JobState, state: str, code: int | None = None, detail: str = '') -> None:
     """Note how it ended."""
     journal.attempts[-1].update(end=time.time(), code=code)
     journal.state, journal.detail = state, detail
-    write_journal(cell, journal)
+    write_job_state(cell, journal)
 
 
 class CellLock:
@@ -122,14 +122,14 @@ def is_free(cell: Cell) -> bool:
     return free
 
 
-def is_done(cell: Cell, journal: Journal) -> bool:
+def is_done(cell: Cell, journal: JobState) -> bool:
     """Whether it is noted as done, and an evaluation's rows are there."""
     return journal.state == DONE and (cell.task is None or rows_file(cell).is_file())
 
 
-def state_of(cell: Cell, journal: Journal | None = None) -> str:
+def state_of(cell: Cell, journal: JobState | None = None) -> str:
     """The state of a cell as it is now."""
-    journal = journal or read_journal(cell)
+    journal = journal or read_job_state(cell)
     if is_done(cell, journal):
         return DONE
     if not is_free(cell):
@@ -173,7 +173,7 @@ def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
 
 
 
-def check_definition(cell: Cell, journal: Journal, now: str) -> None:
+def check_definition(cell: Cell, journal: JobState, now: str) -> None:
     """Refuse to mix results of two definitions of a cell.
 
     Raises:

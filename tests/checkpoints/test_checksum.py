@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.checkpoints.marks import SIZE, peek, verify
+from bootmae.checkpoints.checksum import SIZE, peek, verify
 from bootmae.checkpoints.write import write_checkpoint
 
 SUMS = r'is damaged \(checksum\)'
