@@ -38,13 +38,15 @@ parity: setup ## compare with the numbers of the authors' release (ARGS=--compil
 bench: setup ## measure this machine's speed; writes benchmarks/results and the tables (ARGS='--part step')
 	$(RUN) benchmarks/all.py $(ARGS)
 
-lint: setup ## check the code (ruff), who imports whom (import-linter) and the spelling (codespell)
+lint: setup ## check the code and its format (ruff), who imports whom (import-linter) and the spelling (codespell)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check -q .
 	.venv/bin/lint-imports --no-logo
 	$(RUN) -m codespell_lib
 
-format: setup ## cure what ruff can cure by itself
+format: setup ## format the code, and fix what ruff can fix by itself
 	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
 
 # --universal: one file for all supported Pythons and machines; sed drops what is true for all of them, or for none.
 lock: setup ## make requirements.lock again from pyproject.toml (UPGRADE=1: with the newest versions)

@@ -1,8 +1,8 @@
 """Test the suite with other Pythons, the newest torch and OpenMMLab's own releases, each installed from nothing.
 
-    nox                               # all sessions; each takes 6 GB and about 10 minutes on two cores
-    nox -s newest_torch               # one of them
-    nox -s 'lock-3.12' -- tests/models   # only these tests
+nox                               # all sessions; each takes 6 GB and about 10 minutes on two cores
+nox -s newest_torch               # one of them
+nox -s 'lock-3.12' -- tests/models   # only these tests
 """
 
 import re

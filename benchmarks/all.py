@@ -17,8 +17,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ['--cfg-options', 'model.backbone.arch=tiny', 'model.pixel_decoder.num_heads=3',
-        'model.feature_decoder.num_heads=3']
+TINY = [
+    '--cfg-options',
+    'model.backbone.arch=tiny',
+    'model.pixel_decoder.num_heads=3',
+    'model.feature_decoder.num_heads=3',
+]
 SMALL_STEP = ['--batch', '16', '--steps', '2', '--turns', '5', '--warmup', '1', '--precision', 'fp32']
 
 
@@ -27,24 +31,53 @@ def commands(gpu: bool, images: list[str]) -> dict[str, list[list[str]]]:
     last = dict(scaling=[['benchmarks/scaling.py']], tables=[['benchmarks/tables.py', '--write']])
     if gpu:
         out = f'work_dirs/gpu_{time.strftime("%Y%m%d_%H%M%S")}'
-        return dict(gpu=[['benchmarks/gpu.py', '--budget', '1500', '--out', out, *images],
-                         ['benchmarks/gpu.py', '--collect', out]]) | last
+        return (
+            dict(
+                gpu=[
+                    ['benchmarks/gpu.py', '--budget', '1500', '--out', out, *images],
+                    ['benchmarks/gpu.py', '--collect', out],
+                ]
+            )
+            | last
+        )
     golden = sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'tests' / 'golden').glob('*.npz'))
-    step = [['benchmarks/step.py', 'configs/pretrain/bootmae_vitb.py', *SMALL_STEP, *TINY],
-            ['benchmarks/step.py', 'configs/pretrain/mae_vitb.py', *SMALL_STEP, '--cfg-options',
-             'model.backbone.arch=deit-tiny', 'model.neck.embed_dim=192']]
-    return dict(equality=[['tools/parity.py', *golden]], step=step, reading=[['benchmarks/reading.py', *images]],
-                downstream=[['benchmarks/downstream.py']], demo_step=[['benchmarks/demo_step.py']]) | last
+    step = [
+        ['benchmarks/step.py', 'configs/pretrain/bootmae_vitb.py', *SMALL_STEP, *TINY],
+        [
+            'benchmarks/step.py',
+            'configs/pretrain/mae_vitb.py',
+            *SMALL_STEP,
+            '--cfg-options',
+            'model.backbone.arch=deit-tiny',
+            'model.neck.embed_dim=192',
+        ],
+    ]
+    return (
+        dict(
+            equality=[['tools/parity.py', *golden]],
+            step=step,
+            reading=[['benchmarks/reading.py', *images]],
+            downstream=[['benchmarks/downstream.py']],
+            demo_step=[['benchmarks/demo_step.py']],
+        )
+        | last
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--part', nargs='+', metavar='PART', help='of equality, step, reading, downstream, demo_step, '
-                        'scaling, tables; with a GPU of gpu, scaling, tables (default: all)')
+    parser.add_argument(
+        '--part',
+        nargs='+',
+        metavar='PART',
+        help='of equality, step, reading, downstream, demo_step, '
+        'scaling, tables; with a GPU of gpu, scaling, tables (default: all)',
+    )
     parser.add_argument('--images', help='folder or .tar of images to read')
     parser.add_argument('--dry-run', action='store_true', help='print the commands only')
     args = parser.parse_args()
     import torch
+
     parts = commands(torch.cuda.is_available(), ['--images', args.images] if args.images else [])
     unknown = set(args.part or ()) - set(parts)
     if unknown:

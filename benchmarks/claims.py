@@ -33,15 +33,20 @@ class Number:
     most: float | None = None
 
     def judge(self, records: 'Records') -> Claim:
-        target = ' '.join([*([f'at least {self.least:,g}'] if self.least is not None else []),
-                           *([f'at most {self.most:,g}'] if self.most is not None else [])])
+        target = ' '.join(
+            [
+                *([f'at least {self.least:,g}'] if self.least is not None else []),
+                *([f'at most {self.most:,g}'] if self.most is not None else []),
+            ]
+        )
         value = self.value(records)
         if value is None:
             return Claim(self.claim, target)
         good = (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
         verdict = 'measured' if not target else 'met' if good else 'missed'
-        return Claim(self.claim, target, f'{value:,.4g} {self.unit}' if value < 1000 else f'{value:,.0f} {self.unit}',
-                     verdict)
+        return Claim(
+            self.claim, target, f'{value:,.4g} {self.unit}' if value < 1000 else f'{value:,.0f} {self.unit}', verdict
+        )
 
 
 class Records:
@@ -73,10 +78,12 @@ class Records:
 
 def fastest(column: str = 'images_per_s') -> Callable[[Records], float | None]:
     """A column of the fastest compiled variant of BootMAE-B at batch 256."""
+
     def value(records: Records) -> float | None:
         names = [f'bootmae_vitb, 256, {compile}' for compile in ('blocks', 'whole', GRAPHS)]
         measured = [name for name in names if records.step(name) is not None]
         return records.step(max(measured, key=records.step), column) if measured else None
+
     return value
 
 
@@ -86,9 +93,11 @@ def of_step(variant: str, column: str = 'images_per_s') -> Callable[[Records], f
 
 def over(first: str, second: str) -> Callable[[Records], float | None]:
     """Ratio of the rates of two variants."""
+
     def value(records: Records) -> float | None:
         a, b = records.step(first), records.step(second)
         return None if a is None or b is None else a / b
+
     return value
 
 
@@ -101,22 +110,38 @@ NUMBERS = (
     Number('BootMAE-B, batch 256, blocks compiled', of_step('bootmae_vitb, 256, blocks')),
     Number('BootMAE-B, batch 256, whole step compiled', of_step('bootmae_vitb, 256, whole')),
     Number('the same with CUDA graphs', of_step(f'bootmae_vitb, 256, {GRAPHS}')),
-    Number('CUDA graphs over the plain compiled step', over(f'bootmae_vitb, 256, {GRAPHS}', 'bootmae_vitb, 256, whole'),
-           'x'),
+    Number(
+        'CUDA graphs over the plain compiled step',
+        over(f'bootmae_vitb, 256, {GRAPHS}', 'bootmae_vitb, 256, whole'),
+        'x',
+    ),
     Number('MAE-B, batch 256, eager', of_step('mae_vitb, 256, none')),
     Number('MAE-B, batch 256, blocks compiled', of_step('mae_vitb, 256, blocks')),
     Number('BootMAE-L, batch 256, blocks compiled', of_step('bootmae_vitl, 256, blocks')),
     Number('its memory', of_step('bootmae_vitl, 256, blocks', 'peak_gib'), 'GiB', most=80),
     Number('BootMAE-L, batch 128, whole step compiled', of_step('bootmae_vitl, 128, whole')),
     Number('JPEG files decoded on the device', lambda r: r.reading('decoded on the device'), least=3400),
-    Number('training from JPEG files (gpu reader, 4 workers) over training on noise',
-           lambda r: r.reading('training loop, gpu', 'share_of_noise'), 'x', least=0.9),
-    Number('training from JPEG files (cpu reader, 4 workers) over training on noise',
-           lambda r: r.reading('training loop, cpu', 'share_of_noise'), 'x'),
-    *(Number(f'{name}: {what} over the stock configuration',
-             lambda r, task=task, column=column: r.downstream(task, column), 'x', **limit)
-      for task, name in dict(cls='fine-tuning', seg='UperNet', det='Mask R-CNN', vitdet='ViTDet').items()
-      for what, column, limit in (('speed', 'ratio', dict(least=1.0)), ('memory', 'memory_ratio', dict(most=1.0)))),
+    Number(
+        'training from JPEG files (gpu reader, 4 workers) over training on noise',
+        lambda r: r.reading('training loop, gpu', 'share_of_noise'),
+        'x',
+        least=0.9,
+    ),
+    Number(
+        'training from JPEG files (cpu reader, 4 workers) over training on noise',
+        lambda r: r.reading('training loop, cpu', 'share_of_noise'),
+        'x',
+    ),
+    *(
+        Number(
+            f'{name}: {what} over the stock configuration',
+            lambda r, task=task, column=column: r.downstream(task, column),
+            'x',
+            **limit,
+        )
+        for task, name in dict(cls='fine-tuning', seg='UperNet', det='Mask R-CNN', vitdet='ViTDet').items()
+        for what, column, limit in (('speed', 'ratio', dict(least=1.0)), ('memory', 'memory_ratio', dict(most=1.0)))
+    ),
     Number('idle share of the GPU in the compiled step', lambda r: r.number('idle share of the compiled step'), '%'),
 )
 

@@ -37,8 +37,9 @@ from bootmae.engine.runner import loops
 from bootmae.models.bootmae import BootMAE
 from bootmae.models.masking import BlockMasking
 
-CONFIGS = tuple(f'configs/pretrain/{name}.py' for name in (
-    'bootmae_demo', 'bootmae_demo_digits', 'mae_demo', 'mae_demo_digits'))
+CONFIGS = tuple(
+    f'configs/pretrain/{name}.py' for name in ('bootmae_demo', 'bootmae_demo_digits', 'mae_demo', 'mae_demo_digits')
+)
 PARTS = {  # part: (class or module, name of its function); a part is without those within it
     'arithmetic': [(BaseModel, '_run_forward'), (OptimWrapper, 'update_params'), (BootMAE, 'update_momentum')],
     'loader': [(_BaseDataLoaderIter, '__next__')],
@@ -63,6 +64,7 @@ class Stopwatch:
 
     def wrap(self, function: Callable, part: str) -> Callable:
         """The function, its own time added to a part."""
+
         def timed(*args, **kwargs):
             begin = clock()
             self.inner.append(0.0)
@@ -72,6 +74,7 @@ class Stopwatch:
                 total = clock() - begin
                 self.seconds[part] += total - self.inner.pop()
                 self.inner[-1] += total
+
         return timed
 
     @contextmanager
@@ -96,6 +99,7 @@ def bare_step(runner, batch: dict) -> Callable[[], None]:
         optimizer.step()
         if hasattr(model, 'update_momentum'):
             model.update_momentum(0.999)
+
     return step
 
 
@@ -152,8 +156,13 @@ def train(config: str, turns: Turns) -> None:
     global TURNS
     TURNS = turns
     hooks = load_config(config).get('custom_hooks', [])
-    options = {'train_cfg.max_epochs': 2000, 'default_hooks.checkpoint.interval': 10 ** 6, 'log_level': 'ERROR',
-               'experiment_name': f'demo_step_{time.time_ns()}', 'custom_hooks': [*hooks, dict(type='TurnsHook')]}
+    options = {
+        'train_cfg.max_epochs': 2000,
+        'default_hooks.checkpoint.interval': 10**6,
+        'log_level': 'ERROR',
+        'experiment_name': f'demo_step_{time.time_ns()}',
+        'custom_hooks': [*hooks, dict(type='TurnsHook')],
+    }
     with suppress(Done), tempfile.TemporaryDirectory() as folder:
         run_training(config, folder, options)
 
@@ -172,20 +181,31 @@ def measure_config(config: str, steps: int, size: int = 6) -> dict:
     timed = {part: seconds / steps for part, seconds in watch.seconds.items()}
     total = statistics.mean(parts.loop) / size
     timed['rest'] = max(0.0, total - sum(timed.values()))
-    return dict(config=config, batch=batch, steps=2 * count * size, images_per_s_loop=batch / loop,
-                images_per_s_bare=batch / bare, ratio=ratio, ms_per_step=1e3 * loop,
-                **{f'{part}_ms': 1e3 * timed.get(part, 0.0) for part in (*PARTS, 'rest')})
+    return dict(
+        config=config,
+        batch=batch,
+        steps=2 * count * size,
+        images_per_s_loop=batch / loop,
+        images_per_s_bare=batch / bare,
+        ratio=ratio,
+        ms_per_step=1e3 * loop,
+        **{f'{part}_ms': 1e3 * timed.get(part, 0.0) for part in (*PARTS, 'rest')},
+    )
 
 
 def report(row: dict) -> str:
     """What a row says."""
     parts = [name for name in row if name.endswith('_ms')]
     total = sum(row[name] for name in parts)
-    lines = [f'{row["config"]}, batch {row["batch"]}, {row["steps"]} steps, {row["device"]}, {row["threads"]} thread',
-             f'images per second of the CPU: {row["images_per_s_loop"]:.0f} in the loop, '
-             f'{row["images_per_s_bare"]:.0f} in the bare step: {100 * row["ratio"]:.1f} %']
-    return '\n'.join(lines + [
-        f'  {name.removesuffix("_ms"):14}{row[name]:8.2f} ms {100 * row[name] / total:6.1f} %' for name in parts])
+    lines = [
+        f'{row["config"]}, batch {row["batch"]}, {row["steps"]} steps, {row["device"]}, {row["threads"]} thread',
+        f'images per second of the CPU: {row["images_per_s_loop"]:.0f} in the loop, '
+        f'{row["images_per_s_bare"]:.0f} in the bare step: {100 * row["ratio"]:.1f} %',
+    ]
+    return '\n'.join(
+        lines
+        + [f'  {name.removesuffix("_ms"):14}{row[name]:8.2f} ms {100 * row[name] / total:6.1f} %' for name in parts]
+    )
 
 
 def main() -> None:

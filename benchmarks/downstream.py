@@ -52,16 +52,24 @@ from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-CONFIGS = dict(cls='cls/bootmae_vitb_finetune', seg='seg/bootmae_vitb_upernet', det='det/bootmae_vitb_maskrcnn_1x',
-               vitdet='det/bootmae_vitb_vitdet')
+CONFIGS = dict(
+    cls='cls/bootmae_vitb_finetune',
+    seg='seg/bootmae_vitb_upernet',
+    det='det/bootmae_vitb_maskrcnn_1x',
+    vitdet='det/bootmae_vitb_vitdet',
+)
 BATCHES = dict(full=dict(cls=128, seg=2, det=2, vitdet=4), tiny=dict(cls=8, seg=2, det=2, vitdet=2))
-IMAGES = dict(full=dict(cls=(224, 224), seg=(512, 512), det=(800, 1216), vitdet=(1024, 1024)),
-              tiny=dict(cls=(224, 224), seg=(256, 256), det=(256, 320), vitdet=(448, 448)))
+IMAGES = dict(
+    full=dict(cls=(224, 224), seg=(512, 512), det=(800, 1216), vitdet=(1024, 1024)),
+    tiny=dict(cls=(224, 224), seg=(256, 256), det=(256, 320), vitdet=(448, 448)),
+)
 WRAPPERS = {  # of ours and of stock; None: as configured
     'configured': (None, None),
     'bf16': (dict(type='AutocastOptimWrapper'), dict(type='AmpOptimWrapper', dtype='bfloat16')),
-    'fp16': (dict(type='GuardedAmpOptimWrapper', loss_scale='dynamic'),
-             dict(type='AmpOptimWrapper', loss_scale='dynamic')),
+    'fp16': (
+        dict(type='GuardedAmpOptimWrapper', loss_scale='dynamic'),
+        dict(type='AmpOptimWrapper', loss_scale='dynamic'),
+    ),
     'float32': (dict(type='GuardedOptimWrapper'), dict(type='OptimWrapper')),
 }
 TINY = 192  # width of a shrunk ViT
@@ -75,8 +83,9 @@ def packaged(package, path: str) -> Config:
 
 
 def our_config(task: str, size: str, options: dict) -> Config:
-    return load_config(measure.ROOT / 'configs' / f'{CONFIGS[task]}.py',
-                       (shrunk(task) if size == 'tiny' else {}) | options)
+    return load_config(
+        measure.ROOT / 'configs' / f'{CONFIGS[task]}.py', (shrunk(task) if size == 'tiny' else {}) | options
+    )
 
 
 def shrunk(task: str) -> dict:
@@ -89,19 +98,40 @@ def shrunk(task: str) -> dict:
         options |= {'backbone.img_size': height, **small_upernet()}
     else:
         box, mask = 'roi_head.bbox_head', 'roi_head.mask_head'
-        options |= dict.fromkeys((
-            'rpn_head.in_channels', 'rpn_head.feat_channels', f'{box}.in_channels', f'{box}.fc_out_channels',
-            f'{mask}.in_channels', f'{mask}.conv_out_channels', 'roi_head.bbox_roi_extractor.out_channels',
-            'roi_head.mask_roi_extractor.out_channels', 'train_cfg.rcnn.sampler.num'), HEADS)
-        options |= ({'neck.in_channels': [TINY] * 4, 'neck.out_channels': HEADS} if task == 'det' else
-                    {'backbone.pyramid.out_channels': HEADS, f'{box}.conv_out_channels': HEADS,
-                     'data_preprocessor.pad_size_divisor': height})
+        options |= dict.fromkeys(
+            (
+                'rpn_head.in_channels',
+                'rpn_head.feat_channels',
+                f'{box}.in_channels',
+                f'{box}.fc_out_channels',
+                f'{mask}.in_channels',
+                f'{mask}.conv_out_channels',
+                'roi_head.bbox_roi_extractor.out_channels',
+                'roi_head.mask_roi_extractor.out_channels',
+                'train_cfg.rcnn.sampler.num',
+            ),
+            HEADS,
+        )
+        options |= (
+            {'neck.in_channels': [TINY] * 4, 'neck.out_channels': HEADS}
+            if task == 'det'
+            else {
+                'backbone.pyramid.out_channels': HEADS,
+                f'{box}.conv_out_channels': HEADS,
+                'data_preprocessor.pad_size_divisor': height,
+            }
+        )
     return {f'model.{key}': value for key, value in options.items()}
 
 
 def small_upernet() -> dict:
-    return {'decode_head.in_channels': [TINY] * 4, 'decode_head.channels': HEADS, 'auxiliary_head.in_channels': TINY,
-            'auxiliary_head.channels': HEADS, 'data_preprocessor.size': IMAGES['tiny']['seg']}
+    return {
+        'decode_head.in_channels': [TINY] * 4,
+        'decode_head.channels': HEADS,
+        'auxiliary_head.in_channels': TINY,
+        'auxiliary_head.channels': HEADS,
+        'data_preprocessor.size': IMAGES['tiny']['seg'],
+    }
 
 
 def stock_config(task: str, size: str) -> Config:
@@ -113,8 +143,13 @@ def stock_config(task: str, size: str) -> Config:
     elif task == 'seg':
         cfg = packaged(mmseg, 'mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py')
         cfg.model.pretrained = None
-        small = {'backbone.embed_dims': TINY, 'backbone.num_heads': 3, 'backbone.img_size': IMAGES[size][task],
-                 'neck.embed_dim': TINY, **small_upernet()}
+        small = {
+            'backbone.embed_dims': TINY,
+            'backbone.num_heads': 3,
+            'backbone.img_size': IMAGES[size][task],
+            'neck.embed_dim': TINY,
+            **small_upernet(),
+        }
     else:
         return stock_detector(our_config(task, size, {}), task, IMAGES[size][task])
     cfg.merge_from_dict({f'model.{key}': value for key, value in small.items()} if size == 'tiny' else {})
@@ -129,20 +164,35 @@ def stock_detector(cfg: Config, task: str, image: tuple[int, int]) -> Config:
     arch = dict(embed_dims=width, num_layers=depth, num_heads=arch['num_heads'], feedforward_channels=4 * width)
     shared = dict(patch_size=16, drop_path_rate=ours.drop_path_rate, out_type='featmap')
     if task == 'det':
-        model.backbone = dict(type='mmpretrain.VisionTransformer', arch=arch, img_size=224, final_norm=False,
-                              out_indices=list(ours.out_indices), **shared)
+        model.backbone = dict(
+            type='mmpretrain.VisionTransformer',
+            arch=arch,
+            img_size=224,
+            final_norm=False,
+            out_indices=list(ours.out_indices),
+            **shared,
+        )
         model.neck = [dict(type='mmseg.Feature2Pyramid', embed_dim=width), model.neck]
     else:
         arch['global_attn_indexes'] = [quarter * depth // 4 - 1 for quarter in range(1, 5)]
-        model.backbone = dict(type='mmpretrain.ViTSAM', arch=arch, img_size=image, out_channels=0, use_rel_pos=True,
-                              window_size=ours.window_size, **shared)
+        model.backbone = dict(
+            type='mmpretrain.ViTSAM',
+            arch=arch,
+            img_size=image,
+            out_channels=0,
+            use_rel_pos=True,
+            window_size=ours.window_size,
+            **shared,
+        )
         model.neck = dict(ours.pyramid, in_channels=width)
     model.rpn_head.type = 'RPNHead'
     for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
         extractor.type = 'SingleRoIExtractor'
     optimizer = cfg.optim_wrapper.optimizer
-    cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(
-        type='AdamW', lr=optimizer.lr, betas=(0.9, 0.999), weight_decay=optimizer.weight_decay))
+    cfg.optim_wrapper = dict(
+        type='OptimWrapper',
+        optimizer=dict(type='AdamW', lr=optimizer.lr, betas=(0.9, 0.999), weight_decay=optimizer.weight_decay),
+    )
     return cfg
 
 
@@ -223,9 +273,13 @@ def labeled_boxes(rng: np.random.Generator, image: tuple[int, int]) -> DetDataSa
     masks = np.zeros((OBJECTS, height, width), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int)):
         mask[top:bottom, left:right] = 1
-    return DetDataSample(gt_instances=InstanceData(
-        bboxes=torch.from_numpy(boxes), labels=torch.from_numpy(rng.integers(0, 80, OBJECTS)),
-        masks=BitmapMasks(masks, height, width)))
+    return DetDataSample(
+        gt_instances=InstanceData(
+            bboxes=torch.from_numpy(boxes),
+            labels=torch.from_numpy(rng.integers(0, 80, OBJECTS)),
+            masks=BitmapMasks(masks, height, width),
+        )
+    )
 
 
 def memory_of(name: str, args: argparse.Namespace, precision: str) -> float:
@@ -269,15 +323,25 @@ def compare(args: argparse.Namespace, precision: str) -> dict:
             print('\n'.join(measure.top_kernels(turn, args.device)))
     speeds = {name: args.batch * args.turn / statistics.median(seconds) for name, seconds in times.items()}
     return measure.facts(args.device, ['onedl-mmsegmentation', 'onedl-mmdetection']) | dict(
-        task=args.task, size=args.size, img_size='x'.join(map(str, args.image)), batch=args.batch,
-        precision=precision, **{f'precision_{name}': precision_of(cfg) for name, cfg in configs.items()},
+        task=args.task,
+        size=args.size,
+        img_size='x'.join(map(str, args.image)),
+        batch=args.batch,
+        precision=precision,
+        **{f'precision_{name}': precision_of(cfg) for name, cfg in configs.items()},
         ops=args.ops if 'det' in args.task else '',
         options=' '.join(f'{key}={value}' for key, value in args.cfg_options.items()),
-        images_per_s_ours=speeds['ours'], images_per_s_stock=speeds['stock'], steps=args.turn * args.rounds,
-        ratio=measure.speed_ratio(times, 'ours', 'stock'), ratio_quartiles=quartiles(times),
+        images_per_s_ours=speeds['ours'],
+        images_per_s_stock=speeds['stock'],
+        steps=args.turn * args.rounds,
+        ratio=measure.speed_ratio(times, 'ours', 'stock'),
+        ratio_quartiles=quartiles(times),
         clock='wall' if args.clock is None else 'CPU time of the process',
-        peak_gib_ours=peaks['ours'], peak_gib_stock=peaks['stock'], memory_ratio=peaks['ours'] / peaks['stock'],
-        memory_kind=measure.memory_kind(args.device))
+        peak_gib_ours=peaks['ours'],
+        peak_gib_stock=peaks['stock'],
+        memory_ratio=peaks['ours'] / peaks['stock'],
+        memory_kind=measure.memory_kind(args.device),
+    )
 
 
 def quartiles(times: dict[str, list[float]]) -> str:
@@ -288,24 +352,50 @@ def quartiles(times: dict[str, list[float]]) -> str:
 
 def report(row: dict) -> str:
     """What a row says."""
-    return '\n'.join([
-        f'{row["task"]} ({row["size"]}, {row["img_size"]}, batch {row["batch"]}) on {row["device"]}:',
-        *(f'  {name:6}{row[f"images_per_s_{name}"]:9.2f} images/s {row[f"peak_gib_{name}"]:7.2f} GiB  '
-          f'{row[f"precision_{name}"]}' for name in ('ours', 'stock')),
-        f'  {row["ratio"]:.3f} x as fast (quartiles {row["ratio_quartiles"]}), {row["memory_ratio"]:.3f} x the memory'])
+    return '\n'.join(
+        [
+            f'{row["task"]} ({row["size"]}, {row["img_size"]}, batch {row["batch"]}) on {row["device"]}:',
+            *(
+                f'  {name:6}{row[f"images_per_s_{name}"]:9.2f} images/s {row[f"peak_gib_{name}"]:7.2f} GiB  '
+                f'{row[f"precision_{name}"]}'
+                for name in ('ours', 'stock')
+            ),
+            f'  {row["ratio"]:.3f} x as fast (quartiles {row["ratio_quartiles"]}), '
+            f'{row["memory_ratio"]:.3f} x the memory',
+        ]
+    )
 
 
-def settings(task: str, device: str, size: str | None = None, rounds: int | None = None, turn: int | None = None,
-             batch: int | None = None, **others) -> argparse.Namespace:
+def settings(
+    task: str,
+    device: str,
+    size: str | None = None,
+    rounds: int | None = None,
+    turn: int | None = None,
+    batch: int | None = None,
+    **others,
+) -> argparse.Namespace:
     """What :func:`compare` needs; what is not given is as for the device."""
     gpu, threads = measure.on_gpu(device), torch.get_num_threads()
     size = size or ('full' if gpu else 'tiny')
-    known = dict(ops='compiled' if compiled_ops() else 'torchvision', warmup=2, profile=False, memory=True,
-                 cfg_options={})
-    return argparse.Namespace(**known | others | dict(
-        task=task, device=device, size=size, batch=batch or BATCHES[size][task], image=IMAGES[size][task],
-        rounds=rounds or (20 if gpu else 8), turn=turn or (5 if gpu else 1), threads=threads,
-        clock=time.process_time if not gpu and threads == 1 else None))
+    known = dict(
+        ops='compiled' if compiled_ops() else 'torchvision', warmup=2, profile=False, memory=True, cfg_options={}
+    )
+    return argparse.Namespace(
+        **known
+        | others
+        | dict(
+            task=task,
+            device=device,
+            size=size,
+            batch=batch or BATCHES[size][task],
+            image=IMAGES[size][task],
+            rounds=rounds or (20 if gpu else 8),
+            turn=turn or (5 if gpu else 1),
+            threads=threads,
+            clock=time.process_time if not gpu and threads == 1 else None,
+        )
+    )
 
 
 def main() -> None:
@@ -314,12 +404,17 @@ def main() -> None:
     parser.add_argument('--device', choices=('cuda', 'cpu'), default=measure.default_device())
     parser.add_argument('--size', choices=BATCHES, help='default: full on a GPU, tiny on a CPU')
     parser.add_argument('--batch', type=int, help='default: that of the stock configs for a GPU')
-    parser.add_argument('--precision', nargs='+', choices=WRAPPERS,
-                        help='default: configured and bf16 on a GPU, float32 on a CPU')
+    parser.add_argument(
+        '--precision', nargs='+', choices=WRAPPERS, help='default: configured and bf16 on a GPU, float32 on a CPU'
+    )
     parser.add_argument('--rounds', type=int, help='turns of each; default 20 on a GPU, 8 on a CPU')
     parser.add_argument('--turn', type=int, help='steps of a turn; default 5 on a GPU, 1 on a CPU')
-    parser.add_argument('--ops', choices=('compiled', 'torchvision'), default='compiled' if compiled_ops() else
-                        'torchvision', help='NMS and RoIAlign of detectors: of mmcv, where it is compiled, or not')
+    parser.add_argument(
+        '--ops',
+        choices=('compiled', 'torchvision'),
+        default='compiled' if compiled_ops() else 'torchvision',
+        help='NMS and RoIAlign of detectors: of mmcv, where it is compiled, or not',
+    )
     parser.add_argument('--profile', action='store_true', help='name what takes the time of both')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='changes of our config')
     args = parser.parse_args()

@@ -47,7 +47,7 @@ def cifar10(path: Path):
         data = {name: archive[name] for name in ('jpeg', 'offsets', 'label', 'split', 'classes')}
     files, offsets = data['jpeg'].tobytes(), data['offsets']
     for i, (label, split) in enumerate(zip(data['label'], data['split'], strict=True)):
-        yield f'{("train", "val")[split]}/{data["classes"][label]}/{i:05}.jpg', files[offsets[i]:offsets[i + 1]]
+        yield f'{("train", "val")[split]}/{data["classes"][label]}/{i:05}.jpg', files[offsets[i] : offsets[i + 1]]
 
 
 def photographs():
@@ -55,13 +55,14 @@ def photographs():
     from PIL import Image
 
     from bootmae.data.embedded import PHOTOS, photo
+
     rng = np.random.default_rng(0)
     for name in list(PHOTOS)[:3]:
         picture = photo(name)
         for i in range(48):
             top, left = (int(rng.integers(0, side - 64)) for side in picture.shape[:2])
             file = io.BytesIO()
-            Image.fromarray(picture[top:top + 64, left:left + 64]).resize((32, 32)).save(file, 'JPEG', quality=90)
+            Image.fromarray(picture[top : top + 64, left : left + 64]).resize((32, 32)).save(file, 'JPEG', quality=90)
             yield f'{"train" if i < 32 else "val"}/{name}/{i:05}.jpg', file.getvalue()
 
 
@@ -77,13 +78,23 @@ def pretraining_options(method: str, images: Path, count: int, epochs: int, comp
     """What the pretraining of a method changes in its config."""
     batch = 32 if rehearse else 512
     steps = epochs * (count // batch)
-    hooks = dict(probe=dict(folder=''), checkpoint=dict(interval=10_000, save_last=True),
-                 pictures=dict(interval=10_000))
+    hooks = dict(
+        probe=dict(folder=''), checkpoint=dict(interval=10_000, save_last=True), pictures=dict(interval=10_000)
+    )
     options = dict(
-        train_dataloader=dict(batch_size=batch, num_workers=0 if rehearse else 12, persistent_workers=not rehearse,
-                              dataset=dict(roots=str(images), split='train', limit=None)),
-        auto_scale_lr=dict(base_batch_size=batch), train_images=count, train_cfg=dict(max_epochs=epochs),
-        param_scheduler=dict(warmup=max(epochs // 20, 0.5)), default_hooks=hooks, compile=compile)
+        train_dataloader=dict(
+            batch_size=batch,
+            num_workers=0 if rehearse else 12,
+            persistent_workers=not rehearse,
+            dataset=dict(roots=str(images), split='train', limit=None),
+        ),
+        auto_scale_lr=dict(base_batch_size=batch),
+        train_images=count,
+        train_cfg=dict(max_epochs=epochs),
+        param_scheduler=dict(warmup=max(epochs // 20, 0.5)),
+        default_hooks=hooks,
+        compile=compile,
+    )
     if method == 'bootmae':
         ema = ((0, 1 - 1 / HORIZON), (epochs, 1 - 1 / max(HORIZON, steps)))
         options['custom_hooks'] = [dict(type='BootMAEHook', ema=ema, ramp=0.25)]
@@ -96,18 +107,29 @@ def finetuning_options(images: Path, count: int, epochs: int, classes: int, rehe
     val = dict(workers, dataset=dict(roots=str(images), split='val'))
     return dict(
         train_dataloader=dict(workers, dataset=dict(roots=str(images), split='train', limit=None)),
-        val_dataloader=val, test_dataloader=val, train_images=count,
-        model=dict(head=dict(num_classes=classes)), data_preprocessor=dict(num_classes=classes),
-        train_cfg=dict(max_epochs=epochs, val_interval=epochs), param_scheduler=dict(warmup=max(epochs // 10, 0.5)),
-        default_hooks=dict(checkpoint=dict(interval=10_000, save_last=True)))
+        val_dataloader=val,
+        test_dataloader=val,
+        train_images=count,
+        model=dict(head=dict(num_classes=classes)),
+        data_preprocessor=dict(num_classes=classes),
+        train_cfg=dict(max_epochs=epochs, val_interval=epochs),
+        param_scheduler=dict(warmup=max(epochs // 10, 0.5)),
+        default_hooks=dict(checkpoint=dict(interval=10_000, save_last=True)),
+    )
 
 
 def tool(settings: Settings, *arguments: object) -> None:
     """Run a command of this repository; RuntimeError with the end of its output if it fails."""
     command = [sys.executable, *map(str, arguments)]
     print(f'=== {" ".join(command)}', flush=True)
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=max(settings.left() - 5, 1))
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=max(settings.left() - 5, 1),
+    )
     tail = '\n'.join(done.stdout.splitlines()[-12:])
     print(tail, flush=True)
     if done.returncode:
@@ -117,6 +139,7 @@ def tool(settings: Settings, *arguments: object) -> None:
 def pace(method: str, config: Path, batch: int, choices: tuple[str, ...]) -> tuple[str, float]:
     """How to compile a method's step, and images/s of its training loop with it, from files."""
     import measure
+
     for compile in choices:
         try:
             run = training_run(str(config), batch, compile, 5, {})
@@ -138,6 +161,7 @@ def epochs_that_fit(seconds: float, count: int, rates: dict[str, float]) -> int:
 def evidence(record: Recorder, settings: Settings) -> None:
     """The phase: images, pace, two pretrainings, and the evaluation of three encoders."""
     from training import compile_option
+
     size = '_cpu' if settings.rehearse else ''
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, 'images.tar')
@@ -154,13 +178,15 @@ def evidence(record: Recorder, settings: Settings) -> None:
             options = pretraining_options(method, images, count, 100, False, settings.rehearse)
             path = config(f'pretrain_{method}', f'pretrain/{method}_cifar10{size}.py', options)
             choices = ('none',) if settings.rehearse else COMPILE[method]
-            found = record.attempt(f'pace of {method}', 0, pace, method, path,
-                                   options['train_dataloader']['batch_size'], choices)
+            found = record.attempt(
+                f'pace of {method}', 0, pace, method, path, options['train_dataloader']['batch_size'], choices
+            )
             if found is None:
                 return
             chosen[method], rates[method] = found
-            record.write('number', name=f'pace of {method}, compile={chosen[method]}', value=rates[method],
-                         unit='images/s')
+            record.write(
+                'number', name=f'pace of {method}, compile={chosen[method]}', value=rates[method], unit='images/s'
+            )
         epochs = 1 if settings.rehearse else min(epochs_that_fit(settings.left(), count, rates), 400)
         finetune_epochs = 1 if settings.rehearse else FINETUNE_EPOCHS
         if epochs < 1:
@@ -169,8 +195,9 @@ def evidence(record: Recorder, settings: Settings) -> None:
         record.write('number', name='epochs of both methods', value=epochs, unit='epochs')
         weights: dict[str, Path | None] = dict(untrained=None)
         for method in METHODS:
-            options = pretraining_options(method, images, count, epochs, compile_option(chosen[method]),
-                                          settings.rehearse)
+            options = pretraining_options(
+                method, images, count, epochs, compile_option(chosen[method]), settings.rehearse
+            )
             path = config(f'pretrain_{method}', f'pretrain/{method}_cifar10{size}.py', options)
             begin, work = time.time(), Path(folder, method)
             record.attempt(f'pretraining {method}', 0, tool, settings, 'tools/train.py', path, '--work-dir', work)
@@ -179,28 +206,58 @@ def evidence(record: Recorder, settings: Settings) -> None:
             if found:
                 weights[method] = found[-1]
         options = finetuning_options(images, count, finetune_epochs, classes, settings.rehearse)
-        paths = {method: config(f'finetune_{method}', f'cls/{method}_cifar10{size}_finetune.py', options)
-                 for method in METHODS}
+        paths = {
+            method: config(f'finetune_{method}', f'cls/{method}_cifar10{size}_finetune.py', options)
+            for method in METHODS
+        }
         paths['untrained'] = paths['bootmae']
         if settings.rehearse:  # MAE takes the same way
             del weights['mae']
         judge(record, settings, paths, weights, Path(folder))
 
 
-def judge(record: Recorder, settings: Settings, configs: dict[str, Path], weights: dict[str, Path | None],
-          folder: Path) -> None:
+def judge(
+    record: Recorder, settings: Settings, configs: dict[str, Path], weights: dict[str, Path | None], folder: Path
+) -> None:
     """Frozen features first, which are cheap, then fine-tuning; a row of results for each."""
     rows = record.folder / 'evidence_rows.csv'
     labels, workers = (8, 0) if settings.rehearse else (1000, 12)
     for method, file in weights.items():
         start = ['--init', file] if file else ['--untrained', 1]
-        record.attempt(f'frozen features, {method}', 0, tool, settings, 'tools/knn.py', configs[method], *start,
-                       '--tasks', 'knn', 'linear', '--labels', labels, '--workers', workers, '--data', 'CIFAR-10',
-                       '--rows', rows)
+        record.attempt(
+            f'frozen features, {method}',
+            0,
+            tool,
+            settings,
+            'tools/knn.py',
+            configs[method],
+            *start,
+            '--tasks',
+            'knn',
+            'linear',
+            '--labels',
+            labels,
+            '--workers',
+            workers,
+            '--data',
+            'CIFAR-10',
+            '--rows',
+            rows,
+        )
     for method, file in weights.items():
-        record.attempt(f'fine-tuning, {method}', 0, finetune, settings, method, file, configs[method],
-                       folder / f'finetune_{method}', rows)
+        record.attempt(
+            f'fine-tuning, {method}',
+            0,
+            finetune,
+            settings,
+            method,
+            file,
+            configs[method],
+            folder / f'finetune_{method}',
+            rows,
+        )
     from bootmae.results.rows import read_rows
+
     for row in read_rows(rows) if rows.exists() else ():
         record.write('number', name=f'{row.method} {row.task} {row.labels}', value=row.value, unit='%')
 
@@ -210,10 +267,25 @@ def finetune(settings: Settings, method: str, file: Path | None, config: Path, w
     from bootmae.evaluation.rows import result_row, run_facts
     from bootmae.report.curves import read_curve
     from bootmae.results.rows import write_rows
+
     tool(settings, 'tools/train.py', config, '--work-dir', work, *(['--init', file] if file else []))
     key = 'accuracy/top1'
     found = run_facts(str(sorted(work.glob('epoch_*.pth'))[-1]))
-    write_rows(rows, [result_row(
-        str(file) if file else None, found.get('init_hash', ''), data='CIFAR-10', method=method, task='finetune',
-        labels='all', metric='accuracy', value=float(read_curve(method, work, having=key).values[key][-1]), seed=0,
-        protocol='all weights trained, 32 px', label='reproduced')])
+    write_rows(
+        rows,
+        [
+            result_row(
+                str(file) if file else None,
+                found.get('init_hash', ''),
+                data='CIFAR-10',
+                method=method,
+                task='finetune',
+                labels='all',
+                metric='accuracy',
+                value=float(read_curve(method, work, having=key).values[key][-1]),
+                seed=0,
+                protocol='all weights trained, 32 px',
+                label='reproduced',
+            )
+        ],
+    )

@@ -49,9 +49,17 @@ class Phase:
 
 
 # In order of value: the budget may end anywhere.
-PHASES = (Phase('environment', 10, 60), Phase('golden', 30, 120), Phase('tests', 40, 170), Phase('step', 60, 260),
-          Phase('reading', 40, 100), Phase('downstream', 40, 130), Phase('step_large', 60, 130),
-          Phase('profile', 40, 90), Phase('ideas', 90, 300))
+PHASES = (
+    Phase('environment', 10, 60),
+    Phase('golden', 30, 120),
+    Phase('tests', 40, 170),
+    Phase('step', 60, 260),
+    Phase('reading', 40, 100),
+    Phase('downstream', 40, 130),
+    Phase('step_large', 60, 130),
+    Phase('profile', 40, 90),
+    Phase('ideas', 90, 300),
+)
 EVIDENCE = (PHASES[0], Phase('evidence', 120, 3600))
 
 
@@ -65,8 +73,16 @@ class Child:
 
     def __init__(self, command: Sequence[str], log: Path):
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors='replace', start_new_session=True, env=os.environ | {'PYTHONUNBUFFERED': '1'})
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace',
+            start_new_session=True,
+            env=os.environ | {'PYTHONUNBUFFERED': '1'},
+        )
         self.printer = threading.Thread(target=copy_lines, args=(self.process.stdout, log), daemon=True)
         self.printer.start()
 
@@ -119,8 +135,12 @@ def run_all(chosen: Sequence[Phase], budget: float, out: Path, command: Callable
             left = end - time.monotonic()
             if left < phase.needs:
                 process.kill()
-                record.write('phase', status='not begun', seconds=0.0,
-                             why=f'needs {phase.needs:g} s, {max(left, 0):.0f} s are left')
+                record.write(
+                    'phase',
+                    status='not begun',
+                    seconds=0.0,
+                    why=f'needs {phase.needs:g} s, {max(left, 0):.0f} s are left',
+                )
                 break
             begin, before = time.monotonic(), len(read_results(out))
             status = process.run(min(phase.limit, left))
@@ -135,6 +155,7 @@ def child(name: str, out: Path, args: argparse.Namespace) -> int:
     import faulthandler
 
     import evidence
+
     phases.preload(name)
     seconds = float(sys.stdin.readline() or 'nan')
     settings = Settings(time.time() + seconds, args.rehearse, args.images, args.data)
@@ -145,6 +166,7 @@ def child(name: str, out: Path, args: argparse.Namespace) -> int:
         work(record, settings)
     except Exception as error:
         import traceback
+
         traceback.print_exc()
         record.write('failed', what=name, error=f'{type(error).__name__}: {str(error)[:300]}')
         phases.leave_if_dead(settings.device)
@@ -157,16 +179,22 @@ def summarize(out: Path, rehearse: bool, begun: set[str]) -> int:
     records = read_results(out)
     judged = claims.judge(records, test_files())
     if rehearse:  # numbers of a toy on a CPU are neither met nor missed
-        judged = [claims.Claim(c.claim, c.target, c.measured, 'rehearsed' if c.verdict in ('met', 'missed', 'measured')
-                               else c.verdict) for c in judged]
+        judged = [
+            claims.Claim(
+                c.claim, c.target, c.measured, 'rehearsed' if c.verdict in ('met', 'missed', 'measured') else c.verdict
+            )
+            for c in judged
+        ]
     statuses = [r for r in records if r['kind'] == 'phase']
     failures = [f'{r["phase"]}: {r["what"]}: {r["error"]}' for r in records if r['kind'] == 'failed']
     last = {r['test']: r for r in records if r['kind'] == 'test'}
     failures += [f'{name}: {r.get("message", "")}' for name, r in last.items() if r['outcome'] in ('failed', 'begun')]
     failures += [f'{r["phase"]}: {r["status"]}' for r in statuses if r['status'].startswith(('failed', 'hung'))]
     (out / 'claims.md').write_text(claims.table(judged) + '\n', encoding='utf-8')
-    (out / 'claims.json').write_text(json.dumps(
-        dict(claims=[asdict(c) for c in judged], phases=statuses, failures=failures), indent=1), encoding='utf-8')
+    (out / 'claims.json').write_text(
+        json.dumps(dict(claims=[asdict(c) for c in judged], phases=statuses, failures=failures), indent=1),
+        encoding='utf-8',
+    )
     print('\n' + claims.table(judged) + '\n')
     for status in statuses:
         print(f'{status["phase"]:12} {status["status"]:12} {status["seconds"]:6.1f} s  {status.get("why", "")}')
@@ -182,16 +210,23 @@ def collect(folder: Path) -> None:
     """Add a run's rows and claims to benchmarks/results, once, and write the pages' tables again."""
     import measure
     import tables
+
     records = read_results(folder)
     if not records:
         raise SystemExit(f'{folder} holds no {phases.RESULTS}: give the folder that --out named')
     rows = [(r['table'], dict(r['row'])) for r in records if r['kind'] == 'row']
-    turns = {row['variant']: max(other['turns'] for _, other in rows if other.get('variant') == row['variant'])
-             for _, row in rows if 'variant' in row}
+    turns = {
+        row['variant']: max(other['turns'] for _, other in rows if other.get('variant') == row['variant'])
+        for _, row in rows
+        if 'variant' in row
+    }
     facts = next(r for r in records if r['kind'] == 'environment')
     known = {name: facts[name] for name in measure.FACTS} | {'commit': facts['commit'] or measure.git_commit()}
-    final = [(table, {key: value for key, value in row.items() if key not in ('variant', 'turns')})
-             for table, row in rows if row.get('turns') == turns.get(row.get('variant'))]
+    final = [
+        (table, {key: value for key, value in row.items() if key not in ('variant', 'turns')})
+        for table, row in rows
+        if row.get('turns') == turns.get(row.get('variant'))
+    ]
     final += [('gpu', known | asdict(claim)) for claim in claims.judge(records, test_files())]
     added = 0
     for table, row in final:
@@ -252,9 +287,13 @@ def main() -> int:
         os.environ |= dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 
     def command(phase: Phase) -> list[str]:
-        options = [*(['--rehearse'] if args.rehearse else []), *(['--images', args.images] if args.images else []),
-                   *(['--data', args.data] if args.data else [])]
+        options = [
+            *(['--rehearse'] if args.rehearse else []),
+            *(['--images', args.images] if args.images else []),
+            *(['--data', args.data] if args.data else []),
+        ]
         return [sys.executable, str(Path(__file__).resolve()), '--child', phase.name, '--out', str(out), *options]
+
     chosen = chosen_phases(args)
     run_all(chosen, args.budget, out, command)
     return summarize(out, args.rehearse, {phase.name for phase in chosen})

@@ -57,10 +57,13 @@ class StepRecorder(Hook):
         for sample in data_batch['data_samples']:
             digest.update(torch.as_tensor(sample.ids_shuffle).numpy().tobytes())
         line = dict(
-            iter=runner.iter, lr=runner.optim_wrapper.get_lr()['lr'], batch=digest.hexdigest(),
+            iter=runner.iter,
+            lr=runner.optim_wrapper.get_lr()['lr'],
+            batch=digest.hexdigest(),
             ema=runner.message_hub.get_scalar('train/ema_decay').current(),
             mean_loss=runner.message_hub.get_scalar('train/loss').current(),  # over all ranks, as it is logged
-            **{name: float(value.detach()) for name, value in outputs.items()})
+            **{name: float(value.detach()) for name, value in outputs.items()},
+        )
         with open(f'{runner.work_dir}/record_{runner.rank}.jsonl', 'a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
 
@@ -101,8 +104,11 @@ def count_file_events(work_dir: Path, act: Callable[[int], None]) -> None:
     def watch(event: str, args: tuple) -> None:
         nonlocal seen
         if event in ('open', 'os.rename', 'os.remove') and any(
-                isinstance(arg, (str, Path)) and str(arg).startswith(str(work_dir))
-                and ('.pth' in str(arg) or 'last_checkpoint' in str(arg)) for arg in args[:2]):
+            isinstance(arg, (str, Path))
+            and str(arg).startswith(str(work_dir))
+            and ('.pth' in str(arg) or 'last_checkpoint' in str(arg))
+            for arg in args[:2]
+        ):
             seen += 1
             act(seen)
 
@@ -131,17 +137,26 @@ def _train(case: Case, work_dir: Path, rank: int, port: int, kill_at_event: int)
     code = 1
     try:
         torch.set_num_threads(1)
-        os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(case.ranks),
-                           MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        os.environ |= dict(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(case.ranks),
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT=str(port),
+        )
         if rank == 0:
             events = work_dir / 'file_events.txt'
-            count_file_events(work_dir, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == kill_at_event else
-                              events.write_text(str(n)))
-        train(str(CONFIG), str(work_dir), case.options(), resume='auto',
-              launcher='pytorch' if case.ranks > 1 else 'none')
+            count_file_events(
+                work_dir,
+                lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == kill_at_event else events.write_text(str(n)),
+            )
+        train(
+            str(CONFIG), str(work_dir), case.options(), resume='auto', launcher='pytorch' if case.ranks > 1 else 'none'
+        )
         code = 0
     except BaseException:
         import traceback
+
         traceback.print_exc()
     finally:
         sys.stdout.flush(), sys.stderr.flush()
@@ -181,8 +196,9 @@ def kill_when(work_dir: Path, pids: list[int], line: int, delay: float) -> None:
 def outcome(work_dir: Path) -> tuple[str, str]:
     """Hashes of the final weights and of the optimizer's moments."""
     content = find_newest(work_dir).content
-    moments = {f'{key}.{name}': value for key, state in content['optimizer']['state'].items()
-               for name, value in state.items()}
+    moments = {
+        f'{key}.{name}': value for key, state in content['optimizer']['state'].items() for name, value in state.items()
+    }
     return tensors_hash(content['state_dict']), tensors_hash(moments)
 
 
@@ -234,8 +250,11 @@ class Trial:
             lines = records(work_dir, rank)
             for line in lines:
                 right = expected.get(line['iter'], {})
-                found += [f'rank {rank}, iteration {line["iter"]}: {key} {value} instead of {right.get(key)}'
-                          for key, value in line.items() if right.get(key) != value]
+                found += [
+                    f'rank {rank}, iteration {line["iter"]}: {key} {value} instead of {right.get(key)}'
+                    for key, value in line.items()
+                    if right.get(key) != value
+                ]
             missing = set(expected) - {line['iter'] for line in lines}
             found += [f'rank {rank}: iterations {sorted(missing)} never ran'] if missing else []
         if outcome(work_dir) != self.outcome:
@@ -249,7 +268,7 @@ def main() -> int:
     parser.add_argument('--ranks', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--settings', nargs='+', choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--stock', action='store_true', help='with mmengine\'s loops, loader and checkpoints instead')
+    parser.add_argument('--stock', action='store_true', help="with mmengine's loops, loader and checkpoints instead")
     args = parser.parse_args()
     if args.stock:
         steps.apply_run_defaults = lambda cfg: None
@@ -264,8 +283,11 @@ def main() -> int:
                 where, found = trial.kill(during, rng)
                 done += 1
                 failed += bool(found)
-                print(f'{done:3d} {trial.case.ranks} process(es), {trial.case.setting}, killed during {during} '
-                      f'({where}): {"; ".join(found[:3]) or "same"}', flush=True)
+                print(
+                    f'{done:3d} {trial.case.ranks} process(es), {trial.case.setting}, killed during {during} '
+                    f'({where}): {"; ".join(found[:3]) or "same"}',
+                    flush=True,
+                )
     print(f'{done} kills: {done - failed} resumed bit for bit, {failed} not')
     return int(failed > 0)
 

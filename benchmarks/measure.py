@@ -48,10 +48,19 @@ def facts(device: Device | None = None, packages: Sequence[str] = ()) -> dict[st
         packages: distributions to name beside those that every result names.
     """
     found = versions(packages)
-    return dict(zip(FACTS, (
-        datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M'), git_commit(), name_of(device or default_device()),
-        ', '.join(f'{name.removeprefix("onedl-")} {version}' for name, version in found.items()),
-        torch.get_num_threads()), strict=True))
+    return dict(
+        zip(
+            FACTS,
+            (
+                datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M'),
+                git_commit(),
+                name_of(device or default_device()),
+                ', '.join(f'{name.removeprefix("onedl-")} {version}' for name, version in found.items()),
+                torch.get_num_threads(),
+            ),
+            strict=True,
+        )
+    )
 
 
 def name_of(device: Device) -> str:
@@ -96,8 +105,9 @@ def timed(run: Callable[[], object], warmup: int, steps: int, device: Device) ->
     return [begin.elapsed_time(end) / 1e3 for begin, end in pairwise(events)]
 
 
-def alternate(runs: Mapping[str, Callable[[], object]], rounds: int, device: Device,
-              clock: Callable[[], float] | None = None) -> dict[str, list[float]]:
+def alternate(
+    runs: Mapping[str, Callable[[], object]], rounds: int, device: Device, clock: Callable[[], float] | None = None
+) -> dict[str, list[float]]:
     """Seconds of calls that take turns, so that a device that changes its speed does no harm to their ratio.
 
     The order is turned round from one round to the next. The device is waited for after each call: let a call be
@@ -110,7 +120,7 @@ def alternate(runs: Mapping[str, Callable[[], object]], rounds: int, device: Dev
     clock = clock or time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
-        for name in list(runs)[::1 if number % 2 == 0 else -1]:
+        for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
             synchronize(device)
             begin = clock()
             runs[name]()
@@ -136,12 +146,12 @@ def matmul_peak(device: Device, dtype: torch.dtype | None = None) -> float:
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty(side, side, device=device, dtype=dtype)
     times = timed(lambda: torch.mm(left, right, out=out), repeats // 5, repeats, device)
-    return 2 * side ** 3 / statistics.median(times) / 1e12
+    return 2 * side**3 / statistics.median(times) / 1e12
 
 
 def allocated(device: Device) -> float:
     """GiB of tensors on a GPU at this moment; 0 on a CPU."""
-    return torch.cuda.memory_allocated(device) / 2 ** 30 if on_gpu(device) else 0.0
+    return torch.cuda.memory_allocated(device) / 2**30 if on_gpu(device) else 0.0
 
 
 def reset_peak_memory(device: Device) -> None:
@@ -156,12 +166,12 @@ def reset_peak_memory(device: Device) -> None:
 def peak_memory(device: Device) -> float:
     """GiB at the worst moment: of tensors on a GPU, of the whole process (resident) on a CPU; see memory_kind."""
     if on_gpu(device):
-        return torch.cuda.max_memory_allocated(device) / 2 ** 30
+        return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path('/proc/self/status')
     found = re.search(r'VmHWM:\s+(\d+) kB', status.read_text() if status.exists() else '')
     if found:
-        return int(found[1]) / 2 ** 20
-    unit = 2 ** 30 if sys.platform == 'darwin' else 2 ** 20
+        return int(found[1]) / 2**20
+    unit = 2**30 if sys.platform == 'darwin' else 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
@@ -186,8 +196,9 @@ def read_rows(table: str, folder: str | Path | None = None) -> list[dict[str, st
     header, *lines = csv.reader(io.StringIO(path.read_text(encoding='utf-8')))
     for number, cells in enumerate(lines, 2):
         if len(cells) != len(header):
-            raise ValueError(f'{path}, row {number}: {len(cells)} cells under {len(header)} headings; '
-                             'repair or delete this row')
+            raise ValueError(
+                f'{path}, row {number}: {len(cells)} cells under {len(header)} headings; repair or delete this row'
+            )
     return [dict(zip(header, cells)) for cells in lines]
 
 
@@ -226,8 +237,10 @@ def kernel_seconds(run: Callable[[], object], device: Device) -> dict[str, tuple
         synchronize(device)
     kind = torch.autograd.DeviceType.CUDA if gpu else torch.autograd.DeviceType.CPU
     events = [event for event in profiler.key_averages() if event.device_type == kind and not event.is_user_annotation]
-    spent = {event.key: ((event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6, event.count)
-             for event in events}
+    spent = {
+        event.key: ((event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6, event.count)
+        for event in events
+    }
     return dict(sorted(spent.items(), key=lambda item: item[1], reverse=True))
 
 
@@ -235,5 +248,7 @@ def top_kernels(run: Callable[[], object], device: Device, count: int = 15) -> l
     """A line for each kernel that takes most of the device's time in a call: share, milliseconds, launches, name."""
     spent = kernel_seconds(run, device)
     total = sum(seconds for seconds, _ in spent.values()) or 1
-    return [f'{100 * seconds / total:6.2f} % {1e3 * seconds:10.3f} ms {launches:6d} x  {name[:90]}'
-            for name, (seconds, launches) in list(spent.items())[:count]]
+    return [
+        f'{100 * seconds / total:6.2f} % {1e3 * seconds:10.3f} ms {launches:6d} x  {name[:90]}'
+        for name, (seconds, launches) in list(spent.items())[:count]
+    ]

@@ -63,12 +63,22 @@ def slope(steps: np.ndarray, values: np.ndarray) -> float:
 def train(steps: int, work_dir: str) -> list[str]:
     """Train a toy BootMAE with two workers; what is wrong."""
     MemoryRecorder.rows = []
-    run_training(str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'), work_dir, {
-        'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8, 'train_cfg.max_epochs': steps // 20,
-        'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
-        'default_hooks.memory.type': 'MemoryRecorder', 'default_hooks.checkpoint.by_epoch': False,
-        'default_hooks.checkpoint.interval': steps // 10, 'default_hooks.checkpoint.max_keep_ckpts': -1,
-        'log_level': 'ERROR'})
+    run_training(
+        str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'),
+        work_dir,
+        {
+            'train_dataloader.batch_size': 8,
+            'auto_scale_lr.base_batch_size': 8,
+            'train_cfg.max_epochs': steps // 20,
+            'train_dataloader.num_workers': 2,
+            'train_dataloader.persistent_workers': True,
+            'default_hooks.memory.type': 'MemoryRecorder',
+            'default_hooks.checkpoint.by_epoch': False,
+            'default_hooks.checkpoint.interval': steps // 10,
+            'default_hooks.checkpoint.max_keep_ckpts': -1,
+            'log_level': 'ERROR',
+        },
+    )
     rows, faults = np.array(MemoryRecorder.rows), []
     for k in range(len(rows)):
         print(f'step {rows[k, 0]:7.0f}: training process {rows[k, 1]:7.1f} MB, workers {rows[k, 2]:7.1f} MB')
@@ -102,16 +112,22 @@ def list_files(count: int, folder: str, workers: int = 2) -> list[str]:
     samples = SeededSamples(ImageFiles(folder, list_file=str(path), check_files='none', pipeline=[]))
     samples.full_init()
     held = samples.dataset.data_bytes.nbytes + samples.dataset.data_address.nbytes
-    loader = DataLoader(Names(samples), batch_size=100, num_workers=workers, collate_fn=len, persistent_workers=True,
-                        sampler=torch.randperm(count).tolist())
+    loader = DataLoader(
+        Names(samples),
+        batch_size=100,
+        num_workers=workers,
+        collate_fn=len,
+        persistent_workers=True,
+        sampler=torch.randperm(count).tolist(),
+    )
     batches = iter(loader)
     memory = []
     for number, _ in enumerate(batches):
         if number % (len(loader) // 4) == 0:
             memory.append([private_mb(worker.pid) for worker in batches._workers])
     growth = max(np.array(memory[-1]) - np.array(memory[0]))
-    print(f'{count:,} files: {held / 2 ** 20:.0f} MB in one buffer, of which a worker copies {growth:.1f} MB')
-    return ['workers copy the list of files'] if growth > 0.2 * held / 2 ** 20 + 5 else []
+    print(f'{count:,} files: {held / 2**20:.0f} MB in one buffer, of which a worker copies {growth:.1f} MB')
+    return ['workers copy the list of files'] if growth > 0.2 * held / 2**20 + 5 else []
 
 
 def main() -> int:

@@ -22,12 +22,22 @@ Result = TypeVar('Result')
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = 'results.jsonl'
 VITB, VITL, MAE = (f'configs/pretrain/{name}.py' for name in ('bootmae_vitb', 'bootmae_vitl', 'mae_vitb'))
-TOY = {VITB: 'configs/pretrain/bootmae_debug.py', VITL: 'configs/pretrain/bootmae_debug.py',
-       MAE: 'configs/pretrain/mae_debug.py'}
+TOY = {
+    VITB: 'configs/pretrain/bootmae_debug.py',
+    VITL: 'configs/pretrain/bootmae_debug.py',
+    MAE: 'configs/pretrain/mae_debug.py',
+}
 TOY_FILES = 'configs/pretrain/bootmae_small_data_cpu.py'  # which reads JPEG files
 # config, images of a step, compile (benchmarks/training.py), seconds that building and compiling may take
-STEPS = ((VITB, 256, 'none', 15), (VITB, 256, 'blocks', 40), (VITB, 256, 'whole', 100), (MAE, 256, 'none', 15),
-         (VITB, 256, 'whole:reduce-overhead', 80), (VITB, 512, 'whole', 70), (MAE, 256, 'blocks', 40))
+STEPS = (
+    (VITB, 256, 'none', 15),
+    (VITB, 256, 'blocks', 40),
+    (VITB, 256, 'whole', 100),
+    (MAE, 256, 'none', 15),
+    (VITB, 256, 'whole:reduce-overhead', 80),
+    (VITB, 512, 'whole', 70),
+    (MAE, 256, 'blocks', 40),
+)
 LARGE_STEPS = ((VITL, 256, 'blocks', 40), (VITL, 128, 'whole', 100))
 IDEAS = ('whole+coordinate_descent_tuning', 'whole+shape_padding', 'whole:max-autotune-no-cudagraphs')
 DEAD_DEVICE = 70  # exit code of a child whose GPU answers with errors only: a fresh process may go on
@@ -64,9 +74,15 @@ class Recorder:
         with (self.folder / RESULTS).open('a', encoding='utf-8') as file:
             file.write(json.dumps(record, default=str) + '\n')
         text = values.pop('row', values)
-        print(f'[{self.phase}] {kind}: ' + ', '.join(
-            f'{name} {value:.4g}' if isinstance(value, float) else f'{name} {value}'
-            for name, value in text.items() if name not in ('versions', 'commit', 'date')), flush=True)
+        print(
+            f'[{self.phase}] {kind}: '
+            + ', '.join(
+                f'{name} {value:.4g}' if isinstance(value, float) else f'{name} {value}'
+                for name, value in text.items()
+                if name not in ('versions', 'commit', 'date')
+            ),
+            flush=True,
+        )
 
     def row(self, table: str, row: dict) -> None:
         """A row of benchmarks/results/TABLE.csv."""
@@ -95,6 +111,7 @@ def leave_if_dead(device: str) -> None:
     if device != 'cuda':
         return
     import torch
+
     try:
         torch.cuda.synchronize()
     except RuntimeError as error:
@@ -115,8 +132,13 @@ def read_results(folder: Path) -> list[dict]:
 
 def preload(phase: str) -> None:
     """Import what a phase needs before its time begins; no tensor is put on the GPU."""
-    for name in dict(golden=('pytest', 'bootmae'), tests=('pytest', 'downstream'), downstream=('downstream',),
-                     reading=('reading',), environment=('measure',)).get(phase, ('step',)):
+    for name in dict(
+        golden=('pytest', 'bootmae'),
+        tests=('pytest', 'downstream'),
+        downstream=('downstream',),
+        reading=('reading',),
+        environment=('measure',),
+    ).get(phase, ('step',)):
         importlib.import_module(name)
 
 
@@ -127,14 +149,26 @@ def environment(record: Recorder, settings: Settings) -> None:
     """The machine, the versions, and what the doctor says."""
     import measure
     import torch
+
     record.write('environment', **measure.facts(settings.device))
     if settings.device == 'cuda':
         properties = torch.cuda.get_device_properties(0)
-        record.write('environment', memory_gib=properties.total_memory / 2**30, cuda=torch.version.cuda,
-                     capability=f'{properties.major}.{properties.minor}', arch_list=torch.cuda.get_arch_list())
-    record.write('environment', cores=os.cpu_count(), **{
-        f'free_gib_{Path(path).name}': shutil.disk_usage(path).free / 2**30
-        for path in ('/dev/shm', '/tmp') if Path(path).exists()})
+        record.write(
+            'environment',
+            memory_gib=properties.total_memory / 2**30,
+            cuda=torch.version.cuda,
+            capability=f'{properties.major}.{properties.minor}',
+            arch_list=torch.cuda.get_arch_list(),
+        )
+    record.write(
+        'environment',
+        cores=os.cpu_count(),
+        **{
+            f'free_gib_{Path(path).name}': shutil.disk_usage(path).free / 2**30
+            for path in ('/dev/shm', '/tmp')
+            if Path(path).exists()
+        },
+    )
     peak = measure.matmul_peak(settings.device)
     record.write('number', name='matrix peak', value=peak, unit='TFLOP/s')
     doctor = subprocess.run([sys.executable, 'tools/doctor.py'], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -176,13 +210,19 @@ class Outcomes:
     def pytest_runtest_setup(self, item) -> None:
         if self.settings.left() < 10:
             import pytest
+
             pytest.skip('no time left')
 
     def pytest_runtest_logreport(self, report) -> None:
         if report.when == 'call' or (report.when == 'setup' and not report.passed) or report.failed:
             message = '' if report.passed else str(getattr(report.longrepr, 'reprcrash', None) or report.longrepr)
-            self.record.write('test', test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 2),
-                              message=message[-600:])
+            self.record.write(
+                'test',
+                test=report.nodeid,
+                outcome=report.outcome,
+                seconds=round(report.duration, 2),
+                message=message[-600:],
+            )
         if report.failed:
             leave_if_dead(self.settings.device)
 
@@ -194,14 +234,17 @@ def run_tests(record: Recorder, settings: Settings, files: list[Path]) -> None:
         FileNotFoundError: if there are none.
     """
     import pytest
+
     if not files:
         raise FileNotFoundError('no such tests in tests/gpu: is the checkout whole?')
     os.environ['BOOTMAE_TEST_GPU'] = 'rehearse' if settings.rehearse else '1'
     if settings.images:
         os.environ['BOOTMAE_TEST_IMAGES'] = str(Path(settings.images).resolve())
     os.chdir(ROOT)
-    code = pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--durations=8', *map(str, files)],
-                       plugins=[Outcomes(record, settings)])
+    code = pytest.main(
+        ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--durations=8', *map(str, files)],
+        plugins=[Outcomes(record, settings)],
+    )
     if code not in (0, 1, 5):
         record.write('failed', what='pytest', error=f'ended with {code!r}: see the log')
 
@@ -230,6 +273,7 @@ def toy(config: str, batch: int, compile: str) -> tuple[str, int, str]:
 def measure_steps(record: Recorder, settings: Settings, variants: Iterable[tuple[str, int, str, float]]) -> None:
     """First a row for each variant when it is built, then rows of turns that all of them take."""
     import step as bench
+
     turns, steps, warmup = (2, 2, 1) if settings.rehearse else (3, 8, 3)
     runs = {}
     for config, batch, compile, needs in variants:
@@ -250,38 +294,52 @@ def measure_steps(record: Recorder, settings: Settings, variants: Iterable[tuple
 def training_run(config: str, batch: int, compile: str, warmup: int, data: dict | None = None):
     """A run that is ready to be measured; see :class:`training.TrainingRun`, which takes seconds to import."""
     from training import TrainingRun
+
     return TrainingRun(config, batch, compile, data=data, warmup=warmup)
 
 
 def reading(record: Recorder, settings: Settings) -> None:
     """Decoding on the device, and what share of the step's rate is left when JPEG files feed it."""
     import reading as bench
+
     sizes = dict(device='cuda', compile='whole', limit=256, batch=256, workers=4, steps=30, warmup=8, rounds=5)
     if settings.rehearse:
-        sizes |= dict(device='cpu', compile='none', limit=8, batch=4, workers=1, steps=2, warmup=1, rounds=1,
-                      config=TOY_FILES)
+        sizes |= dict(
+            device='cpu', compile='none', limit=8, batch=4, workers=1, steps=2, warmup=1, rounds=1, config=TOY_FILES
+        )
     options = [text for name, value in sizes.items() for text in (f'--{name}', str(value))]
     with tempfile.TemporaryDirectory() as folder:
         if settings.images is None:
             bench.make_files(folder)
-        images = ['--images', settings.images or folder, '--source',
-                  'ImageNet' if settings.images else 'photographs of installed packages']
+        images = [
+            '--images',
+            settings.images or folder,
+            '--source',
+            'ImageNet' if settings.images else 'photographs of installed packages',
+        ]
         args = bench.parse_args([*options, *images, '--skip-one-core', '--step', '--readers', 'gpu', 'cpu'])
 
         def measure_all() -> None:
             for row in bench.rows_of(args):
                 record.row('reading', row)
+
         record.attempt('reading', 30, measure_all)
 
 
 def downstream(record: Recorder, settings: Settings) -> None:
     """Training steps of the four downstream recipes against the stock configurations."""
     import downstream as bench
+
     small = dict(rounds=1, turn=1, warmup=0, memory=False, batch=2) if settings.rehearse else dict(rounds=6, turn=3)
     precision = 'float32' if settings.rehearse else 'bf16'
     for task in bench.CONFIGS:
-        row = record.attempt(task, 0 if settings.rehearse else 25, bench.compare,
-                             bench.settings(task, settings.device, **small), precision)
+        row = record.attempt(
+            task,
+            0 if settings.rehearse else 25,
+            bench.compare,
+            bench.settings(task, settings.device, **small),
+            precision,
+        )
         if row is not None:
             record.row('downstream', row)
 
@@ -289,6 +347,7 @@ def downstream(record: Recorder, settings: Settings) -> None:
 def profile(record: Recorder, settings: Settings) -> None:
     """What takes the time of the compiled step, and how long the device waits within it."""
     import measure
+
     config, batch, compile = toy(VITB, 256, 'whole') if settings.rehearse else (VITB, 256, 'whole')
     run = record.attempt('building', 0 if settings.rehearse else 40, training_run, config, batch, compile, 3)
     if run is None:

@@ -72,11 +72,34 @@ PARTS = {  # part: (class or module, names of its functions)
     'heartbeat': [(HeartbeatHook, 'before_train_iter'), (HeartbeatHook, 'after_train_iter')],
 }
 STOCK = [  # within parts, and no parts of them
-    (OptimWrapper, 'update_params'), (OptimWrapper, 'step'), (AmpOptimWrapper, 'step'),
-    (CheckpointHook, 'after_train_iter')]
-COLUMNS = ('date', 'commit', 'device', 'versions', 'config', 'options', 'precision', 'batch', 'ranks', 'threads',
-           'workers', 'steps', 'images_per_s_protected', 'images_per_s_without', 'wall_percent', 'wall_quartiles',
-           'cpu_percent', 'cpu_quartiles', 'parts_percent', *(f'{part}_us' for part in PARTS), 'save_percent')
+    (OptimWrapper, 'update_params'),
+    (OptimWrapper, 'step'),
+    (AmpOptimWrapper, 'step'),
+    (CheckpointHook, 'after_train_iter'),
+]
+COLUMNS = (
+    'date',
+    'commit',
+    'device',
+    'versions',
+    'config',
+    'options',
+    'precision',
+    'batch',
+    'ranks',
+    'threads',
+    'workers',
+    'steps',
+    'images_per_s_protected',
+    'images_per_s_without',
+    'wall_percent',
+    'wall_quartiles',
+    'cpu_percent',
+    'cpu_quartiles',
+    'parts_percent',
+    *(f'{part}_us' for part in PARTS),
+    'save_percent',
+)
 
 
 @DATASETS.register_module(force=True)
@@ -87,9 +110,18 @@ class ReadySamples(Dataset):
 
     def __init__(self, pipeline: list[dict], kept: int = 64, side: int = 256):
         rng, pipeline = np.random.default_rng(0), Compose(pipeline)
-        self.samples = [pipeline(dict(
-            img=rng.integers(0, 256, (side, side, 3), dtype=np.uint8), img_shape=(side, side),
-            ori_shape=(side, side), gt_label=k % 10, sample_idx=k)) for k in range(kept)]
+        self.samples = [
+            pipeline(
+                dict(
+                    img=rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
+                    img_shape=(side, side),
+                    ori_shape=(side, side),
+                    gt_label=k % 10,
+                    sample_idx=k,
+                )
+            )
+            for k in range(kept)
+        ]
 
     def __len__(self) -> int:
         return 100_000
@@ -161,8 +193,10 @@ class Turns:
         """
         ours, bare = np.array(self.times['protected']), np.array(self.times['without'])
         extra = 100 * (ours[1:] / ((bare[:-1] + bare[1:]) / 2) - 1)
-        row = dict(images_per_s_protected=batch * self.size / float(np.median(ours[:, 0])),
-                   images_per_s_without=batch * self.size / float(np.median(bare[:, 0])))
+        row = dict(
+            images_per_s_protected=batch * self.size / float(np.median(ours[:, 0])),
+            images_per_s_without=batch * self.size / float(np.median(bare[:, 0])),
+        )
         for name, values in zip(('wall', 'cpu'), extra.T):
             low, row[f'{name}_percent'], high = np.percentile(values, (25, 50, 75)).tolist()
             row[f'{name}_quartiles'] = f'{low:.2f}..{high:.2f}'
@@ -206,6 +240,7 @@ class Stopwatch:
 
     def wrap(self, function: Callable, name: str | None, device: bool) -> Callable:
         """The function, timed under a name; None only takes it out of its caller's time. ``device``: it may use it."""
+
         def timed(*args, **kwargs):
             begin = self.now(device)
             self.inner.append(0.0)
@@ -217,6 +252,7 @@ class Stopwatch:
                 self.inner[-1] += total
                 if name:
                     self.seconds[name] += own
+
         return timed
 
     def attach(self, stack: ExitStack, dataset: type) -> None:
@@ -231,10 +267,16 @@ class Stopwatch:
 def settings(args: argparse.Namespace, cfg: Config, name: str, workers: int) -> dict:
     """Options that make a config a run of the benchmark."""
     options = {
-        'train_dataloader.batch_size': args.batch, 'auto_scale_lr.base_batch_size': args.batch * args.ranks,
-        'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0,
-        'train_cfg.max_epochs': 2000, 'default_hooks.checkpoint.interval': 10 ** 6, 'log_level': 'ERROR',
-        'visualizer.vis_backends': [], 'experiment_name': f'{name}{time.time_ns()}', 'protected': name != 'without',
+        'train_dataloader.batch_size': args.batch,
+        'auto_scale_lr.base_batch_size': args.batch * args.ranks,
+        'train_dataloader.num_workers': workers,
+        'train_dataloader.persistent_workers': workers > 0,
+        'train_cfg.max_epochs': 2000,
+        'default_hooks.checkpoint.interval': 10**6,
+        'log_level': 'ERROR',
+        'visualizer.vis_backends': [],
+        'experiment_name': f'{name}{time.time_ns()}',
+        'protected': name != 'without',
         'custom_hooks': [*cfg.get('custom_hooks', []), dict(type='TurnsHook', name=name)],
     }
     if name == 'without' and cfg.optim_wrapper.get('type') == 'AutocastOptimWrapper':
@@ -255,6 +297,7 @@ def train(args: argparse.Namespace, name: str, folder: str, workers: int) -> Non
 
 def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: int) -> None:
     """The two runs, the protected one in the main thread, which gets the signals."""
+
     def bare() -> None:
         turns.baton['without'].acquire()
         try:
@@ -283,8 +326,10 @@ def measure(args: argparse.Namespace) -> dict:
     workers = cfg.train_dataloader.get('num_workers', 0) if files and GPU else 0
     turns = TURNS = Turns(max(2, args.steps // (2 * args.turn)), args.turn, args.turn)
     row = dict.fromkeys(COLUMNS, '')
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(
-            steps, 'apply_run_defaults', lambda cfg: original(cfg) if cfg.protected else None):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(steps, 'apply_run_defaults', lambda cfg: original(cfg) if cfg.protected else None),
+    ):
         train_in_turn(args, turns, folder, workers)
         row |= turns.summary(args.batch * args.ranks)
         if args.parts:
@@ -292,12 +337,19 @@ def measure(args: argparse.Namespace) -> dict:
             dataset = ReadySamples if files else DATASETS.get(cfg.train_dataloader.dataset.type)
             row |= parts_of(args, dataset, folder, step, workers)
     return row | dict(
-        date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M'), commit=git_commit(),
+        date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M'),
+        commit=git_commit(),
         device=device_name() if GPU else f'{cpu_model()}, {os.cpu_count()} cores',
         versions=f'python {platform.python_version()}, torch {torch.__version__}, mmengine {mmengine.__version__}',
-        config=args.config, options=' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()),
-        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')], batch=args.batch, ranks=args.ranks,
-        threads=torch.get_num_threads(), workers=workers, steps=2 * turns.turns * turns.size)
+        config=args.config,
+        options=' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()),
+        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')],
+        batch=args.batch,
+        ranks=args.ranks,
+        threads=torch.get_num_threads(),
+        workers=workers,
+        steps=2 * turns.turns * turns.size,
+    )
 
 
 def parts_of(args: argparse.Namespace, dataset: type, folder: str, step: float, workers: int) -> dict:
@@ -313,8 +365,11 @@ def parts_of(args: argparse.Namespace, dataset: type, folder: str, step: float, 
         train(args, 'parts', folder, workers=0)
     costs = {part: watch.seconds[part] / (turns.size + turns.warmup) for part in PARTS}
     total = sum(cost for part, cost in costs.items() if part != 'sample seeds' or not workers)  # workers: beside it
-    return dict({f'{part}_us': 1e6 * cost for part, cost in costs.items()}, parts_percent=100 * total / step,
-                save_percent=100 * turns.save_seconds / SAVES)
+    return dict(
+        {f'{part}_us': 1e6 * cost for part, cost in costs.items()},
+        parts_percent=100 * total / step,
+        save_percent=100 * turns.save_seconds / SAVES,
+    )
 
 
 def cpu_model() -> str:
@@ -334,7 +389,8 @@ def add_row(path: Path, row: dict) -> None:
         raise ValueError(f'{path} has other columns than {",".join(COLUMNS)}: give another file with --results')
     buffer = io.StringIO()
     csv.DictWriter(buffer, COLUMNS, lineterminator='\n').writerow(
-        {name: f'{value:.4g}' if isinstance(value, float) else value for name, value in row.items()})
+        {name: f'{value:.4g}' if isinstance(value, float) else value for name, value in row.items()}
+    )
     replace_file(path, text + buffer.getvalue())
 
 
@@ -347,19 +403,23 @@ def report(row: dict) -> str:
         f'images/s: {row["images_per_s_protected"]:.4g} with all protections, '
         f'{row["images_per_s_without"]:.4g} without',
         f'cost of a step: {row["wall_percent"]:+.2f} % of the time (quartiles {row["wall_quartiles"]}), '
-        f'{row["cpu_percent"]:+.2f} % of the CPU time ({row["cpu_quartiles"]})']
+        f'{row["cpu_percent"]:+.2f} % of the CPU time ({row["cpu_quartiles"]})',
+    ]
     if row['parts_percent'] != '':
         lines += [f'  {part:14}{row[f"{part}_us"]:10.1f} us' for part in PARTS]
-        lines += [f'sum of the parts: {row["parts_percent"]:.3f} % of a step'
-                  + (' without sample seeds, which are drawn in workers' if row['workers'] else ''),
-                  f'a save every 20 minutes: {row["save_percent"]:.3f} % of the time']
+        lines += [
+            f'sum of the parts: {row["parts_percent"]:.3f} % of a step'
+            + (' without sample seeds, which are drawn in workers' if row['workers'] else ''),
+            f'a save every 20 minutes: {row["save_percent"]:.3f} % of the time',
+        ]
     return '\n'.join(lines)
 
 
 def run_rank(rank: int, args: argparse.Namespace, port: int) -> None:
     """A process of several."""
-    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(args.ranks), MASTER_ADDR='127.0.0.1',
-                       MASTER_PORT=str(port))
+    os.environ |= dict(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(args.ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)
+    )
     finish(args, rank)
     await_processes()
     sys.stdout.flush()

@@ -42,8 +42,13 @@ from bootmae.data.embedded import PHOTOS, photo
 from bootmae.data.jpeg import parse_header
 
 CONFIGS = {'pretraining': 'configs/pretrain/bootmae_vitb.py', 'fine-tuning': 'configs/cls/bootmae_vitb_finetune.py'}
-ROUTES = [('pretraining', 'stock'), ('pretraining', 'cpu'), ('pretraining', 'gpu'), ('fine-tuning', 'stock'),
-          ('fine-tuning', 'cpu')]
+ROUTES = [
+    ('pretraining', 'stock'),
+    ('pretraining', 'cpu'),
+    ('pretraining', 'gpu'),
+    ('fine-tuning', 'stock'),
+    ('fine-tuning', 'cpu'),
+]
 READERS = ('gpu', 'cpu', 'stock')
 PIXELS = 500 * 400  # of an image of ImageNet, on average
 
@@ -79,15 +84,24 @@ def describe(dataset) -> dict:
     """How large the images are: columns of a row."""
     files = [fileio.get(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
     headers = [header for header in map(parse_header, files) if header]
-    return dict(images=len(files), mean_pixels=round(statistics.fmean(h.height * h.width for h in headers)),
-                mean_kb=round(statistics.fmean(map(len, files)) / 1e3)) if headers else dict(images=len(files))
+    return (
+        dict(
+            images=len(files),
+            mean_pixels=round(statistics.fmean(h.height * h.width for h in headers)),
+            mean_kb=round(statistics.fmean(map(len, files)) / 1e3),
+        )
+        if headers
+        else dict(images=len(files))
+    )
 
 
 def error_of(ours, theirs) -> dict:
     """Mean and largest difference of the inputs of all samples, in levels of 255."""
     errors = [(ours[i]['inputs'].int() - theirs[i]['inputs'].int()).abs() for i in range(len(ours))]
-    return dict(error_mean=statistics.fmean(error.float().mean().item() for error in errors),
-                error_max=max(error.max().item() for error in errors))
+    return dict(
+        error_mean=statistics.fmean(error.float().mean().item() for error in errors),
+        error_max=max(error.max().item() for error in errors),
+    )
 
 
 def one_core(args: argparse.Namespace) -> Iterator[dict]:
@@ -98,12 +112,18 @@ def one_core(args: argparse.Namespace) -> Iterator[dict]:
     def read(dataset) -> None:
         for i in range(len(dataset)):
             dataset[i]
+
     runs = {route: lambda dataset=dataset: read(dataset) for route, dataset in sets.items()}
     alternate(runs, 1, 'cpu')
     times = alternate(runs, args.rounds, 'cpu', time.process_time)
     for task, reader in ROUTES:
-        row = dict(source=args.source, route=f'{task}, {reader}' + (' (the worker\'s part)' if reader == 'gpu' else ''),
-                   workers='one core', images_per_s=size['images'] / statistics.median(times[task, reader]), **size)
+        row = dict(
+            source=args.source,
+            route=f'{task}, {reader}' + (" (the worker's part)" if reader == 'gpu' else ''),
+            workers='one core',
+            images_per_s=size['images'] / statistics.median(times[task, reader]),
+            **size,
+        )
         if reader != 'gpu':  # a part of the work is not to be compared with all of it
             row['ratio'] = speed_ratio(times, (task, reader), (task, 'stock'))
         if (task, reader) == ('pretraining', 'cpu'):
@@ -118,8 +138,13 @@ def device_alone(args: argparse.Namespace) -> dict:
     stage = DeviceStage(224, args.device)
     times = timed(lambda: stage(batch), 3, args.rounds, args.device)
     return facts(args.device) | dict(
-        source=args.source, route='decoded, cropped and resized on the device', workers='none', batch=args.batch,
-        images_per_s=args.batch / statistics.median(times), **describe(dataset))
+        source=args.source,
+        route='decoded, cropped and resized on the device',
+        workers='none',
+        batch=args.batch,
+        images_per_s=args.batch / statistics.median(times),
+        **describe(dataset),
+    )
 
 
 def cpu_seconds(processes) -> float:
@@ -147,8 +172,13 @@ def through_loader(args: argparse.Namespace, reader: str) -> dict:
     synchronize(args.device)
     seconds, count = time.perf_counter() - begin, args.batch * args.steps
     return facts(args.device) | dict(
-        source=args.source, route=f'loader and device, {reader}', workers=args.workers, batch=args.batch,
-        images_per_s=count / seconds, worker_cpu_ms=1e3 * (cpu_seconds(batches._workers) - used) / count)
+        source=args.source,
+        route=f'loader and device, {reader}',
+        workers=args.workers,
+        batch=args.batch,
+        images_per_s=count / seconds,
+        worker_cpu_ms=1e3 * (cpu_seconds(batches._workers) - used) / count,
+    )
 
 
 def decoding_alone(args: argparse.Namespace) -> dict:
@@ -157,8 +187,13 @@ def decoding_alone(args: argparse.Namespace) -> dict:
     inputs = collate_encoded([dataset[i % len(dataset)] for i in range(args.batch)])['inputs']
     files = [data for data in inputs['data'].split(inputs['lengths'].tolist()) if len(data)]
     times = timed(lambda: decode_jpeg(files, device=args.device), 2, args.rounds, args.device)
-    return facts(args.device) | dict(source=args.source, route='decoded on the device', workers='none',
-                                     batch=len(files), images_per_s=len(files) / statistics.median(times))
+    return facts(args.device) | dict(
+        source=args.source,
+        route='decoded on the device',
+        workers='none',
+        batch=len(files),
+        images_per_s=len(files) / statistics.median(times),
+    )
 
 
 def training(args: argparse.Namespace, reader: str | None) -> TrainingRun:
@@ -167,8 +202,12 @@ def training(args: argparse.Namespace, reader: str | None) -> TrainingRun:
     if reader:
         pipeline = load_config(args.config, args.cfg_options).train_dataloader.dataset.pipeline
         files = dict(type='ImageFiles', roots=args.images, limit=args.limit, pipeline=pipeline)
-        data = {'reader': reader, 'reader_device': args.device, 'train_dataloader.num_workers': args.workers,
-                'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=10_000, dataset=files)}
+        data = {
+            'reader': reader,
+            'reader_device': args.device,
+            'train_dataloader.num_workers': args.workers,
+            'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=10_000, dataset=files),
+        }
     return TrainingRun(args.config, args.batch, args.compile, options=args.cfg_options, data=data, warmup=args.warmup)
 
 
@@ -185,8 +224,14 @@ def fed_training(args: argparse.Namespace) -> Iterator[dict]:
 
     def row(route: str, images_per_s: float, share: float, workers: int) -> dict:
         return facts(args.device) | dict(
-            source=args.source, route=f'training loop, {route}', workers=workers, batch=args.batch,
-            images_per_s=images_per_s, share_of_noise=share, compile=args.compile)
+            source=args.source,
+            route=f'training loop, {route}',
+            workers=workers,
+            batch=args.batch,
+            images_per_s=images_per_s,
+            share_of_noise=share,
+            compile=args.compile,
+        )
 
     for reader in args.readers:
         fed = training(args, reader)
@@ -246,8 +291,14 @@ def main() -> int:
             make_files(folder)
             args.images = folder
         for row in rows_of(args):
-            print('  '.join(f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}'
-                            for name, value in row.items() if name not in facts()), flush=True)
+            print(
+                '  '.join(
+                    f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}'
+                    for name, value in row.items()
+                    if name not in facts()
+                ),
+                flush=True,
+            )
             if not args.no_row:
                 add_row('reading', row)
     return 0

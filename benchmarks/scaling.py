@@ -26,11 +26,13 @@ from bootmae.commands.plan import build_on_meta
 CONFIGS = {('BootMAE', 'ViT-B'): 'bootmae_vitb', ('BootMAE', 'ViT-L'): 'bootmae_vitl', ('MAE', 'ViT-B'): 'mae_vitb'}
 ARCHS = {'base': 'ViT-B', 'b': 'ViT-B', 'large': 'ViT-L', 'l': 'ViT-L'}  # names in configs
 REFERENCE = {  # (images/s, batch) of an H100, given with the task of this suite
-    ('BootMAE', 'ViT-B'): (3384, 256), ('MAE', 'ViT-B'): (2230, 256)}
+    ('BootMAE', 'ViT-B'): (3384, 256),
+    ('MAE', 'ViT-B'): (2230, 256),
+}
 # Share of the backward pass in a step's arithmetic. A step of MAE is forward and backward, 1 : 2. BootMAE's has the
 # momentum encoder's forward besides: 38.6 of 93.0 GFLOP an image.
 BACKWARD = dict(BootMAE=38.6 / 93.0, MAE=2 / 3)
-BUCKET = 25 * 2 ** 20  # bytes, DistributedDataParallel's default
+BUCKET = 25 * 2**20  # bytes, DistributedDataParallel's default
 IMAGES, EPOCHS, GLOBAL_BATCH = 1_281_167, 800, 4096
 GPUS_OF_A_NODE = 8
 
@@ -81,10 +83,15 @@ def project(step: Step, method: str, size: float, gpus: int, bandwidth: float, g
     exposed = exposed_seconds(size, gpus, bandwidth, backward)
     images_per_s = global_batch / (alone + exposed)
     return dict(
-        images_per_gpu=share, allreduce_ms=1e3 * ring_seconds(size, gpus, bandwidth), step_ms=1e3 * (alone + exposed),
-        exposed_ms=1e3 * exposed, images_per_s=images_per_s,
+        images_per_gpu=share,
+        allreduce_ms=1e3 * ring_seconds(size, gpus, bandwidth),
+        step_ms=1e3 * (alone + exposed),
+        exposed_ms=1e3 * exposed,
+        images_per_s=images_per_s,
         efficiency_percent=100 * images_per_s / (gpus * step.images_per_s),
-        gpu_hours=EPOCHS * IMAGES / images_per_s * gpus / 3600, hours=EPOCHS * IMAGES / images_per_s / 3600)
+        gpu_hours=EPOCHS * IMAGES / images_per_s * gpus / 3600,
+        hours=EPOCHS * IMAGES / images_per_s / 3600,
+    )
 
 
 def newest_step(rows: Sequence[dict], method: str, arch: str) -> Step | None:
@@ -93,14 +100,23 @@ def newest_step(rows: Sequence[dict], method: str, arch: str) -> Step | None:
     Args:
         rows: of results/step.csv, oldest first.
     """
-    rows = [row for row in rows if row['method'] == method and ARCHS.get(row['arch'], row['arch']) == arch
-            and row['img_size'] == '224' and row.get('route') in (None, '', 'loop') and 'cores' not in row['device']]
+    rows = [
+        row
+        for row in rows
+        if row['method'] == method
+        and ARCHS.get(row['arch'], row['arch']) == arch
+        and row['img_size'] == '224'
+        and row.get('route') in (None, '', 'loop')
+        and 'cores' not in row['device']
+    ]
     if not rows:
         return None
-    row = max((row for row in rows if row['date'][:10] == rows[-1]['date'][:10]),
-              key=lambda row: float(row['images_per_s']))
-    return Step(float(row['images_per_s']), int(row['batch']), row['device'],
-                f'measured {row["date"]}, commit {row["commit"]}')
+    row = max(
+        (row for row in rows if row['date'][:10] == rows[-1]['date'][:10]), key=lambda row: float(row['images_per_s'])
+    )
+    return Step(
+        float(row['images_per_s']), int(row['batch']), row['device'], f'measured {row["date"]}, commit {row["commit"]}'
+    )
 
 
 def step_of(method: str, arch: str, args: argparse.Namespace) -> Step | None:
@@ -121,22 +137,39 @@ def rows_of(method: str, arch: str, args: argparse.Namespace) -> list[dict]:
     for gpus in args.gpus:
         link = args.nvlink if gpus <= GPUS_OF_A_NODE else args.network
         row = made | dict(
-            device=step.device if step else '', label='projection', method=method, arch=arch, gpus=gpus,
-            global_batch=args.global_batch, mb_reduced=size / 1e6 if gpus > 1 else 0.0, gb_per_s=link,
-            source=step.source if step else 'no step measured')
-        rows.append(row | (project(step, method, size, gpus, 1e9 * link, args.global_batch) if step else
-                           dict(allreduce_ms=1e3 * ring_seconds(size, gpus, 1e9 * link))))
+            device=step.device if step else '',
+            label='projection',
+            method=method,
+            arch=arch,
+            gpus=gpus,
+            global_batch=args.global_batch,
+            mb_reduced=size / 1e6 if gpus > 1 else 0.0,
+            gb_per_s=link,
+            source=step.source if step else 'no step measured',
+        )
+        rows.append(
+            row
+            | (
+                project(step, method, size, gpus, 1e9 * link, args.global_batch)
+                if step
+                else dict(allreduce_ms=1e3 * ring_seconds(size, gpus, 1e9 * link))
+            )
+        )
     return rows
 
 
 def report(row: dict) -> str:
     """What a row says."""
-    head = (f'{row["method"]:8}{row["arch"]:6}{row["gpus"]:4d} GPUs: {row["mb_reduced"]:7.1f} MB all-reduced '
-            f'in {row["allreduce_ms"]:6.2f} ms')
+    head = (
+        f'{row["method"]:8}{row["arch"]:6}{row["gpus"]:4d} GPUs: {row["mb_reduced"]:7.1f} MB all-reduced '
+        f'in {row["allreduce_ms"]:6.2f} ms'
+    )
     if 'images_per_s' not in row:
         return f'{head}; no step measured'
-    return (f'{head}, {row["exposed_ms"]:5.2f} of a step of {row["step_ms"]:7.1f}: {row["images_per_s"]:8.0f} '
-            f'images/s, {row["efficiency_percent"]:5.1f} %, {row["gpu_hours"]:5.0f} GPU-hours in {row["hours"]:.1f} h')
+    return (
+        f'{head}, {row["exposed_ms"]:5.2f} of a step of {row["step_ms"]:7.1f}: {row["images_per_s"]:8.0f} '
+        f'images/s, {row["efficiency_percent"]:5.1f} %, {row["gpu_hours"]:5.0f} GPU-hours in {row["hours"]:.1f} h'
+    )
 
 
 def main() -> None:
@@ -151,8 +184,10 @@ def main() -> None:
     parser.add_argument('--nvlink', type=float, default=450, help='GB/s that a GPU sends within a node (NVLink 4)')
     parser.add_argument('--network', type=float, default=50, help='GB/s of a GPU between nodes (InfiniBand 400 Gb/s)')
     args = parser.parse_args()
-    print(f'projection, {EPOCHS} epochs of {IMAGES:,} images, global batch {args.global_batch}, '
-          f'{args.nvlink:g} GB/s within a node of {GPUS_OF_A_NODE}, {args.network:g} GB/s between nodes')
+    print(
+        f'projection, {EPOCHS} epochs of {IMAGES:,} images, global batch {args.global_batch}, '
+        f'{args.nvlink:g} GB/s within a node of {GPUS_OF_A_NODE}, {args.network:g} GB/s between nodes'
+    )
     for method, arch in CONFIGS:
         if args.images_per_s and (method, arch) != (args.method, args.arch):
             continue

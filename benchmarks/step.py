@@ -37,11 +37,19 @@ def measure(runs: dict[str, TrainingRun], turns: int, steps: int) -> dict[str, d
         jobs[name, 'loop'] = lambda training=training: training.advance(steps)
         jobs[name, 'bare'] = lambda bare=bare: [bare() for _ in range(steps)]
     times = m.alternate(jobs, turns, device)
-    peaks = {precision: m.matmul_peak(device, DTYPES[precision] if m.on_gpu(device) else None)
-             for precision in {training.precision for training in runs.values()}}
-    return {name: row_of(training, [seconds / steps for seconds in times[name, 'loop']],
-                         [seconds / steps for seconds in times[name, 'bare']], peaks[training.precision])
-            for name, training in runs.items()}
+    peaks = {
+        precision: m.matmul_peak(device, DTYPES[precision] if m.on_gpu(device) else None)
+        for precision in {training.precision for training in runs.values()}
+    }
+    return {
+        name: row_of(
+            training,
+            [seconds / steps for seconds in times[name, 'loop']],
+            [seconds / steps for seconds in times[name, 'bare']],
+            peaks[training.precision],
+        )
+        for name, training in runs.items()
+    }
 
 
 def row_of(training: TrainingRun, loop: list[float], bare: list[float], peak: float) -> dict:
@@ -49,19 +57,33 @@ def row_of(training: TrainingRun, loop: list[float], bare: list[float], peak: fl
     facts = training.facts()
     rate = training.batch / statistics.median(loop)
     tflops = facts['gflop_per_image'] * rate / 1e3
-    return m.facts(training.device) | facts | dict(
-        images_per_s=rate, bare_images_per_s=training.batch / statistics.median(bare),
-        ms_per_step=1e3 * statistics.median(loop),
-        overhead_percent=100 * (statistics.median(a / b for a, b in zip(loop, bare, strict=True)) - 1),
-        peak_gib=training.peak_gib, tflops=tflops, peak_tflops=peak, peak_share=tflops / peak)
+    return (
+        m.facts(training.device)
+        | facts
+        | dict(
+            images_per_s=rate,
+            bare_images_per_s=training.batch / statistics.median(bare),
+            ms_per_step=1e3 * statistics.median(loop),
+            overhead_percent=100 * (statistics.median(a / b for a, b in zip(loop, bare, strict=True)) - 1),
+            peak_gib=training.peak_gib,
+            tflops=tflops,
+            peak_tflops=peak,
+            peak_share=tflops / peak,
+        )
+    )
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', default=VITB)
     parser.add_argument('--batch', type=int, default=256, help='images of a step (default: 256)')
-    parser.add_argument('--compile', nargs='+', default=['none'], metavar='SCOPE[:MODE]',
-                        help='none, blocks or whole, and the mode of torch.compile, such as whole:reduce-overhead')
+    parser.add_argument(
+        '--compile',
+        nargs='+',
+        default=['none'],
+        metavar='SCOPE[:MODE]',
+        help='none, blocks or whole, and the mode of torch.compile, such as whole:reduce-overhead',
+    )
     parser.add_argument('--precision', choices=WRAPPERS, default='bf16')
     parser.add_argument('--turns', type=int, default=5, help='of loop steps and bare steps (default: 5)')
     parser.add_argument('--steps', type=int, default=10, help='in a turn (default: 10)')
@@ -76,11 +98,17 @@ def main() -> int:
     args = parse_args()
     runs = {}
     for compile in args.compile:
-        runs[compile] = TrainingRun(args.config, args.batch, compile, args.precision, args.cfg_options,
-                                    warmup=args.warmup)
+        runs[compile] = TrainingRun(
+            args.config, args.batch, compile, args.precision, args.cfg_options, warmup=args.warmup
+        )
     for compile, row in measure(runs, args.turns, args.steps).items():
-        print('\n'.join(f'{name:18} {value:.4g}' if isinstance(value, float) else f'{name:18} {value}'
-                        for name, value in row.items()), flush=True)
+        print(
+            '\n'.join(
+                f'{name:18} {value:.4g}' if isinstance(value, float) else f'{name:18} {value}'
+                for name, value in row.items()
+            ),
+            flush=True,
+        )
         if args.profile:
             print('\n'.join(m.top_kernels(runs[compile].bare_step(), runs[compile].device)), flush=True)
         if not args.no_row:

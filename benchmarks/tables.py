@@ -57,19 +57,23 @@ def share(name: str) -> Callable[[Row], str]:
 
 def speed(name: str) -> Callable[[Row], str]:
     """A number of about three digits: 4,213, 21.4, 0.52."""
+
     def cell(row: Row) -> str:
         if not row.get(name):
             return ''
         value = float(row[name])
         return f'{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}'
+
     return cell
 
 
 def both(cell: Callable[[str], Callable[[Row], str]], name: str) -> Callable[[Row], str]:
     """The cells of ours and of stock, as `ours / stock`; texts that are alike, once."""
+
     def cells(row: Row) -> str:
         ours, stock = (cell(f'{name}_{side}')(row) for side in ('ours', 'stock'))
         return ours if ours == stock and (cell is text or not ours) else f'{ours} / {stock}'
+
     return cells
 
 
@@ -91,42 +95,91 @@ PLACE = (('device', device), ('date', lambda row: row['date'][:10]))
 TABLES = {
     'step': Table(
         ('method', 'arch', 'img_size', 'batch', 'precision', 'compile', 'route', 'device', 'threads'),
-        (('model', text('method', 'arch')), ('pixels', text('img_size')), ('batch', text('batch')),
-         ('precision', text('precision')), ('compiled', flag('compile', 'yes')), ('route', text('route')),
-         ('images/s', speed('images_per_s')), ('bare step', speed('bare_images_per_s')),
-         ('ms a step', speed('ms_per_step')),
-         ('peak GiB', number('peak_gib', 1)), ('of the matrix peak', share('peak_share')),
-         ('loop over bare step', number('overhead_percent', 1, ' %')), *PLACE)),
+        (
+            ('model', text('method', 'arch')),
+            ('pixels', text('img_size')),
+            ('batch', text('batch')),
+            ('precision', text('precision')),
+            ('compiled', flag('compile', 'yes')),
+            ('route', text('route')),
+            ('images/s', speed('images_per_s')),
+            ('bare step', speed('bare_images_per_s')),
+            ('ms a step', speed('ms_per_step')),
+            ('peak GiB', number('peak_gib', 1)),
+            ('of the matrix peak', share('peak_share')),
+            ('loop over bare step', number('overhead_percent', 1, ' %')),
+            *PLACE,
+        ),
+    ),
     'reading': Table(
         ('source', 'route', 'workers', 'batch', 'compile', 'device', 'threads'),
-        (('images', text('source')), ('of pixels', speed('mean_pixels')), ('route', text('route')),
-         ('workers', text('workers')), ('batch', text('batch')), ('compiled', flag('compile', 'yes')),
-         ('images/s', speed('images_per_s')), ('over stock', number('ratio', 2, ' x')),
-         ('of the rate with noise', share('share_of_noise')), ('CPU ms an image', number('worker_cpu_ms', 2)),
-         ('mean error, of 255', number('error_mean', 2)), *PLACE)),
+        (
+            ('images', text('source')),
+            ('of pixels', speed('mean_pixels')),
+            ('route', text('route')),
+            ('workers', text('workers')),
+            ('batch', text('batch')),
+            ('compiled', flag('compile', 'yes')),
+            ('images/s', speed('images_per_s')),
+            ('over stock', number('ratio', 2, ' x')),
+            ('of the rate with noise', share('share_of_noise')),
+            ('CPU ms an image', number('worker_cpu_ms', 2)),
+            ('mean error, of 255', number('error_mean', 2)),
+            *PLACE,
+        ),
+    ),
     'downstream': Table(
         ('task', 'size', 'img_size', 'batch', 'precision', 'ops', 'options', 'device', 'threads'),
-        (('task', text('task')), ('size', text('size')), ('pixels', text('img_size')), ('batch', text('batch')),
-         ('precision, ours / stock', both(text, 'precision')), ('box ops', text('ops')),
-         ('images/s, ours / stock', both(speed, 'images_per_s')), ('speed over stock', number('ratio', 2, ' x')),
-         ('quartiles', text('ratio_quartiles')), ('GiB, ours / stock', both(speed, 'peak_gib')), *PLACE)),
+        (
+            ('task', text('task')),
+            ('size', text('size')),
+            ('pixels', text('img_size')),
+            ('batch', text('batch')),
+            ('precision, ours / stock', both(text, 'precision')),
+            ('box ops', text('ops')),
+            ('images/s, ours / stock', both(speed, 'images_per_s')),
+            ('speed over stock', number('ratio', 2, ' x')),
+            ('quartiles', text('ratio_quartiles')),
+            ('GiB, ours / stock', both(speed, 'peak_gib')),
+            *PLACE,
+        ),
+    ),
     'scaling': Table(
         ('method', 'arch', 'gpus', 'global_batch'),
-        (('model', text('method', 'arch')), ('GPUs', text('gpus')), ('global batch', text('global_batch')),
-         ('all-reduced MB', number('mb_reduced', 0)), ('GB/s', text('gb_per_s')),
-         ('all-reduce ms', number('allreduce_ms', 1)), ('of it waited for', number('exposed_ms', 1)),
-         ('images/s (projection)', speed('images_per_s')), ('efficiency', number('efficiency_percent', 0, ' %')),
-         ('GPU-hours, 800 epochs', number('gpu_hours', 0)), ('hours', number('hours', 1)),
-         ('step of one GPU', text('source')), *PLACE)),
+        (
+            ('model', text('method', 'arch')),
+            ('GPUs', text('gpus')),
+            ('global batch', text('global_batch')),
+            ('all-reduced MB', number('mb_reduced', 0)),
+            ('GB/s', text('gb_per_s')),
+            ('all-reduce ms', number('allreduce_ms', 1)),
+            ('of it waited for', number('exposed_ms', 1)),
+            ('images/s (projection)', speed('images_per_s')),
+            ('efficiency', number('efficiency_percent', 0, ' %')),
+            ('GPU-hours, 800 epochs', number('gpu_hours', 0)),
+            ('hours', number('hours', 1)),
+            ('step of one GPU', text('source')),
+            *PLACE,
+        ),
+    ),
     'demo_step': Table(
         ('config', 'label', 'batch', 'device', 'threads'),
-        (('config', text('config')), ('', text('label')), ('batch', text('batch')),
-         ('images/s in the loop', speed('images_per_s_loop')), ('in the bare step', speed('images_per_s_bare')),
-         ('ratio', number('ratio', 2)), *PLACE)),
+        (
+            ('config', text('config')),
+            ('', text('label')),
+            ('batch', text('batch')),
+            ('images/s in the loop', speed('images_per_s_loop')),
+            ('in the bare step', speed('images_per_s_bare')),
+            ('ratio', number('ratio', 2)),
+            *PLACE,
+        ),
+    ),
     'gpu': Table(
-        ('claim', 'device'),
-        tuple((name, text(name)) for name in ('claim', 'target', 'measured', 'verdict')) + PLACE),
-    'ideas_step': IDEAS, 'ideas_demo': IDEAS, 'ideas_reading': IDEAS,
+        ('claim', 'device'), tuple((name, text(name)) for name in ('claim', 'target', 'measured', 'verdict')) + PLACE
+    ),
+    'ideas_step': IDEAS,
+    'ideas_demo': IDEAS,
+    'ideas_reading': IDEAS,
 }
 
 

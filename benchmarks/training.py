@@ -65,8 +65,9 @@ def noise(model: torch.nn.Module, size: int) -> dict:
     if hasattr(model, 'masking'):
         for sample in samples:
             sample.set_field(model.masking.draw_ids_shuffle(), 'ids_shuffle')
-    images = torch.randint(0, 256, (size, 3, *model.backbone.img_size), dtype=torch.uint8,
-                           device=next(model.parameters()).device)
+    images = torch.randint(
+        0, 256, (size, 3, *model.backbone.img_size), dtype=torch.uint8, device=next(model.parameters()).device
+    )
     return dict(inputs=images, data_samples=samples)
 
 
@@ -104,8 +105,16 @@ class TrainingRun:
             CPU that of the whole process.
     """
 
-    def __init__(self, config: str, batch: int, compile: str = 'none', precision: str = 'bf16',
-                 options: dict | None = None, data: dict | None = None, warmup: int = 1):
+    def __init__(
+        self,
+        config: str,
+        batch: int,
+        compile: str = 'none',
+        precision: str = 'bf16',
+        options: dict | None = None,
+        data: dict | None = None,
+        warmup: int = 1,
+    ):
         self.batch, self.compile, self.precision = batch, compile, precision
         before = m.allocated(m.default_device())
         self.folder = tempfile.TemporaryDirectory()
@@ -132,18 +141,34 @@ class TrainingRun:
     def _options(self, options: dict, data: dict | None) -> dict:
         """Changes of the config: no file is written, no batch size is refused, and noise unless there is data."""
         unread = dict(type='DigitImages', split='train', size=32, labels_per_class=None, pipeline=[], test_mode=False)
-        source = data if data is not None else {
-            'train_dataloader.num_workers': 0, 'train_dataloader.drop_last': False, 'reader': 'stock',
-            'train_dataloader.dataset': dict(unread, _delete_=True)}
+        source = (
+            data
+            if data is not None
+            else {
+                'train_dataloader.num_workers': 0,
+                'train_dataloader.drop_last': False,
+                'reader': 'stock',
+                'train_dataloader.dataset': dict(unread, _delete_=True),
+            }
+        )
         loop = (NoiseLoop if data is None else StepwiseLoop).__name__
-        return {
-            'experiment_name': f'benchmark_{next(NUMBERS)}',  # runs of one second would share log and message hub
-            'log_level': 'ERROR',
-            'train_dataloader.persistent_workers': False, 'train_dataloader.batch_size': self.batch,
-            'auto_scale_lr.base_batch_size': self.batch, 'optim_wrapper.type': WRAPPERS[self.precision],
-            'train_cfg': dict(_delete_=True, type=loop, max_epochs=1000), 'default_hooks.checkpoint': None,
-            'compile': compile_option(self.compile), 'vis_backends': [], 'visualizer.vis_backends': [],
-        } | source | options
+        return (
+            {
+                'experiment_name': f'benchmark_{next(NUMBERS)}',  # runs of one second would share log and message hub
+                'log_level': 'ERROR',
+                'train_dataloader.persistent_workers': False,
+                'train_dataloader.batch_size': self.batch,
+                'auto_scale_lr.base_batch_size': self.batch,
+                'optim_wrapper.type': WRAPPERS[self.precision],
+                'train_cfg': dict(_delete_=True, type=loop, max_epochs=1000),
+                'default_hooks.checkpoint': None,
+                'compile': compile_option(self.compile),
+                'vis_backends': [],
+                'visualizer.vis_backends': [],
+            }
+            | source
+            | options
+        )
 
     def advance(self, count: int) -> None:
         """Take so many steps of the training loop."""
@@ -177,6 +202,7 @@ class TrainingRun:
             optimizer.zero_grad(set_to_none=True)
             if hasattr(model, 'update_momentum'):
                 model.update_momentum(0.999)
+
         return step
 
     def facts(self) -> dict:
@@ -186,10 +212,15 @@ class TrainingRun:
             fresh = MODELS.build(cfg.model)
         arch = cfg.model.backbone.arch
         return dict(
-            method=type(self.model).__name__, arch=arch if isinstance(arch, str) else str(dict(arch)),
-            img_size=self.model.backbone.img_size[0], batch=self.batch, precision=self.precision,
-            compile=self.compile, first_step_s=self.first_step_s,
-            gflop_per_image=gflop_per_image(fresh, tuple(self.model.backbone.img_size), task_of(cfg)))
+            method=type(self.model).__name__,
+            arch=arch if isinstance(arch, str) else str(dict(arch)),
+            img_size=self.model.backbone.img_size[0],
+            batch=self.batch,
+            precision=self.precision,
+            compile=self.compile,
+            first_step_s=self.first_step_s,
+            gflop_per_image=gflop_per_image(fresh, tuple(self.model.backbone.img_size), task_of(cfg)),
+        )
 
     def close(self) -> None:
         """End the loader's workers and let go of model and optimizer."""

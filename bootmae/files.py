@@ -40,8 +40,12 @@ def check_space(path: Path, size: int) -> None:
     """Raise an OSError, before anything is written, where a file of this many bytes has no room."""
     free = shutil.disk_usage(path.parent).free if size else 0
     if size > free:
-        raise OSError(errno.ENOSPC, f'not written: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB free; make '
-                      'room in this folder or choose another disk', str(path))
+        raise OSError(
+            errno.ENOSPC,
+            f'not written: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB free; make '
+            'room in this folder or choose another disk',
+            str(path),
+        )
 
 
 def remove_stale(folder: str | Path) -> list[Path]:

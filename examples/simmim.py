@@ -47,8 +47,14 @@ class PlainSimMIM(BaseSelfSupervisor):
         data_preprocessor: mmpretrain's.
     """
 
-    def __init__(self, backbone: dict, mask_ratio: float = 0.6, mask_unit: int = 2,
-                 data_preprocessor: dict | None = None, init_cfg: dict | None = None):
+    def __init__(
+        self,
+        backbone: dict,
+        mask_ratio: float = 0.6,
+        mask_unit: int = 2,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(backbone=backbone, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         vit, self.mask_ratio, self.mask_unit = self.backbone, mask_ratio, mask_unit
         self.mask_token = nn.Parameter(torch.zeros(vit.embed_dims))

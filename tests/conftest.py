@@ -1,4 +1,5 @@
 """What tests share: golden files, and models of toy size with every weight random."""
+
 import hide_gpu  # noqa: F401  isort: skip  before torch
 import gc
 import sys
@@ -85,8 +86,10 @@ def randomize():
 @pytest.fixture
 def make_vit():
     """``make_vit(**changes)``: a toy PlainViT in float64, eval mode, all weights random."""
+
     def make(**changes) -> torch.nn.Module:
         return randomize_weights(MODELS.build(VIT | changes)).double().eval()
+
     return make
 
 
@@ -96,17 +99,25 @@ def make_bootmae():
 
     Its taps are blocks 1 and 2, and its pixel decoder has 3 heads of width 5 in a width of 16.
     """
+
     def make(backbone: dict | None = None, seed: int = 0, **changes) -> torch.nn.Module:
-        cfg = dict(type='BootMAE', backbone=VIT | (backbone or {}), masking=MASKING,
-                   pixel_decoder=dict(embed_dims=16, num_heads=3, tap=1))
+        cfg = dict(
+            type='BootMAE',
+            backbone=VIT | (backbone or {}),
+            masking=MASKING,
+            pixel_decoder=dict(embed_dims=16, num_heads=3, tap=1),
+        )
         return randomize_weights(MODELS.build(cfg | changes), seed).double().train()
+
     return make
 
 
 @pytest.fixture
 def draw_orders():
     """``draw_orders(model, batch_size, seed)``: mask orders (B, N) as a tensor."""
+
     def draw(model: torch.nn.Module, batch_size: int = 2, seed: int = 0) -> torch.Tensor:
         rng = np.random.RandomState(seed)
         return torch.from_numpy(np.stack([model.masking.draw_ids_shuffle(rng) for _ in range(batch_size)]))
+
     return draw

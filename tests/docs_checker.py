@@ -33,8 +33,11 @@ def problems(page: Path, text: str, root: Path) -> list[str]:
     """All that is wrong in a page's text; ``page`` says where relative links start."""
     prose = FENCE.sub('', text)
     found = [f'no file {name}' for name in paths_of(text) if not exists(name, root, page.parent)]
-    found += [f'no file {name}' for name in modules_of(prose) if not any(list(root.glob(f'{folder}/**/{name}'))
-                                                                         for folder in FOLDERS)]
+    found += [
+        f'no file {name}'
+        for name in modules_of(prose)
+        if not any(list(root.glob(f'{folder}/**/{name}')) for folder in FOLDERS)
+    ]
     found += [f'broken link {link}' for link in LINK.findall(prose) if not link_holds(link, page, text)]
     for command in commands_of(text):
         found += command_problems(command, root)
@@ -42,6 +45,7 @@ def problems(page: Path, text: str, root: Path) -> list[str]:
 
 
 # ---- paths and links
+
 
 def paths_of(text: str) -> list[str]:
     """Paths of the repository that stand anywhere in a text, those with placeholders left out."""
@@ -75,18 +79,23 @@ def link_holds(link: str, page: Path, text: str) -> bool:
 def anchors(text: str) -> set[str]:
     """Anchors of a page's headings, as GitHub makes them."""
     heads = re.findall(r'^#+ +(.*)$', FENCE.sub('', text), re.MULTILINE)
-    return {re.sub(r'[^\w -]', '', re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', head).lower()).replace(' ', '-')
-            for head in heads}
+    return {
+        re.sub(r'[^\w -]', '', re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', head).lower()).replace(' ', '-') for head in heads
+    }
 
 
 def typed_tables(text: str) -> list[str]:
     """First lines of tables that no command writes; one below ``<!-- typed: REASON -->`` is meant to be."""
     lines = BETWEEN.sub('', FENCE.sub('', text)).splitlines()
-    return [line for before, line in zip(['', *lines], lines, strict=False)
-            if re.match(r' *\||<table', line) and not re.match(r' *\||<!-- typed: .+ -->$', before)]
+    return [
+        line
+        for before, line in zip(['', *lines], lines, strict=False)
+        if re.match(r' *\||<table', line) and not re.match(r' *\||<!-- typed: .+ -->$', before)
+    ]
 
 
 # ---- commands
+
 
 def commands_of(text: str) -> Iterator[list[str]]:
     """Commands of shell blocks and of code in the text, as words; variables, prompts and python itself taken off."""
@@ -158,16 +167,19 @@ def option_problems(tool: Path, words: list[str]) -> list[str]:
         if name not in options:
             found.append(f'{tool.name} has no option {name}')
             continue
-        given = [value] if value else list(values_after(words[number + 1:], options[name].nargs))
+        given = [value] if value else list(values_after(words[number + 1 :], options[name].nargs))
         choices = options[name].choices
-        found += [f'{tool.name} {name} does not take {value}' for value in given
-                  if choices and value not in map(str, choices) and not PLACEHOLDER.search(value)]
+        found += [
+            f'{tool.name} {name} does not take {value}'
+            for value in given
+            if choices and value not in map(str, choices) and not PLACEHOLDER.search(value)
+        ]
     return found
 
 
 def values_after(words: list[str], nargs: int | str | None) -> Iterator[str]:
     """The values that argparse would take."""
-    for word in words[:None if nargs in ('+', '*') else 0 if nargs == 0 else nargs if isinstance(nargs, int) else 1]:
+    for word in words[: None if nargs in ('+', '*') else 0 if nargs == 0 else nargs if isinstance(nargs, int) else 1]:
         if word.startswith('-'):
             return
         yield word

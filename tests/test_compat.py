@@ -278,8 +278,10 @@ def test_compiled_ops_still_ignore_strides():
 
 def test_any_layout_also_where_mmcv_came_first():
     """A program that imports mmcv.ops before this package gets the work-around too."""
-    code = ('import mmcv.ops, bootmae.registry, sys; '
-            f'assert hasattr(sys.modules[{compat.OPS!r}].roi_align_forward, "__wrapped__")')
+    code = (
+        'import mmcv.ops, bootmae.registry, sys; '
+        f'assert hasattr(sys.modules[{compat.OPS!r}].roi_align_forward, "__wrapped__")'
+    )
     if has_compiled_ops():
         done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -382,8 +384,10 @@ def test_the_stack_is_still_noisy(capsys):
 
 
 def test_the_package_does_not_import_mmdet():
-    code = ('import sys, bootmae.registry; '
-            'print([name for name in sys.modules if name.split(".")[0] in ("mmdet", "mmseg")])')
+    code = (
+        'import sys, bootmae.registry; '
+        'print([name for name in sys.modules if name.split(".")[0] in ("mmdet", "mmseg")])'
+    )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == '[]', done.stderr
 
@@ -419,17 +423,23 @@ def weighed():
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(3, (2, 4, 6), generator=generator)
     label[1, :2] = 255
-    return dict(pred=torch.randn(2, 3, 4, 6, generator=generator), label=label, ignore_index=255,
-                class_weight=torch.tensor([0.25, 1.0, 2.0]))
+    return dict(
+        pred=torch.randn(2, 3, 4, 6, generator=generator),
+        label=label,
+        ignore_index=255,
+        class_weight=torch.tensor([0.25, 1.0, 2.0]),
+    )
 
 
 def test_ignored_pixels_have_no_weight(weighed):
     from mmseg.models.losses import CrossEntropyLoss
 
     loss = CrossEntropyLoss(class_weight=weighed['class_weight'].tolist(), loss_weight=2.0)(
-        weighed['pred'], weighed['label'], ignore_index=255)
+        weighed['pred'], weighed['label'], ignore_index=255
+    )
     expected = torch.nn.functional.cross_entropy(
-        weighed['pred'], weighed['label'], weight=weighed['class_weight'], ignore_index=255)
+        weighed['pred'], weighed['label'], weight=weighed['class_weight'], ignore_index=255
+    )
     torch.testing.assert_close(loss, 2 * expected)
 
 

@@ -48,8 +48,9 @@ def test_the_loss_is_that_of_the_masked_pixels():
 
 def test_the_encoder_does_not_see_what_is_masked():
     torch.manual_seed(0)
-    model = PlainSimMIM(dict(type='PlainViT', arch=dict(embed_dims=8, depth=1, num_heads=2), img_size=(8, 16),
-                             patch_size=4))
+    model = PlainSimMIM(
+        dict(type='PlainViT', arch=dict(embed_dims=8, depth=1, num_heads=2), img_size=(8, 16), patch_size=4)
+    )
     model.init_weights()
     images, mask = torch.randn(1, 3, 8, 16), torch.zeros(1, 8, dtype=torch.bool)
     mask[0, :4] = True  # the upper half
@@ -84,8 +85,11 @@ def test_a_method_with_a_target_encoder():
     torch.manual_seed(0)
     vit = dict(type='PlainViT', arch=dict(embed_dims=8, depth=1, num_heads=2), img_size=8, patch_size=4)
     backbone, momentum = (MODELS.build(vit).state_dict() for _ in range(2))
-    state = {f'backbone.{key}': value for key, value in backbone.items()} | {
-        f'momentum.{key}': value for key, value in momentum.items()} | {'predictor.weight': torch.zeros(8, 8)}
+    state = (
+        {f'backbone.{key}': value for key, value in backbone.items()}
+        | {f'momentum.{key}': value for key, value in momentum.items()}
+        | {'predictor.weight': torch.zeros(8, 8)}
+    )
     facts = dict(mean=[1.0] * 3, std=[2.0] * 3, img_size=[8, 8], num_heads=2)
     for source, weights in (('online', backbone), ('momentum', momentum)):
         encoder = find_encoder(dict(state_dict=state, meta=dict(bootmae=facts)), source)

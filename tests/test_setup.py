@@ -79,11 +79,15 @@ def test_settings_of_pip_reach_uv(monkeypatch):
         "global.find-links='/a'\nglobal.index-url='http://one/simple'\n"
         "global.extra-index-url='\\nfile:///x\\nfile:///y'\ninstall.index-url='http://two/simple'\n"
         ":env:.find-links='/b /c'\n:env:.default-timeout='9'\nlist.format='json'\n"
-    ) == dict(UV_FIND_LINKS='/b,/c', UV_DEFAULT_INDEX='http://two/simple', UV_INDEX='file:///x file:///y',
-              UV_INDEX_STRATEGY='unsafe-best-match')
+    ) == dict(
+        UV_FIND_LINKS='/b,/c',
+        UV_DEFAULT_INDEX='http://two/simple',
+        UV_INDEX='file:///x file:///y',
+        UV_INDEX_STRATEGY='unsafe-best-match',
+    )
 
 
-FAKE_UV = '''
+FAKE_UV = """
 import json, os, pathlib, sys, sysconfig
 if os.environ.get('UV_FAILS'):
     sys.exit(os.environ['UV_FAILS'])
@@ -99,7 +103,7 @@ if sys.argv[2] == 'install':
     (site / 'bootmae-1.dist-info').mkdir(exist_ok=True)
     (site / 'bootmae-1.dist-info/METADATA').write_text('Name: bootmae\\nVersion: 1\\n')
     (site / 'bootmae-1.dist-info/RECORD').write_text('')
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -203,13 +207,20 @@ def test_a_fault_is_one_line_and_the_next_call_continues(checkout):
     assert 'continuing with it' in set_up(checkout).stdout
 
 
-@pytest.mark.parametrize(('message', 'fault', 'known'), [
-    ('OSError: [Errno 122] Disk quota exceeded', 'the disk is full. Free 6 GB here', True),
-    ('error sending request for url (http://x)\n  dns error', 'the package registry cannot be reached. Check', True),
-    ('ERROR: No matching distribution found for uv==1', 'the package registry cannot be reached. Check', True),
-    ('No solution found: torch was not found', 'a package has no file for this Python and machine. Check', True),
-    ('a surprise', ' -c .* failed .exit status 3.. Solve what it says above', False),
-])
+@pytest.mark.parametrize(
+    ('message', 'fault', 'known'),
+    [
+        ('OSError: [Errno 122] Disk quota exceeded', 'the disk is full. Free 6 GB here', True),
+        (
+            'error sending request for url (http://x)\n  dns error',
+            'the package registry cannot be reached. Check',
+            True,
+        ),
+        ('ERROR: No matching distribution found for uv==1', 'the package registry cannot be reached. Check', True),
+        ('No solution found: torch was not found', 'a package has no file for this Python and machine. Check', True),
+        ('a surprise', ' -c .* failed .exit status 3.. Solve what it says above', False),
+    ],
+)
 def test_faults_of_the_installers_are_explained(message, fault, known):
     with pytest.raises(setup_env.Failed, match=fault) as failed:
         setup_env.run(sys.executable, '-c', f'print({message!r}); raise SystemExit(3)')
@@ -219,8 +230,13 @@ def test_faults_of_the_installers_are_explained(message, fault, known):
 def test_without_network_the_first_step_says_so(checkout, tmp_path):
     (checkout / '.venv/.complete').unlink()
     shutil.rmtree(next(checkout.glob('.venv/lib/python3*/site-packages/uv-1.dist-info')))
-    done = set_up(checkout, PIP_NO_INDEX='', PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_RETRIES='0',
-                  PIP_FIND_LINKS=str(tmp_path))
+    done = set_up(
+        checkout,
+        PIP_NO_INDEX='',
+        PIP_INDEX_URL='http://127.0.0.1:9/simple',
+        PIP_RETRIES='0',
+        PIP_FIND_LINKS=str(tmp_path),
+    )
     assert done.stderr.startswith('setup: the package registry cannot be reached. Check the network')
 
 

@@ -24,8 +24,14 @@ def blocks() -> list[str]:
 def shell(command: str, work: Path) -> str:
     """Run a block as bash would with ``set -e``, at the top of the repository; its output."""
     path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-    done = subprocess.run(['bash', '-e', '-u', '-c', command], cwd=REPOSITORY, capture_output=True, text=True,
-                          timeout=LIMIT, env=os.environ | dict(PATH=path, WORK=str(work), OMP_NUM_THREADS='1'))
+    done = subprocess.run(
+        ['bash', '-e', '-u', '-c', command],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env=os.environ | dict(PATH=path, WORK=str(work), OMP_NUM_THREADS='1'),
+    )
     assert done.returncode == 0, f'{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}'
     return done.stdout + done.stderr
 
@@ -45,7 +51,8 @@ def test_the_tutorial(tmp_path):
     assert (tmp_path / 'pretrain' / 'epoch_12.pth').is_file()
     rows = read_rows(tmp_path / 'rows.csv')
     assert [(row.method, row.task) for row in rows] == [
-        (method, task) for method in ('untrained', 'bootmae') for task in ('knn', 'linear')]
+        (method, task) for method in ('untrained', 'bootmae') for task in ('knn', 'linear')
+    ]
     assert all(10 < row.value <= 100 for row in rows)  # one class in ten
     assert 'loaded 30/30 encoder tensors' in said[4]
     assert len(list((tmp_path / 'pictures').glob('*.png'))) == 3

@@ -23,12 +23,20 @@ import argparse
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', metavar='SRC', help='the file to read')
-    parser.add_argument('--to', required=True, metavar='FORMAT',
-                        choices=('mmpretrain', 'timm', 'mmseg', 'mmdet', 'hf', 'authors', 'safetensors'),
-                        help='one of the above')
+    parser.add_argument(
+        '--to',
+        required=True,
+        metavar='FORMAT',
+        choices=('mmpretrain', 'timm', 'mmseg', 'mmdet', 'hf', 'authors', 'safetensors'),
+        help='one of the above',
+    )
     parser.add_argument('dst', metavar='DST', help='the file to write: .pth, or .safetensors')
-    parser.add_argument('--source', choices=('online', 'momentum'), default='online',
-                        help='which encoder of a BootMAE file (default: online, as the authors)')
+    parser.add_argument(
+        '--source',
+        choices=('online', 'momentum'),
+        default='online',
+        help='which encoder of a BootMAE file (default: online, as the authors)',
+    )
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     return parser.parse_args()
 
@@ -37,9 +45,11 @@ def command() -> None:
     args = parse_args()
     import bootmae.registry  # noqa: F401
     from bootmae.checkpoints.export import convert
+
     print(convert(args.src, args.to, args.dst, args.source, args.force))
 
 
 if __name__ == '__main__':
     from bootmae.commands.cli import main
+
     main(command)

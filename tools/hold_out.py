@@ -17,8 +17,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', metavar='SOURCE', help='folder with one folder a class')
     parser.add_argument('out', metavar='OUT', help='new or empty folder for the links, not inside SOURCE')
-    parser.add_argument('--share', type=float, default=0.1, help="of each class's images that go to val, at least one "
-                        'and never all (default: 0.1)')
+    parser.add_argument(
+        '--share',
+        type=float,
+        default=0.1,
+        help="of each class's images that go to val, at least one and never all (default: 0.1)",
+    )
     parser.add_argument('--seed', type=int, default=0, help='draws them (default: 0)')
     return parser.parse_args()
 
@@ -26,9 +30,11 @@ def parse_args() -> argparse.Namespace:
 def command() -> None:
     args = parse_args()
     from bootmae.commands.hold_out import divide
+
     print(divide(args.source, args.out, args.share, args.seed))
 
 
 if __name__ == '__main__':
     from bootmae.commands.cli import main
+
     main(command)

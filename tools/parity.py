@@ -8,8 +8,14 @@ import sys
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('files', nargs='+', metavar='FILE.npz', help='e.g. tests/golden/*.npz')
-    parser.add_argument('--compile', nargs='?', const=True, default=False, choices=('whole', 'blocks'),
-                        help='with torch.compile, of the whole training graph or of each block')
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const=True,
+        default=False,
+        choices=('whole', 'blocks'),
+        help='with torch.compile, of the whole training graph or of each block',
+    )
     parser.add_argument('--device', default='cpu', help='default: cpu')
     return parser.parse_args()
 
@@ -18,6 +24,7 @@ def command() -> int:
     args = parse_args()
     from bootmae.commands.cli import USER_ERRORS
     from bootmae.commands.parity import TOLERANCE, compare
+
     passed, failed = True, 0
     for path in args.files:
         try:
@@ -37,4 +44,5 @@ def command() -> int:
 
 if __name__ == '__main__':
     from bootmae.commands.cli import main
+
     main(command)

@@ -30,21 +30,50 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write the comparison report from a results file.')
     parser.add_argument('results', help='CSV file of result rows; with --screenshots a report')
     parser.add_argument('--out', default='report.html', help='HTML file to write')
-    parser.add_argument('--run', action='append', default=[], metavar='NAME=WORK_DIR', type=named,
-                        help='losses of a pretraining to draw, and its online probe; NAME is data/method or '
-                             'data/method/seed')
-    parser.add_argument('--downstream', action='append', default=[], metavar='NAME=WORK_DIR', type=named,
-                        help='validations of a downstream training to draw, and its classes; NAME is data/method/seed')
-    parser.add_argument('--picture', action='append', default=[], metavar='CAPTION=FILE', type=named,
-                        help='picture of reconstructions to show')
-    parser.add_argument('--prediction', action='append', default=[], metavar='CAPTION=FILE', type=named,
-                        help='picture of predictions beside the annotation to show')
+    parser.add_argument(
+        '--run',
+        action='append',
+        default=[],
+        metavar='NAME=WORK_DIR',
+        type=named,
+        help='losses of a pretraining to draw, and its online probe; NAME is data/method or data/method/seed',
+    )
+    parser.add_argument(
+        '--downstream',
+        action='append',
+        default=[],
+        metavar='NAME=WORK_DIR',
+        type=named,
+        help='validations of a downstream training to draw, and its classes; NAME is data/method/seed',
+    )
+    parser.add_argument(
+        '--picture',
+        action='append',
+        default=[],
+        metavar='CAPTION=FILE',
+        type=named,
+        help='picture of reconstructions to show',
+    )
+    parser.add_argument(
+        '--prediction',
+        action='append',
+        default=[],
+        metavar='CAPTION=FILE',
+        type=named,
+        help='picture of predictions beside the annotation to show',
+    )
     parser.add_argument('--title', default='BootMAE and MAE compared')
-    parser.add_argument('--provenance', metavar='FILE',
-                        help='JSON object: versions, device and so on; its "commands" (an object, command by '
-                             'purpose) and "notes" (a list) have their own places on the page')
-    parser.add_argument('--screenshots', metavar='FOLDER',
-                        help='write report-wide.png and report-narrow.png of the report given instead of results')
+    parser.add_argument(
+        '--provenance',
+        metavar='FILE',
+        help='JSON object: versions, device and so on; its "commands" (an object, command by '
+        'purpose) and "notes" (a list) have their own places on the page',
+    )
+    parser.add_argument(
+        '--screenshots',
+        metavar='FOLDER',
+        help='write report-wide.png and report-narrow.png of the report given instead of results',
+    )
     return parser.parse_args(arguments)
 
 
@@ -64,8 +93,11 @@ def read_provenance(path: str | None) -> dict:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
     except json.JSONDecodeError as error:
         raise ValueError(f'{path}: not JSON ({error}); write one JSON object') from None
-    good = (isinstance(content, dict) and isinstance(content.get('commands', {}), dict)
-            and isinstance(content.get('notes', []), list))
+    good = (
+        isinstance(content, dict)
+        and isinstance(content.get('commands', {}), dict)
+        and isinstance(content.get('notes', []), list)
+    )
     if not good:
         raise ValueError(f'{path}: not a JSON object whose "commands" are an object and "notes" a list')
     return content
@@ -83,10 +115,12 @@ def main(arguments: list[str] | None = None) -> int:
         curves = [read_curve(name, work_dir) for name, work_dir in args.run]
         metrics = [curve for given in (args.run, args.downstream) for run in given for curve in read_metrics(*run)]
         classes = [found for run in args.downstream for found in class_results(*run)]
-        pictures, predictions = ({caption: Path(file).read_bytes() for caption, file in given}
-                                 for given in (args.picture, args.prediction))
-        write_page(args.out, args.title, rows, curves, pictures, provenance, commands, notes, predictions,
-                   metrics, classes)
+        pictures, predictions = (
+            {caption: Path(file).read_bytes() for caption, file in given} for given in (args.picture, args.prediction)
+        )
+        write_page(
+            args.out, args.title, rows, curves, pictures, provenance, commands, notes, predictions, metrics, classes
+        )
     except (OSError, ValueError) as error:
         print(f'report: {error}', file=sys.stderr)
         return 2

@@ -29,23 +29,48 @@ PYTHONS = ('3.12', '3.11', '3.10')
 VERSION = '{}.{}'.format(*sys.version_info)
 CHECK = 'import torch, torchvision, cv2, mmengine, mmcv, importlib.metadata as m; m.version("bootmae")'
 PIP_TO_UV = {  # options of pip and the variables by which uv takes them
-    'index-url': 'UV_DEFAULT_INDEX', 'extra-index-url': 'UV_INDEX', 'find-links': 'UV_FIND_LINKS', 'proxy': 'ALL_PROXY',
-    'trusted-host': 'UV_INSECURE_HOST', 'cert': 'SSL_CERT_FILE', 'timeout': 'UV_HTTP_TIMEOUT',
-    'default-timeout': 'UV_HTTP_TIMEOUT', 'no-cache-dir': 'UV_NO_CACHE', 'no-index': '--no-index',
+    'index-url': 'UV_DEFAULT_INDEX',
+    'extra-index-url': 'UV_INDEX',
+    'find-links': 'UV_FIND_LINKS',
+    'proxy': 'ALL_PROXY',
+    'trusted-host': 'UV_INSECURE_HOST',
+    'cert': 'SSL_CERT_FILE',
+    'timeout': 'UV_HTTP_TIMEOUT',
+    'default-timeout': 'UV_HTTP_TIMEOUT',
+    'no-cache-dir': 'UV_NO_CACHE',
+    'no-index': '--no-index',
 }
 # settings that would send packages elsewhere, ask for other versions, or compile mmcv
-UNWANTED = ('PIP_TARGET', 'PIP_PREFIX', 'PIP_ROOT', 'PIP_USER', 'PIP_CONSTRAINT', 'UV_CONSTRAINT', 'UV_SYSTEM_PYTHON',
-            'PYTHONPATH', 'PYTHONHOME', 'MMCV_WITH_OPS')
+UNWANTED = (
+    'PIP_TARGET',
+    'PIP_PREFIX',
+    'PIP_ROOT',
+    'PIP_USER',
+    'PIP_CONSTRAINT',
+    'UV_CONSTRAINT',
+    'UV_SYSTEM_PYTHON',
+    'PYTHONPATH',
+    'PYTHONHOME',
+    'MMCV_WITH_OPS',
+)
 # words in the output of pip or uv, what is wrong, what to do; the first that fits counts
 FAULTS = (
-    (r'no space left on device|os error 28\b|quota exceeded|os error 122\b', 'the disk is full',
-     'Free 6 GB here, and 6 GB for the cache of uv if it is on another disk (UV_CACHE_DIR moves it)'),
-    (r'error sending request|failed to fetch|dns error|name resolution|not known|timed out|timeouterror|unreachable|'
-     r'connection (refused|reset|broken)|connect error|newconnection|proxyerror|sslerror|certificate|found for uv==',
-     'the package registry cannot be reached', 'Check the network (HTTPS_PROXY, PIP_INDEX_URL, PIP_FIND_LINKS)'),
-    (r'no solution found|no matching distribution|not found in the (package registry|provided)|no wheels with',
-     'a package has no file for this Python and machine',
-     'Check PIP_FIND_LINKS and PIP_INDEX_URL; supported are Linux (x86_64, aarch64) and macOS (arm64)'),
+    (
+        r'no space left on device|os error 28\b|quota exceeded|os error 122\b',
+        'the disk is full',
+        'Free 6 GB here, and 6 GB for the cache of uv if it is on another disk (UV_CACHE_DIR moves it)',
+    ),
+    (
+        r'error sending request|failed to fetch|dns error|name resolution|not known|timed out|timeouterror|unreachable|'
+        r'connection (refused|reset|broken)|connect error|newconnection|proxyerror|sslerror|certificate|found for uv==',
+        'the package registry cannot be reached',
+        'Check the network (HTTPS_PROXY, PIP_INDEX_URL, PIP_FIND_LINKS)',
+    ),
+    (
+        r'no solution found|no matching distribution|not found in the (package registry|provided)|no wheels with',
+        'a package has no file for this Python and machine',
+        'Check PIP_FIND_LINKS and PIP_INDEX_URL; supported are Linux (x86_64, aarch64) and macOS (arm64)',
+    ),
 )
 
 
@@ -69,23 +94,32 @@ def use_supported_python() -> None:
             path = shutil.which('python' + name)
             if path and not subprocess.call([path, '-c', 'import ensurepip'], stderr=subprocess.DEVNULL):
                 os.execv(path, [path, __file__])
-        raise Failed('Python 3.10, 3.11 or 3.12 is needed, and {} is {}'.format(named or sys.executable, VERSION),
-                     'Install one of them, or name it (make setup PYTHON=/path/to/python3.12)')
+        raise Failed(
+            'Python 3.10, 3.11 or 3.12 is needed, and {} is {}'.format(named or sys.executable, VERSION),
+            'Install one of them, or name it (make setup PYTHON=/path/to/python3.12)',
+        )
     if importlib.util.find_spec('ensurepip') is None:
-        raise Failed(sys.executable + ' cannot make virtual environments',
-                     'Install its venv package (Debian, Ubuntu: sudo apt-get install python{}-venv)'.format(VERSION))
+        raise Failed(
+            sys.executable + ' cannot make virtual environments',
+            'Install its venv package (Debian, Ubuntu: sudo apt-get install python{}-venv)'.format(VERSION),
+        )
 
 
 def is_usable() -> bool:
     """Whether packages can go into the `.venv` that is there: made in this folder, and by the named Python."""
     activate = VENV / 'bin' / 'activate'
     versions = [VERSION] if os.environ.get('PYTHON') else PYTHONS
-    return (PYTHON.exists() and activate.exists() and str(VENV) in activate.read_text()
-            and any((VENV / 'lib' / ('python' + version)).is_dir() for version in versions))
+    return (
+        PYTHON.exists()
+        and activate.exists()
+        and str(VENV) in activate.read_text()
+        and any((VENV / 'lib' / ('python' + version)).is_dir() for version in versions)
+    )
 
 
 def damaged() -> List[Path]:
     """Metadata folders of packages of which a file is missing, as after a killed installation."""
+
     def is_whole(folder: Path) -> bool:
         try:
             lines = (folder / 'RECORD').read_text(encoding='utf-8').splitlines()
@@ -93,6 +127,7 @@ def damaged() -> List[Path]:
             return False
         names = (line.rsplit(',', 2)[0].strip('"') for line in lines)
         return all(name.endswith('.pyc') or os.path.exists(os.path.join(str(folder.parent), name)) for name in names)
+
     return [folder for folder in VENV.glob('lib/python3*/site-packages/*.dist-info') if not is_whole(folder)]
 
 
@@ -111,7 +146,7 @@ def uv_settings(pip_config: str) -> Dict[str, str]:
     settings = {'UV_INDEX_STRATEGY': 'unsafe-best-match'}
     for section in ('global.', 'install.', ':env:.'):  # the later ones win, as in pip
         for key, _, value in (line.partition('=') for line in pip_config.splitlines()):
-            name = PIP_TO_UV.get(key[len(section):])
+            name = PIP_TO_UV.get(key[len(section) :])
             if key.startswith(section) and name:
                 settings[name] = (',' if name == 'UV_FIND_LINKS' else ' ').join(ast.literal_eval(value).split())
     return {name: value for name, value in settings.items() if value and name not in os.environ}
@@ -121,8 +156,16 @@ def run(*command: str, **variables: str) -> None:
     """Run a command and show its output; an error with the cause if it fails."""
     env = {key: value for key, value in os.environ.items() if key not in UNWANTED}
     # the child inherits .venv.lock, and so holds it where this script is killed
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               env=dict(env, **variables), cwd=str(ROOT), close_fds=False, universal_newlines=True)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(env, **variables),
+        cwd=str(ROOT),
+        close_fds=False,
+        universal_newlines=True,
+    )
     output = ''
     for line in process.stdout:
         output += line
@@ -132,8 +175,11 @@ def run(*command: str, **variables: str) -> None:
         for words, fault, remedy in FAULTS:
             if re.search(words, output.lower()):
                 raise Failed(fault, remedy)
-        raise Failed('{} failed (exit status {})'.format(' '.join(command[:4]), process.returncode),
-                     'Solve what it says above', known=False)
+        raise Failed(
+            '{} failed (exit status {})'.format(' '.join(command[:4]), process.returncode),
+            'Solve what it says above',
+            known=False,
+        )
 
 
 def install(anew: bool) -> None:

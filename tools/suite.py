@@ -16,18 +16,31 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('suite', type=Path, help='a file under suites/, or of your own')
     parser.add_argument('--dry-run', action='store_true', help='print cells, their state and GPU-hours; run nothing')
-    parser.add_argument('--only', nargs='+', default=[], metavar='CELL',
-                        help='only these cells and the pretrainings they need; names as in --dry-run, * as in a shell, '
-                        'or the name of a task')
-    parser.add_argument('--size', help='one of the file\'s sizes')
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        default=[],
+        metavar='CELL',
+        help='only these cells and the pretrainings they need; names as in --dry-run, * as in a shell, '
+        'or the name of a task',
+    )
+    parser.add_argument('--size', help="one of the file's sizes")
     parser.add_argument('--out', type=Path, help='folder of runs and report (default: work_dirs/suites/<file>)')
     parser.add_argument('--gpus', type=int, help='GPUs of this machine to use (default: all; 0: the CPU)')
     parser.add_argument('--lanes', type=int, help='cells at a time on a CPU (default: one a core, at most 6)')
-    parser.add_argument('--redo', nargs='+', default=[], metavar='CELL',
-                        help='drop what these cells have, and what was judged from them, and run them again')
+    parser.add_argument(
+        '--redo',
+        nargs='+',
+        default=[],
+        metavar='CELL',
+        help='drop what these cells have, and what was judged from them, and run them again',
+    )
     parser.add_argument('--report-only', action='store_true', help='write results.csv and the report of what is done')
-    parser.add_argument('--no-pictures', action='store_true',
-                        help='leave test images out of the report: to publish it where they may not be')
+    parser.add_argument(
+        '--no-pictures',
+        action='store_true',
+        help='leave test images out of the report: to publish it where they may not be',
+    )
     parser.add_argument('--tflops', type=float, help='sustained speed of a GPU that --dry-run reckons with')
     slurm = parser.add_mutually_exclusive_group()
     slurm.add_argument('--slurm', metavar='PARTITION', help='print a script that submits one Slurm job a cell')
@@ -39,9 +52,11 @@ def parse_args() -> argparse.Namespace:
 def command() -> int:
     args = parse_args()
     from bootmae.suite.command import run_suite
+
     return run_suite(args)
 
 
 if __name__ == '__main__':
     from bootmae.commands.cli import main
+
     main(command)

@@ -10,12 +10,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='the config that the model was trained with')
     parser.add_argument('checkpoint', help='its checkpoint; every weight must fit')
-    parser.add_argument('--tta', action='store_true',
-                        help='test with the config\'s augmentation: several scales, mirrored images')
+    parser.add_argument(
+        '--tta', action='store_true', help="test with the config's augmentation: several scales, mirrored images"
+    )
     parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file as well')
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-                        help='override config values')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
+    )
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -24,9 +26,11 @@ def parse_args() -> argparse.Namespace:
 def command() -> None:
     args = parse_args()
     from bootmae.commands.test import run
+
     run(args)
 
 
 if __name__ == '__main__':
     from bootmae.commands.cli import main
+
     main(command)

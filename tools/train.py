@@ -10,19 +10,43 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a file under configs/')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
-    parser.add_argument('--init', metavar='CHECKPOINT',
-                        help='start a downstream model from this file\'s encoder; every weight must be found')
-    parser.add_argument('--source', choices=('online', 'momentum'), default='online',
-                        help='which encoder of a BootMAE file --init takes (default: online, as the authors)')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on with a run: from this file, or from the last one in the work directory')
-    parser.add_argument('--resume-changed', action='store_true',
-                        help='resume although batch, data, optimizer or schedule differ from those of the checkpoint')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='take the batch as it comes and scale the learning rate, instead of keeping the '
-                        'recipe\'s batch by accumulation')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-                        help='override config values, e.g. train_dataloader.batch_size=256')
+    parser.add_argument(
+        '--init',
+        metavar='CHECKPOINT',
+        help="start a downstream model from this file's encoder; every weight must be found",
+    )
+    parser.add_argument(
+        '--source',
+        choices=('online', 'momentum'),
+        default='online',
+        help='which encoder of a BootMAE file --init takes (default: online, as the authors)',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on with a run: from this file, or from the last one in the work directory',
+    )
+    parser.add_argument(
+        '--resume-changed',
+        action='store_true',
+        help='resume although batch, data, optimizer or schedule differ from those of the checkpoint',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='take the batch as it comes and scale the learning rate, instead of keeping the '
+        "recipe's batch by accumulation",
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override config values, e.g. train_dataloader.batch_size=256',
+    )
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -31,10 +55,21 @@ def parse_args() -> argparse.Namespace:
 def command() -> None:
     args = parse_args()
     from bootmae.commands.train import train
-    train(args.config, args.work_dir, args.cfg_options, args.init, args.source, args.resume, args.launcher,
-              args.auto_scale_lr, args.resume_changed)
+
+    train(
+        args.config,
+        args.work_dir,
+        args.cfg_options,
+        args.init,
+        args.source,
+        args.resume,
+        args.launcher,
+        args.auto_scale_lr,
+        args.resume_changed,
+    )
 
 
 if __name__ == '__main__':
     from bootmae.commands.cli import main
+
     main(command)

@@ -26,6 +26,7 @@ def command() -> int:
     args = parse_args()
     from bootmae.results.rows import replace_file
     from pages.zoo import behind
+
     files = behind(args.root)
     for path, text in files.items():
         print(f'{path.relative_to(args.root)}: {"rewritten" if args.write else "is behind results/*.csv"}')
@@ -38,4 +39,5 @@ def command() -> int:
 
 if __name__ == '__main__':
     from bootmae.commands.cli import main
+
     main(command)

@@ -4,14 +4,14 @@ from .load import Verdict, check_resumable, error_context, load_encoder, load_ru
 from .read import read_checkpoint
 
 __all__ = [
-           'Encoder',
-           'Verdict',
-           'check_resumable',
-           'convert',
-           'error_context',
-           'find_encoder',
-           'load_encoder',
-           'load_run',
-           'match',
-           'read_checkpoint',
+    'Encoder',
+    'Verdict',
+    'check_resumable',
+    'convert',
+    'error_context',
+    'find_encoder',
+    'load_encoder',
+    'load_run',
+    'match',
+    'read_checkpoint',
 ]

@@ -71,15 +71,24 @@ def _mark_of(file: BinaryIO, path: Path) -> tuple[int | None, str] | None:
     file.seek(max(size - SIZE - END_SIZE, 0))
     tail = file.read()
     where = tail.rfind(END)
-    length, comment = tail[where + END_SIZE - 2:where + END_SIZE], tail[where + END_SIZE:]
-    cut = zipped and 0 <= where <= len(tail) - END_SIZE and (
-        int.from_bytes(length, 'little') != len(comment) or (length == LENGTH and b'\0' in comment))
+    length, comment = tail[where + END_SIZE - 2 : where + END_SIZE], tail[where + END_SIZE :]
+    cut = (
+        zipped
+        and 0 <= where <= len(tail) - END_SIZE
+        and (int.from_bytes(length, 'little') != len(comment) or (length == LENGTH and b'\0' in comment))
+    )
     if MARK not in tail and not cut:
         return None
     mark = tail[-SIZE:]
-    number, digest = mark[len(MARK):len(MARK) + DIGITS], mark[len(MARK) + DIGITS:-len(MARK)]
-    whole = (len(tail) == SIZE + END_SIZE and where == 0 and tail[END_SIZE - 2:END_SIZE] == LENGTH
-             and mark.startswith(MARK) and mark.endswith(MARK) and (number.isdigit() or number == NONE.encode()))
+    number, digest = mark[len(MARK) : len(MARK) + DIGITS], mark[len(MARK) + DIGITS : -len(MARK)]
+    whole = (
+        len(tail) == SIZE + END_SIZE
+        and where == 0
+        and tail[END_SIZE - 2 : END_SIZE] == LENGTH
+        and mark.startswith(MARK)
+        and mark.endswith(MARK)
+        and (number.isdigit() or number == NONE.encode())
+    )
     if not whole:
         raise DamagedError(f'{path} is damaged (checksum): its end is cut or changed; {AGAIN}')
     return (None if number == NONE.encode() else int(number)), digest.decode('latin')
@@ -112,7 +121,7 @@ def verify(path: str | Path) -> bool:
         left, digest, buffer = file.seek(0, os.SEEK_END) - SIZE - 2, hashlib.sha256(), bytearray(CHUNK)
         file.seek(0)
         view = memoryview(buffer)
-        while left and (count := file.readinto(view[:min(left, CHUNK)])):
+        while left and (count := file.readinto(view[: min(left, CHUNK)])):
             digest.update(view[:count])
             left -= count
         digest.update(bytes(2))

@@ -26,7 +26,7 @@ def from_detectron2(state: State) -> State:
             level = strides.index(int(match[1]))
             out[f'pyramid.levels.{level}.{_place(_SCALES[level], int(match[2]), match[3])}'] = value
         else:
-            raise ValueError(f'{key} is no part of ViTDet\'s backbone (net.*, simfp_*)')
+            raise ValueError(f"{key} is no part of ViTDet's backbone (net.*, simfp_*)")
     return from_timm(out)
 
 

@@ -23,12 +23,24 @@ from .write import check_target, write_checkpoint
 
 FORMATS = ('mmpretrain', 'timm', 'mmseg', 'mmdet', 'hf', 'authors', 'safetensors')
 TRAINING_STATE = ('optimizer', 'param_schedulers', 'message_hub', 'scaler', 'ema_state_dict')
-WHY = dict(backbone='--source online exports it', momentum='--source momentum exports it',
-           pixel_decoder='pretraining only', feature_decoder='pretraining only')
+WHY = dict(
+    backbone='--source online exports it',
+    momentum='--source momentum exports it',
+    pixel_decoder='pretraining only',
+    feature_decoder='pretraining only',
+)
 EMBEDDING = ('cls_token', 'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias')
-BLOCK = ('attn.qkv.weight', 'attn.q_bias', 'attn.v_bias', *(
-    f'{part}.{kind}' for part in ('norm1', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2') for kind in ('weight', 'bias')))
-POOLED, UNPOOLED = ('fc_norm.', ), ('norm.', )
+BLOCK = (
+    'attn.qkv.weight',
+    'attn.q_bias',
+    'attn.v_bias',
+    *(
+        f'{part}.{kind}'
+        for part in ('norm1', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
+        for kind in ('weight', 'bias')
+    ),
+)
+POOLED, UNPOOLED = ('fc_norm.',), ('norm.',)
 
 
 @dataclass
@@ -48,8 +60,10 @@ class Export:
     def __str__(self) -> str:
         number = sum(map(len, self.weights.values())) // (2 if self.facts['format'] == 'mmdet' else 1)  # see _mmdet
         lost = ', '.join(f'{part} ({why})' for part, why in self.left_out.items())
-        return (f'[{self.kind}, sha256 {self.facts["hash"]}] as {self.facts["format"]}: {number} tensors'
-                f'{"; left out: " + lost if lost else ""}')
+        return (
+            f'[{self.kind}, sha256 {self.facts["hash"]}] as {self.facts["format"]}: {number} tensors'
+            f'{"; left out: " + lost if lost else ""}'
+        )
 
 
 def export(content: dict, to: str, source: str = 'online') -> Export:
@@ -77,11 +91,15 @@ def export(content: dict, to: str, source: str = 'online') -> Export:
 def check_complete(encoder: Encoder) -> None:
     """Raise a ValueError unless the encoder has every tensor that a ViT of its depth has."""
     without = 'cls_token' if any('.rel_pos_' in key for key in encoder.state) else None  # ViTDet has none
-    wanted = [*(key for key in EMBEDDING if key != without),
-              *(f'blocks.{index}.{name}' for index in range(encoder.depth) for name in BLOCK)]
+    wanted = [
+        *(key for key in EMBEDDING if key != without),
+        *(f'blocks.{index}.{name}' for index in range(encoder.depth) for name in BLOCK),
+    ]
     if missing := [key for key in wanted if key not in encoder.state]:
-        raise ValueError(f'{len(missing)} weights are missing in its encoder: {", ".join(missing[:4])}; take another '
-                         'copy of the file')
+        raise ValueError(
+            f'{len(missing)} weights are missing in its encoder: {", ".join(missing[:4])}; take another '
+            'copy of the file'
+        )
 
 
 def describe(encoder: Encoder, recorded: dict) -> dict:
@@ -110,12 +128,16 @@ def plain_encoder(encoder: Encoder, to: str, unused: tuple[str, ...]) -> tuple[S
     state, dropped = split(encoder.state, 'pyramid.', *unused)
     width = state['pos_embed'].shape[-1]
     if strange := [key for key in state if '.gamma_' in key or '.relative_position' in key or '.rel_pos_' in key]:
-        raise ValueError(f'{to} has no place for {strange[0]} (layer scale and relative positions change what the '
-                         'encoder computes): export the pretrained encoder, or use --to safetensors')
+        raise ValueError(
+            f'{to} has no place for {strange[0]} (layer scale and relative positions change what the '
+            'encoder computes): export the pretrained encoder, or use --to safetensors'
+        )
     odd = [key for key in state if key.endswith('.q_bias') and state[key].shape[0] != width]
     if odd and to != 'authors':
-        raise ValueError(f'{odd[0]} has {state[odd[0]].shape[0]} channels for a width of {width}: {to} knows no heads '
-                         'that do not divide the width')
+        raise ValueError(
+            f'{odd[0]} has {state[odd[0]].shape[0]} channels for a width of {width}: {to} knows no heads '
+            'that do not divide the width'
+        )
     return state, {part: f'{to} does not use it here' for part in parts_of(dropped)}
 
 
@@ -152,8 +174,11 @@ def _timm(encoder: Encoder) -> Export:
 
 def _mmpretrain(encoder: Encoder) -> Export:
     state, left = plain_encoder(encoder, 'mmpretrain', UNPOOLED if pooled(encoder) else ())
-    head = {key: value for key, value in encoder.rest.items()
-            if encoder.whole and pooled(encoder) and key.startswith(('neck.', 'head.'))}
+    head = {
+        key: value
+        for key, value in encoder.rest.items()
+        if encoder.whole and pooled(encoder) and key.startswith(('neck.', 'head.'))
+    }
     weights = {f'backbone.{key}': value for key, value in to_mmpretrain(state).items()} | head
     left |= left_parts(without(encoder.rest, head))
     return Export(encoder.kind, dict(state_dict=weights), state, left)
@@ -204,7 +229,8 @@ def _safetensors(encoder: Encoder) -> Export:
 
 
 _MAKE: dict[str, Callable[[Encoder], Export]] = dict(
-    mmpretrain=_mmpretrain, timm=_timm, mmseg=_mmseg, mmdet=_mmdet, hf=_hf, authors=_authors, safetensors=_safetensors)
+    mmpretrain=_mmpretrain, timm=_timm, mmseg=_mmseg, mmdet=_mmdet, hf=_hf, authors=_authors, safetensors=_safetensors
+)
 
 
 def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', force: bool = False) -> str:

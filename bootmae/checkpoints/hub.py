@@ -36,12 +36,19 @@ def read_named(checkpoint: str) -> dict:
     with torch.device('meta'):  # nothing is downloaded for a model that cannot be used
         blank = timm.create_model(name, pretrained=False)
     if faults := plain_faults(blank):
-        raise ValueError(f'{PREFIX}{name} is not a plain ViT: {"; ".join(faults)}. Take a vit_* or deit_* without '
-                         f'registers, e.g. {PREFIX}vit_base_patch16_224.mae')
+        raise ValueError(
+            f'{PREFIX}{name} is not a plain ViT: {"; ".join(faults)}. Take a vit_* or deit_* without '
+            f'registers, e.g. {PREFIX}vit_base_patch16_224.mae'
+        )
     model = download(timm, name)
     cfg = model.pretrained_cfg
-    facts = dict(method=f'{PREFIX}{name}', mean=_of_255(cfg['mean']), std=_of_255(cfg['std']),
-                 img_size=list(model.patch_embed.img_size), num_heads=model.blocks[0].attn.num_heads)
+    facts = dict(
+        method=f'{PREFIX}{name}',
+        mean=_of_255(cfg['mean']),
+        std=_of_255(cfg['std']),
+        img_size=list(model.patch_embed.img_size),
+        num_heads=model.blocks[0].attn.num_heads,
+    )
     return dict(state_dict=model.state_dict(), meta=dict(bootmae=facts))
 
 
@@ -66,11 +73,16 @@ def full_name(timm: ModuleType, name: str) -> str:
     if cfg is not None and f'{architecture}.{cfg.tag}' in known:
         return f'{architecture}.{cfg.tag}'
     tags = [other for other in known if other.startswith(f'{architecture}.')]
-    near = (difflib.get_close_matches(name, tags, NEAR, 0.0) or difflib.get_close_matches(name, known, NEAR, 0.6) or
-            difflib.get_close_matches(architecture, {other.partition('.')[0] for other in known}, NEAR, 0.4))
+    near = (
+        difflib.get_close_matches(name, tags, NEAR, 0.0)
+        or difflib.get_close_matches(name, known, NEAR, 0.6)
+        or difflib.get_close_matches(architecture, {other.partition('.')[0] for other in known}, NEAR, 0.4)
+    )
     shown = ', '.join(near)
-    raise ValueError(f'timm {timm.__version__} has no weights named {name!r}; near names: {shown or "none"} (all of '
-                     'them: timm.list_pretrained())')
+    raise ValueError(
+        f'timm {timm.__version__} has no weights named {name!r}; near names: {shown or "none"} (all of '
+        'them: timm.list_pretrained())'
+    )
 
 
 def plain_faults(model: nn.Module) -> list[str]:
@@ -80,18 +92,31 @@ def plain_faults(model: nn.Module) -> list[str]:
     """
     from timm.layers import Mlp
     from timm.models.vision_transformer import Attention, Block, VisionTransformer
+
     if type(model) is not VisionTransformer:
         return [f'it is a {type(model).__name__}']
     block, embed = model.blocks[0], model.patch_embed
     if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
-        return [f'its blocks are {type(block).__name__} of {type(block.attn).__name__} and {type(block.mlp).__name__}'
-                if hasattr(block, 'attn') and hasattr(block, 'mlp') else f'its blocks are {type(block).__name__}']
+        return [
+            f'its blocks are {type(block).__name__} of {type(block.attn).__name__} and {type(block.mlp).__name__}'
+            if hasattr(block, 'attn') and hasattr(block, 'mlp')
+            else f'its blocks are {type(block).__name__}'
+        ]
     attn, mlp = block.attn, block.mlp
     activation = type(mlp.act) is nn.GELU and mlp.act.approximate == 'none'
-    extra = [(embed, 'norm'), (model, 'norm_pre'), (attn, 'q_norm'), (attn, 'k_norm'), (attn, 'norm'), (mlp, 'norm'),
-             (block, 'ls1'), (block, 'ls2')]
-    faults = [f'it has a {name}' for part, name in extra
-              if not isinstance(getattr(part, name, nn.Identity()), nn.Identity)]
+    extra = [
+        (embed, 'norm'),
+        (model, 'norm_pre'),
+        (attn, 'q_norm'),
+        (attn, 'k_norm'),
+        (attn, 'norm'),
+        (mlp, 'norm'),
+        (block, 'ls1'),
+        (block, 'ls2'),
+    ]
+    faults = [
+        f'it has a {name}' for part, name in extra if not isinstance(getattr(part, name, nn.Identity()), nn.Identity)
+    ]
     tests = {
         'it has no class token, or more tokens than that': model.num_prefix_tokens == 1 and model.has_class_token,
         'its class token has no position': not model.no_embed_class and model.pos_embed is not None,
@@ -115,7 +140,8 @@ def download(timm: ModuleType, name: str) -> nn.Module:
         raise FileNotFoundError(
             f'{PREFIX}{name} could not be downloaded ({type(error).__name__}: {reason}). On a machine that '
             f'reaches the hub: tools/convert_checkpoint.py {PREFIX}{name} --to timm {name}.safetensors, which writes '
-            f'the input statistics too. Then give that file: --init {name}.safetensors') from error
+            f'the input statistics too. Then give that file: --init {name}.safetensors'
+        ) from error
 
 
 def _of_255(values: tuple[float, ...]) -> list[float]:

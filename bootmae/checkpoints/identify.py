@@ -20,8 +20,10 @@ from .keys import (
 
 HALF = (127.5, 127.5, 127.5)  # BootMAE: [0, 1] images with mean = std = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-REMEDY = ('give a BootMAE, MAE or ViT checkpoint: of this suite, the authors, facebookresearch, mmpretrain, mmseg, '
-          'ViTDet, timm or transformers')
+REMEDY = (
+    'give a BootMAE, MAE or ViT checkpoint: of this suite, the authors, facebookresearch, mmpretrain, mmseg, '
+    'ViTDet, timm or transformers'
+)
 DETECTRON2 = 'backbone.net.'  # prefix of ViTDet's encoder there
 
 
@@ -148,8 +150,9 @@ def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
     state = weights_of(content)
     prefixes = encoder_prefixes(state)
     if not prefixes:
-        raise ValueError(f'no ViT encoder in this file: its weights are named {sorted(state)[:4] or "not at all"} ...; '
-                         f'{REMEDY}')
+        raise ValueError(
+            f'no ViT encoder in this file: its weights are named {sorted(state)[:4] or "not at all"} ...; {REMEDY}'
+        )
     if has(state, 'pixel_decoder.') and set(prefixes) <= {'backbone.', 'momentum.'}:
         return _pretraining(state, source, prefixes)
     if prefixes == ['backbone.', 'momentum.'] and has(state, 'backbone.blocks.0.attn.q_bias'):
@@ -158,13 +161,15 @@ def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
         return encoder
     if len(prefixes) > 1:
         names = ' and '.join(repr(prefix) if prefix else 'no prefix' for prefix in prefixes)
-        raise ValueError(f'several ViT encoders in this file, below {names}: which one is meant is not known; save the '
-                         'weights of that one alone into a file')
+        raise ValueError(
+            f'several ViT encoders in this file, below {names}: which one is meant is not known; save the '
+            'weights of that one alone into a file'
+        )
     if has(state, 'decode_blocks.', 'decode_blocks_1.') and prefixes == ['']:
         return _authors_pretraining(content, state, source)
     if source == 'momentum' != recorded_source:
         raise ValueError('no momentum encoder in this file: only BootMAE pretraining files have one; use source=online')
-    prefix, = prefixes
+    (prefix,) = prefixes
     outside, inside = split(state, prefix) if prefix else ({}, state)
     encoder = _single(under(inside, prefix), outside, prefix)
     if prefix not in ('', 'backbone.', DETECTRON2):
@@ -178,8 +183,9 @@ def _pretraining(state: State, source: str, prefixes: list[str]) -> Encoder:
     if prefix not in prefixes:
         raise ValueError(f'the {source} encoder ({prefix}*) is lost in this BootMAE run: take another of its files')
     rest = split(state, prefix)[0]
-    return Encoder(f'BootMAE run ({source})', under(state, prefix), HALF, HALF, source=source, rest=rest,
-                   whole=source == 'online')
+    return Encoder(
+        f'BootMAE run ({source})', under(state, prefix), HALF, HALF, source=source, rest=rest, whole=source == 'online'
+    )
 
 
 def _authors_pretraining(content: dict, state: State, source: str) -> Encoder:
@@ -190,10 +196,13 @@ def _authors_pretraining(content: dict, state: State, source: str) -> Encoder:
         if not state:
             raise ValueError('no momentum encoder (model_ema) in this file of the authors: use source=online')
     encoder = {key: value for key, value in state.items() if (authors_key(key) or '').startswith('backbone.')}
-    kind = f'authors\' BootMAE ({source})'
+    kind = f"authors' BootMAE ({source})"
     whole = source == 'online' and all(map(authors_key, state))
-    rest = (split(from_authors(state, momentum), 'backbone.')[0] if whole else
-            {key: state[key] for key in state if key not in encoder})
+    rest = (
+        split(from_authors(state, momentum), 'backbone.')[0]
+        if whole
+        else {key: state[key] for key in state if key not in encoder}
+    )
     return Encoder(kind, encoder, HALF, HALF, source=source, rest=rest, whole=whole)
 
 
@@ -205,6 +214,7 @@ def _single(state: State, outside: State, prefix: str) -> Encoder:
         outside: the other weights of the file.
         prefix: the encoder's.
     """
+
     def any_block(pattern: str) -> bool:
         return any(re.match(pattern, key) for key in state)
 
@@ -228,9 +238,10 @@ def _single(state: State, outside: State, prefix: str) -> Encoder:
         state, head = split(state, 'head.')
         whole = not (prefix or outside)
         rest = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()} if whole else outside
-        return Encoder('authors\' fine-tuned BootMAE', state, HALF, HALF, rest=rest, whole=whole)
-    raise ValueError(f'no ViT encoder of known names in this file: its weights are named {sorted(state)[:4]} ...; '
-                     f'{REMEDY}')
+        return Encoder("authors' fine-tuned BootMAE", state, HALF, HALF, rest=rest, whole=whole)
+    raise ValueError(
+        f'no ViT encoder of known names in this file: its weights are named {sorted(state)[:4]} ...; {REMEDY}'
+    )
 
 
 def _ours(state: State, outside: State) -> Encoder:
@@ -239,7 +250,7 @@ def _ours(state: State, outside: State) -> Encoder:
         return Encoder('run of this suite', state, rest=outside, whole=True)
     renamed = from_authors_segmentation({f'backbone.{key}': value for key, value in state.items()} | outside)
     rest, state = split(renamed, 'backbone.')
-    return Encoder('authors\' BootMAE segmentation', under(state, 'backbone.'), HALF, HALF, rest=rest, whole=True)
+    return Encoder("authors' BootMAE segmentation", under(state, 'backbone.'), HALF, HALF, rest=rest, whole=True)
 
 
 def _timm_names(state: State, outside: State, prefix: str) -> Encoder:

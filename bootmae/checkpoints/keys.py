@@ -14,12 +14,7 @@ from ..models.positions import bias_table_size, relative_index
 State = dict[str, torch.Tensor]
 
 # The release's decoder names (bootmae.md, section 9), in front of an optional suffix _1 for the feature branch.
-_DECODER_PARTS = {
-    'down': 'embed',
-    'mask_token': 'mask_token',
-    'decode_norm': 'norm',
-    'lm_head': 'head',
-}
+_DECODER_PARTS = {'down': 'embed', 'mask_token': 'mask_token', 'decode_norm': 'norm', 'lm_head': 'head'}
 _DECODER_BLOCK_PARTS = {
     'norm1': 'self_norm',
     'attn': 'self_attn',
@@ -206,8 +201,9 @@ def rename(state: State, table: Table, back: bool = False) -> State:
     def name(key: str) -> str:
         for pattern, new in rules:
             if match := pattern.match(key):
-                return match.expand(new) + key[match.end():]
+                return match.expand(new) + key[match.end() :]
         return key
+
     return {name(key): value for key, value in state.items()}
 
 
@@ -230,7 +226,8 @@ def mae_to_mmpretrain(state: State) -> State:
     decoder = {key: value for key, value in state.items() if key.startswith(('decoder_', 'mask_token'))}
     encoder = {key: value for key, value in state.items() if key not in decoder}
     return {f'backbone.{key}': value for key, value in rename(encoder, MMPRETRAIN).items()} | {
-        f'neck.{key}': value for key, value in rename(decoder, MAE_DECODER, back=True).items()}
+        f'neck.{key}': value for key, value in rename(decoder, MAE_DECODER, back=True).items()
+    }
 
 
 def from_mmseg(state: State) -> State:
@@ -291,8 +288,10 @@ def to_hf(state: State) -> State:
 
 def from_authors_finetuned(state: State) -> State:
     """The release's fine-tuned weights as a state of an ``ImageClassifier`` with our encoder."""
-    return {f'head.fc.{key.removeprefix("head.")}' if key.startswith('head.') else f'backbone.{key}': value
-            for key, value in state.items()}
+    return {
+        f'head.fc.{key.removeprefix("head.")}' if key.startswith('head.') else f'backbone.{key}': value
+        for key, value in state.items()
+    }
 
 
 def to_authors_finetuned(state: State) -> State:
@@ -317,8 +316,12 @@ def from_authors_segmentation(state: State) -> State:
         ValueError: for a name that is none of the release's, or an index that is not ours.
     """
     renamed = rename(drop_relative_index(state), _SEGMENTATION_PYRAMID, back=True)
-    unknown = [key for key in renamed if not key.startswith(('backbone.pyramid.', *_SEGMENTATION_HEADS))
-               and not (key.startswith('backbone.') and _ENCODER.match(key.removeprefix('backbone.')))]
+    unknown = [
+        key
+        for key in renamed
+        if not key.startswith(('backbone.pyramid.', *_SEGMENTATION_HEADS))
+        and not (key.startswith('backbone.') and _ENCODER.match(key.removeprefix('backbone.')))
+    ]
     if unknown:
         raise ValueError(f'not a BootMAE segmentation file: unknown weights {unknown[:5]}')
     return renamed
@@ -341,8 +344,10 @@ def to_authors_segmentation(state: State, grid: tuple[int, int] | None) -> State
         out[key] = value
         if key.endswith(_TABLE):
             if grid is None or bias_table_size(grid) != len(value):
-                raise ValueError(f'{key} has {len(value)} rows, which are not for all pairs of {grid} patches: the '
-                                 'release has no attention within windows')
+                raise ValueError(
+                    f'{key} has {len(value)} rows, which are not for all pairs of {grid} patches: the '
+                    'release has no attention within windows'
+                )
             out[key.replace(_TABLE, _INDEX)] = relative_index(grid)
     return out
 

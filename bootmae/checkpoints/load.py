@@ -45,14 +45,17 @@ class Verdict:
     def __str__(self) -> str:
         why = f'new ({", ".join(self.parts)}: not in the file)'
         notes = (('interpolated', self.resized), (why, families(self.new)), ('not used', self.unused))
-        return (f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
-                f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}')
+        return (
+            f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
+            f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}'
+        )
 
 
 def families(keys: list[str]) -> list[str]:
     """Names of weights, short: one for all blocks (``blocks.*.gamma_1``), and one for a pyramid (``pyramid.*``)."""
-    return list(dict.fromkeys(re.sub(r'^pyramid\..*', 'pyramid.*', re.sub(r'^blocks\.\d+', 'blocks.*', key))
-                              for key in keys))
+    return list(
+        dict.fromkeys(re.sub(r'^pyramid\..*', 'pyramid.*', re.sub(r'^blocks\.\d+', 'blocks.*', key)) for key in keys)
+    )
 
 
 def tensors_hash(state: State) -> str:
@@ -84,8 +87,11 @@ def fit_grids(encoder: Encoder, grids: dict[str, Grid]) -> tuple[State, list[str
             if side != old_side:
                 resized.append(f'{name.rpartition(".")[2]} from {old_side} to {side}')
             continue
-        resize, old = ((resize_positions, position_grid(encoder, new)) if name == 'pos_embed' else
-                       (resize_bias_table, table_grid(encoder, value, new)))
+        resize, old = (
+            (resize_positions, position_grid(encoder, new))
+            if name == 'pos_embed'
+            else (resize_bias_table, table_grid(encoder, value, new))
+        )
         state[name] = resize(value, old, new)
         if old != new:
             resized.append(f'{name.rpartition(".")[2]} from {old[0]}x{old[1]} to {new[0]}x{new[1]}')
@@ -130,22 +136,29 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
     """
     wanted = backbone.state_dict()
     if encoder.depth != backbone.arch_depth:
-        raise ValueError(f'it has {encoder.depth} blocks, the model\'s arch has {backbone.arch_depth}')
+        raise ValueError(f"it has {encoder.depth} blocks, the model's arch has {backbone.arch_depth}")
     if encoder.num_heads not in (None, backbone.num_heads):
-        raise ValueError(f'it has {encoder.num_heads} attention heads, the model\'s arch has {backbone.num_heads}')
+        raise ValueError(f"it has {encoder.num_heads} attention heads, the model's arch has {backbone.num_heads}")
     state, resized = fit_grids(encoder, backbone.position_grids)
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
     parts = {part: keys for part, keys in backbone.new_parts.items() if not set(keys) & set(state)}
     new = [key for keys in parts.values() for key in keys]
-    without_class_token = ('cls_token', ) if backbone.cls_token is None else ()
-    unused = [key for key in state if key not in wanted and key.startswith((*UNUSED_PARTS, *inner,
-                                                                             *without_class_token))]
+    without_class_token = ('cls_token',) if backbone.cls_token is None else ()
+    unused = [
+        key for key in state if key not in wanted and key.startswith((*UNUSED_PARTS, *inner, *without_class_token))
+    ]
     missing = [key for key in wanted if key not in state and key not in new]
     unexpected = [key for key in state if key not in wanted and key not in unused]
-    shapes = [f'{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}'
-              for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    faults = [f'{len(keys)} {what}: {", ".join(keys[:4])}' for what, keys in
-              (('missing', missing), ('unexpected', unexpected), ('of another shape', shapes)) if keys]
+    shapes = [
+        f'{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}'
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    faults = [
+        f'{len(keys)} {what}: {", ".join(keys[:4])}'
+        for what, keys in (('missing', missing), ('unexpected', unexpected), ('of another shape', shapes))
+        if keys
+    ]
     if faults:
         raise ValueError('; '.join(faults))
     loaded = {key: state[key] for key in wanted if key in state}
@@ -158,8 +171,10 @@ def error_context(path: str | Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f'{path} was not loaded into the backbone: {error}. Use the config of the method and size '
-                         'that made the file, or another file.') from error
+        raise ValueError(
+            f'{path} was not loaded into the backbone: {error}. Use the config of the method and size '
+            'that made the file, or another file.'
+        ) from error
 
 
 def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> Verdict:
@@ -179,8 +194,17 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -
         encoder = find_encoder(content, source)
         found = match(backbone, encoder)
     backbone.load_state_dict(found.state, strict=False)
-    return Verdict(str(path), encoder.kind, len(found.state), len(found.state), found.new, found.unused,
-                   tensors_hash(encoder.state), found.resized, found.parts)
+    return Verdict(
+        str(path),
+        encoder.kind,
+        len(found.state),
+        len(found.state),
+        found.new,
+        found.unused,
+        tensors_hash(encoder.state),
+        found.resized,
+        found.parts,
+    )
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -216,11 +240,13 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
         lost = any(key.startswith('momentum.') for key in missing)
         momentum = ' Its momentum encoder is lost, and with it the training target.' if lost else ''
         theirs = any(key.startswith('backbone.fpn1.') for key in unexpected)
-        convert = ' Convert the authors\' segmentation file: tools/convert_checkpoint.py --to mmseg.' if theirs else ''
-        raise ValueError(f'{path} is no checkpoint of this config\'s {type(model).__name__}: {len(missing)} weights '
-                         f'missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(shapes)} of '
-                         f'another shape {shapes[:3]}.{momentum}{convert} Give the config that wrote the file; to '
-                         'start a new run from its encoder use --init.')
+        convert = " Convert the authors' segmentation file: tools/convert_checkpoint.py --to mmseg." if theirs else ''
+        raise ValueError(
+            f"{path} is no checkpoint of this config's {type(model).__name__}: {len(missing)} weights "
+            f'missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(shapes)} of '
+            f'another shape {shapes[:3]}.{momentum}{convert} Give the config that wrote the file; to '
+            'start a new run from its encoder use --init.'
+        )
     model.load_state_dict(state, strict=True)
 
 
@@ -229,6 +255,8 @@ def check_resumable(content: dict, path: str | Path) -> None:
     meta = content.get('meta')
     counters = isinstance(meta, dict) and {'epoch', 'iter'} <= set(meta)
     if not counters or 'optimizer' not in content:
-        raise ValueError(f'{path} holds weights, not a run that can be resumed (no optimizer, epoch and iteration): '
-                         'resume from an epoch_N.pth or iter_N.pth of the work directory, or start a new run from its '
-                         'encoder with --init')
+        raise ValueError(
+            f'{path} holds weights, not a run that can be resumed (no optimizer, epoch and iteration): '
+            'resume from an epoch_N.pth or iter_N.pth of the work directory, or start a new run from its '
+            'encoder with --init'
+        )

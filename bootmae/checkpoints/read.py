@@ -27,10 +27,17 @@ def history_method(owner: type, name: str):
 # Plain data that honest files hold beside tensors: mmengine's log history, numpy numbers, the authors' arguments.
 _NUMPY = (np._core.multiarray._reconstruct, np._core.multiarray.scalar)
 SAFE_TYPES = [
-    argparse.Namespace, HistoryBuffer, (history_method, 'builtins.getattr'), np.ndarray, np.dtype,
+    argparse.Namespace,
+    HistoryBuffer,
+    (history_method, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
     bytes,  # of an empty array
-    *((function, f'numpy.{core}.multiarray.{function.__name__}')  # numpy 1 wrote numpy.core
-      for function in _NUMPY for core in ('core', '_core')),
+    *(
+        (function, f'numpy.{core}.multiarray.{function.__name__}')  # numpy 1 wrote numpy.core
+        for function in _NUMPY
+        for core in ('core', '_core')
+    ),
     *(type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')),
 ]
 
@@ -80,14 +87,17 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         content = (_read_safetensors if path.suffix == '.safetensors' else _read_torch)(path)
     except UnpicklingError as error:
-        raise ValueError(f'{path} holds more than tensors and plain types, or is damaged, and was not read '
-                         f'({_reason(error)}). Convert it to a dict of tensors with the program that wrote it.'
-                         ) from None
+        raise ValueError(
+            f'{path} holds more than tensors and plain types, or is damaged, and was not read '
+            f'({_reason(error)}). Convert it to a dict of tensors with the program that wrote it.'
+        ) from None
     except DamagedError:
         raise
     except Exception as error:  # damage shows in many ways: struct.error, IndexError, AssertionError, SafetensorError
         raise ValueError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error}): {AGAIN}') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of weights: save a dict of named '
-                         'tensors, e.g. model.state_dict()')
+        raise ValueError(
+            f'{path} holds a {type(content).__name__}, not a dict of weights: save a dict of named '
+            'tensors, e.g. model.state_dict()'
+        )
     return content

@@ -81,8 +81,10 @@ def choose(folder: str | Path, warn: Callable[[str], None]) -> Found:
         warn(f'skipped {path.name}: {reason}')
     if found.path is None and found.skipped:
         names = ', '.join(path.name for path, _ in found.skipped)
-        raise ValueError(f'no checkpoint in {folder} can be resumed ({names}): {found.skipped[-1][1]}. Copy a whole '
-                         'one there, or start anew without --resume in another --work-dir')
+        raise ValueError(
+            f'no checkpoint in {folder} can be resumed ({names}): {found.skipped[-1][1]}. Copy a whole '
+            'one there, or start anew without --resume in another --work-dir'
+        )
     return found
 
 
@@ -96,14 +98,16 @@ def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> No
     theirs, ours = ([len(group['params']) for group in sets] for sets in (groups, optimizer.param_groups))
     fault = None
     if theirs != ours:
-        fault = (f'{len(theirs)} groups with {sum(theirs)} parameters for {len(ours)} with {sum(ours)}')
+        fault = f'{len(theirs)} groups with {sum(theirs)} parameters for {len(ours)} with {sum(ours)}'
     else:
         keys = [key for group in groups for key in group['params']]
         weights = [weight for group in optimizer.param_groups for weight in group['params']]
         fault = _wrong_shapes(state['state'], keys, weights)
     if fault:
-        raise ValueError(f'{path} has the optimizer state of another model ({fault}): resume with the config that '
-                         'wrote the file, or start a new run from its encoder with --init')
+        raise ValueError(
+            f'{path} has the optimizer state of another model ({fault}): resume with the config that '
+            'wrote the file, or start a new run from its encoder with --init'
+        )
 
 
 def _wrong_shapes(states: dict, keys: Sequence[int], weights: Sequence[torch.Tensor]) -> str | None:
@@ -132,9 +136,14 @@ def check_facts(content: dict, path: str | Path, ours: dict, changed: bool = Fal
         ValueError: if there are any and they are not wanted.
     """
     theirs = content['meta'].get('bootmae', {}).get('run', {})
-    differences = [f'{name} {theirs[name]!r}, here {ours[name]!r}' for name in ours
-                   if name in theirs and theirs[name] != ours[name]]
+    differences = [
+        f'{name} {theirs[name]!r}, here {ours[name]!r}'
+        for name in ours
+        if name in theirs and theirs[name] != ours[name]
+    ]
     if differences and not changed:
-        raise ValueError(f'{path} is of a run with another config: {"; ".join(differences)}. Resume with the config '
-                         'that wrote the file, or give --resume-changed to go on with this one')
+        raise ValueError(
+            f'{path} is of a run with another config: {"; ".join(differences)}. Resume with the config '
+            'that wrote the file, or give --resume-changed to go on with this one'
+        )
     return differences

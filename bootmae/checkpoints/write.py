@@ -40,6 +40,7 @@ def bytes_of(content: object) -> int:
         elif isinstance(value, (dict, list, tuple)):
             for item in value.values() if isinstance(value, dict) else value:
                 visit(item)
+
     visit(content)
     return sum(storages.values())
 
@@ -64,8 +65,9 @@ def write_checkpoint(path: str | Path, content: dict) -> None:
         write_file(path, lambda file: _save_torch(content, file), room)
         return
     if several := sorted(set(content) - {'state_dict', 'meta'}):
-        raise ValueError(f'{path}: a .safetensors file has no place for {", ".join(several)}: give a name that ends in '
-                         '.pth')
+        raise ValueError(
+            f'{path}: a .safetensors file has no place for {", ".join(several)}: give a name that ends in .pth'
+        )
     # Some of our weights share memory, which safetensors does not take.
     tensors = {key: value.detach().clone().contiguous() for key, value in content['state_dict'].items()}
     header = dict(format='pt', bootmae=json.dumps(content['meta']['bootmae']))

@@ -36,13 +36,19 @@ FILES_FAULT, FILES_NOTE = 1024, 4096
 WATCHED = ('scipy',)
 OPTIONAL = re.compile(  # never a fault: CUDA, and tools of developers with what they need
     'nvidia-|cuda-|triton|pytest|ruff|codespell|pip$|uv$|wheel$|iniconfig|pluggy|mypy|librt|ast-serialize|pathspec|nox$|'
-    'argcomplete|attrs|colorlog|dependency-groups|humanize|virtualenv|distlib|python-discovery|import-linter|grimp')
+    'argcomplete|attrs|colorlog|dependency-groups|humanize|virtualenv|distlib|python-discovery|import-linter|grimp'
+)
 ORIGINALS = {
-    'onedl-mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite'), 'onedl-mmengine': ('mmengine', 'mmengine-lite'),
-    'onedl-mmpretrain': ('mmpretrain',), 'onedl-mmdetection': ('mmdet',), 'onedl-mmsegmentation': ('mmsegmentation',)}
+    'onedl-mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite'),
+    'onedl-mmengine': ('mmengine', 'mmengine-lite'),
+    'onedl-mmpretrain': ('mmpretrain',),
+    'onedl-mmdetection': ('mmdet',),
+    'onedl-mmsegmentation': ('mmsegmentation',),
+}
 OPENCV = ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless')
-COMPILE = (f'MMCV_WITH_OPS=1 {PIP} install --no-deps --no-build-isolation --no-cache-dir --force-reinstall '
-           'onedl-mmcv==2.3.6')
+COMPILE = (
+    f'MMCV_WITH_OPS=1 {PIP} install --no-deps --no-build-isolation --no-cache-dir --force-reinstall onedl-mmcv==2.3.6'
+)
 
 
 @dataclass
@@ -186,11 +192,19 @@ def check_python(context: Context) -> Finding:
     version = platform.python_version()
     limits = re.search('requires-python = "(.*)"', (context.root / 'pyproject.toml').read_text())[1]
     if not in_range(version, limits):
-        return Finding(FAULT, 'Python', f'{version}, supported: {limits}',
-                       'PYTHON=/path/to/python3.12 make setup  (then source .venv/bin/activate)')
+        return Finding(
+            FAULT,
+            'Python',
+            f'{version}, supported: {limits}',
+            'PYTHON=/path/to/python3.12 make setup  (then source .venv/bin/activate)',
+        )
     if unactivated(context):
-        return Finding(FAULT, 'Python', f'{version} of {sys.prefix}, which has no torch: it is not that of .venv',
-                       'source .venv/bin/activate')
+        return Finding(
+            FAULT,
+            'Python',
+            f'{version} of {sys.prefix}, which has no torch: it is not that of .venv',
+            'source .venv/bin/activate',
+        )
     if Path(sys.prefix).resolve() != (context.root / '.venv').resolve():
         return Finding(NOTE, 'Python', f'{version} of {sys.prefix}, not of .venv', 'source .venv/bin/activate')
     return Finding(OK, 'Python', f'{version}, {platform.system()} {platform.machine()}')
@@ -199,8 +213,11 @@ def check_python(context: Context) -> Finding:
 def unactivated(context: Context) -> bool:
     """Whether this is a Python without the suite's packages, while .venv has them."""
     venv = context.root / '.venv'
-    return (Path(sys.prefix).resolve() != venv.resolve() and (venv / 'bin/python').exists()
-            and 'torch' not in context.installed)
+    return (
+        Path(sys.prefix).resolve() != venv.resolve()
+        and (venv / 'bin/python').exists()
+        and 'torch' not in context.installed
+    )
 
 
 def check_packages(context: Context) -> list[Finding]:
@@ -209,10 +226,15 @@ def check_packages(context: Context) -> list[Finding]:
     The original OpenMMLab releases in place of the maintained builds are a note too.
     """
     (wanted, known), ranges = read_lock(context.root), read_ranges(context.root)
-    originals = {name: original for name, candidates in ORIGINALS.items() for original in candidates
-                 if original in context.installed and name not in context.installed}
-    missing = [name for name in wanted
-               if name not in context.installed and name not in originals and not OPTIONAL.match(name)]
+    originals = {
+        name: original
+        for name, candidates in ORIGINALS.items()
+        for original in candidates
+        if original in context.installed and name not in context.installed
+    }
+    missing = [
+        name for name in wanted if name not in context.installed and name not in originals and not OPTIONAL.match(name)
+    ]
     findings, others = [], []
     if originals:
         listed = ', '.join(f'{original} {context.installed[original]}' for original in originals.values())
@@ -228,8 +250,14 @@ def check_packages(context: Context) -> list[Finding]:
         if in_range(have, limits) or OPTIONAL.match(name):
             others.append(f'{name} {have} (lock: {version})')
         else:
-            findings.append(Finding(FAULT, name, f'{have}, supported: {limits}; tested: {version}',
-                                    f'{PIP} install --no-deps {name}=={version}'))
+            findings.append(
+                Finding(
+                    FAULT,
+                    name,
+                    f'{have}, supported: {limits}; tested: {version}',
+                    f'{PIP} install --no-deps {name}=={version}',
+                )
+            )
     if missing:
         listed = ', '.join(missing[:6]) + (f', ... ({len(missing)})' if len(missing) > 6 else '')
         findings.append(Finding(FAULT, 'packages', f'not installed: {listed}', REPAIR))
@@ -244,19 +272,34 @@ def check_combinations(context: Context) -> list[Finding]:
     have, findings = context.installed, []
     for name, originals in ORIGINALS.items():
         if both := [original for original in originals if original in have and name in have]:
-            findings.append(Finding(
-                FAULT, name, f'{both[0]} {have[both[0]]} is installed too, and owns the same files',
-                f'{PIP} uninstall -y {" ".join(both)} && {PIP} install --force-reinstall --no-deps '
-                f'{name}=={have[name]}'))
+            findings.append(
+                Finding(
+                    FAULT,
+                    name,
+                    f'{both[0]} {have[both[0]]} is installed too, and owns the same files',
+                    f'{PIP} uninstall -y {" ".join(both)} && {PIP} install --force-reinstall --no-deps '
+                    f'{name}=={have[name]}',
+                )
+            )
     if len(twins := [name for name in OPENCV if name in have]) > 1:
-        findings.append(Finding(
-            FAULT, 'opencv', f'{" and ".join(twins)} own the same files: the last one installed wins',
-            f'{PIP} uninstall -y {" ".join(twins)} && {PIP} install --no-deps -r requirements.lock'))
+        findings.append(
+            Finding(
+                FAULT,
+                'opencv',
+                f'{" and ".join(twins)} own the same files: the last one installed wins',
+                f'{PIP} uninstall -y {" ".join(twins)} && {PIP} install --no-deps -r requirements.lock',
+            )
+        )
     if 'pycocotools' in have and numbers(have.get('transformers', '0')) >= (5,):
-        findings.append(Finding(
-            NOTE, 'transformers', f'{have["transformers"]} with pycocotools breaks the import of mmpretrain; '
-            'bootmae/compat.py cures it by leaving out the multimodal models',
-            f'import bootmae.registry before mmpretrain, or: {PIP} install "transformers<5"'))
+        findings.append(
+            Finding(
+                NOTE,
+                'transformers',
+                f'{have["transformers"]} with pycocotools breaks the import of mmpretrain; '
+                'bootmae/compat.py cures it by leaving out the multimodal models',
+                f'import bootmae.registry before mmpretrain, or: {PIP} install "transformers<5"',
+            )
+        )
     return findings or [Finding(OK, 'combinations', 'none that is known to be bad')]
 
 
@@ -278,8 +321,12 @@ def check_work_dir(context: Context) -> Finding:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        return Finding(FAULT, 'work directory', f'{folder} cannot be written to: {error.strerror or error}',
-                       f'ls -ld {folder}; make it writable, or give runs --work-dir ELSEWHERE')
+        return Finding(
+            FAULT,
+            'work directory',
+            f'{folder} cannot be written to: {error.strerror or error}',
+            f'ls -ld {folder}; make it writable, or give runs --work-dir ELSEWHERE',
+        )
     return Finding(OK, 'work directory', f'{context.work_dir} can be written to')
 
 
@@ -288,8 +335,12 @@ def check_disk(context: Context) -> Finding:
     free = shutil.disk_usage(folder).free
     level = FAULT if free < DISK_FAULT else NOTE if free < DISK_NOTE else OK
     why = '' if level == OK else f': checkpoints of ViT-B need {DISK_FAULT / GB:.0f} GB each, of ViT-L more'
-    return Finding(level, 'disk', f'{free / GB:.1f} GB free in {folder}{why}',
-                   '' if level == OK else 'free some, or give runs --work-dir ELSEWHERE; see: du -sh work_dirs/*')
+    return Finding(
+        level,
+        'disk',
+        f'{free / GB:.1f} GB free in {folder}{why}',
+        '' if level == OK else 'free some, or give runs --work-dir ELSEWHERE; see: du -sh work_dirs/*',
+    )
 
 
 def check_shared_memory(context: Context) -> Finding:
@@ -298,12 +349,17 @@ def check_shared_memory(context: Context) -> Finding:
     total = shutil.disk_usage('/dev/shm').total
     level = FAULT if total < SHM_FAULT else NOTE if total < SHM_NOTE else OK
     why = '' if level == OK else ': loader workers hand over batches there and die with "bus error" when it is full'
-    return Finding(level, '/dev/shm', f'{total / GB:.2f} GB{why}',
-                   '' if level == OK else 'docker run --shm-size=16g (or --ipc=host), or fewer num_workers')
+    return Finding(
+        level,
+        '/dev/shm',
+        f'{total / GB:.2f} GB{why}',
+        '' if level == OK else 'docker run --shm-size=16g (or --ipc=host), or fewer num_workers',
+    )
 
 
 def check_file_descriptors(context: Context) -> Finding:
     import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     level = FAULT if 0 <= soft < FILES_FAULT else NOTE if 0 <= soft < FILES_NOTE else OK
     why = '' if level == OK else ': each batch of a loader worker takes some'
@@ -318,13 +374,13 @@ CHECKS: tuple[Check, ...] = (check_python, check_packages, check_combinations, *
 
 
 MARK = '@doctor '  # before each line of the child that is meant for us
-CHILD = '''
+CHILD = """
 import importlib, sys, types
 sys.path[:] = [path for path in sys.path if path]
 sys.modules['alone'] = package = types.ModuleType('alone')
 package.__path__ = [sys.argv[1]]
 importlib.import_module('alone.doctor_child').child(bool(int(sys.argv[2])))
-'''
+"""
 
 
 def read_child(lines: Iterator[str]) -> tuple[list[Finding], str]:
@@ -332,7 +388,7 @@ def read_child(lines: Iterator[str]) -> tuple[list[Finding], str]:
     findings, current = [], 'the start'
     for line in lines:
         if line.startswith(MARK):
-            content = json.loads(line[len(MARK):])
+            content = json.loads(line[len(MARK) :])
             if isinstance(content, str):
                 current = content.replace('check_', '').replace('_', ' ')
             else:
@@ -381,6 +437,8 @@ def main(work_dir: str | None = None) -> int:
     for finding in findings:
         print(finding)
     levels = [finding.level for finding in findings]
-    print(f'\n{levels.count(FAULT)} faults, {levels.count(NOTE)} notes, {levels.count(OK)} fine, '
-          f'{time.perf_counter() - start:.1f} s')
+    print(
+        f'\n{levels.count(FAULT)} faults, {levels.count(NOTE)} notes, {levels.count(OK)} fine, '
+        f'{time.perf_counter() - start:.1f} s'
+    )
     return 1 if FAULT in levels else 0

@@ -19,8 +19,9 @@ def check_torch(context: Context) -> list[Finding]:
     import torchvision
 
     torchvision.ops.nms(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), 0.5)  # fails if it was built for another torch
-    return [Finding(OK, 'torch', f'{torch.__version__} (CUDA {torch.version.cuda}), torchvision '
-                    f'{torchvision.__version__}')]
+    return [
+        Finding(OK, 'torch', f'{torch.__version__} (CUDA {torch.version.cuda}), torchvision {torchvision.__version__}')
+    ]
 
 
 def check_gpu(context: Context) -> Finding:
@@ -41,15 +42,23 @@ def check_gpu(context: Context) -> Finding:
     if torch.version.cuda is None:
         return Finding(FAULT, 'GPU', f'driver {driver}, but torch {torch.__version__} is built without CUDA', REPAIR)
     why = f': {told[0].message}'.splitlines()[0][:160] if told else ''
-    return Finding(FAULT, 'GPU', f'torch (CUDA {torch.version.cuda}) cannot use it with driver {driver}{why}',
-                   f'nvidia-smi; install a driver for CUDA {torch.version.cuda} or newer')
+    return Finding(
+        FAULT,
+        'GPU',
+        f'torch (CUDA {torch.version.cuda}) cannot use it with driver {driver}{why}',
+        f'nvidia-smi; install a driver for CUDA {torch.version.cuda} or newer',
+    )
 
 
 def driver_says() -> str:
     """Version of NVIDIA's driver, '' if there is none."""
     try:
-        done = subprocess.run(['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'],
-                              capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ''
     return done.stdout.split('\n')[0].strip() if done.returncode == 0 else ''
@@ -67,8 +76,16 @@ def check_nvjpeg(context: Context) -> Finding:
         error = '' if (pixels.float() - 99).abs().max() < 4 else 'it decodes wrongly'
     except RuntimeError as failure:
         error = first_line(failure)
-    return Finding(NOTE, 'nvJPEG', f'{error}: the CPU decodes JPEGs', f'{PIP} install --force-reinstall --no-deps '
-                   'torchvision==0.26.0') if error else Finding(OK, 'nvJPEG', 'decodes JPEGs on the GPU')
+    return (
+        Finding(
+            NOTE,
+            'nvJPEG',
+            f'{error}: the CPU decodes JPEGs',
+            f'{PIP} install --force-reinstall --no-deps torchvision==0.26.0',
+        )
+        if error
+        else Finding(OK, 'nvJPEG', 'decodes JPEGs on the GPU')
+    )
 
 
 def check_compiled_ops(context: Context) -> Finding:
@@ -80,14 +97,23 @@ def check_compiled_ops(context: Context) -> Finding:
         return Finding(FAULT, 'mmcv ops', 'mmcv is not installed', REPAIR)
     spec = PathFinder.find_spec('mmcv._ext', package.submodule_search_locations)
     if spec is None:
-        return Finding(NOTE, 'mmcv ops', 'not compiled: torchvision\'s nms and roi_align stand in, all that '
-                       'Mask R-CNN needs', f'none needed; to have them all (about 15 minutes): {COMPILE}')
+        return Finding(
+            NOTE,
+            'mmcv ops',
+            "not compiled: torchvision's nms and roi_align stand in, all that Mask R-CNN needs",
+            f'none needed; to have them all (about 15 minutes): {COMPILE}',
+        )
     import torch
+
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except ImportError as error:
-        return Finding(FAULT, 'mmcv ops', f'compiled for another torch than {torch.__version__}: {first_line(error)}',
-                       f'{COMPILE}  (without MMCV_WITH_OPS=1: no compiled ops, torchvision stands in)')
+        return Finding(
+            FAULT,
+            'mmcv ops',
+            f'compiled for another torch than {torch.__version__}: {first_line(error)}',
+            f'{COMPILE}  (without MMCV_WITH_OPS=1: no compiled ops, torchvision stands in)',
+        )
     return Finding(OK, 'mmcv ops', 'compiled, and they load')
 
 
@@ -117,10 +143,21 @@ def smoke(device: str) -> Finding:
 
     np.random.seed(0)  # masks
     torch.manual_seed(0)
-    model = MODELS.build(dict(
-        type='BootMAE', pixel_decoder=dict(embed_dims=16, depth=1), feature_decoder=dict(depth=1),
-        backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=2, num_heads=2), img_size=32, patch_size=8),
-        masking=dict(num_masked=11, num_block=8, block_area=(2, 4)))).to(device).train()
+    model = (
+        MODELS.build(
+            dict(
+                type='BootMAE',
+                pixel_decoder=dict(embed_dims=16, depth=1),
+                feature_decoder=dict(depth=1),
+                backbone=dict(
+                    type='PlainViT', arch=dict(embed_dims=24, depth=2, num_heads=2), img_size=32, patch_size=8
+                ),
+                masking=dict(num_masked=11, num_block=8, block_area=(2, 4)),
+            )
+        )
+        .to(device)
+        .train()
+    )
     model.init_weights()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
     before = torch.cat([p.detach().flatten() for p in model.momentum.parameters()])
@@ -132,8 +169,9 @@ def smoke(device: str) -> Finding:
     after = torch.cat([p.detach().flatten() for p in model.momentum.parameters()])
     name = f'training step on {device}'
     if not torch.isfinite(loss) or not torch.isfinite(after).all() or torch.equal(before, after):
-        return Finding(FAULT, name, f'loss {loss.item()}, momentum encoder moved: {not torch.equal(before, after)}',
-                       REPAIR)
+        return Finding(
+            FAULT, name, f'loss {loss.item()}, momentum encoder moved: {not torch.equal(before, after)}', REPAIR
+        )
     return Finding(OK, name, f'loss {loss.item():.4f}')
 
 
@@ -143,11 +181,19 @@ def check_smoke(context: Context) -> Finding:
 
 def check_smoke_on_gpu(context: Context) -> list[Finding]:
     import torch
+
     return [smoke('cuda')] if context.gpu and torch.cuda.is_available() else []
 
 
-IN_CHILD: tuple[Check, ...] = (check_torch, check_gpu, check_nvjpeg, check_compiled_ops, check_imports, check_smoke,
-                               check_smoke_on_gpu)
+IN_CHILD: tuple[Check, ...] = (
+    check_torch,
+    check_gpu,
+    check_nvjpeg,
+    check_compiled_ops,
+    check_imports,
+    check_smoke,
+    check_smoke_on_gpu,
+)
 
 
 def child(gpu: bool) -> None:

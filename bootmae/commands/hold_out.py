@@ -52,15 +52,19 @@ def plan(source: str, out: str, share: float, seed: int) -> tuple[Links, str]:
     """All links of the division of ``source`` for ``out``, both real paths, and a line that sums them up."""
     paths, labels, names = _scan(source)
     if single := [names[label] for label in np.flatnonzero(np.bincount(labels) == 1)]:
-        raise ValueError(f'{len(single)} classes of {source} have a single image, which cannot be both in training and '
-                         f'held out: {shorten(single)}; add images to them, or leave them out')
+        raise ValueError(
+            f'{len(single)} classes of {source} have a single image, which cannot be both in training and '
+            f'held out: {shorten(single)}; add images to them, or leave them out'
+        )
     val = held_out(labels, share, seed)
     links = {}
     for path, held in zip(paths, val):
         link = os.path.join('val' if held else 'train', os.path.relpath(path, source))
         links[link] = os.path.relpath(path, os.path.dirname(os.path.join(out, link)))
-    return links, (f'{len(paths) - val.sum():,} images in train, {val.sum():,} in val, {len(names)} classes '
-                   f'(of {source}, share {share}, seed {seed})')
+    return links, (
+        f'{len(paths) - val.sum():,} images in train, {val.sum():,} in val, {len(names)} classes '
+        f'(of {source}, share {share}, seed {seed})'
+    )
 
 
 def _check_places(source: str, out: str) -> None:
@@ -68,8 +72,7 @@ def _check_places(source: str, out: str) -> None:
         what = 'is a file, not a folder: unpack it' if os.path.exists(source) else 'does not exist'
         raise FileNotFoundError(f'SOURCE {source} {what}; {contents(os.path.dirname(source))}')
     if os.path.commonpath([source, out]) == source:
-        raise ValueError(f'OUT {out} lies in SOURCE {source}, where it would count as a class: '
-                         'name a folder beside it')
+        raise ValueError(f'OUT {out} lies in SOURCE {source}, where it would count as a class: name a folder beside it')
     if os.path.lexists(out) and not os.path.isdir(out):
         raise ValueError(f'OUT {out} is a file: name a folder')
 
@@ -82,16 +85,20 @@ def _scan(source: str) -> tuple[list[str], Sequence[int], Sequence[str]]:
         raise ValueError(f'SOURCE {source} has no class folders, one for each class; {contents(source)}')
     if set(folders) <= SPLIT_NAMES:
         train = os.path.join(source, 'train' if 'train' in folders else folders[0])
-        raise ValueError(f'the folders of SOURCE {source} are splits, not classes: {shorten(folders)}; '
-                         f'divide the training images, such as {train}')
+        raise ValueError(
+            f'the folders of SOURCE {source} are splits, not classes: {shorten(folders)}; '
+            f'divide the training images, such as {train}'
+        )
     paths, labels, names = scan_classes(source, extensions)
     seen = {}
     for path in paths:
         status = os.stat(path)
         other = seen.setdefault((status.st_dev, status.st_ino), path)
         if other != path:
-            raise ValueError(f'{other} and {path} are the same file, which could be in training and held out at once: '
-                             'remove one of the two')
+            raise ValueError(
+                f'{other} and {path} are the same file, which could be in training and held out at once: '
+                'remove one of the two'
+            )
     return paths, labels, names
 
 
@@ -109,8 +116,10 @@ def _is_there(out: str, links: Links, source: str) -> bool:
             if os.path.islink(path) or not os.path.isdir(path):
                 found[os.path.relpath(path, out)] = os.readlink(path) if os.path.islink(path) else None
     if found != links:
-        raise ValueError(f'OUT {out} is not empty and holds something else than this division of {source} '
-                         '(other images, another share or seed): remove it, or name another folder')
+        raise ValueError(
+            f'OUT {out} is not empty and holds something else than this division of {source} '
+            '(other images, another share or seed): remove it, or name another folder'
+        )
     return True
 
 

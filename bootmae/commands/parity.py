@@ -37,8 +37,13 @@ TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
 EMA_DECAY = 0.999
 ADAMW = dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05)
 
-KINDS = {'online/': 'pretraining', 'model/': 'fine-tuning', 'backbone/': 'segmentation', 'mae/': 'MAE',
-         'vitdet/': 'ViTDet'}
+KINDS = {
+    'online/': 'pretraining',
+    'model/': 'fine-tuning',
+    'backbone/': 'segmentation',
+    'mae/': 'MAE',
+    'vitdet/': 'ViTDet',
+}
 
 Errors = dict[str, float]
 
@@ -62,8 +67,10 @@ class Golden:
                 self.arrays = dict(archive)
             self.meta = dict(json.loads(str(self.arrays['meta'])))
         except Exception as error:  # damage shows in many ways: BadZipFile, EOFError, zlib.error, TypeError
-            raise ValueError(f'{path} is no golden file (an .npz with a JSON text `meta`), or is damaged: '
-                             f'{type(error).__name__}: {error}') from error
+            raise ValueError(
+                f'{path} is no golden file (an .npz with a JSON text `meta`), or is damaged: '
+                f'{type(error).__name__}: {error}'
+            ) from error
         if self.meta.get('layer_norm_eps', LAYER_NORM_EPS) != LAYER_NORM_EPS:
             raise ValueError(f'{path} has layer_norm_eps={self.meta["layer_norm_eps"]}, BootMAE uses {LAYER_NORM_EPS}')
 
@@ -111,8 +118,12 @@ def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> 
 
 
 def build_vit(meta: dict, **kwargs) -> dict:
-    arch = dict(embed_dims=meta['embed_dim'], depth=meta['depth'], num_heads=meta['num_heads'],
-                mlp_ratio=meta.get('mlp_ratio', 4))
+    arch = dict(
+        embed_dims=meta['embed_dim'],
+        depth=meta['depth'],
+        num_heads=meta['num_heads'],
+        mlp_ratio=meta.get('mlp_ratio', 4),
+    )
     return dict(type='PlainViT', img_size=meta['img_size'], patch_size=meta['patch_size'], arch=arch) | kwargs
 
 
@@ -120,13 +131,16 @@ def build_bootmae(meta: dict) -> torch.nn.Module:
     """The algorithm at a golden file's size, in float64."""
     decoder = dict(depth=meta.get('decoder_depth', 2), mlp_ratio=meta.get('mlp_ratio', 4))
     pixel_tap, feature_tap = meta['feature_layers']
-    return MODELS.build(dict(
-        type='BootMAE',
-        backbone=build_vit(meta),
-        pixel_decoder=decoder | dict(embed_dims=meta['decoder_dim'], tap=pixel_tap),
-        feature_decoder=decoder | dict(tap=feature_tap),
-        masking=dict(num_masked=meta['num_masked'], num_block=1),  # masks come from the file
-        weighted=meta['weight_mask'])).double()
+    return MODELS.build(
+        dict(
+            type='BootMAE',
+            backbone=build_vit(meta),
+            pixel_decoder=decoder | dict(embed_dims=meta['decoder_dim'], tap=pixel_tap),
+            feature_decoder=decoder | dict(tap=feature_tap),
+            masking=dict(num_masked=meta['num_masked'], num_block=1),  # masks come from the file
+            weighted=meta['weight_mask'],
+        )
+    ).double()
 
 
 def prepare(model: torch.nn.Module, how: How) -> torch.nn.Module:
@@ -167,8 +181,7 @@ def compare_pretraining(golden: Golden, how: How) -> Errors:
     wrapper.backward(total)
     errors['gradient norms'] = gradient_error(model, renamed(golden.group('gradnorm/')))
     wrapper.step()
-    errors['after one step'] = largest_error(
-        dict(model.named_parameters()), renamed(golden.group('after_step/')))
+    errors['after one step'] = largest_error(dict(model.named_parameters()), renamed(golden.group('after_step/')))
     model.update_momentum(EMA_DECAY)
     errors['momentum after it'] = largest_error(dict(model.momentum.named_parameters()), golden.group('after_ema/'))
     return errors
@@ -201,15 +214,36 @@ def mae_config(meta: dict) -> dict:
     width, patch_size = meta['embed_dim'], meta['patch_size']
     return dict(
         type='MAE',
-        backbone=dict(type='MAEViT', img_size=meta['img_size'], patch_size=patch_size, mask_ratio=meta['mask_ratio'],
-                      arch=dict(embed_dims=width, num_layers=meta['depth'], num_heads=meta['num_heads'],
-                                feedforward_channels=int(width * meta.get('mlp_ratio', 4)))),
-        neck=dict(type='MAEPretrainDecoder', num_patches=(meta['img_size'] // patch_size) ** 2, patch_size=patch_size,
-                  in_chans=3, embed_dim=width, decoder_embed_dim=meta['decoder_dim'],
-                  decoder_depth=meta['decoder_depth'], decoder_num_heads=meta['decoder_num_heads'],
-                  mlp_ratio=meta.get('mlp_ratio', 4)),
-        head=dict(type='MAEPretrainHead', norm_pix=meta['norm_pix_loss'], patch_size=patch_size,
-                  loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+        backbone=dict(
+            type='MAEViT',
+            img_size=meta['img_size'],
+            patch_size=patch_size,
+            mask_ratio=meta['mask_ratio'],
+            arch=dict(
+                embed_dims=width,
+                num_layers=meta['depth'],
+                num_heads=meta['num_heads'],
+                feedforward_channels=int(width * meta.get('mlp_ratio', 4)),
+            ),
+        ),
+        neck=dict(
+            type='MAEPretrainDecoder',
+            num_patches=(meta['img_size'] // patch_size) ** 2,
+            patch_size=patch_size,
+            in_chans=3,
+            embed_dim=width,
+            decoder_embed_dim=meta['decoder_dim'],
+            decoder_depth=meta['decoder_depth'],
+            decoder_num_heads=meta['decoder_num_heads'],
+            mlp_ratio=meta.get('mlp_ratio', 4),
+        ),
+        head=dict(
+            type='MAEPretrainHead',
+            norm_pix=meta['norm_pix_loss'],
+            patch_size=patch_size,
+            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+        ),
+    )
 
 
 @contextmanager
@@ -231,30 +265,36 @@ def compare_mae(golden: Golden, how: How) -> Errors:
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW), dict(decay_class_token=True))(model)
     images, orders = golden.tensor('images').to(how.device), golden.orders()
     num_patches = orders.shape[1]
-    masked = partial(pick, ids=orders[:, num_patches - golden.meta['num_masked']:], num_patches=num_patches)
+    masked = partial(pick, ids=orders[:, num_patches - golden.meta['num_masked'] :], num_patches=num_patches)
     with drawn(orders.to(how.device)):
         latent, mask, ids_restore = model.backbone(images)
         prediction = model.neck(latent, ids_restore)
         losses = model.loss(images, None)
-    errors = {'mask': relative_error(mask, golden.tensor('mask')),
-              'pixel prediction': relative_error(masked(prediction.cpu()), masked(golden.tensor('pixel_pred'))),
-              'loss': relative_error(losses['loss'], golden.tensor('loss'))}
+    errors = {
+        'mask': relative_error(mask, golden.tensor('mask')),
+        'pixel prediction': relative_error(masked(prediction.cpu()), masked(golden.tensor('pixel_pred'))),
+        'loss': relative_error(losses['loss'], golden.tensor('loss')),
+    }
     wrapper.zero_grad()
     wrapper.backward(losses['loss'])
     errors['gradient norms'] = gradient_error(model, mae_to_mmpretrain(golden.group('gradnorm/')))
     wrapper.step()
     errors['after one step'] = largest_error(
-        dict(model.named_parameters()), mae_to_mmpretrain(golden.group('after_step/')))
+        dict(model.named_parameters()), mae_to_mmpretrain(golden.group('after_step/'))
+    )
     return errors
 
 
 def compare_finetuning(golden: Golden, how: How) -> Errors:
     """Logits of a fine-tuned classifier in evaluation mode."""
     meta = golden.meta
-    model = MODELS.build(dict(
-        type='ImageClassifier',
-        backbone=build_vit(meta, out_type='avg_featmap'),
-        head=dict(type='LinearClsHead', num_classes=meta['num_classes'], in_channels=meta['embed_dim']))).double()
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=build_vit(meta, out_type='avg_featmap'),
+            head=dict(type='LinearClsHead', num_classes=meta['num_classes'], in_channels=meta['embed_dim']),
+        )
+    ).double()
     golden.fill(model, from_authors_finetuned(golden.group('model/')))
     prepare(model.eval(), how)
     with torch.no_grad():
@@ -264,10 +304,17 @@ def compare_finetuning(golden: Golden, how: How) -> Errors:
 
 def build_segmentation_backbone(meta: dict) -> torch.nn.Module:
     """The backbone with pyramid at a golden file's size, in float64."""
-    return MODELS.build(build_vit(
-        meta, type='TransferViT', out_indices=meta['out_indices'], pyramid=dict(type='TapPyramid'),
-        relative_positions=meta['use_rel_pos_bias'], layer_scale=meta['init_values'],
-        trainable_positions=True)).double()
+    return MODELS.build(
+        build_vit(
+            meta,
+            type='TransferViT',
+            out_indices=meta['out_indices'],
+            pyramid=dict(type='TapPyramid'),
+            relative_positions=meta['use_rel_pos_bias'],
+            layer_scale=meta['init_values'],
+            trainable_positions=True,
+        )
+    ).double()
 
 
 def compare_segmentation(golden: Golden, how: How) -> Errors:
@@ -278,18 +325,26 @@ def compare_segmentation(golden: Golden, how: How) -> Errors:
     prepare(model.eval(), how)
     with torch.no_grad():
         levels = model(golden.tensor('images').to(how.device))
-    return {f'level {index}': relative_error(level, golden.tensor(f'level{index}'))
-            for index, level in enumerate(levels)}
+    return {
+        f'level {index}': relative_error(level, golden.tensor(f'level{index}')) for index, level in enumerate(levels)
+    }
 
 
 def build_vitdet(meta: dict) -> torch.nn.Module:
     """ViTDet's backbone with its pyramid at a golden file's size, in float64."""
     sizes = meta | dict(img_size=meta['pretrain_img_size'])
-    return MODELS.build(build_vit(
-        sizes, type='TransferViT', class_token=False, input_size=meta['img_size'], window_size=meta['window_size'],
-        global_blocks=[index for index in range(meta['depth']) if index not in meta['window_blocks']],
-        relative_positions='decomposed' if meta['use_rel_pos'] else False,
-        pyramid=dict(type='SimplePyramid', out_channels=meta['out_channels']))).double()
+    return MODELS.build(
+        build_vit(
+            sizes,
+            type='TransferViT',
+            class_token=False,
+            input_size=meta['img_size'],
+            window_size=meta['window_size'],
+            global_blocks=[index for index in range(meta['depth']) if index not in meta['window_blocks']],
+            relative_positions='decomposed' if meta['use_rel_pos'] else False,
+            pyramid=dict(type='SimplePyramid', out_channels=meta['out_channels']),
+        )
+    ).double()
 
 
 def compare_vitdet(golden: Golden, how: How) -> Errors:
@@ -301,7 +356,8 @@ def compare_vitdet(golden: Golden, how: How) -> Errors:
         maps = model.maps(golden.tensor('images').to(how.device))
         levels = model.pyramid(maps)
     return {'last map': relative_error(maps[-1], golden.tensor('last_feat'))} | {
-        f'level {index}': relative_error(level, golden.tensor(f'level{index}')) for index, level in enumerate(levels)}
+        f'level {index}': relative_error(level, golden.tensor(f'level{index}')) for index, level in enumerate(levels)
+    }
 
 
 @contextmanager
@@ -328,8 +384,13 @@ def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') 
     """
     init_default_scope('mmpretrain')
     golden = Golden(path)
-    comparisons = {'pretraining': compare_pretraining, 'fine-tuning': compare_finetuning,
-                   'segmentation': compare_segmentation, 'MAE': compare_mae, 'ViTDet': compare_vitdet}
+    comparisons = {
+        'pretraining': compare_pretraining,
+        'fine-tuning': compare_finetuning,
+        'segmentation': compare_segmentation,
+        'MAE': compare_mae,
+        'ViTDet': compare_vitdet,
+    }
     try:
         with compiled_exactly() if compile else nullcontext():
             return golden.kind, comparisons[golden.kind](golden, How(compile, device))

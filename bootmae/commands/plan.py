@@ -159,8 +159,9 @@ def length_of(cfg: Config, batch: Batch) -> Length:
     return Length(train_images, iterations, epoch, iterations * world_batch)
 
 
-def make_plan(cfg: Config, path: str, gpus: int, scale_lr: bool = False,
-              images_per_second: float | None = None) -> Plan:
+def make_plan(
+    cfg: Config, path: str, gpus: int, scale_lr: bool = False, images_per_second: float | None = None
+) -> Plan:
     """Work out a plan; ``images_per_second`` is of one GPU.
 
     Raises:
@@ -175,24 +176,38 @@ def make_plan(cfg: Config, path: str, gpus: int, scale_lr: bool = False,
     gflop = gflop_per_image(model, tuple(model.backbone.img_size), task_of(cfg))
     hook = next((h for h in cfg.get('custom_hooks', []) if h['type'] in ('BootMAEHook', 'EMAHook')), None)
     return Plan(
-        config=path, gpus=gpus, batch_per_gpu=batch.per_gpu, accumulation=batch.accumulation,
-        global_batch=batch.global_size, lr=optimizer.lr, min_lr=floor_lr(cfg),
+        config=path,
+        gpus=gpus,
+        batch_per_gpu=batch.per_gpu,
+        accumulation=batch.accumulation,
+        global_batch=batch.global_size,
+        lr=optimizer.lr,
+        min_lr=floor_lr(cfg),
         weight_decay=optimizer.get('weight_decay', 0.0),
         layer_decay=cfg.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay'),
         epochs=cfg.train_cfg.get('max_epochs') or round(length.iterations / length.epoch, 2),
         warmup_epochs=warm if in_epochs else round(warm / length.epoch, 2),
         warmup_updates=round(warm_iterations / batch.accumulation),
         ema=None if hook is None else hook.get('ema') or [[0, 1 - hook['momentum']]],
-        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')], input_mean=mean, input_std=std,
+        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')],
+        input_mean=mean,
+        input_std=std,
         params=sum(p.numel() for p in trained),
         frozen_params=sum(p.numel() for p in params) - sum(p.numel() for p in trained),
         gflop_per_image=None if gflop is None else round(gflop, 2),
-        train_images=length.train_images, iterations=length.iterations,
-        updates=-(-length.iterations // batch.accumulation), images=length.images, images_per_second=images_per_second,
-        gpu_hours=round(length.images / images_per_second / 3600, 1) if images_per_second else None)
+        train_images=length.train_images,
+        iterations=length.iterations,
+        updates=-(-length.iterations // batch.accumulation),
+        images=length.images,
+        images_per_second=images_per_second,
+        gpu_hours=round(length.images / images_per_second / 3600, 1) if images_per_second else None,
+    )
 
 
 def as_text(plan: Plan) -> str:
     """The plan as aligned lines."""
-    return '\n'.join(f'{name:<18} {value:,}' if isinstance(value, int) else f'{name:<18} {value}'
-                     for name, value in asdict(plan).items() if value is not None)
+    return '\n'.join(
+        f'{name:<18} {value:,}' if isinstance(value, int) else f'{name:<18} {value}'
+        for name, value in asdict(plan).items()
+        if value is not None
+    )

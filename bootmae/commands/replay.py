@@ -34,8 +34,14 @@ def read_dump(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         near = sorted(map(str, path.parent.glob('step_*_rank*.json'))) if path.parent.is_dir() else []
-        raise FileNotFoundError(f'no file {path}: ' + (f'there are {", ".join(near)}' if near else
-                                f'bad steps are written to {FOLDER}/step_*_rank*.json of a work directory'))
+        raise FileNotFoundError(
+            f'no file {path}: '
+            + (
+                f'there are {", ".join(near)}'
+                if near
+                else f'bad steps are written to {FOLDER}/step_*_rank*.json of a work directory'
+            )
+        )
     try:
         dump = json.loads(path.read_text())
         if {'batches', 'seed', 'rank', 'config'} <= set(dump):
@@ -62,8 +68,10 @@ def weights_for(dump: dict, dump_path: str | Path, checkpoint: str | None) -> Pa
         return ended
     if dump['checkpoint'] and Path(dump['checkpoint']).is_file():
         return Path(dump['checkpoint'])
-    raise FileNotFoundError(f'{dump_path}: neither weights of a stopped run beside it, nor its last checkpoint '
-                            f'{dump["checkpoint"]}: give --checkpoint FILE of about iteration {dump["iteration"]}')
+    raise FileNotFoundError(
+        f'{dump_path}: neither weights of a stopped run beside it, nor its last checkpoint '
+        f'{dump["checkpoint"]}: give --checkpoint FILE of about iteration {dump["iteration"]}'
+    )
 
 
 def build_model(cfg: Config, weights: Path, buffers: dict[str, float]) -> nn.Module:
@@ -90,8 +98,10 @@ def build_loader(cfg: Config, dump: dict) -> DataLoader:
     loader = SuiteRunner.build_dataloader(settings, seed=dump['seed'])
     sampler, batches = getattr(loader.batch_sampler, 'sampler', None), loader.batch_sampler
     if not hasattr(batches, 'skip') or not hasattr(sampler, 'infinite'):
-        raise ValueError(f'{cfg.filename} loads batches with {type(sampler).__name__}, which cannot start at any '
-                         'batch: only runs with DefaultSampler or InfiniteSampler can be repeated')
+        raise ValueError(
+            f'{cfg.filename} loads batches with {type(sampler).__name__}, which cannot start at any '
+            'batch: only runs with DefaultSampler or InfiniteSampler can be repeated'
+        )
     loader.dataset.seed = sampler.seed = dump['seed']
     sampler.rank, sampler.world_size = dump['rank'], dump['world_size']
     first = dump['batches'][0]
@@ -106,8 +116,10 @@ def build_loader(cfg: Config, dump: dict) -> DataLoader:
 def image_ranges(inputs, samples: list) -> list[tuple[str, float, float]]:
     """(file, smallest, largest value) of each image as the model's data preprocessor gets it."""
     images = inputs[0] if isinstance(inputs, (list, tuple)) and isinstance(inputs[0], (list, tuple)) else inputs
-    return [(sample_name(sample), float(image.float().min()), float(image.float().max()))
-            for sample, image in zip(samples, images)]
+    return [
+        (sample_name(sample), float(image.float().min()), float(image.float().max()))
+        for sample, image in zip(samples, images)
+    ]
 
 
 class FirstBad:
@@ -131,6 +143,7 @@ class FirstBad:
             if self.name is None and not finite(output):
                 came = '' if finite(inputs) else ', and so is its input'
                 self.name = f'{name} ({type(module).__name__}){came}'
+
         return look
 
 
@@ -162,8 +175,12 @@ def run_once(model: nn.Module, batch: dict, key: tuple[int, int, int], precision
     gradients = [name for name, p in model.named_parameters() if p.grad is not None and not finite(p.grad)]
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
-    return dict(losses={name: float(value.detach()) for name, value in logged.items()}, sum=float(total.detach()),
-                first=bad.name, gradients=gradients)
+    return dict(
+        losses={name: float(value.detach()) for name, value in logged.items()},
+        sum=float(total.detach()),
+        first=bad.name,
+        gradients=gradients,
+    )
 
 
 def describe(result: dict, precision: str, parameters: int) -> list[str]:
@@ -171,10 +188,12 @@ def describe(result: dict, precision: str, parameters: int) -> list[str]:
     losses = ', '.join(f'{name} {value:.6g}' for name, value in result['losses'].items())
     gradients = result['gradients']
     names = ', '.join(gradients[:SHOWN]) + (' ...' if len(gradients) > SHOWN else '')
-    return [f'  {precision}: {losses}',
-            f'    first module with an output that is not finite: {result["first"] or "none"}',
-            f'    parameters with gradients that are not finite: {len(gradients)} of {parameters}'
-            + (f': {names}' if names else '')]
+    return [
+        f'  {precision}: {losses}',
+        f'    first module with an output that is not finite: {result["first"] or "none"}',
+        f'    parameters with gradients that are not finite: {len(gradients)} of {parameters}'
+        + (f': {names}' if names else ''),
+    ]
 
 
 def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str | None = None) -> list[dict]:
@@ -205,12 +224,15 @@ def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str 
     stage = device_stage(cfg, loader.dataset)
     staged = loader if stage is None else map(stage, loader)
     for recorded, batch in zip(dump['batches'], staged):
-        result = dict(iteration=recorded['iteration'], passes={}, images=image_ranges(
-            batch['inputs'], batch['data_samples']))
+        result = dict(
+            iteration=recorded['iteration'], passes={}, images=image_ranges(batch['inputs'], batch['data_samples'])
+        )
         result['files'] = [name for name, _, _ in result['images']]
         if result['files'] != recorded['files']:
-            raise ValueError(f'iteration {recorded["iteration"]}: the loader gives {result["files"][:3]} ..., the run '
-                             f'had {recorded["files"][:3]} ...: has the data set changed since?')
+            raise ValueError(
+                f'iteration {recorded["iteration"]}: the loader gives {result["files"][:3]} ..., the run '
+                f'had {recorded["files"][:3]} ...: has the data set changed since?'
+            )
         print(f'iteration {recorded["iteration"]}, epoch {recorded["epoch"]}: recorded loss {recorded["loss"]:.6g}')
         key = dump['seed'], recorded['iteration'], dump['rank']
         for kind in dict.fromkeys((own, 'float32')):

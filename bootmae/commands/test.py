@@ -11,8 +11,14 @@ from ..engine.runner.build import await_processes, build_runner
 from ..results.rows import replace_file
 
 
-def evaluate(config: str, checkpoint: str, work_dir: str | None = None, options: dict | None = None,
-             launcher: str = 'none', tta: bool = False) -> dict[str, float]:
+def evaluate(
+    config: str,
+    checkpoint: str,
+    work_dir: str | None = None,
+    options: dict | None = None,
+    launcher: str = 'none',
+    tta: bool = False,
+) -> dict[str, float]:
     """The metrics of a checkpoint on its config's test data."""
     cfg = evaluation_config(config, checkpoint, options, tta)
     metrics = build_runner(cfg, config, work_dir, launcher).test()

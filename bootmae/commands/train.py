@@ -11,12 +11,21 @@ from ..engine.runner.build import await_processes, build_runner, processes
 from ..engine.runner.ladder import ladder
 
 
-def train(config: str, work_dir: str | None = None, options: dict | None = None, init: str | None = None,
-          source: str = 'online', resume: str | None = None, launcher: str = 'none',
-          auto_scale_lr: bool = False, resume_changed: bool = False) -> Runner:
+def train(
+    config: str,
+    work_dir: str | None = None,
+    options: dict | None = None,
+    init: str | None = None,
+    source: str = 'online',
+    resume: str | None = None,
+    launcher: str = 'none',
+    auto_scale_lr: bool = False,
+    resume_changed: bool = False,
+) -> Runner:
     """What ``tools/train.py`` does; see there for the arguments."""
-    cfg, batch = training_config(config, options, processes(launcher), auto_scale_lr, init, source, resume,
-                                 resume_changed)
+    cfg, batch = training_config(
+        config, options, processes(launcher), auto_scale_lr, init, source, resume, resume_changed
+    )
 
     def run_once(cfg: Config) -> Runner:
         runner = build_runner(cfg, config, work_dir, launcher)

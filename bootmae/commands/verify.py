@@ -91,24 +91,41 @@ class Report:
             groups[finding.split, finding.kind].append(finding)
         for (split, kind), group in groups.items():
             lines.append(f'\n{"FAULT" if group[0].fault else "note"}: {split}: {kind}: {len(group):,}')
-            lines += [f'  {finding.path}' + (f': {finding.detail}' if finding.detail else '')
-                      for finding in group[:shown]]
+            lines += [
+                f'  {finding.path}' + (f': {finding.detail}' if finding.detail else '') for finding in group[:shown]
+            ]
             if shown and len(group) > shown:
                 lines.append(f'  ... and {len(group) - shown:,} more')
         masks = f' and {self.masks:,} masks' if self.masks else ''
         faults = len(self.faults)
-        return '\n'.join(lines + [f'\n{self.images:,} images{masks} in {self.seconds:.1f} s '
-                                  f'({self.images / max(self.seconds, 1e-9):,.0f} images/s): '
-                                  f'{faults:,} faults, {len(self.findings) - faults:,} notes'])
+        return '\n'.join(
+            lines
+            + [
+                f'\n{self.images:,} images{masks} in {self.seconds:.1f} s '
+                f'({self.images / max(self.seconds, 1e-9):,.0f} images/s): '
+                f'{faults:,} faults, {len(self.findings) - faults:,} notes'
+            ]
+        )
 
     def write(self, path: str | Path) -> None:
         """All of it to a file, as JSON if its name ends so."""
         content = self.text() + '\n'
         if str(path).endswith('.json'):
             listed = [asdict(finding) | dict(fault=finding.fault) for finding in self.findings]
-            content = json.dumps(dict(datasets=self.titles, images=self.images, masks=self.masks,
-                                      seconds=round(self.seconds, 2), faults=len(self.faults),
-                                      findings=listed), indent=1) + '\n'
+            content = (
+                json.dumps(
+                    dict(
+                        datasets=self.titles,
+                        images=self.images,
+                        masks=self.masks,
+                        seconds=round(self.seconds, 2),
+                        faults=len(self.faults),
+                        findings=listed,
+                    ),
+                    indent=1,
+                )
+                + '\n'
+            )
         Path(path).write_text(content, encoding='utf-8', errors='surrogateescape')
 
 
@@ -140,8 +157,9 @@ def source_of_dataset(dataset: BaseDataset, split: str) -> Source:
         return _source_of_coco(dataset, split)
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     if not infos or 'img_path' not in infos[0]:
-        return Source(split, f'{split}: {name}: not image files, nothing to verify', [],
-                      [Finding(NOT_FILES, name, split=split)])
+        return Source(
+            split, f'{split}: {name}: not image files, nothing to verify', [], [Finding(NOT_FILES, name, split=split)]
+        )
     title = f'{split}: {name}: {len(infos):,} images, such as {readable(infos[0]["img_path"])}'
     if hasattr(dataset, 'reduce_zero_label'):
         return _source_of_masks(dataset, split, title, infos)
@@ -160,10 +178,14 @@ def _source_of_masks(dataset: BaseDataset, split: str, title: str, infos: list[d
     findings, folder = [], dataset.data_prefix.get('seg_map_path')
     if not dataset.ann_file and folder and os.path.isdir(folder) and dataset._indices is None:
         expected = {os.path.normpath(job.mask) for job in jobs if job.mask}
-        found = sorted(path for path in map(str, Path(folder).rglob(f'*{dataset.seg_map_suffix}'))
-                       if os.path.normpath(path) not in expected)
-        findings = [Finding('mask without image', path, f'no image in {dataset.data_prefix["img_path"]}')
-                    for path in found]
+        found = sorted(
+            path
+            for path in map(str, Path(folder).rglob(f'*{dataset.seg_map_suffix}'))
+            if os.path.normpath(path) not in expected
+        )
+        findings = [
+            Finding('mask without image', path, f'no image in {dataset.data_prefix["img_path"]}') for path in found
+        ]
     return Source(split, title, jobs, findings, lambda labels: _judge_labels(dataset, labels))
 
 
@@ -175,12 +197,23 @@ def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[Finding]
     folder = dataset.data_prefix.get('seg_map_path') or type(dataset).__name__
     findings = [Finding(CLASS_ABSENT, folder, name) for label, name in enumerate(classes) if label not in present]
     if zero and set(labels) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
-        findings.append(Finding('reduce_zero_label does not fit', labels[0], f'label 0 counts as unlabeled, but the '
-                                f'masks hold 0..{count - 1} and never {count}: set reduce_zero_label=False, or '
-                                'metainfo=dict(unlabeled=0) if 0 does mean unlabeled'))
+        findings.append(
+            Finding(
+                'reduce_zero_label does not fit',
+                labels[0],
+                f'label 0 counts as unlabeled, but the '
+                f'masks hold 0..{count - 1} and never {count}: set reduce_zero_label=False, or '
+                'metainfo=dict(unlabeled=0) if 0 does mean unlabeled',
+            )
+        )
     if not zero and count in labels and not set(labels) - set(range(count + 1)) - {IGNORED}:
-        findings.append(Finding('reduce_zero_label does not fit', labels[count], f'the masks hold 0..{count}: if 0 '
-                                'means unlabeled, set reduce_zero_label=True'))
+        findings.append(
+            Finding(
+                'reduce_zero_label does not fit',
+                labels[count],
+                f'the masks hold 0..{count}: if 0 means unlabeled, set reduce_zero_label=True',
+            )
+        )
     return findings
 
 
@@ -189,8 +222,10 @@ def _source_of_coco(dataset: BaseDataset, split: str) -> Source:
     with open(file, encoding='utf-8') as lines:
         content = json.load(lines)
     with_masks = any(getattr(step, 'with_mask', False) for step in dataset.pipeline.transforms)
-    jobs = [Job(os.path.join(folder, image['file_name']), size=(image['height'], image['width']))
-            for image in content['images']]
+    jobs = [
+        Job(os.path.join(folder, image['file_name']), size=(image['height'], image['width']))
+        for image in content['images']
+    ]
     findings = check_coco(content, file, dataset.metainfo['classes'], with_masks)
     if dataset._indices is not None:  # a part of the file's images
         used = {dataset.get_data_info(index)['img_path'] for index in range(len(dataset))}
@@ -198,8 +233,10 @@ def _source_of_coco(dataset: BaseDataset, split: str) -> Source:
     listed = {os.path.normpath(os.path.join(folder, image['file_name'])) for image in content['images']}
     present = scan_folders([folder], frozenset(EXTENSIONS)) if os.path.isdir(folder) else []
     findings += [Finding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
-    title = (f'{split}: {type(dataset).__name__}: {len(jobs):,} images, {len(content["annotations"]):,} annotations '
-             f'of {file}')
+    title = (
+        f'{split}: {type(dataset).__name__}: {len(jobs):,} images, {len(content["annotations"]):,} annotations '
+        f'of {file}'
+    )
     return Source(split, title, jobs, findings)
 
 
@@ -223,8 +260,9 @@ def sources_of_path(path: str) -> list[Source]:
         images, _ = read_list(path, os.path.dirname(path), frozenset(EXTENSIONS), labeled)
         return [Source('list', f'list: {len(images):,} images of {path}', [Job(image) for image in images])]
     else:
-        raise FileNotFoundError(f'{path} does not exist: give a config, a folder or a .tar of '
-                                'images, or a list of images')
+        raise FileNotFoundError(
+            f'{path} does not exist: give a config, a folder or a .tar of images, or a list of images'
+        )
     splits = defaultdict(list)
     for image in images:
         head = Path(os.path.relpath(image, path)).parts[0]
@@ -302,8 +340,9 @@ def progress_bar(outcomes: Iterable, total: int) -> Iterable:
     return tqdm(outcomes, total=total, unit=' images', disable=None, smoothing=0.05)
 
 
-def verify(sources: Sequence[Source], workers: int = 0,
-           progress: Callable = lambda outcomes, total: outcomes) -> Report:
+def verify(
+    sources: Sequence[Source], workers: int = 0, progress: Callable = lambda outcomes, total: outcomes
+) -> Report:
     """Scan data sets.
 
     Args:
@@ -324,12 +363,18 @@ def verify(sources: Sequence[Source], workers: int = 0,
         if source.summarize and labels:
             found += source.summarize(labels)
         findings += [Finding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
-    findings += duplicates((source.split, [(job.image, outcomes[job].digest) for job in source.jobs])
-                           for source in sources)
+    findings += duplicates(
+        (source.split, [(job.image, outcomes[job].digest) for job in source.jobs]) for source in sources
+    )
     findings.sort(key=lambda finding: not finding.fault)
     images = {job.image for job in wanted}
-    return Report([source.title for source in sources], list(dict.fromkeys(findings)), len(images),
-                  len({job.mask for job in wanted} - {None}), time.perf_counter() - start)
+    return Report(
+        [source.title for source in sources],
+        list(dict.fromkeys(findings)),
+        len(images),
+        len({job.mask for job in wanted} - {None}),
+        time.perf_counter() - start,
+    )
 
 
 def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]]) -> list[Finding]:
@@ -350,9 +395,15 @@ def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]])
             findings += [Finding(DUPLICATE_WITHIN, other, f'same bytes as {first}', split) for other in others]
             if split != TRAIN and TRAIN in group:
                 learnt = next(iter(group[TRAIN].values()))
-                findings += [Finding(f'in {TRAIN} and {split}', path,
-                                     'the same file' if os.path.realpath(path) in group[TRAIN]
-                                     else f'same bytes as {learnt}', f'{TRAIN}, {split}') for path in paths.values()]
+                findings += [
+                    Finding(
+                        f'in {TRAIN} and {split}',
+                        path,
+                        'the same file' if os.path.realpath(path) in group[TRAIN] else f'same bytes as {learnt}',
+                        f'{TRAIN}, {split}',
+                    )
+                    for path in paths.values()
+                ]
     return findings
 
 

@@ -33,7 +33,7 @@ class Choice:
 
     checkpoint: str
     config: str | None = None
-    images: Sequence[str] = ('embedded', )
+    images: Sequence[str] = ('embedded',)
     size: tuple[int, int] | None = None
     count: int = 6
     seed: int = 0
@@ -88,22 +88,27 @@ def draw_reconstruction(choice: Choice) -> bytes:
     images = load_images(choice.images, found.img_size, choice.count)
     orders = found.draw_orders(len(images), choice.seed)
     columns = {'original': images, 'masked': hide(images, orders, found.num_masked, found.patch_size)}
-    kinds = ({'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalized else
-             {'predicted pixels': 'none'})
+    kinds = (
+        {'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalized else {'predicted pixels': 'none'}
+    )
     for heading, statistics in kinds.items():
         columns[heading] = reconstruct(found.model, images, orders, found.num_masked, found.patch_size, statistics)
     mask = 'uniformly random' if found.masking is None else 'block-wise'
-    text = (f'{title(choice.checkpoint, found.kind)}: {found.num_masked} of {found.num_patches} patches masked '
-            f'({mask}, seed {choice.seed}). Only masked patches are predicted; the visible ones are pasted from the '
-            'original. ')
+    text = (
+        f'{title(choice.checkpoint, found.kind)}: {found.num_masked} of {found.num_patches} patches masked '
+        f'({mask}, seed {choice.seed}). Only masked patches are predicted; the visible ones are pasted from the '
+        'original. '
+    )
     over = 'over all colors together' if found.masking is None else 'of each color'
     return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalized else PIXELS))
 
 
-LEAK = ('The model predicts normalized patches. “Own statistics” puts the mean and variance of each original patch '
-        'back ({over}): that leaks brightness and contrast of what was hidden, and only the structure is the model\'s. '
-        '“One mean, deviation” gives all predicted patches those of the visible patches of all these images: nothing '
-        'hidden leaks, so brightness and contrast are wrong there and edges of patches show.')
+LEAK = (
+    'The model predicts normalized patches. “Own statistics” puts the mean and variance of each original patch '
+    "back ({over}): that leaks brightness and contrast of what was hidden, and only the structure is the model's. "
+    '“One mean, deviation” gives all predicted patches those of the visible patches of all these images: nothing '
+    'hidden leaks, so brightness and contrast are wrong there and edges of patches show.'
+)
 PIXELS = 'The model predicts pixels as they are: nothing of a masked patch is put back.'
 
 
@@ -116,10 +121,13 @@ def draw_attention(choice: Choice) -> bytes:
     columns |= {f'head {index}': attention_overlay(found.images, shown[:, index]) for index in range(shown.shape[1])}
     share = maps.sum(dim=(2, 3)).mean().item()
     more = f' The first {SHOWN_HEADS} of {maps.shape[1]} heads.' if maps.shape[1] > SHOWN_HEADS else ''
-    return captioned_grid(columns, f'{found.title}: attention of the class token to the patches in block '
-                          f'{found.block_name}.{more} Each map is drawn relative to its own largest value: compare '
-                          f'places within a map, not brightness between maps. On average {100 * share:.0f} % of the '
-                          f'attention goes to patches, the rest to the class token itself.{found.notes}')
+    return captioned_grid(
+        columns,
+        f'{found.title}: attention of the class token to the patches in block '
+        f'{found.block_name}.{more} Each map is drawn relative to its own largest value: compare '
+        f'places within a map, not brightness between maps. On average {100 * share:.0f} % of the '
+        f'attention goes to patches, the rest to the class token itself.{found.notes}',
+    )
 
 
 def draw_pca(choice: Choice) -> bytes:
@@ -128,16 +136,19 @@ def draw_pca(choice: Choice) -> bytes:
     components, shares = principal_components(patch_features(found.model, found.inputs))
     colors = component_colors(components.numpy(), found.images.shape[1:3])
     percent = ', '.join(f'{100 * share:.0f} %' for share in shares)
-    return captioned_grid({'image': found.images, 'components': colors},
-                          f'{found.title}: the first three principal components of the patch features after block '
-                          f'{found.block_name} (without final norm), over all these images together, as red, green and '
-                          f'blue. They hold {percent} of the variance. Colors are comparable between the images of '
-                          'this picture, and not between pictures: patches of one color have similar features, and '
-                          f'position is a part of them.{found.notes}')
+    return captioned_grid(
+        {'image': found.images, 'components': colors},
+        f'{found.title}: the first three principal components of the patch features after block '
+        f'{found.block_name} (without final norm), over all these images together, as red, green and '
+        f'blue. They hold {percent} of the variance. Colors are comparable between the images of '
+        'this picture, and not between pictures: patches of one color have similar features, and '
+        f'position is a part of them.{found.notes}',
+    )
 
 
 _DRAW: dict[str, Callable[[Choice], bytes]] = dict(
-    reconstruction=draw_reconstruction, attention=draw_attention, pca=draw_pca)
+    reconstruction=draw_reconstruction, attention=draw_attention, pca=draw_pca
+)
 
 
 @dataclass
@@ -170,10 +181,19 @@ def prepare(choice: Choice) -> Prepared:
     inputs = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     notes = f' The file does not tell its input statistics: {assumed}.' if assumed else ''
     if encoder.num_heads is None and not choice.heads:
-        notes += f' It does not tell its heads either: {model.num_heads} assumed.' if notes else (
-            f' The file does not tell its heads: {model.num_heads} assumed.')
-    return Prepared(model, images, inputs, title(choice.checkpoint, encoder.kind),
-                    f'{model.depth - 1} of 0 to {encoder.depth - 1}', notes)
+        notes += (
+            f' It does not tell its heads either: {model.num_heads} assumed.'
+            if notes
+            else (f' The file does not tell its heads: {model.num_heads} assumed.')
+        )
+    return Prepared(
+        model,
+        images,
+        inputs,
+        title(choice.checkpoint, encoder.kind),
+        f'{model.depth - 1} of 0 to {encoder.depth - 1}',
+        notes,
+    )
 
 
 def title(checkpoint: str, kind: str) -> str:
@@ -197,11 +217,13 @@ def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
     """
     given = STATISTICS[asked] if asked else None
     if encoder.mean is None:
-        return given or STATISTICS['imagenet'], '' if asked else 'ImageNet\'s assumed (--statistics half for 0.5)'
+        return given or STATISTICS['imagenet'], '' if asked else "ImageNet's assumed (--statistics half for 0.5)"
     known = encoder.mean, encoder.std
     if given and not np.allclose(given, known, atol=0.01):
-        raise ValueError(f'--statistics {asked}, but its run normalized with mean {list(known[0])}, std '
-                         f'{list(known[1])}: leave --statistics out')
+        raise ValueError(
+            f'--statistics {asked}, but its run normalized with mean {list(known[0])}, std '
+            f'{list(known[1])}: leave --statistics out'
+        )
     return known, ''
 
 
@@ -253,4 +275,4 @@ def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     resized = image if tuple(shape) == image.shape[:2] else cv2.resize(image, shape[::-1], interpolation=method)
     top, left = ((side - wanted) // 2 for side, wanted in zip(shape, size))
-    return np.ascontiguousarray(resized[top:top + size[0], left:left + size[1]])
+    return np.ascontiguousarray(resized[top : top + size[0], left : left + size[1]])

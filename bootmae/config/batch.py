@@ -60,19 +60,18 @@ def settle_batch(gpus: int, per_gpu: int, recipe: int | None, accumulation: int 
         accumulation = max(recipe // (gpus * per_gpu), 1)
     batch = Batch(gpus, per_gpu, accumulation)
     if batch.global_size != recipe:
-        raise ValueError(f'{batch}, but the recipe\'s batch is {recipe}. {remedy(gpus, per_gpu, recipe)}')
+        raise ValueError(f"{batch}, but the recipe's batch is {recipe}. {remedy(gpus, per_gpu, recipe)}")
     return batch
 
 
 def remedy(gpus: int, per_gpu: int, recipe: int) -> str:
-    other = ('to train with the batch as it is and scale the learning rate with it, add --auto-scale-lr')
+    other = 'to train with the batch as it is and scale the learning rate with it, add --auto-scale-lr'
     if recipe % gpus:
         fitting = [n for n in divisors(recipe) if n <= 64]
         return f'{gpus} GPUs do not divide it: use one of {fitting} GPUs; or, {other}.'
     share = recipe // gpus
     size = max(d for d in divisors(share) if d <= per_gpu)
-    return (f'Add --cfg-options train_dataloader.batch_size={size} '
-            f'(accumulation {share // size} follows); or, {other}.')
+    return f'Add --cfg-options train_dataloader.batch_size={size} (accumulation {share // size} follows); or, {other}.'
 
 
 # mmengine's schedules that hold a value or follow a curve from begin to end, so that they can be stretched
@@ -116,8 +115,10 @@ def stretch_schedule(scheduler: dict, accumulation: int) -> None:
         _multiply(scheduler, ('warmup', 'end'), accumulation)
         return
     if scheduler['type'] not in STRETCHABLE:
-        raise ValueError(f'param_scheduler {scheduler["type"]} cannot be stretched over {accumulation} iterations to '
-                         f'an optimizer step: use one of {", ".join(STRETCHABLE)}, or a batch without accumulation')
+        raise ValueError(
+            f'param_scheduler {scheduler["type"]} cannot be stretched over {accumulation} iterations to '
+            f'an optimizer step: use one of {", ".join(STRETCHABLE)}, or a batch without accumulation'
+        )
     begin = scheduler.get('begin', 0)
     if scheduler['type'] == 'CosineAnnealingLR':
         scheduler.setdefault('T_max', scheduler['end'] - begin)
@@ -148,8 +149,10 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
     recipe = cfg.get('auto_scale_lr', {}).get('base_batch_size')
     accumulation = cfg.optim_wrapper.get('accumulative_counts')
     if scale_lr and recipe is None:
-        raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch that its '
-                         'learning rate is meant for')
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch that its '
+            'learning rate is meant for'
+        )
     batch = settle_batch(gpus, per_gpu, None if scale_lr else recipe, accumulation)
     if scale_lr:
         cfg.optim_wrapper.optimizer.lr *= batch.global_size / recipe

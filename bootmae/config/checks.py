@@ -20,8 +20,7 @@ def _whole_patches(what: str, size: int | Sequence[int], patch: tuple[int, int])
     """Raise a ValueError unless a size in pixels, (height, width) or both in one, is a multiple of the patch."""
     if any(n % p for n, p in zip(to_2tuple(size), patch)):
         better = tuple(max(round(n / p), 1) * p for n, p in zip(to_2tuple(size), patch))
-        raise ValueError(f'{what}={size} is no multiple of the backbone\'s patch, {patch} pixels: use e.g. '
-                         f'{better}')
+        raise ValueError(f"{what}={size} is no multiple of the backbone's patch, {patch} pixels: use e.g. {better}")
 
 
 def check_sizes(cfg: Config) -> None:
@@ -44,9 +43,11 @@ def check_sizes(cfg: Config) -> None:
             for name in given:
                 _whole_patches(f'data_preprocessor.{where}{name}', settings[name], patch)
             if not given:
-                raise ValueError(f'data_preprocessor.{where}size_divisor is not set, so an image that is no multiple '
-                                 f'of the patch, {patch} pixels, would stop the run: set data_preprocessor.{where}'
-                                 f'size_divisor={patch[0]} (or size), or pad=True in the backbone')
+                raise ValueError(
+                    f'data_preprocessor.{where}size_divisor is not set, so an image that is no multiple '
+                    f'of the patch, {patch} pixels, would stop the run: set data_preprocessor.{where}'
+                    f'size_divisor={patch[0]} (or size), or pad=True in the backbone'
+                )
         if cfg.model.get('test_cfg', {}).get('mode') == 'slide':
             _whole_patches('test_cfg.crop_size', cfg.model.test_cfg.crop_size, patch)
     if preprocessor.get('type') == 'DetDataPreprocessor':
@@ -62,8 +63,11 @@ def leaves(dataset) -> Iterator:
 
 def head_classes(model: nn.Module) -> dict[str, int]:
     """Classes that each head of a segmentor or a detector tells apart, by the head's name; empty for other models."""
-    return {name: module.num_classes for name, module in model.named_modules()
-            if name.startswith(HEADS) and isinstance(getattr(module, 'num_classes', None), int)}
+    return {
+        name: module.num_classes
+        for name, module in model.named_modules()
+        if name.startswith(HEADS) and isinstance(getattr(module, 'num_classes', None), int)
+    }
 
 
 def check_dataset(dataset, model: nn.Module) -> None:
@@ -81,9 +85,11 @@ def check_dataset(dataset, model: nn.Module) -> None:
             continue
         classes = leaf.metainfo['classes']
         if other := {name: number for name, number in heads.items() if number != len(classes)}:
-            raise ValueError(f'{type(leaf).__name__} has {len(classes)} classes, but num_classes is '
-                             f'{", ".join(f"{number} in {name}" for name, number in other.items())}: set '
-                             f'num_classes={len(classes)} in every head')
+            raise ValueError(
+                f'{type(leaf).__name__} has {len(classes)} classes, but num_classes is '
+                f'{", ".join(f"{number} in {name}" for name, number in other.items())}: set '
+                f'num_classes={len(classes)} in every head'
+            )
         (check_masks if kind == 'masks' else check_instances)(leaf, classes)
 
 
@@ -94,8 +100,9 @@ def _label_values(path: str) -> np.ndarray:
     with Image.open(path) as file:
         mask = np.asarray(file)
     if mask.ndim != 2:
-        raise ValueError(f'{path} has {mask.shape[-1]} channels: a mask holds one class number a pixel (gray or '
-                         'palette PNG)')
+        raise ValueError(
+            f'{path} has {mask.shape[-1]} channels: a mask holds one class number a pixel (gray or palette PNG)'
+        )
     return np.unique(mask)
 
 
@@ -127,17 +134,27 @@ def check_masks(dataset, classes: Sequence[str]) -> None:
     labels = {class_of(value, zero, label_map) for value in seen} - {IGNORED}
     wrong = sorted(set(seen) - set(range(count + zero)) - {IGNORED})
     if wrong:
-        remedy = ('its files seem to count classes from 1, with 0 for unlabeled: set reduce_zero_label=True'
-                  if not zero and wrong == [count] else 'set the data set\'s classes, or convert its files')
-        raise ValueError(f'{seen[wrong[0]]} has the label {wrong[0]}, outside 0..{count + zero - 1} of '
-                         f'{type(dataset).__name__} with {count} classes and reduce_zero_label={zero}: {remedy}')
+        remedy = (
+            'its files seem to count classes from 1, with 0 for unlabeled: set reduce_zero_label=True'
+            if not zero and wrong == [count]
+            else "set the data set's classes, or convert its files"
+        )
+        raise ValueError(
+            f'{seen[wrong[0]]} has the label {wrong[0]}, outside 0..{count + zero - 1} of '
+            f'{type(dataset).__name__} with {count} classes and reduce_zero_label={zero}: {remedy}'
+        )
     if zero and set(seen) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
-        raise ValueError(f'with reduce_zero_label=True label 0 counts as unlabeled, but the masks ({seen[0]}, ...) '
-                         f'hold 0..{count - 1} and never {count}, as files do whose first class is 0: set '
-                         'reduce_zero_label=False; or, if 0 does mean unlabeled and the last class just never '
-                         'occurs, give the data set metainfo=dict(unlabeled=0)')
-    _tell_absent(dataset, [name for label, name in enumerate(classes) if label not in labels],
-                 'masks' if masks == len(dataset) else f'{masks} masks looked at')
+        raise ValueError(
+            f'with reduce_zero_label=True label 0 counts as unlabeled, but the masks ({seen[0]}, ...) '
+            f'hold 0..{count - 1} and never {count}, as files do whose first class is 0: set '
+            'reduce_zero_label=False; or, if 0 does mean unlabeled and the last class just never '
+            'occurs, give the data set metainfo=dict(unlabeled=0)'
+        )
+    _tell_absent(
+        dataset,
+        [name for label, name in enumerate(classes) if label not in labels],
+        'masks' if masks == len(dataset) else f'{masks} masks looked at',
+    )
 
 
 def check_instances(dataset, classes: Sequence[str]) -> None:
@@ -145,9 +162,11 @@ def check_instances(dataset, classes: Sequence[str]) -> None:
     if len(dataset.cat_ids) != len(classes):
         known = [category['name'] for category in dataset.COCOAPI(dataset.ann_file).dataset['categories']]
         absent = [name for name in classes if name not in known]
-        raise ValueError(f'{dataset.ann_file} has no categories {absent[:5]}: it knows {known[:10]}'
-                         f'{" ..." if len(known) > 10 else ""}. Give the data set metainfo=dict(classes=...) with the '
-                         'names of the file')
+        raise ValueError(
+            f'{dataset.ann_file} has no categories {absent[:5]}: it knows {known[:10]}'
+            f'{" ..." if len(known) > 10 else ""}. Give the data set metainfo=dict(classes=...) with the '
+            'names of the file'
+        )
     found = {label for index in range(len(dataset)) for label in _labels_of(dataset, index)}
     _tell_absent(dataset, [name for label, name in enumerate(classes) if label not in found], 'annotations')
 
@@ -161,19 +180,25 @@ def check_metric(metric, dataset) -> None:
     truth = getattr(metric, '_coco_api', None)
     if truth is None or getattr(metric, 'takes_parts', False):
         return
-    asked, given = set(truth.get_img_ids()), {leaf.get_data_info(index)['img_id'] for leaf in leaves(dataset)
-                                              for index in range(len(leaf))}
+    asked, given = (
+        set(truth.get_img_ids()),
+        {leaf.get_data_info(index)['img_id'] for leaf in leaves(dataset) for index in range(len(leaf))},
+    )
     if asked != given:
-        raise ValueError(f'the evaluator\'s ann_file has {len(asked)} images and the data set {len(given)}, '
-                         f'{len(asked & given)} of them in common: those it lacks would count as missed. Give both '
-                         'the same ann_file without indices, or take type=\'SubsetCocoMetric\' in the evaluator')
+        raise ValueError(
+            f"the evaluator's ann_file has {len(asked)} images and the data set {len(given)}, "
+            f'{len(asked & given)} of them in common: those it lacks would count as missed. Give both '
+            "the same ann_file without indices, or take type='SubsetCocoMetric' in the evaluator"
+        )
 
 
 def _tell_absent(dataset, absent: list[str], where: str) -> None:
     if absent:
         names = ', '.join(absent[:8]) + (', ...' if len(absent) > 8 else '')
-        print_log(f'{type(dataset).__name__}: {len(absent)} of its classes do not occur in its {where}: {names}',
-                  logger='current')
+        print_log(
+            f'{type(dataset).__name__}: {len(absent)} of its classes do not occur in its {where}: {names}',
+            logger='current',
+        )
 
 
 def check_data(dataset: dict) -> None:
@@ -193,5 +218,6 @@ def check_model(cfg: Config) -> None:
     """A BootMAE without its hook would train towards a momentum encoder that never moves."""
     hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
     if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
-        raise ValueError('model BootMAE needs custom_hooks=[dict(type=\'BootMAEHook\')]: without it the momentum '
-                         'encoder never moves')
+        raise ValueError(
+            "model BootMAE needs custom_hooks=[dict(type='BootMAEHook')]: without it the momentum encoder never moves"
+        )

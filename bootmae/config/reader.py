@@ -6,8 +6,14 @@ from mmengine.config import Config
 READERS = ('stock', 'cpu', 'gpu')
 # What the transforms that ReadCrop stands for may be set to; None for any value.
 LOAD = dict(backend_args=None, color_type='color', imdecode_backend='cv2', to_float32=False, ignore_empty=False)
-CROP = dict(scale=None, crop_ratio_range=None, aspect_ratio_range=None, max_attempts=None, interpolation='bicubic',
-            backend='pillow')
+CROP = dict(
+    scale=None,
+    crop_ratio_range=None,
+    aspect_ratio_range=None,
+    max_attempts=None,
+    interpolation='bicubic',
+    backend='pillow',
+)
 FLIP = dict(prob=None, direction='horizontal', swap_seg_labels=None)
 NO_PIXELS = ('DrawMask', 'PackInputs')  # steps that do not look at the image
 
@@ -73,7 +79,7 @@ def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:
     if load is None or crop is None or {'scale', 'interpolation', 'backend'} - crop.keys():
         return None
     flip = settings(pipeline[2], 'RandomFlip', FLIP) if len(pipeline) > 2 else None
-    rest = pipeline[2 if flip is None else 3:]
+    rest = pipeline[2 if flip is None else 3 :]
     step = dict(type='ReadCrop', crop=crop, flip=flip, mode=mode) | (dict(clamped=True) if clamped else {})
     if load.get('backend_args') is not None:
         step['backend_args'] = load['backend_args']
@@ -85,10 +91,12 @@ def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:
 def settings(step: dict, name: str, allowed: dict) -> dict | None:
     """The arguments of a step of a pipeline; None if it is another transform, or set to what is not allowed."""
     # An inherited config of mmpretrain names its scope in each step.
-    arguments = {key: value for key, value in step.items()
-                 if key != 'type' and (key, value) != ('_scope_', 'mmpretrain')}
+    arguments = {
+        key: value for key, value in step.items() if key != 'type' and (key, value) != ('_scope_', 'mmpretrain')
+    }
     fits = str(step['type']).rpartition('.')[2] == name and all(
-        key in allowed and (allowed[key] is None or value == allowed[key]) for key, value in arguments.items())
+        key in allowed and (allowed[key] is None or value == allowed[key]) for key, value in arguments.items()
+    )
     return arguments if fits else None
 
 
@@ -107,13 +115,17 @@ def for_gpu(pipeline: list[dict]) -> list[dict]:
     merged = merge_reading(pipeline, 'gpu')
     names = [str(step['type']).rpartition('.')[2] for step in pipeline]
     if merged is None:
-        raise ValueError('reader=gpu replaces LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop '
-                         '(interpolation=bicubic, backend=pillow) and RandomFlip (horizontal), but the training '
-                         f'pipeline begins with {", ".join(names[:3])}, or sets these otherwise: use reader=cpu')
+        raise ValueError(
+            'reader=gpu replaces LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop '
+            '(interpolation=bicubic, backend=pillow) and RandomFlip (horizontal), but the training '
+            f'pipeline begins with {", ".join(names[:3])}, or sets these otherwise: use reader=cpu'
+        )
     needy = steps_with_pixels(merged[1:])
     if needy:
-        raise ValueError(f'reader=gpu cannot serve {", ".join(needy)} of the training pipeline, which need the image '
-                         'in the worker: use reader=cpu')
+        raise ValueError(
+            f'reader=gpu cannot serve {", ".join(needy)} of the training pipeline, which need the image '
+            'in the worker: use reader=cpu'
+        )
     if names[-1] != 'PackInputs':
         raise ValueError(f'reader=gpu needs PackInputs as the last step, not {names[-1]}: use reader=cpu')
     keys = list(merged[-1].get('algorithm_keys', ()))
@@ -128,7 +140,9 @@ def one_size(scales: list) -> int | tuple[int, int]:
     """
     sizes = {(scale, scale) if isinstance(scale, int) else tuple(scale) for scale in scales}
     if len(sizes) > 1:
-        raise ValueError(f'reader=gpu makes crops of one size, but the training data sets have {sorted(sizes)}: give '
-                         'them one scale, or use reader=cpu')
+        raise ValueError(
+            f'reader=gpu makes crops of one size, but the training data sets have {sorted(sizes)}: give '
+            'them one scale, or use reader=cpu'
+        )
     height, width = sizes.pop()
     return height if height == width else (height, width)

@@ -11,8 +11,13 @@ from mmengine.logging import print_log
 SAMPLERS = dict(DefaultSampler=False, InfiniteSampler=True)  # those that StreamSampler replaces; whether without end
 LOOPS = dict(EpochBasedTrainLoop='EpochLoop', IterBasedTrainLoop='IterLoop')
 WRAPPERS = dict(OptimWrapper='GuardedOptimWrapper', AmpOptimWrapper='GuardedAmpOptimWrapper')
-HOOKS = dict(runtime_info='AsyncLoggingHook', preemption='PreemptionHook', nonfinite='NonFiniteHook',
-             heartbeat='HeartbeatHook', collapse='CollapseMonitorHook')
+HOOKS = dict(
+    runtime_info='AsyncLoggingHook',
+    preemption='PreemptionHook',
+    nonfinite='NonFiniteHook',
+    heartbeat='HeartbeatHook',
+    collapse='CollapseMonitorHook',
+)
 TRACKERS = dict(wandb='WandbVisBackend', mlflow='MLflowVisBackend')
 
 
@@ -69,8 +74,11 @@ def mlflow_store(folder: str = 'work_dirs') -> dict:
     if uri:
         return dict(exp_name='bootmae', tracking_uri=uri)
     Path(folder).mkdir(exist_ok=True)
-    return dict(exp_name='bootmae', tracking_uri=f'sqlite:///{folder}/mlflow.db',
-                artifact_location=Path(folder, 'mlruns').resolve().as_uri())
+    return dict(
+        exp_name='bootmae',
+        tracking_uri=f'sqlite:///{folder}/mlflow.db',
+        artifact_location=Path(folder, 'mlruns').resolve().as_uri(),
+    )
 
 
 def make_resumable(cfg: Config) -> None:
@@ -82,16 +90,22 @@ def make_resumable(cfg: Config) -> None:
     sampler = dict(loader.get('sampler') or {})
     kind = sampler.pop('type', None)
     if kind not in SAMPLERS or 'num_batch_per_epoch' in loader:
-        print_log(f'the training loader with sampler {kind} is left as it is: a resumed run will not repeat the '
-                  'crops, masks and order of an unbroken one (DefaultSampler and InfiniteSampler do)',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            f'the training loader with sampler {kind} is left as it is: a resumed run will not repeat the '
+            'crops, masks and order of an unbroken one (DefaultSampler and InfiniteSampler do)',
+            logger='current',
+            level=logging.WARNING,
+        )
         return
     sampler.pop('round_up', None)
     drop_last = loader.pop('drop_last', False)
     loader.sampler = dict(sampler, type='StreamSampler', infinite=SAMPLERS[kind], drop_last=drop_last)
     loader.batch_sampler = dict(
-        type='ResumableBatches', drop_last=drop_last, accumulation=cfg.optim_wrapper.get('accumulative_counts', 1),
-        inner=loader.get('batch_sampler'))
+        type='ResumableBatches',
+        drop_last=drop_last,
+        accumulation=cfg.optim_wrapper.get('accumulative_counts', 1),
+        inner=loader.get('batch_sampler'),
+    )
     loader.dataset = dict(type='SeededSamples', dataset=loader.dataset, bad=cfg.get('bad_images', 'skip'))
     by_epoch = loop.pop('by_epoch', True)
     kind = loop.get('type', 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop')

@@ -10,9 +10,16 @@ from .run_defaults import apply_run_defaults
 from .weights import apply_init
 
 
-def training_config(path: str, options: dict | None = None, gpus: int = 1, scale_lr: bool = False,
-                    init: str | None = None, source: str = 'online', resume: str | None = None,
-                    resume_changed: bool = False) -> tuple[Config, Batch]:
+def training_config(
+    path: str,
+    options: dict | None = None,
+    gpus: int = 1,
+    scale_lr: bool = False,
+    init: str | None = None,
+    source: str = 'online',
+    resume: str | None = None,
+    resume_changed: bool = False,
+) -> tuple[Config, Batch]:
     """The config of a training run and its batch; ``tools/train.py`` explains the arguments."""
     cfg = load_config(path, options)
     batch = apply_batch(cfg, gpus, scale_lr)

@@ -22,8 +22,10 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
     """
     backbone = cfg.model.get('backbone', {}).get('type')
     if backbone != 'TransferViT' and (backbone != 'PlainViT' or 'head' not in cfg.model):
-        raise ValueError(f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
-                         f'{cfg.model.type}: to go on with a pretraining run use --resume')
+        raise ValueError(
+            f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
+            f'{cfg.model.type}: to go on with a pretraining run use --resume'
+        )
     content = read_checkpoint(checkpoint)
     with error_context(checkpoint):
         encoder = find_encoder(content, source)
@@ -52,9 +54,11 @@ def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
     """Refuse weights made with other input statistics than the config's; None means unknown, and passes."""
     ours = input_statistics(cfg)
     if mean is not None and not np.allclose(ours, (mean, std), atol=0.01):
-        raise ValueError(f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalizes '
-                         f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
-                         '(bootmae_* or mae_*)')
+        raise ValueError(
+            f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalizes '
+            f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
+            '(bootmae_* or mae_*)'
+        )
 
 
 def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) -> None:
@@ -74,8 +78,10 @@ def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) 
     if np.allclose(ours, theirs, atol=0.01):
         return
     if not adopt:
-        raise ValueError(f'{path} was trained on images normalized with mean {theirs[0]}, std {theirs[1]}, but the '
-                         f'config has mean {ours[0]}, std {ours[1]}: use the config that wrote the file')
+        raise ValueError(
+            f'{path} was trained on images normalized with mean {theirs[0]}, std {theirs[1]}, but the '
+            f'config has mean {ours[0]}, std {ours[1]}: use the config that wrote the file'
+        )
     for name, values in zip(('mean', 'std'), theirs):
         buffer = getattr(preprocessor, name)
         buffer.copy_(torch.tensor(values).view_as(buffer))

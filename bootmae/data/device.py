@@ -49,9 +49,11 @@ def collate_encoded(items: Sequence[Item]) -> dict:
     tensors, samples = [item['inputs'] for item in items], [item['data_samples'] for item in items]
     files = [tensor for tensor in tensors if tensor.ndim == 1]
     finished = [tensor for tensor in tensors if tensor.ndim == 3]
-    inputs = dict(data=torch.cat(files) if files else torch.empty(0, dtype=torch.uint8),
-                  lengths=torch.tensor([len(tensor) if tensor.ndim == 1 else 0 for tensor in tensors]),
-                  boxes=torch.stack([torch.as_tensor(sample.pop('crop_box')) for sample in samples]))
+    inputs = dict(
+        data=torch.cat(files) if files else torch.empty(0, dtype=torch.uint8),
+        lengths=torch.tensor([len(tensor) if tensor.ndim == 1 else 0 for tensor in tensors]),
+        boxes=torch.stack([torch.as_tensor(sample.pop('crop_box')) for sample in samples]),
+    )
     return dict(inputs=inputs | (dict(finished=torch.stack(finished)) if finished else {}), data_samples=samples)
 
 
@@ -83,13 +85,20 @@ class DeviceStage:
         UnreadableSample: when called, as of ``samples``.
     """
 
-    def __init__(self, size: int | Sequence[int], device: str | torch.device = 'cuda',
-                 samples: SeededSamples | None = None, decode: Callable[..., list[torch.Tensor]] = decode_jpeg):
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        device: str | torch.device = 'cuda',
+        samples: SeededSamples | None = None,
+        decode: Callable[..., list[torch.Tensor]] = decode_jpeg,
+    ):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.device, self.samples, self.decode = torch.device(device), samples, decode
         if self.device.type not in ('cuda', 'cpu'):
-            raise ValueError(f'device={str(device)!r}: JPEG files are decoded on cuda or cpu; read images in the '
-                             'workers instead, with reader=cpu')
+            raise ValueError(
+                f'device={str(device)!r}: JPEG files are decoded on cuda or cpu; read images in the '
+                'workers instead, with reader=cpu'
+            )
         self.stream, self.on_cpu = None, 0
         if self.device.type == 'cuda':
             if self.device.index is None:  # torchvision's decoder belongs to the device of its first call
@@ -158,8 +167,10 @@ class DeviceStage:
         """The image that comes in the place of a broken one, RGB, on the device; changes its box and data sample."""
         while isinstance(error, Exception):
             if self.samples is None or 'sample_key' not in samples[i]:
-                raise ValueError(f'{readable(samples[i].get("img_path", f"image {i} of the batch"))} cannot be decoded '
-                                 f'({error}): mend or remove it; tools/verify_data.py finds all such files') from error
+                raise ValueError(
+                    f'{readable(samples[i].get("img_path", f"image {i} of the batch"))} cannot be decoded '
+                    f'({error}): mend or remove it; tools/verify_data.py finds all such files'
+                ) from error
             item = self.samples.replace(samples[i].sample_key, samples[i].sample_attempt, error)
             image, samples[i] = item['inputs'], item['data_samples']
             boxes[i] = torch.as_tensor(samples[i].pop('crop_box')).tolist()
@@ -167,8 +178,9 @@ class DeviceStage:
         return error
 
 
-def crop_and_resize(images: Sequence[torch.Tensor], boxes: Sequence[Sequence[int]], size: tuple[int, int],
-                    exact: bool | None = None) -> torch.Tensor:
+def crop_and_resize(
+    images: Sequence[torch.Tensor], boxes: Sequence[Sequence[int]], size: tuple[int, int], exact: bool | None = None
+) -> torch.Tensor:
     """Boxes of images, resized to one size (bicubic, antialiased), perhaps flipped, channels reversed.
 
     Args:
@@ -184,7 +196,7 @@ def crop_and_resize(images: Sequence[torch.Tensor], boxes: Sequence[Sequence[int
     exact = images[0].is_cuda if exact is None else exact
     rows = []
     for image, (top, left, height, width, _) in zip(images, boxes):
-        row = image[None, :, top:top + height, left:left + width]
+        row = image[None, :, top : top + height, left : left + width]
         if (height, width) != size:
             # Two kernels an image, from here on some ten for all of them.
             row = _resize(row.float() if exact else row, size)

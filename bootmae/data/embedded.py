@@ -3,6 +3,7 @@
 They serve tests, first runs and small comparisons on a machine without data. Results on them show that a
 pipeline works and that pretraining helps; they say nothing about ImageNet.
 """
+
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -57,19 +58,16 @@ class EmbeddedImages(BaseDataset):
     ``img_shape``, ``ori_shape``, ``gt_label`` and ``sample_idx``: pipelines need no loading transform.
     """
 
-    def __init__(self,
-                 split: str,
-                 size: int,
-                 labels_per_class: int | None,
-                 subset_seed: int,
-                 **kwargs):
+    def __init__(self, split: str, size: int, labels_per_class: int | None, subset_seed: int, **kwargs):
         if split not in ('train', 'val'):
             raise ValueError(f"split={split!r} must be 'train' or 'val'")
         if size < 1:
             raise ValueError(f'size={size} must be a positive number of pixels')
         if labels_per_class is not None and split != 'train':
-            raise ValueError(f'labels_per_class={labels_per_class} is for the training split; '
-                             'drop it for validation, whose size must not change')
+            raise ValueError(
+                f'labels_per_class={labels_per_class} is for the training split; '
+                'drop it for validation, whose size must not change'
+            )
         self.split, self.size = split, size
         self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
         super().__init__(ann_file='', **kwargs)
@@ -128,16 +126,12 @@ class DigitImages(EmbeddedImages):
 
     METAINFO = dict(classes=tuple('0123456789'))
 
-    def __init__(self,
-                 split: str,
-                 size: int = 32,
-                 labels_per_class: int | None = None,
-                 subset_seed: int = 0,
-                 **kwargs):
+    def __init__(self, split: str, size: int = 32, labels_per_class: int | None = None, subset_seed: int = 0, **kwargs):
         super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits  # takes a second to import; only this dataset needs it
+
         digits = load_digits()
         val = np.zeros(len(digits.target), dtype=bool)
         val[few_labels(digits.target, DIGITS_VAL_PER_CLASS, seed=0)] = True
@@ -178,23 +172,27 @@ class PhotoCrops(EmbeddedImages):
 
     METAINFO = dict(classes=tuple(PHOTOS))
 
-    def __init__(self,
-                 split: str,
-                 size: int = 32,
-                 crop_size: tuple[int, int] = (48, 96),
-                 crops_per_image: int | None = None,
-                 crop_seed: int = 0,
-                 labels_per_class: int | None = None,
-                 subset_seed: int = 0,
-                 **kwargs):
+    def __init__(
+        self,
+        split: str,
+        size: int = 32,
+        crop_size: tuple[int, int] = (48, 96),
+        crops_per_image: int | None = None,
+        crop_seed: int = 0,
+        labels_per_class: int | None = None,
+        subset_seed: int = 0,
+        **kwargs,
+    ):
         if crops_per_image is None:
             crops_per_image = 256 if split == 'train' else 64
         if crops_per_image < 1:
             raise ValueError(f'crops_per_image={crops_per_image} must be positive')
         smallest, largest = crop_size
         if not 8 <= smallest <= largest <= 160:
-            raise ValueError(f'crop_size={crop_size} must be (smallest, largest) within 8 and 160 pixels: '
-                             'half of the smallest photograph has to hold a crop')
+            raise ValueError(
+                f'crop_size={crop_size} must be (smallest, largest) within 8 and 160 pixels: '
+                'half of the smallest photograph has to hold a crop'
+            )
         self.crop_size, self.crops_per_image, self.crop_seed = (smallest, largest), crops_per_image, crop_seed
         super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
 
@@ -222,8 +220,9 @@ def photo(name: str) -> np.ndarray:
     distribution, module, path = PHOTOS[name]
     spec = find_spec(module)
     if spec is None:
-        raise FileNotFoundError(f'PhotoCrops needs {path} of {distribution}, which is not installed: '
-                                f'pip install {distribution}')
+        raise FileNotFoundError(
+            f'PhotoCrops needs {path} of {distribution}, which is not installed: pip install {distribution}'
+        )
     file = Path(spec.submodule_search_locations[0]) / path
     image = cv2.imread(str(file)) if file.is_file() else None
     if image is None:
@@ -231,8 +230,10 @@ def photo(name: str) -> np.ndarray:
             release = version(distribution)
         except PackageNotFoundError:
             release = '(unknown version)'
-        raise FileNotFoundError(f'{distribution} {release} has no readable picture {file}: install its wheel '
-                                f'again, pip install --force-reinstall {distribution}')
+        raise FileNotFoundError(
+            f'{distribution} {release} has no readable picture {file}: install its wheel '
+            f'again, pip install --force-reinstall {distribution}'
+        )
     image = np.ascontiguousarray(image[:, :, ::-1])
     image.flags.writeable = False
     return image
@@ -247,17 +248,16 @@ def half(shape: tuple[int, int], split: str) -> tuple[int, int, int, int]:
     return (0, 0, width, first_end) if split == 'train' else (0, second_start, width, height)
 
 
-def draw_box(image: np.ndarray,
-             region: tuple[int, int, int, int],
-             crop_size: tuple[int, int],
-             rng: np.random.Generator) -> tuple[int, int, int]:
+def draw_box(
+    image: np.ndarray, region: tuple[int, int, int, int], crop_size: tuple[int, int], rng: np.random.Generator
+) -> tuple[int, int, int]:
     """Left, top and side of a random square in ``region`` that is not featureless (after 100 tries: any)."""
     left, top, right, bottom = region
     scale = max(1.0, min(image.shape[:2]) / NOMINAL_SIDE)
     for _ in range(MAX_DRAWS):
         side = round(scale * rng.integers(crop_size[0], crop_size[1] + 1))
         x, y = rng.integers(left, right - side + 1), rng.integers(top, bottom - side + 1)
-        if image[y:y + side:4, x:x + side:4].mean(axis=2).std() >= MIN_CONTRAST:
+        if image[y : y + side : 4, x : x + side : 4].mean(axis=2).std() >= MIN_CONTRAST:
             break
     return int(x), int(y), side
 
@@ -266,4 +266,4 @@ def cut(image: np.ndarray, box: tuple[int, int, int], size: int) -> np.ndarray:
     """The square ``box`` of an image, resized to (size, size, 3)."""
     x, y, side = box
     method = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
-    return cv2.resize(image[y:y + side, x:x + side], (size, size), interpolation=method)
+    return cv2.resize(image[y : y + side, x : x + side], (size, size), interpolation=method)

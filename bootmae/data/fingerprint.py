@@ -34,7 +34,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 def _record(info: dict[str, Any], root: str) -> bytes:
     """What makes one image: its files below ``root``, or its pixels, and what is to be predicted."""
-    files = [(str(info[key])[len(root):], _size(str(info[key]))) for key in PATHS if info.get(key)]
+    files = [(str(info[key])[len(root) :], _size(str(info[key]))) for key in PATHS if info.get(key)]
     pixels = hashlib.sha256(np.ascontiguousarray(info['img'])).hexdigest() if 'img' in info else ''
     answer = {key: info[key] for key in ANSWERS if key in info}
     return json.dumps([files, pixels, answer], sort_keys=True, default=_plain).encode()

@@ -3,6 +3,7 @@
 Everything a user can get wrong about a folder is reported when the dataset is built, so a run can build its
 dataset first and fail before it spends time on a model.
 """
+
 import os
 import re
 from array import array
@@ -69,35 +70,43 @@ class ImageFiles(BaseDataset):
     Errors: ValueError or FileNotFoundError naming the path, the value and the remedy.
     """
 
-    def __init__(self,
-                 roots: str | Sequence[str],
-                 list_file: str | None = None,
-                 labels: str | None = None,
-                 split: str | None = None,
-                 extensions: Sequence[str] = EXTENSIONS,
-                 limit: int | None = None,
-                 check_files: str = 'some',
-                 num_classes: int | None = None,
-                 classes: str | Sequence[str] | None = None,
-                 labels_per_class: int | None = None,
-                 subset_seed: int = 0,
-                 **kwargs):
+    def __init__(
+        self,
+        roots: str | Sequence[str],
+        list_file: str | None = None,
+        labels: str | None = None,
+        split: str | None = None,
+        extensions: Sequence[str] = EXTENSIONS,
+        limit: int | None = None,
+        check_files: str = 'some',
+        num_classes: int | None = None,
+        classes: str | Sequence[str] | None = None,
+        labels_per_class: int | None = None,
+        subset_seed: int = 0,
+        **kwargs,
+    ):
         _check_choice('labels', labels, (None, 'folder', 'list'))
         _check_choice('check_files', check_files, ('some', 'all', 'none'))
         _check_positive('limit', limit)
         _check_positive('num_classes', num_classes)
         _check_subset(labels_per_class, labels, split)
         if labels == 'list' and list_file is None:
-            raise ValueError("labels='list' reads the labels from list_file, which is not given: name the "
-                             "file, or use labels='folder'")
+            raise ValueError(
+                "labels='list' reads the labels from list_file, which is not given: name the "
+                "file, or use labels='folder'"
+            )
         if labels == 'folder' and list_file is not None:
-            raise ValueError(f"labels='folder' scans folders and would not read list_file={list_file!r}: "
-                             "write the labels into the list and use labels='list', or drop list_file")
+            raise ValueError(
+                f"labels='folder' scans folders and would not read list_file={list_file!r}: "
+                "write the labels into the list and use labels='list', or drop list_file"
+            )
         self.roots = resolve_roots(roots, split)
         self.packed = all(os.path.isfile(root) for root in self.roots)
         if len(self.roots) > 1 and (labels or list_file) and not self.packed:
-            raise ValueError(f'labels={labels!r}, list_file={list_file!r} need one root, got {self.roots}: '
-                             'join datasets with ConcatDataset and give each the same `classes`')
+            raise ValueError(
+                f'labels={labels!r}, list_file={list_file!r} need one root, got {self.roots}: '
+                'join datasets with ConcatDataset and give each the same `classes`'
+            )
         self.list_file = None if list_file is None else os.path.expanduser(list_file)
         self.labels, self.split, self.limit = labels, split, limit
         self.check_files, self.num_classes = check_files, num_classes
@@ -161,13 +170,17 @@ class ImageFiles(BaseDataset):
         """Class names in label order, after checking every label against their number."""
         source = self.list_file or self.roots[0]
         if names is not None and self.num_classes not in (None, len(names)):
-            raise ValueError(f'{source} has {len(names)} classes, but num_classes={self.num_classes}: '
-                             f'correct one of them (classes: {shorten(names)})')
+            raise ValueError(
+                f'{source} has {len(names)} classes, but num_classes={self.num_classes}: '
+                f'correct one of them (classes: {shorten(names)})'
+            )
         num_classes = len(names) if names is not None else self.num_classes or max(labels) + 1
         if max(labels) >= num_classes:
-            raise ValueError(f'{source} has label {max(labels)}, but labels of {num_classes} classes go from '
-                             f'0 to {num_classes - 1}: raise num_classes, or subtract 1 from all labels '
-                             'if the list counts from 1')
+            raise ValueError(
+                f'{source} has label {max(labels)}, but labels of {num_classes} classes go from '
+                f'0 to {num_classes - 1}: raise num_classes, or subtract 1 from all labels '
+                'if the list counts from 1'
+            )
         return tuple(names) if names is not None else tuple(str(i) for i in range(num_classes))
 
     def describe(self) -> str:
@@ -196,8 +209,10 @@ def read_list(list_file: str, root: str, extensions: frozenset[str], labeled: bo
     Errors: FileNotFoundError or ValueError naming the list, the line and what is wrong with it.
     """
     if not os.path.isfile(list_file):
-        raise FileNotFoundError(f'list_file {os.path.abspath(list_file)} is not a file; '
-                                f'{contents(os.path.dirname(os.path.abspath(list_file)))}')
+        raise FileNotFoundError(
+            f'list_file {os.path.abspath(list_file)} is not a file; '
+            f'{contents(os.path.dirname(os.path.abspath(list_file)))}'
+        )
     paths, labels = [], array('q')
     with open(list_file, encoding='utf-8-sig', errors='surrogateescape') as lines:
         for number, line in enumerate(lines, 1):
@@ -218,8 +233,10 @@ def read_list(list_file: str, root: str, extensions: frozenset[str], labeled: bo
 def _split_label(entry: str, where: str) -> tuple[str, int]:
     path, *label = entry.rsplit(None, 1)
     if not label or not re.fullmatch(r'-?[0-9]+', label[0]):
-        raise ValueError(f"{where}: no integer label at the end of {entry!r}; labels='list' wants 'path label' "
-                         'on each line, use labels=None for a list without labels')
+        raise ValueError(
+            f"{where}: no integer label at the end of {entry!r}; labels='list' wants 'path label' "
+            'on each line, use labels=None for a list without labels'
+        )
     if int(label[0]) < 0:
         raise ValueError(f'{where}: label {label[0]} is negative; labels count from 0')
     return path, int(label[0])
@@ -229,8 +246,9 @@ def _not_an_image(entry: str, where: str, extensions: frozenset[str], labeled: b
     head, *tail = entry.rsplit(None, 1)
     if not labeled and tail and suffix(head) in extensions:
         return f"{where}: {entry!r} has {tail[0]!r} after the file name; if that is the label, use labels='list'"
-    return (f'{where}: {entry!r} does not end like an image ({listed(extensions)}); '
-            'correct the line or extend `extensions`')
+    return (
+        f'{where}: {entry!r} does not end like an image ({listed(extensions)}); correct the line or extend `extensions`'
+    )
 
 
 def _check_whole(path: str):
@@ -246,9 +264,11 @@ def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
     spread = np.unique(np.linspace(0, len(paths) - 1, NUM_SPOT_CHECKS).astype(int))
     for i in spread if how_many == 'some' else range(len(paths)):
         if not os.path.isfile(paths[i]):
-            raise FileNotFoundError(f'list_file {list_file} names {paths[i]} (image {i + 1} of '
-                                    f'{len(paths)}), which does not exist; relative paths start at {root}: '
-                                    'correct `roots` or the list')
+            raise FileNotFoundError(
+                f'list_file {list_file} names {paths[i]} (image {i + 1} of '
+                f'{len(paths)}), which does not exist; relative paths start at {root}: '
+                'correct `roots` or the list'
+            )
 
 
 def _normalize_extensions(extensions: str | Sequence[str]) -> frozenset[str]:
@@ -274,11 +294,15 @@ def _check_subset(labels_per_class: int | None, labels: str | None, split: str |
     if labels_per_class is None:
         return
     if labels is None:
-        raise ValueError(f"labels_per_class={labels_per_class} needs labels, and labels=None: use labels='folder' or "
-                         "'list', or for fewer unlabeled images limit")
+        raise ValueError(
+            f"labels_per_class={labels_per_class} needs labels, and labels=None: use labels='folder' or "
+            "'list', or for fewer unlabeled images limit"
+        )
     if split and split.strip('/') in SPLIT_NAMES - {'train'}:
-        raise ValueError(f'labels_per_class={labels_per_class} is for training images, and split={split!r}: drop it '
-                         'for validation and test, whose size must not change')
+        raise ValueError(
+            f'labels_per_class={labels_per_class} is for training images, and split={split!r}: drop it '
+            'for validation and test, whose size must not change'
+        )
 
 
 def _square(path: str, size: int) -> np.ndarray:
@@ -287,5 +311,5 @@ def _square(path: str, size: int) -> np.ndarray:
         raise ValueError(f'{readable(path)} cannot be decoded: remove the file or replace it')
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    middle = image[top:top + side, left:left + side, ::-1]
+    middle = image[top : top + side, left : left + side, ::-1]
     return cv2.resize(middle, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)

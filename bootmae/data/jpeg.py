@@ -52,8 +52,13 @@ class JpegHeader:
     @property
     def for_gpu(self) -> bool:
         """Whether a GPU's decoder is trusted with it: ``common``, color, sequential, upright, of usual subsampling."""
-        return (self.common and self.frame <= 1 and self.orientation == 1 and self.subsampling in SUBSAMPLING
-                and self.height * self.width <= PIXELS_FOR_GPU)
+        return (
+            self.common
+            and self.frame <= 1
+            and self.orientation == 1
+            and self.subsampling in SUBSAMPLING
+            and self.height * self.width <= PIXELS_FOR_GPU
+        )
 
 
 def parse_header(data: bytes) -> JpegHeader | None:
@@ -65,17 +70,17 @@ def parse_header(data: bytes) -> JpegHeader | None:
     if data[:2] != START:
         return None
     place, adobe, orientation = len(START), None, 1
-    while data[place:place + 1] == b'\xff' and place + 4 <= len(data):
+    while data[place : place + 1] == b'\xff' and place + 4 <= len(data):
         kind = data[place + 1]
         if kind == 0xFF:  # fill byte
             place += 1
             continue
-        start, place = place + 4, place + 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+        start, place = place + 4, place + 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
         if kind in FRAMES:
             return _frame(kind, data[start:place], adobe, orientation)
         if kind == 0xE1 and data.startswith(EXIF, start):
             # An orientation in any of several segments counts: readers differ in which they take.
-            orientation = max(orientation, _orientation(data[start + len(EXIF):place]))
+            orientation = max(orientation, _orientation(data[start + len(EXIF) : place]))
         elif kind == 0xEE and data.startswith(ADOBE, start) and place - start >= 12:
             adobe = data[start + 11]
         elif kind == SCAN:
@@ -87,14 +92,20 @@ def _frame(kind: int, segment: bytes, adobe: int | None, orientation: int) -> Jp
     components = segment[5] if len(segment) > 5 else 0
     if not components or len(segment) < 6 + 3 * components:
         raise ValueError('cut off or damaged: a JPEG file with an incomplete frame header')
-    across = [samples >> 4 for samples in segment[7:6 + 3 * components:3]]
-    down = [samples & 15 for samples in segment[7:6 + 3 * components:3]]
+    across = [samples >> 4 for samples in segment[7 : 6 + 3 * components : 3]]
+    down = [samples & 15 for samples in segment[7 : 6 + 3 * components : 3]]
     plain = components == 3 and across[1:] == down[1:] == [1, 1]
     return JpegHeader(
-        height=int.from_bytes(segment[1:3], 'big'), width=int.from_bytes(segment[3:5], 'big'),
-        components=components, bits=segment[0], frame=kind - 0xC0,
-        subsampling=(across[0], down[0]) if plain else None, adobe=adobe, orientation=orientation,
-        ids=segment[6:6 + 3 * components:3])
+        height=int.from_bytes(segment[1:3], 'big'),
+        width=int.from_bytes(segment[3:5], 'big'),
+        components=components,
+        bits=segment[0],
+        frame=kind - 0xC0,
+        subsampling=(across[0], down[0]) if plain else None,
+        adobe=adobe,
+        orientation=orientation,
+        ids=segment[6 : 6 + 3 * components : 3],
+    )
 
 
 def _orientation(tiff: bytes) -> int:
@@ -103,10 +114,10 @@ def _orientation(tiff: bytes) -> int:
     if order is None:
         return 1
     place = int.from_bytes(tiff[4:8], order)
-    count = int.from_bytes(tiff[place:place + 2], order)
+    count = int.from_bytes(tiff[place : place + 2], order)
     for entry in range(place + 2, min(place + 2 + 12 * count, len(tiff) - 11), 12):
-        if int.from_bytes(tiff[entry:entry + 2], order) == ORIENTATION:
-            value = int.from_bytes(tiff[entry + 8:entry + 10], order)
+        if int.from_bytes(tiff[entry : entry + 2], order) == ORIENTATION:
+            value = int.from_bytes(tiff[entry + 8 : entry + 10], order)
             return value if 1 <= value <= 8 else 1
     return 1
 
@@ -135,9 +146,9 @@ def check_whole(path: str) -> None:
 def is_whole(data: bytes) -> bool:
     """Whether a JPEG file's bytes have an end marker behind the pixels; that of a thumbnail before them is none."""
     place = len(START)
-    while data[place:place + 1] == b'\xff' and place + 4 <= len(data):
+    while data[place : place + 1] == b'\xff' and place + 4 <= len(data):
         kind = data[place + 1]
         if kind == SCAN:
             return data.find(END, place) >= 0
-        place += 1 if kind == 0xFF else 2 + int.from_bytes(data[place + 2:place + 4], 'big')  # fill bytes; a segment
+        place += 1 if kind == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], 'big')  # fill bytes; a segment
     return False

@@ -25,8 +25,16 @@ from .tar import readable
 Box = tuple[int, int, int, int]
 MODES = ('cpu', 'gpu')
 # EXIF orientation: whether the stored image has to be transposed, and then flipped down and across, to stand upright.
-TURNS = {1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
-         5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False)}
+TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
 # Photographs are decoded at 1/2, 1/4 or 1/8 of their size where the crop stays this many times larger than the output.
 # benchmarks/README.md has the errors at other margins.
 MARGIN = 2
@@ -80,13 +88,15 @@ class ReadCrop(BaseTransform):
 
     checks_whole = True
 
-    def __init__(self,
-                 crop: dict,
-                 flip: dict | None = None,
-                 mode: str = 'cpu',
-                 clamped: bool = False,
-                 planes: bool = False,
-                 backend_args: dict | None = None):
+    def __init__(
+        self,
+        crop: dict,
+        flip: dict | None = None,
+        mode: str = 'cpu',
+        clamped: bool = False,
+        planes: bool = False,
+        backend_args: dict | None = None,
+    ):
         if mode not in MODES:
             raise ValueError(f'mode={mode!r} of ReadCrop must be one of {", ".join(map(repr, MODES))}')
         kind = ClampedResizedCrop if clamped else RandomResizedCrop
@@ -197,8 +207,10 @@ def cut_jpeg(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int]) -
             return cut_reduced(data, header, box, size, factor)
     image = decode(data)
     if image.shape[:2] != upright_shape(header):
-        raise ValueError(f'is of {image.shape[0]} x {image.shape[1]} pixels, but its header says '
-                         f'{" x ".join(map(str, upright_shape(header)))}')
+        raise ValueError(
+            f'is of {image.shape[0]} x {image.shape[1]} pixels, but its header says '
+            f'{" x ".join(map(str, upright_shape(header)))}'
+        )
     return resize(image, box, size)
 
 
@@ -219,11 +231,12 @@ def cut_reduced(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int]
     top, left, height, width = (side / factor for side in stored_box(box, header))
     with Image.open(io.BytesIO(data)) as image:
         image.draft(None, (header.width // factor, header.height // factor))
-        out = image.resize(size if transposed else size[::-1], Image.Resampling.BICUBIC,
-                           (left, top, left + width, top + height))
+        out = image.resize(
+            size if transposed else size[::-1], Image.Resampling.BICUBIC, (left, top, left + width, top + height)
+        )
     rgb = np.asarray(out.convert('RGB'))
     rgb = rgb.transpose(1, 0, 2) if transposed else rgb
-    bgr = rgb[::-1 if down else 1, ::-1 if across else 1, ::-1]
+    bgr = rgb[:: -1 if down else 1, :: -1 if across else 1, ::-1]
     return torch.from_numpy(bgr.copy()).permute(2, 0, 1)
 
 
@@ -234,7 +247,7 @@ def resize(image: np.ndarray, box: Box, size: tuple[int, int]) -> torch.Tensor:
     what overshoots black or white is cut off between them.
     """
     top, left, height, width = box
-    planes = torch.from_numpy(image[top:top + height, left:left + width]).permute(2, 0, 1)
+    planes = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1)
     return interpolate(planes[None], size, mode='bicubic', antialias=True)[0]
 
 

@@ -28,7 +28,7 @@ def resolve_roots(roots: str | Sequence[str], split: str | None) -> list[str]:
     found = [_resolve(root, split) for pattern in several for root in _expand(os.path.expanduser(pattern))]
     parts = sorted((os.path.realpath(root).rstrip(os.sep).split(os.sep), root) for root in found)
     for (outer, one), (inner, other) in pairwise(parts):  # what lies in a folder comes right after it
-        if inner[:len(outer)] == outer:
+        if inner[: len(outer)] == outer:
             raise ValueError(f'roots {one} and {other} overlap, so images would count twice: remove one of them')
     return found
 
@@ -40,14 +40,18 @@ def _expand(pattern: str) -> list[str]:
     if counted := RANGE.search(pattern):
         first, last = counted.groups()
         numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
-        return [path for number in numbers
-                for path in _expand(pattern[:counted.start()] + number + pattern[counted.end():])]
+        return [
+            path
+            for number in numbers
+            for path in _expand(pattern[: counted.start()] + number + pattern[counted.end() :])
+        ]
     if not glob.has_magic(pattern):
         return [pattern]
     paths = sorted(glob.glob(pattern))
     if not paths:
-        raise FileNotFoundError(f'roots={pattern} matches nothing; '
-                                f'{contents(os.path.dirname(os.path.abspath(pattern)))}')
+        raise FileNotFoundError(
+            f'roots={pattern} matches nothing; {contents(os.path.dirname(os.path.abspath(pattern)))}'
+        )
     return paths
 
 
@@ -55,15 +59,20 @@ def _resolve(root: str, split: str | None) -> str:
     if os.path.isfile(root):
         if ARCHIVE.search(root):
             return root
-        raise ValueError(f'roots={root} is a file, not a folder or a .tar archive: give the folder that holds the '
-                         'images; lists go to list_file, other archives must be unpacked')
+        raise ValueError(
+            f'roots={root} is a file, not a folder or a .tar archive: give the folder that holds the '
+            'images; lists go to list_file, other archives must be unpacked'
+        )
     if not os.path.isdir(root):
-        raise FileNotFoundError(f'roots={root} does not exist (looked for {os.path.abspath(root)}); '
-                                f'{contents(os.path.dirname(os.path.abspath(root)))}')
+        raise FileNotFoundError(
+            f'roots={root} does not exist (looked for {os.path.abspath(root)}); '
+            f'{contents(os.path.dirname(os.path.abspath(root)))}'
+        )
     if not split:
         return root
     folder = os.path.join(root, split.strip('/'))
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f'split={split!r}: there is no folder {folder}; {contents(root)}; '
-                                'choose one of these or leave split out')
+        raise FileNotFoundError(
+            f'split={split!r}: there is no folder {folder}; {contents(root)}; choose one of these or leave split out'
+        )
     return folder

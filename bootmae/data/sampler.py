@@ -24,8 +24,14 @@ class StreamSampler(Sampler):
             first ones are given twice.
     """
 
-    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = 0, infinite: bool = False,
-                 drop_last: bool = False):
+    def __init__(
+        self,
+        dataset: Sized,
+        shuffle: bool = True,
+        seed: int | None = 0,
+        infinite: bool = False,
+        drop_last: bool = False,
+    ):
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed or 0
         self.infinite, self.drop_last, self.epoch = infinite, drop_last, 0
         self.rank, self.world_size = get_dist_info()
@@ -47,7 +53,7 @@ class StreamSampler(Sampler):
         keys, total = self.keys(self.epoch), len(self) * self.world_size
         if total > len(keys):
             keys = keys.repeat(-(-total // len(keys)))
-        return iter(keys[self.rank:total:self.world_size].tolist())
+        return iter(keys[self.rank : total : self.world_size].tolist())
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch."""
@@ -73,18 +79,29 @@ class ResumableBatches(BatchSampler):
         ValueError: if an epoch has no whole step.
     """
 
-    def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False, accumulation: int = 1,
-                 inner: dict | None = None):
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        drop_last: bool = False,
+        accumulation: int = 1,
+        inner: dict | None = None,
+    ):
         super().__init__(sampler, batch_size, drop_last)
         build = dict(sampler=sampler, batch_size=batch_size)
-        self.inner = BatchSampler(**build, drop_last=drop_last) if inner is None else DATA_SAMPLERS.build(
-            inner, default_args=build)
+        self.inner = (
+            BatchSampler(**build, drop_last=drop_last)
+            if inner is None
+            else DATA_SAMPLERS.build(inner, default_args=build)
+        )
         self.accumulation, self.skip = accumulation, 0
         if not sampler.infinite and not len(self):
-            raise ValueError(f'{len(sampler.dataset)} training samples are too few for one step of '
-                             f'{sampler.world_size} processes x batch_size={batch_size} x accumulation {accumulation}'
-                             f'{" (the last incomplete batch is dropped)" if drop_last else ""}: lower '
-                             'train_dataloader.batch_size or the recipe\'s batch, auto_scale_lr.base_batch_size')
+            raise ValueError(
+                f'{len(sampler.dataset)} training samples are too few for one step of '
+                f'{sampler.world_size} processes x batch_size={batch_size} x accumulation {accumulation}'
+                f'{" (the last incomplete batch is dropped)" if drop_last else ""}: lower '
+                "train_dataloader.batch_size or the recipe's batch, auto_scale_lr.base_batch_size"
+            )
 
     def __iter__(self) -> Iterator[list[int]]:
         # A generator, since a loader with workers asks for two iterators and uses the second.

@@ -47,11 +47,11 @@ class SeededSamples(Dataset):
 
     def __init__(self, dataset: dict | Dataset, seed: int = 0, bad: str = 'skip'):
         if bad not in ('skip', 'raise'):
-            raise ValueError(f'bad={bad!r}: give \'skip\' or \'raise\', what to do with images that cannot be read')
+            raise ValueError(f"bad={bad!r}: give 'skip' or 'raise', what to do with images that cannot be read")
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.seed, self.bad = seed, bad
         # Shared with the workers, a row for each and the first for this process. The main process alone reads them.
-        self._loading = torch.full((MAX_WORKERS + 1, ), -1).share_memory_()
+        self._loading = torch.full((MAX_WORKERS + 1,), -1).share_memory_()
         self._bad = torch.zeros(MAX_WORKERS + 1, 1 + SLOTS, dtype=torch.int64).share_memory_()  # count, then indices
         self._taken = [0] * (MAX_WORKERS + 1)
         self._reasons: dict[int, str] = {}  # of samples that were replaced from outside
@@ -123,8 +123,10 @@ class SeededSamples(Dataset):
     def _report(self, index: int, attempt: int, error: Exception) -> None:
         """Note an unreadable sample for :meth:`take_reports`, or raise."""
         if self.bad == 'raise' or attempt == REPLACEMENTS:
-            raise UnreadableSample(f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
-                                   'tools/verify_data.py finds all such files') from error
+            raise UnreadableSample(
+                f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
+                'tools/verify_data.py finds all such files'
+            ) from error
         row = _row()
         self._bad[row, 1 + self._bad[row, 0] % SLOTS] = index
         self._bad[row, 0] += 1  # last: the main process reads up to this count

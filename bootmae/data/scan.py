@@ -49,8 +49,10 @@ def scan_classes(root: str, extensions: frozenset[str], names: Sequence[str] | N
     if not paths:
         raise FileNotFoundError(no_images(root, extensions, others))
     if empty:
-        raise FileNotFoundError(f'no images in {len(empty)} class folders of {root}: {shorten(empty)}; fill '
-                                f'or remove them (all that is not an image there: {shorten_counts(others)})')
+        raise FileNotFoundError(
+            f'no images in {len(empty)} class folders of {root}: {shorten(empty)}; fill '
+            f'or remove them (all that is not an image there: {shorten_counts(others)})'
+        )
     warn_of_absent(root, present, names)
     return paths, labels, tuple(names or folders)
 
@@ -58,25 +60,34 @@ def scan_classes(root: str, extensions: frozenset[str], names: Sequence[str] | N
 def check_classes(where: str, folders: Sequence[str], loose: Sequence[str], names: Sequence[str] | None):
     """Refuse what are no classes: images in no folder (``loose``), splits, and folders unknown to ``names``."""
     if loose:
-        raise ValueError(f"labels='folder', but {where} holds images outside class folders, such as "
-                         f"{loose[0]}: sort them into one folder per class, or use list_file with labels='list' "
-                         '(the validation images of ImageNet are delivered flat)')
+        raise ValueError(
+            f"labels='folder', but {where} holds images outside class folders, such as "
+            f"{loose[0]}: sort them into one folder per class, or use list_file with labels='list' "
+            '(the validation images of ImageNet are delivered flat)'
+        )
     if folders and set(folders) <= SPLIT_NAMES:
-        raise ValueError(f"labels='folder', but the folders of {where} look like splits, not classes: "
-                         f'{shorten(folders)}; add split={folders[0]!r}')
+        raise ValueError(
+            f"labels='folder', but the folders of {where} look like splits, not classes: "
+            f'{shorten(folders)}; add split={folders[0]!r}'
+        )
     unknown = sorted(set(folders) - set(names)) if names else []
     if unknown:
-        raise ValueError(f'{where} has folders that are none of the {len(names)} classes: '
-                         f'{shorten(unknown)}; remove them, or correct `classes` '
-                         '(by default, with `split`, the folders of ROOT/train)')
+        raise ValueError(
+            f'{where} has folders that are none of the {len(names)} classes: '
+            f'{shorten(unknown)}; remove them, or correct `classes` '
+            '(by default, with `split`, the folders of ROOT/train)'
+        )
 
 
 def warn_of_absent(where: str, present: Iterable[str], names: Sequence[str] | None):
     """Warn of classes that have no folder."""
     absent = [name for name in names or () if name not in present]
     if absent:
-        print_log(f'{where} has no folder for {len(absent)} of {len(names)} classes: {shorten(absent)}',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            f'{where} has no folder for {len(absent)} of {len(names)} classes: {shorten(absent)}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _scan(folder: str, extensions: frozenset[str], visited: set, paths: list[str], others: Counter):
@@ -126,8 +137,12 @@ def warn_of_splits(root: str, folders: Iterable[str]):
     """Warn of a root whose folders are splits, all of which are used."""
     splits = sorted(SPLIT_NAMES.intersection(folders))
     if len(splits) > 1:
-        print_log(f'{root} holds the splits {shorten(splits)} and the images of all are used; '
-                  "add split='train' to keep the others unseen", logger='current', level=logging.WARNING)
+        print_log(
+            f'{root} holds the splits {shorten(splits)} and the images of all are used; '
+            "add split='train' to keep the others unseen",
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def contents(folder: str) -> str:
@@ -140,9 +155,11 @@ def contents(folder: str) -> str:
 
 def no_images(folder: str, extensions: frozenset[str], others: Counter) -> str:
     """The message for a folder or an archive without images."""
-    return (f'no images in {folder}: looked for {listed(extensions)}, found {shorten_counts(others)}; '
-            'correct the folder or extend `extensions`'
-            + (f"; for the images in the archives, roots='{folder}/*.tar'" if others['.tar'] else ''))
+    return (
+        f'no images in {folder}: looked for {listed(extensions)}, found {shorten_counts(others)}; '
+        'correct the folder or extend `extensions`'
+        + (f"; for the images in the archives, roots='{folder}/*.tar'" if others['.tar'] else '')
+    )
 
 
 def shorten(names: Sequence[str], count: int = 8) -> str:

@@ -41,8 +41,9 @@ class Packed:
         return {name.partition('/')[0] for name in self.names if '/' in name}
 
 
-def scan_tar(archive: str, extensions: frozenset[str], split: str | None = None,
-             places: dict[str, tuple[int, int]] | None = None) -> Packed:
+def scan_tar(
+    archive: str, extensions: frozenset[str], split: str | None = None, places: dict[str, tuple[int, int]] | None = None
+) -> Packed:
     """The images of an archive, of which ``places`` may be the index, below the folder ``split`` if one is given.
 
     Errors: FileNotFoundError for an archive or a folder of it without images, saying what there is instead; ValueError
@@ -51,7 +52,7 @@ def scan_tar(archive: str, extensions: frozenset[str], split: str | None = None,
     folder = f'{split.strip("/")}/' if split else ''
     places, others, found = index_tar(archive) if places is None else places, Counter(), []
     for name in places:
-        below = name[len(folder):]
+        below = name[len(folder) :]
         if not name.startswith(folder) or any(skipped(part) for part in below.split('/')):
             continue
         if suffix(name) in extensions:
@@ -60,16 +61,19 @@ def scan_tar(archive: str, extensions: frozenset[str], split: str | None = None,
             others['.' + suffix(name) if suffix(name) else 'files without ending'] += 1
     if folder and not found and not others:
         folders = sorted({name.partition('/')[0] for name in places if '/' in name})
-        raise FileNotFoundError(f'split={split!r}: there is no folder {folder} in {archive}; it holds '
-                                f'{shorten(folders) or "no folders"}; choose one of these or leave split out')
+        raise FileNotFoundError(
+            f'split={split!r}: there is no folder {folder} in {archive}; it holds '
+            f'{shorten(folders) or "no folders"}; choose one of these or leave split out'
+        )
     if not found:
         raise FileNotFoundError(no_images(f'{archive}!/{folder}' if folder else archive, extensions, others))
     found.sort(key=lambda name: name.replace('/', '\0'))  # as a walk through folders: part after part
     return Packed(archive, folder, found, [tar_path(archive, folder + name, *places[folder + name]) for name in found])
 
 
-def scan_tar_classes(archives: Sequence[str], extensions: frozenset[str], names: Sequence[str] | None,
-                     split: str | None = None):
+def scan_tar_classes(
+    archives: Sequence[str], extensions: frozenset[str], names: Sequence[str] | None, split: str | None = None
+):
     """Images of archives with classes: paths, labels, class names.
 
     Classes are the first-level folders in the archives, joined over all; or, where no archive has folders and there are
@@ -109,9 +113,11 @@ def find_members(archives: Sequence[str], split: str | None, names: Sequence[str
     folder = f'{split.strip("/")}/' if split else ''
     for number, name in enumerate(names, 1):
         if folder + name not in places:
-            raise FileNotFoundError(f'list_file {list_file} names {name} (image {number} of {len(names)}), which is '
-                                    f'not in {shorten(archives)}, where files are called such as '
-                                    f'{shorten(list(places), 3) or "nothing"}: correct `roots`, `split` or the list')
+            raise FileNotFoundError(
+                f'list_file {list_file} names {name} (image {number} of {len(names)}), which is '
+                f'not in {shorten(archives)}, where files are called such as '
+                f'{shorten(list(places), 3) or "nothing"}: correct `roots`, `split` or the list'
+            )
     return [tar_path(*places[folder + name]) for name in names]
 
 
@@ -121,21 +127,27 @@ def _check_flat(archives: Sequence[str], names: Sequence[str] | None) -> list[st
     if names is not None:
         return []
     if len(stems) == 1:
-        raise ValueError(f"labels='folder', but {archives[0]} has no folders, so there would be one class, "
-                         f"{stems[0]!r}: use list_file with labels='list', or one archive per class")
+        raise ValueError(
+            f"labels='folder', but {archives[0]} has no folders, so there would be one class, "
+            f"{stems[0]!r}: use list_file with labels='list', or one archive per class"
+        )
     numbers = sorted(int(match[0]) for match in (re.search(r'\d+$', stem) for stem in stems) if match)
     if len(set(map(_unnumbered, stems))) == 1 and numbers == list(range(numbers[0], numbers[0] + len(stems))):
-        raise ValueError(f"labels='folder', but {shorten(archives)} have no folders and look like shards rather than "
-                         f'classes: use list_file with labels=\'list\', or name the archives that are classes in '
-                         f'`classes`: {shorten(stems)}')
+        raise ValueError(
+            f"labels='folder', but {shorten(archives)} have no folders and look like shards rather than "
+            f"classes: use list_file with labels='list', or name the archives that are classes in "
+            f'`classes`: {shorten(stems)}'
+        )
     return []
 
 
 def _refuse_wrapper(where: str, name: str, parts: Sequence[Packed]):
     inside = sorted({'/'.join(image.split('/')[1:-1]) for part in parts for image in part.names} - {''})
     if len(inside) > 1:
-        raise ValueError(f"labels='folder', but all images of {where} lie in one folder, {name}, whose folders look "
-                         f'like the classes ({shorten(inside)}): add split={name!r}')
+        raise ValueError(
+            f"labels='folder', but all images of {where} lie in one folder, {name}, whose folders look "
+            f'like the classes ({shorten(inside)}): add split={name!r}'
+        )
 
 
 def _names_of_train(indexes: dict[str, dict], extensions: frozenset[str], split: str | None) -> list[str] | None:
@@ -144,8 +156,12 @@ def _names_of_train(indexes: dict[str, dict], extensions: frozenset[str], split:
     if last in ('', 'train'):
         return None
     train = f'{parent}/train/' if parent else 'train/'
-    below = (name[len(train):] for places in indexes.values() for name in places
-             if name.startswith(train) and suffix(name) in extensions)
+    below = (
+        name[len(train) :]
+        for places in indexes.values()
+        for name in places
+        if name.startswith(train) and suffix(name) in extensions
+    )
     return sorted({name.partition('/')[0] for name in below if '/' in name}) or None
 
 

@@ -13,8 +13,19 @@ from .images import ImageFiles
 from .scenes import SPLITS, SceneSpec, write_scenes
 
 # Okabe and Ito's colors, which color-blind readers tell apart, and three more
-PALETTE = [(40, 40, 40), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
-           (204, 121, 167), (150, 90, 40), (150, 210, 40), (120, 60, 200)]
+PALETTE = [
+    (40, 40, 40),
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (150, 90, 40),
+    (150, 210, 40),
+    (120, 60, 200),
+]
 
 
 @MMSEG_DATASETS.register_module()
@@ -32,10 +43,18 @@ class DigitSceneMasks(BaseSegDataset):
         paths = dict(img_path=f'images/{folder}', seg_map_path=f'annotations/{folder}')
         spec = SceneSpec(**scenes or {})
         write_scenes(data_root, spec)
-        metainfo = dict(classes=spec.classes, palette=[list(color) for color in PALETTE[:len(spec.classes)]],
-                        unlabeled=0)
-        super().__init__(data_root=data_root, data_prefix=paths, img_suffix='.jpg', seg_map_suffix='.png',
-                         reduce_zero_label=True, metainfo=metainfo, **kwargs)
+        metainfo = dict(
+            classes=spec.classes, palette=[list(color) for color in PALETTE[: len(spec.classes)]], unlabeled=0
+        )
+        super().__init__(
+            data_root=data_root,
+            data_prefix=paths,
+            img_suffix='.jpg',
+            seg_map_suffix='.png',
+            reduce_zero_label=True,
+            metainfo=metainfo,
+            **kwargs,
+        )
 
 
 @MMDET_DATASETS.register_module()
@@ -46,9 +65,14 @@ class DigitSceneInstances(CocoDataset):
         folder = SPLITS[split][1]
         spec = SceneSpec(**scenes or {})
         write_scenes(data_root, spec)
-        metainfo = dict(classes=spec.names, palette=PALETTE[1:len(spec.classes)])
-        super().__init__(data_root=data_root, data_prefix=dict(img=f'{folder}/'), metainfo=metainfo,
-                         ann_file=f'annotations/instances_{folder}.json', **kwargs)
+        metainfo = dict(classes=spec.names, palette=PALETTE[1 : len(spec.classes)])
+        super().__init__(
+            data_root=data_root,
+            data_prefix=dict(img=f'{folder}/'),
+            metainfo=metainfo,
+            ann_file=f'annotations/instances_{folder}.json',
+            **kwargs,
+        )
 
 
 @MMPRETRAIN_DATASETS.register_module()

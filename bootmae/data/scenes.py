@@ -98,8 +98,8 @@ def _background(size: tuple[int, int], split: str, rng: np.random.Generator) -> 
     scale = min(rng.uniform(1.0, 2.5), (bottom - top) / size[0], (right - left) / size[1])
     height, width = (int(n * scale) for n in size)
     y, x = rng.integers(top, bottom - height + 1), rng.integers(left, right - width + 1)
-    crop = cv2.resize(image[y:y + height, x:x + width], size[::-1], interpolation=cv2.INTER_AREA)
-    return crop[:, ::rng.choice((-1, 1))] * np.float32(DARKENED)
+    crop = cv2.resize(image[y : y + height, x : x + width], size[::-1], interpolation=cv2.INTER_AREA)
+    return crop[:, :: rng.choice((-1, 1))] * np.float32(DARKENED)
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
@@ -146,8 +146,13 @@ def _labeled(image: np.ndarray, labels: np.ndarray, owner: np.ndarray, edge: np.
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
     """(K, H, W) bool -> (K, 4) float x1, y1, x2, y2, the right and bottom ends exclusive."""
-    boxes = [(*(np.flatnonzero(mask.any(axis))[0] for axis in (0, 1)),
-              *(np.flatnonzero(mask.any(axis))[-1] + 1 for axis in (0, 1))) for mask in masks]
+    boxes = [
+        (
+            *(np.flatnonzero(mask.any(axis))[0] for axis in (0, 1)),
+            *(np.flatnonzero(mask.any(axis))[-1] + 1 for axis in (0, 1)),
+        )
+        for mask in masks
+    ]
     return np.array(boxes, dtype=float).reshape(-1, 4)
 
 
@@ -156,9 +161,15 @@ def _annotations(scene: Scene, image_id: int, first: int) -> Iterator[dict]:
     for k, (label, mask, box) in enumerate(zip(scene.labels, scene.masks, boxes_of(scene.masks))):
         code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
         x1, y1, x2, y2 = box.tolist()
-        yield dict(id=first + k, image_id=image_id, category_id=int(label) + 1, iscrowd=0,
-                   bbox=[x1, y1, x2 - x1, y2 - y1], area=int(mask.sum()),
-                   segmentation=dict(size=list(code['size']), counts=code['counts'].decode()))
+        yield dict(
+            id=first + k,
+            image_id=image_id,
+            category_id=int(label) + 1,
+            iscrowd=0,
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            area=int(mask.sum()),
+            segmentation=dict(size=list(code['size']), counts=code['counts'].decode()),
+        )
 
 
 def _write_split(root: Path, spec: SceneSpec, split: str) -> None:
@@ -206,6 +217,7 @@ def write_scenes(root: str | Path, spec: SceneSpec) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
     found = root / 'scenes.json'
     if not found.is_file() or json.loads(found.read_text()) != json.loads(manifest):
-        raise ValueError(f'{root} does not hold the scenes {spec} (version {VERSION}): delete the folder, or give '
-                         'another one')
+        raise ValueError(
+            f'{root} does not hold the scenes {spec} (version {VERSION}): delete the folder, or give another one'
+        )
     return root

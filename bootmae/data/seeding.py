@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 STEP = 1  # last number of a step's key, which so never equals a sample's
-WORD = 0xffffffff
+WORD = 0xFFFFFFFF
 
 
 def sample_seeds(*key: int) -> tuple[int, int, int]:
@@ -34,7 +34,7 @@ def mixed(key: tuple[int, ...]) -> tuple[int, ...]:
     masks = iter(POOL_MASKS)
     pool = [hashed(int(word), next(masks)) for word in (*key, 0, 0, 0, 0)[:4]]
     for source, target in PAIRS:
-        word = pool[target] * 0xca01f9dd - hashed(pool[source], next(masks)) * 0x4973f715 & WORD
+        word = pool[target] * 0xCA01F9DD - hashed(pool[source], next(masks)) * 0x4973F715 & WORD
         pool[target] = word ^ word >> 16
     words = [hashed(word, mask) for word, mask in zip(pool + pool, STATE_MASKS)]
     return tuple(low | high << 32 for low, high in zip(words[::2], words[1::2]))
@@ -53,8 +53,8 @@ def hash_masks(first: int, factor: int, number: int) -> list[tuple[int, int]]:
 
 
 PAIRS = [(source, target) for source in range(4) for target in range(4) if source != target]
-POOL_MASKS = hash_masks(0x43b0d7e5, 0x931e8875, 4 + len(PAIRS))
-STATE_MASKS = hash_masks(0x8b51f9dd, 0x58f38ded, 6)
+POOL_MASKS = hash_masks(0x43B0D7E5, 0x931E8875, 4 + len(PAIRS))
+STATE_MASKS = hash_masks(0x8B51F9DD, 0x58F38DED, 6)
 
 
 def seed_generators(*key: int) -> int:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def few_labels(labels: Sequence[int] | np.ndarray,
-               per_class: int,
-               seed: int,
-               names: Sequence[str] | None = None,
-               remedy: str = 'lower labels_per_class') -> np.ndarray:
+def few_labels(
+    labels: Sequence[int] | np.ndarray,
+    per_class: int,
+    seed: int,
+    names: Sequence[str] | None = None,
+    remedy: str = 'lower labels_per_class',
+) -> np.ndarray:
     """Sorted positions of ``per_class`` samples of each class; a smaller number gives a subset of a larger one's.
 
     Args:
@@ -27,8 +29,9 @@ def few_labels(labels: Sequence[int] | np.ndarray,
         positions = np.flatnonzero(labels == label)
         if len(positions) < per_class:
             shown = label if names is None or names[label] == str(label) else f'{label} ({names[label]})'
-            raise ValueError(f'labels_per_class={per_class}, but class {shown} has {len(positions)} training images: '
-                             f'{remedy}')
+            raise ValueError(
+                f'labels_per_class={per_class}, but class {shown} has {len(positions)} training images: {remedy}'
+            )
         chosen.append(np.random.default_rng((seed, int(label))).permutation(positions)[:per_class])
     return np.sort(np.concatenate(chosen))
 
@@ -48,8 +51,10 @@ def held_out(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> np.
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)
         if len(positions) < 2:
-            raise ValueError(f'class {label} has a single image, which cannot be both in training and held out: '
-                             'add images to it, or remove it')
+            raise ValueError(
+                f'class {label} has a single image, which cannot be both in training and held out: '
+                'add images to it, or remove it'
+            )
         count = min(max(1, round(share * len(positions))), len(positions) - 1)
         # A stream of its own: with that of few_labels, the images held out would be those that it takes of all.
         mask[np.random.default_rng((seed, int(label), 1)).permutation(positions)[:count]] = True

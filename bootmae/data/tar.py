@@ -44,8 +44,10 @@ def split_tar_path(path: str) -> tuple[str, str, int, int]:
     archive, slash, name = rest.partition('!/')
     offset, _, size = place.partition('+')
     if not is_tar_path(path) or not slash or not (offset + size).isdecimal():
-        raise ValueError(f'{path!r} is no path into a tar archive, such as tar://512+109000@/data/a.tar!/x.jpg: '
-                         'ImageFiles(roots=\'/data/a.tar\') makes them')
+        raise ValueError(
+            f'{path!r} is no path into a tar archive, such as tar://512+109000@/data/a.tar!/x.jpg: '
+            "ImageFiles(roots='/data/a.tar') makes them"
+        )
     return _unquote(archive), _unquote(name), int(offset), int(size)
 
 
@@ -110,8 +112,10 @@ def index_tar(archive: str) -> dict[str, tuple[int, int]]:
         try:
             return dict(_members(archive, file))
         except tarfile.TarError as error:
-            raise ValueError(f'{archive} is no tar archive, or not a whole one ({error}): compare its size and '
-                             'checksum with its source\'s, and fetch it again') from error
+            raise ValueError(
+                f'{archive} is no tar archive, or not a whole one ({error}): compare its size and '
+                "checksum with its source's, and fetch it again"
+            ) from error
 
 
 def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -123,8 +127,10 @@ def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> 
             tar.members.clear()  # 1 kB each, which a million need not leave behind
             name = _plain(member.name)
             if member.issparse():
-                raise ValueError(f'{archive}: {prefix}{name} is a sparse file, whose bytes do not lie together: pack '
-                                 'it without --sparse')
+                raise ValueError(
+                    f'{archive}: {prefix}{name} is a sparse file, whose bytes do not lie together: pack '
+                    'it without --sparse'
+                )
             if member.isreg():
                 places[name] = member.offset_data + start, member.size
             elif member.islnk() or member.issym():
@@ -132,8 +138,9 @@ def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> 
                 links.append((name, _plain(os.path.join(folder, member.linkname))))
             if name.lower().endswith(NESTED) and member.isreg():
                 inner = places.pop(name)[0]
-                yield from _members(f'{archive}!/{prefix}{name}', tar.extractfile(member),
-                                    f'{prefix}{name[:-len(NESTED)]}/', inner)
+                yield from _members(
+                    f'{archive}!/{prefix}{name}', tar.extractfile(member), f'{prefix}{name[: -len(NESTED)]}/', inner
+                )
         _check_end(archive, file, tar.offset)
     places |= {name: places[target] for name, target in links if target in places}
     for name, place in places.items():
@@ -147,15 +154,20 @@ def _check_end(archive: str, file: BinaryIO, place: int):
     if block.strip(b'\0'):
         raise tarfile.ReadError(f'no header at byte {place}')
     if not block:
-        print_log(f'{archive} has no end mark: it may have been cut off between two files', logger='current',
-                  level=logging.WARNING)
+        print_log(
+            f'{archive} has no end mark: it may have been cut off between two files',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _refuse_packed(archive: str, head: bytes):
     for magic, kind in PACKED.items():
         if head.startswith(magic):
-            raise ValueError(f'{archive} is compressed ({kind}), so no image in it can be reached without unpacking '
-                             'all before it: decompress it into a plain .tar (images gain nothing from compression)')
+            raise ValueError(
+                f'{archive} is compressed ({kind}), so no image in it can be reached without unpacking '
+                'all before it: decompress it into a plain .tar (images gain nothing from compression)'
+            )
 
 
 def _plain(name: str) -> str:

@@ -31,10 +31,19 @@ TOLERANCE = 1.0  # pixels by which boxes and polygons may exceed their image: pu
 
 # kinds that are no faults
 CMYK, SIXTEEN_BIT, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
-    'CMYK', '16-bit', 'EXIF-rotated', f'tiny (below {TINY} pixels)', f'huge (above {HUGE // 10**6} megapixels)',
-    'JPEG with extraneous bytes')
+    'CMYK',
+    '16-bit',
+    'EXIF-rotated',
+    f'tiny (below {TINY} pixels)',
+    f'huge (above {HUGE // 10**6} megapixels)',
+    'JPEG with extraneous bytes',
+)
 CLASS_ABSENT, DUPLICATE_WITHIN, IMAGE_UNUSED, NOT_FILES = NOTES_OF_SETS = (
-    'class absent', 'duplicate within a split', 'image not in the annotation file', 'not image files')
+    'class absent',
+    'duplicate within a split',
+    'image not in the annotation file',
+    'not image files',
+)
 NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS)
 
 
@@ -87,8 +96,13 @@ def examine(job: Job) -> Outcome:
         outcome.digest = hashlib.blake2b(data, digest_size=16).digest()
         size = check_image(readable(job.image), data, outcome.findings)
     if size and job.size and size != job.size:
-        outcome.findings.append(Finding('size differs from the annotation', readable(job.image),
-                                        f'the file is {_by(size)}, the annotation says {_by(job.size)}'))
+        outcome.findings.append(
+            Finding(
+                'size differs from the annotation',
+                readable(job.image),
+                f'the file is {_by(size)}, the annotation says {_by(job.size)}',
+            )
+        )
     if job.mask and (data := _read(job.mask, 'mask', outcome.findings, f'of {job.image}')):
         outcome.labels = check_mask(job.mask, data, size, job.allowed, outcome.findings)
     return outcome
@@ -149,8 +163,9 @@ def _decode_with_pillow(path: str, data: bytes, findings: list[Finding]) -> tupl
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
             if width * height > READABLE:
-                findings.append(Finding('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most '
-                                        '2**30'))
+                findings.append(
+                    Finding('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
+                )
                 return None
             image.draft(mode, (1, 1))  # a JPEG is read to its end, but at an eighth of its size: three times faster
             image.load()
@@ -199,8 +214,9 @@ def _is_16_bit_png(data: bytes) -> bool:
     return data.startswith(b'\x89PNG') and data[24:25] == b'\x10'
 
 
-def check_mask(path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None,
-               findings: list[Finding]) -> tuple[int, ...]:
+def check_mask(
+    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, findings: list[Finding]
+) -> tuple[int, ...]:
     """Label values of a mask, which must have its image's size, one channel, and no value but the allowed ones."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
@@ -209,8 +225,13 @@ def check_mask(path: str, data: bytes, size: tuple[int, int] | None, allowed: fr
         findings.append(Finding('unreadable mask', path, f'{error}' or type(error).__name__))
         return ()
     if mask.ndim != 2:
-        findings.append(Finding('mask with several channels', path, f'{mask.shape[-1]} channels: a mask holds one '
-                                'class number a pixel (gray or palette PNG)'))
+        findings.append(
+            Finding(
+                'mask with several channels',
+                path,
+                f'{mask.shape[-1]} channels: a mask holds one class number a pixel (gray or palette PNG)',
+            )
+        )
         return ()
     if size and mask.shape != size:
         findings.append(Finding('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}'))
@@ -266,8 +287,10 @@ def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: boo
             continue
         where += f' of {image["file_name"]}'
         size = image['height'], image['width']
-        for kind, detail in (_fault_of_box(annotation.get('bbox'), size),
-                             _fault_of_mask(annotation.get('segmentation'), size, with_masks)):
+        for kind, detail in (
+            _fault_of_box(annotation.get('bbox'), size),
+            _fault_of_mask(annotation.get('segmentation'), size, with_masks),
+        ):
             if kind:
                 findings.append(Finding(kind, file, f'{where}: {detail}'))
     unknown = [name for name in classes if name not in names.values()]
@@ -301,8 +324,7 @@ def _fault_of_mask(mask, size: tuple[int, int], needed: bool) -> tuple[str, str]
             return 'mask invalid', f'polygon of {len(polygon)} numbers: at least 6, an even number, and finite'
         x, y = polygon[::2], polygon[1::2]
         if min(*x, *y) < -TOLERANCE or max(x) > size[1] + TOLERANCE or max(y) > size[0] + TOLERANCE:
-            return 'mask outside its image', (f'x {min(x):g} to {max(x):g}, y {min(y):g} to {max(y):g} of '
-                                              f'{_by(size)}')
+            return 'mask outside its image', (f'x {min(x):g} to {max(x):g}, y {min(y):g} to {max(y):g} of {_by(size)}')
     return '', ''
 
 

@@ -35,8 +35,10 @@ class Beat:
 
     def __str__(self) -> str:
         files = f', last files {", ".join(self.files)}' if self.files else ''
-        return (f'rank {self.rank} (host {self.host}, pid {self.pid}, phase {self.phase}, iteration '
-                f'{self.iteration}{files})')
+        return (
+            f'rank {self.rank} (host {self.host}, pid {self.pid}, phase {self.phase}, iteration '
+            f'{self.iteration}{files})'
+        )
 
 
 def key(rank: int) -> str:
@@ -90,8 +92,9 @@ class Observer:
         return now - self.moved[beat.rank] > (self.limit if beat.phase in BUSY else self.patience)
 
     def _names(self, ranks: list[int]) -> str:
-        return ', '.join(str(self.beats[rank]) if rank in self.beats else f'rank {rank} (never heard of)'
-                         for rank in ranks)
+        return ', '.join(
+            str(self.beats[rank]) if rank in self.beats else f'rank {rank} (never heard of)' for rank in ranks
+        )
 
 
 def connect(host: str, port: int, timeout: float) -> dist.TCPStore:

@@ -30,9 +30,13 @@ else:
 ORDERLY = (NONFINITE, BAD_DATA, REQUEUE)  # all processes of a run end so, within moments
 SETTLE = 20.0  # seconds that the others get to follow one that ended so
 GRACE = 300.0  # seconds from a signal to the end; a scheduler's patience is usually shorter
-MEANING = {USER_ERROR: 'something given is wrong', NONFINITE: 'losses or gradients are not finite',
-           BAD_DATA: 'too many unreadable images', LOST_RANK: 'another process died or hangs',
-           REQUEUE: 'stopped by a signal; start again with --resume'}
+MEANING = {
+    USER_ERROR: 'something given is wrong',
+    NONFINITE: 'losses or gradients are not finite',
+    BAD_DATA: 'too many unreadable images',
+    LOST_RANK: 'another process died or hangs',
+    REQUEUE: 'stopped by a signal; start again with --resume',
+}
 
 
 def cause(codes: dict[int, int]) -> tuple[int, int]:

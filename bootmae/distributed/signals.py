@@ -57,6 +57,7 @@ def shield_workers(loader: DataLoader) -> None:
 
 def start_worker(worker_id: int, inner: Callable[[int], None] | None, leaving: torch.Tensor) -> None:
     """Ignore SIGUSR1, and SIGTERM as long as the run's process has not said that it leaves."""
+
     def end(number: int, frame: FrameType | None) -> None:
         if leaving.item():
             os._exit(0)

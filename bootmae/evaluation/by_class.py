@@ -32,8 +32,10 @@ def keep_classes(found: Mapping[str, Mapping[str, float]]) -> None:
     folder = log_folder()
     if folder is None or not found:
         return
-    finite = {metric: {name: round(float(value), 4) for name, value in values.items() if math.isfinite(value)}
-              for metric, values in found.items()}
+    finite = {
+        metric: {name: round(float(value), 4) for name, value in values.items() if math.isfinite(value)}
+        for metric, values in found.items()
+    }
     file = folder / FILE
     try:
         earlier = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}

@@ -27,8 +27,11 @@ class CocoByClass(CocoMetric):
             for self.metrics in ([metric] for metric in asked):
                 one = super().compute_metrics(results)
                 name = NAMES.get(self.metrics[0], self.metrics[0])
-                classes[name] = {kind: 100 * one.pop(PRECISION.format(kind)) for kind in self.dataset_meta['classes']
-                                 if PRECISION.format(kind) in one}
+                classes[name] = {
+                    kind: 100 * one.pop(PRECISION.format(kind))
+                    for kind in self.dataset_meta['classes']
+                    if PRECISION.format(kind) in one
+                }
                 found |= one
         finally:
             self.metrics, self.classwise = asked, classwise

@@ -19,6 +19,7 @@ class IoUByClass(IoUMetric):
     def total_area_to_metrics(self, *areas: Any) -> dict[str, np.ndarray]:
         found = super().total_area_to_metrics(*areas)
         classes = self.dataset_meta['classes']
-        keep_classes({name: dict(zip(classes, (100 * values).tolist())) for name, values in found.items()
-                      if np.ndim(values)})  # aAcc is one number
+        keep_classes(
+            {name: dict(zip(classes, (100 * values).tolist())) for name, values in found.items() if np.ndim(values)}
+        )  # aAcc is one number
         return found

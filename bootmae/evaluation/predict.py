@@ -51,5 +51,9 @@ def instances(sample, truth: bool = False) -> dict:
     found = sample.gt_instances if truth else sample.pred_instances
     boxes = found['bboxes'].tensor if hasattr(found['bboxes'], 'tensor') else found['bboxes']
     masks = found['masks'].masks if hasattr(found['masks'], 'masks') else found['masks'].numpy()
-    return dict(boxes=boxes.numpy(), labels=found['labels'].numpy(), masks=np.asarray(masks, dtype=bool),
-                scores=None if truth else found['scores'].numpy())
+    return dict(
+        boxes=boxes.numpy(),
+        labels=found['labels'].numpy(),
+        masks=np.asarray(masks, dtype=bool),
+        scores=None if truth else found['scores'].numpy(),
+    )

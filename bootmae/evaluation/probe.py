@@ -48,24 +48,33 @@ def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 25
         loader: the config of a dataloader; its dataset is read in order, without augmentation.
         pipeline: transforms for evaluation.
     """
-    return features_of(model, DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True)), batch_size,
-                       workers)
+    return features_of(
+        model, DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True)), batch_size, workers
+    )
 
 
-def features_of(model: nn.Module, dataset: Dataset, batch_size: int = 256, workers: int = 0,
-                progress: Callable[[], None] = lambda: None) -> Features:
+def features_of(
+    model: nn.Module,
+    dataset: Dataset,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Callable[[], None] = lambda: None,
+) -> Features:
     """Features (before the head) and labels of a dataset in its order; ``progress`` is called after each batch."""
-    (features, ), labels = _read(model, dataset, lambda images: model.backbone(images)[-1:], batch_size, workers,
-                                 progress)
+    (features,), labels = _read(
+        model, dataset, lambda images: model.backbone(images)[-1:], batch_size, workers, progress
+    )
     return features, labels
 
 
-def extract_blocks(model: nn.Module, loader: dict, pipeline: list, blocks: Sequence[int], batch_size: int = 256,
-                   workers: int = 0) -> list[Features]:
+def extract_blocks(
+    model: nn.Module, loader: dict, pipeline: list, blocks: Sequence[int], batch_size: int = 256, workers: int = 0
+) -> list[Features]:
     """Features after each of ``blocks`` (from 1), and labels: :func:`extract`, with every image read once."""
     dataset = DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True))
-    features, labels = _read(model, dataset, lambda images: pooled_blocks(model.backbone, images, blocks), batch_size,
-                             workers)
+    features, labels = _read(
+        model, dataset, lambda images: pooled_blocks(model.backbone, images, blocks), batch_size, workers
+    )
     return [(found, labels) for found in features]
 
 
@@ -76,8 +85,10 @@ def pooled_blocks(backbone: PlainViT, images: torch.Tensor, blocks: Sequence[int
         ValueError: if it gives no vector for an image.
     """
     if backbone.out_type not in ('avg_featmap', 'cls_token'):
-        raise ValueError(f'model.backbone.out_type {backbone.out_type!r} gives no vector for an image: frozen features '
-                         'need a config with avg_featmap or cls_token')
+        raise ValueError(
+            f'model.backbone.out_type {backbone.out_type!r} gives no vector for an image: frozen features '
+            'need a config with avg_featmap or cls_token'
+        )
     backbone.check_images(images)
     x = backbone.embed(backbone.patch_embed.patchify(images), backbone.pos_embed[:, 1:])
     outputs = map(backbone.norm, backbone.forward_blocks(x, taps=[block - 1 for block in blocks])[1])
@@ -87,9 +98,14 @@ def pooled_blocks(backbone: PlainViT, images: torch.Tensor, blocks: Sequence[int
 
 
 @torch.no_grad()
-def _read(model: nn.Module, dataset: Dataset, outputs: Callable[[torch.Tensor], Sequence[torch.Tensor]],
-          batch_size: int, workers: int, progress: Callable[[], None] = lambda: None
-          ) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _read(
+    model: nn.Module,
+    dataset: Dataset,
+    outputs: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+    batch_size: int,
+    workers: int,
+    progress: Callable[[], None] = lambda: None,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Each of the ``outputs`` of a batch's images for the whole dataset, (N, D) on the CPU, and the labels (N,)."""
     batches = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
     if workers:
@@ -118,8 +134,9 @@ def few_labels(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
-def knn_accuracy(reference: Features, query: Features, k: int = 20, temperature: float = 0.07,
-                 chunk: int = 1024) -> float:
+def knn_accuracy(
+    reference: Features, query: Features, k: int = 20, temperature: float = 0.07, chunk: int = 1024
+) -> float:
     """Percent right of a k-NN vote, weighted by ``exp(cosine / temperature)`` (the usual protocol of Wu et al. 2018).
 
     Args:
@@ -144,6 +161,7 @@ def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> flo
     from sklearn.linear_model import LogisticRegression  # seconds to import, and no other task needs it
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
     probe.fit(reference[0].numpy(), reference[1].numpy())
     return 100 * float(probe.score(query[0].numpy(), query[1].numpy()))
@@ -158,6 +176,7 @@ def chosen_blocks(blocks: Sequence[int | str], depth: int) -> list[int]:
     asked = range(1, depth + 1) if list(map(str, blocks)) == ['all'] else blocks
     for block in asked:
         if not (str(block).isdecimal() and 1 <= int(block) <= depth):
-            raise ValueError(f'--blocks {block}: the encoder has the blocks 1..{depth}; give some of these, or "all" '
-                             'alone')
+            raise ValueError(
+                f'--blocks {block}: the encoder has the blocks 1..{depth}; give some of these, or "all" alone'
+            )
     return sorted(set(map(int, asked)))

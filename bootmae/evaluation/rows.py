@@ -28,9 +28,20 @@ def result_row(checkpoint: str | None, checkpoint_hash: str, gpu_seconds: float 
     run = run_facts(checkpoint)
     gpu_hours = round((run.get('gpu_seconds', 0.0) + gpu_seconds) / 3600, 4)
     method = run.get('method', Path(checkpoint).stem if checkpoint else 'untrained')  # of other files: their name
-    known = dict(method=method.lower(), config=run.get('config', ''),
-                 precision=run.get('precision', ''), seconds=run.get('seconds', 0.0), images=run.get('images', 0),
-                 memory=run.get('memory', 0.0))
-    here = dict(checkpoint=portable(checkpoint), checkpoint_hash=checkpoint_hash, commit=git_commit(),
-                device=device_name(), date=datetime.date.today().isoformat(), gpu_hours=gpu_hours)
+    known = dict(
+        method=method.lower(),
+        config=run.get('config', ''),
+        precision=run.get('precision', ''),
+        seconds=run.get('seconds', 0.0),
+        images=run.get('images', 0),
+        memory=run.get('memory', 0.0),
+    )
+    here = dict(
+        checkpoint=portable(checkpoint),
+        checkpoint_hash=checkpoint_hash,
+        commit=git_commit(),
+        device=device_name(),
+        date=datetime.date.today().isoformat(),
+        gpu_hours=gpu_hours,
+    )
     return ResultRow(**known | here | {key: value for key, value in fields.items() if value is not None})

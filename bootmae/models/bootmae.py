@@ -51,15 +51,17 @@ class BootMAE(BaseSelfSupervisor):
         data_preprocessor: mmpretrain's; images are expected with mean = std = 127.5 (of 0..255).
     """
 
-    def __init__(self,
-                 backbone: dict,
-                 pixel_decoder: dict | None = None,
-                 feature_decoder: dict | None = None,
-                 masking: dict | None = None,
-                 weighted: bool = True,
-                 fp32_decoder: bool = False,
-                 data_preprocessor: dict | None = None,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        backbone: dict,
+        pixel_decoder: dict | None = None,
+        feature_decoder: dict | None = None,
+        masking: dict | None = None,
+        weighted: bool = True,
+        fp32_decoder: bool = False,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(backbone=backbone, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         vit = self.backbone
         self.masking = BlockMasking(grid=vit.grid, **(masking or {}))
@@ -70,9 +72,11 @@ class BootMAE(BaseSelfSupervisor):
         self.taps = tuple(self._check_tap(cfg.pop('tap')) for cfg in (pixel, feature))
         channels = vit.patch_embed.proj.in_channels
         self.pixel_decoder = TargetAwareDecoder(
-            vit.embed_dims, vit.grid, head=PixelHead(pixel['embed_dims'], channels, vit.patch_size), **pixel)
+            vit.embed_dims, vit.grid, head=PixelHead(pixel['embed_dims'], channels, vit.patch_size), **pixel
+        )
         self.feature_decoder = TargetAwareDecoder(
-            vit.embed_dims, vit.grid, vit.embed_dims, head=nn.Linear(vit.embed_dims, vit.embed_dims), **feature)
+            vit.embed_dims, vit.grid, vit.embed_dims, head=nn.Linear(vit.embed_dims, vit.embed_dims), **feature
+        )
         self.momentum = copy.deepcopy(vit)
         self.momentum.norm = nn.Identity()  # its target is the last block's output
         self.momentum.requires_grad_(False)
@@ -114,8 +118,10 @@ class BootMAE(BaseSelfSupervisor):
             orders = orders.pin_memory()  # otherwise the copy would wait for the GPU
         orders = orders.to(device, non_blocking=True)
         if orders.shape != (batch_size, self.masking.num_patches):
-            raise ValueError(f'mask orders of shape {tuple(orders.shape)} do not fit {batch_size} images of '
-                             f'{self.masking.grid} patches: give DrawMask the model\'s grid')
+            raise ValueError(
+                f'mask orders of shape {tuple(orders.shape)} do not fit {batch_size} images of '
+                f"{self.masking.grid} patches: give DrawMask the model's grid"
+            )
         return orders
 
     def predict(self, images: torch.Tensor, orders: torch.Tensor) -> Prediction:
@@ -125,7 +131,7 @@ class BootMAE(BaseSelfSupervisor):
         patches = vit.patch_embed.patchify(images)
         patches = patches.gather(1, orders.unsqueeze(-1).expand_as(patches))
         positions = vit.pos_embed[0, 1:][orders]
-        visible, masked = patches.tensor_split((num_visible, ), dim=1)
+        visible, masked = patches.tensor_split((num_visible,), dim=1)
         ids_masked = orders[:, num_visible:]
 
         x, taps = vit.forward_blocks(vit.embed(visible, positions[:, :num_visible]), self.taps)
@@ -137,10 +143,12 @@ class BootMAE(BaseSelfSupervisor):
             pixels=self.decode(self.pixel_decoder, latent, taps[0], ids_masked),
             patches=masked,
             features=self.decode(self.feature_decoder, latent, taps[1], ids_masked),
-            targets=self.momentum_features(patches, positions))
+            targets=self.momentum_features(patches, positions),
+        )
 
-    def decode(self, decoder: nn.Module, latent: torch.Tensor, context: torch.Tensor,
-               ids_masked: torch.Tensor) -> torch.Tensor:
+    def decode(
+        self, decoder: nn.Module, latent: torch.Tensor, context: torch.Tensor, ids_masked: torch.Tensor
+    ) -> torch.Tensor:
         """A decoder's prediction, see :class:`TargetAwareDecoder`; with ``fp32_decoder`` without autocast."""
         if not self.fp32_decoder:
             return decoder(latent, context, ids_masked)
@@ -156,8 +164,10 @@ class BootMAE(BaseSelfSupervisor):
     def losses(self, images: torch.Tensor, orders: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """R and P () of normalized images (B, C, H, W) under mask orders (B, N). What ``compile='whole'`` compiles."""
         out = self.predict(images, orders)
-        return (pixel_loss(out.pixels, out.patches, out.weights, images.shape[1]),
-                feature_loss(out.features, out.targets, out.weights))
+        return (
+            pixel_loss(out.pixels, out.patches, out.weights, images.shape[1]),
+            feature_loss(out.features, out.targets, out.weights),
+        )
 
     def loss(self, inputs: torch.Tensor, data_samples: list | None = None, **kwargs) -> dict[str, torch.Tensor]:
         """Losses of a batch.
@@ -171,5 +181,6 @@ class BootMAE(BaseSelfSupervisor):
         """
         pixel, feature = self.losses(inputs, self.batch_ids_shuffle(data_samples, len(inputs), inputs.device))
         # Copies: under CUDA graphs the next step writes its losses into the same memory.
-        return dict(loss_pixel=pixel.clone(), loss_feature=self.feature_weight * feature,
-                    feature_error=feature.detach().clone())
+        return dict(
+            loss_pixel=pixel.clone(), loss_feature=self.feature_weight * feature, feature_error=feature.detach().clone()
+        )

@@ -63,16 +63,24 @@ class TargetAwareDecoder(BaseModule):
         head: maps (B, M, E) to the prediction.
     """
 
-    def __init__(self, encoder_dim: int, grid: tuple[int, int], embed_dims: int, depth: int, num_heads: int,
-                 head: nn.Module, mlp_ratio: float = 4.0, with_cp: bool = False):
+    def __init__(
+        self,
+        encoder_dim: int,
+        grid: tuple[int, int],
+        embed_dims: int,
+        depth: int,
+        num_heads: int,
+        head: nn.Module,
+        mlp_ratio: float = 4.0,
+        with_cp: bool = False,
+    ):
         super().__init__()
         if depth < 1:
             raise ValueError(f'a decoder needs at least one block, not depth={depth}')
         self.embed = nn.Linear(encoder_dim, embed_dims)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
         self.pos_embed = nn.Parameter(sincos_positions(grid, embed_dims), requires_grad=False)
-        self.blocks = nn.ModuleList(
-            DecoderBlock(embed_dims, encoder_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(DecoderBlock(embed_dims, encoder_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = layer_norm(embed_dims)
         self.head = head
         self.with_cp = with_cp

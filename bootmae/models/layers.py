@@ -26,8 +26,9 @@ def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int,
-           bias: torch.Tensor | None = None) -> torch.Tensor:
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Scaled dot-product attention of (B, Q, I) queries over (B, T, I) keys and values -> (B, Q, I).
 
     ``bias`` (H, Q, T) is added to the logits.
@@ -37,8 +38,9 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int,
     return out.transpose(1, 2).flatten(2)
 
 
-def attend_on_grid(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, rows: torch.Tensor,
-                   columns: torch.Tensor) -> torch.Tensor:
+def attend_on_grid(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads: int, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
     """Attention among the tokens of a grid with decomposed relative positions, (B, h * w, I) -> (B, h * w, I).
 
     The logit of query i and key j is ``q_i . k_j / sqrt(K) + q_i . rows[row_i, row_j] + q_i . columns[column_i,
@@ -52,8 +54,10 @@ def attend_on_grid(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, num_heads:
     q, k, v = (split_heads(x, num_heads) for x in (q, k, v))
     h, w, width = len(rows), len(columns), q.shape[-1]
     grid = q.unflatten(2, (h, w))
-    along = (torch.einsum('bnrck,rsk->bnrcs', grid, rows.to(q.dtype)),
-             torch.einsum('bnrck,csk->bnrcs', grid, columns.to(q.dtype)))
+    along = (
+        torch.einsum('bnrck,rsk->bnrcs', grid, rows.to(q.dtype)),
+        torch.einsum('bnrck,csk->bnrcs', grid, columns.to(q.dtype)),
+    )
     marks = [torch.eye(side, dtype=q.dtype, device=q.device) for side in (h, w)]
     marks = torch.cat((marks[0].repeat_interleave(w, dim=0), marks[1].repeat(h, 1)), dim=1)
     q = torch.cat((q * width**-0.5, *(x.flatten(2, 3) for x in along)), dim=-1)
@@ -110,7 +114,7 @@ class Tiling:
         windows = [-(-n // self.side) for n in self.grid]
         x = x.unflatten(0, (-1, *windows)).unflatten(3, self.window).transpose(2, 3)
         x = x.flatten(3, 4).flatten(1, 2)  # B, padded rows, padded columns, D
-        return x[:, :self.grid[0], :self.grid[1]].flatten(1, 2)
+        return x[:, : self.grid[0], : self.grid[1]].flatten(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -126,8 +130,13 @@ class SelfAttention(nn.Module):
             zero.
     """
 
-    def __init__(self, dim: int, num_heads: int, bias_grid: tuple[int, int] | None = None,
-                 offset_grid: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        bias_grid: tuple[int, int] | None = None,
+        offset_grid: tuple[int, int] | None = None,
+    ):
         super().__init__()
         inner = head_width(dim, num_heads) * num_heads
         self.num_heads = num_heads
@@ -136,8 +145,9 @@ class SelfAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(inner))
         self.proj = nn.Linear(inner, dim)
         self.bias_grid = bias_grid
-        self.relative_position_bias_table = None if bias_grid is None else nn.Parameter(
-            torch.zeros(bias_table_size(bias_grid), num_heads))
+        self.relative_position_bias_table = (
+            None if bias_grid is None else nn.Parameter(torch.zeros(bias_table_size(bias_grid), num_heads))
+        )
         self.offset_grid = offset_grid
         for name, side in zip(('rel_pos_h', 'rel_pos_w'), offset_grid or (None, None)):
             self.register_parameter(name, side and nn.Parameter(torch.zeros(2 * side - 1, inner // num_heads)))
@@ -150,8 +160,9 @@ class SelfAttention(nn.Module):
         # Contiguous: any other is refused by the fused kernels of a GPU, and all logits would be kept for the backward.
         return table[group.bias_index].permute(2, 0, 1).contiguous()
 
-    def attend_groups(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-                      groups: list[TokenGroup]) -> torch.Tensor:
+    def attend_groups(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: list[TokenGroup]
+    ) -> torch.Tensor:
         """Attention within each group; the T tokens are those of the first group, then those of the second, ..."""
         if groups[0].shape is None:
             return attend(q, k, v, self.num_heads, self.position_bias(groups[0]))
@@ -170,8 +181,9 @@ class SelfAttention(nn.Module):
         rows, columns = map(offset_vectors, (self.rel_pos_h, self.rel_pos_w), window)
         return attend_on_grid(q, k, v, self.num_heads, rows, columns)
 
-    def forward(self, x: torch.Tensor, num_queries: int | None = None,
-                groups: list[TokenGroup] | Tiling | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, num_queries: int | None = None, groups: list[TokenGroup] | Tiling | None = None
+    ) -> torch.Tensor:
         """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens only.
 
         Without ``groups`` every token attends to all, without position bias.
@@ -244,9 +256,16 @@ class Block(nn.Module):
         bias_grid, offset_grid: of :class:`SelfAttention`.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0,
-                 layer_scale: float | None = None, bias_grid: tuple[int, int] | None = None,
-                 offset_grid: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        bias_grid: tuple[int, int] | None = None,
+        offset_grid: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.norm1 = layer_norm(dim)
         self.attn = SelfAttention(dim, num_heads, bias_grid, offset_grid)
@@ -254,15 +273,17 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         for name in ('gamma_1', 'gamma_2'):
-            gamma = None if layer_scale is None else nn.Parameter(torch.full((dim, ), float(layer_scale)))
+            gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), float(layer_scale)))
             self.register_parameter(name, gamma)
 
-    def forward(self, x: torch.Tensor, num_queries: int | None = None,
-                groups: list[TokenGroup] | Tiling | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, num_queries: int | None = None, groups: list[TokenGroup] | Tiling | None = None
+    ) -> torch.Tensor:
         """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens, which still see all T.
 
         ``groups`` say which tokens see which, and where they are; None: all see all.
         """
+
         def residual(branch: torch.Tensor, gamma: torch.Tensor | None) -> torch.Tensor:
             return self.drop_path(branch if gamma is None else gamma * branch)
 

@@ -46,19 +46,24 @@ class BlockMasking:
 
     def __post_init__(self):
         n = self.grid[0] * self.grid[1]
-        defaults = dict(num_masked=round(0.75 * n), num_block=round(120 * n / 196),
-                        block_area=(16 * n / 196, 60 * n / 196))
+        defaults = dict(
+            num_masked=round(0.75 * n), num_block=round(120 * n / 196), block_area=(16 * n / 196, 60 * n / 196)
+        )
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if min(self.grid) < 2:
             raise ValueError(f'block-wise masking needs a grid of at least 2 x 2 patches, not {self.grid}')
         if not (0 <= self.num_block <= self.num_masked < n and self.num_masked):
-            raise ValueError(f'num_block={self.num_block} and num_masked={self.num_masked} do not fit {n} patches: '
-                             f'0 <= num_block <= num_masked, and num_masked from 1 to {n - 1}')
+            raise ValueError(
+                f'num_block={self.num_block} and num_masked={self.num_masked} do not fit {n} patches: '
+                f'0 <= num_block <= num_masked, and num_masked from 1 to {n - 1}'
+            )
         if not 0 < self.block_area[0] <= self.block_area[1] or not 0 < self.min_aspect <= 1:
-            raise ValueError(f'block_area={self.block_area}, min_aspect={self.min_aspect}: areas must be positive '
-                             'and ascending, the aspect ratio in (0, 1]')
+            raise ValueError(
+                f'block_area={self.block_area}, min_aspect={self.min_aspect}: areas must be positive '
+                'and ascending, the aspect ratio in (0, 1]'
+            )
         if not 0 <= self.max_roll <= n:
             raise ValueError(f'max_roll={self.max_roll} is outside 0..{n}')
 

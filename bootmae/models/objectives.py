@@ -59,8 +59,9 @@ def weighted_error(prediction: torch.Tensor, target: torch.Tensor, weights: torc
     return (error * weights).sum() / weights.numel()
 
 
-def pixel_loss(prediction: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor,
-               channels: int = 3) -> torch.Tensor:
+def pixel_loss(
+    prediction: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor, channels: int = 3
+) -> torch.Tensor:
     """R: error of (B, M, C * P) predictions against the normalized pixels of the masked patches."""
     return weighted_error(prediction, normalize_patches(patches, channels), weights)
 
@@ -68,5 +69,6 @@ def pixel_loss(prediction: torch.Tensor, patches: torch.Tensor, weights: torch.T
 def feature_loss(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """P: error of (B, M, D) predictions against the momentum features, both under a LayerNorm without affine part."""
     prediction, target = (
-        F.layer_norm(at_least_float32(x), x.shape[-1:], eps=FEATURE_EPS) for x in (prediction, target))
+        F.layer_norm(at_least_float32(x), x.shape[-1:], eps=FEATURE_EPS) for x in (prediction, target)
+    )
     return weighted_error(prediction, target, weights)

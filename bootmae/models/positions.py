@@ -62,8 +62,12 @@ def bias_table_size(grid: tuple[int, int]) -> int:
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
-def relative_index(grid: tuple[int, int], bias_grid: tuple[int, int] | None = None, class_token: bool = True,
-                   device: torch.device | str | None = None) -> torch.Tensor:
+def relative_index(
+    grid: tuple[int, int],
+    bias_grid: tuple[int, int] | None = None,
+    class_token: bool = True,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
     """Row of the bias table for each pair of query and key, as in the authors' segmentation backbone.
 
     Args:

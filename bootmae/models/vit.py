@@ -31,8 +31,10 @@ def resolve_arch(arch: str | dict) -> dict:
     """A named size or ``dict(embed_dims=, depth=, num_heads=[, mlp_ratio=])`` as a full dict."""
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'unknown ViT size {arch!r}: use one of {", ".join(ARCHS)}, or a dict '
-                             'with embed_dims, depth and num_heads')
+            raise ValueError(
+                f'unknown ViT size {arch!r}: use one of {", ".join(ARCHS)}, or a dict '
+                'with embed_dims, depth and num_heads'
+            )
         arch = ARCHS[arch]
     missing = {'embed_dims', 'depth', 'num_heads'} - set(arch)
     unknown = set(arch) - {'embed_dims', 'depth', 'num_heads', 'mlp_ratio'}
@@ -44,8 +46,9 @@ def resolve_arch(arch: str | dict) -> dict:
 def patch_grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of patches in an image, sizes as (height, width)."""
     if img_size[0] % patch_size[0] or img_size[1] % patch_size[1]:
-        raise ValueError(f'image size {img_size} is no multiple of the patch size {patch_size}: '
-                         'crop or resize to a multiple')
+        raise ValueError(
+            f'image size {img_size} is no multiple of the patch size {patch_size}: crop or resize to a multiple'
+        )
     return img_size[0] // patch_size[0], img_size[1] // patch_size[1]
 
 
@@ -70,20 +73,22 @@ class PlainViT(BaseModule):
         block_options: further arguments of each :class:`Block`, one dict a block, for backbones derived from this one.
     """
 
-    def __init__(self,
-                 arch: str | dict = 'base',
-                 img_size: int | Sequence[int] = 224,
-                 patch_size: int | Sequence[int] = 16,
-                 depth: int | None = None,
-                 in_channels: int = 3,
-                 drop_path_rate: float = 0.0,
-                 out_type: str = 'raw',
-                 final_norm: bool = True,
-                 trainable_positions: bool = False,
-                 frozen: bool = False,
-                 with_cp: bool = False,
-                 block_options: Sequence[dict] | None = None,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int | Sequence[int] = 224,
+        patch_size: int | Sequence[int] = 16,
+        depth: int | None = None,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        out_type: str = 'raw',
+        final_norm: bool = True,
+        trainable_positions: bool = False,
+        frozen: bool = False,
+        with_cp: bool = False,
+        block_options: Sequence[dict] | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg)
         if out_type not in OUT_TYPES:
             raise ValueError(f'out_type {out_type!r}: use one of {", ".join(OUT_TYPES)}')
@@ -101,7 +106,8 @@ class PlainViT(BaseModule):
         rates = np.linspace(0, drop_path_rate, self.depth).tolist()
         self.blocks = nn.ModuleList(
             Block(self.embed_dims, self.num_heads, arch['mlp_ratio'], rate, **options)
-            for rate, options in zip(rates, block_options or [{}] * self.depth, strict=True))
+            for rate, options in zip(rates, block_options or [{}] * self.depth, strict=True)
+        )
         pooled = out_type == 'avg_featmap'
         self.norm = layer_norm(self.embed_dims) if final_norm and not pooled else nn.Identity()
         self.fc_norm = layer_norm(self.embed_dims) if pooled else nn.Identity()
@@ -131,17 +137,25 @@ class PlainViT(BaseModule):
 
     def find_parts(self, patterns: dict[str, str]) -> dict[str, list[str]]:
         """The tensors of each part, given a pattern of their whole names or its beginning; empty parts are left out."""
-        parts = {part: [key for key in self.state_dict() if re.match(pattern, key)]
-                 for part, pattern in patterns.items()}
+        parts = {
+            part: [key for key in self.state_dict() if re.match(pattern, key)] for part, pattern in patterns.items()
+        }
         return {part: keys for part, keys in parts.items() if keys}
 
     @property
     def position_grids(self) -> dict[str, tuple[int, int]]:
         """Rows and columns that each tensor of absolute or relative positions is for."""
-        tables = {f'blocks.{index}.attn.relative_position_bias_table': block.attn.bias_grid
-                  for index, block in enumerate(self.blocks) if block.attn.bias_grid}
-        offsets = {f'blocks.{index}.attn.rel_pos_{axis}': block.attn.offset_grid
-                   for index, block in enumerate(self.blocks) if block.attn.offset_grid for axis in 'hw'}
+        tables = {
+            f'blocks.{index}.attn.relative_position_bias_table': block.attn.bias_grid
+            for index, block in enumerate(self.blocks)
+            if block.attn.bias_grid
+        }
+        offsets = {
+            f'blocks.{index}.attn.rel_pos_{axis}': block.attn.offset_grid
+            for index, block in enumerate(self.blocks)
+            if block.attn.offset_grid
+            for axis in 'hw'
+        }
         return {'pos_embed': self.grid} | tables | offsets
 
     @property
@@ -151,8 +165,10 @@ class PlainViT(BaseModule):
     def check_images(self, images: torch.Tensor) -> None:
         """Raise a ValueError unless the images have the size that the model was built for."""
         if tuple(images.shape[-2:]) != self.img_size:
-            raise ValueError(f'images of {tuple(images.shape[-2:])} pixels given to a ViT built with '
-                             f'img_size={self.img_size}: set img_size in the config, or crop the images')
+            raise ValueError(
+                f'images of {tuple(images.shape[-2:])} pixels given to a ViT built with '
+                f'img_size={self.img_size}: set img_size in the config, or crop the images'
+            )
 
     def embed(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Class token, if the model has one, and embedded patches, positions added.
@@ -170,9 +186,13 @@ class PlainViT(BaseModule):
         class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
         return torch.cat((class_token, tokens), dim=1)
 
-    def forward_blocks(self, x: torch.Tensor, taps: Sequence[int] = (), num_queries: int | None = None,
-                       groups: Sequence[list[TokenGroup] | Tiling | None] | None = None
-                       ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward_blocks(
+        self,
+        x: torch.Tensor,
+        taps: Sequence[int] = (),
+        num_queries: int | None = None,
+        groups: Sequence[list[TokenGroup] | Tiling | None] | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """All blocks, without the final norm.
 
         Args:
@@ -200,13 +220,13 @@ class PlainViT(BaseModule):
         x = self.embed(self.patch_embed.patchify(images), self.pos_embed[:, 1:])
         x = self.norm(self.forward_blocks(x)[0])
         if self.out_type == 'raw':
-            return (x, )
+            return (x,)
         if self.out_type == 'cls_token':
-            return (x[:, 0], )
+            return (x[:, 0],)
         x = x[:, 1:]
         if self.out_type == 'featmap':
-            return (x.transpose(1, 2).unflatten(2, self.grid), )
-        return (self.fc_norm(x.mean(dim=1)), )
+            return (x.transpose(1, 2).unflatten(2, self.grid),)
+        return (self.fc_norm(x.mean(dim=1)),)
 
     def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
         """Group of a parameter for layer-wise learning-rate decay (bootmae.md, section 5).

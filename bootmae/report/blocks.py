@@ -41,8 +41,14 @@ def last_blocks(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def block_plots(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Heading and SVG for every data set, task and amount of labels that was judged after several blocks."""
-    return [(', '.join(filter(None, [group[0].data, task_name(group[0]), labels_phrase(group[0]), 'by block'])),
-             block_svg(group, colors)) for group in by_blocks(comparisons) if len(group) > 1]
+    return [
+        (
+            ', '.join(filter(None, [group[0].data, task_name(group[0]), labels_phrase(group[0]), 'by block'])),
+            block_svg(group, colors),
+        )
+        for group in by_blocks(comparisons)
+        if len(group) > 1
+    ]
 
 
 def block_svg(group: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> str:

@@ -45,8 +45,11 @@ def class_results(name: str, work_dir: str | Path, task: str | None = None) -> l
     found = read_classes(work_dir)
     if found and not seed.isdigit():
         raise ValueError(f'{name!r} is no data/method/seed, by which classes are averaged and compared')
-    return [(data, task or TASK_OF_METRIC[metric], method, int(seed), metric, values)
-            for metric, values in found.items() if metric in TASK_OF_METRIC]
+    return [
+        (data, task or TASK_OF_METRIC[metric], method, int(seed), metric, values)
+        for metric, values in found.items()
+        if metric in TASK_OF_METRIC
+    ]
 
 
 def read_file(file: Path) -> dict[str, dict[str, float]]:
@@ -90,10 +93,15 @@ def _class_table(data: str, task: str, metric: str, group: Sequence[ClassResult]
     spreads = {name: _spreads(group, name) for name in dict.fromkeys(name for result in group for name in result[5])}
     pairs = rivals(methods)
     gaps = {name: {first: _difference(of, first) for first in pairs} for name, of in spreads.items()}
-    columns = [('Class', False), *((method_name(method), True) for method in methods),
-               *((MINUS_MAE.format(method_name(first)), True) for first in pairs)]
-    body = [(word(name), *(_mean(of.get(method)) for method in methods), *map(_gap, gaps[name].values()))
-            for name, of in spreads.items()]
+    columns = [
+        ('Class', False),
+        *((method_name(method), True) for method in methods),
+        *((MINUS_MAE.format(method_name(first)), True) for first in pairs),
+    ]
+    body = [
+        (word(name), *(_mean(of.get(method)) for method in methods), *map(_gap, gaps[name].values()))
+        for name, of in spreads.items()
+    ]
     title = ', '.join([data, f'{TASK_NAMES.get(task, task)} {metric}'])
     summary = _summary({name: found['bootmae'] for name, found in gaps.items() if found.get('bootmae')})
     return ClassTable(title, summary, Table(f'classes of {title}', tuple(columns), tuple(body)))

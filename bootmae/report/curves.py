@@ -55,8 +55,10 @@ def read_curve(name: str, work_dir: str | Path, having: str = 'loss') -> Curve:
         if run:
             points = run if _restarted(folder) else _merge(points, run)
     if not points:
-        raise FileNotFoundError(f'{work_dir}: no scalars.json with {having!r} below it; give the work '
-                                'directory of a training that logged at least once with LocalVisBackend')
+        raise FileNotFoundError(
+            f'{work_dir}: no scalars.json with {having!r} below it; give the work '
+            'directory of a training that logged at least once with LocalVisBackend'
+        )
     return _to_curve(name, points)
 
 
@@ -96,14 +98,18 @@ def _read_points(file: Path, having: str) -> dict[int, dict[str, float]]:
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
-            raise ValueError(f'{file}, line {number}: not a line of scalars ({error}); '
-                             'repair or delete this line') from None
+            raise ValueError(
+                f'{file}, line {number}: not a line of scalars ({error}); repair or delete this line'
+            ) from None
     return points
 
 
 def _numbers(record: dict) -> dict[str, float]:
-    return {key: float(value) for key, value in record.items()
-            if key != 'step' and isinstance(value, int | float) and not isinstance(value, bool)}
+    return {
+        key: float(value)
+        for key, value in record.items()
+        if key != 'step' and isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _to_curve(name: str, points: dict[int, dict[str, float]]) -> Curve:

@@ -14,8 +14,14 @@ from ..results.rows import COLUMNS, ResultRow, read_rows
 
 OVER_MAE = ' over MAE'
 VARIANTS = ('multi-scale', 'ViTDet', 'logistic regression')  # of a task: other numbers than those of the plain one
-CONFIGS = {'knn': 'pretrain/{}.py', 'linear': 'cls/{}_linear.py', 'finetune': 'cls/{}_finetune.py',
-           'segmentation': 'seg/{}_upernet.py', 'detection': 'det/{}_maskrcnn_1x.py', 'ViTDet': 'det/{}_vitdet.py'}
+CONFIGS = {
+    'knn': 'pretrain/{}.py',
+    'linear': 'cls/{}_linear.py',
+    'finetune': 'cls/{}_finetune.py',
+    'segmentation': 'seg/{}_upernet.py',
+    'detection': 'det/{}_maskrcnn_1x.py',
+    'ViTDet': 'det/{}_vitdet.py',
+}
 MODEL = re.compile(r'[a-z0-9]+_vit([a-z])(?=_|\.py)')  # bootmae_vitb in configs/cls/bootmae_vitb_finetune.py
 FIRST = ('published', 'full_size')
 
@@ -81,8 +87,9 @@ def place_of(row: ResultRow, method: str | None = None) -> Place:
     """The place of a row, or the same place of another method."""
     found = MODEL.match(Path(row.config).name)
     size = f'ViT-{found[1].upper()}' if found else ''.join(re.findall(r'^ViT-\w+', row.protocol))
-    return Place(row.data, method or row.method, size, row.task, row.labels, row.metric.removesuffix(OVER_MAE),
-                 variant_of(row))
+    return Place(
+        row.data, method or row.method, size, row.task, row.labels, row.metric.removesuffix(OVER_MAE), variant_of(row)
+    )
 
 
 def config_of(row: ResultRow) -> str:

@@ -20,17 +20,37 @@ from .verdicts import against_mae, labels_name, method_order, rivals, task_name
 INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'
 METHOD_COLORS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
 # Of further methods, in order of appearance. Those that the style sheet does not know are readable on light and dark.
-OTHER_COLORS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b',
-                 '#d0566b', '#3d8fa8')
+OTHER_COLORS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b', '#d0566b', '#3d8fa8')
 KNOWN_OTHERS = 4  # of these are in the style sheet
-VARIABLES = {INK: 'ink', MUTED: 'muted', RULE: 'rule',
-             **{color: name for name, color in METHOD_COLORS.items()},
-             **{color: f'other{number}' for number, color in enumerate(OTHER_COLORS, start=1)}}
-STYLE = {'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 10, 'font.family': 'sans-serif',
-         'axes.edgecolor': MUTED, 'axes.labelcolor': MUTED, 'axes.linewidth': 0.8, 'text.color': INK,
-         'axes.spines.top': False, 'axes.spines.right': False, 'xtick.color': MUTED, 'ytick.color': MUTED,
-         'xtick.major.size': 3, 'ytick.major.size': 3, 'grid.color': RULE, 'grid.linewidth': 0.7,
-         'figure.facecolor': 'none', 'axes.facecolor': 'none', 'legend.frameon': False, 'legend.fontsize': 9}
+VARIABLES = {
+    INK: 'ink',
+    MUTED: 'muted',
+    RULE: 'rule',
+    **{color: name for name, color in METHOD_COLORS.items()},
+    **{color: f'other{number}' for number, color in enumerate(OTHER_COLORS, start=1)},
+}
+STYLE = {
+    'svg.fonttype': 'none',
+    'text.parse_math': False,
+    'font.size': 10,
+    'font.family': 'sans-serif',
+    'axes.edgecolor': MUTED,
+    'axes.labelcolor': MUTED,
+    'axes.linewidth': 0.8,
+    'text.color': INK,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'xtick.color': MUTED,
+    'ytick.color': MUTED,
+    'xtick.major.size': 3,
+    'ytick.major.size': 3,
+    'grid.color': RULE,
+    'grid.linewidth': 0.7,
+    'figure.facecolor': 'none',
+    'axes.facecolor': 'none',
+    'legend.frameon': False,
+    'legend.fontsize': 9,
+}
 DASHED = (0, (4, 1.6))
 LINES = {'loss': ('loss', '-'), 'loss_pixel': ('pixel loss', '-'), 'loss_feature': ('feature loss', DASHED)}
 MAX_POINTS = 300
@@ -98,8 +118,14 @@ def loss_svg(curves: Sequence[Curve], colors: Mapping[str, str] | None = None) -
             for key, values in series(curve):
                 name, dashes = LINES.get(key, (key, '-'))
                 labels = axes.get_legend_handles_labels()[1]
-                axes.plot(*thin(curve.steps, values), color=colors[method], linestyle=dashes, linewidth=1.2,
-                          alpha=0.85, label=None if name in labels else name)
+                axes.plot(
+                    *thin(curve.steps, values),
+                    color=colors[method],
+                    linestyle=dashes,
+                    linewidth=1.2,
+                    alpha=0.85,
+                    label=None if name in labels else name,
+                )
         axes.set_xlabel('iteration')
         axes.set_ylabel('loss')
         axes.grid(axis='y')
@@ -142,8 +168,9 @@ def difference_svg(comparisons: Sequence[Comparison], colors: Mapping[str, str] 
         for row, item in enumerate(items):
             for offset, method in enumerate(methods):
                 if against_mae(item, method):
-                    _difference_marks(axes, row + (offset - (step - 1) / 2) * 0.8 / step, item, method,
-                                      colors[method], 0.3 / step)
+                    _difference_marks(
+                        axes, row + (offset - (step - 1) / 2) * 0.8 / step, item, method, colors[method], 0.3 / step
+                    )
         _name_rows(axes, items, range(len(items)), len(items) - 0.5)
         return svg_of(figure, 'difference-' + _data_of(items))
 
@@ -170,8 +197,16 @@ def _data_of(items: Sequence[Comparison]) -> str:
 
 
 def _rings(axes: Axes, y: float, values: Sequence[float], color: str) -> None:
-    axes.plot(values, [y] * len(values), 'o', markersize=5.5, markerfacecolor='none', markeredgecolor=color,
-              markeredgewidth=0.9, alpha=0.75)
+    axes.plot(
+        values,
+        [y] * len(values),
+        'o',
+        markersize=5.5,
+        markerfacecolor='none',
+        markeredgecolor=color,
+        markeredgewidth=0.9,
+        alpha=0.75,
+    )
 
 
 def _spread_marks(axes: Axes, y: float, spread: Spread, color: str) -> None:
@@ -198,7 +233,7 @@ def svg_of(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({'svg.hashsalt': name}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
     text = buffer.getvalue().decode()
-    text = text[text.index('<svg'):]
+    text = text[text.index('<svg') :]
     # The style element of matplotlib would hold for the whole page.
     text = re.sub(r'<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>', '', text, flags=re.S)
     head, rest = text.split('>', 1)

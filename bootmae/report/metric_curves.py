@@ -13,9 +13,14 @@ from .curves import Curve, read_curve
 from .figures import STYLE, method_colors, svg_of, thin
 
 # Key in the log: what the reader calls it, and the factor to percent.
-METRICS = {'accuracy/top1': ('accuracy', 1.0), 'mIoU': ('mIoU', 1.0), 'coco/bbox_mAP': ('box AP', 100.0),
-           'coco/segm_mAP': ('mask AP', 100.0), 'probe/knn': ('online k-NN', 1.0),
-           'probe/linear': ('online linear probe', 1.0)}
+METRICS = {
+    'accuracy/top1': ('accuracy', 1.0),
+    'mIoU': ('mIoU', 1.0),
+    'coco/bbox_mAP': ('box AP', 100.0),
+    'coco/segm_mAP': ('mask AP', 100.0),
+    'probe/knn': ('online k-NN', 1.0),
+    'probe/linear': ('online linear probe', 1.0),
+}
 
 FEW = 6  # points up to which each is marked
 METRIC_CAPTION = (
@@ -61,8 +66,10 @@ def metric_plots(curves: Sequence[Curve], colors: Mapping[str, str] | None = Non
         for key, values in curve.values.items():
             if np.isfinite(values).sum() > 1:
                 groups.setdefault((curve.parts[0], key), []).append(curve)
-    return [(', '.join(filter(None, [data, METRICS.get(key, (key, 1.0))[0]])), metric_svg(group, key, colors))
-            for (data, key), group in groups.items()]
+    return [
+        (', '.join(filter(None, [data, METRICS.get(key, (key, 1.0))[0]])), metric_svg(group, key, colors))
+        for (data, key), group in groups.items()
+    ]
 
 
 def metric_svg(curves: Sequence[Curve], key: str, colors: Mapping[str, str] | None = None) -> str:
@@ -76,8 +83,16 @@ def metric_svg(curves: Sequence[Curve], key: str, colors: Mapping[str, str] | No
             label = method_name(method)
             for curve in (curve for curve in curves if curve.parts[1] == method):
                 steps, values = thin(curve.steps, curve.values[key])
-                axes.plot(steps, values, color=colors[method], linewidth=1.2, alpha=0.85, label=label,
-                          marker='o' if len(steps) <= FEW else None, markersize=2.5)
+                axes.plot(
+                    steps,
+                    values,
+                    color=colors[method],
+                    linewidth=1.2,
+                    alpha=0.85,
+                    label=label,
+                    marker='o' if len(steps) <= FEW else None,
+                    markersize=2.5,
+                )
                 label = None
         axes.set_xlabel(curves[0].unit)
         axes.set_ylabel('percent')

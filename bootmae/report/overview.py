@@ -92,6 +92,7 @@ def _weight(item: Comparison) -> tuple[float, int, int]:
 
 def _details(item: Comparison, comparisons: Sequence[Comparison]) -> str:
     """Amount of labels, and the protocol where it was chosen among several."""
+
     def place(other: Comparison) -> tuple:
         return other.data, other.task, other.metric, other.labels
 
@@ -115,8 +116,10 @@ def overview_markdown(rows: Sequence[ResultRow]) -> str:
     if not table.columns:
         return ''
     heads = ['Method', *('<br>'.join(escape(text) for text in column if text) for column in table.columns)]
-    body = [[escape(name), *(f'**{entry.text}**' if entry.strong else entry.text for entry in entries)]
-            for name, entries in table.rows]
+    body = [
+        [escape(name), *(f'**{entry.text}**' if entry.strong else entry.text for entry in entries)]
+        for name, entries in table.rows
+    ]
     rule = ['---', *['---:'] * len(table.columns)]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heads, rule, *body]) + '\n'
 

@@ -30,14 +30,7 @@ from .overview import overview
 from .progress import CellState, progress_of
 from .published import beside_published, measured_at, missing_commands
 from .summary import Comparison, summarize
-from .tables import (
-    checkpoint_table,
-    comparison_table,
-    constants,
-    cost_sentences,
-    cost_table,
-    rows_table,
-)
+from .tables import checkpoint_table, comparison_table, constants, cost_sentences, cost_table, rows_table
 from .verdicts import (
     DENSE_TASKS,
     RULE,
@@ -125,28 +118,57 @@ def build_page(
     colors = method_colors([*methods, *ordered_methods(curve.parts[1] for curve in (*curves, *metrics))])
     demo = any(row.label == 'demo' for row in rows)
     dense = any(item.task in DENSE_TASKS for item in comparisons)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-                                     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     return environment.get_template('page.html.j2').render(
-        title=title, progress=progress_of(cells), lede=lede(comparisons), headline=sentence, tone=tone, demo=demo,
+        title=title,
+        progress=progress_of(cells),
+        lede=lede(comparisons),
+        headline=sentence,
+        tone=tone,
+        demo=demo,
         learned=learned_headline(found),
-        verdicts=_by_data(found), rule=RULE, legend=legend(methods, colors),
-        overview=overview(comparisons), comparison=comparison_table(everything),
+        verdicts=_by_data(found),
+        rule=RULE,
+        legend=legend(methods, colors),
+        overview=overview(comparisons),
+        comparison=comparison_table(everything),
         plots=_comparison_plots(comparisons, colors) + block_plots(everything, colors),
-        many=len(methods) > MANY, classes=class_tables(classes),
+        many=len(methods) > MANY,
+        classes=class_tables(classes),
         comparison_caption=' '.join([COMPARISON_CAPTION, *[BLOCKS_CAPTION] * (len(everything) > len(comparisons))]),
         predictions=[_embed(caption, data) for caption, data in (predictions or {}).items()],
-        prediction_caption=PREDICTION_CAPTION, published=beside_published(published, rows),
-        compared=any(measured_at(rows, row) for row in published), missing=missing_commands(published, rows),
+        prediction_caption=PREDICTION_CAPTION,
+        published=beside_published(published, rows),
+        compared=any(measured_at(rows, row) for row in published),
+        missing=missing_commands(published, rows),
         metrics=metric_plots(metrics, colors),
-        metric_caption=METRIC_CAPTION, losses=_loss_plots(curves, colors), loss_caption=LOSS_CAPTION,
+        metric_caption=METRIC_CAPTION,
+        losses=_loss_plots(curves, colors),
+        loss_caption=LOSS_CAPTION,
         pictures=[_embed(caption, data) for caption, data in (pictures or {}).items()],
-        picture_caption=RECONSTRUCTION_CAPTION, cost=cost_table(rows), cost_sentences=cost_sentences(rows),
+        picture_caption=RECONSTRUCTION_CAPTION,
+        cost=cost_table(rows),
+        cost_sentences=cost_sentences(rows),
         cost_note=COST_NOTE if any(row.gpu_hours or row.memory for row in rows) else '',
-        rows=rows_table(rows), constants=constants(rows), checkpoints=checkpoint_table(rows),
-        provenance=_provenance(rows, provenance or {}), commands=commands or {},
-        reading=[*([DEMO_READING] if demo else []), READING[0], *([DENSE_READING] if dense else []),
-                 *READING[1:], *notes])
+        rows=rows_table(rows),
+        constants=constants(rows),
+        checkpoints=checkpoint_table(rows),
+        provenance=_provenance(rows, provenance or {}),
+        commands=commands or {},
+        reading=[
+            *([DEMO_READING] if demo else []),
+            READING[0],
+            *([DENSE_READING] if dense else []),
+            *READING[1:],
+            *notes,
+        ],
+    )
 
 
 def write_page(path: str | Path, *args: Any, **keywords: Any) -> Path:
@@ -222,8 +244,7 @@ def _embed(caption: str, data: bytes) -> dict[str, Any]:
             width, height = picture.size
             uri = f'data:{MEDIA[kind]};base64,{base64.b64encode(data).decode()}'
     except (OSError, KeyError) as error:
-        raise ValueError(f'picture {caption!r} cannot be read ({error}); '
-                         'give a PNG, JPEG or WebP file') from None
+        raise ValueError(f'picture {caption!r} cannot be read ({error}); give a PNG, JPEG or WebP file') from None
     return {'caption': caption, 'uri': uri, 'width': width, 'height': height}
 
 
@@ -235,8 +256,12 @@ def _provenance(rows: Sequence[ResultRow], given: Mapping[str, Any]) -> list[tup
     dates = sorted({row.date for row in measured} - {''})
     if dates:
         entries.append(('evaluated', [' to '.join(dict.fromkeys((dates[0], dates[-1])))]))
-    for column, name in (('device', 'device'), ('precision', 'precision'), ('commit', 'commit'),
-                         ('config', 'config files')):
+    for column, name in (
+        ('device', 'device'),
+        ('precision', 'precision'),
+        ('commit', 'commit'),
+        ('config', 'config files'),
+    ):
         values = sorted({getattr(row, column) for row in measured} - {''})
         if values and name not in known:
             entries.append((name, values))
@@ -252,8 +277,11 @@ def _fingerprints(rows: Sequence[ResultRow]) -> list[tuple[str, list[str]]]:
         if row.config_hash:
             configs.setdefault(f'{row.data}, {TASK_NAMES.get(row.task, row.task)}', {})[row.config_hash] = None
     found = (('fingerprints of the judged data', data), ('hashes of the evaluation settings', configs))
-    return [(name, [f'{place}: {", ".join(values)}' for place, values in places.items()])
-            for name, places in found if places]
+    return [
+        (name, [f'{place}: {", ".join(values)}' for place, values in places.items()])
+        for name, places in found
+        if places
+    ]
 
 
 def _lines(value: Any) -> list[str]:

@@ -39,7 +39,8 @@ def progress_of(cells: Sequence[CellState]) -> Progress | None:
     return Progress(
         f'Not finished: {done} of {len(cells)} cells are done; {counts}.',
         tuple(line for state in order if state not in QUIET for line in _lines(state, groups[state])),
-        tuple((state, _names([name for name, _ in groups[state]])) for state in order if state in QUIET))
+        tuple((state, _names([name for name, _ in groups[state]])) for state in order if state in QUIET),
+    )
 
 
 def _lines(state: str, cells: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:

@@ -46,20 +46,40 @@ def beside_published(published: Sequence[ResultRow], rows: Sequence[ResultRow]) 
     over our seeds; what the published number itself may be off by is not known.
     """
     any_found = any(measured_at(rows, row) for row in published)
-    columns = [('Data', False), ('Task', False), ('Published with', False), ('Method', False), ('Published', True),
-               ('Here', True)]
+    columns = [
+        ('Data', False),
+        ('Task', False),
+        ('Published with', False),
+        ('Method', False),
+        ('Published', True),
+        ('Here', True),
+    ]
     columns += [('Difference', True), ('Here with', False)] if any_found else []
     columns += [('Source', False)]
     body = []
     for row in _side_by_side(published):
         for protocol, found in measured_at(rows, row) or [('', None)]:
-            cells = [word(row.data), word(task_name(row)), word(row.protocol), word(method_name(row.method)),
-                     number(row.value, _published(row)), _measured(found)]
+            cells = [
+                word(row.data),
+                word(task_name(row)),
+                word(row.protocol),
+                word(method_name(row.method)),
+                number(row.value, _published(row)),
+                _measured(found),
+            ]
             cells += [_gap(row, found), word(protocol or '–')] if any_found else []
             body.append((*cells, word(row.config)))
     for row in missing_rows(published, rows):
-        cells = [word(row.data), word(task_name(row)), word(row.protocol), word(method_name(row.method)), Cell('–'),
-                 Cell(NOT_RUN), *([Cell('–'), Cell('–')] if any_found else []), word(row.config)]
+        cells = [
+            word(row.data),
+            word(task_name(row)),
+            word(row.protocol),
+            word(method_name(row.method)),
+            Cell('–'),
+            Cell(NOT_RUN),
+            *([Cell('–'), Cell('–')] if any_found else []),
+            word(row.config),
+        ]
         body.append(tuple(cells))
     return Table('published numbers', tuple(columns), tuple(body))
 
@@ -101,8 +121,10 @@ def _side_by_side(published: Sequence[ResultRow]) -> list[ResultRow]:
     """Methods of one task and protocol together, MAE first; places in order of first appearance."""
     places = list(dict.fromkeys((row.data, row.task, row.metric, row.protocol) for row in published))
     methods = ordered_methods(row.method for row in published)
-    return sorted(published, key=lambda row: (places.index((row.data, row.task, row.metric, row.protocol)),
-                                              methods.index(row.method)))
+    return sorted(
+        published,
+        key=lambda row: (places.index((row.data, row.task, row.metric, row.protocol)), methods.index(row.method)),
+    )
 
 
 def _published(row: ResultRow) -> str:
@@ -120,7 +142,7 @@ def _gap(row: ResultRow, found: Spread | Difference | None) -> Cell:
         return Cell('–')
     gap = found.mean - row.value
     if isinstance(found, Spread):
-        error = found.std / found.n ** 0.5 if found.std is not None else None
+        error = found.std / found.n**0.5 if found.std is not None else None
     else:
         error = found.standard_error
     return number(gap, difference_text(Difference(found.n, gap, error)))

@@ -14,8 +14,14 @@ from ..files import write_file
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
 LARGEST = 250_000  # bytes of a picture
-FLAGS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
-         '--hide-scrollbars')
+FLAGS = (
+    '--headless=new',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-dev-shm-usage',
+    '--no-first-run',
+    '--hide-scrollbars',
+)
 SMALLEST_WINDOW = 600  # pixels; browsers make no narrower one, so the page stands in a frame of its width
 
 
@@ -40,8 +46,9 @@ def find_browser() -> str:
     """
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        raise FileNotFoundError(f'no browser for screenshots: none of {", ".join(BROWSERS)} is on the PATH; install '
-                                'Chromium')
+        raise FileNotFoundError(
+            f'no browser for screenshots: none of {", ".join(BROWSERS)} is on the PATH; install Chromium'
+        )
     return found
 
 
@@ -70,13 +77,26 @@ def _shoot(browser: str, report: Path, screen: Screen) -> Image.Image:
     with tempfile.TemporaryDirectory() as temporary:
         frame, picture = Path(temporary, 'frame.html'), Path(temporary, 'picture.png')
         address = escape(f'{report.as_uri()}?theme={screen.theme}')
-        frame.write_text(f'<body style="margin: 0"><iframe src="{address}" style="border: 0; width: {screen.width}px; '
-                         f'height: {screen.height}px"></iframe>', encoding='utf-8')
+        frame.write_text(
+            f'<body style="margin: 0"><iframe src="{address}" style="border: 0; width: {screen.width}px; '
+            f'height: {screen.height}px"></iframe>',
+            encoding='utf-8',
+        )
         done = subprocess.run(
-            [browser, *FLAGS, f'--user-data-dir={temporary}/profile', f'--screenshot={picture}',
-             f'--force-device-scale-factor={screen.scale}', '--virtual-time-budget=3000',
-             f'--window-size={max(screen.width, SMALLEST_WINDOW)},{screen.height}', frame.as_uri()],
-            capture_output=True, text=True, timeout=120)
+            [
+                browser,
+                *FLAGS,
+                f'--user-data-dir={temporary}/profile',
+                f'--screenshot={picture}',
+                f'--force-device-scale-factor={screen.scale}',
+                '--virtual-time-budget=3000',
+                f'--window-size={max(screen.width, SMALLEST_WINDOW)},{screen.height}',
+                frame.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         if not picture.is_file():
             raise ValueError(f'{browser} made no picture of {report}: {done.stderr.strip()[-300:]}')
         with Image.open(picture) as whole:

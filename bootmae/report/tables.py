@@ -116,18 +116,36 @@ def cost_table(rows: Sequence[ResultRow]) -> Table:
     """Time, images, speed, memory and GPU-hours of every pretraining; the last two only where any is known."""
     runs = pretraining_runs(rows)
     memory, hours = (any(getattr(row, name) for run in runs for row in run) for name in ('memory', 'gpu_hours'))
-    columns = [('Judged on', False), ('Method', False), ('Seed', True), ('Seconds', True), ('Images seen', True),
-               ('Images/s', True), *[('Memory, GiB', True)] * memory, *[('GPU-hours', True)] * hours,
-               ('Precision', False), ('Device', False)]
+    columns = [
+        ('Judged on', False),
+        ('Method', False),
+        ('Seed', True),
+        ('Seconds', True),
+        ('Images seen', True),
+        ('Images/s', True),
+        *[('Memory, GiB', True)] * memory,
+        *[('GPU-hours', True)] * hours,
+        ('Precision', False),
+        ('Device', False),
+    ]
     body = []
     for run in runs:
         row, most = run[0], max(row.memory for row in run)
         speed = row.images / row.seconds if row.seconds and row.images else math.nan
-        body.append((word(', '.join(_data_of(run))), word(method_name(row.method)), number(row.seed, str(row.seed)),
-                     number(row.seconds or math.nan, f'{row.seconds:,.0f}'),
-                     number(row.images or math.nan, f'{row.images:,}'), number(speed, f'{speed:,.0f}'),
-                     *[number(most or math.nan, f'{most:.1f}')] * memory, *[_hours(run)] * hours,
-                     word(row.precision), word(row.device)))
+        body.append(
+            (
+                word(', '.join(_data_of(run))),
+                word(method_name(row.method)),
+                number(row.seed, str(row.seed)),
+                number(row.seconds or math.nan, f'{row.seconds:,.0f}'),
+                number(row.images or math.nan, f'{row.images:,}'),
+                number(speed, f'{speed:,.0f}'),
+                *[number(most or math.nan, f'{most:.1f}')] * memory,
+                *[_hours(run)] * hours,
+                word(row.precision),
+                word(row.device),
+            )
+        )
     return Table('cost', tuple(columns), tuple(body))
 
 
@@ -163,8 +181,7 @@ def _budget(ours: Sequence[ResultRow], mae: Sequence[ResultRow]) -> str:
     if seen[0] == seen[1] and len(seen[0]) == 1:
         return f'both methods saw the same number of images ({seen[0][0]:,} a run)'
     texts = [' or '.join(f'{count:,}' for count in counts) for counts in seen]
-    return (f'the budgets differ, BootMAE saw {texts[0]} images a run and MAE {texts[1]}, '
-            'so this is no equal comparison')
+    return f'the budgets differ, BootMAE saw {texts[0]} images a run and MAE {texts[1]}, so this is no equal comparison'
 
 
 def _time(ours: Sequence[ResultRow], mae: Sequence[ResultRow]) -> str:
@@ -173,8 +190,10 @@ def _time(ours: Sequence[ResultRow], mae: Sequence[ResultRow]) -> str:
     if len({row.device for row in (*ours, *mae)}) > 1:
         return '; the times are from different devices and are not compared'
     first, second = (statistics.fmean(row.seconds for row in group) for group in (ours, mae))
-    return (f'; BootMAE took {first / second:.2f} times the time of MAE '
-            f'({first:,.0f} s against {second:,.0f} s, mean over runs)')
+    return (
+        f'; BootMAE took {first / second:.2f} times the time of MAE '
+        f'({first:,.0f} s against {second:,.0f} s, mean over runs)'
+    )
 
 
 def rows_table(rows: Sequence[ResultRow]) -> Table:
@@ -223,9 +242,16 @@ def checkpoint_table(rows: Sequence[ResultRow]) -> Table:
         if row.checkpoint or row.checkpoint_hash:
             found.setdefault((row.checkpoint, row.checkpoint_hash), []).append(row)
     columns = (('Judged on', False), ('Method', False), ('Seed', True), ('Checkpoint', False), ('Hash', False))
-    body = tuple((word(', '.join(_data_of(group))), word(method_name(group[0].method)),
-                  number(group[0].seed, str(group[0].seed)), word(group[0].checkpoint),
-                  word(group[0].checkpoint_hash)) for group in found.values())
+    body = tuple(
+        (
+            word(', '.join(_data_of(group))),
+            word(method_name(group[0].method)),
+            number(group[0].seed, str(group[0].seed)),
+            word(group[0].checkpoint),
+            word(group[0].checkpoint_hash),
+        )
+        for group in found.values()
+    )
     return Table('checkpoints', columns, body)
 
 
@@ -242,9 +268,11 @@ def _plain(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], Table
 def markdown_table(rows: Sequence[ResultRow]) -> str:
     """Comparison of the measured rows as a Markdown table, percent, best in bold as on the page."""
     heads, body, table = _plain(rows)
-    strong = [[f'**{text}**' if cell.strong else text for text, cell in zip(texts, cells, strict=False)]
-              for texts, cells in zip([[escape(t) for t in line] for line in body], table.rows, strict=True)]
-    rule = ['---:' if numeric else '---' for _, numeric in table.columns[:len(heads)]]
+    strong = [
+        [f'**{text}**' if cell.strong else text for text, cell in zip(texts, cells, strict=False)]
+        for texts, cells in zip([[escape(t) for t in line] for line in body], table.rows, strict=True)
+    ]
+    rule = ['---:' if numeric else '---' for _, numeric in table.columns[: len(heads)]]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [heads, rule, *strong]) + '\n'
 
 
@@ -261,6 +289,10 @@ def text_table(rows: Sequence[ResultRow]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     lines.insert(1, ['-' * width for width in widths])
     numeric = [is_number for _, is_number in table.columns]
-    texts = ['  '.join(text.rjust(w) if right else text.ljust(w)
-                       for text, w, right in zip(line, widths, numeric, strict=False)) for line in lines]
+    texts = [
+        '  '.join(
+            text.rjust(w) if right else text.ljust(w) for text, w, right in zip(line, widths, numeric, strict=False)
+        )
+        for line in lines
+    ]
     return '\n'.join(text.rstrip() for text in texts) + '\n'

@@ -19,8 +19,13 @@ RULE = (
 
 FEW = 2  # pretrained methods up to which each has a sentence of its own
 MINUS_MAE = '{} − MAE'  # heading of a difference
-TASK_NAMES = {'knn': 'k-NN', 'linear': 'linear probe', 'finetune': 'fine-tuning', 'segmentation': 'segmentation',
-              'detection': 'detection'}  # in the order of the report
+TASK_NAMES = {
+    'knn': 'k-NN',
+    'linear': 'linear probe',
+    'finetune': 'fine-tuning',
+    'segmentation': 'segmentation',
+    'detection': 'detection',
+}  # in the order of the report
 DENSE_TASKS = ('segmentation', 'detection')  # their labels are whole images, nearly always all of them
 
 
@@ -212,8 +217,11 @@ def _learned_in_short(item: Comparison, learned: dict[str, Judgment], floor: str
     """Many methods against the untrained encoder, by outcome."""
     parts = []
     for outcome in ('above', 'level', 'below', 'undecided'):
-        means = [f'{method_name(name)} {item.methods[name].mean:.1f}'
-                 for name, found in learned.items() if found.outcome == outcome]
+        means = [
+            f'{method_name(name)} {item.methods[name].mean:.1f}'
+            for name, found in learned.items()
+            if found.outcome == outcome
+        ]
         parts += [f'{outcome} {", ".join(means)}'] if means else []
     return f'Against {floor}: {"; ".join(parts)}.'
 
@@ -222,16 +230,20 @@ def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judgm
     who, numbers = method_name(name), f'{spread.mean:.1f} against {untrained.mean:.1f}'
     if found.outcome == 'undecided':
         return f'{who} against the untrained encoder is undecided: {numbers}, {_too_few(found)}.'
-    words = {'above': 'is above the untrained encoder by more than the spread',
-             'level': 'is not above the untrained encoder by more than the spread',
-             'below': 'is below the untrained encoder by more than the spread'}
+    words = {
+        'above': 'is above the untrained encoder by more than the spread',
+        'level': 'is not above the untrained encoder by more than the spread',
+        'below': 'is below the untrained encoder by more than the spread',
+    }
     return f'{who} {words[found.outcome]}: {numbers}.'
 
 
 def _others_sentence(found: dict[str, Judgment]) -> str:
     """Further methods against MAE, in short."""
-    parts = [f'{method_name(name)} {outcome.outcome} ({difference_text(outcome.difference)})'
-             for name, outcome in found.items()]
+    parts = [
+        f'{method_name(name)} {outcome.outcome} ({difference_text(outcome.difference)})'
+        for name, outcome in found.items()
+    ]
     return f'Others against MAE: {", ".join(parts)}.'
 
 
@@ -242,8 +254,10 @@ def _pair_sentence(found: Judgment) -> str:
         points = signed(found.difference.mean)
         return f'BootMAE against MAE is undecided: difference {points} points, {_too_few(found)}.'
     words = {'above': 'is above', 'level': 'is level with', 'below': 'is below'}[found.outcome]
-    return (f'BootMAE {words} MAE: {difference_text(found.difference)} points '
-            f'(standard error; {found.difference.n} shared seeds, margin {found.margin:.2f}).')
+    return (
+        f'BootMAE {words} MAE: {difference_text(found.difference)} points '
+        f'(standard error; {found.difference.n} shared seeds, margin {found.margin:.2f}).'
+    )
 
 
 def _too_few(found: Judgment) -> str:
@@ -265,8 +279,7 @@ def headline(found: Sequence[Verdict]) -> tuple[str, str]:
     if above == 0:
         where = 'the only comparison' if total == 1 else f'any of the {total} comparisons'
         return f'BootMAE is not above MAE in {where}: {rest}.', 'bad'
-    return (f'BootMAE is above MAE in {above} of {total} comparisons, '
-            f'and not above it in the others: {rest}.'), 'mixed'
+    return (f'BootMAE is above MAE in {above} of {total} comparisons, and not above it in the others: {rest}.'), 'mixed'
 
 
 def learned_headline(found: Sequence[Verdict]) -> str:
@@ -280,8 +293,10 @@ def learned_headline(found: Sequence[Verdict]) -> str:
     if count['undecided'] == total:
         return 'Against the untrained encoder everything is undecided for lack of shared seeds.'
     rest = _counts(count, ('level', 'below', 'undecided'))
-    return (f'Pretrained encoders are above the untrained one by more than the spread in {count["above"]} '
-            f'of {total} cases; the others: {rest}.')
+    return (
+        f'Pretrained encoders are above the untrained one by more than the spread in {count["above"]} '
+        f'of {total} cases; the others: {rest}.'
+    )
 
 
 def _counts(count: Counter, names: Sequence[str]) -> str:

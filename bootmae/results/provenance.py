@@ -14,14 +14,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'timm', 'scikit-learn')
 # where the originals are installed in place of the maintained builds
 ORIGINALS = {
-    'onedl-mmengine': ('mmengine',), 'onedl-mmcv': ('mmcv-lite', 'mmcv'), 'onedl-mmpretrain': ('mmpretrain',),
-    'onedl-mmdetection': ('mmdet',), 'onedl-mmsegmentation': ('mmsegmentation',)}
+    'onedl-mmengine': ('mmengine',),
+    'onedl-mmcv': ('mmcv-lite', 'mmcv'),
+    'onedl-mmpretrain': ('mmpretrain',),
+    'onedl-mmdetection': ('mmdet',),
+    'onedl-mmsegmentation': ('mmsegmentation',),
+}
 
 
 def git_commit() -> str:
     """Commit of the suite, ``+`` appended if tracked files differ from it; empty outside a repository."""
+
     def git(*args: str) -> str:
         return subprocess.run(('git', '-C', REPOSITORY, *args), capture_output=True, text=True, check=True).stdout
+
     try:
         changed = git('status', '--porcelain', '--untracked-files=no').strip()
         return git('rev-parse', '--short=12', 'HEAD').strip() + ('+' if changed else '')

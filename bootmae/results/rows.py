@@ -113,8 +113,7 @@ def read_rows(path: str | Path) -> list[ResultRow]:
         reader = csv.reader(file)
         header = next(reader, [])
         if tuple(header) != COLUMNS:
-            raise ValueError(f'{path}, line 1: {_header_problem(header)}; '
-                             f'the header must be {",".join(COLUMNS)}')
+            raise ValueError(f'{path}, line 1: {_header_problem(header)}; the header must be {",".join(COLUMNS)}')
         return [_parse(cells, f'{path}, line {reader.line_num}') for cells in reader if cells]
 
 
@@ -185,6 +184,8 @@ def published_rows(path: str | Path = PUBLISHED) -> list[ResultRow]:
     rows = read_rows(path) if Path(path).is_file() else []
     wrong = [row for row in rows if row.label != 'paper']
     if wrong:
-        raise ValueError(f'{path}: {wrong[0].key} is labeled {wrong[0].label!r}; only numbers of publications belong '
-                         'here, with the label "paper"')
+        raise ValueError(
+            f'{path}: {wrong[0].key} is labeled {wrong[0].label!r}; only numbers of publications belong '
+            'here, with the label "paper"'
+        )
     return rows

@@ -12,7 +12,7 @@ from ..checkpoints.resume import run_files
 from ..results.provenance import REPOSITORY
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 
-TASKS_OF_KIND = {'knn': ('knn', ), 'frozen': ('knn', 'linear')}
+TASKS_OF_KIND = {'knn': ('knn',), 'frozen': ('knn', 'linear')}
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,42 @@ class Cell:
             if self.weights is None:
                 encoder = ['--untrained', '1']
             blocks = ['--blocks', *self.task.blocks] if self.task.blocks else []
-            return [tool('knn.py', self.config, *encoder, '--seed', str(self.seed), '--method', self.method.name,
-                         '--tasks', *TASKS_OF_KIND[self.task.kind], '--labels', *self.task.labels, *blocks,
-                         '--rows', str(self.folder / 'knn.csv'), *as_options(self.options))]
+            return [
+                tool(
+                    'knn.py',
+                    self.config,
+                    *encoder,
+                    '--seed',
+                    str(self.seed),
+                    '--method',
+                    self.method.name,
+                    '--tasks',
+                    *TASKS_OF_KIND[self.task.kind],
+                    '--labels',
+                    *self.task.labels,
+                    *blocks,
+                    '--rows',
+                    str(self.folder / 'knn.csv'),
+                    *as_options(self.options),
+                )
+            ]
         resume = ['--resume'] if self.run.is_dir() and run_files(self.run) else []
         settings = ['--work-dir', str(self.run), *encoder, *resume, *as_options(self.options)]
         commands = [launch(self.config, settings, gpus, slurm, self.name)]
         for name, flags in (('test', []), ('tta', ['--tta'])):
             if self.task is not None and getattr(self.task, name):
                 # the checkpoint is not known before the training ends
-                commands.append([*tool('test.py', self.config, LAST), *flags, '--work-dir', str(self.folder / name),
-                                 '--out', str(self.folder / f'{name}.json'), *as_options(self.options)])
+                commands.append(
+                    [
+                        *tool('test.py', self.config, LAST),
+                        *flags,
+                        '--work-dir',
+                        str(self.folder / name),
+                        '--out',
+                        str(self.folder / f'{name}.json'),
+                        *as_options(self.options),
+                    ]
+                )
         return commands
 
 
@@ -131,8 +156,9 @@ def as_options(values: dict[str, Any]) -> list[str]:
     pairs = []
     for key, value in _flat(values):
         if isinstance(value, str) and any(mark in value for mark in ',[]()"\''):
-            raise ValueError(f'option {key}: {value!r} cannot be given on a command line; write a config of your own '
-                             'with this value')
+            raise ValueError(
+                f'option {key}: {value!r} cannot be given on a command line; write a config of your own with this value'
+            )
         pairs.append(f'{key}={_text(value)}')
     return ['--cfg-options', *pairs] if pairs else []
 
@@ -165,13 +191,20 @@ def last_checkpoint(folder: Path) -> Path:
 
 def make_cells(suite: Suite, root: Path) -> list[Cell]:
     """All cells in the order in which they are run: by seed, so that whole comparisons are there early."""
-    pretrainings = {(name, method.name, seed): Cell(suite, training, method, seed, root)
-                    for name, training in suite.pretrainings.items() for seed in suite.seeds
-                    for method in suite.methods if method.pretrained}
+    pretrainings = {
+        (name, method.name, seed): Cell(suite, training, method, seed, root)
+        for name, training in suite.pretrainings.items()
+        for seed in suite.seeds
+        for method in suite.methods
+        if method.pretrained
+    }
     cells = list(pretrainings.values())
     for task in suite.tasks:
-        cells += [Cell(suite, task, method, seed, root, pretrainings.get((task.origin, method.name, seed)))
-                  for seed in suite.seeds for method in suite.methods]
+        cells += [
+            Cell(suite, task, method, seed, root, pretrainings.get((task.origin, method.name, seed)))
+            for seed in suite.seeds
+            for method in suite.methods
+        ]
     return cells
 
 

@@ -28,8 +28,14 @@ METRICS = {
     'segmentation': {'mIoU': ('mIoU', 1.0)},
     'detection': {'box AP': ('coco/bbox_mAP', 100.0), 'mask AP': ('coco/segm_mAP', 100.0)},
 }
-DATA_NAMES = {'ADE20KDataset': 'ADE20K', 'CocoDataset': 'COCO', 'DigitSceneMasks': 'digit scenes',
-              'DigitSceneInstances': 'digit scenes', 'DigitImages': 'digits', 'PhotoCrops': 'photos'}
+DATA_NAMES = {
+    'ADE20KDataset': 'ADE20K',
+    'CocoDataset': 'COCO',
+    'DigitSceneMasks': 'digit scenes',
+    'DigitSceneInstances': 'digit scenes',
+    'DigitImages': 'digits',
+    'PhotoCrops': 'photos',
+}
 IMAGENET = 'data/imagenet'
 
 
@@ -42,8 +48,10 @@ def cell_config(cell: Cell) -> Config:
     """
     cfg = load_config(cell.config, cell.options)
     if cell.task and cell.trains and not cell.task.test and _images_of(cfg, 'val') != _images_of(cfg, 'test'):
-        raise ValueError(f'{cell.suite.path}, tasks.{cell.task.name}: {cell.config} tests on other data than it '
-                         'validates on, and the last validation would be the result; give the task "test: true"')
+        raise ValueError(
+            f'{cell.suite.path}, tasks.{cell.task.name}: {cell.config} tests on other data than it '
+            'validates on, and the last validation would be the result; give the task "test: true"'
+        )
     if cell.task and cell.task.blocks:
         try:
             cfg.blocks = chosen_blocks(cell.task.blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
@@ -107,9 +115,19 @@ def data_hash(config: str, options: str) -> str:
 
 def _trained_rows(cell: Cell, cfg: Config, gpu_seconds: float, known: dict) -> Iterator[ResultRow]:
     task, checkpoint = cell.task, last_checkpoint(cell.run)
-    row = partial(result_row, cell.weights, run_facts(str(checkpoint)).get('init_hash', ''), gpu_seconds, **known,
-                  data=data_name(cell, cfg), method=cell.method.name, task=task.kind, labels=task.labels[0],
-                  seed=cell.seed, label=cell.suite.label)
+    row = partial(
+        result_row,
+        cell.weights,
+        run_facts(str(checkpoint)).get('init_hash', ''),
+        gpu_seconds,
+        **known,
+        data=data_name(cell, cfg),
+        method=cell.method.name,
+        task=task.kind,
+        labels=task.labels[0],
+        seed=cell.seed,
+        label=cell.suite.label,
+    )
     protocol = protocol_of(cfg, task.kind)
     tested = json.loads((cell.folder / 'test.json').read_text()) if task.test else None
     for metric, (key, factor) in METRICS[task.kind].items():
@@ -123,8 +141,14 @@ def _trained_rows(cell: Cell, cfg: Config, gpu_seconds: float, known: dict) -> I
 def _frozen_rows(cell: Cell, gpu_seconds: float, known: dict, cfg: Config) -> Iterator[ResultRow]:
     """Those that ``tools/knn.py`` wrote, with what only the suite knows."""
     for row in read_rows(cell.folder / 'knn.csv'):
-        yield replace(row, **known, data=data_name(cell, cfg), seed=cell.seed, label=cell.suite.label,
-                      gpu_hours=round(row.gpu_hours + gpu_seconds / 3600, 4))
+        yield replace(
+            row,
+            **known,
+            data=data_name(cell, cfg),
+            seed=cell.seed,
+            label=cell.suite.label,
+            gpu_hours=round(row.gpu_hours + gpu_seconds / 3600, 4),
+        )
 
 
 def protocol_of(cfg: Config, kind: str, tta: bool = False) -> str:

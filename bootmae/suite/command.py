@@ -57,27 +57,43 @@ def run_suite(args: argparse.Namespace) -> int:
     return run_here(args, cells, every, root, definitions, lengths)
 
 
-def run_here(args: argparse.Namespace, cells: Sequence[Cell], every: Sequence[Cell], root: Path,
-             definitions: dict[str, str], lengths: dict[str, dict]) -> int:
+def run_here(
+    args: argparse.Namespace,
+    cells: Sequence[Cell],
+    every: Sequence[Cell],
+    root: Path,
+    definitions: dict[str, str],
+    lengths: dict[str, dict],
+) -> int:
     """Run cells on this machine, then write the report."""
     machine = find_machine(args.gpus, args.lanes)
     status = Status(cells)
     done = sum(state_of(cell) == DONE for cell in cells)
-    print(f'{args.suite}: {len(cells)} cells, {done} done before; {machine.total} '
-          f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {shown(root)}', flush=True)
+    print(
+        f'{args.suite}: {len(cells)} cells, {done} done before; {machine.total} '
+        f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {shown(root)}',
+        flush=True,
+    )
     run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm)
     whole = run.run(status.tick)
     if not args.in_slurm:  # there a job of its own writes it
         finish(every, root, not args.no_pictures)
     if run.stopping is not None or (args.in_slurm and 'stopped' in run.states.values()):
-        print(f'stopped by {run.stopping.name if run.stopping else "a signal"}: start the same command again to go on',
-              file=sys.stderr)
+        print(
+            f'stopped by {run.stopping.name if run.stopping else "a signal"}: start the same command again to go on',
+            file=sys.stderr,
+        )
         return REQUEUE
-    bad = [f'  {cell.name}: {read_job_state(cell).detail or run.states[cell.name]}; see {cell.folder / "log.txt"}'
-           for cell in cells if run.states[cell.name] != DONE]
+    bad = [
+        f'  {cell.name}: {read_job_state(cell).detail or run.states[cell.name]}; see {cell.folder / "log.txt"}'
+        for cell in cells
+        if run.states[cell.name] != DONE
+    ]
     if bad:
-        print('\n'.join([f'{len(bad)} of {len(cells)} cells are not done; the same command tries them again:', *bad]),
-              file=sys.stderr)
+        print(
+            '\n'.join([f'{len(bad)} of {len(cells)} cells are not done; the same command tries them again:', *bad]),
+            file=sys.stderr,
+        )
     return 0 if whole else FAILED_CELLS
 
 

@@ -15,9 +15,11 @@ from .job_state import state_of
 from .status import aligned
 
 TFLOPS = 120.0
-ASSUMED = ('GPU-hours are an estimate: arithmetic divided by a sustained {tflops:g} TFLOP/s a GPU (--tflops; the '
-           'authors\' release does 111 on an H100 in ViT-B pretraining: 1,198 images/s). Detection counts images of '
-           'the test\'s size, backbone, pyramid and proposals, but not the heads on boxes.')
+ASSUMED = (
+    'GPU-hours are an estimate: arithmetic divided by a sustained {tflops:g} TFLOP/s a GPU (--tflops; the '
+    "authors' release does 111 on an H100 in ViT-B pretraining: 1,198 images/s). Detection counts images of "
+    "the test's size, backbone, pyramid and proposals, but not the heads on boxes."
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,11 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
         return Estimate(count_images(cfg), gflop_per_image(model, model.backbone.img_size, 'classification') / 3, '')
     batch = apply_batch(cfg, gpus)
     model, task = build_on_meta(cfg), task_of(cfg)
-    gflop = (detection_gflop(model, detection_size(cfg)) if task == 'detection' else
-             gflop_per_image(model, tuple(model.backbone.img_size), task))
+    gflop = (
+        detection_gflop(model, detection_size(cfg))
+        if task == 'detection'
+        else gflop_per_image(model, tuple(model.backbone.img_size), task)
+    )
     return Estimate(length_of(cfg, batch).images, gflop, str(batch))
 
 
@@ -85,11 +90,13 @@ def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = 
     for cell in cells:
         found = estimate(cell, known, min(cell.training.gpus, gpus or cell.training.gpus))
         hours.append(found.gpu_hours(tflops))
-        lines.append((cell.name, state_of(cell), cell.config, f'{found.images:,}', found.batch,
-                      hours_text(hours[-1])))
+        lines.append((cell.name, state_of(cell), cell.config, f'{found.images:,}', found.batch, hours_text(hours[-1])))
     heads = ('cell', 'state', 'config', 'images', 'batch', 'GPU-hours')
     left = sum(hour or 0.0 for hour, line in zip(hours, lines, strict=True) if line[1] != 'done')
-    return '\n'.join([aligned([heads, *lines], right=(3, 5)),
-                      f'{len(cells)} cells, about {left:,.0f} GPU-hours to do', ASSUMED.format(tflops=tflops)])
-
-
+    return '\n'.join(
+        [
+            aligned([heads, *lines], right=(3, 5)),
+            f'{len(cells)} cells, about {left:,.0f} GPU-hours to do',
+            ASSUMED.format(tflops=tflops),
+        ]
+    )

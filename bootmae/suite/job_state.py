@@ -63,8 +63,9 @@ def read_job_state(cell: Cell) -> JobState:
     try:
         return JobState(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f'{path} is damaged ({error}): remove the folder {cell.folder}, and the cell is run '
-                         'anew') from None
+        raise ValueError(
+            f'{path} is damaged ({error}): remove the folder {cell.folder}, and the cell is run anew'
+        ) from None
 
 
 def write_job_state(cell: Cell, journal: JobState) -> None:
@@ -172,7 +173,6 @@ def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-
 def check_definition(cell: Cell, journal: JobState, now: str) -> None:
     """Refuse to mix results of two definitions of a cell.
 
@@ -183,4 +183,5 @@ def check_definition(cell: Cell, journal: JobState, now: str) -> None:
         raise ValueError(
             f'{cell.name} was run with another config, option or encoder than the suite file now says '
             f'({journal.definition}, now {now}): --redo {cell.name} runs it again and drops what it had; or take back '
-            'the change, or give the suite another folder by --out')
+            'the change, or give the suite another folder by --out'
+        )

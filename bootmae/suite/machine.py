@@ -23,8 +23,9 @@ def find_machine(gpus: int | None, lanes: int | None = None) -> Machine:
     there = torch.cuda.device_count()
     names = visible.split(',')[:there] if visible else [str(index) for index in range(there)]
     if gpus is not None and gpus > there:
-        raise ValueError(f'--gpus {gpus}: this machine has {there}; with fewer the recipes keep their batch by '
-                         'accumulation')
+        raise ValueError(
+            f'--gpus {gpus}: this machine has {there}; with fewer the recipes keep their batch by accumulation'
+        )
     if gpus == 0 or not names:
         count = lanes or max(1, min(os.cpu_count() or 1, MOST_LANES))
         return Machine([str(index) for index in range(count)], count, gpu=False)

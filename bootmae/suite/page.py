@@ -39,13 +39,21 @@ def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path, p
     done = [cell for cell in cells if state_of(cell) == DONE]
     suite = cells[0].suite
     return write_page(
-        path, title=suite.title, rows=rows, curves=curves(done),
-        pictures=reconstructions(done) if pictures else {}, predictions=predictions(done) if pictures else {},
-        notes=suite.notes, commands=commands(cells),
-        provenance=dict(suite=suite.path.name, commit=git_commit(), device=device_name(), cores=os.cpu_count(),
-                        **versions()),
-        cells=[(cell.name, state_of(cell), read_job_state(cell).detail) for cell in cells], metrics=metrics(done),
-        classes=classes(done))
+        path,
+        title=suite.title,
+        rows=rows,
+        curves=curves(done),
+        pictures=reconstructions(done) if pictures else {},
+        predictions=predictions(done) if pictures else {},
+        notes=suite.notes,
+        commands=commands(cells),
+        provenance=dict(
+            suite=suite.path.name, commit=git_commit(), device=device_name(), cores=os.cpu_count(), **versions()
+        ),
+        cells=[(cell.name, state_of(cell), read_job_state(cell).detail) for cell in cells],
+        metrics=metrics(done),
+        classes=classes(done),
+    )
 
 
 def pretraining_name(cell: Cell) -> str:
@@ -65,9 +73,14 @@ def metrics(done: Sequence[Cell]) -> list[Curve]:
 
 def classes(done: Sequence[Cell]) -> list[ClassResult]:
     """Numbers of each class from trained evaluations."""
-    return [result for cell in done if cell.trains and cell.task
-            for result in class_results(_curve_name(cell), cell.folder / 'test' if cell.task.test else cell.run,
-                                               cell.task.kind)]
+    return [
+        result
+        for cell in done
+        if cell.trains and cell.task
+        for result in class_results(
+            _curve_name(cell), cell.folder / 'test' if cell.task.test else cell.run, cell.task.kind
+        )
+    ]
 
 
 def _curve_name(cell: Cell) -> str:
@@ -105,7 +118,7 @@ def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
         if picture:
             seeds = ', '.join(sorted({str(cell.seed) for cell in first.values()}))
             data = pretraining_name(next(iter(first.values())))
-            caption = f'test images under BootMAE\'s block-wise masks, seed {seeds}'
+            caption = f"test images under BootMAE's block-wise masks, seed {seeds}"
             pictures[f'{data}: {caption}' if data else caption.capitalize()] = picture
     return pictures
 
@@ -114,8 +127,10 @@ def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | Non
     """None where no BootMAE is there, whose masks are used, or no labeled images of the same size."""
     plain_first = sorted(first.values(), key=lambda cell: bool(cell.method.options))
     ours = next((cell for cell in plain_first if cell_config(cell).model.type == 'BootMAE'), None)
-    judged = next((cell for cell in done if cell.needs in first.values() and cell.task.kind not in
-                   ('segmentation', 'detection')), None)
+    judged = next(
+        (cell for cell in done if cell.needs in first.values() and cell.task.kind not in ('segmentation', 'detection')),
+        None,
+    )
     if ours is None or judged is None:
         return None
     cfg = cell_config(ours)
@@ -142,8 +157,16 @@ def _same_task(model: ConfigDict, ours: ConfigDict) -> bool:
     Of other methods it is not known how they predict; and a method's options may have changed its patches or, of a
     BootMAE, how many are masked.
     """
-    sizes, masked = zip(*(([to_2tuple(part.backbone.get(key)) for key in ('img_size', 'patch_size')],
-                           part.get('masking', {}).get('num_masked')) for part in (model, ours)), strict=True)
+    sizes, masked = zip(
+        *(
+            (
+                [to_2tuple(part.backbone.get(key)) for key in ('img_size', 'patch_size')],
+                part.get('masking', {}).get('num_masked'),
+            )
+            for part in (model, ours)
+        ),
+        strict=True,
+    )
     return sizes[0] == sizes[1] and (model.type == 'MAE' or (model.type == 'BootMAE' and masked[0] == masked[1]))
 
 
@@ -165,8 +188,10 @@ def predictions(done: Sequence[Cell]) -> dict[str, bytes]:
         if task.kind not in ('segmentation', 'detection'):
             continue
         first = first_of_methods([cell for cell in cells if cell.seed == cells[0].seed])
-        pictures[f'{data_name(cells[0], cell_config(cells[0]))}, {task.kind}: the first test images, runs of seed '
-                 f'{cells[0].seed}'] = _predictions(first, task.kind)
+        pictures[
+            f'{data_name(cells[0], cell_config(cells[0]))}, {task.kind}: the first test images, runs of seed '
+            f'{cells[0].seed}'
+        ] = _predictions(first, task.kind)
     return pictures
 
 

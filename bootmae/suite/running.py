@@ -80,8 +80,15 @@ class Run:
         """Start its next command, which inherits the lock, in a group of its own: Ctrl-C reaches the suite only."""
         command = [str(last_checkpoint(self.cell.run)) if word == LAST else word for word in self.left.pop(0)]
         self.log = self.log or (self.cell.folder / 'log.txt').open('w')
-        self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=self.log, stderr=subprocess.STDOUT,
-                                        env=environment, pass_fds=[self.lock.file], start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=[self.lock.file],
+            start_new_session=True,
+        )
 
     def signal(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -106,8 +113,15 @@ class SuiteRun:
         slurm: partition, if trainings are to take nodes by ``srun``.
     """
 
-    def __init__(self, cells: Sequence[Cell], definitions: dict[str, str], lengths: dict[str, dict], machine: Machine,
-                 tell: Callable[[Cell, str, str], None], slurm: str | None = None):
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        definitions: dict[str, str],
+        lengths: dict[str, dict],
+        machine: Machine,
+        tell: Callable[[Cell, str, str], None],
+        slurm: str | None = None,
+    ):
         self.cells, self.definitions, self.lengths, self.machine = list(cells), definitions, lengths, machine
         self.tell, self.slurm = tell, slurm
         self.states = {cell.name: state_of(cell) for cell in cells}
@@ -119,8 +133,9 @@ class SuiteRun:
 
     def run(self, tick: Callable[['SuiteRun'], None] = lambda suite: None) -> bool:
         """Run until all is done or a signal asks to stop; whether all cells are done."""
-        handlers = {number: signal.signal(number, self._on_signal)
-                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        handlers = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        }
         try:
             while self._go_on():
                 self._reap()

@@ -31,9 +31,11 @@ def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, roo
         lines.append(f'{names[cell.name]}=$({_sbatch(cell, suite_args, partition, root, cpus, needs)})')
     after = ':'.join(f'${name}' for name in names.values())
     command = [sys.executable, 'tools/suite.py', *suite_args, '--report-only']
-    lines.append(f'sbatch --parsable --partition={shlex.quote(partition)} --job-name={REPORT} --ntasks=1 '
-                 f'--dependency="afterany:{after}" --output={shlex.quote(str(root / "slurm" / "report-%j.log"))} '
-                 f'--chdir={shlex.quote(str(REPOSITORY))} --wrap={shlex.quote(shlex.join(command))}')
+    lines.append(
+        f'sbatch --parsable --partition={shlex.quote(partition)} --job-name={REPORT} --ntasks=1 '
+        f'--dependency="afterany:{after}" --output={shlex.quote(str(root / "slurm" / "report-%j.log"))} '
+        f'--chdir={shlex.quote(str(REPOSITORY))} --wrap={shlex.quote(shlex.join(command))}'
+    )
     return '\n'.join(lines) + '\n'
 
 
@@ -41,10 +43,21 @@ def _sbatch(cell: Cell, suite_args: Sequence[str], partition: str, root: Path, c
     per_node = min(cell.training.gpus, 8)
     command = [sys.executable, 'tools/suite.py', *suite_args, '--only', cell.name, '--in-slurm', partition]
     name = cell.name.replace('/', '.')
-    words = ['sbatch', '--parsable', f'--partition={partition}', f'--job-name={name}',
-             f'--nodes={-(-cell.training.gpus // per_node)}', '--ntasks-per-node=1', f'--gres=gpu:{per_node}',
-             f'--cpus-per-task={cpus * per_node}', '--requeue', '--open-mode=append', '--signal=USR1@120',
-             f'--chdir={REPOSITORY}', f'--output={root / "slurm" / f"{name}-%j.log"}']
+    words = [
+        'sbatch',
+        '--parsable',
+        f'--partition={partition}',
+        f'--job-name={name}',
+        f'--nodes={-(-cell.training.gpus // per_node)}',
+        '--ntasks-per-node=1',
+        f'--gres=gpu:{per_node}',
+        f'--cpus-per-task={cpus * per_node}',
+        '--requeue',
+        '--open-mode=append',
+        '--signal=USR1@120',
+        f'--chdir={REPOSITORY}',
+        f'--output={root / "slurm" / f"{name}-%j.log"}',
+    ]
     line = shlex.join(words)
     if needs:
         line += f' --dependency="afterok:${needs}"'

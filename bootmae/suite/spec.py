@@ -85,7 +85,7 @@ class Task(Training):
     kind: str = ''
     origin: str | None = None
     data: str | None = None
-    labels: tuple[str, ...] = ('all', )
+    labels: tuple[str, ...] = ('all',)
     blocks: tuple[str, ...] = ()
     test: bool = False
     tta: bool = False
@@ -153,8 +153,10 @@ class _Reader:
         for name in value:
             if name not in known:
                 near = get_close_matches(str(name), known, 1)
-                raise self.fail(f'{key}.{name}' if key else str(name), 'unknown key'
-                                + (f'; is {near[0]} meant?' if near else f'; known are {", ".join(known)}'))
+                raise self.fail(
+                    f'{key}.{name}' if key else str(name),
+                    'unknown key' + (f'; is {near[0]} meant?' if near else f'; known are {", ".join(known)}'),
+                )
         return dict(value)
 
     def suite(self, content: Any, size: str | None) -> Suite:
@@ -177,9 +179,17 @@ class _Reader:
         tasks = self.tasks(content.get('tasks') or {}, pretrainings, gpus)  # without: pretraining only
         if not tasks and not pretrainings:
             raise self.fail('tasks', 'is missing, and so is pretrain: there is nothing to run')
-        suite = Suite(self.path, size, str(content.get('title', self.path.stem)), label, methods,
-                      self.seeds(content.get('seeds', [0])), pretrainings, tasks,
-                      tuple(' '.join(str(note).split()) for note in content.get('notes') or ()))
+        suite = Suite(
+            self.path,
+            size,
+            str(content.get('title', self.path.stem)),
+            label,
+            methods,
+            self.seeds(content.get('seeds', [0])),
+            pretrainings,
+            tasks,
+            tuple(' '.join(str(note).split()) for note in content.get('notes') or ()),
+        )
         self.check_configs(suite)
         return suite
 
@@ -214,8 +224,13 @@ class _Reader:
         options = entry.get('options', {})
         if not isinstance(options, Mapping):
             raise self.fail(f'{key}.options', f'{options!r} is not a mapping of config keys to values')
-        method = Method(name, entry.get('configs', 'bootmae' if name == UNTRAINED else name), entry.get('weights'),
-                        source, dict(options))
+        method = Method(
+            name,
+            entry.get('configs', 'bootmae' if name == UNTRAINED else name),
+            entry.get('weights'),
+            source,
+            dict(options),
+        )
         if options and not method.pretrained:
             raise self.fail(f'{key}.options', 'are those of its pretraining, and it has none: leave them away')
         return method
@@ -248,7 +263,7 @@ class _Reader:
     def task(self, name: str, value: Any, pretrainings: dict[str, Training], gpus: int) -> Task:
         key = f'tasks.{name}'
         if name.startswith(PRETRAIN) or '/' in name:
-            raise self.fail(key, f'a task\'s name does not begin with {PRETRAIN!r} and holds no slash')
+            raise self.fail(key, f"a task's name does not begin with {PRETRAIN!r} and holds no slash")
         entry = self.training(value, key, TASK_KEYS, gpus)
         entry.setdefault('kind', name)
         if entry['kind'] not in KINDS:
@@ -276,7 +291,7 @@ class _Reader:
         numbers = isinstance(value, list) and value and all(type(block) is int and block > 0 for block in value)
         if value != 'all' and not numbers:
             raise self.fail(key, f'{value!r} is neither all nor a list of blocks counted from 1, such as [6, 9, 12]')
-        return tuple(map(str, value)) if numbers else (value, )
+        return tuple(map(str, value)) if numbers else (value,)
 
     def check_configs(self, suite: Suite) -> None:
         """Every config that a cell will need is there."""
@@ -288,7 +303,8 @@ class _Reader:
                     key = f'tasks.{training.name}' if isinstance(training, Task) else training.name
                     raise FileNotFoundError(
                         f'{suite.path}, {key}.config: there is no {config}, which method {method.name} needs; '
-                        f'methods.{method.name}.configs is what replaces {{method}}')
+                        f'methods.{method.name}.configs is what replaces {{method}}'
+                    )
 
 
 def config_of(training: Training, method: Method) -> str:

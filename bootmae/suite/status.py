@@ -41,8 +41,11 @@ class Status:
         took = f' ({duration(seconds)})' if state in (DONE, FAILED, STOPPED) and seconds else ''
         self._clear()
         head = f'{duration(time.monotonic() - self.begin):>8} {place:>{2 * len(str(total)) + 1}}'
-        print(f'{head} {MARKS.get(state, state):<7} {cell.name}{took}{": " + text if text else ""}', file=self.out,
-              flush=True)
+        print(
+            f'{head} {MARKS.get(state, state):<7} {cell.name}{took}{": " + text if text else ""}',
+            file=self.out,
+            flush=True,
+        )
 
     def tick(self, suite: SuiteRun) -> None:
         """Draw the bar, at most once a second."""
@@ -59,8 +62,10 @@ class Status:
         filled = 20 * done // max(len(states), 1)
         left = time_left(suite)
         running = ', '.join(f'{run.cell.name}{progress(run.cell, run.journal)}' for run in suite.running)
-        return (f'[{"#" * filled}{"." * (20 - filled)}] {done}/{len(states)} '
-                f'{"about " + duration(left) + " left" if left is not None else "time left unknown"}  {running}')
+        return (
+            f'[{"#" * filled}{"." * (20 - filled)}] {done}/{len(states)} '
+            f'{"about " + duration(left) + " left" if left is not None else "time left unknown"}  {running}'
+        )
 
     def _clear(self) -> None:
         if self.bar:
@@ -82,8 +87,11 @@ def time_left(suite: SuiteRun) -> float | None:
     mean = {name: sum(values) / len(values) for name, values in took.items()}
     usual = sum(mean.values()) / len(mean)
     begun = {run.cell.name: time.monotonic() - run.begin for run in suite.running}
-    left = [max(mean.get(cell.training.name, usual) - begun.get(cell.name, 0.0), 0.0)
-            for cell in suite.cells if suite.states[cell.name] not in ENDS]
+    left = [
+        max(mean.get(cell.training.name, usual) - begun.get(cell.name, 0.0), 0.0)
+        for cell in suite.cells
+        if suite.states[cell.name] not in ENDS
+    ]
     lanes = max(suite.machine.total // max(map(suite.machine.share, suite.cells)), 1)
     return max(sum(left) / lanes, max(left, default=0.0))
 
@@ -104,9 +112,13 @@ def progress(cell: Cell, journal: JobState) -> str:
 def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Columns of text, two spaces apart; those of numbers (``right``) end at one place."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join('  '.join(text.rjust(width) if place in right else text.ljust(width)
-                               for place, (text, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in lines)
+    return '\n'.join(
+        '  '.join(
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def last_line(path: Path) -> str:
@@ -130,8 +142,13 @@ def interrupted(cells: Sequence[Cell]) -> list[str]:
         if state == ELSEWHERE:
             lines.append(f'still running: {cell.name}, begun {began} on {attempt["host"]}; this call waits for it')
             continue
-        again = 'goes on from its newest checkpoint' if any('--resume' in command for command in cell.commands(0)
-                                                             ) else 'starts over'
-        lines.append(f'{state}: {cell.name}, begun {began} on {attempt["host"]}'
-                     f'{"; " + journal.detail if journal.detail else ""}; it {again}')
+        again = (
+            'goes on from its newest checkpoint'
+            if any('--resume' in command for command in cell.commands(0))
+            else 'starts over'
+        )
+        lines.append(
+            f'{state}: {cell.name}, begun {began} on {attempt["host"]}'
+            f'{"; " + journal.detail if journal.detail else ""}; it {again}'
+        )
     return lines

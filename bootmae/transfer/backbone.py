@@ -52,48 +52,68 @@ class TransferViT(PlainViT):
             data preprocessor, which knows how to crop the result.
     """
 
-    def __init__(self,
-                 arch: str | dict = 'base',
-                 img_size: int | Sequence[int] = 224,
-                 patch_size: int | Sequence[int] = 16,
-                 depth: int | None = None,
-                 in_channels: int = 3,
-                 drop_path_rate: float = 0.0,
-                 out_indices: Sequence[int] = (-1, ),
-                 pyramid: dict | None = None,
-                 trainable_positions: bool = False,
-                 relative_positions: bool | str = False,
-                 input_size: int | Sequence[int] | None = None,
-                 class_token: bool = True,
-                 layer_scale: float | None = None,
-                 window_size: int | None = None,
-                 global_blocks: Sequence[int] | None = None,
-                 frozen_stages: int = -1,
-                 pad: bool = False,
-                 with_cp: bool = False,
-                 init_cfg: dict | None = None):
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int | Sequence[int] = 224,
+        patch_size: int | Sequence[int] = 16,
+        depth: int | None = None,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (-1,),
+        pyramid: dict | None = None,
+        trainable_positions: bool = False,
+        relative_positions: bool | str = False,
+        input_size: int | Sequence[int] | None = None,
+        class_token: bool = True,
+        layer_scale: float | None = None,
+        window_size: int | None = None,
+        global_blocks: Sequence[int] | None = None,
+        frozen_stages: int = -1,
+        pad: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ):
         num_blocks = resolve_arch(arch)['depth'] if depth is None else depth
         windowed = _windowed(num_blocks, window_size, global_blocks)
-        shared = dict(arch=arch, img_size=img_size, patch_size=patch_size, depth=depth, in_channels=in_channels,
-                      drop_path_rate=drop_path_rate, final_norm=False, trainable_positions=trainable_positions,
-                      with_cp=with_cp, init_cfg=init_cfg)
+        shared = dict(
+            arch=arch,
+            img_size=img_size,
+            patch_size=patch_size,
+            depth=depth,
+            in_channels=in_channels,
+            drop_path_rate=drop_path_rate,
+            final_norm=False,
+            trainable_positions=trainable_positions,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
         if relative_positions not in RELATIVE_POSITIONS:
             raise ValueError(f'relative_positions={relative_positions!r}: use one of {RELATIVE_POSITIONS}')
         if relative_positions and class_token != (relative_positions is True):
-            raise ValueError(f'relative_positions={relative_positions!r} with class_token={class_token}: True is for a '
-                             "model with class token, 'decomposed' for one without")
+            raise ValueError(
+                f'relative_positions={relative_positions!r} with class_token={class_token}: True is for a '
+                "model with class token, 'decomposed' for one without"
+            )
         grid = patch_grid(to_2tuple(input_size or img_size), to_2tuple(patch_size))
         kind = {False: None, True: 'bias_grid', 'decomposed': 'offset_grid'}[relative_positions]
-        super().__init__(**shared, block_options=[dict(layer_scale=layer_scale) | (
-            {kind: (window_size, window_size) if within else grid} if kind else {}) for within in windowed])
+        super().__init__(
+            **shared,
+            block_options=[
+                dict(layer_scale=layer_scale) | ({kind: (window_size, window_size) if within else grid} if kind else {})
+                for within in windowed
+            ],
+        )
         if not class_token:
             self.cls_token = None
         self.windowed, self.window_size, self.relative_positions = windowed, window_size, relative_positions
         self.out_indices = self._check_taps(out_indices)
         self.pyramid = MODELS.build(pyramid | dict(in_channels=self.embed_dims)) if pyramid else None
         if pyramid and len(self.out_indices) != self.pyramid.num_taps:
-            raise ValueError(f'out_indices={tuple(out_indices)} are {len(self.out_indices)} taps, '
-                             f'{type(self.pyramid).__name__} takes {self.pyramid.num_taps}')
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} are {len(self.out_indices)} taps, '
+                f'{type(self.pyramid).__name__} takes {self.pyramid.num_taps}'
+            )
         self.pad = pad
         self.frozen_stages = self._freeze(frozen_stages)
 
@@ -101,14 +121,17 @@ class TransferViT(PlainViT):
         """The taps counted from 0. The last block must be one: a block after it would never be trained."""
         taps = tuple(index + self.depth if index < 0 else index for index in out_indices)
         if not taps or list(taps) != sorted(set(taps)) or taps[0] < 0 or taps[-1] != self.depth - 1:
-            raise ValueError(f'out_indices={tuple(out_indices)} must rise within 0..{self.depth - 1} and end with the '
-                             f'last block, {self.depth - 1}: set depth to leave out later blocks')
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} must rise within 0..{self.depth - 1} and end with the '
+                f'last block, {self.depth - 1}: set depth to leave out later blocks'
+            )
         return taps
 
     def _freeze(self, stages: int) -> int:
         if not -1 <= stages <= self.depth:
-            raise ValueError(f'frozen_stages={stages}: use -1 (nothing), 0 (the embedding), up to {self.depth} (also '
-                             'all blocks)')
+            raise ValueError(
+                f'frozen_stages={stages}: use -1 (nothing), 0 (the embedding), up to {self.depth} (also all blocks)'
+            )
         if stages >= 0:
             for fixed in (self.cls_token, self.pos_embed, self.patch_embed, *self.blocks[:stages]):
                 if fixed is not None:
@@ -117,16 +140,19 @@ class TransferViT(PlainViT):
 
     def train(self, mode: bool = True) -> 'TransferViT':
         super().train(mode)
-        for block in self.blocks[:max(self.frozen_stages, 0)]:
+        for block in self.blocks[: max(self.frozen_stages, 0)]:
             block.eval()
         return self
 
     @property
     def new_parts(self) -> dict[str, list[str]]:
-        return super().new_parts | self.find_parts({
-            'layer scale': r'.*\.gamma_[12]$',
-            'relative positions': r'.*\.(relative_position_bias_table|rel_pos_[hw])$',
-            'pyramid': r'pyramid\.'})
+        return super().new_parts | self.find_parts(
+            {
+                'layer scale': r'.*\.gamma_[12]$',
+                'relative positions': r'.*\.(relative_position_bias_table|rel_pos_[hw])$',
+                'pyramid': r'pyramid\.',
+            }
+        )
 
     def fit_images(self, images: torch.Tensor) -> torch.Tensor:
         """The images, padded to whole patches if need be and if allowed."""
@@ -135,9 +161,11 @@ class TransferViT(PlainViT):
         if not any(short):
             return images
         if not self.pad:
-            raise ValueError(f'images of {size} pixels are no multiple of the patch size {self.patch_size}: let the '
-                             'data preprocessor pad them (pad_size_divisor in mmdet, size_divisor in mmseg, also in '
-                             'its test_cfg), or set pad=True in the backbone')
+            raise ValueError(
+                f'images of {size} pixels are no multiple of the patch size {self.patch_size}: let the '
+                'data preprocessor pad them (pad_size_divisor in mmdet, size_divisor in mmseg, also in '
+                'its test_cfg), or set pad=True in the backbone'
+            )
         return F.pad(images, (0, short[1], 0, short[0]))
 
     def groups(self, grid: tuple[int, int], device: torch.device) -> tuple[list, torch.Tensor | None]:
@@ -187,6 +215,8 @@ def _windowed(depth: int, window_size: int | None, global_blocks: Sequence[int] 
         global_blocks = [quarter * depth // 4 - 1 for quarter in range(1, 5) if quarter * depth // 4]
     chosen = {index + depth if index < 0 else index for index in global_blocks}
     if not chosen or not chosen <= set(range(depth)):
-        raise ValueError(f'global_blocks={tuple(global_blocks)}: name at least one block of 0..{depth - 1}, since '
-                         'windows alone never see one another')
+        raise ValueError(
+            f'global_blocks={tuple(global_blocks)}: name at least one block of 0..{depth - 1}, since '
+            'windows alone never see one another'
+        )
     return [index not in chosen for index in range(depth)]

@@ -69,20 +69,34 @@ class SimplePyramid(nn.Module):
 
     num_taps = 1
 
-    def __init__(self, in_channels: int, out_channels: int = 256, extra_level: bool = False,
-                 scales: Sequence[float] = (4, 2, 1, 0.5)):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        extra_level: bool = False,
+        scales: Sequence[float] = (4, 2, 1, 0.5),
+    ):
         super().__init__()
         half, quarter = in_channels // 2, in_channels // 4
         up4 = [double(in_channels, half), LayerNorm2d(half), nn.GELU(), double(half, quarter)]
-        resized = {4: (up4, quarter), 2: ([double(in_channels, half)], half), 1: ([], in_channels),
-                   0.5: ([nn.MaxPool2d(2, stride=2)], in_channels)}
+        resized = {
+            4: (up4, quarter),
+            2: ([double(in_channels, half)], half),
+            1: ([], in_channels),
+            0.5: ([nn.MaxPool2d(2, stride=2)], in_channels),
+        }
         if not scales or not set(scales) <= set(resized):
             raise ValueError(f'scales={tuple(scales)}: SimplePyramid has the scales {tuple(resized)}')
-        self.levels = nn.ModuleList(nn.Sequential(
-            *resize,
-            nn.Conv2d(channels, out_channels, 1, bias=False), LayerNorm2d(out_channels),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels))
-            for resize, channels in (resized[scale] for scale in scales))
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                *resize,
+                nn.Conv2d(channels, out_channels, 1, bias=False),
+                LayerNorm2d(out_channels),
+                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+                LayerNorm2d(out_channels),
+            )
+            for resize, channels in (resized[scale] for scale in scales)
+        )
         self.extra_level = extra_level
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

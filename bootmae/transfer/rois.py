@@ -17,8 +17,9 @@ class ExactRPNHead(RPNHead):
     mmcv's compiled NMS refuses such scores.
     """
 
-    def predict_by_feat(self, cls_scores: Sequence[torch.Tensor], bbox_preds: Sequence[torch.Tensor], *args,
-                        **kwargs) -> list:
+    def predict_by_feat(
+        self, cls_scores: Sequence[torch.Tensor], bbox_preds: Sequence[torch.Tensor], *args, **kwargs
+    ) -> list:
         """Logits and box offsets of each level -> proposals of each image; see the base class."""
         cls_scores, bbox_preds = ([level.float() for level in levels] for levels in (cls_scores, bbox_preds))
         return super().predict_by_feat(cls_scores, bbox_preds, *args, **kwargs)
@@ -32,7 +33,8 @@ class ExactRoIs(SingleRoIExtractor):
     mmcv's compiled RoIAlign refuses bfloat16 maps.
     """
 
-    def forward(self, feats: Sequence[torch.Tensor], rois: torch.Tensor,
-                roi_scale_factor: float | None = None) -> torch.Tensor:
+    def forward(
+        self, feats: Sequence[torch.Tensor], rois: torch.Tensor, roi_scale_factor: float | None = None
+    ) -> torch.Tensor:
         """Maps (B, C, h, w) of each level and boxes (K, 5) as [image, x1, y1, x2, y2] -> (K, C, size, size)."""
         return super().forward([level.float() for level in feats], rois, roi_scale_factor)

@@ -11,15 +11,17 @@ from ..models.positions import relative_index
 Grid = tuple[int, int]
 
 
-def all_tokens(grid: Grid, order: torch.Tensor | None = None,
-               device: torch.device | str | None = None) -> list[TokenGroup]:
+def all_tokens(
+    grid: Grid, order: torch.Tensor | None = None, device: torch.device | str | None = None
+) -> list[TokenGroup]:
     """One group of all 1 + N tokens, in some order, with relative positions stretched over the whole grid."""
     index = relative_index(grid, device=device)
     return [TokenGroup(bias_index=index if order is None else index[order][:, order], bias_grid=grid)]
 
 
-def window_groups(grid: Grid, side: int, bias: bool = False,
-                  device: torch.device | str | None = None) -> tuple[list[TokenGroup], torch.Tensor]:
+def window_groups(
+    grid: Grid, side: int, bias: bool = False, device: torch.device | str | None = None
+) -> tuple[list[TokenGroup], torch.Tensor]:
     """Windows of ``side x side`` patches from the top left, smaller ones at the right and bottom edges.
 
     A smaller window equals a padded one whose padding is masked; ViTDet pads with zeros that take part as keys. The
@@ -52,4 +54,4 @@ def window_groups(grid: Grid, side: int, bias: bool = False,
 def _strips(x: torch.Tensor, side: int) -> list[torch.Tensor]:
     """The rows that fill whole windows, and those that are left over."""
     whole = len(x) // side * side
-    return [part for part in x.tensor_split((whole, )) if len(part)]
+    return [part for part in x.tensor_split((whole,)) if len(part)]

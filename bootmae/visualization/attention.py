@@ -33,13 +33,19 @@ def heads_of(encoder: Encoder, num_heads: int | None = None) -> int:
         if (arch['embed_dims'], arch['depth']) == (width, encoder.depth):
             return arch['num_heads']
     if width % HEAD_WIDTH:
-        raise ValueError(f'the file does not tell the number of attention heads, and a width of {width} is not usual: '
-                         'give --heads')
+        raise ValueError(
+            f'the file does not tell the number of attention heads, and a width of {width} is not usual: give --heads'
+        )
     return width // HEAD_WIDTH
 
 
-def fit_encoder(encoder: Encoder, img_size: tuple[int, int], block: int | None = None, num_heads: int | None = None,
-                windows: dict | None = None) -> TransferViT:
+def fit_encoder(
+    encoder: Encoder,
+    img_size: tuple[int, int],
+    block: int | None = None,
+    num_heads: int | None = None,
+    windows: dict | None = None,
+) -> TransferViT:
     """The encoder of a file as a model for images of one size, up to one block, in eval mode.
 
     Args:
@@ -56,13 +62,18 @@ def fit_encoder(encoder: Encoder, img_size: tuple[int, int], block: int | None =
     last = encoder.depth - 1 if block is None else block + encoder.depth * (block < 0)
     if not 0 <= last < encoder.depth:
         raise ValueError(f'--block {block}: the encoder has the blocks 0 to {encoder.depth - 1}')
-    width, channels, *patch = (*state['patch_embed.proj.weight'].shape, )
+    width, channels, *patch = (*state['patch_embed.proj.weight'].shape,)
     hidden = state['blocks.0.mlp.fc1.weight'].shape[0] if 'blocks.0.mlp.fc1.weight' in state else 4 * width
-    arch = dict(embed_dims=width, depth=encoder.depth, num_heads=heads_of(encoder, num_heads),
-                mlp_ratio=hidden / width)
+    arch = dict(embed_dims=width, depth=encoder.depth, num_heads=heads_of(encoder, num_heads), mlp_ratio=hidden / width)
     tables = [value for key, value in state.items() if key.endswith('relative_position_bias_table')]
-    shared = dict(patch_size=patch, in_channels=channels, arch=arch, depth=last + 1, relative_positions=bool(tables),
-                  layer_scale=1.0 if any(re.search(r'\.gamma_1$', key) for key in state) else None)
+    shared = dict(
+        patch_size=patch,
+        in_channels=channels,
+        arch=arch,
+        depth=last + 1,
+        relative_positions=bool(tables),
+        layer_scale=1.0 if any(re.search(r'\.gamma_1$', key) for key in state) else None,
+    )
     shared |= window_options(encoder, last, windows or {})
     model = TransferViT(img_size=img_size, **shared)
     found = match(model, encoder)
@@ -79,8 +90,10 @@ def window_options(encoder: Encoder, last: int, windows: dict) -> dict:
     if not windows.get('window_size'):
         tables = [value for key, value in encoder.state.items() if key.endswith('relative_position_bias_table')]
         if encoder.grid and any(len(table) < bias_table_size(encoder.grid) for table in tables):
-            raise ValueError('the encoder attends within windows, and the file does not tell which: give the config '
-                             'that made it, --config')
+            raise ValueError(
+                'the encoder attends within windows, and the file does not tell which: give the config '
+                'that made it, --config'
+            )
         return {}
     blocks = windows.get('global_blocks') or [quarter * encoder.depth // 4 - 1 for quarter in range(1, 5)]
     seen = [index + encoder.depth * (index < 0) for index in blocks]
@@ -92,12 +105,12 @@ def window_options(encoder: Encoder, last: int, windows: dict) -> dict:
 def attention_rows(attn: SelfAttention, x: torch.Tensor, group: TokenGroup | None, query: int = 0) -> torch.Tensor:
     """How much of each token one query takes: (B, T, D) -> (B, H, T), each row adding up to one."""
     q_weight, k_weight, _ = attn.qkv.weight.chunk(3)
-    q = split_heads(nn.functional.linear(x[:, query:query + 1], q_weight, attn.q_bias), attn.num_heads)
+    q = split_heads(nn.functional.linear(x[:, query : query + 1], q_weight, attn.q_bias), attn.num_heads)
     k = split_heads(nn.functional.linear(x, k_weight), attn.num_heads)
     logits = q @ k.transpose(-1, -2) * k.shape[-1] ** -0.5  # B, H, 1, T
     bias = attn.position_bias(group) if group else None
     if bias is not None:
-        logits = logits + bias[:, query:query + 1]
+        logits = logits + bias[:, query : query + 1]
     return logits[:, :, 0].softmax(dim=-1)
 
 
@@ -111,8 +124,10 @@ def class_attention(model: TransferViT, images: torch.Tensor) -> torch.Tensor:
         ValueError: if that block attends within windows, where the class token sees no patch.
     """
     if model.windowed[-1]:
-        raise ValueError(f'block {model.depth - 1} attends within windows, where the class token sees no patch: '
-                         f'choose --block from {[k for k, within in enumerate(model.windowed) if not within]}')
+        raise ValueError(
+            f'block {model.depth - 1} attends within windows, where the class token sees no patch: '
+            f'choose --block from {[k for k, within in enumerate(model.windowed) if not within]}'
+        )
     grid, kept = patch_grid(tuple(images.shape[-2:]), model.patch_size), []
     hook = model.blocks[-1].attn.register_forward_pre_hook(lambda _, args: kept.append(args))
     try:
@@ -153,5 +168,5 @@ def principal_components(features: torch.Tensor, number: int = 3) -> tuple[torch
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
     projected = nn.functional.pad(flat @ (directions * largest.sign()).T, (0, number - len(values)))
     total = flat.square().sum().item() or 1.0
-    shares = [value ** 2 / total for value in values.tolist()] + [0.0] * (number - len(values))
+    shares = [value**2 / total for value in values.tolist()] + [0.0] * (number - len(values))
     return projected.unflatten(0, (len(features), *grid)), shares

@@ -21,9 +21,11 @@ from .attention import heads_of
 
 MASK_RATIO, DECODER_HEADS = 0.75, 16  # of every MAE that was published
 AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder -> config of this suite
-REMEDY = ('Reconstructions need a pretraining file: a run of configs/pretrain, mmpretrain\'s MAE, facebookresearch\'s '
-          'mae_visualize_*.pth (its mae_pretrain_*.pth are encoders alone), or the authors\' BootMAE. For attention '
-          'and components any encoder will do: --what attention pca')
+REMEDY = (
+    "Reconstructions need a pretraining file: a run of configs/pretrain, mmpretrain's MAE, facebookresearch's "
+    "mae_visualize_*.pth (its mae_pretrain_*.pth are encoders alone), or the authors' BootMAE. For attention "
+    'and components any encoder will do: --what attention pca'
+)
 
 
 @dataclass
@@ -46,13 +48,22 @@ class Pretrained:
     def draw_orders(self, number: int, seed: int) -> np.ndarray:
         """Mask orders (number, N) as in its training: block-wise of BootMAE, uniformly random of MAE."""
         rng = np.random.RandomState(seed)
-        draw = (lambda: rng.permutation(self.num_patches)) if self.masking is None else (
-            lambda: self.masking.draw_ids_shuffle(rng))
+        draw = (
+            (lambda: rng.permutation(self.num_patches))
+            if self.masking is None
+            else (lambda: self.masking.draw_ids_shuffle(rng))
+        )
         return np.stack([draw() for _ in range(number)])
 
 
-def load_decoder(path: str | Path, config: str | None = None, size: tuple[int, int] | None = None,
-                 target: str | None = None, num_heads: int | None = None, options: dict | None = None) -> Pretrained:
+def load_decoder(
+    path: str | Path,
+    config: str | None = None,
+    size: tuple[int, int] | None = None,
+    target: str | None = None,
+    num_heads: int | None = None,
+    options: dict | None = None,
+) -> Pretrained:
     """The model of a pretraining file.
 
     Args:
@@ -91,6 +102,7 @@ def load_decoder(path: str | Path, config: str | None = None, size: tuple[int, i
 
 def decoder_kind(encoder: Encoder) -> str | None:
     """``BootMAE`` or ``MAE``, as the decoder in a file says; None without one."""
+
     def any_key(pattern: str) -> bool:
         return any(re.match(pattern, key) for key in encoder.rest)
 
@@ -109,13 +121,20 @@ def whole_state(encoder: Encoder, kind: str) -> State:
     """All weights of a pretraining file under the names of its class here."""
     if kind == 'BootMAE':
         state = {f'backbone.{key}': value for key, value in encoder.state.items()} | encoder.rest
-        momentum = {key.replace('backbone.', 'momentum.', 1): value for key, value in state.items()
-                    if key.startswith('backbone.') and not key.startswith('backbone.norm.')}
+        momentum = {
+            key.replace('backbone.', 'momentum.', 1): value
+            for key, value in state.items()
+            if key.startswith('backbone.') and not key.startswith('backbone.norm.')
+        }
         return momentum | state  # a file without it will do: no picture shows its features
-    rest = encoder.rest if any(key.startswith('neck.') for key in encoder.rest) else {
-        f'neck.{key}': value for key, value in rename(encoder.rest, MAE_DECODER, back=True).items()}
+    rest = (
+        encoder.rest
+        if any(key.startswith('neck.') for key in encoder.rest)
+        else {f'neck.{key}': value for key, value in rename(encoder.rest, MAE_DECODER, back=True).items()}
+    )
     return {f'backbone.{key}': value for key, value in to_mmpretrain(encoder.state).items()} | {
-        key: value for key, value in rest.items() if key.startswith('neck.')}
+        key: value for key, value in rest.items() if key.startswith('neck.')
+    }
 
 
 def recorded_config(content: dict) -> str | None:
@@ -139,9 +158,11 @@ def recorded_target(content: dict, path: str | Path) -> str:
     """
     told = getattr(content.get('args'), 'norm_pix_loss', None)
     if told is None:
-        raise ValueError(f'{path} does not tell whether its decoder predicts normalized patches or pixels: give '
-                         '--target normalized (norm_pix_loss, the published recipe) or --target pixels '
-                         '(facebookresearch\'s mae_visualize_*.pth)')
+        raise ValueError(
+            f'{path} does not tell whether its decoder predicts normalized patches or pixels: give '
+            '--target normalized (norm_pix_loss, the published recipe) or --target pixels '
+            "(facebookresearch's mae_visualize_*.pth)"
+        )
     return 'normalized' if told else 'pixels'
 
 
@@ -155,18 +176,38 @@ def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None
     return dict(
         type='MAE',
         data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=list(mean), std=list(std), to_rgb=True),
-        backbone=dict(type='MAEViT', patch_size=patch[0], mask_ratio=MASK_RATIO, arch=dict(
-            embed_dims=width, num_layers=encoder.depth, num_heads=heads_of(encoder, num_heads),
-            feedforward_channels=hidden)),
-        neck=dict(type='MAEPretrainDecoder', patch_size=patch[0], embed_dim=width, decoder_embed_dim=wide,
-                  decoder_depth=depth, decoder_num_heads=DECODER_HEADS, mlp_ratio=state[
-                      'neck.decoder_blocks.0.ffn.layers.0.0.weight'].shape[0] / wide),
-        head=dict(type='MAEPretrainHead', norm_pix=target == 'normalized', patch_size=patch[0],
-                  loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+        backbone=dict(
+            type='MAEViT',
+            patch_size=patch[0],
+            mask_ratio=MASK_RATIO,
+            arch=dict(
+                embed_dims=width,
+                num_layers=encoder.depth,
+                num_heads=heads_of(encoder, num_heads),
+                feedforward_channels=hidden,
+            ),
+        ),
+        neck=dict(
+            type='MAEPretrainDecoder',
+            patch_size=patch[0],
+            embed_dim=width,
+            decoder_embed_dim=wide,
+            decoder_depth=depth,
+            decoder_num_heads=DECODER_HEADS,
+            mlp_ratio=state['neck.decoder_blocks.0.ffn.layers.0.0.weight'].shape[0] / wide,
+        ),
+        head=dict(
+            type='MAEPretrainHead',
+            norm_pix=target == 'normalized',
+            patch_size=patch[0],
+            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+        ),
+    )
 
 
-def build(model_cfg: dict, state: State, encoder: Encoder, path: str | Path,
-          size: tuple[int, int] | None) -> Pretrained:
+def build(
+    model_cfg: dict, state: State, encoder: Encoder, path: str | Path, size: tuple[int, int] | None
+) -> Pretrained:
     """The model for images of one size, with all weights of a state."""
     backbone = model_cfg['backbone']
     patch = backbone.get('patch_size', 16)
@@ -178,16 +219,23 @@ def build(model_cfg: dict, state: State, encoder: Encoder, path: str | Path,
     grid = patch_grid(size, patch)
     backbone['img_size'] = size
     masked = share_masked(model_cfg, old, grid)
-    state = {key: resize_positions(value, old, grid) if key.endswith('pos_embed') else value
-             for key, value in state.items()}
+    state = {
+        key: resize_positions(value, old, grid) if key.endswith('pos_embed') else value for key, value in state.items()
+    }
     if model_cfg['type'] == 'MAE':
         model_cfg['neck']['num_patches'] = grid[0] * grid[1]
     model = MODELS.build(model_cfg)
     load_run(model, dict(state_dict=state), path)
     ours = isinstance(model, BootMAE)
-    return Pretrained(model.requires_grad_(False).eval(), encoder.kind, size, patch,
-                      model.masking.num_masked if ours else masked, ours or model.head.norm_pix,
-                      model.masking if ours else None)
+    return Pretrained(
+        model.requires_grad_(False).eval(),
+        encoder.kind,
+        size,
+        patch,
+        model.masking.num_masked if ours else masked,
+        ours or model.head.norm_pix,
+        model.masking if ours else None,
+    )
 
 
 def share_masked(model_cfg: dict, old: tuple[int, int], new: tuple[int, int]) -> int:

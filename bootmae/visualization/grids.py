@@ -44,8 +44,8 @@ def compose_grid(headings: Sequence[str], columns: Sequence[np.ndarray]) -> Imag
     for column, tiles in enumerate(columns):
         for row in range(n):
             top, left = tile_origin(row, column, tall, broad)
-            canvas[top:top + tall, left:left + broad, :3] = tiles[row]
-            canvas[top:top + tall, left:left + broad, 3] = 255
+            canvas[top : top + tall, left : left + broad, :3] = tiles[row]
+            canvas[top : top + tall, left : left + broad, 3] = 255
     picture = Image.fromarray(canvas)
     _draw_headings(picture, headings, broad)
     return picture
@@ -72,11 +72,12 @@ def _check_panels(names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
         raise ValueError('no panel to draw; give at least the originals')
     for name, array in zip(names, arrays, strict=True):
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
-            raise ValueError(f'panel {name!r} is {array.dtype} {array.shape}; '
-                             'give uint8 (n, height, width, 3)')
+            raise ValueError(f'panel {name!r} is {array.dtype} {array.shape}; give uint8 (n, height, width, 3)')
         if array.shape != arrays[0].shape:
-            raise ValueError(f'panel {name!r} has the shape {array.shape}, {names[0]!r} has '
-                             f'{arrays[0].shape}; give the same pictures in every panel')
+            raise ValueError(
+                f'panel {name!r} has the shape {array.shape}, {names[0]!r} has '
+                f'{arrays[0].shape}; give the same pictures in every panel'
+            )
 
 
 def _draw_headings(picture: Image.Image, names: Sequence[str], width: int) -> None:

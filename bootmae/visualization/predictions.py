@@ -25,8 +25,13 @@ Color = tuple[int, ...]
 PANEL_ORDER = ('truth', 'untrained', 'mae', 'bootmae')
 
 
-def segmentation_grid(images: np.ndarray, panels: Mapping[str, np.ndarray], palette: Sequence[Sequence[int]],
-                      classes: Sequence[str] | None = None, scale: int | None = None) -> bytes:
+def segmentation_grid(
+    images: np.ndarray,
+    panels: Mapping[str, np.ndarray],
+    palette: Sequence[Sequence[int]],
+    classes: Sequence[str] | None = None,
+    scale: int | None = None,
+) -> bytes:
     """PNG with one image a row; columns: the image, then every panel as colors over the gray image.
 
     Args:
@@ -55,8 +60,14 @@ def segmentation_grid(images: np.ndarray, panels: Mapping[str, np.ndarray], pale
     return png(_with_key(picture, entries + [('not annotated', None)] * (IGNORED in shown)))
 
 
-def detection_grid(images: np.ndarray, panels: Mapping[str, Sequence[Mapping[str, Any]]], classes: Sequence[str],
-                   palette: Sequence[Sequence[int]], scale: int | None = None, min_score: float = MIN_SCORE) -> bytes:
+def detection_grid(
+    images: np.ndarray,
+    panels: Mapping[str, Sequence[Mapping[str, Any]]],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    scale: int | None = None,
+    min_score: float = MIN_SCORE,
+) -> bytes:
     """PNG with one image a row; columns: the image, then every panel as outlined, tinted, named instances.
 
     Args:
@@ -77,8 +88,10 @@ def detection_grid(images: np.ndarray, panels: Mapping[str, Sequence[Mapping[str
     columns, shown, scored = [enlarge(images, scale)], set(), False
     for name in names:
         if len(panels[name]) != len(images):
-            raise ValueError(f'panel {name!r} has instances of {len(panels[name])} images; '
-                             f'give one entry for each of the {len(images)} images')
+            raise ValueError(
+                f'panel {name!r} has instances of {len(panels[name])} images; '
+                f'give one entry for each of the {len(images)} images'
+            )
         tiles = []
         for image, found in zip(images, panels[name], strict=True):
             scored |= found.get('scores') is not None
@@ -105,8 +118,15 @@ def overlay(images: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.nd
     return np.where(known[..., None], _mix(base, tint), base).round().astype(np.uint8)
 
 
-def draw_instances(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, masks: np.ndarray | None,
-                   classes: Sequence[str], colors: np.ndarray, scale: int) -> np.ndarray:
+def draw_instances(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray | None,
+    classes: Sequence[str],
+    colors: np.ndarray,
+    scale: int,
+) -> np.ndarray:
     """Instances over the enlarged, dimmed gray image (H, W, 3), later ones on top; uint8 (H * scale, W * scale, 3)."""
     base = gray(image)
     tile = DIMMED * base
@@ -130,13 +150,16 @@ def _corners(box: np.ndarray, scale: int, size: tuple[int, int]) -> tuple[int, i
     """First and last pixels of a box in the enlarged image, at least a pixel apart and inside it."""
     x1, y1, x2, y2 = (float(value) * scale for value in box)
     left, top = (int(np.clip(round(value), 0, limit - 1)) for value, limit in zip((x1, y1), size, strict=True))
-    right, bottom = (int(np.clip(round(value) - 1, low, limit - 1))
-                     for value, low, limit in zip((x2, y2), (left, top), size, strict=True))
+    right, bottom = (
+        int(np.clip(round(value) - 1, low, limit - 1))
+        for value, low, limit in zip((x2, y2), (left, top), size, strict=True)
+    )
     return left, top, right, bottom
 
 
-def _draw_name(draw: ImageDraw.ImageDraw, corners: Sequence[int], name: str, color: Color,
-               size: tuple[int, int]) -> None:
+def _draw_name(
+    draw: ImageDraw.ImageDraw, corners: Sequence[int], name: str, color: Color, size: tuple[int, int]
+) -> None:
     """Name in a tab of the class color on the upper left corner: above the box, or inside where no room is."""
     font = font_of(NAME_SIZE)
     width, height = int(draw.textlength(name, font)) + 5, NAME_SIZE + 1
@@ -212,12 +235,15 @@ def _check_labels(name: str, labels: np.ndarray, shape: tuple[int, ...], classes
 def _check_range(name: str, labels: np.ndarray, classes: int) -> None:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
-        raise ValueError(f'panel {name!r} holds the label {wrong[0]}, but the palette has {classes} colors; '
-                         f'labels are 0 to {classes - 1}')
+        raise ValueError(
+            f'panel {name!r} holds the label {wrong[0]}, but the palette has {classes} colors; '
+            f'labels are 0 to {classes - 1}'
+        )
 
 
-def _instances(name: str, found: Mapping[str, Any], shape: tuple[int, int], classes: int, min_score: float,
-               ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _instances(
+    name: str, found: Mapping[str, Any], shape: tuple[int, int], classes: int, min_score: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Boxes, labels and masks of one image, those with a score at least ``min_score``, the best last."""
     boxes = np.asarray(found['boxes'], dtype=float).reshape(-1, 4)
     labels = np.asarray(found['labels'], dtype=int).reshape(-1)
@@ -225,9 +251,11 @@ def _instances(name: str, found: Mapping[str, Any], shape: tuple[int, int], clas
     masks = None if masks is None else np.asarray(masks, dtype=bool).reshape(-1, *shape)
     sizes = {len(part) for part in (boxes, labels, masks, scores) if part is not None}
     if len(sizes) != 1:
-        raise ValueError(f'panel {name!r} has {len(boxes)} boxes, {len(labels)} labels, '
-                         f'{"no" if masks is None else len(masks)} masks and {"no" if scores is None else len(scores)} '
-                         'scores for one image; give as many of each')
+        raise ValueError(
+            f'panel {name!r} has {len(boxes)} boxes, {len(labels)} labels, '
+            f'{"no" if masks is None else len(masks)} masks and {"no" if scores is None else len(scores)} '
+            'scores for one image; give as many of each'
+        )
     _check_range(name, labels, classes)
     if scores is None:
         return boxes, labels, masks

@@ -60,6 +60,7 @@ def bootmae_output(model: nn.Module, x: torch.Tensor, orders: torch.Tensor) -> t
 
 def mae_output(model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int) -> torch.Tensor:
     """The same of mmpretrain's MAE, channel last, under a given mask instead of its own random one."""
+
     def given_mask(tokens: torch.Tensor, mask_ratio: float):
         visible = orders[:, :-num_masked]
         kept = tokens.gather(1, visible.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -100,14 +101,15 @@ def predict_bootmae(model: nn.Module, x: torch.Tensor, orders: torch.Tensor) -> 
 def predict_mae(model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int) -> torch.Tensor:
     """The same of mmpretrain's MAE, whose patches are normalized over all channels together."""
     output = mae_output(model, x, orders, num_masked)
-    patches = PatchEmbed((model.head.patch_size, ) * 2, x.shape[1], 1).patchify(x)
+    patches = PatchEmbed((model.head.patch_size,) * 2, x.shape[1], 1).patchify(x)
     target = pick(channel_last(patches, x.shape[1]), orders[:, -num_masked:])
     mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
     return channel_first(output * (var + MAE_EPS).sqrt() + mean, x.shape[1])
 
 
-def predict_without_leak(model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int,
-                         patch_size: tuple[int, int]) -> torch.Tensor:
+def predict_without_leak(
+    model: nn.Module, x: torch.Tensor, orders: torch.Tensor, num_masked: int, patch_size: tuple[int, int]
+) -> torch.Tensor:
     """Predicted patches (n, M, C * P) in input units, all with one mean and deviation: those of the visible patches.
 
     BootMAE's are per channel, MAE's over all channels, as their targets are normalized: the mean of the visible
@@ -116,8 +118,10 @@ def predict_without_leak(model: nn.Module, x: torch.Tensor, orders: torch.Tensor
     channels = x.shape[1]
     visible = pick(PatchEmbed(patch_size, channels, 1).patchify(x), orders[:, :-num_masked])
     if isinstance(model, BootMAE):
-        output, parts = bootmae_output(model, x, orders).unflatten(-1, (channels, -1)), visible.unflatten(
-            -1, (channels, -1))
+        output, parts = (
+            bootmae_output(model, x, orders).unflatten(-1, (channels, -1)),
+            visible.unflatten(-1, (channels, -1)),
+        )
     else:
         output = channel_first(mae_output(model, x, orders, num_masked), channels).unsqueeze(-2)
         parts = visible.unsqueeze(-2)
@@ -127,8 +131,14 @@ def predict_without_leak(model: nn.Module, x: torch.Tensor, orders: torch.Tensor
 
 
 @torch.no_grad()
-def reconstruct(model: nn.Module, images: np.ndarray, orders: np.ndarray, num_masked: int,
-                patch_size: tuple[int, int], statistics: str = 'own') -> np.ndarray:
+def reconstruct(
+    model: nn.Module,
+    images: np.ndarray,
+    orders: np.ndarray,
+    num_masked: int,
+    patch_size: tuple[int, int],
+    statistics: str = 'own',
+) -> np.ndarray:
     """Images with their masked patches replaced by a model's predictions.
 
     Args:
@@ -149,16 +159,20 @@ def reconstruct(model: nn.Module, images: np.ndarray, orders: np.ndarray, num_ma
     elif statistics == 'none':
         predicted = channel_first(mae_output(model, x, orders, num_masked), x.shape[1])
     else:
-        predicted = (predict_bootmae(model, x, orders) if isinstance(model, BootMAE) else
-                     predict_mae(model, x, orders, num_masked))
+        predicted = (
+            predict_bootmae(model, x, orders)
+            if isinstance(model, BootMAE)
+            else predict_mae(model, x, orders, num_masked)
+        )
     patches = PatchEmbed(patch_size, x.shape[1], 1).patchify(x)
     patches.scatter_(1, orders[:, -num_masked:].unsqueeze(-1).expand_as(predicted), predicted)
     grid = x.shape[2] // patch_size[0], x.shape[3] // patch_size[1]
     return to_pixels(model, unpatchify(patches, patch_size, grid))
 
 
-def hide(images: np.ndarray, orders: np.ndarray, num_masked: int, patch_size: tuple[int, int],
-         gray: int = 128) -> np.ndarray:
+def hide(
+    images: np.ndarray, orders: np.ndarray, num_masked: int, patch_size: tuple[int, int], gray: int = 128
+) -> np.ndarray:
     """Images (n, H, W, 3) with their masked patches painted gray."""
     rows, columns = images.shape[1] // patch_size[0], images.shape[2] // patch_size[1]
     mask = np.zeros(orders.shape, dtype=bool)

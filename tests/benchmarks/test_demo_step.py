@@ -39,6 +39,7 @@ def test_turns_of_the_loop_and_of_the_bare_step_alternate(clock, monkeypatch):
     def bare(runner, batch):
         def step():
             clock.seconds += 3 * batch
+
         return step
 
     monkeypatch.setattr(demo_step, 'bare_step', bare)

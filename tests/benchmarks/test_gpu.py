@@ -1,4 +1,5 @@
 """benchmarks/gpu.py: phases that fail or hang cost no other, claims are judged by their rows, a rehearsal finds all."""
+
 import json
 import sys
 import time
@@ -21,7 +22,8 @@ SCRIPTS = dict(
     bad='input(); raise SystemExit(3)',
     crashing='input(); import os; os.abort()',
     hanging='input(); import subprocess, time; subprocess.Popen(["sleep", "60"]); time.sleep(60)',
-    broken='import no_such_module')
+    broken='import no_such_module',
+)
 
 
 def fake(name: str) -> list[str]:
@@ -33,12 +35,15 @@ def statuses(out: Path) -> dict[str, str]:
 
 
 def test_a_phase_that_fails_or_hangs_costs_no_other(tmp_path, capsys):
-    phases = [gpu.Phase(name, 0, 1.5 if name == 'hanging' else 30) for name in
-              ('bad', 'hanging', 'crashing', 'broken', 'good')]
+    phases = [
+        gpu.Phase(name, 0, 1.5 if name == 'hanging' else 30)
+        for name in ('bad', 'hanging', 'crashing', 'broken', 'good')
+    ]
     begin = time.monotonic()
     gpu.run_all(phases, 60, tmp_path, lambda phase: fake(phase.name))
-    assert statuses(tmp_path) == dict(bad='failed (3)', hanging='hung', crashing='failed (-6)', broken='failed (1)',
-                                      good='done')
+    assert statuses(tmp_path) == dict(
+        bad='failed (3)', hanging='hung', crashing='failed (-6)', broken='failed (1)', good='done'
+    )
     assert time.monotonic() - begin < 30  # the child of the hanging one has been ended too, not waited for
     assert 'fine' in capsys.readouterr().out
     assert 'no_such_module' in (tmp_path / 'log.txt').read_text()
@@ -52,20 +57,25 @@ def test_nothing_begins_that_does_not_fit(tmp_path):
 
 def test_tests_go_on_after_one_that_takes_the_process_with_it(tmp_path):
     file = tmp_path / 'test_some.py'
-    file.write_text('"""Some tests."""\nimport os\ndef test_a(): pass\ndef test_b(): os._exit(9)\n'
-                    'def test_c(): assert False, "as it is"\ndef test_d(): pass\n')
-    script = (f'import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); input(); from pathlib import Path; '
-              'from phases import Recorder, Settings, run_tests; '
-              f'out = Path({str(tmp_path)!r}); settings = Settings(9e9, rehearse=True); '
-              f'run_tests(Recorder(out, "tests", settings), settings, [Path({str(file)!r})])')
+    file.write_text(
+        '"""Some tests."""\nimport os\ndef test_a(): pass\ndef test_b(): os._exit(9)\n'
+        'def test_c(): assert False, "as it is"\ndef test_d(): pass\n'
+    )
+    script = (
+        f'import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); input(); from pathlib import Path; '
+        'from phases import Recorder, Settings, run_tests; '
+        f'out = Path({str(tmp_path)!r}); settings = Settings(9e9, rehearse=True); '
+        f'run_tests(Recorder(out, "tests", settings), settings, [Path({str(file)!r})])'
+    )
     gpu.run_all([gpu.Phase('tests', 0, 100)], 120, tmp_path, lambda phase: [sys.executable, '-c', script])
     last = {r['test'].partition('::')[2]: r for r in read_results(tmp_path) if r['kind'] == 'test'}
     assert {name: r['outcome'] for name, r in last.items()} == dict(
-        test_a='passed', test_b='failed', test_c='failed', test_d='passed')
+        test_a='passed', test_b='failed', test_c='failed', test_d='passed'
+    )
     assert 'died' in last['test_b']['message']
     assert 'as it is' in last['test_c']['message']
     assert [r['status'] for r in read_results(tmp_path) if r['kind'] == 'phase'] == ['failed (9)', 'done']
-    claim, = claims.of_tests(read_results(tmp_path), [file])
+    (claim,) = claims.of_tests(read_results(tmp_path), [file])
     assert (claim.claim, claim.measured, claim.verdict) == ('Some tests', '2 passed, 2 failed', 'failed')
 
 
@@ -80,7 +90,10 @@ def test_a_part_that_fails_or_has_no_time_is_recorded(tmp_path):
     assert record.attempt('b', 1, lambda: 1 / 0) is None
     assert record.attempt('c', 100, lambda: 1) is None
     assert [(r['kind'], r['what']) for r in read_results(tmp_path)] == [
-        ('part', 'a'), ('failed', 'b'), ('skipped', 'c')]
+        ('part', 'a'),
+        ('failed', 'b'),
+        ('skipped', 'c'),
+    ]
     assert 'ZeroDivisionError' in read_results(tmp_path)[1]['error']
     with (tmp_path / 'results.jsonl').open('a') as file:
         file.write('{"kind": "row", "pha')  # cut off
@@ -93,11 +106,14 @@ def step(variant: str, rate: float, turns: int = 3, **columns: float) -> dict:
 
 
 def test_claims_are_judged_by_their_rows():
-    records = [step('bootmae_vitb, 256, blocks', 3300.0), step('bootmae_vitb, 256, whole', 3500.0, peak_gib=13.5),
-               step('bootmae_vitb, 256, whole', 9999.0, turns=1),  # the turns of all count, not the first one alone
-               step('bootmae_vitb, 512, whole', 3599.0),
-               dict(kind='row', table='downstream', row=dict(task='seg', ratio=1.25, memory_ratio=1.01)),
-               dict(kind='number', name='idle share of the compiled step', value=4.0)]
+    records = [
+        step('bootmae_vitb, 256, blocks', 3300.0),
+        step('bootmae_vitb, 256, whole', 3500.0, peak_gib=13.5),
+        step('bootmae_vitb, 256, whole', 9999.0, turns=1),  # the turns of all count, not the first one alone
+        step('bootmae_vitb, 512, whole', 3599.0),
+        dict(kind='row', table='downstream', row=dict(task='seg', ratio=1.25, memory_ratio=1.01)),
+        dict(kind='number', name='idle share of the compiled step', value=4.0),
+    ]
     found = {c.claim: c for c in claims.judge(records, [])}
 
     def said(claim: str) -> tuple[str, str]:
@@ -122,14 +138,16 @@ def test_rows_are_collected_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, 'ROOT', tmp_path)
     monkeypatch.setattr('tables.pages', list)
     facts = dict(date='2026-01-02 03:04', commit='', device='NVIDIA H100', versions='torch 2', threads=8)
-    records = [dict(kind='environment', phase='environment', **facts),
-               *(step('bootmae_vitb, 256, whole', 3500.0, turns) for turns in (1, 3))]
+    records = [
+        dict(kind='environment', phase='environment', **facts),
+        *(step('bootmae_vitb, 256, whole', 3500.0, turns) for turns in (1, 3)),
+    ]
     for record in records[1:]:
         record['row'] |= facts
     (tmp_path / 'results.jsonl').write_text('\n'.join(map(json.dumps, records)))
     gpu.collect(tmp_path)
     gpu.collect(tmp_path)
-    row, = measure.read_rows('step', results)
+    (row,) = measure.read_rows('step', results)
     assert (row['images_per_s'], row['device'], row['commit']) == ('3500', 'NVIDIA H100', measure.git_commit())
     judged = measure.read_rows('gpu', results)
     assert len(judged) == len(claims.judge(records, gpu.test_files()))
@@ -145,15 +163,17 @@ def test_epochs_are_as_many_as_the_evaluation_leaves_time_for():
 
 def test_the_ema_of_the_evidence_is_never_shorter_than_a_thousand_steps():
     for epochs, last in ((5, 1 - 1 / 1000), (100, 1 - 1 / 9700)):
-        hook, = evidence.pretraining_options('bootmae', Path('x.tar'), 50_000, epochs, False, False)['custom_hooks']
+        (hook,) = evidence.pretraining_options('bootmae', Path('x.tar'), 50_000, epochs, False, False)['custom_hooks']
         assert hook['ema'][0] == (0, 0.999)
         assert hook['ema'][1] == (epochs, pytest.approx(last))
 
 
 @pytest.mark.slow
 def test_the_rehearsal_measures_every_claim(tmp_path):
-    process = gpu.Child([sys.executable, str(BENCHMARKS / 'gpu.py'), '--rehearse', '--budget', '840', '--out',
-                         str(tmp_path / 'out')], tmp_path / 'log.txt')
+    process = gpu.Child(
+        [sys.executable, str(BENCHMARKS / 'gpu.py'), '--rehearse', '--budget', '840', '--out', str(tmp_path / 'out')],
+        tmp_path / 'log.txt',
+    )
     assert process.run(850) == 'done', (tmp_path / 'log.txt').read_text()[-4000:]
     found = json.loads((tmp_path / 'out' / 'claims.json').read_text())
     assert {c['verdict'] for c in found['claims']} == {'rehearsed'}

@@ -1,4 +1,5 @@
 """benchmarks/measure.py: rows that are kept, clocks that alternate, facts beside each number."""
+
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def test_rows_are_kept_when_columns_are_added(tmp_path):
     assert measure.read_rows('step', tmp_path) == [
         dict(device='a', images_per_s='123460', compile='True', peak_gib=''),
         dict(device='b, two "cores"', images_per_s='0.0012346', compile='', peak_gib='12.4'),
-        dict(device='c', images_per_s='', compile='', peak_gib='')]
+        dict(device='c', images_per_s='', compile='', peak_gib=''),
+    ]
     assert measure.read_rows('reading', tmp_path) == []
 
 
@@ -69,7 +71,7 @@ def test_timed_leaves_the_warm_up_out(monkeypatch):
 def test_memory_and_matrix_peak_are_measured():
     measure.reset_peak_memory('cpu')
     before = measure.peak_memory('cpu')
-    block = torch.ones(64, 2 ** 20)
+    block = torch.ones(64, 2**20)
     assert measure.peak_memory('cpu') - before > 0.2
     del block
     assert 1e-4 < measure.matmul_peak('cpu') < 10

@@ -1,4 +1,5 @@
 """benchmarks/scaling.py: bytes, rings and what of them a step waits for."""
+
 import sys
 from pathlib import Path
 
@@ -20,11 +21,14 @@ def test_a_ring_sends_nearly_twice_the_bytes():
     assert scaling.ring_seconds(400e6, 8, 50e9) == pytest.approx(2 * 7 / 8 * 400e6 / 50e9)
 
 
-@pytest.mark.parametrize(('backward', 'expected'), [
-    (10.0, 0.15),  # all fits behind the backward pass, but for the last bucket, which comes when it has ended
-    (1.0, 0.5),  # the pass is too short
-    (0.0, 1.5),
-])
+@pytest.mark.parametrize(
+    ('backward', 'expected'),
+    [
+        (10.0, 0.15),  # all fits behind the backward pass, but for the last bucket, which comes when it has ended
+        (1.0, 0.5),  # the pass is too short
+        (0.0, 1.5),
+    ],
+)
 def test_a_step_waits_for_the_rest_and_the_last_bucket(backward, expected):
     assert scaling.exposed_seconds(100, 4, 100, backward, bucket=10) == pytest.approx(expected)
 
@@ -64,12 +68,28 @@ def test_a_batch_that_cannot_be_divided_is_refused():
 
 
 def test_the_fastest_step_of_the_last_day_on_a_gpu_counts():
-    row = dict(method='BootMAE', arch='base', img_size='224', route='loop', device='NVIDIA H100', batch='256',
-               images_per_s='3400', date='2026-11-25 10:00', commit='abc')
+    row = dict(
+        method='BootMAE',
+        arch='base',
+        img_size='224',
+        route='loop',
+        device='NVIDIA H100',
+        batch='256',
+        images_per_s='3400',
+        date='2026-11-25 10:00',
+        commit='abc',
+    )
     older = row | dict(images_per_s='9000', date='2026-11-24 10:00')
-    others = [row | dict(images_per_s='8000') | change for change in (
-        dict(device='AMD EPYC, 2 cores'), dict(route='bare'), dict(arch='large'), dict(method='MAE'),
-        dict(img_size='32'))]
+    others = [
+        row | dict(images_per_s='8000') | change
+        for change in (
+            dict(device='AMD EPYC, 2 cores'),
+            dict(route='bare'),
+            dict(arch='large'),
+            dict(method='MAE'),
+            dict(img_size='32'),
+        )
+    ]
     step = scaling.newest_step([older, row, row | dict(images_per_s='3000'), *others], 'BootMAE', 'ViT-B')
     assert step == scaling.Step(3400.0, 256, 'NVIDIA H100', 'measured 2026-11-25 10:00, commit abc')
     assert scaling.newest_step(others[:2], 'BootMAE', 'ViT-B') is None

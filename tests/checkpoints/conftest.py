@@ -11,7 +11,14 @@ def sources(tmp_path, make_bootmae):
     def make(name: str) -> tuple:
         state = scramble(models[name]())
         path = tmp_path / f'{name}.pth'
-        torch.save(dict(state_dict=state, optimizer=dict(state={}), meta=dict(epoch=3, bootmae=FACTS | dict(
-            method='BootMAE', seconds=1.5))), path)
+        torch.save(
+            dict(
+                state_dict=state,
+                optimizer=dict(state={}),
+                meta=dict(epoch=3, bootmae=FACTS | dict(method='BootMAE', seconds=1.5)),
+            ),
+            path,
+        )
         return path, state
+
     return make

@@ -82,8 +82,9 @@ CALLS: dict[str, Callable[[Path], object]] = {
     'os.system': system,
     'os.popen': lambda marker: Call(operator.methodcaller('read'), Call(os.popen, touch(marker))),
     'subprocess.getoutput': lambda marker: Call(subprocess.getoutput, touch(marker)),
-    'subprocess.Popen': lambda marker: Call(operator.methodcaller('wait'), Call(
-        subprocess.Popen, ['touch', str(marker)])),
+    'subprocess.Popen': lambda marker: Call(
+        operator.methodcaller('wait'), Call(subprocess.Popen, ['touch', str(marker)])
+    ),
     'eval': lambda marker: Call(eval, f'__import__("os").system({touch(marker)!r})'),
     'exec': lambda marker: Call(exec, source(marker)),
     'open': lambda marker: Call(open, str(marker), 'w'),
@@ -91,17 +92,21 @@ CALLS: dict[str, Callable[[Path], object]] = {
     'setstate': setstate,
     'pickle in a pickle': lambda marker: Call(pickle.loads, pickle.dumps(system(marker))),
     'torch file in a pickle': lambda marker: Call(
-        functools.partial(torch.load, weights_only=False), Call(io.BytesIO, saved(dict(a=system(marker))))),
+        functools.partial(torch.load, weights_only=False), Call(io.BytesIO, saved(dict(a=system(marker))))
+    ),
     'shutil.move': moved,
     'numpy objects': lambda marker: np.array([system(marker), None], dtype=object),
     'functools.partial': lambda marker: Call(functools.partial(os.system, touch(marker))),
-    'operator.methodcaller': lambda marker: Call(operator.methodcaller('system', touch(marker)),
-                                                 Call(importlib.import_module, 'os')),
-    'operator.attrgetter': lambda marker: Call(Call(operator.attrgetter('path.os.system'),
-                                                    Call(importlib.import_module, 'os')), touch(marker)),
+    'operator.methodcaller': lambda marker: Call(
+        operator.methodcaller('system', touch(marker)), Call(importlib.import_module, 'os')
+    ),
+    'operator.attrgetter': lambda marker: Call(
+        Call(operator.attrgetter('path.os.system'), Call(importlib.import_module, 'os')), touch(marker)
+    ),
     'runpy': lambda marker: Call(runpy.run_path, script(marker)),
-    'numpy.load': lambda marker: Call(functools.partial(np.load, allow_pickle=True), Call(
-        io.BytesIO, _npy(np.array([system(marker)], dtype=object)))),
+    'numpy.load': lambda marker: Call(
+        functools.partial(np.load, allow_pickle=True), Call(io.BytesIO, _npy(np.array([system(marker)], dtype=object)))
+    ),
 }
 
 HARMLESS: dict[str, Callable[[Path], object]] = {
@@ -124,9 +129,16 @@ def _npy(array: np.ndarray) -> bytes:
 
 def write(make: Callable[[Path], object], path: Path, marker: Path) -> None:
     """A file with honest weights and one payload."""
-    torch.save(dict(state_dict={'backbone.cls_token': torch.ones(2)}, meta=dict(epoch=1, iter=1, payload=make(marker)),
-                    optimizer={}), path)
+    torch.save(
+        dict(
+            state_dict={'backbone.cls_token': torch.ones(2)},
+            meta=dict(epoch=1, iter=1, payload=make(marker)),
+            optimizer={},
+        ),
+        path,
+    )
 
 
 PAYLOADS: dict[str, Callable[[Path, Path], None]] = {
-    name: functools.partial(write, make) for name, make in CALLS.items()}
+    name: functools.partial(write, make) for name, make in CALLS.items()
+}

@@ -1,4 +1,5 @@
 """Checksums: no damage to a file of ours passes, and any other reader still reads it."""
+
 import json
 import os
 import random
@@ -17,7 +18,7 @@ SUMS = r'is damaged \(checksum\)'
 
 def content(iteration: int | None = 7) -> dict:
     meta = dict(epoch=1, bootmae=dict(mean=[1.0, 2.0])) | ({} if iteration is None else dict(iter=iteration))
-    return dict(state_dict={'a': torch.arange(300.).view(20, 15), 'b': torch.ones(3)}, meta=meta)
+    return dict(state_dict={'a': torch.arange(300.0).view(20, 15), 'b': torch.ones(3)}, meta=meta)
 
 
 @pytest.fixture(params=['a.pth', 'a.safetensors'])
@@ -42,7 +43,7 @@ def flips(data: bytes, number: int = 100, last: int = 300) -> list[bytes]:
     rng = random.Random(0)
     places = [rng.randrange(len(data)) for _ in range(number)]
     places += [rng.randrange(len(data) - last, len(data)) for _ in range(last)] + list(range(60))
-    return [data[:k] + bytes([data[k] ^ (1 << rng.randrange(8))]) + data[k + 1:] for k in places]
+    return [data[:k] + bytes([data[k] ^ (1 << rng.randrange(8))]) + data[k + 1 :] for k in places]
 
 
 def test_every_flipped_bit_is_found(written):

@@ -1,4 +1,5 @@
 """Exports: other programs compute the same with them, and reading them back gives every bit."""
+
 import json
 
 import pytest
@@ -39,10 +40,14 @@ def test_round_trip_is_bit_identical(tmp_path, sources, source, to):
     convert(path, to, target(tmp_path, to), option)
     content = read_checkpoint(target(tmp_path, to))
     back, first = find_encoder(content, option), find_encoder(read_checkpoint(path), option)
-    unpooled = ('fc_norm.', ) if to in ('hf', 'mmseg', 'mmdet') else ()
+    unpooled = ('fc_norm.',) if to in ('hf', 'mmseg', 'mmdet') else ()
     assert same(back.state, {key: value for key, value in first.state.items() if not key.startswith(unpooled)})
     assert (back.mean, back.std, back.img_size, back.num_heads) == (
-        first.mean, first.std, first.img_size, first.num_heads)
+        first.mean,
+        first.std,
+        first.img_size,
+        first.num_heads,
+    )
     facts = content['meta']['bootmae']
     assert facts['hash'] == tensors_hash(back.state)
     assert (facts['kind'], facts['source'], facts['format']) == (first.kind, option, to)
@@ -53,10 +58,20 @@ def test_round_trip_is_bit_identical(tmp_path, sources, source, to):
         assert back.kind.endswith(f', exported from {first.kind}')
 
 
-@pytest.mark.parametrize('source, to', [
-    ('run', 'safetensors'), ('run', 'authors'), ('classifier', 'safetensors'), ('classifier', 'authors'),
-    ('classifier', 'timm'), ('classifier', 'mmpretrain'), ('segmentor', 'safetensors'), ('segmentor', 'authors'),
-    ('segmentor', 'mmseg')])
+@pytest.mark.parametrize(
+    'source, to',
+    [
+        ('run', 'safetensors'),
+        ('run', 'authors'),
+        ('classifier', 'safetensors'),
+        ('classifier', 'authors'),
+        ('classifier', 'timm'),
+        ('classifier', 'mmpretrain'),
+        ('segmentor', 'safetensors'),
+        ('segmentor', 'authors'),
+        ('segmentor', 'mmseg'),
+    ],
+)
 def test_whole_models_come_back_whole(tmp_path, sources, source, to):
     """Through the format and then through safetensors, under our names: decoders, momentum encoder, heads."""
     path, state = sources(source)
@@ -73,11 +88,15 @@ def test_an_export_of_an_export_tells_where_it_began(tmp_path, sources):
     convert(first, 'authors', tmp_path / 'whole.pth')  # both encoders
     convert(tmp_path / 'whole.pth', 'timm', tmp_path / 'momentum.pth', 'momentum')
     convert(tmp_path / 'momentum.pth', 'safetensors', tmp_path / 'again.safetensors')  # its only one
-    facts = [read_checkpoint(tmp_path / name)['meta']['bootmae'] for name in
-             ('whole.pth', 'momentum.pth', 'again.safetensors')]
+    facts = [
+        read_checkpoint(tmp_path / name)['meta']['bootmae']
+        for name in ('whole.pth', 'momentum.pth', 'again.safetensors')
+    ]
     assert [fact['source'] for fact in facts] == ['online', 'momentum', 'momentum']
     assert [fact['kind'] for fact in facts] == [
-        'BootMAE run (online)', *["authors' BootMAE (momentum), exported from BootMAE run (online)"] * 2]
+        'BootMAE run (online)',
+        *["authors' BootMAE (momentum), exported from BootMAE run (online)"] * 2,
+    ]
     state = find_encoder(read_checkpoint(first), 'momentum').state
     assert same(find_encoder(read_checkpoint(tmp_path / 'again.safetensors')).state, state)
     assert facts[1]['hash'] == facts[2]['hash'] == tensors_hash(state) != facts[0]['hash']
@@ -90,8 +109,11 @@ def test_an_export_loads_as_what_it_is(tmp_path, sources, make_vit):
     verdict = load_encoder(backbone, tmp_path / 'a.safetensors')
     assert verdict.kind == 'timm ViT, exported from BootMAE run (momentum)'
     assert torch.equal(backbone.blocks[2].mlp.fc1.weight.float(), state['momentum.blocks.2.mlp.fc1.weight'])
-    other = MODELS.build(dict(type='mmpretrain.PlainViT', arch=ARCH | dict(num_heads=3), img_size=32, patch_size=8,
-                              out_type='avg_featmap'))
+    other = MODELS.build(
+        dict(
+            type='mmpretrain.PlainViT', arch=ARCH | dict(num_heads=3), img_size=32, patch_size=8, out_type='avg_featmap'
+        )
+    )
     with pytest.raises(ValueError, match='it has 4 attention heads'):
         load_encoder(other, tmp_path / 'a.safetensors')
     with pytest.raises(ValueError, match='is no checkpoint of this config.s ImageClassifier'):
@@ -105,8 +127,14 @@ def test_header_of_safetensors(tmp_path, sources):
         header = file.metadata()
     facts = json.loads(header['bootmae'])
     assert header['format'] == 'pt'
-    assert facts == FACTS | dict(kind='run of this suite', source='online', format='safetensors', method='BootMAE',
-                                 seconds=1.5, hash=facts['hash'])
+    assert facts == FACTS | dict(
+        kind='run of this suite',
+        source='online',
+        format='safetensors',
+        method='BootMAE',
+        seconds=1.5,
+        hash=facts['hash'],
+    )
 
 
 # --- timm ---
@@ -138,8 +166,10 @@ def test_timm_classifier(tmp_path, sources):
     ours.load_state_dict(state)
     x = images().double()
     assert_close(theirs.double()(x), ours.double()(x, mode='tensor'), rtol=1e-9, atol=1e-9)
-    assert line.endswith(f'as timm: {len(theirs.state_dict())} tensors; left out: training state (not needed to use '
-                         f'the weights) -> {tmp_path / "a.pth"}')
+    assert line.endswith(
+        f'as timm: {len(theirs.state_dict())} tensors; left out: training state (not needed to use '
+        f'the weights) -> {tmp_path / "a.pth"}'
+    )
 
 
 @pytest.mark.slow
@@ -149,14 +179,20 @@ def test_timm_vit_b(tmp_path):
     generator = torch.Generator().manual_seed(0)
     for name, parameter in ours.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data.copy_(noise / parameter[0].numel()**0.5 if parameter.dim() > 1 else 0.2 * noise)
+        parameter.data.copy_(noise / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.2 * noise)
         if 'norm' in name and name.endswith('weight'):
             parameter.data.add_(1)
-    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in ours.state_dict().items()}),
-               tmp_path / 'a.pth')
+    torch.save(
+        dict(state_dict={f'backbone.{key}': value for key, value in ours.state_dict().items()}), tmp_path / 'a.pth'
+    )
     convert(tmp_path / 'a.pth', 'timm', tmp_path / 'b.safetensors')
-    theirs = timm.create_model('vit_base_patch16_224', num_classes=0, global_pool='avg', fc_norm=False,
-                               checkpoint_path=str(tmp_path / 'b.safetensors')).eval()
+    theirs = timm.create_model(
+        'vit_base_patch16_224',
+        num_classes=0,
+        global_pool='avg',
+        fc_norm=False,
+        checkpoint_path=str(tmp_path / 'b.safetensors'),
+    ).eval()
     x = torch.randn(1, 3, 224, 224, generator=generator)
     with torch.no_grad():
         expected = ours(x)[0][:, 1:].mean(dim=1)
@@ -186,10 +222,14 @@ def test_mmpretrain_classifier(tmp_path, neck):
     ours = classifier(neck)
     torch.save(dict(state_dict=scramble(ours), meta={}), tmp_path / 'ours.pth')
     convert(tmp_path / 'ours.pth', 'mmpretrain', tmp_path / 'a.pth')
-    theirs = MODELS.build(dict(
-        type='mmpretrain.ImageClassifier', neck=neck,
-        backbone=dict(type='mmpretrain.VisionTransformer', out_type='avg_featmap', final_norm=False, **MMPRETRAIN),
-        head=dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=24)))
+    theirs = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            neck=neck,
+            backbone=dict(type='mmpretrain.VisionTransformer', out_type='avg_featmap', final_norm=False, **MMPRETRAIN),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=24),
+        )
+    )
     theirs.load_state_dict(read_checkpoint(tmp_path / 'a.pth')['state_dict'], strict=True)
     theirs.double().eval()
     x = images().double()
@@ -201,10 +241,19 @@ def test_mmpretrain_classifier(tmp_path, neck):
 
 def test_mmseg_features_of_an_encoder(tmp_path, sources, make_vit):
     from mmseg.models.backbones import VisionTransformer as MMSegViT
+
     path, _ = sources('run')
     convert(path, 'mmseg', tmp_path / 'a.pth')
-    theirs = MMSegViT(img_size=32, patch_size=8, embed_dims=24, num_layers=3, num_heads=4, final_norm=True,
-                      patch_bias=True, norm_cfg=dict(type='LN', eps=1e-6))
+    theirs = MMSegViT(
+        img_size=32,
+        patch_size=8,
+        embed_dims=24,
+        num_layers=3,
+        num_heads=4,
+        final_norm=True,
+        patch_bias=True,
+        norm_cfg=dict(type='LN', eps=1e-6),
+    )
     state = read_checkpoint(tmp_path / 'a.pth')['state_dict']
     theirs.load_state_dict({key.removeprefix('backbone.'): value for key, value in state.items()}, strict=True)
     theirs.double().eval()
@@ -229,13 +278,20 @@ def test_a_segmentor_loads_whole(tmp_path, sources, source):
     assert content['meta']['bootmae']['mean'] == FACTS['mean']
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: segmentor(pyramid=dict(type='SimplePyramid'), out_indices=(3, )),
-     'the release has no such pyramid: backbone.pyramid.levels'),
-    (lambda: segmentor((8, 8), window_size=2, global_blocks=(3, )),
-     'backbone.blocks.0.attn.relative_position_bias_table has 12 rows'),
-    (lambda: segmentor((2, 4)), r'has 24 rows, which are not for all pairs of None patches'),
-])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (
+            lambda: segmentor(pyramid=dict(type='SimplePyramid'), out_indices=(3,)),
+            'the release has no such pyramid: backbone.pyramid.levels',
+        ),
+        (
+            lambda: segmentor((8, 8), window_size=2, global_blocks=(3,)),
+            'backbone.blocks.0.attn.relative_position_bias_table has 12 rows',
+        ),
+        (lambda: segmentor((2, 4)), r'has 24 rows, which are not for all pairs of None patches'),
+    ],
+)
 def test_segmentors_that_are_not_the_release_s(tmp_path, make, message):
     torch.save(dict(state_dict=make().state_dict(), meta={}), tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=message):
@@ -249,8 +305,11 @@ def test_mmdet_names(tmp_path, sources):
     content = read_checkpoint(tmp_path / 'a.pth')
     assert same(content['state_dict'], below('backbone.', content['model']))
     wanted = {'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias'} | {
-        f'blocks.{k}.{part}.{kind}' for k in range(3) for kind in ('weight', 'bias')
-        for part in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')}
+        f'blocks.{k}.{part}.{kind}'
+        for k in range(3)
+        for kind in ('weight', 'bias')
+        for part in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
+    }
     assert set(content['model']) - wanted == {'cls_token', 'norm.weight', 'norm.bias'}, 'its loader passes over these'
     assert wanted <= set(content['model'])
     q, k, v = content['model']['blocks.1.attn.qkv.bias'].chunk(3)
@@ -263,13 +322,16 @@ def test_mmdet_names(tmp_path, sources):
 
 def test_a_detector_gives_its_backbone(tmp_path):
     """Without its pyramid and heads, which are not ViTDet's."""
-    weights = below('backbone.', encoder(Size())) | {'backbone.pyramid.levels.0.0.weight': torch.ones(2),
-                                                      'rpn_head.rpn_conv.weight': torch.ones(2),
-                                                      'roi_head.bbox_head.fc_cls.bias': torch.ones(2)}
+    weights = below('backbone.', encoder(Size())) | {
+        'backbone.pyramid.levels.0.0.weight': torch.ones(2),
+        'rpn_head.rpn_conv.weight': torch.ones(2),
+        'roi_head.bbox_head.fc_cls.bias': torch.ones(2),
+    }
     torch.save(dict(state_dict=weights, meta={}), tmp_path / 'a.pth')
     line = convert(tmp_path / 'a.pth', 'mmdet', tmp_path / 'b.pth')
     assert line.split('left out: ')[1].startswith(
-        'pyramid (mmdet does not use it here), rpn_head (not part of the encoder), roi_head (not part of the encoder)')
+        'pyramid (mmdet does not use it here), rpn_head (not part of the encoder), roi_head (not part of the encoder)'
+    )
     assert same(find_encoder(read_checkpoint(tmp_path / 'b.pth')).state, encoder(Size()))
 
 

@@ -1,4 +1,5 @@
 """Exports to transformers and to the authors' names: every name and every value."""
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,12 @@ from bootmae.checkpoints.export import convert, export
 
 
 HF_BLOCK = {
-    'layernorm_before': 'norm1', 'layernorm_after': 'norm2', 'attention.output.dense': 'attn.proj',
-    'intermediate.dense': 'mlp.fc1', 'output.dense': 'mlp.fc2'}
+    'layernorm_before': 'norm1',
+    'layernorm_after': 'norm2',
+    'attention.output.dense': 'attn.proj',
+    'intermediate.dense': 'mlp.fc1',
+    'output.dense': 'mlp.fc2',
+}
 
 
 def test_hf_names_and_values(tmp_path, sources):
@@ -24,16 +29,21 @@ def test_hf_names_and_values(tmp_path, sources):
     ours = find_encoder(dict(state_dict=state)).state
     expected = {'embeddings.cls_token': ours['cls_token'], 'embeddings.position_embeddings': ours['pos_embed']}
     for kind in ('weight', 'bias'):
-        expected |= {f'embeddings.patch_embeddings.projection.{kind}': ours[f'patch_embed.proj.{kind}'],
-                     f'layernorm.{kind}': ours[f'norm.{kind}']}
+        expected |= {
+            f'embeddings.patch_embeddings.projection.{kind}': ours[f'patch_embed.proj.{kind}'],
+            f'layernorm.{kind}': ours[f'norm.{kind}'],
+        }
         for k in range(3):
             expected |= {f'encoder.layer.{k}.{a}.{kind}': ours[f'blocks.{k}.{b}.{kind}'] for a, b in HF_BLOCK.items()}
     for k in range(3):
         attention, block = f'encoder.layer.{k}.attention.attention', f'blocks.{k}.attn'
         parts = dict(zip(('query', 'key', 'value'), ours[f'{block}.qkv.weight'].split(24)))
         expected |= {f'{attention}.{part}.weight': value for part, value in parts.items()}
-        expected |= {f'{attention}.query.bias': ours[f'{block}.q_bias'], f'{attention}.key.bias': torch.zeros(24),
-                     f'{attention}.value.bias': ours[f'{block}.v_bias']}
+        expected |= {
+            f'{attention}.query.bias': ours[f'{block}.q_bias'],
+            f'{attention}.key.bias': torch.zeros(24),
+            f'{attention}.value.bias': ours[f'{block}.v_bias'],
+        }
     assert same(theirs, expected)
 
 
@@ -47,11 +57,16 @@ def test_hf_model_in_memory_and_with_a_classifier():
     """The names that transformers 5 has in memory; a prefix; a pooler and a classifier, which are not the encoder's."""
     ours = encoder(Size())
     stored = export(dict(state_dict=below('backbone.', ours)), 'hf').weights['state_dict']
-    memory = {key.replace('encoder.layer', 'layers').replace('attention.attention.query', 'attention.q_proj')
-              .replace('attention.attention.key', 'attention.k_proj').replace('attention.output.dense',
-                                                                              'attention.o_proj')
-              .replace('attention.attention.value', 'attention.v_proj').replace('intermediate.dense', 'mlp.fc1')
-              .replace('.output.dense', '.mlp.fc2'): value for key, value in stored.items()}
+    memory = {
+        key.replace('encoder.layer', 'layers')
+        .replace('attention.attention.query', 'attention.q_proj')
+        .replace('attention.attention.key', 'attention.k_proj')
+        .replace('attention.output.dense', 'attention.o_proj')
+        .replace('attention.attention.value', 'attention.v_proj')
+        .replace('intermediate.dense', 'mlp.fc1')
+        .replace('.output.dense', '.mlp.fc2'): value
+        for key, value in stored.items()
+    }
     assert 'layers.0.mlp.fc2.weight' in memory
     assert same(find_encoder(memory).state, ours)
     heads = {'vit.pooler.dense.weight': torch.ones(2), 'classifier.bias': torch.ones(2)}
@@ -60,8 +75,9 @@ def test_hf_model_in_memory_and_with_a_classifier():
     assert found.kind == "transformers ViT below 'vit.'"
 
 
-@pytest.mark.parametrize('lost', ['encoder.layer.1.attention.attention.key.bias',
-                                  'encoder.layer.1.attention.attention.query.weight'])
+@pytest.mark.parametrize(
+    'lost', ['encoder.layer.1.attention.attention.key.bias', 'encoder.layer.1.attention.attention.query.weight']
+)
 def test_hf_attention_in_part(lost):
     stored = export(dict(state_dict=below('backbone.', encoder(Size()))), 'hf').weights['state_dict']
     del stored[lost]
@@ -73,8 +89,15 @@ def test_transformers_features(tmp_path, sources, make_vit):
     transformers = pytest.importorskip('transformers')
     path, _ = sources('run')
     convert(path, 'hf', tmp_path / 'model.safetensors')
-    transformers.ViTConfig(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
-                           image_size=32, patch_size=8, layer_norm_eps=1e-6).save_pretrained(tmp_path)
+    transformers.ViTConfig(
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        image_size=32,
+        patch_size=8,
+        layer_norm_eps=1e-6,
+    ).save_pretrained(tmp_path)
     theirs, report = transformers.ViTModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
     assert not any(report.values())
     ours = make_vit().float()
@@ -87,8 +110,11 @@ def test_transformers_features(tmp_path, sources, make_vit):
 
 def golden_state(golden, file: str, prefix: str) -> dict:
     with np.load(golden / f'compact_{file}.npz') as archive:
-        return {key.removeprefix(prefix): torch.from_numpy(value) for key, value in archive.items()
-                if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): torch.from_numpy(value)
+            for key, value in archive.items()
+            if key.startswith(prefix)
+        }
 
 
 def test_authors_files_come_back(golden):
@@ -102,7 +128,8 @@ def test_authors_files_come_back(golden):
     tuned = golden_state(golden, 'finetune', 'model/')
     assert same(export(export(dict(model=tuned), 'safetensors').content, 'authors').weights['model'], tuned)
     seg = below('backbone.', golden_state(golden, 'segmentation', 'backbone/')) | {
-        'decode_head.conv_seg.bias': torch.ones(3)}
+        'decode_head.conv_seg.bias': torch.ones(3)
+    }
     assert 'backbone.blocks.3.attn.relative_position_index' in seg
     assert same(export(export(dict(state_dict=seg), 'mmseg').content, 'authors').weights['state_dict'], seg)
 

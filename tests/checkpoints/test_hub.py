@@ -1,4 +1,5 @@
 """Weights by timm's names; the download is a stand-in, for tests reach no hub."""
+
 from functools import partial
 
 import pytest
@@ -25,6 +26,7 @@ def toy_hub(monkeypatch, randomize):
         asked.append(name)
         toy.pretrained_cfg = dict(timm.get_pretrained_cfg(name).to_dict())
         return toy.eval()
+
     monkeypatch.setattr(hub, 'download', download)
     return toy, asked
 
@@ -50,8 +52,18 @@ def test_default_tag_is_made_explicit(toy_hub):
 
 
 def test_row_tells_name_and_hash(toy_hub):
-    row = result_row(f'timm:{NAME}', 'abc', data='d', task='knn', labels='all', metric='accuracy', value=1.0, seed=0,
-                     protocol='', label='reproduced')
+    row = result_row(
+        f'timm:{NAME}',
+        'abc',
+        data='d',
+        task='knn',
+        labels='all',
+        metric='accuracy',
+        value=1.0,
+        seed=0,
+        protocol='',
+        label='reproduced',
+    )
     assert (row.checkpoint, row.checkpoint_hash, row.method) == (f'timm:{NAME}', 'abc', f'timm:{NAME}')
 
 
@@ -68,13 +80,19 @@ def test_statistics_of_the_name_are_checked(toy_hub, name, fits):
             apply_init(cfg, f'timm:{name}')
 
 
-@pytest.mark.parametrize('name, message', [
-    ('vit_base_patch16_224.mea', r"no weights named 'vit_base_patch16_224.mea'; near names: vit_base_patch16_224.mae,"),
-    ('vitbase16_mae', 'near names: vit_base_patch16_224.mae '),
-    ('swin_tiny_patch4_window7_224.ms_in1k', 'is not a plain ViT: it is a SwinTransformer'),
-    ('vit_small_patch14_reg4_dinov2.lvd142m', 'it has a ls1.*no class token, or more tokens'),
-    ('vit_base_patch16_clip_quickgelu_224.openai', r'it has a norm_pre; its activation is QuickGELU'),
-])
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        (
+            'vit_base_patch16_224.mea',
+            r"no weights named 'vit_base_patch16_224.mea'; near names: vit_base_patch16_224.mae,",
+        ),
+        ('vitbase16_mae', 'near names: vit_base_patch16_224.mae '),
+        ('swin_tiny_patch4_window7_224.ms_in1k', 'is not a plain ViT: it is a SwinTransformer'),
+        ('vit_small_patch14_reg4_dinov2.lvd142m', 'it has a ls1.*no class token, or more tokens'),
+        ('vit_base_patch16_clip_quickgelu_224.openai', r'it has a norm_pre; its activation is QuickGELU'),
+    ],
+)
 def test_refused_before_anything_is_downloaded(toy_hub, name, message):
     with pytest.raises(ValueError, match=message):
         read_checkpoint(f'timm:{name}')
@@ -90,34 +108,43 @@ def test_plain_models_are_taken():
 def test_hidden_differences_are_found():
     """These do not show in names and shapes of weights."""
     small = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=4)
-    changes = [(dict(act_layer=torch.nn.ReLU), 'activation is ReLU'),
-               (dict(norm_layer=partial(torch.nn.LayerNorm, eps=1e-5)), 'eps=1e-05'),
-               (dict(no_embed_class=True), 'no position'), (dict(qkv_bias=False), 'no biases')]
+    changes = [
+        (dict(act_layer=torch.nn.ReLU), 'activation is ReLU'),
+        (dict(norm_layer=partial(torch.nn.LayerNorm, eps=1e-5)), 'eps=1e-05'),
+        (dict(no_embed_class=True), 'no position'),
+        (dict(qkv_bias=False), 'no biases'),
+    ]
     with torch.device('meta'):
         for change, fault in changes:
-            found, = hub.plain_faults(VisionTransformer(**small, **change))
+            (found,) = hub.plain_faults(VisionTransformer(**small, **change))
             assert fault in found
 
 
 def test_no_network(monkeypatch):
     def unreachable(name, pretrained):
         raise ConnectionError('Name or service not known')
+
     monkeypatch.setattr(timm, 'create_model', unreachable)
-    with pytest.raises(FileNotFoundError, match=rf'timm:{NAME} could not be downloaded \(ConnectionError: Name or '
-                       rf'service not known\).*convert_checkpoint.py timm:{NAME} --to timm {NAME}.safetensors'):
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf'timm:{NAME} could not be downloaded \(ConnectionError: Name or '
+        rf'service not known\).*convert_checkpoint.py timm:{NAME} --to timm {NAME}.safetensors',
+    ):
         hub.download(timm, NAME)
 
 
 def test_export_of_a_name_keeps_what_is_known(toy_hub, tmp_path, make_vit):
     """The way to a machine without network: statistics and name go with the file."""
     from bootmae.checkpoints import convert
+
     convert(f'timm:{NAME}', 'timm', tmp_path / 'a.safetensors')
     content = read_checkpoint(tmp_path / 'a.safetensors')
     assert content['meta']['bootmae']['method'] == f'timm:{NAME}'
     direct, copied = find_encoder(read_checkpoint(f'timm:{NAME}')), find_encoder(content)
     assert (copied.mean, copied.num_heads) == (direct.mean, direct.num_heads)
     assert {key: value.tolist() for key, value in copied.state.items()} == {
-        key: value.tolist() for key, value in direct.state.items()}
+        key: value.tolist() for key, value in direct.state.items()
+    }
 
 
 def test_bin_files_of_the_hub(toy_hub, tmp_path, make_vit):

@@ -1,4 +1,5 @@
 """What a file is: each known kind gives an encoder that computes what its own model computes."""
+
 import argparse
 
 import numpy as np
@@ -36,8 +37,11 @@ def release(golden):
     found = {}
     for file, prefix in (('odd_heads', 'online/'), ('odd_heads', 'momentum/'), ('finetune', 'model/')):
         with np.load(golden / f'compact_{file}.npz') as archive:
-            found[prefix] = {key.removeprefix(prefix): torch.from_numpy(value) for key, value in archive.items()
-                             if key.startswith(prefix)}
+            found[prefix] = {
+                key.removeprefix(prefix): torch.from_numpy(value)
+                for key, value in archive.items()
+                if key.startswith(prefix)
+            }
     return found
 
 
@@ -58,10 +62,19 @@ def test_our_pretraining_run(make_bootmae, make_vit):
 
 
 def test_our_classifier(make_vit, randomize):
-    model = double(randomize(MODELS.build(dict(
-        type='ImageClassifier',
-        backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), out_type='avg_featmap', **SIZES),
-        head=dict(type='LinearClsHead', num_classes=5, in_channels=24)))))
+    model = double(
+        randomize(
+            MODELS.build(
+                dict(
+                    type='ImageClassifier',
+                    backbone=dict(
+                        type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), out_type='avg_featmap', **SIZES
+                    ),
+                    head=dict(type='LinearClsHead', num_classes=5, in_channels=24),
+                )
+            )
+        )
+    )
     encoder = find_encoder(dict(state_dict=model.state_dict()))
     assert encoder.kind == 'run of this suite'
     assert (encoder.mean, encoder.std) == (None, None)
@@ -89,8 +102,9 @@ def test_authors_pretraining(release):
     assert (online.kind, momentum.kind) == ("authors' BootMAE (online)", "authors' BootMAE (momentum)")
     for encoder, source in ((online, 'online/'), (momentum, 'momentum/')):
         assert (encoder.mean, encoder.std, encoder.depth) == (HALF, HALF, 3)
-        assert set(encoder.state) == {key for key in release[source]
-                                      if key.startswith(('cls_', 'pos_', 'patch_', 'blocks.', 'norm.'))}
+        assert set(encoder.state) == {
+            key for key in release[source] if key.startswith(('cls_', 'pos_', 'patch_', 'blocks.', 'norm.'))
+        }
         assert all(value is release[source][key] for key, value in encoder.state.items())
 
 
@@ -104,11 +118,11 @@ def test_authors_pretraining_without_momentum(release):
 @pytest.mark.parametrize('wrap', [lambda state: state, lambda state: dict(model=state)])
 def test_authors_finetuned(make_vit, release, golden, wrap):
     encoder = find_encoder(wrap(release['model/']))
-    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == \
-        ("authors' fine-tuned BootMAE", HALF, HALF, 2)
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == ("authors' fine-tuned BootMAE", HALF, HALF, 2)
     assert set(release['model/']) - set(encoder.state) == {'head.weight', 'head.bias'}
-    model = make_vit(arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=224, patch_size=16,
-                     out_type='avg_featmap')
+    model = make_vit(
+        arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=224, patch_size=16, out_type='avg_featmap'
+    )
     model.load_state_dict({key: value for key, value in encoder.state.items() if not key.startswith('norm.')})
     with np.load(golden / 'compact_finetune.npz') as archive:
         pooled = model(torch.from_numpy(archive['images']).double())[0]
@@ -120,22 +134,51 @@ def test_authors_finetuned(make_vit, release, golden, wrap):
 
 
 def test_mmpretrain_mae(make_vit, randomize):
-    model = double(randomize(MODELS.build(dict(
-        type='MAE', backbone=dict(type='MAEViT', arch=MMPRETRAIN_ARCH, **SIZES),
-        neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=8, embed_dim=24, decoder_embed_dim=16,
-                  decoder_depth=2, decoder_num_heads=4),
-        head=dict(type='MAEPretrainHead', patch_size=8, loss=dict(type='PixelReconstructionLoss', criterion='L2'))))))
+    model = double(
+        randomize(
+            MODELS.build(
+                dict(
+                    type='MAE',
+                    backbone=dict(type='MAEViT', arch=MMPRETRAIN_ARCH, **SIZES),
+                    neck=dict(
+                        type='MAEPretrainDecoder',
+                        num_patches=16,
+                        patch_size=8,
+                        embed_dim=24,
+                        decoder_embed_dim=16,
+                        decoder_depth=2,
+                        decoder_num_heads=4,
+                    ),
+                    head=dict(
+                        type='MAEPretrainHead', patch_size=8, loss=dict(type='PixelReconstructionLoss', criterion='L2')
+                    ),
+                )
+            )
+        )
+    )
     encoder = find_encoder(dict(state_dict=model.state_dict()))
-    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == \
-        ('mmpretrain MAE', IMAGENET_MEAN, IMAGENET_STD, 3)
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == (
+        'mmpretrain MAE',
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        3,
+    )
     theirs = model.backbone(image(), mask=None)[0]
     torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_mmpretrain_classifier(make_vit, randomize):
-    model = double(randomize(MODELS.build(dict(
-        type='ImageClassifier', backbone=dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES),
-        head=dict(type='VisionTransformerClsHead', num_classes=5, in_channels=24)))))
+    model = double(
+        randomize(
+            MODELS.build(
+                dict(
+                    type='ImageClassifier',
+                    backbone=dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES),
+                    head=dict(type='VisionTransformerClsHead', num_classes=5, in_channels=24),
+                )
+            )
+        )
+    )
     encoder = find_encoder(dict(state_dict=model.state_dict()))
     assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == ('mmpretrain ViT', None, None, 3)
     theirs = model.backbone(image())[0]
@@ -165,13 +208,26 @@ def test_timm_pooled(make_vit, randomize):
 
 def test_facebookresearch_mae(make_vit, randomize):
     model = timm_model(randomize)
-    decoder = {key: torch.ones(1) for key in (
-        'mask_token', 'decoder_pos_embed', 'decoder_embed.weight', 'decoder_blocks.0.norm1.weight',
-        'decoder_blocks.0.attn.qkv.bias', 'decoder_norm.bias', 'decoder_pred.weight')}
+    decoder = {
+        key: torch.ones(1)
+        for key in (
+            'mask_token',
+            'decoder_pos_embed',
+            'decoder_embed.weight',
+            'decoder_blocks.0.norm1.weight',
+            'decoder_blocks.0.attn.qkv.bias',
+            'decoder_norm.bias',
+            'decoder_pred.weight',
+        )
+    }
     encoder_weights = {key: value for key, value in model.state_dict().items() if not key.startswith('head.')}
     encoder = find_encoder(dict(model=encoder_weights | decoder))
-    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == \
-        ('facebookresearch MAE', IMAGENET_MEAN, IMAGENET_STD, 3)
+    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == (
+        'facebookresearch MAE',
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        3,
+    )
     theirs = model.forward_features(image())
     torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
 
@@ -196,16 +252,23 @@ def test_prefix_of_a_parallel_wrapper(make_bootmae):
     assert set(weights_of(partly)) == {'module.a', 'b'}, 'a prefix of all names, or none'
 
 
-@pytest.mark.parametrize('content, message', [
-    ({}, r'no ViT encoder in this file: its weights are named not at all'),
-    (dict(epoch=3), 'not at all'),
-    (dict(state_dict={}), 'not at all'),
-    (dict(state_dict={'conv1.weight': torch.ones(1), 'layer1.0.bn1.bias': torch.ones(1)}),
-     r"named \['conv1.weight', 'layer1.0.bn1.bias'\]"),
-    (dict(model={'decode_blocks.0.norm1.weight': torch.ones(1)}), 'no ViT encoder'),
-    (dict(state_dict={'pixel_decoder.norm.weight': torch.ones(1), 'momentum.cls_token': torch.ones(1)}),
-     'no ViT encoder'),
-])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ({}, r'no ViT encoder in this file: its weights are named not at all'),
+        (dict(epoch=3), 'not at all'),
+        (dict(state_dict={}), 'not at all'),
+        (
+            dict(state_dict={'conv1.weight': torch.ones(1), 'layer1.0.bn1.bias': torch.ones(1)}),
+            r"named \['conv1.weight', 'layer1.0.bn1.bias'\]",
+        ),
+        (dict(model={'decode_blocks.0.norm1.weight': torch.ones(1)}), 'no ViT encoder'),
+        (
+            dict(state_dict={'pixel_decoder.norm.weight': torch.ones(1), 'momentum.cls_token': torch.ones(1)}),
+            'no ViT encoder',
+        ),
+    ],
+)
 def test_no_encoder(content, message):
     with pytest.raises(ValueError, match=message):
         find_encoder(content)
@@ -227,15 +290,23 @@ def test_unknown_source(make_bootmae):
 def mmseg_run(backbone, randomize):
     """A segmentor's weights and its backbone."""
     from mmseg.models import backbones
-    model = double(randomize(getattr(backbones, backbone.pop('type'))(
-        patch_size=8, embed_dims=24, num_layers=3, num_heads=4, **backbone)))
+
+    model = double(
+        randomize(
+            getattr(backbones, backbone.pop('type'))(patch_size=8, embed_dims=24, num_layers=3, num_heads=4, **backbone)
+        )
+    )
     state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
     return state | {'decode_head.conv_seg.weight': torch.ones(3)}, model
 
 
 def test_mmseg_vit(make_vit, randomize):
-    state, model = mmseg_run(dict(type='VisionTransformer', img_size=32, patch_bias=True, final_norm=True,
-                                  norm_cfg=dict(type='LN', eps=1e-6)), randomize)
+    state, model = mmseg_run(
+        dict(
+            type='VisionTransformer', img_size=32, patch_bias=True, final_norm=True, norm_cfg=dict(type='LN', eps=1e-6)
+        ),
+        randomize,
+    )
     encoder = find_encoder(dict(state_dict=state, meta=dict(iter=3)))
     assert (encoder.kind, encoder.mean, encoder.depth) == ('mmseg ViT', None, 3)
     torch.testing.assert_close(features(make_vit, encoder, 'featmap'), model(image())[0], rtol=1e-6, atol=1e-9)
@@ -246,8 +317,18 @@ def test_mmseg_mae(randomize):
     state, model = mmseg_run(dict(type='MAE', img_size=(32, 32), norm_cfg=dict(type='LN', eps=1e-6)), randomize)
     encoder = find_encoder(dict(state_dict=state))
     assert encoder.kind == 'mmseg MAE or BEiT'
-    ours = double(MODELS.build(dict(type='TransferViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32,
-                                    patch_size=8, relative_positions=True, layer_scale=1.0)))
+    ours = double(
+        MODELS.build(
+            dict(
+                type='TransferViT',
+                arch=dict(embed_dims=24, depth=3, num_heads=4),
+                img_size=32,
+                patch_size=8,
+                relative_positions=True,
+                layer_scale=1.0,
+            )
+        )
+    )
     ours.load_state_dict(encoder.state)
     torch.testing.assert_close(ours(image())[0], model(image())[0], rtol=1e-6, atol=1e-9)
 
@@ -260,9 +341,14 @@ def test_mmpretrain_vit_in_a_detector(make_vit, randomize):
     torch.testing.assert_close(features(make_vit, encoder, 'cls_token'), model(image())[0], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize('heads', [
-    ['decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.bias'], ['neck.bn.weight'],
-    ['rpn_head.rpn_reg.bias', 'roi_head.mask_head.conv_logits.bias']])
+@pytest.mark.parametrize(
+    'heads',
+    [
+        ['decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.bias'],
+        ['neck.bn.weight'],
+        ['rpn_head.rpn_reg.bias', 'roi_head.mask_head.conv_logits.bias'],
+    ],
+)
 def test_our_downstream_runs(make_vit, heads):
     """The encoder and what else there is, under our names."""
     vit = make_vit()
@@ -284,10 +370,15 @@ def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
         find_encoder(left, 'momentum' if source == 'online' else 'online')
 
 
-@pytest.mark.parametrize('first, second, names', [
-    ('backbone.', 'ema.', "'backbone.' and 'ema.'"), ('', 'teacher.', "no prefix and 'teacher.'"),
-    ('module.backbone.', 'backbone.', "'backbone.' and 'module.backbone.'"),
-    ('student.', 'teacher.', "'student.' and 'teacher.'")])
+@pytest.mark.parametrize(
+    'first, second, names',
+    [
+        ('backbone.', 'ema.', "'backbone.' and 'ema.'"),
+        ('', 'teacher.', "no prefix and 'teacher.'"),
+        ('module.backbone.', 'backbone.', "'backbone.' and 'module.backbone.'"),
+        ('student.', 'teacher.', "'student.' and 'teacher.'"),
+    ],
+)
 def test_never_one_of_two(randomize, make_vit, first, second, names):
     timm, ours = timm_model(randomize).state_dict(), make_vit().state_dict()
     state = {first + key: value for key, value in timm.items()} | {second + key: value for key, value in ours.items()}
@@ -316,7 +407,7 @@ def test_recorded_heads(make_bootmae):
     state = make_bootmae().state_dict()
     meta = dict(bootmae=dict(mean=[1.0], std=[2.0], num_heads=7))
     encoder = find_encoder(dict(state_dict=state, meta=meta))
-    assert (encoder.num_heads, encoder.mean, encoder.img_size) == (7, (1.0, ), None)
+    assert (encoder.num_heads, encoder.mean, encoder.img_size) == (7, (1.0,), None)
     assert find_encoder(dict(state_dict=state)).num_heads is None
 
 
@@ -328,9 +419,19 @@ def test_statistics_of_an_export_are_the_recorded_or_unknown(release):
     assert (encoder.mean, encoder.std) == (None, None)
 
 
-@pytest.mark.parametrize('key, value', [
-    ('mean', 'abc'), ('mean', [1.0, None]), ('std', {}), ('img_size', [3]), ('img_size', 224), ('num_heads', '4'),
-    ('num_heads', [4, 4]), ('num_heads', True)])
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('mean', 'abc'),
+        ('mean', [1.0, None]),
+        ('std', {}),
+        ('img_size', [3]),
+        ('img_size', 224),
+        ('num_heads', '4'),
+        ('num_heads', [4, 4]),
+        ('num_heads', True),
+    ],
+)
 def test_a_damaged_record(make_bootmae, key, value):
     meta = dict(bootmae=dict(mean=[1.0], std=[1.0]) | {key: value})
     with pytest.raises(ValueError, match=f'its record meta.bootmae.{key}=.* is damaged: take another copy'):

@@ -1,4 +1,5 @@
 """Loading: the whole encoder or nothing, with a verdict."""
+
 import re
 
 import pytest
@@ -48,12 +49,20 @@ def test_pooled_backbone(run_file, make_vit, source):
         assert torch.equal(value, fresh if name == 'fc_norm.weight' else wanted.get(name, value))
     number = ENCODER_TENSORS - 2
     assert verdict == Verdict(
-        path=str(path), kind=f'BootMAE run ({source})', loaded=number, wanted=number,
-        new=['fc_norm.weight', 'fc_norm.bias'], unused=['norm.bias', 'norm.weight'] if source == 'online' else [],
-        hash=verdict.hash, parts=['fc_norm'])
+        path=str(path),
+        kind=f'BootMAE run ({source})',
+        loaded=number,
+        wanted=number,
+        new=['fc_norm.weight', 'fc_norm.bias'],
+        unused=['norm.bias', 'norm.weight'] if source == 'online' else [],
+        hash=verdict.hash,
+        parts=['fc_norm'],
+    )
     unused = ', not used: norm.bias, norm.weight' if source == 'online' else ''
-    assert str(verdict) == (f'loaded {number}/{number} encoder tensors of {path} [BootMAE run ({source})], new '
-                            f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {verdict.hash}')
+    assert str(verdict) == (
+        f'loaded {number}/{number} encoder tensors of {path} [BootMAE run ({source})], new '
+        f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {verdict.hash}'
+    )
     assert re.fullmatch('[0-9a-f]{12}', verdict.hash)
 
 
@@ -98,6 +107,7 @@ def test_hash_is_of_the_files_encoder(run_file, tmp_path, make_vit):
     def hash_with(**changes):
         torch.save(dict(state_dict=state | {key.replace('__', '.'): value for key, value in changes.items()}), copy)
         return load_encoder(make_vit(out_type='avg_featmap'), copy).hash
+
     assert hash_with() == first, 'another file and meta, the same weights'
     assert load_encoder(make_vit(depth=2), path).hash == load_encoder(make_vit(img_size=48), path).hash == first
     assert hash_with(backbone__norm__bias=state['backbone.norm.bias'] + 1) != first
@@ -109,16 +119,22 @@ def test_hash_is_of_the_files_encoder(run_file, tmp_path, make_vit):
 
 def test_hash_by_hand():
     """Names, types, shapes and values; the order in the dict and the memory layout are no matter."""
-    state = {'b': torch.arange(6.).view(2, 3), 'a': torch.tensor(1.5, dtype=torch.bfloat16)}
+    state = {'b': torch.arange(6.0).view(2, 3), 'a': torch.tensor(1.5, dtype=torch.bfloat16)}
     first = tensors_hash(state)
     assert tensors_hash(dict(reversed(state.items()))) == first
-    assert tensors_hash(state | {'b': torch.arange(6.).view(2, 3).t().contiguous().t()}) == first
-    for change in ({'b': torch.arange(6.).view(3, 2)}, {'b': torch.arange(6).view(2, 3)}, {'c': torch.ones(1)},
-                   {'a': torch.tensor(1.5, dtype=torch.float32)}, {'b': -torch.arange(6.).view(2, 3)}):
+    assert tensors_hash(state | {'b': torch.arange(6.0).view(2, 3).t().contiguous().t()}) == first
+    for change in (
+        {'b': torch.arange(6.0).view(3, 2)},
+        {'b': torch.arange(6).view(2, 3)},
+        {'c': torch.ones(1)},
+        {'a': torch.tensor(1.5, dtype=torch.float32)},
+        {'b': -torch.arange(6.0).view(2, 3)},
+    ):
         assert tensors_hash(state | change) != first
     import hashlib
+
     expected = hashlib.sha256(b'atorch.float32(2,)' + bytes.fromhex('0000803f00000040')).hexdigest()[:12]
-    assert tensors_hash({'a': torch.tensor([1., 2.])}) == expected
+    assert tensors_hash({'a': torch.tensor([1.0, 2.0])}) == expected
 
 
 # Positions
@@ -167,32 +183,51 @@ def without(state, *names):
 
 WRONG = {
     # name: (backbone, change of the state, message)
-    'missing tensor': ({}, lambda s: without(s, 'backbone.blocks.1.mlp.fc1.bias'),
-                       '1 missing: blocks.1.mlp.fc1.bias'),
+    'missing tensor': ({}, lambda s: without(s, 'backbone.blocks.1.mlp.fc1.bias'), '1 missing: blocks.1.mlp.fc1.bias'),
     'missing class token': ({}, lambda s: without(s, 'backbone.cls_token'), '1 missing: cls_token'),
     'missing final norm': ({}, lambda s: without(s, 'backbone.norm.'), '2 missing: norm.weight, norm.bias'),
     'missing block': ({}, lambda s: without(s, 'backbone.blocks.2.'), r"it has 2 blocks, the model's arch has 3"),
     'missing inner block': ({}, lambda s: without(s, 'backbone.blocks.1.'), '13 missing: blocks.1.norm1.weight'),
-    'extra tensor': ({}, lambda s: s | {'backbone.blocks.0.gamma_1': torch.ones(24)},
-                     '1 unexpected: blocks.0.gamma_1'),
+    'extra tensor': ({}, lambda s: s | {'backbone.blocks.0.gamma_1': torch.ones(24)}, '1 unexpected: blocks.0.gamma_1'),
     'extra embedding': ({}, lambda s: s | {'backbone.reg_token': torch.ones(24)}, '1 unexpected: reg_token'),
-    'wrong width': (dict(arch=dict(embed_dims=32, depth=3, num_heads=4)), dict,
-                    r'of another shape: cls_token \(1, 1, 24\) for \(1, 1, 32\)'),
-    'wrong MLP': (dict(arch=dict(embed_dims=24, depth=3, num_heads=4, mlp_ratio=2)), dict,
-                  r'9 of another shape: blocks.0.mlp.fc1.weight \(96, 24\) for \(48, 24\)'),
-    'deeper model': (dict(arch=dict(embed_dims=24, depth=4, num_heads=4)), dict,
-                     r"it has 3 blocks, the model's arch has 4"),
-    'shallower model': (dict(arch=dict(embed_dims=24, depth=2, num_heads=4)), dict,
-                        r"it has 3 blocks, the model's arch has 2"),
-    'shallower probe of a deeper file': (dict(arch=dict(embed_dims=24, depth=2, num_heads=4), depth=1), dict,
-                                         r"it has 3 blocks, the model's arch has 2"),
-    'wrong patch size': (dict(patch_size=16), dict,
-                         r'1 of another shape: patch_embed.proj.weight \(24, 3, 8, 8\) for \(24, 3, 16, 16\)'),
+    'wrong width': (
+        dict(arch=dict(embed_dims=32, depth=3, num_heads=4)),
+        dict,
+        r'of another shape: cls_token \(1, 1, 24\) for \(1, 1, 32\)',
+    ),
+    'wrong MLP': (
+        dict(arch=dict(embed_dims=24, depth=3, num_heads=4, mlp_ratio=2)),
+        dict,
+        r'9 of another shape: blocks.0.mlp.fc1.weight \(96, 24\) for \(48, 24\)',
+    ),
+    'deeper model': (
+        dict(arch=dict(embed_dims=24, depth=4, num_heads=4)),
+        dict,
+        r"it has 3 blocks, the model's arch has 4",
+    ),
+    'shallower model': (
+        dict(arch=dict(embed_dims=24, depth=2, num_heads=4)),
+        dict,
+        r"it has 3 blocks, the model's arch has 2",
+    ),
+    'shallower probe of a deeper file': (
+        dict(arch=dict(embed_dims=24, depth=2, num_heads=4), depth=1),
+        dict,
+        r"it has 3 blocks, the model's arch has 2",
+    ),
+    'wrong patch size': (
+        dict(patch_size=16),
+        dict,
+        r'1 of another shape: patch_embed.proj.weight \(24, 3, 8, 8\) for \(24, 3, 16, 16\)',
+    ),
     'wrong channels': (dict(in_channels=1), dict, r'patch_embed.proj.weight \(24, 3, 8, 8\) for \(24, 1, 8, 8\)'),
     'decoder only': ({}, lambda s: without(s, 'backbone.', 'momentum.'), 'no ViT encoder in this file'),
     'empty': ({}, lambda s: {}, 'no ViT encoder in this file: its weights are named not at all'),
-    'two faults': (dict(patch_size=16), lambda s: without(s, 'backbone.cls_token'),
-                   '1 missing: cls_token; 1 of another shape'),
+    'two faults': (
+        dict(patch_size=16),
+        lambda s: without(s, 'backbone.cls_token'),
+        '1 missing: cls_token; 1 of another shape',
+    ),
 }
 
 
@@ -227,12 +262,25 @@ def test_missing_file(tmp_path, make_vit):
 
 
 def classifier(**init):
-    return MODELS.build(dict(
-        type='ImageClassifier',
-        backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32, patch_size=8,
-                      out_type='avg_featmap', init_cfg=dict(type='EncoderWeights', **init)),
-        head=dict(type='LinearClsHead', num_classes=5, in_channels=24,
-                  init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02 * 0.001))))
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='PlainViT',
+                arch=dict(embed_dims=24, depth=3, num_heads=4),
+                img_size=32,
+                patch_size=8,
+                out_type='avg_featmap',
+                init_cfg=dict(type='EncoderWeights', **init),
+            ),
+            head=dict(
+                type='LinearClsHead',
+                num_classes=5,
+                in_channels=24,
+                init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02 * 0.001),
+            ),
+        )
+    )
 
 
 @pytest.mark.parametrize('source', ['online', 'momentum'])
@@ -255,8 +303,12 @@ def test_a_second_start_keeps_the_weights(run_file):
     backbone = classifier(checkpoint=str(path)).backbone
     for _ in range(2):
         backbone.init_weights()
-        assert_close(backbone.blocks[0].mlp.fc1.weight.data, pretrained.backbone.blocks[0].mlp.fc1.weight.data.float(),
-                     rtol=0, atol=0)
+        assert_close(
+            backbone.blocks[0].mlp.fc1.weight.data,
+            pretrained.backbone.blocks[0].mlp.fc1.weight.data.float(),
+            rtol=0,
+            atol=0,
+        )
 
 
 def test_initializer_stops_at_a_wrong_file(tmp_path):
@@ -283,12 +335,15 @@ def test_run_is_loaded(make_bootmae):
     assert unchanged(model, saved.state_dict())
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda s: without(s, 'backbone.cls_token'), r"1 weights missing \['backbone.cls_token'\], 0 unexpected"),
-    (lambda s: s | {'head.weight': torch.ones(1)}, r"0 weights missing \[\], 1 unexpected \['head.weight'\]"),
-    (lambda s: s | {'backbone.cls_token': torch.ones(1, 1, 25)}, r"1 of another shape \['backbone.cls_token'\]"),
-    (lambda s: {}, r'weights missing'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda s: without(s, 'backbone.cls_token'), r"1 weights missing \['backbone.cls_token'\], 0 unexpected"),
+        (lambda s: s | {'head.weight': torch.ones(1)}, r"0 weights missing \[\], 1 unexpected \['head.weight'\]"),
+        (lambda s: s | {'backbone.cls_token': torch.ones(1, 1, 25)}, r"1 of another shape \['backbone.cls_token'\]"),
+        (lambda s: {}, r'weights missing'),
+    ],
+)
 def test_run_is_loaded_whole_or_not_at_all(make_bootmae, change, message):
     model = make_bootmae(seed=2)
     before = snapshot(model)
@@ -306,9 +361,16 @@ def test_a_lost_momentum_encoder_is_called_that(make_bootmae):
     assert 'momentum encoder is lost' not in str(error.value)
 
 
-@pytest.mark.parametrize('content', [
-    dict(state_dict={}), dict(state_dict={}, meta=dict(bootmae={})), dict(state_dict={}, meta=dict(epoch=1, iter=2)),
-    dict(state_dict={}, meta='x', optimizer={}), dict(state_dict={}, meta=dict(epoch=1), optimizer={})])
+@pytest.mark.parametrize(
+    'content',
+    [
+        dict(state_dict={}),
+        dict(state_dict={}, meta=dict(bootmae={})),
+        dict(state_dict={}, meta=dict(epoch=1, iter=2)),
+        dict(state_dict={}, meta='x', optimizer={}),
+        dict(state_dict={}, meta=dict(epoch=1), optimizer={}),
+    ],
+)
 def test_only_a_run_can_be_resumed(content):
     with pytest.raises(ValueError, match='a.pth holds weights, not a run that can be resumed .*or start a new run'):
         check_resumable(content, 'a.pth')

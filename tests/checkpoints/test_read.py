@@ -1,4 +1,5 @@
 """Reading: honest files are read, no code in a file runs, and damage has a name."""
+
 import argparse
 import os
 import pickle
@@ -23,14 +24,20 @@ from bootmae.checkpoints import read_checkpoint
 @pytest.mark.parametrize('name', ['a.pth', 'a.pt', 'a.ckpt', 'a'])
 @pytest.mark.parametrize('zipped', [True, False])
 def test_tensors_and_plain_types(tmp_path, name, zipped):
-    content = dict(state_dict={'a': torch.randn(3, 4), 'b': torch.tensor([1, 2])}, epoch=3, text='x', none=None,
-                   nested=[1.5, (True, {'k': {2}})])
+    content = dict(
+        state_dict={'a': torch.randn(3, 4), 'b': torch.tensor([1, 2])},
+        epoch=3,
+        text='x',
+        none=None,
+        nested=[1.5, (True, {'k': {2}})],
+    )
     torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
     read = read_checkpoint(tmp_path / name)
     assert torch.equal(read['state_dict']['a'], content['state_dict']['a'])
     assert read['state_dict']['b'].tolist() == [1, 2]
-    assert {k: v for k, v in read.items() if k != 'state_dict'} == \
-        {k: v for k, v in content.items() if k != 'state_dict'}
+    assert {k: v for k, v in read.items() if k != 'state_dict'} == {
+        k: v for k, v in content.items() if k != 'state_dict'
+    }
 
 
 def test_a_text_path_will_do(tmp_path):
@@ -57,8 +64,16 @@ def test_safetensors(tmp_path):
 
 def test_a_file_like_the_authors(tmp_path):
     args = argparse.Namespace(model='bootmae_base', lr=1.5e-4, betas=[0.9, 0.95], output_dir=None)
-    torch.save(dict(model={'cls_token': torch.ones(1)}, model_ema={'cls_token': torch.zeros(1)}, epoch=800,
-                    scaler=dict(scale=1.0), args=args), tmp_path / 'a.pth')
+    torch.save(
+        dict(
+            model={'cls_token': torch.ones(1)},
+            model_ema={'cls_token': torch.zeros(1)},
+            epoch=800,
+            scaler=dict(scale=1.0),
+            args=args,
+        ),
+        tmp_path / 'a.pth',
+    )
     read = read_checkpoint(tmp_path / 'a.pth')
     assert read['args'] == args
     assert read['model']['cls_token'].item() == 1
@@ -66,8 +81,14 @@ def test_a_file_like_the_authors(tmp_path):
 
 
 def test_numpy_numbers(tmp_path):
-    content = dict(scalar=np.float64(0.5), small=np.float32(0.25), count=np.int64(7), array=np.arange(4.0),
-                   flags=np.array([True, False]), empty=np.array([]))
+    content = dict(
+        scalar=np.float64(0.5),
+        small=np.float32(0.25),
+        count=np.int64(7),
+        array=np.arange(4.0),
+        flags=np.array([True, False]),
+        empty=np.array([]),
+    )
     torch.save(content, tmp_path / 'a.pth')
     read = read_checkpoint(tmp_path / 'a.pth')
     assert (read['scalar'], read['small'], read['count']) == (0.5, 0.25, 7)
@@ -89,7 +110,6 @@ def test_numpy_numbers_of_numpy_1(tmp_path):
 
 
 class Toy(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.linear = torch.nn.Linear(2, 1)
@@ -101,10 +121,18 @@ class Toy(BaseModel):
 def test_a_file_of_mmengine(tmp_path):
     """With log histories, whose pickles name their own methods through getattr."""
     data = DataLoader(TensorDataset(torch.randn(8, 2), torch.randn(8)), batch_size=2)
-    runner = Runner(Toy(), str(tmp_path), train_dataloader=data, train_cfg=dict(by_epoch=True, max_epochs=2),
-                    optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)), log_level='ERROR',
-                    param_scheduler=dict(type='CosineAnnealingLR', T_max=2), default_scope='mmengine',
-                    experiment_name='test_read', randomness=dict(seed=0))
+    runner = Runner(
+        Toy(),
+        str(tmp_path),
+        train_dataloader=data,
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        log_level='ERROR',
+        param_scheduler=dict(type='CosineAnnealingLR', T_max=2),
+        default_scope='mmengine',
+        experiment_name='test_read',
+        randomness=dict(seed=0),
+    )
     runner.train()
     path = tmp_path / 'epoch_2.pth'
     assert b'builtin' in path.read_bytes()
@@ -209,8 +237,9 @@ def test_truncated_anywhere(tmp_path, form):
             read_checkpoint(path)
 
 
-@pytest.mark.parametrize('content, name', [
-    ([1, 2], 'list'), (torch.ones(2), 'Tensor'), ('text', 'str'), (None, 'NoneType')])
+@pytest.mark.parametrize(
+    'content, name', [([1, 2], 'list'), (torch.ones(2), 'Tensor'), ('text', 'str'), (None, 'NoneType')]
+)
 def test_no_dict(tmp_path, content, name):
     torch.save(content, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=f'holds a {name}, not a dict of weights'):
@@ -227,6 +256,7 @@ def test_two_threads_may_read_at_once(tmp_path, monkeypatch):
             entered.set()
             ended.wait(0.5)  # for the other thread, if nothing keeps it from reading meanwhile
         return load(*args, **kwargs)
+
     monkeypatch.setattr(torch, 'load', load_late)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(read_checkpoint, path)

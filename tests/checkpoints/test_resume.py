@@ -1,4 +1,5 @@
 """Which file a run goes on from, and which it refuses."""
+
 import copy
 import os
 import re
@@ -14,7 +15,7 @@ from bootmae.files import remove_stale
 
 
 def run_file(path: Path, iteration: int, mark: bool = True) -> Path:
-    content = dict(meta=dict(epoch=0, iter=iteration), state_dict={'a': torch.arange(50.)}, optimizer={})
+    content = dict(meta=dict(epoch=0, iter=iteration), state_dict={'a': torch.arange(50.0)}, optimizer={})
     if mark:
         write_checkpoint(path, content)
     else:
@@ -29,8 +30,14 @@ def damage(path: Path) -> None:
 
 
 def test_most_iterations_and_not_the_name_or_the_date(tmp_path):
-    for name, iteration in (('epoch_3.pth', 30), ('epoch_20.pth', 25), ('step_35.pth', 35), ('iter_9.pth', 9),
-                            ('best_acc_epoch_99.pth', 990), ('other.pth', 991)):
+    for name, iteration in (
+        ('epoch_3.pth', 30),
+        ('epoch_20.pth', 25),
+        ('step_35.pth', 35),
+        ('iter_9.pth', 9),
+        ('best_acc_epoch_99.pth', 990),
+        ('other.pth', 991),
+    ):
         run_file(tmp_path / name, iteration)
     assert find_newest(tmp_path).path.name == 'step_35.pth'
     run_file(tmp_path / 'epoch_4.pth', 35)
@@ -51,7 +58,10 @@ def test_damaged_files_are_skipped_and_named(tmp_path):
     said = []
     assert choose(tmp_path, said.append).path.name == 'epoch_2.pth'
     assert [re.match(r'skipped (\S+): .* is damaged', line)[1] for line in sorted(said)] == [
-        'epoch_3.pth', 'epoch_4.pth', 'epoch_5.pth']
+        'epoch_3.pth',
+        'epoch_4.pth',
+        'epoch_5.pth',
+    ]
 
 
 def test_files_of_older_versions(tmp_path):
@@ -91,9 +101,16 @@ def test_each_file_is_read_once(tmp_path, monkeypatch):
 
 
 def test_stale_temporary_files(tmp_path, monkeypatch):
-    dead, own, young, old, other = (tmp_path / name for name in (
-        '.epoch_1.pth.999999999.tmp', f'.epoch_1.pth.{os.getpid()}.tmp', f'.epoch_2.pth.{os.getppid()}.tmp',
-        f'.epoch_3.pth.{os.getppid()}.tmp', '.notes.tmp'))
+    dead, own, young, old, other = (
+        tmp_path / name
+        for name in (
+            '.epoch_1.pth.999999999.tmp',
+            f'.epoch_1.pth.{os.getpid()}.tmp',
+            f'.epoch_2.pth.{os.getppid()}.tmp',
+            f'.epoch_3.pth.{os.getppid()}.tmp',
+            '.notes.tmp',
+        )
+    )
     for path in (dead, own, young, old, other):
         path.write_bytes(b'x')
     os.utime(old, (0, 0))
@@ -114,35 +131,42 @@ def adam(*shapes: tuple, groups: int = 1) -> torch.optim.Optimizer:
 
 
 def test_optimizer_state_of_the_same_model():
-    ours = adam((2, 3), (3, ), groups=2)
-    check_optimizer(dict(optimizer=ours.state_dict()), 'a.pth', adam((2, 3), (3, ), groups=2))
+    ours = adam((2, 3), (3,), groups=2)
+    check_optimizer(dict(optimizer=ours.state_dict()), 'a.pth', adam((2, 3), (3,), groups=2))
     check_optimizer(dict(optimizer=torch.optim.AdamW(ours.param_groups).state_dict()), 'a.pth', ours)
 
 
-@pytest.mark.parametrize('theirs, groups, fault', [
-    ([(2, 3), (4, )], 2, r'exp_avg of parameter 1 is \(4,\) for \(3,\)'),
-    ([(3, 2), (3, )], 2, r'exp_avg of parameter 0 is \(3, 2\) for \(2, 3\)'),
-    ([(2, 3)], 1, '1 groups with 1 parameters for 2 with 2'),
-    ([(2, 3), (3, )], 1, '1 groups with 2 parameters for 2 with 2'),
-    ([(2, 3), (3, ), (3, )], 2, '2 groups with 3 parameters for 2 with 2')])
+@pytest.mark.parametrize(
+    'theirs, groups, fault',
+    [
+        ([(2, 3), (4,)], 2, r'exp_avg of parameter 1 is \(4,\) for \(3,\)'),
+        ([(3, 2), (3,)], 2, r'exp_avg of parameter 0 is \(3, 2\) for \(2, 3\)'),
+        ([(2, 3)], 1, '1 groups with 1 parameters for 2 with 2'),
+        ([(2, 3), (3,)], 1, '1 groups with 2 parameters for 2 with 2'),
+        ([(2, 3), (3,), (3,)], 2, '2 groups with 3 parameters for 2 with 2'),
+    ],
+)
 def test_optimizer_state_of_another_model(theirs, groups, fault):
     content = dict(optimizer=adam(*theirs, groups=groups).state_dict())
     with pytest.raises(ValueError, match=rf'a.pth has the optimizer state of another model \({fault}\): resume with'):
-        check_optimizer(content, 'a.pth', adam((2, 3), (3, ), groups=2))
+        check_optimizer(content, 'a.pth', adam((2, 3), (3,), groups=2))
 
 
 def test_optimizer_state_of_unknown_parameters():
-    state = copy.deepcopy(adam((2, )).state_dict())
+    state = copy.deepcopy(adam((2,)).state_dict())
     state['state'][7] = state['state'][0]
     with pytest.raises(ValueError, match=r'states of unknown parameters \[7\]'):
-        check_optimizer(dict(optimizer=state), 'a.pth', adam((2, )))
+        check_optimizer(dict(optimizer=state), 'a.pth', adam((2,)))
 
 
 def test_facts_of_another_run():
     theirs, ours = dict(global_batch=8, loop='epochs', max_epochs=3), dict(global_batch=16, max_epochs=4, new=1)
     content = dict(meta=dict(bootmae=dict(run=theirs)))
-    with pytest.raises(ValueError, match='a.pth is of a run with another config: global_batch 8, here 16; max_epochs '
-                       '3, here 4. .*--resume-changed'):
+    with pytest.raises(
+        ValueError,
+        match='a.pth is of a run with another config: global_batch 8, here 16; max_epochs '
+        '3, here 4. .*--resume-changed',
+    ):
         check_facts(content, 'a.pth', ours)
     assert check_facts(content, 'a.pth', ours, changed=True) == ['global_batch 8, here 16', 'max_epochs 3, here 4']
     for meta in ({}, dict(bootmae={}), dict(bootmae=dict(run=dict(ours, other=2)))):

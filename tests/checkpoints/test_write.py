@@ -1,4 +1,5 @@
 """Writing: whole or not at all, and never over a file unasked."""
+
 import errno
 import json
 import os
@@ -19,7 +20,7 @@ from bootmae.checkpoints.checksum import SummingFile
 from bootmae.checkpoints.write import OVERHEAD, bytes_of, check_target, write_checkpoint
 from bootmae.files import write_file
 
-CONTENT = dict(state_dict={'a': torch.arange(6.).view(2, 3)}, meta=dict(bootmae=dict(mean=[1.0, 2.0], kind='x')))
+CONTENT = dict(state_dict={'a': torch.arange(6.0).view(2, 3)}, meta=dict(bootmae=dict(mean=[1.0, 2.0], kind='x')))
 
 
 @pytest.mark.parametrize('name', ['a.pth', 'a.safetensors', 'a'])
@@ -33,7 +34,7 @@ def test_what_is_written_is_read(tmp_path, name):
 
 
 def test_safetensors_of_shared_and_strided_tensors(tmp_path):
-    a = torch.arange(6.).view(2, 3)
+    a = torch.arange(6.0).view(2, 3)
     write_checkpoint(tmp_path / 'a.safetensors', CONTENT | dict(state_dict={'a': a, 'b': a, 'c': a.T, 'd': a[0]}))
     read = read_checkpoint(tmp_path / 'a.safetensors')['state_dict']
     assert torch.equal(read['c'], a.T)
@@ -61,6 +62,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, stage):
         file.write_text('half')
         if stage == 'save':
             fail()
+
     if stage != 'save':
         monkeypatch.setattr(os, dict(sync='fsync', rename='replace')[stage], fail)
     with pytest.raises(OSError, match='disk full'):
@@ -97,7 +99,7 @@ def test_targets(tmp_path):
 def test_bytes_of_tensors():
     """As torch writes them: whole memory of a view, shared memory once."""
     a = torch.zeros(10, 10)
-    assert bytes_of(dict(a=a)) == bytes_of([dict(a=a, b=a.T), (a[0], )]) == bytes_of(a[0]) == 400
+    assert bytes_of(dict(a=a)) == bytes_of([dict(a=a, b=a.T), (a[0],)]) == bytes_of(a[0]) == 400
     assert bytes_of(dict(a=a, b=torch.zeros(3, dtype=torch.bfloat16), c=1, d='x')) == 406
 
 
@@ -140,6 +142,7 @@ def test_a_full_disk_has_its_own_error(tmp_path, monkeypatch, at):
         if not isinstance(self.file, Full):
             self.file = Full(self.file)
         return write(self, data)
+
     (tmp_path / 'a.pth').write_text('old')
     monkeypatch.setattr(SummingFile, 'write', into_full)
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'a.pth'}'")):
@@ -160,6 +163,7 @@ def memory_growth(folder: Path, save: Callable[[Path, dict], None], megabytes: i
 
             def peak() -> int:
                 return int(re.search(r'VmHWM:\s*(\d+) kB', Path('/proc/self/status').read_text())[1])
+
             before = peak()
             save(folder / 'a.pth', content)
             result.write_text(str((peak() - before) / (megabytes << 10)))
@@ -176,13 +180,20 @@ def test_a_save_makes_no_copy_in_memory(tmp_path):
 
     In a process of its own: one that has run many tests has memory to spare, and would not grow.
     """
-    code = ('import sys; from pathlib import Path; from mmengine.runner import save_checkpoint\n'
-            'from test_write import memory_growth, write_checkpoint; folder = Path(sys.argv[1])\n'
-            'print(memory_growth(folder, write_checkpoint), '
-            'memory_growth(folder, lambda path, content: save_checkpoint(content, str(path))))')
+    code = (
+        'import sys; from pathlib import Path; from mmengine.runner import save_checkpoint\n'
+        'from test_write import memory_growth, write_checkpoint; folder = Path(sys.argv[1])\n'
+        'print(memory_growth(folder, write_checkpoint), '
+        'memory_growth(folder, lambda path, content: save_checkpoint(content, str(path))))'
+    )
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run([sys.executable, '-c', code, str(tmp_path)], env=os.environ | dict(PYTHONPATH=paths),
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, '-c', code, str(tmp_path)],
+        env=os.environ | dict(PYTHONPATH=paths),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     ours, theirs = map(float, done.stdout.split()[-2:])
     assert ours < 0.1
     assert theirs > 0.9

@@ -14,9 +14,19 @@ REMEDY = 'Use the config|another file|take an older one|Convert it|save a dict'
 
 def build(**changes):
     arch = dict(embed_dims=SIZE.embed_dims, depth=SIZE.depth, num_heads=SIZE.num_heads)
-    return MODELS.build(dict(
-        type='TransferViT', arch=arch, img_size=SIZE.img_size, patch_size=SIZE.patch_size, relative_positions=True,
-        layer_scale=1.0, out_indices=(0, 1, 2, 3), pyramid=dict(type='TapPyramid', norm_cfg=dict(type='BN'))) | changes)
+    return MODELS.build(
+        dict(
+            type='TransferViT',
+            arch=arch,
+            img_size=SIZE.img_size,
+            patch_size=SIZE.patch_size,
+            relative_positions=True,
+            layer_scale=1.0,
+            out_indices=(0, 1, 2, 3),
+            pyramid=dict(type='TapPyramid', norm_cfg=dict(type='BN')),
+        )
+        | changes
+    )
 
 
 @pytest.mark.parametrize('plain', [False, True])
@@ -46,13 +56,16 @@ def test_the_file_that_they_are_made_from_is_right(tmp_path):
     assert torch.equal(model.blocks[3].mlp.fc2.weight, weights['blocks.3.mlp.fc2.weight'])
 
 
-@pytest.mark.parametrize('prefix, shape, kind', [
-    ('encoder.', fused, "timm ViT below 'encoder.'"),
-    ('model.', fused, "timm ViT below 'model.'"),
-    ('net.backbone.', dict, "authors' fine-tuned BootMAE below 'net.backbone.'"),
-    ('backbone.', fused, 'mmdetection ViTDet'),
-    ('module.', fused, 'timm ViT'),  # the wrapper of a parallel run, known
-])
+@pytest.mark.parametrize(
+    'prefix, shape, kind',
+    [
+        ('encoder.', fused, "timm ViT below 'encoder.'"),
+        ('model.', fused, "timm ViT below 'model.'"),
+        ('net.backbone.', dict, "authors' fine-tuned BootMAE below 'net.backbone.'"),
+        ('backbone.', fused, 'mmdetection ViTDet'),
+        ('module.', fused, 'timm ViT'),  # the wrapper of a parallel run, known
+    ],
+)
 def test_one_encoder_below_one_prefix_is_found(tmp_path, prefix, shape, kind):
     weights = encoder(SIZE)
     torch.save(dict(state_dict=below(prefix, shape(weights))), tmp_path / 'a.pth')

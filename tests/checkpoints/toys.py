@@ -1,4 +1,5 @@
 """Toy models of ours with every weight random, for exports."""
+
 from pathlib import Path
 
 import torch
@@ -6,8 +7,9 @@ from mmengine.registry import MODELS
 
 ARCH = dict(embed_dims=24, depth=3, num_heads=4)
 VIT = dict(arch=ARCH, img_size=32, patch_size=8)
-MMPRETRAIN = dict(arch=dict(embed_dims=24, num_layers=3, num_heads=4, feedforward_channels=96), img_size=32,
-                  patch_size=8)
+MMPRETRAIN = dict(
+    arch=dict(embed_dims=24, num_layers=3, num_heads=4, feedforward_channels=96), img_size=32, patch_size=8
+)
 FACTS = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], img_size=[32, 32], num_heads=4)
 
 
@@ -25,22 +27,46 @@ def scramble(model: torch.nn.Module, seed: int = 0) -> dict:
 
 
 def classifier(neck: dict | None = None) -> torch.nn.Module:
-    return MODELS.build(dict(
-        type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.PlainViT', out_type='avg_featmap', **VIT),
-        neck=neck, head=dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=24)))
+    return MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='mmpretrain.PlainViT', out_type='avg_featmap', **VIT),
+            neck=neck,
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=24),
+        )
+    )
 
 
 def segmentor(grid: tuple[int, int] = (4, 4), **backbone) -> torch.nn.Module:
     import mmseg.models  # noqa: F401
+
     common = dict(num_classes=3, norm_cfg=dict(type='BN'), align_corners=False)
-    vit = dict(type='TransferViT', arch=dict(embed_dims=24, depth=4, num_heads=4), img_size=[8 * n for n in grid],
-               patch_size=8, relative_positions=True, layer_scale=1.0, trainable_positions=True,
-               out_indices=(0, 1, 2, 3), pyramid=dict(type='TapPyramid', norm_cfg=dict(type='BN')))
-    return MODELS.build(dict(
-        type='mmseg.EncoderDecoder', backbone=vit | backbone,
-        decode_head=dict(type='mmseg.UPerHead', in_channels=[24] * 4, in_index=[0, 1, 2, 3], channels=8,
-                         pool_scales=(1, 2), **common),
-        auxiliary_head=dict(type='mmseg.FCNHead', in_channels=24, in_index=2, channels=8, num_convs=1, **common)))
+    vit = dict(
+        type='TransferViT',
+        arch=dict(embed_dims=24, depth=4, num_heads=4),
+        img_size=[8 * n for n in grid],
+        patch_size=8,
+        relative_positions=True,
+        layer_scale=1.0,
+        trainable_positions=True,
+        out_indices=(0, 1, 2, 3),
+        pyramid=dict(type='TapPyramid', norm_cfg=dict(type='BN')),
+    )
+    return MODELS.build(
+        dict(
+            type='mmseg.EncoderDecoder',
+            backbone=vit | backbone,
+            decode_head=dict(
+                type='mmseg.UPerHead',
+                in_channels=[24] * 4,
+                in_index=[0, 1, 2, 3],
+                channels=8,
+                pool_scales=(1, 2),
+                **common,
+            ),
+            auxiliary_head=dict(type='mmseg.FCNHead', in_channels=24, in_index=2, channels=8, num_convs=1, **common),
+        )
+    )
 
 
 def target(folder: Path, to: str) -> Path:
@@ -55,4 +81,5 @@ def images(seed: int = 0) -> torch.Tensor:
 def same(ours: dict, theirs: dict) -> bool:
     """Names, types, shapes and every bit."""
     return set(ours) == set(theirs) and all(
-        ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours)
+        ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
+    )

@@ -29,14 +29,26 @@ class Size:
 def encoder(size: Size, **changes) -> State:
     """Weights of a plain encoder under our names, all random."""
     size = Size(**(vars(size) | {key: value for key, value in changes.items() if key != 'channels'}))
-    d, patches = size.embed_dims, (size.img_size // size.patch_size)**2
-    shapes = {'cls_token': (1, 1, d), 'pos_embed': (1, 1 + patches, d), 'patch_embed.proj.bias': (d, ),
-              'patch_embed.proj.weight': (d, changes.get('channels', 3), size.patch_size, size.patch_size),
-              'norm.weight': (d, ), 'norm.bias': (d, )}
-    block = {'attn.qkv.weight': (3 * d, d), 'attn.q_bias': (d, ), 'attn.v_bias': (d, ), 'attn.proj.weight': (d, d),
-             'mlp.fc1.weight': (4 * d, d), 'mlp.fc1.bias': (4 * d, ), 'mlp.fc2.weight': (d, 4 * d)}
-    block |= {f'{part}.bias': (d, ) for part in ('norm1', 'norm2', 'attn.proj', 'mlp.fc2')}
-    block |= {f'{part}.weight': (d, ) for part in ('norm1', 'norm2')}
+    d, patches = size.embed_dims, (size.img_size // size.patch_size) ** 2
+    shapes = {
+        'cls_token': (1, 1, d),
+        'pos_embed': (1, 1 + patches, d),
+        'patch_embed.proj.bias': (d,),
+        'patch_embed.proj.weight': (d, changes.get('channels', 3), size.patch_size, size.patch_size),
+        'norm.weight': (d,),
+        'norm.bias': (d,),
+    }
+    block = {
+        'attn.qkv.weight': (3 * d, d),
+        'attn.q_bias': (d,),
+        'attn.v_bias': (d,),
+        'attn.proj.weight': (d, d),
+        'mlp.fc1.weight': (4 * d, d),
+        'mlp.fc1.bias': (4 * d,),
+        'mlp.fc2.weight': (d, 4 * d),
+    }
+    block |= {f'{part}.bias': (d,) for part in ('norm1', 'norm2', 'attn.proj', 'mlp.fc2')}
+    block |= {f'{part}.weight': (d,) for part in ('norm1', 'norm2')}
     shapes |= {f'blocks.{k}.{name}': shape for k in range(size.depth) for name, shape in block.items()}
     generator = torch.Generator().manual_seed(0)
     return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
@@ -49,33 +61,41 @@ def below(prefix: str, state: State) -> State:
 def fused(state: State) -> State:
     """With timm's biases."""
     out = {key: value for key, value in state.items() if not key.endswith(('.q_bias', '.v_bias'))}
-    return out | {key.replace('q_bias', 'qkv.bias'): value.repeat(3) for key, value in state.items()
-                  if key.endswith('.q_bias')}
+    return out | {
+        key.replace('q_bias', 'qkv.bias'): value.repeat(3) for key, value in state.items() if key.endswith('.q_bias')
+    }
 
 
 def facts(size: Size, **changes) -> dict:
     """What a run of this suite records."""
-    return dict(bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[size.img_size] * 2,
-                             num_heads=size.num_heads) | changes)
+    return dict(
+        bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[size.img_size] * 2, num_heads=size.num_heads)
+        | changes
+    )
 
 
 def saved(content: Callable[[Size], object], name: str = 'wrong.pth') -> Callable[[Path, Size], Path]:
     """A maker that saves some content."""
+
     def make(folder: Path, size: Size | None = None) -> Path:
         torch.save(content(size or Size()), folder / name)
         return folder / name
+
     return make
 
 
-def run(change: Callable[[State, Size], State] | None = None, meta: dict | None = None, **sizes
-        ) -> Callable[[Path, Size], Path]:
+def run(
+    change: Callable[[State, Size], State] | None = None, meta: dict | None = None, **sizes
+) -> Callable[[Path, Size], Path]:
     """A maker of a run of this suite, changed in one thing: its weights, what it records, or its size."""
+
     def content(size: Size) -> dict:
         own = {key: value(size) for key, value in sizes.items()}
         state = encoder(size, **own)
         state = change(state, size) if change else state
         own.pop('channels', None)
         return dict(state_dict=below('backbone.', state), meta=facts(Size(**(vars(size) | own)), **(meta or {})))
+
     return saved(content)
 
 
@@ -102,8 +122,12 @@ def truncated_safetensors(folder: Path, size: Size | None = None) -> Path:
 
 
 def resnet(size: Size) -> dict:
-    state = {'backbone.conv1.weight': torch.ones(8, 3, 7, 7), 'backbone.layer1.0.conv1.weight': torch.ones(8, 8, 1, 1),
-             'backbone.layer1.0.bn1.weight': torch.ones(8), 'head.fc.weight': torch.ones(10, 8)}
+    state = {
+        'backbone.conv1.weight': torch.ones(8, 3, 7, 7),
+        'backbone.layer1.0.conv1.weight': torch.ones(8, 8, 1, 1),
+        'backbone.layer1.0.bn1.weight': torch.ones(8),
+        'head.fc.weight': torch.ones(10, 8),
+    }
     return dict(state_dict=state, meta=dict(epoch=100))
 
 
@@ -117,49 +141,80 @@ def two_encoders(first: str, second: str) -> Callable[[Size], dict]:
 
 
 def mmpretrain_swin(size: Size) -> dict:
-    return dict(state_dict={'backbone.patch_embed.projection.weight': torch.ones(8, 3, 4, 4),
-                            'backbone.stages.0.blocks.0.attn.w_msa.qkv.weight': torch.ones(24, 8)})
+    return dict(
+        state_dict={
+            'backbone.patch_embed.projection.weight': torch.ones(8, 3, 4, 4),
+            'backbone.stages.0.blocks.0.attn.w_msa.qkv.weight': torch.ones(24, 8),
+        }
+    )
 
 
 def lost(gone: str) -> Callable[[Size], dict]:
     """A pretraining run without one of its encoders."""
+
     def content(size: Size) -> dict:
         parts = {prefix: encoder(size) for prefix in ('backbone.', 'momentum.')}
         parts['pixel_decoder.'] = {'mask_token': torch.ones(1)}
-        return dict(state_dict={key: value for name, state in parts.items() if name != gone
-                                for key, value in below(name, state).items()})
+        return dict(
+            state_dict={
+                key: value for name, state in parts.items() if name != gone for key, value in below(name, state).items()
+            }
+        )
+
     return content
 
 
 WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
     # one thing of the architecture
-    'width': (run(embed_dims=lambda size: 2 * size.embed_dims, num_heads=lambda size: size.num_heads),
-              r'of another shape: .*cls_token \(1, 1, \d+\) for \(1, 1, \d+\)'),
+    'width': (
+        run(embed_dims=lambda size: 2 * size.embed_dims, num_heads=lambda size: size.num_heads),
+        r'of another shape: .*cls_token \(1, 1, \d+\) for \(1, 1, \d+\)',
+    ),
     'depth': (run(depth=lambda size: size.depth + 1), r'it has \d+ blocks, the model.s arch has \d+'),
     'heads': (run(num_heads=lambda size: 2 * size.num_heads), r'it has \d+ attention heads, the model.s arch has \d+'),
-    'patch size': (run(patch_size=lambda size: size.patch_size // 2),
-                   r'1 of another shape: patch_embed.proj.weight'),
+    'patch size': (run(patch_size=lambda size: size.patch_size // 2), r'1 of another shape: patch_embed.proj.weight'),
     'channels': (run(channels=lambda size: 1), r'1 of another shape: patch_embed.proj.weight \(\d+, 1,'),
-    'MLP': (run(lambda s, size: {k: v[:len(v) // 2] if '.mlp.fc1.' in k else v for k, v in s.items()}),
-            r'of another shape: blocks.0.mlp.fc1.weight'),
+    'MLP': (
+        run(lambda s, size: {k: v[: len(v) // 2] if '.mlp.fc1.' in k else v for k, v in s.items()}),
+        r'of another shape: blocks.0.mlp.fc1.weight',
+    ),
     # one thing of the weights
     'block missing': (run(without('blocks.1.')), r'13 missing: blocks.1.norm1.weight'),
     'first block missing': (run(without('blocks.0.')), r'13 missing: blocks.0.norm1.weight'),
-    'last block missing': (run(lambda s, size: without(f'blocks.{size.depth - 1}.')(s, size)),
-                           r'it has \d+ blocks, the model.s arch has \d+'),
+    'last block missing': (
+        run(lambda s, size: without(f'blocks.{size.depth - 1}.')(s, size)),
+        r'it has \d+ blocks, the model.s arch has \d+',
+    ),
     'tensor missing': (run(without('blocks.1.attn.v_bias')), '1 missing: blocks.1.attn.v_bias'),
     'positions missing': (run(without('pos_embed')), '1 missing: pos_embed'),
-    'tensor of another shape': (run(lambda s, size: s | {'blocks.1.norm2.bias': torch.ones(5)}),
-                                r'1 of another shape: blocks.1.norm2.bias \(5,\)'),
-    'half of a layer scale': (run(lambda s, size: s | {
-        f'blocks.{k}.gamma_1': torch.ones(size.embed_dims) for k in range(size.depth)}), 'gamma_[12]'),
-    'relative positions of other heads': (run(lambda s, size: s | {
-        f'blocks.{k}.attn.relative_position_bias_table': torch.ones(52, 2 * size.num_heads)
-        for k in range(size.depth)}), 'relative_position_bias_table'),
-    'ViTDet positions': (run(lambda s, size: fused(s) | {'blocks.0.attn.rel_pos_h': torch.ones(7, 6)}),
-                         'unexpected: .*blocks.0.attn.rel_pos_h'),
-    'register tokens': (run(lambda s, size: s | {'reg_token': torch.ones(1, 4, size.embed_dims)}),
-                        '1 unexpected: reg_token'),
+    'tensor of another shape': (
+        run(lambda s, size: s | {'blocks.1.norm2.bias': torch.ones(5)}),
+        r'1 of another shape: blocks.1.norm2.bias \(5,\)',
+    ),
+    'half of a layer scale': (
+        run(lambda s, size: s | {f'blocks.{k}.gamma_1': torch.ones(size.embed_dims) for k in range(size.depth)}),
+        'gamma_[12]',
+    ),
+    'relative positions of other heads': (
+        run(
+            lambda s, size: (
+                s
+                | {
+                    f'blocks.{k}.attn.relative_position_bias_table': torch.ones(52, 2 * size.num_heads)
+                    for k in range(size.depth)
+                }
+            )
+        ),
+        'relative_position_bias_table',
+    ),
+    'ViTDet positions': (
+        run(lambda s, size: fused(s) | {'blocks.0.attn.rel_pos_h': torch.ones(7, 6)}),
+        'unexpected: .*blocks.0.attn.rel_pos_h',
+    ),
+    'register tokens': (
+        run(lambda s, size: s | {'reg_token': torch.ones(1, 4, size.embed_dims)}),
+        '1 unexpected: reg_token',
+    ),
     'mixed names': (saved(mixed), r'13 missing: blocks.0.*unexpected: layers.0.'),
     'damaged record': (run(meta=dict(num_heads='many')), r"meta.bootmae.num_heads='many' is damaged"),
     # no encoder, or several
@@ -167,15 +222,23 @@ WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
     'Swin': (saved(mmpretrain_swin), 'no ViT encoder in this file'),
     'empty': (saved(lambda size: dict(state_dict={}, meta=facts(size))), 'no ViT encoder in this file.*not at all'),
     'empty dict': (saved(lambda size: {}), 'no ViT encoder in this file.*not at all'),
-    'optimizer only': (saved(lambda size: dict(optimizer=dict(state={0: dict(exp_avg=torch.ones(3))}))),
-                       'no ViT encoder in this file.*not at all'),
-    'decoders only': (saved(lambda size: dict(state_dict=below('pixel_decoder.', without('cls', 'patch')(
-        encoder(size), size)))), 'no ViT encoder in this file: its weights are named .*pixel_decoder'),
+    'optimizer only': (
+        saved(lambda size: dict(optimizer=dict(state={0: dict(exp_avg=torch.ones(3))}))),
+        'no ViT encoder in this file.*not at all',
+    ),
+    'decoders only': (
+        saved(lambda size: dict(state_dict=below('pixel_decoder.', without('cls', 'patch')(encoder(size), size)))),
+        'no ViT encoder in this file: its weights are named .*pixel_decoder',
+    ),
     'online encoder lost': (saved(lost('backbone.')), r'the online encoder \(backbone.\*\) is lost'),
-    'ambiguous prefix': (saved(two_encoders('backbone.', 'ema.')),
-                         r"several ViT encoders in this file, below 'backbone.' and 'ema.'"),
-    'teacher and student': (saved(two_encoders('student.backbone.', 'teacher.backbone.')),
-                            r"below 'student.backbone.' and 'teacher.backbone.'"),
+    'ambiguous prefix': (
+        saved(two_encoders('backbone.', 'ema.')),
+        r"several ViT encoders in this file, below 'backbone.' and 'ema.'",
+    ),
+    'teacher and student': (
+        saved(two_encoders('student.backbone.', 'teacher.backbone.')),
+        r"below 'student.backbone.' and 'teacher.backbone.'",
+    ),
     'with and without prefix': (saved(two_encoders('', 'encoder.')), "below no prefix and 'encoder.'"),
     # no readable checkpoint
     'text': (text, 'is damaged or no checkpoint|was not read'),

@@ -39,23 +39,31 @@ def levels(findings: list[Finding]) -> list[tuple[str, str]]:
 # --- staged faults: versions ---
 
 
-@pytest.mark.parametrize('change, level, name, value, remedy', [
-    (dict(torch='2.10.0+cu130'), FAULT, 'torch', '2.10.0+cu130, supported: >=2.11,<2.16', 'torch==2.11.0'),
-    (dict(torchvision='0.30.0'), FAULT, 'torchvision', '0.30.0, supported: >=0.26,<0.30', 'torchvision==0.26.0'),
-    (dict(torch='2.15.0+cu132'), NOTE, 'packages', 'torch 2.15.0+cu132 (lock: 2.11.0)', 'make setup'),
-    (dict(numpy='2.3.0'), FAULT, 'numpy', '2.3.0, supported: >=2,<2.3', 'numpy==2.2.6'),
-    (dict(numpy='1.26.4'), FAULT, 'numpy', '1.26.4, supported: >=2,<2.3', 'numpy==2.2.6'),
-    (dict(scipy='1.11.4'), FAULT, 'scipy', '1.11.4, supported: >=1.15,<1.19', 'scipy==1.1'),
-    (dict(scipy='1.19.0'), FAULT, 'scipy', '1.19.0, supported: >=1.15,<1.19', 'scipy==1.1'),
-    (dict(setuptools='82.0.1'), FAULT, 'setuptools', '82.0.1, supported: >=77,<82', 'setuptools==81.0.0'),
-    (dict(timm=None), FAULT, 'packages', 'not installed: timm', 'make setup'),
-    (dict(addict=None, timm=None), FAULT, 'packages', 'not installed: addict, timm', 'make setup'),
-    (dict(timm='1.0.3'), NOTE, 'packages', 'other versions than in requirements.lock: timm 1.0.3 (lock: 1.0.31)',
-     'make setup'),
-    (dict(scipy='1.16.0'), NOTE, 'packages', 'scipy 1.16.0', 'make setup'),
-    (dict(pip='23.2'), NOTE, 'packages', 'pip 23.2 (lock: ', 'make setup'),
-    (dict(pygments='2.0'), NOTE, 'packages', 'pygments 2.0 (lock: ', 'make setup'),
-])
+@pytest.mark.parametrize(
+    'change, level, name, value, remedy',
+    [
+        (dict(torch='2.10.0+cu130'), FAULT, 'torch', '2.10.0+cu130, supported: >=2.11,<2.16', 'torch==2.11.0'),
+        (dict(torchvision='0.30.0'), FAULT, 'torchvision', '0.30.0, supported: >=0.26,<0.30', 'torchvision==0.26.0'),
+        (dict(torch='2.15.0+cu132'), NOTE, 'packages', 'torch 2.15.0+cu132 (lock: 2.11.0)', 'make setup'),
+        (dict(numpy='2.3.0'), FAULT, 'numpy', '2.3.0, supported: >=2,<2.3', 'numpy==2.2.6'),
+        (dict(numpy='1.26.4'), FAULT, 'numpy', '1.26.4, supported: >=2,<2.3', 'numpy==2.2.6'),
+        (dict(scipy='1.11.4'), FAULT, 'scipy', '1.11.4, supported: >=1.15,<1.19', 'scipy==1.1'),
+        (dict(scipy='1.19.0'), FAULT, 'scipy', '1.19.0, supported: >=1.15,<1.19', 'scipy==1.1'),
+        (dict(setuptools='82.0.1'), FAULT, 'setuptools', '82.0.1, supported: >=77,<82', 'setuptools==81.0.0'),
+        (dict(timm=None), FAULT, 'packages', 'not installed: timm', 'make setup'),
+        (dict(addict=None, timm=None), FAULT, 'packages', 'not installed: addict, timm', 'make setup'),
+        (
+            dict(timm='1.0.3'),
+            NOTE,
+            'packages',
+            'other versions than in requirements.lock: timm 1.0.3 (lock: 1.0.31)',
+            'make setup',
+        ),
+        (dict(scipy='1.16.0'), NOTE, 'packages', 'scipy 1.16.0', 'make setup'),
+        (dict(pip='23.2'), NOTE, 'packages', 'pip 23.2 (lock: ', 'make setup'),
+        (dict(pygments='2.0'), NOTE, 'packages', 'pygments 2.0 (lock: ', 'make setup'),
+    ],
+)
 def test_versions(context, change, level, name, value, remedy):
     for package, version in change.items():
         context.installed[package] = version
@@ -66,8 +74,15 @@ def test_versions(context, change, level, name, value, remedy):
     assert remedy in finding.remedy
 
 
-@pytest.mark.parametrize('change', [dict(torch='2.11.0+cpu'), dict(numpy='2.2.6'), dict(transformers='5.0.0'),
-                                    dict(pytest=None, triton=None, nox=None)])
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(torch='2.11.0+cpu'),
+        dict(numpy='2.2.6'),
+        dict(transformers='5.0.0'),
+        dict(pytest=None, triton=None, nox=None),
+    ],
+)
 def test_versions_that_are_fine(context, change):
     context.installed.update(change)
     context.installed = {package: version for package, version in context.installed.items() if version}
@@ -85,14 +100,22 @@ def test_the_original_releases_are_a_note(context):
     assert [finding.level for finding in run_check(doctor.check_packages, context)] == [NOTE, FAULT]
 
 
-@pytest.mark.parametrize('change, level, name, value, remedy', [
-    (dict(transformers='5.23.0'), NOTE, 'transformers', 'bootmae/compat.py cures it', 'transformers<5'),
-    (dict(mmcv='2.2.0'), FAULT, 'onedl-mmcv', 'mmcv 2.2.0 is installed too', 'uninstall -y mmcv && '),
-    ({'mmcv-full': '1.7.2'}, FAULT, 'onedl-mmcv', 'mmcv-full 1.7.2', 'onedl-mmcv==2.3.6'),
-    (dict(mmdet='3.3.0'), FAULT, 'onedl-mmdetection', 'mmdet 3.3.0', 'uninstall -y mmdet'),
-    ({'opencv-python': '4.12.0.88'}, FAULT, 'opencv', 'opencv-python and opencv-python-headless own the same files',
-     'uninstall -y opencv-python opencv-python-headless'),
-])
+@pytest.mark.parametrize(
+    'change, level, name, value, remedy',
+    [
+        (dict(transformers='5.23.0'), NOTE, 'transformers', 'bootmae/compat.py cures it', 'transformers<5'),
+        (dict(mmcv='2.2.0'), FAULT, 'onedl-mmcv', 'mmcv 2.2.0 is installed too', 'uninstall -y mmcv && '),
+        ({'mmcv-full': '1.7.2'}, FAULT, 'onedl-mmcv', 'mmcv-full 1.7.2', 'onedl-mmcv==2.3.6'),
+        (dict(mmdet='3.3.0'), FAULT, 'onedl-mmdetection', 'mmdet 3.3.0', 'uninstall -y mmdet'),
+        (
+            {'opencv-python': '4.12.0.88'},
+            FAULT,
+            'opencv',
+            'opencv-python and opencv-python-headless own the same files',
+            'uninstall -y opencv-python opencv-python-headless',
+        ),
+    ],
+)
 def test_combinations(context, change, level, name, value, remedy):
     assert levels(run_check(doctor.check_combinations, context)) == [(OK, 'combinations')]
     context.installed.update(change)
@@ -139,6 +162,7 @@ def test_an_environment_that_is_not_activated(context, monkeypatch, tmp_path):
 
 def test_versions_compare_as_packaging_does():
     from packaging.specifiers import SpecifierSet
+
     versions = ('1.9', '1.10', '2', '2.0.0', '2.2.6', '2.3', '2.11.0', '81.0.0', '82.0')
     for version in versions:
         for limits in ('>=2,<2.3', '==2.11.0', '==2.2.*', '<82', '!=2.0.0', '>1.9,<=2.2.6', ''):
@@ -147,6 +171,7 @@ def test_versions_compare_as_packaging_does():
 
 def test_the_lock_is_read_as_packaging_does(monkeypatch):
     from packaging.markers import Marker
+
     for line in (REPOSITORY / 'requirements.lock').read_text().splitlines():
         if ';' in line:
             marker = line.split(';')[1].strip()
@@ -155,8 +180,9 @@ def test_the_lock_is_read_as_packaging_does(monkeypatch):
                     monkeypatch.setattr(platform, 'python_version', lambda version=version: version)
                     monkeypatch.setattr(platform, 'machine', lambda machine=machine: machine)
                     monkeypatch.setattr(sys, 'platform', system)
-                    expected = Marker(marker).evaluate(dict(
-                        python_full_version=version, sys_platform=system, platform_machine=machine))
+                    expected = Marker(marker).evaluate(
+                        dict(python_full_version=version, sys_platform=system, platform_machine=machine)
+                    )
                     assert doctor.applies(marker) == expected, marker
 
 
@@ -218,7 +244,7 @@ def fake_mmcv(tmp_path, monkeypatch):
 def test_mmcv_without_compiled_ops(context, fake_mmcv):
     (finding,) = run_check(doctor_child.check_compiled_ops, context)
     assert (finding.level, finding.name) == (NOTE, 'mmcv ops')
-    assert 'not compiled: torchvision\'s nms and roi_align stand in' in finding.value
+    assert "not compiled: torchvision's nms and roi_align stand in" in finding.value
     assert 'MMCV_WITH_OPS=1' in finding.remedy
 
 
@@ -256,12 +282,20 @@ def test_a_smoke_run(context):
     assert 1 < float(first.value.removeprefix('loss ')) < 20
 
 
-@pytest.mark.parametrize('method, fake, value', [
-    ('update_momentum', lambda self, decay: None, 'momentum encoder moved: False'),
-    ('loss', lambda self, images: dict(
-        loss_pixel=math.nan * sum(p.sum() for p in self.backbone.parameters()), loss_feature=0), 'loss nan'),
-    ('loss', lambda self, images: 1 / 0, 'ZeroDivisionError'),
-])
+@pytest.mark.parametrize(
+    'method, fake, value',
+    [
+        ('update_momentum', lambda self, decay: None, 'momentum encoder moved: False'),
+        (
+            'loss',
+            lambda self, images: dict(
+                loss_pixel=math.nan * sum(p.sum() for p in self.backbone.parameters()), loss_feature=0
+            ),
+            'loss nan',
+        ),
+        ('loss', lambda self, images: 1 / 0, 'ZeroDivisionError'),
+    ],
+)
 def test_a_smoke_run_that_fails(context, monkeypatch, method, fake, value):
     monkeypatch.setattr(BootMAE, method, fake)
     (finding,) = run_check(doctor_child.check_smoke, context)
@@ -270,10 +304,14 @@ def test_a_smoke_run_that_fails(context, monkeypatch, method, fake, value):
     assert 'make setup' in finding.remedy
 
 
-@pytest.mark.parametrize('driver, cuda, level, value', [
-    ('', '13.0', OK, 'none is used'), ('580.1', None, FAULT, 'built without CUDA'),
-    ('470.2', '13.0', FAULT, 'torch (CUDA 13.0) cannot use it with driver 470.2'),
-])
+@pytest.mark.parametrize(
+    'driver, cuda, level, value',
+    [
+        ('', '13.0', OK, 'none is used'),
+        ('580.1', None, FAULT, 'built without CUDA'),
+        ('470.2', '13.0', FAULT, 'torch (CUDA 13.0) cannot use it with driver 470.2'),
+    ],
+)
 def test_a_gpu_that_torch_cannot_use(monkeypatch, driver, cuda, level, value):
     monkeypatch.setattr(doctor_child, 'driver_says', lambda: driver)
     monkeypatch.setattr(torch.version, 'cuda', cuda)
@@ -295,6 +333,7 @@ def fake_package(tmp_path, monkeypatch):
     def make(name: str, code: str):
         (tmp_path / name).mkdir()
         (tmp_path / name / '__init__.py').write_text(code)
+
     return make
 
 
@@ -308,13 +347,19 @@ def test_no_torch(fake_package):
     assert not {'gpu', 'nvjpeg', 'compiled ops', 'smoke'} & set(found), 'they would fail for the same reason'
 
 
-@pytest.mark.parametrize('code, limit_s, value', [
-    ('import os; os.kill(os.getpid(), 11)', 60, 'crashed or hangs, ended with code -11: '),
-    ('import os; os._exit(0)', 60, 'crashed or hangs, ended with code 0: '),
-    ('import time; time.sleep(60)', 1, 'crashed or hangs, not done after 1 s: '),
-    ('import os; os.write(2, b"undefined symbol\\n"); os._exit(7)', 60,
-     'crashed or hangs, ended with code 7: undefined symbol'),
-])
+@pytest.mark.parametrize(
+    'code, limit_s, value',
+    [
+        ('import os; os.kill(os.getpid(), 11)', 60, 'crashed or hangs, ended with code -11: '),
+        ('import os; os._exit(0)', 60, 'crashed or hangs, ended with code 0: '),
+        ('import time; time.sleep(60)', 1, 'crashed or hangs, not done after 1 s: '),
+        (
+            'import os; os.write(2, b"undefined symbol\\n"); os._exit(7)',
+            60,
+            'crashed or hangs, ended with code 7: undefined symbol',
+        ),
+    ],
+)
 def test_a_package_that_crashes_or_hangs(fake_package, code, limit_s, value):
     fake_package('torch', code)
     (finding,) = doctor.checks_of_child(gpu=False, limit_s=limit_s)
@@ -331,8 +376,10 @@ def test_a_check_that_fails_is_a_fault():
 
 
 def test_only_the_standard_library_is_imported_at_the_top():
-    code = ('import sys, types; sys.modules["alone"] = package = types.ModuleType("alone")\n'
-            f'package.__path__ = [{str(REPOSITORY / "bootmae/commands")!r}]\n'
-            'import alone.doctor, alone.doctor_child')
+    code = (
+        'import sys, types; sys.modules["alone"] = package = types.ModuleType("alone")\n'
+        f'package.__path__ = [{str(REPOSITORY / "bootmae/commands")!r}]\n'
+        'import alone.doctor, alone.doctor_child'
+    )
     done = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ def attention(queries: int, tokens: int, inner: int) -> int:
 
 def block(queries: int, tokens: int, width: int) -> int:
     """An encoder block that works out ``queries`` of its tokens: q, k and v, attention, proj, MLP."""
-    linear = queries * width ** 2 + 2 * tokens * width ** 2 + queries * width ** 2 + 8 * queries * width ** 2
+    linear = queries * width**2 + 2 * tokens * width**2 + queries * width**2 + 8 * queries * width**2
     return 2 * linear + attention(queries, tokens, width)
 
 
@@ -38,7 +38,7 @@ def decoder(masked: int, context: int, width: int, inner: int, encoder: int, out
     tokens = masked + context
     own = masked * width * inner + 2 * tokens * width * inner + masked * inner * width
     cross = masked * width * inner + 2 * context * encoder * inner + masked * inner * width
-    linear = context * encoder * width + own + cross + 8 * masked * width ** 2 + masked * width * out
+    linear = context * encoder * width + own + cross + 8 * masked * width**2 + masked * width * out
     return 2 * linear + attention(masked, tokens, inner) + attention(masked, context, inner)
 
 
@@ -46,8 +46,11 @@ def test_arithmetic_of_pretraining_by_hand():
     """The debug size: 64 patches of 4 x 4, 48 masked, width 48, 2 blocks; pixel decoder 32 wide, 3 heads of 10."""
     width, patches, masked, pixels = 48, 64, 48, 48
     visible, whole = 1 + patches - masked, 1 + patches
-    trained = 2 * block(visible, visible, width) + decoder(masked, visible, 32, 30, width, pixels) + \
-        decoder(masked, visible, width, width, width, width)
+    trained = (
+        2 * block(visible, visible, width)
+        + decoder(masked, visible, 32, 30, width, pixels)
+        + decoder(masked, visible, width, width, width, width)
+    )
     embed = 2 * pixels * width
     momentum = embed * patches + block(whole, whole, width) + block(masked, whole, width)
     # backward costs twice the forward pass, and half of that where the input, the image, needs no gradient
@@ -61,8 +64,10 @@ def test_arithmetic_of_finetuning_and_probing_by_hand():
     width, tokens, classes = 48, 65, 10
     head, embed = 2 * width * classes, 2 * 48 * width * 64
     blocks = 2 * block(tokens, tokens, width)
-    for options, by_hand in (({}, 3 * (blocks + head) + 2 * embed),
-                             ({'model.backbone.frozen': True}, blocks + embed + 2 * head)):
+    for options, by_hand in (
+        ({}, 3 * (blocks + head) + 2 * embed),
+        ({'model.backbone.frozen': True}, blocks + embed + 2 * head),
+    ):
         cfg = load_config(CLS / 'bootmae_debug_finetune.py', options)
         assert gflop_per_image(build_on_meta(cfg), (32, 32), 'classification') * 1e9 == pytest.approx(by_hand, abs=1)
 
@@ -140,17 +145,30 @@ def test_detection_recipes():
 
 
 def conv(outputs: int, kernel: int, channels_in: int, channels_out: int) -> int:
-    return 2 * outputs * kernel ** 2 * channels_in * channels_out
+    return 2 * outputs * kernel**2 * channels_in * channels_out
 
 
 def test_arithmetic_of_segmentation_by_hand():
     """A ViT of 2 blocks without pyramid under one FCN head of one convolution."""
     options = {
-        'model.backbone.pyramid': None, 'model.backbone.arch': dict(embed_dims=24, depth=2, num_heads=2),
-        'model.backbone.relative_positions': False, 'model.backbone.layer_scale': None,
-        'model.backbone.img_size': (32, 48), 'model.auxiliary_head': None,
-        'model.decode_head': dict(_delete_=True, type='FCNHead', in_channels=24, in_index=0, channels=16, num_convs=1,
-                                  concat_input=False, num_classes=11, norm_cfg=dict(type='SyncBN'))}
+        'model.backbone.pyramid': None,
+        'model.backbone.arch': dict(embed_dims=24, depth=2, num_heads=2),
+        'model.backbone.relative_positions': False,
+        'model.backbone.layer_scale': None,
+        'model.backbone.img_size': (32, 48),
+        'model.auxiliary_head': None,
+        'model.decode_head': dict(
+            _delete_=True,
+            type='FCNHead',
+            in_channels=24,
+            in_index=0,
+            channels=16,
+            num_convs=1,
+            concat_input=False,
+            num_classes=11,
+            norm_cfg=dict(type='SyncBN'),
+        ),
+    }
     patches, width = 24, 24
     forward = 2 * block(25, 25, width) + conv(patches, 3, width, 16) + conv(patches, 1, 16, 11)
     embed = 2 * 3 * 64 * width * patches
@@ -159,8 +177,9 @@ def test_arithmetic_of_segmentation_by_hand():
     assert gflop * 1e9 == pytest.approx(3 * forward + 2 * embed, abs=1)
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=[] if name.startswith(('seg', 'det')) else pytest.mark.slow) for name in ALL])
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=[] if name.startswith(('seg', 'det')) else pytest.mark.slow) for name in ALL]
+)
 def test_every_config_plans(name, tmp_path, monkeypatch):
     """For the GPUs that its opening comment names, or one, with images stated if they are not here."""
     monkeypatch.chdir(tmp_path)
@@ -195,19 +214,25 @@ def test_schedules_of_mmengine_are_understood():
 # --- images and iterations ---
 
 
-@pytest.mark.parametrize('options', [
-    dict(train_dataloader__batch_size=16),
-    dict(train_dataloader__drop_last=False, train_dataloader__dataset__indices=70),
-    dict(train_dataloader__drop_last=True, train_dataloader__dataset__indices=70),
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(train_dataloader__batch_size=16),
+        dict(train_dataloader__drop_last=False, train_dataloader__dataset__indices=70),
+        dict(train_dataloader__drop_last=True, train_dataloader__dataset__indices=70),
+    ],
+)
 def test_iterations_are_those_of_a_run(tmp_path, options):
     """The debug config: 160 digits in 10 batches, two to an update, or 70 whose last batch is incomplete."""
     options = dict(train_cfg__max_epochs=1) | options
     plan = plan_of(PRETRAIN / 'bootmae_debug.py', **options)
     name = '_'.join(map(str, options.values()))
     dotted = {key.replace('__', '.'): value for key, value in options.items()}
-    runner = train(str(PRETRAIN / 'bootmae_debug.py'), str(tmp_path), dotted | dict(
-        experiment_name=f'plan_{name}', log_level='ERROR'))
+    runner = train(
+        str(PRETRAIN / 'bootmae_debug.py'),
+        str(tmp_path),
+        dotted | dict(experiment_name=f'plan_{name}', log_level='ERROR'),
+    )
     assert plan.iterations == runner.iter == runner.max_iters
     assert plan.train_images == len(runner.train_dataloader.dataset)
     assert plan.params == sum(value.numel() for value in runner.model.parameters() if value.requires_grad)
@@ -220,8 +245,14 @@ def test_images_at_hand_are_counted(tmp_path):
     for split in ('one', 'two'):
         (tmp_path / split).mkdir()
         (tmp_path / split / 'image.jpg').touch()
-    plan = plan_of(PRETRAIN / 'bootmae_small_data.py', train_dataloader__dataset__roots=str(tmp_path), gpus=2,
-                   train_dataloader__batch_size=1, auto_scale_lr__base_batch_size=2, train_cfg__max_epochs=30)
+    plan = plan_of(
+        PRETRAIN / 'bootmae_small_data.py',
+        train_dataloader__dataset__roots=str(tmp_path),
+        gpus=2,
+        train_dataloader__batch_size=1,
+        auto_scale_lr__base_batch_size=2,
+        train_cfg__max_epochs=30,
+    )
     assert (plan.train_images, plan.iterations, plan.images) == (2, 30, 60)
 
 

@@ -26,11 +26,19 @@ def stopped(work_dir: Path, config: str = 'pretrain/mae_debug.py', iterations=(5
     """The dump of iteration 5, in the second epoch, of a run that two infinite gradients stopped."""
     hooks = [dict(type='BreakHook', iterations=list(iterations), kind='gradient')]
     if 'bootmae' in config:
-        hooks.append(dict(type='BootMAEHook', ema=((0, 1.0), ), ramp=1.0))  # it must not move after the bad step
-    options = dict(experiment_name=f'replay_{next(COUNT)}', log_level='ERROR', custom_hooks=hooks) | {
-        'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32,
-        'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8,
-        'train_cfg.max_epochs': 4, 'default_hooks.nonfinite': dict(type='NonFiniteHook', patience=2)} | options
+        hooks.append(dict(type='BootMAEHook', ema=((0, 1.0),), ramp=1.0))  # it must not move after the bad step
+    options = (
+        dict(experiment_name=f'replay_{next(COUNT)}', log_level='ERROR', custom_hooks=hooks)
+        | {
+            'train_dataloader.dataset.labels_per_class': None,
+            'train_dataloader.dataset.indices': 32,
+            'train_dataloader.batch_size': 8,
+            'auto_scale_lr.base_batch_size': 8,
+            'train_cfg.max_epochs': 4,
+            'default_hooks.nonfinite': dict(type='NonFiniteHook', patience=2),
+        }
+        | options
+    )
     with pytest.raises(NonFiniteError):
         train(str(CONFIGS / config), str(work_dir), options)
     return work_dir / 'nonfinite' / 'step_5_rank0.json'
@@ -43,9 +51,9 @@ def bootmae_dump(tmp_path_factory) -> Path:
 
 def test_bootmae_is_repeated_bit_for_bit(bootmae_dump, capsys):
     """The loss was finite, only the gradient was broken from outside: so it can be compared."""
-    recorded, = read_dump(bootmae_dump)['batches']
-    result, = replay(bootmae_dump)
-    once, = result['passes'].values()
+    (recorded,) = read_dump(bootmae_dump)['batches']
+    (result,) = replay(bootmae_dump)
+    (once,) = result['passes'].values()
     assert result['files'] == recorded['files']
     assert len(set(result['files'])) == 8
     assert once['sum'] == recorded['loss']
@@ -73,7 +81,7 @@ def test_the_first_module_of_all(bootmae_dump, tmp_path):
     content = read_checkpoint(bootmae_dump.with_name('stopped_5.pth'))
     content['state_dict']['feature_decoder.embed.weight'] *= 1e8
     torch.save(content, tmp_path / 'large.pth')
-    result, = replay(bootmae_dump, tmp_path / 'large.pth', 'fp16')
+    (result,) = replay(bootmae_dump, tmp_path / 'large.pth', 'fp16')
     half, full = result['passes']['fp16'], result['passes']['float32']
     assert half['first'] == 'feature_decoder.embed (Linear)'
     assert 'feature_decoder.embed.weight' in half['gradients']

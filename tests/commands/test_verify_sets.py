@@ -50,8 +50,11 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_folder(folder, workers):
     report = verify.verify(sources_of_path(str(folder)), workers)
-    assert kinds(report) == [('images', 'truncated', '2.jpg'), ('images', 'empty file', '3.jpg'),
-                             ('images', 'duplicate within a split', 'copy.jpg')]
+    assert kinds(report) == [
+        ('images', 'truncated', '2.jpg'),
+        ('images', 'empty file', '3.jpg'),
+        ('images', 'duplicate within a split', 'copy.jpg'),
+    ]
     assert report.findings[2].detail == f'same bytes as {folder / "a/0.jpg"}'
     assert (report.images, report.masks, len(report.faults)) == (6, 0, 2)
 
@@ -65,8 +68,16 @@ def test_the_list_of_good_images_is_one_for_image_files(folder, tmp_path):
     assert write_list(file, str(folder), sources, report) == 6
     dataset = ImageFiles(roots=str(folder), list_file=str(file), pipeline=[], check_files='all')
     names = [os.path.relpath(dataset.get_data_info(index)['img_path'], folder) for index in range(len(dataset))]
-    assert sorted(names) == sorted(['a/0.jpg', 'a/4.jpg', 'b/1.jpg', 'b/copy.jpg', 'a/ blank at the start.jpg',
-                                    'blank at the end of the folder /x.jpg'])
+    assert sorted(names) == sorted(
+        [
+            'a/0.jpg',
+            'a/4.jpg',
+            'b/1.jpg',
+            'b/copy.jpg',
+            'a/ blank at the start.jpg',
+            'blank at the end of the folder /x.jpg',
+        ]
+    )
 
 
 def test_splits_of_a_folder(tmp_path):
@@ -87,7 +98,8 @@ def test_lists(tmp_path, lines):
     draw(tmp_path / 'b/1.jpg', 1)
     (tmp_path / 'list.txt').write_text(lines)
     assert kinds(verify.verify(sources_of_path(str(tmp_path / 'list.txt')))) == [
-        ('list', 'missing image', 'missing.jpg')]
+        ('list', 'missing image', 'missing.jpg')
+    ]
 
 
 def test_what_is_no_data(tmp_path):
@@ -100,11 +112,18 @@ def test_what_is_no_data(tmp_path):
 
 
 def test_duplicates_by_hash():
-    splits = [('train', [('a', b'1'), ('b', b'2'), ('c', None), ('d', b'1')]), ('val', [('e', b'2'), ('a', b'1')]),
-              ('test', [('e', b'2'), ('f', b'3'), ('g', None)])]
+    splits = [
+        ('train', [('a', b'1'), ('b', b'2'), ('c', None), ('d', b'1')]),
+        ('val', [('e', b'2'), ('a', b'1')]),
+        ('test', [('e', b'2'), ('f', b'3'), ('g', None)]),
+    ]
     found = {(f.kind, f.path, f.detail) for f in duplicates(splits)}
-    assert found == {('duplicate within a split', 'd', 'same bytes as a'), ('in train and val', 'e', 'same bytes as b'),
-                     ('in train and val', 'a', 'the same file'), ('in train and test', 'e', 'same bytes as b')}
+    assert found == {
+        ('duplicate within a split', 'd', 'same bytes as a'),
+        ('in train and val', 'e', 'same bytes as b'),
+        ('in train and val', 'a', 'the same file'),
+        ('in train and test', 'e', 'same bytes as b'),
+    }
 
 
 # --- processes ---
@@ -127,7 +146,8 @@ def test_a_crashing_decoder_is_named_and_the_scan_goes_on(tmp_path, monkeypatch,
     outcomes = {outcome.job: outcome for outcome in scan(jobs, 2)}
     assert set(outcomes) == set(jobs)
     assert [(f.kind, f.path) for job in jobs for f in outcomes[job].findings] == [
-        ('crashes the decoder', jobs[17].image)]
+        ('crashes the decoder', jobs[17].image)
+    ]
     assert sum(outcome.digest is not None for outcome in outcomes.values()) == 39
 
 
@@ -137,23 +157,36 @@ def test_a_crashing_decoder_is_named_and_the_scan_goes_on(tmp_path, monkeypatch,
 @pytest.fixture
 def make_seg(tmp_path):
     """``make_seg(values, ...)``: a config whose training set has one mask of each list of values."""
+
     def make(*values, zero: bool = False, **changes) -> Config:
         for index, row in enumerate(values):
             draw(tmp_path / f'images/{index}.jpg', index, (16, 16))
             mask = np.resize(np.array(row, np.uint8), (16, 16))
             (tmp_path / 'masks').mkdir(exist_ok=True)
             Image.fromarray(mask).save(tmp_path / f'masks/{index}.png')
-        dataset = dict(type='mmseg.BaseSegDataset', data_root=str(tmp_path), reduce_zero_label=zero, pipeline=[],
-                       data_prefix=dict(img_path='images', seg_map_path='masks'), metainfo=dict(classes=CLASSES))
-        return Config(dict(train_dataloader=dict(dataset=dataset | changes),
-                           val_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset | changes])),
-                           test_dataloader=dict(dataset=dataset | changes)))
+        dataset = dict(
+            type='mmseg.BaseSegDataset',
+            data_root=str(tmp_path),
+            reduce_zero_label=zero,
+            pipeline=[],
+            data_prefix=dict(img_path='images', seg_map_path='masks'),
+            metainfo=dict(classes=CLASSES),
+        )
+        return Config(
+            dict(
+                train_dataloader=dict(dataset=dataset | changes),
+                val_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset | changes])),
+                test_dataloader=dict(dataset=dataset | changes),
+            )
+        )
+
     return make
 
 
 def scanned(cfg: Config, *splits: str) -> verify.Report:
     import mmdet.datasets  # noqa: F401
     import mmseg.datasets  # noqa: F401
+
     return verify.verify(sources_of_config(cfg, splits or ['train']))
 
 
@@ -170,9 +203,12 @@ def test_faults_of_masks_are_found_in_all_of_them(make_seg, tmp_path, monkeypatc
     (tmp_path / 'masks/2.png').unlink()
     Image.new('L', (16, 16)).save(tmp_path / 'masks/extra.png')
     assert kinds(scanned(cfg)) == [
-        ('train', 'mask without image', 'extra.png'), ('train', 'label outside the classes', '1.png'),
-        ('train', 'missing mask', '2.png'), ('train', 'label outside the classes', '3.png'),
-        ('train', 'class absent', 'masks')]
+        ('train', 'mask without image', 'extra.png'),
+        ('train', 'label outside the classes', '1.png'),
+        ('train', 'missing mask', '2.png'),
+        ('train', 'label outside the classes', '3.png'),
+        ('train', 'class absent', 'masks'),
+    ]
 
 
 def test_masks_of_a_part_of_the_images_are_not_missed(make_seg, tmp_path):
@@ -226,24 +262,43 @@ def test_coco(tmp_path):
     draw(tmp_path / 'train/unused.jpg', 9)
     images[1]['width'] = 41
     polygon = [[2, 3, 12, 3, 12, 11]]
-    annotations = [dict(id=index, image_id=0, category_id=1, bbox=box, area=80, iscrowd=0, segmentation=polygon)
-                   for index, box in enumerate(([2, 3, 10, 8], [2, 3, 0, 8]))]
-    (tmp_path / 'a.json').write_text(json.dumps(dict(
-        images=images, annotations=annotations, categories=[dict(id=1, name='cat'), dict(id=2, name='dog')])))
-    dataset = dict(type='mmdet.CocoDataset', data_root=str(tmp_path), ann_file='a.json', pipeline=[],
-                   data_prefix=dict(img='train'), metainfo=dict(classes=('cat', 'dog')),
-                   filter_cfg=dict(filter_empty_gt=True, min_size=8))
+    annotations = [
+        dict(id=index, image_id=0, category_id=1, bbox=box, area=80, iscrowd=0, segmentation=polygon)
+        for index, box in enumerate(([2, 3, 10, 8], [2, 3, 0, 8]))
+    ]
+    (tmp_path / 'a.json').write_text(
+        json.dumps(
+            dict(images=images, annotations=annotations, categories=[dict(id=1, name='cat'), dict(id=2, name='dog')])
+        )
+    )
+    dataset = dict(
+        type='mmdet.CocoDataset',
+        data_root=str(tmp_path),
+        ann_file='a.json',
+        pipeline=[],
+        data_prefix=dict(img='train'),
+        metainfo=dict(classes=('cat', 'dog')),
+        filter_cfg=dict(filter_empty_gt=True, min_size=8),
+    )
     expected = [
-        ('train', 'box empty', 'a.json'), ('train', 'size differs from the annotation', '1.jpg'),
-        ('train', 'missing image', '2.jpg'), ('train', 'class absent', 'a.json'),
-        ('train', 'image not in the annotation file', 'unused.jpg')]
+        ('train', 'box empty', 'a.json'),
+        ('train', 'size differs from the annotation', '1.jpg'),
+        ('train', 'missing image', '2.jpg'),
+        ('train', 'class absent', 'a.json'),
+        ('train', 'image not in the annotation file', 'unused.jpg'),
+    ]
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=dataset))))
     assert kinds(scanned(cfg)) == expected, 'also of images that mmdet leaves out, since they have no instance'
     cfg.train_dataloader.dataset.dataset.indices = 1
     assert kinds(scanned(cfg)) == [expected[0], *expected[3:]]
     del annotations[0]['segmentation']
-    (tmp_path / 'a.json').write_text(json.dumps(dict(
-        images=images, annotations=annotations[:1], categories=[dict(id=1, name='cat'), dict(id=2, name='dog')])))
+    (tmp_path / 'a.json').write_text(
+        json.dumps(
+            dict(
+                images=images, annotations=annotations[:1], categories=[dict(id=1, name='cat'), dict(id=2, name='dog')]
+            )
+        )
+    )
     cfg.train_dataloader.dataset.dataset.pipeline = [dict(type='mmdet.LoadAnnotations', with_mask=True)]
     assert kinds(scanned(cfg))[0] == ('train', 'annotation without mask', 'a.json')
 

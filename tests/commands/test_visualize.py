@@ -1,4 +1,5 @@
 """tools/visualize.py: pictures of a checkpoint, where they go, and errors in one line."""
+
 import importlib.util
 import io
 import sys
@@ -35,8 +36,17 @@ CONFIG = 'configs/pretrain/bootmae_debug.py'
 def run_file(tmp_path, randomize):
     model = randomize(MODELS.build(load_config(ROOT / CONFIG).model.to_dict()))
     path = tmp_path / 'epoch_2.pth'
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(bootmae=dict(
-        config=CONFIG, method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3))), path)
+    torch.save(
+        dict(
+            state_dict=model.state_dict(),
+            meta=dict(
+                bootmae=dict(
+                    config=CONFIG, method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3
+                )
+            ),
+        ),
+        path,
+    )
     return path
 
 
@@ -63,7 +73,7 @@ def tile(path: Path, row: int, column: int, size: int) -> np.ndarray:
     """A picture of the grid, RGB."""
     pixels = np.asarray(Image.open(path).convert('RGB'))
     top, left = HEADING + row * (size + 4), column * (size + 4)
-    return pixels[top:top + size, left:left + size]
+    return pixels[top : top + size, left : left + size]
 
 
 def test_three_pictures(run_file, tmp_path, capsys):
@@ -84,30 +94,35 @@ def test_three_pictures(run_file, tmp_path, capsys):
 
 def test_seed_draws_the_masks(run_file, tmp_path):
     def draw(seed: int) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(draw_reconstruction(
-            Choice(str(run_file), images=('digits', ), count=1, seed=seed)))))
+        return np.asarray(
+            Image.open(io.BytesIO(draw_reconstruction(Choice(str(run_file), images=('digits',), count=1, seed=seed))))
+        )
+
     assert np.array_equal(draw(0), draw(0))
     assert not np.array_equal(draw(0), draw(1))
 
 
 def test_momentum_encoder(run_file, capsys):
     state = torch.load(run_file, weights_only=True)['state_dict']
-    found = prepare(Choice(str(run_file), images=('digits', ), count=1, source='momentum', block=0))
+    found = prepare(Choice(str(run_file), images=('digits',), count=1, source='momentum', block=0))
     assert torch.equal(found.model.blocks[0].mlp.fc1.weight, state['momentum.blocks.0.mlp.fc1.weight'])
     assert found.block_name == '0 of 0 to 1'
     assert call(run_file, '--what', 'reconstruction', '--source', 'momentum') == 2
     assert 'the decoders belong to the online encoder' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--what', 'reconstruction'], 'vit.pth is a file of kind [timm ViT] and has no decoder to reconstruct with'),
-    ([], 'has no decoder to reconstruct with'),
-    (['--what', 'pca', '--block', '2'], 'vit.pth cannot be drawn: --block 2: the encoder has the blocks 0 to 1'),
-    (['--what', 'pca', '--size', '30'], 'image size (30, 30) is no multiple of the patch size (8, 8)'),
-    (['--what', 'pca', '--count', '0'], '--count 0: draw at least one image'),
-    (['--what', 'pca', '--images', 'gone'], 'gone does not exist'),
-    (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth is no image that can be read'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--what', 'reconstruction'], 'vit.pth is a file of kind [timm ViT] and has no decoder to reconstruct with'),
+        ([], 'has no decoder to reconstruct with'),
+        (['--what', 'pca', '--block', '2'], 'vit.pth cannot be drawn: --block 2: the encoder has the blocks 0 to 1'),
+        (['--what', 'pca', '--size', '30'], 'image size (30, 30) is no multiple of the patch size (8, 8)'),
+        (['--what', 'pca', '--count', '0'], '--count 0: draw at least one image'),
+        (['--what', 'pca', '--images', 'gone'], 'gone does not exist'),
+        (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth is no image that can be read'),
+    ],
+)
 def test_errors_are_one_line_and_leave_no_picture(timm_file, tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.chdir(tmp_path)
     assert call('vit.pth', '--out', 'p', *args) == 2
@@ -118,20 +133,21 @@ def test_errors_are_one_line_and_leave_no_picture(timm_file, tmp_path, monkeypat
 
 
 def test_what_a_file_does_not_tell_is_said(timm_file, tmp_path):
-    found = prepare(Choice(str(timm_file), images=('digits', ), count=2))
+    found = prepare(Choice(str(timm_file), images=('digits',), count=2))
     assert 'does not tell its input statistics: ImageNet' in found.notes
     assert 'heads either: 1 assumed' in found.notes
     image = found.images[0, 3, 5].astype(float)
     assert found.inputs[0, :, 3, 5].tolist() == pytest.approx(
-        ((image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]).tolist(), abs=1e-5)
-    half = prepare(Choice(str(timm_file), images=('digits', ), count=2, statistics='half', heads=1))
+        ((image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]).tolist(), abs=1e-5
+    )
+    half = prepare(Choice(str(timm_file), images=('digits',), count=2, statistics='half', heads=1))
     assert half.notes == ''
     assert half.inputs[0, 0, 3, 5].item() == pytest.approx(image[0] / 127.5 - 1, abs=1e-6)
 
 
 def test_statistics_that_contradict_the_file(run_file):
     encoder = find_encoder(torch.load(run_file, weights_only=True))
-    assert statistics_of(encoder, 'half')[0] == ((127.5, ) * 3, ) * 2
+    assert statistics_of(encoder, 'half')[0] == ((127.5,) * 3,) * 2
     with pytest.raises(ValueError, match='--statistics imagenet, but its run normalized with mean'):
         statistics_of(encoder, 'imagenet')
 

@@ -17,17 +17,20 @@ from bootmae.config.batch import STRETCHABLE, Batch, divisors, norm_note, settle
 UPERNET = Path(__file__).resolve().parents[2] / 'configs' / 'seg' / 'upernet_debug.py'
 
 
-@pytest.mark.parametrize('gpus, per_gpu, recipe, accumulation, expected', [
-    (8, 512, 4096, None, (8, 512, 1)),
-    (4, 512, 4096, None, (4, 512, 2)),
-    (1, 512, 4096, None, (1, 512, 8)),
-    (16, 256, 4096, None, (16, 256, 1)),
-    (8, 1024, 16384, None, (8, 1024, 2)),
-    (1, 3, 12, None, (1, 3, 4)),
-    (2, 512, 4096, 4, (2, 512, 4)),  # given
-    (3, 10, None, None, (3, 10, 1)),  # no recipe: whatever comes out
-    (3, 10, None, 5, (3, 10, 5)),
-])
+@pytest.mark.parametrize(
+    'gpus, per_gpu, recipe, accumulation, expected',
+    [
+        (8, 512, 4096, None, (8, 512, 1)),
+        (4, 512, 4096, None, (4, 512, 2)),
+        (1, 512, 4096, None, (1, 512, 8)),
+        (16, 256, 4096, None, (16, 256, 1)),
+        (8, 1024, 16384, None, (8, 1024, 2)),
+        (1, 3, 12, None, (1, 3, 4)),
+        (2, 512, 4096, 4, (2, 512, 4)),  # given
+        (3, 10, None, None, (3, 10, 1)),  # no recipe: whatever comes out
+        (3, 10, None, 5, (3, 10, 5)),
+    ],
+)
 def test_settle_batch(gpus, per_gpu, recipe, accumulation, expected):
     batch = settle_batch(gpus, per_gpu, recipe, accumulation)
     assert batch == Batch(*expected)
@@ -55,19 +58,31 @@ def test_kept_or_refused_with_a_remedy_that_works(recipe, per_gpu):
             assert all(recipe % int(n) == 0 for n in fitting[1].split(','))
 
 
-@pytest.mark.parametrize('batch, layers, images', [
-    ((2, 4, 2), [torch.nn.SyncBatchNorm(3)], 8), ((2, 4, 2), [torch.nn.BatchNorm2d(3)], 4),
-    ((2, 4, 2), [torch.nn.SyncBatchNorm(3), torch.nn.BatchNorm1d(3)], 4), ((2, 4, 2), [torch.nn.LayerNorm(3)], None),
-    ((4, 4, 1), [torch.nn.SyncBatchNorm(3)], None)])
+@pytest.mark.parametrize(
+    'batch, layers, images',
+    [
+        ((2, 4, 2), [torch.nn.SyncBatchNorm(3)], 8),
+        ((2, 4, 2), [torch.nn.BatchNorm2d(3)], 4),
+        ((2, 4, 2), [torch.nn.SyncBatchNorm(3), torch.nn.BatchNorm1d(3)], 4),
+        ((2, 4, 2), [torch.nn.LayerNorm(3)], None),
+        ((4, 4, 1), [torch.nn.SyncBatchNorm(3)], None),
+    ],
+)
 def test_the_log_says_what_batch_normalization_sees(batch, layers, images):
     note = norm_note(Batch(*batch), torch.nn.Sequential(*layers))
-    assert note == ('' if images is None else
-                    f'; batch normalization sees {images} images at a time, accumulation does not add to them')
+    assert note == (
+        ''
+        if images is None
+        else f'; batch normalization sees {images} images at a time, accumulation does not add to them'
+    )
 
 
 def test_three_gpus_do_not_divide_the_batch():
-    with pytest.raises(ValueError, match=r'3 GPUs x 512 x accumulation 2 = 3072, but the recipe\'s batch is 4096\. '
-                       r'3 GPUs do not divide it: use one of \[1, 2, 4, 8, 16, 32, 64\] GPUs'):
+    with pytest.raises(
+        ValueError,
+        match=r'3 GPUs x 512 x accumulation 2 = 3072, but the recipe\'s batch is 4096\. '
+        r'3 GPUs do not divide it: use one of \[1, 2, 4, 8, 16, 32, 64\] GPUs',
+    ):
         settle_batch(3, 512, 4096)
 
 
@@ -91,10 +106,14 @@ def test_text_and_divisors():
 
 
 def iteration_based(*schedulers: dict, **changes) -> Config:
-    return Config(dict(
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=30, val_interval=10, val_begin=20),
-        default_hooks=dict(checkpoint=dict(by_epoch=False, interval=15)),
-        param_scheduler=[dict(by_epoch=False, **scheduler) for scheduler in schedulers]) | changes)
+    return Config(
+        dict(
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=30, val_interval=10, val_begin=20),
+            default_hooks=dict(checkpoint=dict(by_epoch=False, interval=15)),
+            param_scheduler=[dict(by_epoch=False, **scheduler) for scheduler in schedulers],
+        )
+        | changes
+    )
 
 
 LINEAR = dict(type='LinearLR', start_factor=1e-3, begin=0, end=7)
@@ -117,8 +136,10 @@ def rates(schedulers: list[dict], accumulation: int) -> list[float]:
     stretch_iterations(cfg, accumulation)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     extra = dict(accumulation=accumulation) if cfg.param_scheduler[0].type == 'WarmupCosineLR' else {}
-    built = [PARAM_SCHEDULERS.build(dict(end=30, optimizer=optimizer) | scheduler | extra)
-             for scheduler in cfg.param_scheduler]
+    built = [
+        PARAM_SCHEDULERS.build(dict(end=30, optimizer=optimizer) | scheduler | extra)
+        for scheduler in cfg.param_scheduler
+    ]
     found = []
     for iteration in range(cfg.train_cfg.max_iters):
         if (iteration + 1) % accumulation == 0:
@@ -153,8 +174,10 @@ def test_length_validation_and_checkpoints():
 def test_what_counts_epochs_stays():
     """Of an epoch-based run only the warm-up in iterations is stretched; nothing is without accumulation."""
     cfg = iteration_based(
-        dict(type='LinearLR', start_factor=0.1, end=500), train_cfg=dict(max_epochs=12, val_interval=1),
-        default_hooks=dict(checkpoint=dict(interval=1)))
+        dict(type='LinearLR', start_factor=0.1, end=500),
+        train_cfg=dict(max_epochs=12, val_interval=1),
+        default_hooks=dict(checkpoint=dict(interval=1)),
+    )
     cfg.param_scheduler.append(dict(type='MultiStepLR', by_epoch=True, milestones=[8, 11], end=12))
     before = copy.deepcopy(cfg.to_dict())
     stretch_iterations(cfg, 1)
@@ -175,23 +198,40 @@ def test_a_schedule_that_cannot_be_stretched_is_refused():
 def test_an_accumulated_run_keeps_the_optimizer_steps(tmp_path):
     """Four steps of a segmentor, as one and as two iterations each: rates, validations, checkpoints, steps."""
     options = {
-        'train_cfg.max_iters': 4, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint': dict(
-            interval=2, max_keep_ckpts=-1), 'default_hooks.logger.interval': 1, 'log_level': 'ERROR',
-        'param_scheduler': [dict(type='LinearLR', start_factor=0.1, end=3, by_epoch=False),
-                            dict(type='PolyLR', power=1.0, end=5, by_epoch=False)],
-        'auto_scale_lr.base_batch_size': 4} | {
-        f'{loader}_dataloader.dataset.{key}': value for loader in ('train', 'val', 'test')
-        for key, value in dict(data_root=str(tmp_path / 'scenes'), scenes=dict(train=6, val=1)).items()}
+        'train_cfg.max_iters': 4,
+        'train_cfg.val_interval': 2,
+        'default_hooks.checkpoint': dict(interval=2, max_keep_ckpts=-1),
+        'default_hooks.logger.interval': 1,
+        'log_level': 'ERROR',
+        'param_scheduler': [
+            dict(type='LinearLR', start_factor=0.1, end=3, by_epoch=False),
+            dict(type='PolyLR', power=1.0, end=5, by_epoch=False),
+        ],
+        'auto_scale_lr.base_batch_size': 4,
+    } | {
+        f'{loader}_dataloader.dataset.{key}': value
+        for loader in ('train', 'val', 'test')
+        for key, value in dict(data_root=str(tmp_path / 'scenes'), scenes=dict(train=6, val=1)).items()
+    }
     logs = {}
     for accumulation in (1, 2):
         folder = tmp_path / str(accumulation)
-        train(str(UPERNET), str(folder), options | {
-            'train_dataloader.batch_size': 4 // accumulation, 'experiment_name': f'batch_accumulated_{accumulation}'})
+        train(
+            str(UPERNET),
+            str(folder),
+            options
+            | {
+                'train_dataloader.batch_size': 4 // accumulation,
+                'experiment_name': f'batch_accumulated_{accumulation}',
+            },
+        )
         lines = [json.loads(line) for line in next(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()]
         logs[accumulation] = [line for line in lines if 'lr' in line]
         assert [line['step'] for line in lines if 'mIoU' in line] == [2 * accumulation, 4 * accumulation]
         assert {path.name for path in folder.glob('*.pth')} == {
-            f'iter_{2 * accumulation}.pth', f'iter_{4 * accumulation}.pth'}
+            f'iter_{2 * accumulation}.pth',
+            f'iter_{4 * accumulation}.pth',
+        }
         optimizer = read_checkpoint(folder / f'iter_{4 * accumulation}.pth')['optimizer']
         assert {int(state['step']) for state in optimizer['state'].values()} == {4}
     assert [line['step'] for line in logs[2]] == list(range(1, 9))

@@ -52,30 +52,53 @@ def changed(path: Path, **options) -> Config:
     return load_config(path, {key.replace('__', '.'): value for key, value in options.items()})
 
 
-@pytest.mark.parametrize('path', [p for task in ('seg', 'det') for p in sorted((CONFIGS / task).glob('*.py'))],
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', [p for task in ('seg', 'det') for p in sorted((CONFIGS / task).glob('*.py'))], ids=lambda path: path.stem
+)
 def test_our_configs_have_whole_patches(path):
     check_sizes(load_config(path))
 
 
-@pytest.mark.parametrize('path, options, message', [
-    (SEG, dict(train_pipeline={}, train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=(80, 108))]),
-     r'RandomCrop crop_size=\(80, 108\) is no multiple of the backbone.s patch, \(8, 8\) pixels: use e.g. \(80, 112\)'),
-    (SEG, dict(train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=100)]),
-     r'RandomCrop crop_size=100 is no multiple .*use e.g. \(96, 96\)'),
-    (SEG, dict(model__data_preprocessor__size=(81, 112)), r'data_preprocessor.size=\(81, 112\) is no multiple'),
-    (SEG, dict(model__data_preprocessor__test_cfg=dict(_delete_=True, size_divisor=12)),
-     r'data_preprocessor.test_cfg.size_divisor=12 is no multiple .*\(16, 16\)'),
-    (SEG, dict(model__data_preprocessor__test_cfg=None),
-     r'data_preprocessor.test_cfg.size_divisor is not set, .* set data_preprocessor.test_cfg.size_divisor=8'),
-    (SEG, dict(model__data_preprocessor__size=None), 'set data_preprocessor.size_divisor=8 .*or pad=True'),
-    (SEG, dict(model__test_cfg=dict(mode='slide', crop_size=(80, 100), stride=(40, 50))),
-     r'test_cfg.crop_size=\(80, 100\) is no multiple'),
-    (DET, dict(model__data_preprocessor__pad_size_divisor=20),
-     r'data_preprocessor.pad_size_divisor=20 is no multiple .*\(16, 16\)'),
-    (DET, dict(model__data_preprocessor__pad_size_divisor=1), 'pad_size_divisor=1 is no multiple'),
-    (DET, dict(model__backbone__patch_size=(8, 32)), r'pad_size_divisor=16 is no multiple .*\(8, 32\)'),
-])
+@pytest.mark.parametrize(
+    'path, options, message',
+    [
+        (
+            SEG,
+            dict(train_pipeline={}, train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=(80, 108))]),
+            r'RandomCrop crop_size=\(80, 108\) is no multiple of the backbone.s patch, \(8, 8\) pixels: '
+            r'use e.g. \(80, 112\)',
+        ),
+        (
+            SEG,
+            dict(train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=100)]),
+            r'RandomCrop crop_size=100 is no multiple .*use e.g. \(96, 96\)',
+        ),
+        (SEG, dict(model__data_preprocessor__size=(81, 112)), r'data_preprocessor.size=\(81, 112\) is no multiple'),
+        (
+            SEG,
+            dict(model__data_preprocessor__test_cfg=dict(_delete_=True, size_divisor=12)),
+            r'data_preprocessor.test_cfg.size_divisor=12 is no multiple .*\(16, 16\)',
+        ),
+        (
+            SEG,
+            dict(model__data_preprocessor__test_cfg=None),
+            r'data_preprocessor.test_cfg.size_divisor is not set, .* set data_preprocessor.test_cfg.size_divisor=8',
+        ),
+        (SEG, dict(model__data_preprocessor__size=None), 'set data_preprocessor.size_divisor=8 .*or pad=True'),
+        (
+            SEG,
+            dict(model__test_cfg=dict(mode='slide', crop_size=(80, 100), stride=(40, 50))),
+            r'test_cfg.crop_size=\(80, 100\) is no multiple',
+        ),
+        (
+            DET,
+            dict(model__data_preprocessor__pad_size_divisor=20),
+            r'data_preprocessor.pad_size_divisor=20 is no multiple .*\(16, 16\)',
+        ),
+        (DET, dict(model__data_preprocessor__pad_size_divisor=1), 'pad_size_divisor=1 is no multiple'),
+        (DET, dict(model__backbone__patch_size=(8, 32)), r'pad_size_divisor=16 is no multiple .*\(8, 32\)'),
+    ],
+)
 def test_sizes_that_are_no_whole_patches(path, options, message):
     cfg = changed(path, **options)
     with pytest.raises(ValueError, match=message):
@@ -85,8 +108,14 @@ def test_sizes_that_are_no_whole_patches(path, options, message):
 
 
 def test_sizes_that_are_fine():
-    check_sizes(changed(SEG, model__data_preprocessor__size=None, model__data_preprocessor__size_divisor=8,
-                        model__test_cfg=dict(mode='slide', crop_size=(80, 96), stride=(3, 5))))
+    check_sizes(
+        changed(
+            SEG,
+            model__data_preprocessor__size=None,
+            model__data_preprocessor__size_divisor=8,
+            model__test_cfg=dict(mode='slide', crop_size=(80, 96), stride=(3, 5)),
+        )
+    )
     crop = [dict(type='RandomCrop', crop_size=(50, 50))]  # mmdet pads what it crops
     check_sizes(changed(DET, train_dataloader__dataset__pipeline=crop))
     for cls in ('bootmae_debug_finetune', 'mae_vitb_linear'):
@@ -99,6 +128,7 @@ def test_sizes_that_are_fine():
 @pytest.fixture
 def make_masks(tmp_path):
     """``make_masks(values, ...)``: mmseg's data set with one mask a list of values, under ``classes``."""
+
     def make(*values, zero: bool = False, classes=CLASSES, folder: str = 'a', **changes):
         for kind in ('images', 'masks'):
             (tmp_path / folder / kind).mkdir(parents=True)
@@ -106,36 +136,67 @@ def make_masks(tmp_path):
             Image.new('RGB', (4, 4)).save(tmp_path / folder / 'images' / f'{index}.jpg')
             mask = row if isinstance(row, Image.Image) else Image.fromarray(np.array([row] * 2, dtype=np.uint8))
             mask.save(tmp_path / folder / 'masks' / f'{index}.png')
-        return MMSEG_DATASETS.build(dict(
-            type='BaseSegDataset', data_root=str(tmp_path / folder), reduce_zero_label=zero, pipeline=[],
-            data_prefix=dict(img_path='images', seg_map_path='masks'), metainfo=dict(classes=classes)) | changes)
+        return MMSEG_DATASETS.build(
+            dict(
+                type='BaseSegDataset',
+                data_root=str(tmp_path / folder),
+                reduce_zero_label=zero,
+                pipeline=[],
+                data_prefix=dict(img_path='images', seg_map_path='masks'),
+                metainfo=dict(classes=classes),
+            )
+            | changes
+        )
+
     return make
 
 
 SEGMENTOR = Model(decode_head=3)
 
 
-@pytest.mark.parametrize('zero, values, message', [
-    (False, ([0, 1, 2], [1, 7, 255]), r'1.png has the label 7, outside 0..2 of BaseSegDataset with 3 classes and '
-     r'reduce_zero_label=False: set the data set.s classes, or convert'),
-    (False, ([0, 1], [2, 3]), r'1.png has the label 3, outside 0..2 .* count classes from 1, .*: set '
-     'reduce_zero_label=True'),
-    (True, ([0, 1, 2, 3], [4, 5]), r'1.png has the label 4, outside 0..3 .* reduce_zero_label=True: set the data set'),
-    (True, ([0, 1], [2, 255]), r'with reduce_zero_label=True label 0 counts as unlabeled, but the masks \(.*0.png, '
-     r'...\) hold 0..2 and never 3, .* set reduce_zero_label=False; or,.*metainfo=dict\(unlabeled=0\)'),
-])
+@pytest.mark.parametrize(
+    'zero, values, message',
+    [
+        (
+            False,
+            ([0, 1, 2], [1, 7, 255]),
+            r'1.png has the label 7, outside 0..2 of BaseSegDataset with 3 classes and '
+            r'reduce_zero_label=False: set the data set.s classes, or convert',
+        ),
+        (
+            False,
+            ([0, 1], [2, 3]),
+            r'1.png has the label 3, outside 0..2 .* count classes from 1, .*: set '
+            'reduce_zero_label=True',
+        ),
+        (
+            True,
+            ([0, 1, 2, 3], [4, 5]),
+            r'1.png has the label 4, outside 0..3 .* reduce_zero_label=True: set the data set',
+        ),
+        (
+            True,
+            ([0, 1], [2, 255]),
+            r'with reduce_zero_label=True label 0 counts as unlabeled, but the masks \(.*0.png, '
+            r'...\) hold 0..2 and never 3, .* set reduce_zero_label=False; or,.*metainfo=dict\(unlabeled=0\)',
+        ),
+    ],
+)
 def test_wrong_labels(make_masks, zero, values, message):
     with pytest.raises(ValueError, match=message):
         check_dataset(make_masks(*values, zero=zero), SEGMENTOR)
 
 
-@pytest.mark.parametrize('zero, values, absent', [
-    (False, ([0, 1], [2, 255]), None),
-    (True, ([0, 1], [2, 3, 255]), None),
-    (True, ([1, 2], [3]), None),
-    (False, ([0, 255], [2]), '1 of its classes do not occur in its masks: road'),
-    (True, ([0, 3],), '2 of its classes do not occur in its masks: sky, road'),
-])
+@pytest.mark.parametrize(
+    'zero, values, absent',
+    [
+        (False, ([0, 1], [2, 255]), None),
+        (True, ([0, 1], [2, 3, 255]), None),
+        (True, ([1, 2], [3]), None),
+        (False, ([0, 255], [2]), '1 of its classes do not occur in its masks: road'),
+        (True, ([0, 3],), '2 of its classes do not occur in its masks: sky, road'),
+    ],
+)
 def test_right_labels_and_absent_classes(make_masks, told, zero, values, absent):
     check_dataset(make_masks(*values, zero=zero), SEGMENTOR)
     assert told == ([f'BaseSegDataset: {absent}'] if absent else [])
@@ -163,19 +224,28 @@ def test_channels_and_missing_masks(make_masks, tmp_path):
 def test_a_choice_of_classes_is_made_as_mmseg_does(make_masks, told):
     """Of ADE20K's 150 classes two: values count after reduce_zero_label, and its other classes are no error."""
     from mmseg.datasets import ADE20KDataset
+
     names = ADE20KDataset.METAINFO['classes']
     dataset = make_masks([0, 5, 150], zero=True, type='ADE20KDataset', classes=(names[4], names[7]))
     init_default_scope('mmseg')
-    item = MMSEG_DATASETS.build(dict(
-        type='ADE20KDataset', data_root=dataset.data_root, metainfo=dict(classes=(names[4], names[7])),
-        data_prefix=dict(img_path='images', seg_map_path='masks'), pipeline=[dict(type='LoadAnnotations')]))[0]
+    item = MMSEG_DATASETS.build(
+        dict(
+            type='ADE20KDataset',
+            data_root=dataset.data_root,
+            metainfo=dict(classes=(names[4], names[7])),
+            data_prefix=dict(img_path='images', seg_map_path='masks'),
+            pipeline=[dict(type='LoadAnnotations')],
+        )
+    )[0]
     read = item['gt_seg_map'][0].tolist()
     assert read == [class_of(value, True, dataset.label_map) for value in (0, 5, 150)] == [255, 0, 255]
     check_dataset(dataset, Model(decode_head=2))
     assert told == [f'ADE20KDataset: 1 of its classes do not occur in its masks: {names[7]}']
     with pytest.raises(ValueError, match='has the label 151, outside 0..150 of ADE20KDataset with 150 classes'):
-        check_dataset(make_masks([151], zero=True, type='ADE20KDataset', classes=(names[4], names[7]), folder='b'),
-                      Model(decode_head=2))
+        check_dataset(
+            make_masks([151], zero=True, type='ADE20KDataset', classes=(names[4], names[7]), folder='b'),
+            Model(decode_head=2),
+        )
 
 
 def test_a_large_data_set_is_sampled(make_masks, told, monkeypatch):
@@ -199,10 +269,16 @@ def test_wrapped_data_sets_are_checked(make_masks):
 # --- heads ---
 
 
-@pytest.mark.parametrize('heads, message', [
-    (dict(decode_head=150), 'has 3 classes, but num_classes is 150 in decode_head: set num_classes=3 in every head'),
-    (dict(decode_head=3, auxiliary_head=19), 'num_classes is 19 in auxiliary_head'),
-])
+@pytest.mark.parametrize(
+    'heads, message',
+    [
+        (
+            dict(decode_head=150),
+            'has 3 classes, but num_classes is 150 in decode_head: set num_classes=3 in every head',
+        ),
+        (dict(decode_head=3, auxiliary_head=19), 'num_classes is 19 in auxiliary_head'),
+    ],
+)
 def test_heads_for_another_number_of_classes(make_masks, heads, message):
     with pytest.raises(ValueError, match=message):
         check_dataset(make_masks([0, 1, 2]), Model(**heads))
@@ -229,16 +305,36 @@ def coco_file(path: Path, images: int = 3, categories=('cat', 'dog', 'cow'), lab
     content = dict(
         images=[dict(id=i + 1, file_name=f'{i}.jpg', height=32, width=32) for i in range(images)],
         categories=[dict(id=i + 1, name=name) for i, name in enumerate(categories)],
-        annotations=[dict(id=1 + i * len(labels) + k, image_id=i + 1, category_id=label, iscrowd=0, area=64,
-                          bbox=[2 + 10 * k, 2, 8, 8], segmentation=[[2, 2, 10, 2, 10, 10, 2, 10]])
-                     for i in range(images) for k, label in enumerate(labels)])
+        annotations=[
+            dict(
+                id=1 + i * len(labels) + k,
+                image_id=i + 1,
+                category_id=label,
+                iscrowd=0,
+                area=64,
+                bbox=[2 + 10 * k, 2, 8, 8],
+                segmentation=[[2, 2, 10, 2, 10, 10, 2, 10]],
+            )
+            for i in range(images)
+            for k, label in enumerate(labels)
+        ],
+    )
     path.write_text(json.dumps(content))
     return path
 
 
 def coco(path: Path, classes=('cat', 'dog', 'cow'), **changes):
-    return MMDET_DATASETS.build(dict(type='CocoDataset', ann_file=str(path), data_prefix=dict(img=str(path.parent)),
-                                     pipeline=[], metainfo=dict(classes=classes), test_mode=True) | changes)
+    return MMDET_DATASETS.build(
+        dict(
+            type='CocoDataset',
+            ann_file=str(path),
+            data_prefix=dict(img=str(path.parent)),
+            pipeline=[],
+            metainfo=dict(classes=classes),
+            test_mode=True,
+        )
+        | changes
+    )
 
 
 DETECTOR = Model(**{'roi_head': 3})
@@ -248,8 +344,12 @@ def test_instances(tmp_path, told):
     path = coco_file(tmp_path / 'a.json')
     check_dataset(coco(path), DETECTOR)
     assert told == ['CocoDataset: 1 of its classes do not occur in its annotations: dog']
-    with pytest.raises(ValueError, match=re.escape(
-            f"{path} has no categories ['horse']: it knows ['cat', 'dog', 'cow']. Give the data set metainfo=")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            f"{path} has no categories ['horse']: it knows ['cat', 'dog', 'cow']. Give the data set metainfo="
+        ),
+    ):
         check_dataset(coco(path, classes=('cat', 'horse', 'cow')), DETECTOR)
     with pytest.raises(ValueError, match='CocoDataset has 2 classes, but num_classes is 3 in roi_head'):
         check_dataset(coco(path, classes=('cat', 'cow')), DETECTOR)
@@ -267,8 +367,11 @@ def metric(path: Path, kind: str = 'CocoMetric', classes=('cat', 'dog', 'cow')):
 def test_a_metric_over_other_images_is_refused(tmp_path):
     path = coco_file(tmp_path / 'a.json')
     check_metric(metric(path), coco(path))
-    with pytest.raises(ValueError, match='ann_file has 3 images and the data set 2, 2 of them in common: .*'
-                       'without indices, or take type=.SubsetCocoMetric'):
+    with pytest.raises(
+        ValueError,
+        match='ann_file has 3 images and the data set 2, 2 of them in common: .*'
+        'without indices, or take type=.SubsetCocoMetric',
+    ):
         check_metric(metric(path), coco(path, indices=2))
     with pytest.raises(ValueError, match='has 1 images and the data set 3, 1 of them in common'):
         check_metric(metric(coco_file(tmp_path / 'b.json', images=1)), coco(path))
@@ -279,8 +382,10 @@ def test_a_metric_over_other_images_is_refused(tmp_path):
 def predicted(image: int) -> tuple:
     """What the metric keeps of an image: of the cat found well, of the cow found badly."""
     boxes, scores = np.array([[2, 2, 10, 10], [13, 2, 20, 10]], dtype=np.float32), np.array([0.9, 0.8])
-    return (dict(img_id=image, width=32, height=32),
-            dict(img_id=image, bboxes=boxes, scores=scores, labels=np.array([0, 2])))
+    return (
+        dict(img_id=image, width=32, height=32),
+        dict(img_id=image, bboxes=boxes, scores=scores, labels=np.array([0, 2])),
+    )
 
 
 def test_subset_metric_counts_predicted_images_only(tmp_path):

@@ -23,8 +23,12 @@ PACK = dict(type='PackInputs')
 
 def config(*pipeline: dict, wrap=lambda dataset: dataset, **options) -> Config:
     dataset = dict(type='ImageFiles', roots='r', pipeline=list(pipeline))
-    return Config(dict(train_dataloader=dict(dataset=wrap(dataset), pin_memory=True,
-                                             collate_fn=dict(type='default_collate')), **options))
+    return Config(
+        dict(
+            train_dataloader=dict(dataset=wrap(dataset), pin_memory=True, collate_fn=dict(type='default_collate')),
+            **options,
+        )
+    )
 
 
 def read(cfg: Config) -> list:
@@ -42,11 +46,15 @@ def merged(name: str, **options) -> Config:
     return cfg
 
 
-@pytest.mark.parametrize('name, rest, planes, scale', [
-    ('pretrain/bootmae_vitb.py', ['DrawMask', 'PackInputs'], True, (0.2, 1.0)),
-    ('pretrain/mae_vitb.py', ['PackInputs'], True, (0.2, 1.0)),
-    ('cls/bootmae_vitb_linear.py', ['PackInputs'], True, None),
-    ('cls/bootmae_vitb_finetune.py', ['RandAugment', 'PackInputs'], False, None)])
+@pytest.mark.parametrize(
+    'name, rest, planes, scale',
+    [
+        ('pretrain/bootmae_vitb.py', ['DrawMask', 'PackInputs'], True, (0.2, 1.0)),
+        ('pretrain/mae_vitb.py', ['PackInputs'], True, (0.2, 1.0)),
+        ('cls/bootmae_vitb_linear.py', ['PackInputs'], True, None),
+        ('cls/bootmae_vitb_finetune.py', ['RandAugment', 'PackInputs'], False, None),
+    ],
+)
 def test_the_configs_of_this_suite(name, rest, planes, scale):
     before = load_config(str(CONFIGS / name)).train_dataloader.dataset.pipeline
     first, *others = merged(name).train_dataloader.dataset.pipeline
@@ -59,18 +67,30 @@ def test_the_configs_of_this_suite(name, rest, planes, scale):
     assert others == before[3:]
 
 
-@pytest.mark.parametrize('name', ['pretrain/bootmae_demo.py', 'cls/bootmae_demo_finetune.py',
-                                  'seg/bootmae_vitb_upernet.py'])
+@pytest.mark.parametrize(
+    'name', ['pretrain/bootmae_demo.py', 'cls/bootmae_demo_finetune.py', 'seg/bootmae_vitb_upernet.py']
+)
 def test_other_pipelines_stay_as_they_are(name):
     before = load_config(str(CONFIGS / name)).to_dict()
     assert merged(name).to_dict() == before
 
 
-@pytest.mark.parametrize('pipeline', [
-    [], [LOAD], [LOAD, PACK], [LOAD, FLIP, CROP, PACK], [LOAD, dict(CROP, backend='cv2'), PACK],
-    [LOAD, dict(type='RandomResizedCrop', scale=224), PACK], [LOAD, dict(CROP, interpolation='bilinear'), PACK],
-    [dict(LOAD, color_type='grayscale'), CROP, PACK], [dict(LOAD, imdecode_backend='pillow'), CROP, PACK],
-    [dict(LOAD, ignore_empty=True), CROP, PACK], [LOAD, dict(CROP, type='EfficientNetRandomCrop'), PACK]])
+@pytest.mark.parametrize(
+    'pipeline',
+    [
+        [],
+        [LOAD],
+        [LOAD, PACK],
+        [LOAD, FLIP, CROP, PACK],
+        [LOAD, dict(CROP, backend='cv2'), PACK],
+        [LOAD, dict(type='RandomResizedCrop', scale=224), PACK],
+        [LOAD, dict(CROP, interpolation='bilinear'), PACK],
+        [dict(LOAD, color_type='grayscale'), CROP, PACK],
+        [dict(LOAD, imdecode_backend='pillow'), CROP, PACK],
+        [dict(LOAD, ignore_empty=True), CROP, PACK],
+        [LOAD, dict(CROP, type='EfficientNetRandomCrop'), PACK],
+    ],
+)
 def test_a_beginning_that_it_does_not_know(pipeline):
     assert read(config(*pipeline)) == pipeline
     with pytest.raises(ValueError, match='reader=cpu'):
@@ -85,8 +105,15 @@ def test_parts_of_the_beginning_and_wrapped_data_sets():
     first = read(config(dict(LOAD, type='mmcv.LoadImageFromFile', backend_args=dict(backend='local')), CROP, FLIP))[0]
     assert first['backend_args'] == dict(backend='local')
     assert read(config(LOAD, CROP, PACK, reader='stock')) == [LOAD, CROP, PACK]
-    cfg = config(LOAD, CROP, FLIP, PACK, wrap=lambda each: dict(
-        type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[each, dict(each, roots='s')])))
+    cfg = config(
+        LOAD,
+        CROP,
+        FLIP,
+        PACK,
+        wrap=lambda each: dict(
+            type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[each, dict(each, roots='s')])
+        ),
+    )
     apply_reader(cfg)
     inner = cfg.train_dataloader.dataset.dataset.datasets
     assert [names(each.pipeline) for each in inner] == [['ReadCrop', 'PackInputs']] * 2
@@ -112,12 +139,17 @@ def test_what_is_refused(monkeypatch):
 def test_the_gpu_route_gives_the_loop_what_it_needs(tmp_path):
     """The bytes and boxes of a batch, cut by the stage on a CPU, are the batch of the CPU's route."""
     from bootmae.data.device import DeviceStage
+
     Image.fromarray(photo('flower')[:200, :300]).save(tmp_path / 'a.jpg', subsampling=0, quality=95)
     Image.fromarray(photo('flower')[:200, :300]).save(tmp_path / 'b.png')
     batches = {}
     for reader in ('cpu', 'gpu'):
-        cfg = merged('pretrain/bootmae_vitb.py', reader=reader, reader_device='cpu', **{
-            'train_dataloader.dataset.roots': str(tmp_path), 'train_dataloader.dataset.split': None})
+        cfg = merged(
+            'pretrain/bootmae_vitb.py',
+            reader=reader,
+            reader_device='cpu',
+            **{'train_dataloader.dataset.roots': str(tmp_path), 'train_dataloader.dataset.split': None},
+        )
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         np.random.seed(0)
         batches[reader] = pseudo_collate([dataset[0], dataset[1]])

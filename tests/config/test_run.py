@@ -21,7 +21,7 @@ from bootmae.engine.runner.runner import SuiteRunner
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PRETRAIN, FINETUNE = CONFIGS / 'pretrain' / 'bootmae_debug.py', CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
-HALF, IMAGENET = ([127.5] * 3, ) * 2, ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+HALF, IMAGENET = ([127.5] * 3,) * 2, ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 
 
 @pytest.fixture
@@ -111,6 +111,7 @@ def make_file(tmp_path, pretrain):
     def make(name: str = 'run.pth', prefix: str = 'backbone.', **content) -> str:
         torch.save(dict(state_dict={prefix + key: value for key, value in state.items()}) | content, tmp_path / name)
         return str(tmp_path / name)
+
     return make
 
 
@@ -126,19 +127,25 @@ def test_apply_init(finetune, make_file):
 
 def test_apply_init_refuses_other_statistics(finetune, make_file):
     path = make_file(meta=stated(*IMAGENET))
-    with pytest.raises(ValueError, match=r'was made with mean \[123\.675, .*, but the config normalizes with mean '
-                       r'\[127\.5, .*: use the config of the method that made the weights'):
+    with pytest.raises(
+        ValueError,
+        match=r'was made with mean \[123\.675, .*, but the config normalizes with mean '
+        r'\[127\.5, .*: use the config of the method that made the weights',
+    ):
         apply_init(finetune, path)
     assert 'init_cfg' not in finetune.model.backbone
 
 
-@pytest.mark.parametrize('mean, std, good', [
-    ([127.5] * 3, [127.5] * 3, True),
-    ([127.501] * 3, [127.499] * 3, True),  # rounding
-    ([127, 127, 127], [128, 128, 128], False),  # integers
-    ([127.5] * 3, [58.395, 57.12, 57.375], False),  # the mean alone is not enough
-    (None, None, True),  # unknown
-])
+@pytest.mark.parametrize(
+    'mean, std, good',
+    [
+        ([127.5] * 3, [127.5] * 3, True),
+        ([127.501] * 3, [127.499] * 3, True),  # rounding
+        ([127, 127, 127], [128, 128, 128], False),  # integers
+        ([127.5] * 3, [58.395, 57.12, 57.375], False),  # the mean alone is not enough
+        (None, None, True),  # unknown
+    ],
+)
 def test_statistics(finetune, mean, std, good):
     if good:
         return check_statistics(finetune, 'file.pth', mean, std)
@@ -148,7 +155,7 @@ def test_statistics(finetune, mean, std, good):
 
 def test_statistics_of_a_config_with_integers(finetune):
     finetune.data_preprocessor.update(mean=[0, 0, 0], std=[255, 255, 255])
-    check_statistics(finetune, 'file.pth', (0.0, ) * 3, (255.0, ) * 3)
+    check_statistics(finetune, 'file.pth', (0.0,) * 3, (255.0,) * 3)
 
 
 def test_input_statistics_of_model_and_config(pretrain):
@@ -198,15 +205,25 @@ def test_check_data_looks_into_wrappers(folder):
         check_data(dict(type='ConcatDataset', datasets=[good, dict(type='RepeatDataset', times=2, dataset=bad)]))
 
 
-@pytest.mark.parametrize('split, message', [('train', r'roots=.*missing does not exist'),
-                                            ('val', r"split='val': there is no folder .*images/val; .* holds train")])
+@pytest.mark.parametrize(
+    'split, message',
+    [
+        ('train', r'roots=.*missing does not exist'),
+        ('val', r"split='val': there is no folder .*images/val; .* holds train"),
+    ],
+)
 def test_data_are_checked_before_the_runner_is_built(folder, monkeypatch, split, message):
     for module in ('train', 'test'):
-        monkeypatch.setattr(f'bootmae.commands.{module}.build_runner',
-                            lambda *args: pytest.fail('the runner was built'))
+        monkeypatch.setattr(
+            f'bootmae.commands.{module}.build_runner', lambda *args: pytest.fail('the runner was built')
+        )
     roots = folder if split == 'val' else folder.with_name('missing')
-    options = {'train_dataloader.dataset.roots': str(roots), 'val_dataloader.dataset.roots': str(roots),
-               'test_dataloader.dataset.roots': str(roots), 'train_dataloader.batch_size': 2048}
+    options = {
+        'train_dataloader.dataset.roots': str(roots),
+        'val_dataloader.dataset.roots': str(roots),
+        'test_dataloader.dataset.roots': str(roots),
+        'train_dataloader.batch_size': 2048,
+    }
     config = str(CONFIGS / 'cls' / 'bootmae_vitb_finetune.py')
     with pytest.raises(FileNotFoundError, match=message):
         train(config, options=options)
@@ -273,8 +290,11 @@ def test_training_moves_all_and_the_loss_falls(tmp_path):
     assert losses[-1] < 0.7 * losses[0]
     state = read_checkpoint(tmp_path / 'epoch_2.pth')['state_dict']
     untrained = {key for key in state if key.endswith('pos_embed')}
-    same = {key for key in state if key.startswith('momentum.') and
-            torch.equal(state[key], state[key.replace('momentum.', 'backbone.')])}
+    same = {
+        key
+        for key in state
+        if key.startswith('momentum.') and torch.equal(state[key], state[key.replace('momentum.', 'backbone.')])
+    }
     assert same <= untrained, 'the momentum encoder lags behind the online one everywhere else'
 
 
@@ -283,10 +303,19 @@ def test_average_of_weights_under_accumulation(tmp_path):
     """EMAHook averages after updates, not after iterations that only accumulate; its last average is one behind."""
     files = []
     for batch in (32, 16):
-        train(str(FINETUNE), str(tmp_path / str(batch)), {
-            'experiment_name': f'run_ema_{batch}', 'log_level': 'ERROR', 'train_dataloader.batch_size': batch,
-            'val_dataloader.dataset.indices': 32, 'train_cfg.max_epochs': 3, 'train_dataloader.dataset.indices': 128,
-            'custom_hooks': [dict(type='EMAHook', momentum=0.1)]})
+        train(
+            str(FINETUNE),
+            str(tmp_path / str(batch)),
+            {
+                'experiment_name': f'run_ema_{batch}',
+                'log_level': 'ERROR',
+                'train_dataloader.batch_size': batch,
+                'val_dataloader.dataset.indices': 32,
+                'train_cfg.max_epochs': 3,
+                'train_dataloader.dataset.indices': 128,
+                'custom_hooks': [dict(type='EMAHook', momentum=0.1)],
+            },
+        )
         files.append(read_checkpoint(tmp_path / str(batch) / 'epoch_3.pth'))
     # such a file holds the average as state_dict, and what was trained as ema_state_dict
     trained = [file['ema_state_dict']['module.head.fc.weight'] for file in files]

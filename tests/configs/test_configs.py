@@ -94,8 +94,11 @@ def test_batch(name):
     """GPUs x batch x accumulation of the opening comment is the batch that the learning rate is meant for."""
     cfg = Config.fromfile(FILES[name])
     stated = re.search(r'(\d+) GPUs? x (\d+)(?: x accumulation (\d+))?(?: = (\d+))?', header(name))
-    gpus, per_gpu, accumulation, product = (int(n) if n else None for n in stated.groups()) if stated else (1, ) + \
-        (cfg.train_dataloader.batch_size, None, None)
+    gpus, per_gpu, accumulation, product = (
+        (int(n) if n else None for n in stated.groups())
+        if stated
+        else (1,) + (cfg.train_dataloader.batch_size, None, None)
+    )
     batch = settle_batch(gpus, cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size)
     assert (batch.per_gpu, batch.accumulation) == (per_gpu, accumulation or 1)
     assert batch.global_size == gpus * per_gpu * (accumulation or 1)
@@ -109,32 +112,89 @@ def test_masks_fit_the_model(name):
     cfg = Config.fromfile(FILES[name])
     backbone = cfg.model.backbone
     draw = TRANSFORMS.build(next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'DrawMask'))
-    grid = patch_grid((backbone.img_size, ) * 2, (backbone.patch_size, ) * 2)
+    grid = patch_grid((backbone.img_size,) * 2, (backbone.patch_size,) * 2)
     assert draw.masking == BlockMasking(grid=grid, **cfg.model.masking)
     crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomResizedCrop')
     assert crop.scale == backbone.img_size
 
 
 HALF, IMAGENET = [127.5] * 3 * 2, [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]
-BOOT = dict(epochs=801, warmup=40, decay=0.05, betas=(0.9, 0.95), stats=HALF, crop=(0.2, 1.0),
-            masks=(147, 120, (16, 60)))
-BOOT_TUNE = dict(min_lr=1e-6, decay=0.05, betas=(0.9, 0.999), eps=1e-8, stats=HALF, ema=0.9998, out='avg_featmap',
-                 positions=None, endpoint=None, erased=0.25)
-LINEAR = dict(optimizer='LARS', momentum=0.9, trust=0.001, batch=16384, min_lr=0.0, decay=0.0, warmup=10, frozen=True,
-              endpoint=False, crop=(0.08, 1.0), plain='bias')
-MAE = dict(epochs=800, warmup=40, endpoint=False, lr=2.4e-3, min_lr=0.0, batch=4096, decay=0.05, betas=(0.9, 0.95),
-           stats=IMAGENET)
-MAE_TUNE = dict(min_lr=1e-6, batch=1024, decay=0.05, betas=(0.9, 0.999), stats=IMAGENET, warmup=5, ema=None,
-                positions=True, endpoint=False, erased=0.25)
+BOOT = dict(
+    epochs=801, warmup=40, decay=0.05, betas=(0.9, 0.95), stats=HALF, crop=(0.2, 1.0), masks=(147, 120, (16, 60))
+)
+BOOT_TUNE = dict(
+    min_lr=1e-6,
+    decay=0.05,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    stats=HALF,
+    ema=0.9998,
+    out='avg_featmap',
+    positions=None,
+    endpoint=None,
+    erased=0.25,
+)
+LINEAR = dict(
+    optimizer='LARS',
+    momentum=0.9,
+    trust=0.001,
+    batch=16384,
+    min_lr=0.0,
+    decay=0.0,
+    warmup=10,
+    frozen=True,
+    endpoint=False,
+    crop=(0.08, 1.0),
+    plain='bias',
+)
+MAE = dict(
+    epochs=800,
+    warmup=40,
+    endpoint=False,
+    lr=2.4e-3,
+    min_lr=0.0,
+    batch=4096,
+    decay=0.05,
+    betas=(0.9, 0.95),
+    stats=IMAGENET,
+)
+MAE_TUNE = dict(
+    min_lr=1e-6,
+    batch=1024,
+    decay=0.05,
+    betas=(0.9, 0.999),
+    stats=IMAGENET,
+    warmup=5,
+    ema=None,
+    positions=True,
+    endpoint=False,
+    erased=0.25,
+)
 RECIPES = dict(
-    bootmae_vitb=BOOT | dict(arch='base', lr=2.4e-3, min_lr=1e-4, batch=4096, pixel=(512, 2, 12, 0),
-                             feature=(2, 12, 11), ema=((0, 0.999), (100, 0.9999), (400, 0.99999))),
-    bootmae_vitl=BOOT | dict(arch='large', lr=1.2e-3, min_lr=1e-5, batch=2048, pixel=(512, 2, 16, 0),
-                             feature=(2, 16, 23), ema=((0, 0.999), (100, 0.9999))),
-    bootmae_vitb_finetune=BOOT_TUNE | dict(arch='base', epochs=100, warmup=20, lr=5e-3, batch=2048, layer_decay=0.6,
-                                           drop_path=0.1, head=768),
-    bootmae_vitl_finetune=BOOT_TUNE | dict(arch='large', epochs=50, warmup=5, lr=1.5e-3, batch=1024, layer_decay=0.75,
-                                           drop_path=0.1, head=1024),
+    bootmae_vitb=BOOT
+    | dict(
+        arch='base',
+        lr=2.4e-3,
+        min_lr=1e-4,
+        batch=4096,
+        pixel=(512, 2, 12, 0),
+        feature=(2, 12, 11),
+        ema=((0, 0.999), (100, 0.9999), (400, 0.99999)),
+    ),
+    bootmae_vitl=BOOT
+    | dict(
+        arch='large',
+        lr=1.2e-3,
+        min_lr=1e-5,
+        batch=2048,
+        pixel=(512, 2, 16, 0),
+        feature=(2, 16, 23),
+        ema=((0, 0.999), (100, 0.9999)),
+    ),
+    bootmae_vitb_finetune=BOOT_TUNE
+    | dict(arch='base', epochs=100, warmup=20, lr=5e-3, batch=2048, layer_decay=0.6, drop_path=0.1, head=768),
+    bootmae_vitl_finetune=BOOT_TUNE
+    | dict(arch='large', epochs=50, warmup=5, lr=1.5e-3, batch=1024, layer_decay=0.75, drop_path=0.1, head=1024),
     bootmae_vitb_linear=LINEAR | dict(arch='base', epochs=90, lr=6.4, stats=HALF, depth=9, out='avg_featmap'),
     bootmae_vitl_linear=LINEAR | dict(arch='large', epochs=50, lr=4.48, stats=HALF, depth=18, out='avg_featmap'),
     mae_vitb=MAE,
@@ -158,21 +218,35 @@ def recipe(cfg: Config) -> dict:
     assert (crop['type'] == 'ClampedResizedCrop') == (optimizer.type == 'LARS')
     ema = hooks['BootMAEHook'].ema if 'BootMAEHook' in hooks else None
     return dict(
-        arch=backbone.arch, epochs=cfg.train_cfg.max_epochs, optimizer=optimizer.type, lr=optimizer.lr,
-        batch=cfg.auto_scale_lr.base_batch_size, warmup=schedulers[0].get('warmup', schedulers[0].get('end')),
+        arch=backbone.arch,
+        epochs=cfg.train_cfg.max_epochs,
+        optimizer=optimizer.type,
+        lr=optimizer.lr,
+        batch=cfg.auto_scale_lr.base_batch_size,
+        warmup=schedulers[0].get('warmup', schedulers[0].get('end')),
         min_lr=schedulers[-1].get('min_lr', schedulers[-1].get('eta_min', 0.0)),
-        decay=optimizer.weight_decay, betas=optimizer.get('betas'), eps=optimizer.get('eps'),
-        momentum=optimizer.get('momentum'), trust=optimizer.get('eta'),
-        layer_decay=wrapper.get('paramwise_cfg', {}).get('layer_decay'), drop_path=backbone.get('drop_path_rate'),
-        stats=list(stats.mean) + list(stats.std), crop=tuple(crop.get('crop_ratio_range', (0.08, 1.0))),
+        decay=optimizer.weight_decay,
+        betas=optimizer.get('betas'),
+        eps=optimizer.get('eps'),
+        momentum=optimizer.get('momentum'),
+        trust=optimizer.get('eta'),
+        layer_decay=wrapper.get('paramwise_cfg', {}).get('layer_decay'),
+        drop_path=backbone.get('drop_path_rate'),
+        stats=list(stats.mean) + list(stats.std),
+        crop=tuple(crop.get('crop_ratio_range', (0.08, 1.0))),
         masks=(masks.get('num_masked'), masks.get('num_block'), tuple(masks.get('block_area', ()))),
         pixel=tuple(pixel.get(key) for key in ('embed_dims', 'depth', 'num_heads', 'tap')),
         feature=tuple(feature.get(key) for key in ('depth', 'num_heads', 'tap')),
         ema=tuple(map(tuple, ema)) if ema else 1 - hooks['EMAHook'].momentum if 'EMAHook' in hooks else None,
-        depth=backbone.get('depth'), out=backbone.get('out_type'), frozen=backbone.get('frozen', False),
-        head=model.get('head', {}).get('in_channels'), positions=backbone.get('trainable_positions'),
-        endpoint=schedulers[0].get('endpoint'), erased=stats.get('erase_prob'),
-        plain=''.join(wrapper.get('paramwise_cfg', {}).get('custom_keys', {})))
+        depth=backbone.get('depth'),
+        out=backbone.get('out_type'),
+        frozen=backbone.get('frozen', False),
+        head=model.get('head', {}).get('in_channels'),
+        positions=backbone.get('trainable_positions'),
+        endpoint=schedulers[0].get('endpoint'),
+        erased=stats.get('erase_prob'),
+        plain=''.join(wrapper.get('paramwise_cfg', {}).get('custom_keys', {})),
+    )
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -233,12 +307,18 @@ def imagenet(tmp_path_factory) -> Path:
 
 def shrink(cfg: Config, images: Path) -> dict:
     """Options that make a config small and keep the rest: depth, taps, masks, schedule and transforms."""
-    small = {'auto_scale_lr.base_batch_size': BATCH, 'default_hooks.checkpoint.interval': 1, 'log_level': 'ERROR',
-             'train_cfg.val_interval': 1,
-             'custom_hooks': cfg.get('custom_hooks', []) + [dict(type='ConfigsTestObserver')]}
+    small = {
+        'auto_scale_lr.base_batch_size': BATCH,
+        'default_hooks.checkpoint.interval': 1,
+        'log_level': 'ERROR',
+        'train_cfg.val_interval': 1,
+        'custom_hooks': cfg.get('custom_hooks', []) + [dict(type='ConfigsTestObserver')],
+    }
     for loader in {'train_dataloader', 'val_dataloader', 'test_dataloader'} & set(cfg):
-        small |= {f'{loader}.{key}': value for key, value in dict(
-            batch_size=BATCH, num_workers=0, persistent_workers=False, pin_memory=False).items()}
+        small |= {
+            f'{loader}.{key}': value
+            for key, value in dict(batch_size=BATCH, num_workers=0, persistent_workers=False, pin_memory=False).items()
+        }
         dataset = cfg[loader].dataset
         if dataset.type == 'ImageFiles':
             small[f'{loader}.dataset.roots'] = str(images if dataset.split else images / 'train')
@@ -247,8 +327,10 @@ def shrink(cfg: Config, images: Path) -> dict:
                 size = cfg.model.backbone.img_size
                 small[f'{loader}.dataset.pipeline'] = [load, dict(type='Resize', scale=(size, size)), pack]
         elif dataset.type == 'DigitSceneImages':
-            small |= {f'{loader}.dataset.data_root': str(images.parent / 'digit_scenes'),
-                      f'{loader}.dataset.scenes': dict(train=12, val=1)}
+            small |= {
+                f'{loader}.dataset.data_root': str(images.parent / 'digit_scenes'),
+                f'{loader}.dataset.scenes': dict(train=12, val=1),
+            }
         else:
             small[f'{loader}.dataset.indices'] = 12 if loader == 'train_dataloader' else 4
     if 'probe' in cfg.default_hooks:
@@ -260,17 +342,29 @@ def shrink(cfg: Config, images: Path) -> dict:
         arch = dict(_delete_=True, embed_dims=WIDTH, depth=ARCHS[backbone.arch]['depth'], num_heads=HEADS)
         small['model.backbone.arch'] = arch
         if cfg.model.type == 'BootMAE':
-            small |= {'model.pixel_decoder.embed_dims': 16, 'model.pixel_decoder.num_heads': HEADS,
-                      'model.feature_decoder.num_heads': HEADS}
+            small |= {
+                'model.pixel_decoder.embed_dims': 16,
+                'model.pixel_decoder.num_heads': HEADS,
+                'model.feature_decoder.num_heads': HEADS,
+            }
         else:
             small['model.head.in_channels'] = WIDTH
             if 'neck' in cfg.model:
                 small['model.neck.input_features'] = WIDTH
     else:
-        small['model.backbone.arch'] = dict(_delete_=True, embed_dims=WIDTH, num_layers=MAE_DEPTHS[backbone.arch],
-                                            num_heads=HEADS, feedforward_channels=4 * WIDTH)
-        small |= {f'model.neck.{key}': value for key, value in dict(
-            embed_dim=WIDTH, decoder_embed_dim=WIDTH, decoder_depth=1, decoder_num_heads=HEADS).items()}
+        small['model.backbone.arch'] = dict(
+            _delete_=True,
+            embed_dims=WIDTH,
+            num_layers=MAE_DEPTHS[backbone.arch],
+            num_heads=HEADS,
+            feedforward_channels=4 * WIDTH,
+        )
+        small |= {
+            f'model.neck.{key}': value
+            for key, value in dict(
+                embed_dim=WIDTH, decoder_embed_dim=WIDTH, decoder_depth=1, decoder_num_heads=HEADS
+            ).items()
+        }
     return small
 
 
@@ -290,6 +384,7 @@ def train(tmp_path_factory, imagenet):
             assert not list((folder / 'empty').iterdir())
             done[name] = runner, folder / 'work' / 'epoch_1.pth'
         return done[name]
+
     return once
 
 
@@ -309,8 +404,11 @@ def check_training(runner, moving: tuple[str, ...], fixed: tuple[str, ...] = ())
 @pytest.mark.parametrize('name', PRETRAIN)
 def test_pretraining_steps(train, name):
     runner, checkpoint = train(name)
-    moving = ('backbone.', 'pixel_decoder.', 'feature_decoder.', 'momentum.') if 'bootmae' in name else \
-        ('backbone.', 'neck.')
+    moving = (
+        ('backbone.', 'pixel_decoder.', 'feature_decoder.', 'momentum.')
+        if 'bootmae' in name
+        else ('backbone.', 'neck.')
+    )
     check_training(runner, moving, fixed=('backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed'))
     assert checkpoint.is_file()
 
@@ -324,7 +422,7 @@ def test_downstream_steps(train, name):
     verdict = runner.model.backbone.verdict
     assert verdict.path == str(pretrained)
     if runner.model.backbone.frozen:
-        check_training(runner, ('head.', ), fixed=('backbone.', ))
+        check_training(runner, ('head.',), fixed=('backbone.',))
     else:
         check_training(runner, ('backbone.blocks.0.', 'head.'))
     assert checkpoint.is_file()

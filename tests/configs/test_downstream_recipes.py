@@ -18,8 +18,10 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from bootmae.results.provenance import versions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SEG, DET = ({path.stem: path for path in sorted((REPOSITORY / 'configs' / task).glob('*_vit[bl]_*.py'))}
-            for task in ('seg', 'det'))
+SEG, DET = (
+    {path.stem: path for path in sorted((REPOSITORY / 'configs' / task).glob('*_vit[bl]_*.py'))}
+    for task in ('seg', 'det')
+)
 FILES = SEG | DET
 
 HALF, IMAGENET = [127.5] * 6, [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]
@@ -27,21 +29,77 @@ B = dict(arch='base', taps=(3, 5, 7, 11), width=768)
 L = dict(arch='large', taps=(7, 11, 15, 23), width=1024)
 ADAMW = dict(optimizer='AdamW', betas=(0.9, 0.999), wrapper='AutocastOptimWrapper', fused=True)
 UPERNET = ADAMW | dict(
-    img_size=512, patch=16, positions=True, relative=True, layer_scale=1.0, window=None, pyramid='TapPyramid',
-    pyramid_norm='SyncBN', head=('UPerHead', (1, 2, 3, 6), 0.1, 150, 'SyncBN', 1.0),
-    auxiliary=('FCNHead', 2, 256, 1, 0.1, 150, 'SyncBN', 0.4), batch=16, per_gpu=2, length=160_000, decay=0.05,
-    warmup=(1e-6, 1500), test=('slide', (512, 512), (341, 341)), decay_positions=None)
+    img_size=512,
+    patch=16,
+    positions=True,
+    relative=True,
+    layer_scale=1.0,
+    window=None,
+    pyramid='TapPyramid',
+    pyramid_norm='SyncBN',
+    head=('UPerHead', (1, 2, 3, 6), 0.1, 150, 'SyncBN', 1.0),
+    auxiliary=('FCNHead', 2, 256, 1, 0.1, 150, 'SyncBN', 0.4),
+    batch=16,
+    per_gpu=2,
+    length=160_000,
+    decay=0.05,
+    warmup=(1e-6, 1500),
+    test=('slide', (512, 512), (341, 341)),
+    decay_positions=None,
+)
 ONE_X = ADAMW | dict(
-    img_size=224, patch=16, positions=True, relative=None, layer_scale=None, window=None, pyramid='TapPyramid',
-    pyramid_norm='SyncBN', batch=16, per_gpu=2, length=12, decay=0.05, drop_path=0.2, warmup=(0.001, 499),
-    low_quality=True, steps=[8, 11], clip=None, pad=32, rpn_convs=None, box_head=('Shared2FCBBoxHead', None),
-    mask_norm=None, evaluated=['bbox', 'segm'])
+    img_size=224,
+    patch=16,
+    positions=True,
+    relative=None,
+    layer_scale=None,
+    window=None,
+    pyramid='TapPyramid',
+    pyramid_norm='SyncBN',
+    batch=16,
+    per_gpu=2,
+    length=12,
+    decay=0.05,
+    drop_path=0.2,
+    warmup=(0.001, 499),
+    low_quality=True,
+    steps=[8, 11],
+    clip=None,
+    pad=32,
+    rpn_convs=None,
+    box_head=('Shared2FCBBoxHead', None),
+    mask_norm=None,
+    evaluated=['bbox', 'segm'],
+)
 VITDET = ADAMW | dict(
-    img_size=224, patch=16, positions=True, relative='decomposed', class_token=False, input_size=1024, layer_scale=None,
-    window=14, global_blocks=None, taps=None, low_quality=False, decay_biases=True,
-    pyramid='SimplePyramid', neck=None, batch=64, per_gpu=4, length=184_375, lr=1e-4, decay=0.1, warmup=(0.001, 250),
-    steps=[163_889, 177_546], clip=None, pad=1024, rpn_convs=2, box_head=('Shared4Conv1FCBBoxHead', 'mmpretrain.LN2d'),
-    mask_norm='mmpretrain.LN2d', evaluated=['bbox', 'segm'])
+    img_size=224,
+    patch=16,
+    positions=True,
+    relative='decomposed',
+    class_token=False,
+    input_size=1024,
+    layer_scale=None,
+    window=14,
+    global_blocks=None,
+    taps=None,
+    low_quality=False,
+    decay_biases=True,
+    pyramid='SimplePyramid',
+    neck=None,
+    batch=64,
+    per_gpu=4,
+    length=184_375,
+    lr=1e-4,
+    decay=0.1,
+    warmup=(0.001, 250),
+    steps=[163_889, 177_546],
+    clip=None,
+    pad=1024,
+    rpn_convs=2,
+    box_head=('Shared4Conv1FCBBoxHead', 'mmpretrain.LN2d'),
+    mask_norm='mmpretrain.LN2d',
+    evaluated=['bbox', 'segm'],
+)
 RECIPES = dict(
     bootmae_vitb_upernet=UPERNET | B | dict(lr=4e-4, layer_decay=0.65, drop_path=0.1, clip=3.0, stats=HALF),
     bootmae_vitl_upernet=UPERNET | L | dict(lr=4e-4, layer_decay=0.75, drop_path=0.1, clip=3.0, stats=HALF),
@@ -70,19 +128,36 @@ def shared_part(cfg: Config) -> dict:
     assert (backbone.type, warmup.type, warmup.by_epoch, warmup.begin) == ('TransferViT', 'LinearLR', False, 0)
     assert stats.bgr_to_rgb
     return dict(
-        arch=backbone.arch, img_size=backbone.img_size, patch=backbone.patch_size, drop_path=backbone.drop_path_rate,
-        taps=backbone.get('out_indices'), positions=backbone.trainable_positions,
-        relative=backbone.get('relative_positions'), class_token=backbone.get('class_token'),
-        input_size=backbone.get('input_size'), decay_biases=wrapper.paramwise_cfg.get('decay_biases'),
+        arch=backbone.arch,
+        img_size=backbone.img_size,
+        patch=backbone.patch_size,
+        drop_path=backbone.drop_path_rate,
+        taps=backbone.get('out_indices'),
+        positions=backbone.trainable_positions,
+        relative=backbone.get('relative_positions'),
+        class_token=backbone.get('class_token'),
+        input_size=backbone.get('input_size'),
+        decay_biases=wrapper.paramwise_cfg.get('decay_biases'),
         layer_scale=backbone.get('layer_scale'),
-        window=backbone.get('window_size'), global_blocks=backbone.get('global_blocks'),
-        pyramid=backbone.pyramid.type, pyramid_norm=backbone.pyramid.get('norm_cfg', {}).get('type'),
-        wrapper=wrapper.type, optimizer=wrapper.optimizer.type, lr=wrapper.optimizer.lr,
-        betas=wrapper.optimizer.betas, decay=wrapper.optimizer.weight_decay, fused=wrapper.optimizer.fused,
-        layer_decay=wrapper.paramwise_cfg.layer_decay, decay_positions=wrapper.paramwise_cfg.get('decay_positions'),
-        clip=(wrapper.get('clip_grad') or {}).get('max_norm'), batch=cfg.auto_scale_lr.base_batch_size,
-        per_gpu=loader.batch_size, length=cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs'),
-        warmup=(warmup.start_factor, warmup.end - 1), stats=list(stats.mean) + list(stats.std))
+        window=backbone.get('window_size'),
+        global_blocks=backbone.get('global_blocks'),
+        pyramid=backbone.pyramid.type,
+        pyramid_norm=backbone.pyramid.get('norm_cfg', {}).get('type'),
+        wrapper=wrapper.type,
+        optimizer=wrapper.optimizer.type,
+        lr=wrapper.optimizer.lr,
+        betas=wrapper.optimizer.betas,
+        decay=wrapper.optimizer.weight_decay,
+        fused=wrapper.optimizer.fused,
+        layer_decay=wrapper.paramwise_cfg.layer_decay,
+        decay_positions=wrapper.paramwise_cfg.get('decay_positions'),
+        clip=(wrapper.get('clip_grad') or {}).get('max_norm'),
+        batch=cfg.auto_scale_lr.base_batch_size,
+        per_gpu=loader.batch_size,
+        length=cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs'),
+        warmup=(warmup.start_factor, warmup.end - 1),
+        stats=list(stats.mean) + list(stats.std),
+    )
 
 
 def segmentation_part(cfg: Config) -> dict:
@@ -90,13 +165,27 @@ def segmentation_part(cfg: Config) -> dict:
     assert head.in_channels == [auxiliary.in_channels] * 4
     assert (head.in_index, head.align_corners, auxiliary.align_corners) == ([0, 1, 2, 3], False, False)
     return dict(
-        head=(head.type, head.pool_scales, head.dropout_ratio, head.num_classes, head.norm_cfg.type,
-              head.loss_decode.loss_weight),
-        auxiliary=(auxiliary.type, auxiliary.in_index, auxiliary.channels, auxiliary.num_convs,
-                   auxiliary.dropout_ratio, auxiliary.num_classes, auxiliary.norm_cfg.type,
-                   auxiliary.loss_decode.loss_weight),
+        head=(
+            head.type,
+            head.pool_scales,
+            head.dropout_ratio,
+            head.num_classes,
+            head.norm_cfg.type,
+            head.loss_decode.loss_weight,
+        ),
+        auxiliary=(
+            auxiliary.type,
+            auxiliary.in_index,
+            auxiliary.channels,
+            auxiliary.num_convs,
+            auxiliary.dropout_ratio,
+            auxiliary.num_classes,
+            auxiliary.norm_cfg.type,
+            auxiliary.loss_decode.loss_weight,
+        ),
         width=head.channels if head.channels == auxiliary.in_channels else None,
-        test=(model.test_cfg.mode, model.test_cfg.crop_size, model.test_cfg.stride))
+        test=(model.test_cfg.mode, model.test_cfg.crop_size, model.test_cfg.stride),
+    )
 
 
 def detection_part(cfg: Config) -> dict:
@@ -108,11 +197,16 @@ def detection_part(cfg: Config) -> dict:
     assert (steps.type, steps.gamma, steps.begin, steps.end) == ('MultiStepLR', 0.1, 0, length)
     assert steps.by_epoch is ('max_epochs' in cfg.train_cfg)
     return dict(
-        width=model.neck.in_channels[0] if model.neck else None, neck=model.neck and model.neck.in_channels[3],
-        pad=model.data_preprocessor.pad_size_divisor, rpn_convs=model.rpn_head.get('num_convs'), steps=steps.milestones,
+        width=model.neck.in_channels[0] if model.neck else None,
+        neck=model.neck and model.neck.in_channels[3],
+        pad=model.data_preprocessor.pad_size_divisor,
+        rpn_convs=model.rpn_head.get('num_convs'),
+        steps=steps.milestones,
         box_head=(heads.bbox_head.type, heads.bbox_head.get('norm_cfg', {}).get('type')),
         low_quality=model.train_cfg.rcnn.assigner.match_low_quality,
-        mask_norm=heads.mask_head.get('norm_cfg', {}).get('type'), evaluated=cfg.val_evaluator.metric)
+        mask_norm=heads.mask_head.get('norm_cfg', {}).get('type'),
+        evaluated=cfg.val_evaluator.metric,
+    )
 
 
 def test_every_config_has_its_recipe_checked():
@@ -131,8 +225,11 @@ def test_recipe(name):
 @pytest.mark.parametrize('name', RECIPES)
 def test_command(name):
     """It starts from the last checkpoint of the same method's and size's pretraining."""
-    command = re.search(r'^#   tools/dist_train.sh (\S+) (\d+) --init work_dirs/(\w+)/epoch_(\d+)\.pth$',
-                        FILES[name].read_text(), re.MULTILINE)
+    command = re.search(
+        r'^#   tools/dist_train.sh (\S+) (\d+) --init work_dirs/(\w+)/epoch_(\d+)\.pth$',
+        FILES[name].read_text(),
+        re.MULTILINE,
+    )
     method, size = name.split('_')[:2]
     assert REPOSITORY / command[1] == FILES[name]
     assert command[3] == f'{method}_{size}'
@@ -221,15 +318,25 @@ def test_segmentation_data(name):
     cfg = load(name)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     assert [step['type'] for step in train.pipeline] == [
-        'LoadImageFromFile', 'LoadAnnotations', 'RandomResize', 'RandomCrop', 'RandomFlip', 'PhotoMetricDistortion',
-        'PackSegInputs']
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'RandomResize',
+        'RandomCrop',
+        'RandomFlip',
+        'PhotoMetricDistortion',
+        'PackSegInputs',
+    ]
     assert step_of(train.pipeline, 'RandomResize') == dict(scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True)
     assert step_of(train.pipeline, 'RandomCrop') == dict(crop_size=(512, 512), cat_max_ratio=0.75)
     assert step_of(train.pipeline, 'RandomFlip') == dict(prob=0.5)
     assert step_of(val.pipeline, 'Resize') == dict(scale=(2048, 512), keep_ratio=True)
     padding = cfg.model.data_preprocessor
     assert (padding.size, padding.test_cfg, padding.pad_val, padding.seg_pad_val) == (
-        (512, 512), dict(size=(512, 512)), 0, 255)
+        (512, 512),
+        dict(size=(512, 512)),
+        0,
+        255,
+    )
     for dataset, split in ((train, 'training'), (val, 'validation')):
         assert (dataset.type, dataset.data_root) == ('ADE20KDataset', 'data/ade/ADEChallengeData2016')
         assert dataset.data_prefix == dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
@@ -255,8 +362,10 @@ def test_detection_data(name):
         assert step_of(test, 'Resize') == dict(scale=(1333, 800), keep_ratio=True)
     assert step_of(train, 'RandomFlip') == dict(prob=0.5)
     assert step_of(train, 'LoadAnnotations') == dict(with_bbox=True, with_mask=True)
-    assert cfg.train_dataloader.dataset.data_root + cfg.train_dataloader.dataset.ann_file == \
-        'data/coco/annotations/instances_train2017.json'
+    assert (
+        cfg.train_dataloader.dataset.data_root + cfg.train_dataloader.dataset.ann_file
+        == 'data/coco/annotations/instances_train2017.json'
+    )
     assert cfg.val_evaluator.ann_file == 'data/coco/annotations/instances_val2017.json'
     assert cfg.train_dataloader.dataset.data_prefix.img == 'train2017/'
 
@@ -293,17 +402,30 @@ def test_size_of_an_encoder():
     assert encoder_size(768, 12, 196) == sum(p.numel() for p in theirs.parameters()) - 2 * 768 - keys
 
 
-@pytest.mark.parametrize('name, total, patches, more', [
-    # relative positions (63 * 63 + 3 a head), two layer scales; pyramid: three 2 x 2 transposed convolutions and a norm
-    ('bootmae_vitb_upernet', 163_868_012, 1024,
-     12 * (3972 * 12 + 2 * 768) + 3 * (4 * 768**2 + 768) + 2 * 768),
-    ('bootmae_vitb_maskrcnn_1x', 113_561_328, 196, 3 * (4 * 768**2 + 768) + 2 * 768),
-    # x4, x2: 768 -> 384 with a norm -> 192, 768 -> 384; each level 1 x 1 to 256, 3 x 3, a norm after each
-    ('bootmae_vitb_vitdet', 110_794_672 + 92_672 - 768, 196,  # offsets of 14 and of 64 patches; no class token
-     8 * 2 * 27 * 64 + 4 * 2 * 127 * 64 - 768 +
-     2 * (4 * 768 * 384 + 384) + 2 * 384 + 4 * 384 * 192 + 192 + 256 * (192 + 384 + 768 + 768) + 4 * 9 * 256**2
-     + 4 * 2 * 2 * 256),
-])
+@pytest.mark.parametrize(
+    'name, total, patches, more',
+    [
+        # relative positions (63 * 63 + 3 a head), two layer scales; pyramid: three 2 x 2 transposed convolutions, a norm
+        ('bootmae_vitb_upernet', 163_868_012, 1024, 12 * (3972 * 12 + 2 * 768) + 3 * (4 * 768**2 + 768) + 2 * 768),
+        ('bootmae_vitb_maskrcnn_1x', 113_561_328, 196, 3 * (4 * 768**2 + 768) + 2 * 768),
+        # x4, x2: 768 -> 384 with a norm -> 192, 768 -> 384; each level 1 x 1 to 256, 3 x 3, a norm after each
+        (
+            'bootmae_vitb_vitdet',
+            110_794_672 + 92_672 - 768,
+            196,  # offsets of 14 and of 64 patches; no class token
+            8 * 2 * 27 * 64
+            + 4 * 2 * 127 * 64
+            - 768
+            + 2 * (4 * 768 * 384 + 384)
+            + 2 * 384
+            + 4 * 384 * 192
+            + 192
+            + 256 * (192 + 384 + 768 + 768)
+            + 4 * 9 * 256**2
+            + 4 * 2 * 2 * 256,
+        ),
+    ],
+)
 def test_number_of_parameters(name, total, patches, more):
     cfg = load(name)
     init_default_scope(cfg.default_scope)

@@ -36,9 +36,15 @@ def labeled(tmp_path_factory) -> Path:
 
 def options(**values) -> dict:
     """Config values of a run of one epoch with batches of 4; ``__`` stands for a dot."""
-    small = {'train_cfg.max_epochs': 1, 'param_scheduler.warmup': 0.5, 'train_dataloader.batch_size': 4,
-             'auto_scale_lr.base_batch_size': 4, 'log_level': 'ERROR', 'default_hooks.logger.interval': 1,
-             'default_hooks.checkpoint.interval': 1}
+    small = {
+        'train_cfg.max_epochs': 1,
+        'param_scheduler.warmup': 0.5,
+        'train_dataloader.batch_size': 4,
+        'auto_scale_lr.base_batch_size': 4,
+        'log_level': 'ERROR',
+        'default_hooks.logger.interval': 1,
+        'default_hooks.checkpoint.interval': 1,
+    }
     return small | {key.replace('__', '.'): value for key, value in values.items()}
 
 
@@ -50,9 +56,16 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
     masking = dict(num_masked=72, num_block=59, block_area=None)
     pipeline[1].scale = size
     pipeline[3] = dict(type='DrawMask', img_size=size, patch_size=8, **masking)
-    runner = run_training(str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'), str(tmp_path / 'pretrain'), options(
-        model__backbone__img_size=size, model__masking=masking, train_dataloader__dataset__pipeline=pipeline,
-        train_dataloader__dataset__roots=str(labeled / 'train')))
+    runner = run_training(
+        str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'),
+        str(tmp_path / 'pretrain'),
+        options(
+            model__backbone__img_size=size,
+            model__masking=masking,
+            train_dataloader__dataset__pipeline=pipeline,
+            train_dataloader__dataset__roots=str(labeled / 'train'),
+        ),
+    )
     assert runner.iter == 4
     assert runner.model.masking.grid == (8, 12)
     assert np.isfinite(runner.message_hub.get_scalar('train/loss').data[0]).all()
@@ -63,12 +76,23 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
     train, test = Config.fromfile(tune).train_pipeline, Config.fromfile(tune).test_pipeline
     train[1].scale = size
     test[1:3] = [dict(type='Resize', scale=size[::-1], backend='pillow', interpolation='bicubic')]
-    loaders = {f'{loader}_dataloader__dataset__{key}': value
-               for loader, steps in (('train', train), ('val', test), ('test', test))
-               for key, value in (('pipeline', steps), ('roots', str(labeled)))}
-    runner = run_training(str(tune), str(tmp_path / 'tune'), options(
-        model__backbone__img_size=size, model__head__num_classes=2, data_preprocessor__num_classes=2,
-        train_cfg__val_interval=1, **loaders), init=str(tmp_path / 'pretrain/epoch_1.pth'))
+    loaders = {
+        f'{loader}_dataloader__dataset__{key}': value
+        for loader, steps in (('train', train), ('val', test), ('test', test))
+        for key, value in (('pipeline', steps), ('roots', str(labeled)))
+    }
+    runner = run_training(
+        str(tune),
+        str(tmp_path / 'tune'),
+        options(
+            model__backbone__img_size=size,
+            model__head__num_classes=2,
+            data_preprocessor__num_classes=2,
+            train_cfg__val_interval=1,
+            **loaders,
+        ),
+        init=str(tmp_path / 'pretrain/epoch_1.pth'),
+    )
     assert runner.model.backbone.verdict.resized == []  # positions of 8 x 12 patches, as pretrained
     assert runner.message_hub.get_scalar('val/accuracy/top1').current() >= 0
 
@@ -77,8 +101,11 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
 def test_the_suite_is_set_in_three_places(labeled, tmp_path, size):
     """A copy with its own folders and number of classes gives every cell these, and the right depth."""
     text = SUITE.read_text()
-    for line, mine in (('data/images', str(labeled / 'train')), ('data/labeled', str(labeled)),
-                       ('&classes 10', '&classes 2')):
+    for line, mine in (
+        ('data/images', str(labeled / 'train')),
+        ('data/labeled', str(labeled)),
+        ('&classes 10', '&classes 2'),
+    ):
         assert text.count(line) == 1
         text = text.replace(line, mine)
     (tmp_path / 'my.yaml').write_text(text)
@@ -112,8 +139,14 @@ def test_both_methods_train_alike():
         ours, mae = (Config.fromfile(CONFIGS / f'pretrain/{method}_{size}.py') for method in ('bootmae', 'mae'))
         for cfg in (ours, mae):
             assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size
-        for key in ('train_cfg.max_epochs', 'optim_wrapper.optimizer.lr', 'param_scheduler.warmup', 'train_images',
-                    'train_dataloader.batch_size', 'train_dataloader.dataset.roots'):
+        for key in (
+            'train_cfg.max_epochs',
+            'optim_wrapper.optimizer.lr',
+            'param_scheduler.warmup',
+            'train_images',
+            'train_dataloader.batch_size',
+            'train_dataloader.dataset.roots',
+        ):
             assert reduce(getitem, key.split('.'), ours) == reduce(getitem, key.split('.'), mae), key
         encoders = [MODELS.build(cfg.model).backbone for cfg in (ours, mae)]
         assert encoders[0].embed_dims == encoders[1].embed_dims

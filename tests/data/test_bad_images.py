@@ -56,7 +56,7 @@ def claims(side: int, kind: str) -> bytes:
     data = encoded(PICTURE, kind)
     if kind == 'JPEG':
         place = data.index(b'\xff\xc0') + 5
-        return data[:place] + side.to_bytes(2, 'big') * 2 + data[place + 4:]
+        return data[:place] + side.to_bytes(2, 'big') * 2 + data[place + 4 :]
     head = b'IHDR' + side.to_bytes(4, 'big') * 2 + data[24:29]
     return data[:12] + head + zlib.crc32(head).to_bytes(4, 'big') + data[33:]
 
@@ -68,8 +68,12 @@ def zeros_from(data: bytes, share: float) -> bytes:
 
 PICTURE = digit(3)
 LARGE = np.clip(digit(3, 256) + np.random.RandomState(0).normal(0, 20, (256, 256, 3)), 0, 255).astype(np.uint8)
-JPEG, PNG, WHOLE, PROGRESSIVE = encoded(PICTURE), encoded(PICTURE, 'PNG'), encoded(LARGE), encoded(LARGE,
-                                                                                                 progressive=True)
+JPEG, PNG, WHOLE, PROGRESSIVE = (
+    encoded(PICTURE),
+    encoded(PICTURE, 'PNG'),
+    encoded(LARGE),
+    encoded(LARGE, progressive=True),
+)
 DEEP = np.linspace(0, 65535, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
 # name: (bytes, the picture to be seen, how far off a pixel may be)
 READ = {
@@ -78,10 +82,16 @@ READ = {
     'cmyk.jpg': (encoded(Image.fromarray(PICTURE).convert('CMYK')), PICTURE, 16),
     'gray.jpg': (encoded(PICTURE[..., 0]), PICTURE[..., [0, 0, 0]], 12),
     'deep.png': (encoded(DEEP, 'PNG'), (DEEP[..., None] / 257).repeat(3, -1), 1),
-    'deep_colors.png': (cv2.imencode('.png', DEEP[..., None] // np.array([1, 2, 4], np.uint16))[1].tobytes(),
-                         DEEP[..., None] / 257 / [4, 2, 1], 1),
-    'palette.png': (encoded(Image.fromarray(PICTURE).quantize(), 'PNG'),
-                    np.asarray(Image.fromarray(PICTURE).quantize().convert('RGB')), 0),
+    'deep_colors.png': (
+        cv2.imencode('.png', DEEP[..., None] // np.array([1, 2, 4], np.uint16))[1].tobytes(),
+        DEEP[..., None] / 257 / [4, 2, 1],
+        1,
+    ),
+    'palette.png': (
+        encoded(Image.fromarray(PICTURE).quantize(), 'PNG'),
+        np.asarray(Image.fromarray(PICTURE).quantize().convert('RGB')),
+        0,
+    ),
     'alpha.png': (encoded(np.concatenate([PICTURE, PICTURE[..., :1]], -1), 'PNG'), PICTURE, 0),
     'turned_6.jpg': (encoded(PICTURE, exif=turned(6)), np.rot90(PICTURE, -1), 12),
     'turned_8.jpg': (encoded(PICTURE, exif=turned(8)), np.rot90(PICTURE), 12),
@@ -97,14 +107,17 @@ BAD = {
     'empty.jpg': (b'', 'error: .*buf.empty'),
     'text.jpg': (b'<html>404 Not Found</html>', 'failed to load image'),
     'head.jpg': (JPEG[:20], 'failed to load image'),
-    'half.jpg': (WHOLE[:len(WHOLE) // 2], 'failed to load image|is cut off'),
+    'half.jpg': (WHOLE[: len(WHOLE) // 2], 'failed to load image|is cut off'),
     'last_byte.jpg': (WHOLE[:-1], 'failed to load image|is cut off'),
-    'half_progressive.jpg': (PROGRESSIVE[:len(PROGRESSIVE) // 2], 'failed to load image'),
+    'half_progressive.jpg': (PROGRESSIVE[: len(PROGRESSIVE) // 2], 'failed to load image'),
     'zeros.jpg': (zeros_from(WHOLE, 0.5), 'is cut off: a JPEG file without its end'),
     'only_thumbnail.jpg': (zeros_from(with_thumbnail(LARGE), 0.7), 'is cut off'),
-    'cut.png': (PNG[:len(PNG) // 2], 'failed to load image'),
+    'cut.png': (PNG[: len(PNG) // 2], 'failed to load image'),
     'zeros.png': (zeros_from(PNG, 0.6), 'failed to load image'),
-    'flipped.png': (PNG[:len(PNG) // 2] + bytes([PNG[len(PNG) // 2] ^ 8]) + PNG[len(PNG) // 2 + 1:], 'failed to load'),
+    'flipped.png': (
+        PNG[: len(PNG) // 2] + bytes([PNG[len(PNG) // 2] ^ 8]) + PNG[len(PNG) // 2 + 1 :],
+        'failed to load',
+    ),
     'huge.jpg': (claims(65_000, 'JPEG'), 'pixels <= CV_IO_MAX_IMAGE_PIXELS'),
     'huge.png': (claims(65_000, 'PNG'), 'pixels <= CV_IO_MAX_IMAGE_PIXELS'),
     'deleted.jpg': (None, 'FileNotFoundError: .*deleted.jpg'),
@@ -141,8 +154,9 @@ def load(samples: SeededSamples, keys, workers: int = 0) -> list[torch.Tensor]:
 def readable(tmp_path_factory) -> dict[str, np.ndarray]:
     """What the pipeline makes of each readable file: RGB (32, 32, 3)."""
     samples = SeededSamples(data_set(write(tmp_path_factory.mktemp('read') / 'images', READ), whole=True), bad='raise')
-    return {Path(samples.path(k)).name: samples[k]['inputs'].numpy()[::-1].transpose(1, 2, 0)
-            for k in range(len(samples))}
+    return {
+        Path(samples.path(k)).name: samples[k]['inputs'].numpy()[::-1].transpose(1, 2, 0) for k in range(len(samples))
+    }
 
 
 @pytest.mark.parametrize('name', READ)
@@ -157,7 +171,7 @@ def test_unusual_files_are_read_rightly(readable, name):
 @pytest.fixture(scope='module')
 def unreadable(tmp_path_factory) -> tuple[dict, dict]:
     """The bad files alone and one good: by name, the error under ``raise``, and what is reported under ``skip``."""
-    folder = write(tmp_path_factory.mktemp('bad') / 'images', BAD | {'good.jpg': (JPEG, )})
+    folder = write(tmp_path_factory.mktemp('bad') / 'images', BAD | {'good.jpg': (JPEG,)})
     strict = SeededSamples(data_set(folder, whole=True), bad='raise')
     lenient = SeededSamples(strict.dataset, bad='skip')
     (folder / 'deleted.jpg').unlink()
@@ -201,11 +215,12 @@ def one(tmp_path):
             return samples[0]['inputs'].numpy()
         except ValueError:
             return None
+
     return read
 
 
 def test_one_line_also_from_a_worker(tmp_path):
-    samples = SeededSamples(data_set(write(tmp_path / 'images', {'a.jpg': (WHOLE[:99], )})), bad='raise')
+    samples = SeededSamples(data_set(write(tmp_path / 'images', {'a.jpg': (WHOLE[:99],)})), bad='raise')
     messages = []
     for workers in (0, 1):
         with pytest.raises(UnreadableSample) as refused:
@@ -224,7 +239,7 @@ def test_no_cut_of_a_jpeg_passes(one, data):
     """Neither with the rest gone, nor with zeros in its place."""
     assert one(data) is not None
     for share in CUTS:
-        assert one(data[:int(share * len(data))]) is None, share
+        assert one(data[: int(share * len(data))]) is None, share
         assert one(zeros_from(data, share)) is None, share
 
 
@@ -233,7 +248,7 @@ def test_the_decoder_alone_takes_a_cut_jpeg_for_a_whole_one(one, monkeypatch):
     whole = one(WHOLE)
     monkeypatch.setattr(images, 'check_whole', lambda path: None)
     half = one(zeros_from(WHOLE, 0.5))
-    assert (np.abs(half.astype(int) - whole)[:, SIZE // 2 + 2:].max(1) > 20).any()
+    assert (np.abs(half.astype(int) - whole)[:, SIZE // 2 + 2 :].max(1) > 20).any()
     assert half[:, -8:].std((1, 2)).max() < 1, 'of one color'
 
 
@@ -248,27 +263,27 @@ def test_markers(tmp_path):
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
-    write(tmp_path, {'a.jpg': (JPEG, )})
-    write(tmp_path / 'x.jpg', {'b.jpg': (JPEG, )})
+    write(tmp_path, {'a.jpg': (JPEG,)})
+    write(tmp_path / 'x.jpg', {'b.jpg': (JPEG,)})
     samples = SeededSamples(data_set(tmp_path), bad='raise')
     assert sorted(Path(samples.path(k)).name for k in range(len(samples))) == ['a.jpg', 'b.jpg']
 
 
 def test_a_file_that_becomes_a_folder_is_replaced(tmp_path):
-    write(tmp_path, {'a.jpg': (JPEG, ), 'b.jpg': (JPEG, )})
+    write(tmp_path, {'a.jpg': (JPEG,), 'b.jpg': (JPEG,)})
     samples = SeededSamples(data_set(tmp_path))
     assert len(samples) == 2
     (tmp_path / 'a.jpg').unlink()
     (tmp_path / 'a.jpg').mkdir()
     assert samples[0]['inputs'].shape == (3, SIZE, SIZE)
-    (path, reason), = samples.take_reports()
+    ((path, reason),) = samples.take_reports()
     assert path == str(tmp_path / 'a.jpg')
     assert reason.startswith('IsADirectoryError')
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
 def test_a_file_without_permission_is_replaced(tmp_path):
-    write(tmp_path, {'a.jpg': (JPEG, ), 'b.jpg': (JPEG, )})
+    write(tmp_path, {'a.jpg': (JPEG,), 'b.jpg': (JPEG,)})
     (tmp_path / 'a.jpg').chmod(0)
     samples = SeededSamples(data_set(tmp_path))
     assert samples[0]['inputs'].shape == (3, SIZE, SIZE)
@@ -277,7 +292,7 @@ def test_a_file_without_permission_is_replaced(tmp_path):
 
 def test_a_folder_of_everything_is_read_to_its_end(tmp_path):
     """Random crops and flips; two epochs, the same with 0 and 2 workers, the bad ones reported and no others."""
-    good = {f'{k:03}.jpg': (encoded(digit(k, 24 + k % 40)), ) for k in range(GOOD)}
+    good = {f'{k:03}.jpg': (encoded(digit(k, 24 + k % 40)),) for k in range(GOOD)}
     folder = write(tmp_path / 'images', good | READ | BAD)
     samples = SeededSamples(data_set(folder), seed=5)
     assert len(samples) == GOOD + len(READ) + len(BAD)

@@ -1,4 +1,5 @@
 """DeviceStage on the CPU: the images that ReadCrop gives, and broken ones replaced alike. tests/gpu has the GPU."""
+
 import contextlib
 import io
 from collections.abc import Iterable
@@ -33,11 +34,18 @@ def picture(seed: int, kind: str = 'JPEG', mode: str = 'RGB', **options) -> byte
 def undecodable(data: bytes) -> bytes:
     """A whole file with a sound header, but with a Huffman table that cannot be."""
     place = data.index(b'\xff\xc4') + 5
-    return data[:place] + b'\xff' * 16 + data[place + 16:]
+    return data[:place] + b'\xff' * 16 + data[place + 16 :]
 
 
-FILES = {'0.jpg': picture(0, subsampling=0), '1.jpg': picture(1, subsampling=2), '2.jpg': picture(2, mode='L'),
-         '3.jpg': picture(3, progressive=True), '4.png': picture(4, 'PNG'), '5.jpg': picture(5), '6.jpg': picture(6)}
+FILES = {
+    '0.jpg': picture(0, subsampling=0),
+    '1.jpg': picture(1, subsampling=2),
+    '2.jpg': picture(2, mode='L'),
+    '3.jpg': picture(3, progressive=True),
+    '4.png': picture(4, 'PNG'),
+    '5.jpg': picture(5),
+    '6.jpg': picture(6),
+}
 
 
 def samples(folder: Path, files: dict[str, bytes], mode: str, **kwargs) -> SeededSamples:
@@ -45,8 +53,9 @@ def samples(folder: Path, files: dict[str, bytes], mode: str, **kwargs) -> Seede
     for name, data in files.items():
         (folder / name).write_bytes(data)
     read = dict(type='ReadCrop', crop=dict(scale=SIZE, crop_ratio_range=(0.2, 1.0)), flip=dict(prob=0.5), mode=mode)
-    return SeededSamples(ImageFiles(str(folder), pipeline=[read, dict(type='PackInputs', algorithm_keys=['crop_box'])]),
-                         **kwargs)
+    return SeededSamples(
+        ImageFiles(str(folder), pipeline=[read, dict(type='PackInputs', algorithm_keys=['crop_box'])]), **kwargs
+    )
 
 
 def staged(data: SeededSamples, keys: Iterable[int], collate=collate_encoded, workers: int = 0) -> torch.Tensor:
@@ -140,8 +149,7 @@ def test_broken_files_are_replaced_as_those_that_cannot_be_read(tmp_path, worker
     data = samples(tmp_path / 'a', files, 'gpu', seed=3)
     assert_same(staged(data, keys, workers=workers), images)
     found = dict(data.take_reports())
-    assert found.keys() == dict(expected.take_reports()).keys() == {
-        str(tmp_path / f'a/{i}.jpg') for i in (*broken, 6)}
+    assert found.keys() == dict(expected.take_reports()).keys() == {str(tmp_path / f'a/{i}.jpg') for i in (*broken, 6)}
     assert 'Huffman' in found[str(tmp_path / 'a/0.jpg')]
     assert data.take_reports() == []
 

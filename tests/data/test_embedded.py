@@ -1,4 +1,5 @@
 """Digits and photo crops: how many, which, disjoint, the same every time, and ready for mmpretrain's transforms."""
+
 import gc
 
 import numpy as np
@@ -43,11 +44,13 @@ def test_digits_are_counted():
 
 def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
+
     source = load_digits()
     train, val = DigitImages('train', size=8), DigitImages('val', size=8)
     both = np.concatenate([train.images(range(1297)), val.images(range(500))])
-    ours = sorted((image[..., 0].tobytes(), label)
-                  for image, label in zip(both, [*train.get_gt_labels(), *val.get_gt_labels()]))
+    ours = sorted(
+        (image[..., 0].tobytes(), label) for image, label in zip(both, [*train.get_gt_labels(), *val.get_gt_labels()])
+    )
     gray = np.round(source.images * 255 / 16).astype(np.uint8)
     assert ours == sorted((image.tobytes(), label) for image, label in zip(gray, source.target))
 
@@ -87,17 +90,20 @@ def test_few_labels_by_hand():
     assert set(chosen[np.isin(chosen, [0, 2])]) == {0, 2}
 
 
-@pytest.mark.parametrize('make, kwargs, message', [
-    (DigitImages, dict(split='test'), "split='test' must be 'train' or 'val'"),
-    (DigitImages, dict(split='train', size=0), 'size=0'),
-    (DigitImages, dict(split='val', labels_per_class=3), 'labels_per_class=3 is for the training split'),
-    (DigitImages, dict(split='train', labels_per_class=125), 'class 8 has 124 training images: lower'),
-    (DigitImages, dict(split='train', labels_per_class=0), 'labels_per_class=0 must be at least 1'),
-    (PhotoCrops, dict(split='train', labels_per_class=7, crops_per_image=6), 'class 0 has 6 training images'),
-    (PhotoCrops, dict(split='train', crops_per_image=0), 'crops_per_image=0'),
-    (PhotoCrops, dict(split='train', crop_size=(96, 48)), r'crop_size=\(96, 48\)'),
-    (PhotoCrops, dict(split='train', crop_size=(48, 300)), r'crop_size=\(48, 300\).*8 and 160'),
-])
+@pytest.mark.parametrize(
+    'make, kwargs, message',
+    [
+        (DigitImages, dict(split='test'), "split='test' must be 'train' or 'val'"),
+        (DigitImages, dict(split='train', size=0), 'size=0'),
+        (DigitImages, dict(split='val', labels_per_class=3), 'labels_per_class=3 is for the training split'),
+        (DigitImages, dict(split='train', labels_per_class=125), 'class 8 has 124 training images: lower'),
+        (DigitImages, dict(split='train', labels_per_class=0), 'labels_per_class=0 must be at least 1'),
+        (PhotoCrops, dict(split='train', labels_per_class=7, crops_per_image=6), 'class 0 has 6 training images'),
+        (PhotoCrops, dict(split='train', crops_per_image=0), 'crops_per_image=0'),
+        (PhotoCrops, dict(split='train', crop_size=(96, 48)), r'crop_size=\(96, 48\)'),
+        (PhotoCrops, dict(split='train', crop_size=(48, 300)), r'crop_size=\(48, 300\).*8 and 160'),
+    ],
+)
 def test_faults_are_named(make, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(**kwargs)
@@ -139,10 +145,10 @@ def test_no_pixel_is_shared_between_splits():
         seen = []
         for dataset in (train, val):
             covered = np.zeros((height, width), dtype=bool)
-            for x, y, side in dataset.boxes[number * 200:(number + 1) * 200]:
+            for x, y, side in dataset.boxes[number * 200 : (number + 1) * 200]:
                 assert 0 <= x <= width - side
                 assert 0 <= y <= height - side
-                covered[y:y + side, x:x + side] = True
+                covered[y : y + side, x : x + side] = True
             seen.append(covered)
         along = int(width >= height)
         assert seen[1].any(axis=1 - along).argmax() - (seen[0].any(axis=1 - along).nonzero()[0].max() + 1) >= GAP
@@ -167,8 +173,7 @@ def test_a_picture_is_its_box():
 
 
 def test_boxes_follow_the_seed():
-    one, again, other, more = (photos('train', **kw) for kw in
-                               [{}, {}, dict(crop_seed=1), dict(crops_per_image=9)])
+    one, again, other, more = (photos('train', **kw) for kw in [{}, {}, dict(crop_seed=1), dict(crops_per_image=9)])
     assert one.boxes.tolist() == again.boxes.tolist()
     assert (one.images(range(108)) == again.images(range(108))).all()
     assert one.boxes.tolist() != other.boxes.tolist()

@@ -1,4 +1,5 @@
 """Image files: what is found, in which order, with which label, and what each mistake is called."""
+
 import gc
 import os
 import pickle
@@ -201,8 +202,20 @@ def test_files_of_a_list_are_spot_checked(tmp_path):
 
 # Mistakes: (files, arguments, error, what the message must name)
 
-TREE = ['train/a/1.jpg', 'train/b/2.jpg', 'val/a/3.jpg', 'val/new/4.jpg', 'flat/5.jpg', 'flat/a/6.jpg', 'text/x.txt',
-        'text/y.txt', 'text/z.gif', 'gap/a/7.jpg', 'gap/b/notes.md', 'empty/.hidden.jpg']
+TREE = [
+    'train/a/1.jpg',
+    'train/b/2.jpg',
+    'val/a/3.jpg',
+    'val/new/4.jpg',
+    'flat/5.jpg',
+    'flat/a/6.jpg',
+    'text/x.txt',
+    'text/y.txt',
+    'text/z.gif',
+    'gap/a/7.jpg',
+    'gap/b/notes.md',
+    'empty/.hidden.jpg',
+]
 FAULTS = [
     (dict(roots='{root}/nope'), FileNotFoundError, ['roots={root}/nope does not exist', '{root} holds empty, flat']),
     (dict(roots='{root}/no/such/way'), FileNotFoundError, ['{root}/no/such/way', '{root} holds empty']),
@@ -210,12 +223,18 @@ FAULTS = [
     (dict(roots=''), ValueError, ["roots=''", 'give the folder']),
     (dict(roots=[]), ValueError, ['roots=[]', 'give the folder']),
     (dict(roots='{root}/train/a/1.jpg'), ValueError, ['1.jpg is a file, not a folder', 'list_file', 'unpacked']),
-    (dict(roots='{root}/text'), FileNotFoundError,
-     ['no images in {root}/text', '.bmp .jpeg .jpg', 'found 2 .txt, 1 .gif', 'extend `extensions`']),
+    (
+        dict(roots='{root}/text'),
+        FileNotFoundError,
+        ['no images in {root}/text', '.bmp .jpeg .jpg', 'found 2 .txt, 1 .gif', 'extend `extensions`'],
+    ),
     (dict(roots='{root}/empty'), FileNotFoundError, ['no images in {root}/empty', 'found nothing at all']),
     (dict(roots=['{root}/train', '{root}/text']), FileNotFoundError, ['no images in {root}/text']),
-    (dict(roots='{root}', split='vall'), FileNotFoundError,
-     ["split='vall'", '{root}/vall', '{root} holds empty, flat, gap, text, train, val', 'choose one of these']),
+    (
+        dict(roots='{root}', split='vall'),
+        FileNotFoundError,
+        ["split='vall'", '{root}/vall', '{root} holds empty, flat, gap, text, train, val', 'choose one of these'],
+    ),
     (dict(roots=['{root}/train', '{root}/train/']), ValueError, ['overlap', 'remove one']),
     (dict(roots=['{root}/train/a', '{root}']), ValueError, ['{root}/train/a', 'overlap']),
     (dict(roots='{root}/train', labels='yes'), ValueError, ["labels='yes'", "None, 'folder', 'list'"]),
@@ -226,17 +245,29 @@ FAULTS = [
     (dict(roots='{root}/train', labels='list'), ValueError, ["labels='list'", 'list_file', "labels='folder'"]),
     (dict(roots='{root}', labels='folder', list_file='x.txt'), ValueError, ["list_file='x.txt'", "labels='list'"]),
     (dict(roots=['{root}/train', '{root}/val'], labels='folder'), ValueError, ['one root', 'ConcatDataset']),
-    (dict(roots='{root}/flat', labels='folder'), ValueError,
-     ['{root}/flat holds images outside class folders', '5.jpg', "labels='list'"]),
-    (dict(roots='{root}/gap', labels='folder'), FileNotFoundError,
-     ['no images in 1 class folders of {root}/gap: b', '1 .md', 'remove them']),
+    (
+        dict(roots='{root}/flat', labels='folder'),
+        ValueError,
+        ['{root}/flat holds images outside class folders', '5.jpg', "labels='list'"],
+    ),
+    (
+        dict(roots='{root}/gap', labels='folder'),
+        FileNotFoundError,
+        ['no images in 1 class folders of {root}/gap: b', '1 .md', 'remove them'],
+    ),
     (dict(roots='{root}/text', labels='folder'), FileNotFoundError, ['no images in {root}/text']),
-    (dict(roots='{root}', split='val', labels='folder'), ValueError,
-     ['{root}/val has folders that are none of the 2 classes: new', 'ROOT/train']),
+    (
+        dict(roots='{root}', split='val', labels='folder'),
+        ValueError,
+        ['{root}/val has folders that are none of the 2 classes: new', 'ROOT/train'],
+    ),
     (dict(roots='{root}/train', labels='folder', classes=['a']), ValueError, ['none of the 1 classes: b']),
     (dict(roots='{root}/train', labels='folder', num_classes=3), ValueError, ['2 classes', 'num_classes=3', 'a, b']),
-    (dict(roots='{root}', list_file='{root}/lists.txt'), FileNotFoundError,
-     ['list_file {root}/lists.txt is not a file', '{root} holds']),
+    (
+        dict(roots='{root}', list_file='{root}/lists.txt'),
+        FileNotFoundError,
+        ['list_file {root}/lists.txt is not a file', '{root} holds'],
+    ),
 ]
 
 
@@ -260,12 +291,16 @@ LIST_FAULTS = [
     ('a.jpg\nlost.jpg', {}, FileNotFoundError, ['{list} names {root}/lost.jpg (image 2 of 2)', 'start at {root}']),
     ('a.jpg\n\na.jpg 3', {}, ValueError, ["{list}:3: 'a.jpg 3' has '3' after the file name", "labels='list'"]),
     ('a.jpg\nnotes.txt', {}, ValueError, ["{list}:2: 'notes.txt' does not end like an image", 'extensions']),
-    ('a.jpg 1\na.jpg', dict(labels='list'), ValueError, ["{list}:2: no integer label", "'a.jpg'", 'labels=None']),
-    ('a.jpg dog', dict(labels='list'), ValueError, ["{list}:1: no integer label", "'a.jpg dog'"]),
-    ('a.jpg 1.5', dict(labels='list'), ValueError, ["{list}:1: no integer label"]),
+    ('a.jpg 1\na.jpg', dict(labels='list'), ValueError, ['{list}:2: no integer label', "'a.jpg'", 'labels=None']),
+    ('a.jpg dog', dict(labels='list'), ValueError, ['{list}:1: no integer label', "'a.jpg dog'"]),
+    ('a.jpg 1.5', dict(labels='list'), ValueError, ['{list}:1: no integer label']),
     ('a.jpg -1', dict(labels='list'), ValueError, ['{list}:1: label -1 is negative', 'count from 0']),
-    ('a.jpg 1\na.jpg 10', dict(labels='list', num_classes=10), ValueError,
-     ['{list} has label 10', '10 classes go from 0 to 9', 'subtract 1']),
+    (
+        'a.jpg 1\na.jpg 10',
+        dict(labels='list', num_classes=10),
+        ValueError,
+        ['{list} has label 10', '10 classes go from 0 to 9', 'subtract 1'],
+    ),
     ('a.jpg 2', dict(labels='list', classes=['x', 'y']), ValueError, ['label 2', '2 classes go from 0 to 1']),
     ('a.jpg 0', dict(labels='list', classes=['x', 'y'], num_classes=3), ValueError, ['2 classes', 'num_classes=3']),
 ]
@@ -286,8 +321,10 @@ def test_splits_are_not_classes(tmp_path, messages):
     with pytest.raises(ValueError, match=r"look like splits, not classes: train, val; add split='train'"):
         ImageFiles(root, labels='folder')
     assert len(ImageFiles(root)) == 2
-    assert messages == [f"{root} holds the splits train, val and the images of all are used; "
-                        "add split='train' to keep the others unseen"]
+    assert messages == [
+        f'{root} holds the splits train, val and the images of all are used; '
+        "add split='train' to keep the others unseen"
+    ]
 
 
 def test_root_through_a_link_is_the_same_root(tmp_path):

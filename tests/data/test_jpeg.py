@@ -23,7 +23,7 @@ def jpeg(picture: Image.Image = PICTURE, orientation: int | None = None, **optio
 def with_frame(data: bytes, place: int, value: bytes) -> bytes:
     """The file with other bytes in its frame header; 0 is the number of bits."""
     start = data.index(b'\xff\xc0') + 4 + place
-    return data[:start] + value + data[start + len(value):]
+    return data[:start] + value + data[start + len(value) :]
 
 
 @pytest.mark.parametrize('subsampling, expected', [(0, (1, 1)), (1, (2, 1)), (2, (2, 2))])
@@ -47,24 +47,41 @@ def test_orientation(orientation):
 def test_an_orientation_in_any_segment_counts():
     upright, turned = jpeg(orientation=1), jpeg(orientation=6)
     start = turned.index(b'\xff\xe1')
-    segment = turned[start:start + 2 + int.from_bytes(turned[start + 2:start + 4], 'big')]
+    segment = turned[start : start + 2 + int.from_bytes(turned[start + 2 : start + 4], 'big')]
     assert parse_header(upright[:2] + b'\xff' + segment + upright[2:]).orientation == 6  # after a fill byte
     assert parse_header(jpeg(orientation=9)).orientation == 1  # there is no such
 
 
-@pytest.mark.parametrize('case, common', [
-    ('progressive', True), ('gray', True), ('cmyk', False), ('rgb', False), ('adobe rgb', False), ('12 bits', False),
-    ('height later', False), ('411', True), ('odd sampling', True), ('huge', True)])
+@pytest.mark.parametrize(
+    'case, common',
+    [
+        ('progressive', True),
+        ('gray', True),
+        ('cmyk', False),
+        ('rgb', False),
+        ('adobe rgb', False),
+        ('12 bits', False),
+        ('height later', False),
+        ('411', True),
+        ('odd sampling', True),
+        ('huge', True),
+    ],
+)
 def test_what_a_gpu_is_not_trusted_with(case, common):
     plain = jpeg(subsampling=0)
     adobe = b'\xff\xee\0\x0eAdobe\0\x64\0\0\0\0'
-    data = {'progressive': jpeg(progressive=True), 'gray': jpeg(PICTURE.convert('L')),
-            'cmyk': jpeg(PICTURE.convert('CMYK')), 'rgb': with_frame(with_frame(with_frame(
-                plain, 6, b'R'), 9, b'G'), 12, b'B'),
-            'adobe rgb': plain[:2] + adobe + b'\0' + plain[2:], '12 bits': with_frame(plain, 0, b'\x0c'),
-            'height later': with_frame(plain, 1, b'\0\0'), '411': with_frame(plain, 7, b'\x41'),
-            'odd sampling': with_frame(plain, 10, b'\x12'),
-            'huge': with_frame(plain, 1, (60_000).to_bytes(2, 'big') * 2)}[case]
+    data = {
+        'progressive': jpeg(progressive=True),
+        'gray': jpeg(PICTURE.convert('L')),
+        'cmyk': jpeg(PICTURE.convert('CMYK')),
+        'rgb': with_frame(with_frame(with_frame(plain, 6, b'R'), 9, b'G'), 12, b'B'),
+        'adobe rgb': plain[:2] + adobe + b'\0' + plain[2:],
+        '12 bits': with_frame(plain, 0, b'\x0c'),
+        'height later': with_frame(plain, 1, b'\0\0'),
+        '411': with_frame(plain, 7, b'\x41'),
+        'odd sampling': with_frame(plain, 10, b'\x12'),
+        'huge': with_frame(plain, 1, (60_000).to_bytes(2, 'big') * 2),
+    }[case]
     header = parse_header(data)
     assert header.common == common
     assert header.for_gpu == (case == '411')
@@ -84,4 +101,4 @@ def test_other_formats_and_files_that_end_too_soon():
         with pytest.raises(ValueError, match='cut off or damaged'):
             parse_header(data[:cut])
     with pytest.raises(ValueError, match='without a frame header'):
-        parse_header(data[:2] + data[data.index(b'\xff\xda'):])
+        parse_header(data[:2] + data[data.index(b'\xff\xda') :])

@@ -32,11 +32,17 @@ def files() -> dict[str, bytes]:
         turned[f'turned {orientation}'] = save(picture, exif=exif)
     wide = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR).astype(np.uint16) * 257
     return turned | {
-        '444': save(picture, subsampling=0), '420': save(picture, subsampling=2), 'small': save(small, subsampling=0),
-        'gray': save(picture.convert('L')), 'progressive': save(picture, progressive=True),
-        'cmyk': save(picture.convert('CMYK')), 'png': save(picture, 'PNG'),
-        'palette': save(picture.quantize(64), 'PNG'), 'alpha': save(picture.convert('RGBA'), 'PNG'),
-        '16 bits': cv2.imencode('.png', wide)[1].tobytes()}
+        '444': save(picture, subsampling=0),
+        '420': save(picture, subsampling=2),
+        'small': save(small, subsampling=0),
+        'gray': save(picture.convert('L')),
+        'progressive': save(picture, progressive=True),
+        'cmyk': save(picture.convert('CMYK')),
+        'png': save(picture, 'PNG'),
+        'palette': save(picture.quantize(64), 'PNG'),
+        'alpha': save(picture.convert('RGBA'), 'PNG'),
+        '16 bits': cv2.imencode('.png', wide)[1].tobytes(),
+    }
 
 
 def save(picture: Image.Image, kind: str = 'JPEG', **options) -> bytes:
@@ -50,9 +56,14 @@ FILES = files()
 
 def stock(*steps: dict, crop: dict = CROP) -> Compose:
     init_default_scope('mmpretrain')
-    return Compose([dict(type='LoadImageFromFile'),
-                    dict(type='RandomResizedCrop', interpolation='bicubic', backend='pillow', **crop),
-                    dict(type='RandomFlip', **FLIP), *steps])
+    return Compose(
+        [
+            dict(type='LoadImageFromFile'),
+            dict(type='RandomResizedCrop', interpolation='bicubic', backend='pillow', **crop),
+            dict(type='RandomFlip', **FLIP),
+            *steps,
+        ]
+    )
 
 
 def seeded(pipeline, path, seed: int) -> dict:
@@ -66,10 +77,10 @@ def error_of(ours: np.ndarray, path, seed: int, step: ReadCrop) -> np.ndarray:
     image = cv2.imread(str(path))
     np.random.seed(seed)
     (top, left, height, width), flipped = step.draw(image.shape[:2], {})
-    crop = Image.fromarray(image[top:top + height, left:left + width])
+    crop = Image.fromarray(image[top : top + height, left : left + width])
     for shape in ((step.size[1], height), step.size[::-1]):
         crop = crop.resize(shape, Image.Resampling.BICUBIC)
-    return np.abs(ours.astype(int) - np.asarray(crop)[:, ::-1 if flipped else 1])
+    return np.abs(ours.astype(int) - np.asarray(crop)[:, :: -1 if flipped else 1])
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -125,8 +136,9 @@ def test_bytes_and_box_for_the_gpu_give_the_same_image(name, tmp_path):
         coded, plain = (seeded(ReadCrop(CROP, FLIP, mode, planes=True), path, seed) for mode in ('gpu', 'cpu'))
         assert coded['img'].numpy().tobytes() == FILES[name]
         top, left, height, width, flipped = coded['crop_box'].tolist()
-        crop = F.resized_crop(decode_jpeg(coded['img']), top, left, height, width, [SIZE, SIZE],
-                              InterpolationMode.BICUBIC, antialias=True).flip([0, 2] if flipped else [0])
+        crop = F.resized_crop(
+            decode_jpeg(coded['img']), top, left, height, width, [SIZE, SIZE], InterpolationMode.BICUBIC, antialias=True
+        ).flip([0, 2] if flipped else [0])
         # torchvision's and OpenCV's libjpeg round the colors of 4:2:0 differently.
         assert (crop.int() - plain['img'].int()).abs().max() <= 3
         assert flipped == plain['flip']
@@ -147,8 +159,12 @@ def test_planes_are_packed_as_arrays_are(tmp_path):
     path = tmp_path / 'a.jpg'
     path.write_bytes(FILES['444'])
     init_default_scope('mmpretrain')
-    packed = [seeded(Compose([dict(type='ReadCrop', crop=CROP, flip=FLIP, planes=planes), dict(type='PackInputs')]),
-                     path, 1)['inputs'] for planes in (True, False)]
+    packed = [
+        seeded(Compose([dict(type='ReadCrop', crop=CROP, flip=FLIP, planes=planes), dict(type='PackInputs')]), path, 1)[
+            'inputs'
+        ]
+        for planes in (True, False)
+    ]
     assert torch.equal(*packed)
     assert packed[0].is_contiguous()
     assert packed[0].dtype == torch.uint8
@@ -162,9 +178,16 @@ def test_broken_files_are_named(case, mode, tmp_path):
     """In one reading of the file: the data set asks for no second one."""
     whole = FILES['420']
     frame = whole.index(b'\xff\xc0') + 5
-    data = {'cut': whole[:len(whole) // 2], 'zeros': whole[:4000] + bytes(len(whole) - 4000), 'header only': whole[:30],
-            'empty': b'', 'text': b'<html>404</html>', 'png': FILES['png'][:2000], 'no such': whole,
-            'claims': whole[:frame] + b'\xff\xdc' * 2 + whole[frame + 4:]}[case]
+    data = {
+        'cut': whole[: len(whole) // 2],
+        'zeros': whole[:4000] + bytes(len(whole) - 4000),
+        'header only': whole[:30],
+        'empty': b'',
+        'text': b'<html>404</html>',
+        'png': FILES['png'][:2000],
+        'no such': whole,
+        'claims': whole[:frame] + b'\xff\xdc' * 2 + whole[frame + 4 :],
+    }[case]
     (tmp_path / 'bad.jpg').write_bytes(data)
     dataset = images.ImageFiles(str(tmp_path), pipeline=[dict(type='ReadCrop', crop=CROP, mode=mode)])
     if case == 'no such':
@@ -189,9 +212,12 @@ def test_data_behind_the_end_of_a_jpeg_is_no_fault_and_no_file_is_opened_twice(t
 
 
 def test_settings_that_it_does_not_do():
-    for arguments, message in ((dict(mode='tpu'), 'tpu'), (dict(crop=dict(CROP, interpolation='bilinear')), 'bicubic'),
-                               (dict(crop=dict(CROP, backend='cv2')), 'pillow'),
-                               (dict(flip=dict(prob=0.5, direction='vertical')), 'vertical')):
+    for arguments, message in (
+        (dict(mode='tpu'), 'tpu'),
+        (dict(crop=dict(CROP, interpolation='bilinear')), 'bicubic'),
+        (dict(crop=dict(CROP, backend='cv2')), 'pillow'),
+        (dict(flip=dict(prob=0.5, direction='vertical')), 'vertical'),
+    ):
         with pytest.raises(ValueError, match=message):
             ReadCrop(**dict(crop=CROP) | arguments)
 
@@ -203,8 +229,10 @@ def boxes_of_mae(number: int, height: int, width: int) -> np.ndarray:
     """Sides of boxes by the words of facebookresearch/mae: area and log aspect uniform, then clamped; nothing else."""
     rng = np.random.default_rng(1)
     area, aspect = height * width * rng.uniform(0.08, 1, number), np.exp(rng.uniform(-1, 1, number) * np.log(4 / 3))
-    return np.stack((np.minimum(np.round(np.sqrt(area / aspect)), height),
-                     np.minimum(np.round(np.sqrt(area * aspect)), width)), axis=1)
+    return np.stack(
+        (np.minimum(np.round(np.sqrt(area / aspect)), height), np.minimum(np.round(np.sqrt(area * aspect)), width)),
+        axis=1,
+    )
 
 
 @pytest.mark.parametrize('shape', [(20, 100), (100, 20), (60, 60)])

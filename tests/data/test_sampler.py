@@ -30,18 +30,20 @@ class Length(Dataset):
 @pytest.fixture
 def layout(monkeypatch):
     """``layout(size, ranks, **kwargs)``: the samplers of all ranks."""
+
     def make(size, ranks=1, **kwargs):
         samplers = []
         for rank in range(ranks):
             monkeypatch.setattr(sampling, 'get_dist_info', lambda rank=rank: (rank, ranks))
             samplers.append(StreamSampler(Length(size), **kwargs))
         return samplers
+
     return make
 
 
 def test_the_order_is_mmengines(layout):
     """So that earlier runs are repeated."""
-    ours, = layout(10, seed=3)
+    (ours,) = layout(10, seed=3)
     theirs = DefaultSampler(Length(10), seed=3)
     for epoch in (0, 4):
         ours.set_epoch(epoch), theirs.set_epoch(epoch)
@@ -68,11 +70,11 @@ def test_every_sample_once_an_epoch(layout, ranks, drop_last):
 
 
 def test_the_stream_goes_through_all_epochs(layout):
-    sampler, = layout(5, infinite=True)
+    (sampler,) = layout(5, infinite=True)
     keys = list(islice(sampler, 20))
     assert [key // 5 for key in keys] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
-    assert all({key % 5 for key in keys[k:k + 5]} == set(range(5)) for k in range(0, 20, 5))
-    assert len({tuple(key % 5 for key in keys[k:k + 5]) for k in range(0, 20, 5)}) > 1
+    assert all({key % 5 for key in keys[k : k + 5]} == set(range(5)) for k in range(0, 20, 5))
+    assert len({tuple(key % 5 for key in keys[k : k + 5]) for k in range(0, 20, 5)}) > 1
     assert list(islice(layout(5, shuffle=False)[0], 5)) == list(range(5))
 
 
@@ -80,11 +82,16 @@ def test_the_stream_goes_through_all_epochs(layout):
 @pytest.mark.parametrize('ranks, batch, accumulation', [(1, 4, 2), (2, 4, 1), (2, 2, 2), (4, 2, 1), (1, 1, 8)])
 def test_any_layout_has_the_same_global_batches(layout, infinite, ranks, batch, accumulation):
     """Of 8 samples; 29 divide neither by ranks nor by batches."""
+
     def steps(ranks, batch, accumulation):
-        each = [list(islice(ResumableBatches(sampler, batch, True, accumulation), 3 * accumulation))
-                for sampler in layout(29, ranks, infinite=infinite, drop_last=True)]
-        return [sorted(key for batches in each for batch in batches[k:k + accumulation] for key in batch)
-                for k in range(0, len(each[0]), accumulation)]
+        each = [
+            list(islice(ResumableBatches(sampler, batch, True, accumulation), 3 * accumulation))
+            for sampler in layout(29, ranks, infinite=infinite, drop_last=True)
+        ]
+        return [
+            sorted(key for batches in each for batch in batches[k : k + accumulation] for key in batch)
+            for k in range(0, len(each[0]), accumulation)
+        ]
 
     expected = steps(1, 8, 1)
     assert len(expected) == 3
@@ -96,6 +103,7 @@ def test_any_layout_has_the_same_global_batches(layout, infinite, ranks, batch, 
 @pytest.mark.parametrize('skip', [0, 1, 4])
 def test_resumed_at_any_batch(layout, inner, infinite, skip):
     import mmdet.datasets  # noqa: F401  registers the sampler
+
     whole = list(islice(ResumableBatches(layout(23, infinite=infinite)[0], 4, inner=inner), 6))
     assert len(whole) == 6
     batches = ResumableBatches(layout(23, infinite=infinite)[0], 4, inner=inner)
@@ -138,10 +146,10 @@ def test_an_epoch_ends_with_a_whole_step(layout):
 
 
 def test_too_few_samples(layout):
-    with pytest.raises(ValueError, match='7 training samples are too few for one step of 1 processes x batch_size=4 x '
-                                         'accumulation 2'):
+    with pytest.raises(
+        ValueError, match='7 training samples are too few for one step of 1 processes x batch_size=4 x accumulation 2'
+    ):
         ResumableBatches(layout(7)[0], 4, drop_last=True, accumulation=2)
     with pytest.raises(ValueError, match='the last incomplete batch is dropped'):
         ResumableBatches(layout(7)[0], 8, drop_last=True)
     assert len(ResumableBatches(layout(7)[0], 8)) == 1
-

@@ -48,8 +48,13 @@ def broken(numbers, length=8, **kwargs) -> SeededSamples:
 
 
 def load(samples: SeededSamples, keys, **kwargs) -> torch.Tensor:
-    return torch.stack([item for batch in DataLoader(samples, batch_sampler=[[key] for key in keys], collate_fn=list,
-                                                     **kwargs) for item in batch])
+    return torch.stack(
+        [
+            item
+            for batch in DataLoader(samples, batch_sampler=[[key] for key in keys], collate_fn=list, **kwargs)
+            for item in batch
+        ]
+    )
 
 
 def test_a_sample_follows_seed_epoch_and_index():
@@ -96,7 +101,7 @@ def test_wrappers_give_infos_and_paths():
     assert samples.get_data_info(6 + 4)['number'] == 11
     assert samples.path(4) == '/images/11.jpg'
     assert samples.metainfo == {}
-    assert SeededSamples(Numbers(metainfo=dict(classes=('a', )))).metainfo['classes'] == ('a', )
+    assert SeededSamples(Numbers(metainfo=dict(classes=('a',)))).metainfo['classes'] == ('a',)
 
 
 def test_a_broken_file_is_replaced_as_a_function_of_the_sample():
@@ -111,6 +116,7 @@ def test_a_broken_file_is_replaced_as_a_function_of_the_sample():
 
 def test_a_sample_that_turns_out_broken_later_is_replaced_in_the_same_way():
     """As if reading it had failed: the bytes of a file may be read, and not be decoded."""
+
     def as_bytes(info):
         return dict(inputs=torch.tensor([info['number']]), data_samples=BaseDataElement(drawn=draw(info)))
 
@@ -137,7 +143,9 @@ def test_reports_name_path_and_reason_once(workers):
     assert samples.take_reports() == []
     load(samples, [0, 2, 8 + 2, 5, 1], num_workers=workers)
     assert sorted(samples.take_reports()) == [
-        ('/images/2.jpg', 'OSError: broken: /images/2.jpg'), ('/images/5.jpg', 'OSError: broken: /images/5.jpg')]
+        ('/images/2.jpg', 'OSError: broken: /images/2.jpg'),
+        ('/images/5.jpg', 'OSError: broken: /images/5.jpg'),
+    ]
     assert samples.take_reports() == []
     load(samples, [16 + 5], num_workers=workers)
     assert [path for path, _ in samples.take_reports()] == ['/images/5.jpg']

@@ -28,8 +28,9 @@ def root(tmp_path_factory):
 def test_a_scene_depends_on_seed_split_and_index_alone():
     first = draw_scene(SPEC, 'train', 3)
     again = draw_scene(SceneSpec(train=500, val=9), 'train', 3)
-    assert all(np.array_equal(getattr(first, name), getattr(again, name))
-               for name in ('image', 'labels', 'masks', 'semantic'))
+    assert all(
+        np.array_equal(getattr(first, name), getattr(again, name)) for name in ('image', 'labels', 'masks', 'semantic')
+    )
     for other in (draw_scene(SPEC, 'train', 4), draw_scene(SPEC, 'val', 3), draw_scene(SceneSpec(seed=1), 'train', 3)):
         assert not np.array_equal(first.image, other.image)
 
@@ -132,7 +133,7 @@ def test_coco_layout(root):
         for annotation, mask in zip(mine, scene.masks, strict=True):
             assert np.array_equal(coco_mask.decode(annotation['segmentation']).astype(bool), mask)
             x, y, w, h = annotation['bbox']
-            assert mask[int(y):int(y + h), int(x):int(x + w)].sum() == mask.sum() == annotation['area']
+            assert mask[int(y) : int(y + h), int(x) : int(x + w)].sum() == mask.sum() == annotation['area']
 
 
 def test_scenes_are_drawn_once(root):
@@ -165,9 +166,20 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize('changes', [dict(train=0), dict(digits=(0, 3)), dict(digits=(4, 3)), dict(side=(4, 20)),
-                                     dict(side=(20, 97)), dict(side=(30, 20)), dict(values=()),
-                                     dict(values=(3, 1)), dict(values=(9, 10))])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        dict(train=0),
+        dict(digits=(0, 3)),
+        dict(digits=(4, 3)),
+        dict(side=(4, 20)),
+        dict(side=(20, 97)),
+        dict(side=(30, 20)),
+        dict(values=()),
+        dict(values=(3, 1)),
+        dict(values=(9, 10)),
+    ],
+)
 def test_impossible_specs(changes):
     with pytest.raises(ValueError, match='SceneSpec'):
         SceneSpec(**changes)
@@ -175,9 +187,15 @@ def test_impossible_specs(changes):
 
 def test_mmseg_reads_them(root, registry_scope):
     init_default_scope('mmseg')
-    data = MMSEG_DATASETS.build(dict(
-        type='DigitSceneMasks', split='val', data_root=str(root), scenes=SMALL,
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))
+    data = MMSEG_DATASETS.build(
+        dict(
+            type='DigitSceneMasks',
+            split='val',
+            data_root=str(root),
+            scenes=SMALL,
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')],
+        )
+    )
     assert len(data) == 3
     assert data.metainfo['classes'] == ('background', *'0123456789')
     assert len(data.metainfo['palette']) == 11
@@ -189,10 +207,14 @@ def test_mmseg_reads_them(root, registry_scope):
 
 def test_mmdet_reads_them(root, registry_scope):
     init_default_scope('mmdet')
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-                dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'img_shape'))]
-    data = MMDET_DATASETS.build(dict(type='DigitSceneInstances', split='train', data_root=str(root), scenes=SMALL,
-                                     pipeline=pipeline))
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+        dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'img_shape')),
+    ]
+    data = MMDET_DATASETS.build(
+        dict(type='DigitSceneInstances', split='train', data_root=str(root), scenes=SMALL, pipeline=pipeline)
+    )
     assert len(data) == 5
     scene, truth = draw_scene(SPEC, 'train', 4), data[4]['data_samples'].gt_instances
     assert truth.labels.tolist() == scene.labels.tolist()
@@ -203,21 +225,32 @@ def test_mmdet_reads_them(root, registry_scope):
 def test_the_truth_scores_full_marks(root, registry_scope):
     """COCO's metric on the stored annotations gives AP 1 to the scenes themselves: boxes, masks and ids agree."""
     init_default_scope('mmdet')
-    metric = MMDET_METRICS.build(dict(type='CocoMetric', metric=['bbox', 'segm'],
-                                      ann_file=str(root / 'annotations' / 'instances_val2017.json')))
+    metric = MMDET_METRICS.build(
+        dict(type='CocoMetric', metric=['bbox', 'segm'], ann_file=str(root / 'annotations' / 'instances_val2017.json'))
+    )
     metric.dataset_meta = dict(classes=tuple('0123456789'))
     for index in range(3):
         scene = draw_scene(SPEC, 'val', index)
-        found = dict(bboxes=boxes_of(scene.masks), labels=scene.labels, masks=scene.masks,
-                     scores=np.ones(len(scene.labels)))
-        metric.process({}, [dict(img_id=index + 1, ori_shape=(96, 144),
-                                 pred_instances={key: _tensor(value) for key, value in found.items()})])
+        found = dict(
+            bboxes=boxes_of(scene.masks), labels=scene.labels, masks=scene.masks, scores=np.ones(len(scene.labels))
+        )
+        metric.process(
+            {},
+            [
+                dict(
+                    img_id=index + 1,
+                    ori_shape=(96, 144),
+                    pred_instances={key: _tensor(value) for key, value in found.items()},
+                )
+            ],
+        )
     scores = metric.evaluate(3)
     assert scores['coco/bbox_mAP'] == scores['coco/segm_mAP'] == 1.0
 
 
 def _tensor(value):
     import torch
+
     return torch.from_numpy(np.ascontiguousarray(value))
 
 
@@ -232,8 +265,10 @@ def test_some_digits_only(tmp_path, registry_scope):
     masks = MMSEG_DATASETS.build(dict(type='DigitSceneMasks', split='val', data_root=str(tmp_path / 'a'), scenes=some))
     assert masks.metainfo['classes'] == ('background', '1', '4', '7')
     init_default_scope('mmdet')
-    instances = MMDET_DATASETS.build(dict(type='DigitSceneInstances', split='val', data_root=str(tmp_path / 'a'),
-                                          scenes=some, pipeline=[]))
+    instances = MMDET_DATASETS.build(
+        dict(type='DigitSceneInstances', split='val', data_root=str(tmp_path / 'a'), scenes=some, pipeline=[])
+    )
     assert instances.metainfo['classes'] == ('1', '4', '7')
-    assert [info['bbox_label'] for info in instances.get_data_info(2)['instances']] == \
-        draw_scene(spec, 'val', 2).labels.tolist()
+    assert [info['bbox_label'] for info in instances.get_data_info(2)['instances']] == draw_scene(
+        spec, 'val', 2
+    ).labels.tolist()

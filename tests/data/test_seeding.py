@@ -21,9 +21,9 @@ def test_seeds_are_pinned():
 
 @pytest.mark.parametrize('length', range(6))
 def test_seeds_are_numpy_s(length):
-    edges = [0, 1, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 70]
+    edges = [0, 1, 2**31, 2**32 - 1, 2**32, 2**70]
     rng = np.random.default_rng(length)
-    keys = [tuple(rng.choice([rng.integers(2 ** 32), *edges]) for _ in range(length)) for _ in range(50)]
+    keys = [tuple(rng.choice([rng.integers(2**32), *edges]) for _ in range(length)) for _ in range(50)]
     for key in [tuple(map(int, key)) for key in keys]:
         assert mixed(key) == tuple(np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()), key
 

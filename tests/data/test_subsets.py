@@ -1,4 +1,5 @@
 """Few labels of each class and images held out: which are drawn, and what each mistake is called."""
+
 import os
 
 import numpy as np
@@ -44,8 +45,10 @@ def test_held_out_share_of_each_class():
 
 def test_images_held_out_are_not_the_few_labels_of_the_same_seed():
     """With one stream for both they would be the same images, for every seed."""
-    same = [np.flatnonzero(held_out(LABELS, 0.25, seed)).tolist() == few_labels(LABELS, 2, seed).tolist()
-            for seed in range(4)]
+    same = [
+        np.flatnonzero(held_out(LABELS, 0.25, seed)).tolist() == few_labels(LABELS, 2, seed).tolist()
+        for seed in range(4)
+    ]
     assert not any(same)
 
 
@@ -74,8 +77,9 @@ def test_single_image_cannot_be_held_out():
 def test_image_files_keep_few_of_each_class_in_their_order(tmp_path):
     root = make_images(tmp_path, {'cat': 9, 'dog': 5, 'eel': 7})
     everything = names(ImageFiles(root, labels='folder'))
-    few, more, other = (ImageFiles(root, labels='folder', labels_per_class=n, subset_seed=s)
-                        for n, s in [(2, 0), (4, 0), (4, 1)])
+    few, more, other = (
+        ImageFiles(root, labels='folder', labels_per_class=n, subset_seed=s) for n, s in [(2, 0), (4, 0), (4, 1)]
+    )
     assert [few.get_data_info(i)['gt_label'] for i in range(6)] == [0, 0, 1, 1, 2, 2]
     assert names(more) == sorted(names(more))
     assert set(names(few)) < set(names(more)) < set(everything)
@@ -104,19 +108,28 @@ def test_limit_applies_before_the_draw(tmp_path):
     both = names(ImageFiles(root, labels='folder', limit=8, labels_per_class=3))
     assert len(both) == 6
     assert set(both) < set(limited)
-    with pytest.raises(ValueError, match='labels_per_class=5, but class 0 .cat. has 4 training images: lower '
-                                         'labels_per_class, raise limit or correct'):
+    with pytest.raises(
+        ValueError,
+        match='labels_per_class=5, but class 0 .cat. has 4 training images: lower '
+        'labels_per_class, raise limit or correct',
+    ):
         ImageFiles(root, labels='folder', limit=8, labels_per_class=5)
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(labels='folder', labels_per_class=4), r'class 1 \(dog\) has 3 training images: lower labels_per_class or '),
-    (dict(labels='folder', labels_per_class=1, classes=['cat', 'dog', 'eel']), r'class 2 \(eel\) has 0 training'),
-    (dict(labels_per_class=2), "labels_per_class=2 needs labels, and labels=None: use labels='folder' or 'list'"),
-    (dict(labels='folder', labels_per_class=0), 'labels_per_class=0 must be a positive integer'),
-    (dict(labels='folder', labels_per_class=1, subset_seed=-1), 'subset_seed=-1 must be a whole number'),
-    (dict(labels='folder', labels_per_class=1, split='val/'), "for training images, and split='val/': drop it"),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (
+            dict(labels='folder', labels_per_class=4),
+            r'class 1 \(dog\) has 3 training images: lower labels_per_class or ',
+        ),
+        (dict(labels='folder', labels_per_class=1, classes=['cat', 'dog', 'eel']), r'class 2 \(eel\) has 0 training'),
+        (dict(labels_per_class=2), "labels_per_class=2 needs labels, and labels=None: use labels='folder' or 'list'"),
+        (dict(labels='folder', labels_per_class=0), 'labels_per_class=0 must be a positive integer'),
+        (dict(labels='folder', labels_per_class=1, subset_seed=-1), 'subset_seed=-1 must be a whole number'),
+        (dict(labels='folder', labels_per_class=1, split='val/'), "for training images, and split='val/': drop it"),
+    ],
+)
 def test_faults_of_few_labels_are_named(tmp_path, kwargs, message):
     root = make_images(tmp_path, {'cat': 6, 'dog': 3})
     with pytest.raises(ValueError, match=message):

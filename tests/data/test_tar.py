@@ -1,4 +1,5 @@
 """Images inside tar archives: the same images as in the folder that was packed, and every mistake named."""
+
 import io
 import os
 import tarfile
@@ -55,9 +56,16 @@ def labeled(dataset) -> list[tuple[str, int]]:
 # Paths
 
 
-@pytest.mark.parametrize('archive, name', [
-    ('/data/a.tar', 'n01/x.JPEG'), ('a b!/c!.tar', 'd!/e@1+2.jpg'), ('/100%.tar', '%21%3A%25.png'),
-    ('x@1.tar', 'http://y/z.jpg'), ('/n\udcff.tar', 'näh/\udcff.jpg')])
+@pytest.mark.parametrize(
+    'archive, name',
+    [
+        ('/data/a.tar', 'n01/x.JPEG'),
+        ('a b!/c!.tar', 'd!/e@1+2.jpg'),
+        ('/100%.tar', '%21%3A%25.png'),
+        ('x@1.tar', 'http://y/z.jpg'),
+        ('/n\udcff.tar', 'näh/\udcff.jpg'),
+    ],
+)
 def test_paths_survive_odd_names(archive, name):
     path = tar_path(archive, name, 512, 7)
     assert split_tar_path(path) == (archive, name, 512, 7)
@@ -76,7 +84,7 @@ def test_other_paths_stay_as_they_are():
 def test_every_reader_of_mmengine_reads_them(tmp_path):
     data = picture(0, 'PNG')
     archive = pack(tmp_path / 'a%!.tar', {'x/näh @1.png': data})
-    (name, place), = index_tar(archive).items()
+    ((name, place),) = index_tar(archive).items()
     path = tar_path(archive, name, *place)
     assert fileio.get(path) == data == read_tar_path(path)
     assert (mmcv.imread(path) == mmcv.imfrombytes(data)).all()
@@ -108,15 +116,20 @@ def test_the_same_images_in_the_same_order_as_in_the_folder(tmp_path):
     dataset = ImageFiles(archive, pipeline=PIPELINE)
     assert names(dataset) == [path.replace('/images/', '/a.tar!/') for path in names(folder)]
     assert dataset.describe() == f'7 images, no labels, roots {archive}'
-    ours, theirs = (list(DataLoader(SeededSamples(data), batch_size=1, num_workers=workers, collate_fn=list))
-                    for data, workers in ((dataset, 1), (folder, 0)))
+    ours, theirs = (
+        list(DataLoader(SeededSamples(data), batch_size=1, num_workers=workers, collate_fn=list))
+        for data, workers in ((dataset, 1), (folder, 0))
+    )
     assert all(a[0]['inputs'].equal(b[0]['inputs']) for a, b in zip(ours, theirs, strict=True))
     assert (dataset.images([0], 20) == folder.images([0], 20)).all()
 
 
 def test_hidden_files_links_and_doubles(tmp_path):
-    archive = pack(tmp_path / 'a.tar', {'x/1.jpg': b'old', 'x/1.jpg ': b'', '.x/2.jpg': b'', 'x/._1.jpg': b'',
-                                        '__MACOSX/3.jpg': b''}, {'y/4.jpg': '../x/1.jpg', 'y/5.jpg': 'gone.jpg'})
+    archive = pack(
+        tmp_path / 'a.tar',
+        {'x/1.jpg': b'old', 'x/1.jpg ': b'', '.x/2.jpg': b'', 'x/._1.jpg': b'', '__MACOSX/3.jpg': b''},
+        {'y/4.jpg': '../x/1.jpg', 'y/5.jpg': 'gone.jpg'},
+    )
     with tarfile.open(archive, 'a') as appended:
         appended.addfile(tarfile.TarInfo('x/1.jpg'), io.BytesIO())
     dataset = ImageFiles(archive)
@@ -167,8 +180,9 @@ def test_classes_are_the_names_of_flat_archives(tmp_path):
 
 
 def test_the_archive_of_archives_that_imagenet_comes_in(tmp_path):
-    inner = {f'{name}.tar': Path(pack(tmp_path / f'{name}.tar', [f'{name}_1.JPEG'])).read_bytes()
-             for name in ('n01', 'n02')}
+    inner = {
+        f'{name}.tar': Path(pack(tmp_path / f'{name}.tar', [f'{name}_1.JPEG'])).read_bytes() for name in ('n01', 'n02')
+    }
     dataset = ImageFiles(pack(tmp_path / 'train.tar', inner), labels='folder')
     assert labeled(dataset) == [('n01/n01_1.JPEG', 0), ('n02/n02_1.JPEG', 1)]
     assert read_tar_path(dataset.get_data_info(1)['img_path']) == b'n02_1.JPEG'
@@ -177,7 +191,9 @@ def test_the_archive_of_archives_that_imagenet_comes_in(tmp_path):
 def test_splits_inside_an_archive(tmp_path):
     archive = pack(tmp_path / 'a.tar', ['set/train/a/1.jpg', 'set/train/b/2.jpg', 'set/val/b/3.jpg'])
     assert labeled(ImageFiles(archive, labels='folder', split='set/train/')) == [
-        ('set/train/a/1.jpg', 0), ('set/train/b/2.jpg', 1)]
+        ('set/train/a/1.jpg', 0),
+        ('set/train/b/2.jpg', 1),
+    ]
     assert labeled(ImageFiles(archive, labels='folder', split='set/val')) == [('set/val/b/3.jpg', 1)]
 
 
@@ -199,8 +215,11 @@ FAULTS = [
     (['s.tar'], {'s.tar': ['1.jpg', '2.jpg']}, ['one class', 's.tar', "labels='list'"]),
     (['s.tar'], {'s.tar': ['1.jpg', 'a/2.jpg']}, ['outside class folders', '1.jpg']),
     (['a.tar', 'b.tar'], {'a.tar': ['1.jpg'], 'b.tar': ['c/2.jpg', 'd/3.jpg']}, ['outside class folders', '1.jpg']),
-    (['s-8.tar', 's-9.tar', 's-10.tar'], {'s-8.tar': ['1.jpg'], 's-9.tar': ['2.jpg'], 's-10.tar': ['3.jpg']},
-     ['shards', 's-8', '`classes`']),
+    (
+        ['s-8.tar', 's-9.tar', 's-10.tar'],
+        {'s-8.tar': ['1.jpg'], 's-9.tar': ['2.jpg'], 's-10.tar': ['3.jpg']},
+        ['shards', 's-8', '`classes`'],
+    ),
     (['s.tar'], {'s.tar': ['top/a/1.jpg', 'top/b/2.jpg']}, ["add split='top'", 'one folder']),
     (['s.tar'], {'s.tar': ['train/a/1.jpg', 'val/b/2.jpg']}, ['look like splits', "split='train'"]),
 ]
@@ -269,7 +288,7 @@ def test_broken_members_are_replaced_and_named(tmp_path):
     archive = pack(tmp_path / 'a.tar', {'0.jpg': jpeg[:-2] + bytes(2), '1.jpg': jpeg, '2.jpg': jpeg})
     samples = SeededSamples(ImageFiles(archive, pipeline=PIPELINE))
     assert samples[0]['inputs'].shape == (3, 8, 8)
-    (path, reason), = samples.take_reports()
+    ((path, reason),) = samples.take_reports()
     assert path == f'{archive}!/0.jpg'
     assert reason == f'ValueError: {archive}!/0.jpg is cut off: a JPEG file without its end'
     os.truncate(archive, 512)
@@ -282,8 +301,11 @@ def test_broken_members_are_replaced_and_named(tmp_path):
 def test_verify_data_reads_them(tmp_path):
     jpeg = picture(0, 'JPEG')
     archive = pack(tmp_path / 'a.tar', {'a/1.jpg': jpeg, 'a/2.jpg': jpeg[:300], '3.jpg': b'', '4.jpg': b'no image'})
-    source, = sources_of_path(archive)
+    (source,) = sources_of_path(archive)
     assert source.title == f'images: 4 images in {archive}'
     found = {finding.path: finding.kind for job in source.jobs for finding in examine(job).findings}
-    assert found == {f'{archive}!/a/2.jpg': 'truncated', f'{archive}!/3.jpg': 'empty file',
-                     f'{archive}!/4.jpg': 'not an image'}
+    assert found == {
+        f'{archive}!/a/2.jpg': 'truncated',
+        f'{archive}!/3.jpg': 'empty file',
+        f'{archive}!/4.jpg': 'not an image',
+    }

@@ -34,7 +34,7 @@ def turned(orientation: int) -> Image.Exif:
 
 def with_bytes(data: bytes, at: float, new: bytes) -> bytes:
     start = int(len(data) * at)
-    return data[:start] + new + data[start + len(new):]
+    return data[:start] + new + data[start + len(new) :]
 
 
 JPEG, PNG = encoded(picture()), encoded(picture(), 'PNG')
@@ -42,8 +42,8 @@ DEEP = cv2.imencode('.png', np.full((48, 64, 3), 40_000, np.uint16))[1].tobytes(
 WIDE = encoded(Image.new('L', (20_000, 6_000)), 'PNG')
 FAULTS = {
     'empty file': b'',
-    'truncated': JPEG[:len(JPEG) // 2],
-    'truncated png': PNG[:len(PNG) // 2],
+    'truncated': JPEG[: len(JPEG) // 2],
+    'truncated png': PNG[: len(PNG) // 2],
     'unreadable': with_bytes(PNG, 0.5, b'xxxx'),
     'corrupt': with_bytes(JPEG, 0.7, bytes(30)),
     'not an image': b'<html>404 Not Found</html>',
@@ -63,6 +63,7 @@ NOTES = {
 @pytest.fixture
 def look(tmp_path):
     """``look(data, mask=..., **job)``: kinds found in an image file of these bytes, and (kind, fault) pairs."""
+
     def run(data: bytes, mask: bytes | None = None, **job) -> list[Finding]:
         (tmp_path / 'image').write_bytes(data)
         if mask is not None:
@@ -70,6 +71,7 @@ def look(tmp_path):
             job['mask'] = str(tmp_path / 'mask.png')
         run.outcome = examine(Job(str(tmp_path / 'image'), **job))
         return [(finding.kind, finding.fault) for finding in run.outcome.findings]
+
     return run
 
 
@@ -92,9 +94,19 @@ def test_notes_of_images(look, kind):
     assert look(NOTES[kind]) == [(kind.split(',')[0].replace(' gray', ''), False)]
 
 
-@pytest.mark.parametrize('data', [JPEG, PNG, encoded(picture(), 'WEBP'), encoded(picture(), progressive=True),
-                                  encoded(picture().convert('L')), encoded(picture().convert('P'), 'PNG'),
-                                  encoded(picture(), exif=turned(1)), encoded(picture(16, 16), 'BMP')])
+@pytest.mark.parametrize(
+    'data',
+    [
+        JPEG,
+        PNG,
+        encoded(picture(), 'WEBP'),
+        encoded(picture(), progressive=True),
+        encoded(picture().convert('L')),
+        encoded(picture().convert('P'), 'PNG'),
+        encoded(picture(), exif=turned(1)),
+        encoded(picture(16, 16), 'BMP'),
+    ],
+)
 def test_sound_images(look, data):
     assert look(data) == []
     assert look(data, size=(16, 16) if data[:2] == b'BM' else (48, 64)) == []
@@ -150,7 +162,7 @@ def test_sizes_of_annotations_are_those_of_the_turned_image(look):
 
 def mask_of(*values: int, height: int = 48, width: int = 64, dtype=np.uint8) -> Image.Image:
     mask = np.zeros((height, width), dtype)
-    mask[:, :len(values)] = values
+    mask[:, : len(values)] = values
     return Image.fromarray(mask)
 
 
@@ -165,14 +177,17 @@ def test_sound_masks(look):
         assert look.outcome.labels == ((0, 1, 2, 255) if mask.mode == 'L' else (0, 1, 2))
 
 
-@pytest.mark.parametrize('mask, kind', [
-    (encoded(mask_of(1, 3, 7), 'PNG'), 'label outside the classes'),
-    (encoded(mask_of(1, 300, dtype=np.uint16), 'PNG'), 'label outside the classes'),
-    (encoded(mask_of(1, height=47), 'PNG'), 'mask of another size'),
-    (encoded(picture(), 'PNG'), 'mask with several channels'),
-    (encoded(mask_of(1), 'PNG')[:60], 'unreadable mask'),
-    (b'', 'empty file'),
-])
+@pytest.mark.parametrize(
+    'mask, kind',
+    [
+        (encoded(mask_of(1, 3, 7), 'PNG'), 'label outside the classes'),
+        (encoded(mask_of(1, 300, dtype=np.uint16), 'PNG'), 'label outside the classes'),
+        (encoded(mask_of(1, height=47), 'PNG'), 'mask of another size'),
+        (encoded(picture(), 'PNG'), 'mask with several channels'),
+        (encoded(mask_of(1), 'PNG')[:60], 'unreadable mask'),
+        (b'', 'empty file'),
+    ],
+)
 def test_faults_of_masks(look, mask, kind):
     assert look(JPEG, mask, allowed=ALLOWED) == [(kind, True)]
     assert look.outcome.findings[0].path.endswith('mask.png')
@@ -196,20 +211,31 @@ BOX, POLYGON = [2, 3, 10, 8], [[2, 3, 12, 3, 12, 11, 2, 11]]
 
 def coco(*annotations: dict, **changes) -> dict:
     """An annotation file of one image and two categories."""
-    entries = [dict(id=number, image_id=5, category_id=1, bbox=BOX, area=80, iscrowd=0, segmentation=POLYGON) | entry
-               for number, entry in enumerate(annotations, 1)]
-    return dict(images=[dict(id=5, file_name='a.jpg', height=48, width=64)], annotations=entries,
-                categories=[dict(id=1, name='cat'), dict(id=7, name='dog')]) | changes
+    entries = [
+        dict(id=number, image_id=5, category_id=1, bbox=BOX, area=80, iscrowd=0, segmentation=POLYGON) | entry
+        for number, entry in enumerate(annotations, 1)
+    ]
+    return (
+        dict(
+            images=[dict(id=5, file_name='a.jpg', height=48, width=64)],
+            annotations=entries,
+            categories=[dict(id=1, name='cat'), dict(id=7, name='dog')],
+        )
+        | changes
+    )
 
 
 def runs_of(*box: int) -> dict:
     mask = np.zeros((48, 64), np.uint8, order='F')
-    mask[box[1]:box[3], box[0]:box[2]] = 1
+    mask[box[1] : box[3], box[0] : box[2]] = 1
     return masks.encode(mask)
 
 
-SOUND = [dict(), dict(category_id=7, bbox=[-0.5, 0, 64.9, 48.9], segmentation=runs_of(3, 4, 20, 30)),
-         dict(segmentation=dict(size=[48, 64], counts=[10, 5, 48 * 64 - 15]), iscrowd=1)]
+SOUND = [
+    dict(),
+    dict(category_id=7, bbox=[-0.5, 0, 64.9, 48.9], segmentation=runs_of(3, 4, 20, 30)),
+    dict(segmentation=dict(size=[48, 64], counts=[10, 5, 48 * 64 - 15]), iscrowd=1),
+]
 
 
 def test_sound_annotations():
@@ -217,26 +243,33 @@ def test_sound_annotations():
     assert check_coco(coco(dict(segmentation=None), SOUND[1]), 'f.json', ['dog', 'cat'], False) == []
 
 
-@pytest.mark.parametrize('change, kind, detail', [
-    (dict(bbox=[2, 3, 0, 8]), 'box empty', '0 x 8 pixels'),
-    (dict(bbox=[2, 3, 8, -1]), 'box empty', '8 x -1 pixels'),
-    (dict(bbox=[60, 3, 8, 8]), 'box outside its image', 'x 60 to 68, y 3 to 11 of 64 x 48'),
-    (dict(bbox=[2, -3, 8, 8]), 'box outside its image', 'y -3 to 5'),
-    (dict(bbox=[2, 3, float('nan'), 8]), 'box invalid', 'nan'),
-    (dict(bbox=[2, 3, 8]), 'box invalid', ''),
-    (dict(bbox=None), 'box invalid', 'None'),
-    (dict(segmentation=[]), 'annotation without mask', ''),
-    (dict(segmentation=[[2, 3, 12, 3]]), 'mask invalid', 'polygon of 4 numbers'),
-    (dict(segmentation=[POLYGON[0], [2, 3, 12, 3, 5, 6, 7]]), 'mask invalid', 'polygon of 7 numbers'),
-    (dict(segmentation=[[2, 3, 12, 3, 12, 60]]), 'mask outside its image', 'y 3 to 60 of 64 x 48'),
-    (dict(segmentation=dict(size=[64, 48], counts='x')), 'mask invalid', r'size [64, 48]'),
-    (dict(segmentation=dict(size=[48, 64], counts=[10, 5])), 'mask invalid', 'add up to 15 of 3072'),
-    (dict(segmentation=dict(size=[48, 64], counts=[3072])), 'mask empty', ''),
-    (dict(segmentation=runs_of(3, 4, 20, 30) | dict(counts=runs_of(3, 4, 20, 30)['counts'][:-2])), 'mask invalid', ''),
-    (dict(image_id=6), 'annotation without image', 'annotation 1: image 6'),
-    (dict(category_id=3), 'unknown category', 'annotation 1: category 3'),
-    (dict(id=2), 'id not unique', 'annotation 2 occurs 2 times'),
-])
+@pytest.mark.parametrize(
+    'change, kind, detail',
+    [
+        (dict(bbox=[2, 3, 0, 8]), 'box empty', '0 x 8 pixels'),
+        (dict(bbox=[2, 3, 8, -1]), 'box empty', '8 x -1 pixels'),
+        (dict(bbox=[60, 3, 8, 8]), 'box outside its image', 'x 60 to 68, y 3 to 11 of 64 x 48'),
+        (dict(bbox=[2, -3, 8, 8]), 'box outside its image', 'y -3 to 5'),
+        (dict(bbox=[2, 3, float('nan'), 8]), 'box invalid', 'nan'),
+        (dict(bbox=[2, 3, 8]), 'box invalid', ''),
+        (dict(bbox=None), 'box invalid', 'None'),
+        (dict(segmentation=[]), 'annotation without mask', ''),
+        (dict(segmentation=[[2, 3, 12, 3]]), 'mask invalid', 'polygon of 4 numbers'),
+        (dict(segmentation=[POLYGON[0], [2, 3, 12, 3, 5, 6, 7]]), 'mask invalid', 'polygon of 7 numbers'),
+        (dict(segmentation=[[2, 3, 12, 3, 12, 60]]), 'mask outside its image', 'y 3 to 60 of 64 x 48'),
+        (dict(segmentation=dict(size=[64, 48], counts='x')), 'mask invalid', r'size [64, 48]'),
+        (dict(segmentation=dict(size=[48, 64], counts=[10, 5])), 'mask invalid', 'add up to 15 of 3072'),
+        (dict(segmentation=dict(size=[48, 64], counts=[3072])), 'mask empty', ''),
+        (
+            dict(segmentation=runs_of(3, 4, 20, 30) | dict(counts=runs_of(3, 4, 20, 30)['counts'][:-2])),
+            'mask invalid',
+            '',
+        ),
+        (dict(image_id=6), 'annotation without image', 'annotation 1: image 6'),
+        (dict(category_id=3), 'unknown category', 'annotation 1: category 3'),
+        (dict(id=2), 'id not unique', 'annotation 2 occurs 2 times'),
+    ],
+)
 def test_faults_of_annotations(change, kind, detail):
     content = coco(change, dict(), dict(category_id=7))
     (finding,) = check_coco(content, 'f.json', ['cat', 'dog'], True)
@@ -247,9 +280,9 @@ def test_faults_of_annotations(change, kind, detail):
 
 
 def test_classes_of_an_annotation_file():
-    absent, = check_coco(coco(dict()), 'f.json', ['cat', 'dog'], True)
+    (absent,) = check_coco(coco(dict()), 'f.json', ['cat', 'dog'], True)
     assert (absent.kind, absent.detail, absent.fault) == ('class absent', 'dog', False)
-    unknown, = check_coco(coco(dict()), 'f.json', ['cat', 'cow'], True)
+    (unknown,) = check_coco(coco(dict()), 'f.json', ['cat', 'cow'], True)
     assert (unknown.kind, unknown.detail, unknown.fault) == ('class unknown to the annotation file', 'cow', True)
 
 

@@ -43,4 +43,4 @@ def two_ranks(rank: int, port: int) -> None:
 
 @pytest.mark.slow
 def test_two_processes_decide_in_the_same_step():
-    mp.start_processes(two_ranks, (free_port(), ), nprocs=2, start_method='fork')
+    mp.start_processes(two_ranks, (free_port(),), nprocs=2, start_method='fork')

@@ -17,7 +17,8 @@ OPTIMIZERS = dict(
     adamw=lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
     fused_sgd=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, fused=True),
     sgd=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
-    lars=lambda p: LARS(p, lr=0.1, momentum=0.9, weight_decay=0.1))  # of linear probes
+    lars=lambda p: LARS(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+)  # of linear probes
 
 
 @HOOKS.register_module()
@@ -36,8 +37,10 @@ class BreakHook(Hook):
         if self.here and runner.iter in self.iterations:
             model = bare_model(runner)
             self.handles.append(
-                model.backbone.cls_token.register_hook(lambda gradient: gradient * INF) if self.kind == 'gradient' else
-                model.pixel_decoder.register_forward_hook(self.break_pixels))
+                model.backbone.cls_token.register_hook(lambda gradient: gradient * INF)
+                if self.kind == 'gradient'
+                else model.pixel_decoder.register_forward_hook(self.break_pixels)
+            )
 
     def break_pixels(self, module, inputs, output):
         return output * NAN if self.kind == 'loss' or torch.is_autocast_enabled('cpu') else output
@@ -53,14 +56,18 @@ class Toy:
     def __init__(self, wrapper: str = 'GuardedOptimWrapper', optimizer: str = 'fused_adamw', **settings):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        self.wrapper = OPTIM_WRAPPERS.build(dict(
-            type=wrapper, optimizer=OPTIMIZERS[optimizer](self.model.parameters()), **deepcopy(settings)))
+        self.wrapper = OPTIM_WRAPPERS.build(
+            dict(type=wrapper, optimizer=OPTIMIZERS[optimizer](self.model.parameters()), **deepcopy(settings))
+        )
 
     def batch(self, seed: int, bad: tuple[str, float] | None = None) -> None:
         kind, value = bad or ('', 0.0)
         x = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
-        handle = self.model[2].weight.register_hook(lambda g: g.index_fill(1, torch.tensor([3]), value)) if (
-            kind == 'gradient') else None
+        handle = (
+            self.model[2].weight.register_hook(lambda g: g.index_fill(1, torch.tensor([3]), value))
+            if (kind == 'gradient')
+            else None
+        )
         with self.wrapper.optim_context(self.model):
             loss = self.model(x).square().mean()
             if kind == 'loss':
@@ -73,7 +80,8 @@ class Toy:
         """Copies of weights, moments and step counters."""
         moments = self.wrapper.optimizer.state_dict()['state'].values()
         return [p.detach().clone() for p in self.model.parameters()] + [
-            torch.as_tensor(value).clone() for state in moments for value in state.values() if value is not None]
+            torch.as_tensor(value).clone() for state in moments for value in state.values() if value is not None
+        ]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:

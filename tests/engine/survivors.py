@@ -56,15 +56,26 @@ class SurvivorMetric(BaseMetric):
 
 def toy_runner(work_dir: Path, checkpoint: dict | None = None, epochs: int = 2, **changes) -> SuiteRunner:
     """A runner of four iterations an epoch; ``changes`` are merged into its config."""
-    loader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
-                  dataset=dict(type='SurvivorData'))
+    loader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        dataset=dict(type='SurvivorData'),
+    )
     hook = dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=1)
     cfg = dict(
-        model=dict(type='SurvivorModel'), work_dir=str(work_dir), train_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=epochs), log_level='ERROR', default_scope='mmengine',
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)), experiment_name=f'survivor_{next(COUNT)}',
-        param_scheduler=[dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=8)], randomness=dict(seed=0),
-        default_hooks=dict(checkpoint=hook | (checkpoint or {})))
+        model=dict(type='SurvivorModel'),
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        log_level='ERROR',
+        default_scope='mmengine',
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        experiment_name=f'survivor_{next(COUNT)}',
+        param_scheduler=[dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=8)],
+        randomness=dict(seed=0),
+        default_hooks=dict(checkpoint=hook | (checkpoint or {})),
+    )
     config = Config(cfg)
     config.merge_from_dict(changes)
     return SuiteRunner.from_cfg(config)
@@ -73,9 +84,16 @@ def toy_runner(work_dir: Path, checkpoint: dict | None = None, epochs: int = 2, 
 def validated(scores: list[float]) -> dict:
     """Changes to :func:`toy_runner`: it validates after each epoch, and these are the scores."""
     SurvivorMetric.scores = list(scores)
-    return dict(val_dataloader=dict(batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-                                    dataset=dict(type='SurvivorData')),
-                val_cfg=dict(), val_evaluator=dict(type='SurvivorMetric'))
+    return dict(
+        val_dataloader=dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=dict(type='SurvivorData'),
+        ),
+        val_cfg=dict(),
+        val_evaluator=dict(type='SurvivorMetric'),
+    )
 
 
 class Boundaries:
@@ -105,6 +123,7 @@ class Boundaries:
                 raise
             file.digest.update(data)
             return len(data)
+
         return write
 
     def _around(self, function: Callable, name: str) -> Callable:
@@ -113,6 +132,7 @@ class Boundaries:
             result = function(*args, **kwargs)
             self.reach(f'after {name}')
             return result
+
         return wrapped
 
     def reach(self, where: str) -> None:

@@ -70,9 +70,16 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('scope, name', [
-    ('whole', 'square'), ('whole', 'plain_loss'), ('blocks', 'odd_heads'), ('blocks', 'segmentation'),
-    ('blocks', 'mae_square')])
+@pytest.mark.parametrize(
+    'scope, name',
+    [
+        ('whole', 'square'),
+        ('whole', 'plain_loss'),
+        ('blocks', 'odd_heads'),
+        ('blocks', 'segmentation'),
+        ('blocks', 'mae_square'),
+    ],
+)
 def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
     """Losses, gradients and an update, in one graph without a break, or a block at a time; features of a backbone."""
     monkeypatch.setattr('bootmae.commands.parity.settings', lambda value, model: dict(scope=value, **TRACED))
@@ -91,8 +98,12 @@ def test_generated_code_of_a_block(golden):
 
 
 def train(work_dir: Path, config: str = CONFIG, **options):
-    return run_training(config, str(work_dir), options | {
-        'experiment_name': f'compiled_{next(COUNT)}', 'train_cfg.max_epochs': 1, 'visualizer.vis_backends': []})
+    return run_training(
+        config,
+        str(work_dir),
+        options
+        | {'experiment_name': f'compiled_{next(COUNT)}', 'train_cfg.max_epochs': 1, 'visualizer.vis_backends': []},
+    )
 
 
 @pytest.mark.slow

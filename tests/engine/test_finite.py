@@ -30,12 +30,20 @@ COUNT = itertools.count()
 
 def settings(broken=(), kind: str = 'loss', **options) -> dict:
     """Options of the debug config on 32 images, batches of 8; ``__`` stands for a dot in their names."""
-    hooks = [dict(type='BootMAEHook', ema=((0, 0.9), ), ramp=1.0),
-             dict(type='BreakHook', iterations=list(broken), kind=kind)]
-    return dict(experiment_name=f'finite_{next(COUNT)}', log_level='ERROR', custom_hooks=hooks) | {
-        'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32,
-        'train_dataloader.batch_size': 8, 'auto_scale_lr.base_batch_size': 8} | {
-        key.replace('__', '.'): value for key, value in options.items()}
+    hooks = [
+        dict(type='BootMAEHook', ema=((0, 0.9),), ramp=1.0),
+        dict(type='BreakHook', iterations=list(broken), kind=kind),
+    ]
+    return (
+        dict(experiment_name=f'finite_{next(COUNT)}', log_level='ERROR', custom_hooks=hooks)
+        | {
+            'train_dataloader.dataset.labels_per_class': None,
+            'train_dataloader.dataset.indices': 32,
+            'train_dataloader.batch_size': 8,
+            'auto_scale_lr.base_batch_size': 8,
+        }
+        | {key.replace('__', '.'): value for key, value in options.items()}
+    )
 
 
 def train(work_dir: Path, *args, **kwargs):
@@ -57,7 +65,7 @@ def test_a_bad_step_is_written_down(tmp_path, kind):
     found = dumps(tmp_path)
     assert list(found) == [1, 3, 5]
     for iteration, dump in found.items():
-        batch, = dump['batches']
+        (batch,) = dump['batches']
         assert (batch['iteration'], batch['epoch'], dump['epoch']) == (iteration, iteration // 4, iteration // 4)
         assert math.isnan(batch['loss']) == (kind == 'loss')
         assert math.isnan(batch['logged']['loss_pixel']) == (kind == 'loss')
@@ -90,8 +98,11 @@ def test_accumulated_batches_are_all_written_down(tmp_path):
 
 @pytest.mark.parametrize('kind', ['loss', 'gradient'])
 def test_three_in_a_row_end_the_run(tmp_path, kind):
-    with pytest.raises(NonFiniteError, match=r'3 times in a row, in iterations 4, 5, 6\..*stopped_4.pth.*replay.py '
-                       r'.*step_6_rank0.json.*nonfinite_ladder') as stop:
+    with pytest.raises(
+        NonFiniteError,
+        match=r'3 times in a row, in iterations 4, 5, 6\..*stopped_4.pth.*replay.py '
+        r'.*step_6_rank0.json.*nonfinite_ladder',
+    ) as stop:
         train(tmp_path, [1, 4, 5, 6, 7], kind)
     assert stop.value.code == 3
     assert stop.value.checkpoint == str(tmp_path / 'epoch_1.pth')
@@ -119,6 +130,7 @@ def test_flags_are_read_one_step_later(tmp_path, monkeypatch):
         if step is not None:
             seen.append((step.batches[-1]['iteration'], runner.iter))
         judge(self, runner, step)
+
     monkeypatch.setattr(nonfinite.NonFiniteHook, '_judge', watch)
     train(tmp_path, [2, 3], train_cfg__max_epochs=2)
     assert read is nonfinite.Step.read
@@ -147,10 +159,18 @@ def test_batch_statistics_survive(monkeypatch):
 
 
 def ladder_config(**changes) -> Config:
-    return Config(dict(
-        model=dict(type='BootMAE'), nonfinite_ladder=['rollback', 'fp32_decoder', 'fp32'], default_hooks={},
-        optim_wrapper=dict(type='GuardedAmpOptimWrapper', loss_scale='dynamic', dtype='float16', optimizer=dict(lr=1)),
-        randomness=dict(seed=5)) | changes)
+    return Config(
+        dict(
+            model=dict(type='BootMAE'),
+            nonfinite_ladder=['rollback', 'fp32_decoder', 'fp32'],
+            default_hooks={},
+            optim_wrapper=dict(
+                type='GuardedAmpOptimWrapper', loss_scale='dynamic', dtype='float16', optimizer=dict(lr=1)
+            ),
+            randomness=dict(seed=5),
+        )
+        | changes
+    )
 
 
 def failing(times: int, checkpoint: str | None = 'epoch_7.pth'):
@@ -164,6 +184,7 @@ def failing(times: int, checkpoint: str | None = 'epoch_7.pth'):
             error.checkpoint = checkpoint
             raise error
         return 'done'
+
     return run_once, given
 
 
@@ -198,10 +219,14 @@ def test_rollback_without_a_checkpoint():
     assert given[1].randomness.seed == 5 + RESEED
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(nonfinite_ladder=['fp16']), "nonfinite_ladder=.*'fp16'.*: give each of rollback, fp32_decoder, fp32"),
-    (dict(nonfinite_ladder=['fp32', 'fp32']), 'at most once'),
-    (dict(model=dict(type='MAE')), 'fp32_decoder is for BootMAE, not MAE')])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(nonfinite_ladder=['fp16']), "nonfinite_ladder=.*'fp16'.*: give each of rollback, fp32_decoder, fp32"),
+        (dict(nonfinite_ladder=['fp32', 'fp32']), 'at most once'),
+        (dict(model=dict(type='MAE')), 'fp32_decoder is for BootMAE, not MAE'),
+    ],
+)
 def test_wrong_ladders(changes, message):
     with pytest.raises(ValueError, match=message):
         ladder(lambda cfg: None, ladder_config(**changes))
@@ -213,14 +238,25 @@ def test_rollback_takes_another_seed(tmp_path):
     cfg = settings(default_hooks__nonfinite=dict(type='NonFiniteHook', reseed=RESEED))
     assert run_training(PRETRAIN, str(tmp_path), cfg, resume='auto', resume_changed=True).seed == RESEED
     assert read_checkpoint(tmp_path / 'epoch_2.pth')['meta']['seed'] == RESEED
-    assert run_training(PRETRAIN, str(tmp_path), settings(train_cfg__max_epochs=3), resume='auto',
-                     resume_changed=True).seed == RESEED
+    assert (
+        run_training(
+            PRETRAIN, str(tmp_path), settings(train_cfg__max_epochs=3), resume='auto', resume_changed=True
+        ).seed
+        == RESEED
+    )
 
 
 def test_a_run_that_the_ladder_saves(tmp_path):
     """Its decoder overflows under autocast, from the second epoch on: another seed does not help, float32 does."""
-    cfg = load_config(PRETRAIN, settings([5, 6, 7], 'autocast', nonfinite_ladder=['rollback', 'fp32_decoder'],
-                                             optim_wrapper__type='AutocastOptimWrapper'))
+    cfg = load_config(
+        PRETRAIN,
+        settings(
+            [5, 6, 7],
+            'autocast',
+            nonfinite_ladder=['rollback', 'fp32_decoder'],
+            optim_wrapper__type='AutocastOptimWrapper',
+        ),
+    )
     apply_batch(cfg, 1)
     apply_run_defaults(cfg)
     seeds = []
@@ -232,6 +268,7 @@ def test_a_run_that_the_ladder_saves(tmp_path):
             runner.train()
         finally:
             seeds.append(runner.seed)
+
     ladder(run_once, cfg)
     assert seeds == [0, RESEED, RESEED]
     content = read_checkpoint(tmp_path / 'epoch_2.pth')
@@ -251,7 +288,8 @@ def test_fp32_decoder(make_bootmae, draw_orders):
     for kind, model in (('plain', plain), ('ours', ours)):
         for part in ('backbone.blocks.0.mlp', 'pixel_decoder.blocks.0.mlp', 'feature_decoder.head'):
             model.get_submodule(part).register_forward_hook(
-                lambda *args, key=(kind, part): seen.__setitem__(key, args[-1].dtype))
+                lambda *args, key=(kind, part): seen.__setitem__(key, args[-1].dtype)
+            )
         with torch.autocast('cpu', torch.bfloat16):
             model.predict(images, orders)
     half, full = torch.bfloat16, torch.float32

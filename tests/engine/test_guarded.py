@@ -64,8 +64,10 @@ def test_mmengines_wrapper_takes_it(optimizer):
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 @pytest.mark.parametrize('clip', CLIP)
 def test_finite_steps_are_those_of_mmengine(optimizer, clip):
-    toys = [Toy(kind, optimizer, clip_grad=CLIP[clip], accumulative_counts=2)
-            for kind in ('GuardedOptimWrapper', 'OptimWrapper')]
+    toys = [
+        Toy(kind, optimizer, clip_grad=CLIP[clip], accumulative_counts=2)
+        for kind in ('GuardedOptimWrapper', 'OptimWrapper')
+    ]
     for toy in toys:
         for seed in range(6):
             toy.batch(seed)
@@ -131,6 +133,7 @@ def scaled(monkeypatch):
         toy = Toy('GuardedAmpOptimWrapper', optimizer, loss_scale=dict(init_scale=scale, growth_interval=10_000))
         toy.wrapper.optim_context = partial(OptimWrapper.optim_context, toy.wrapper)  # no cast
         return toy
+
     return make
 
 

@@ -43,10 +43,12 @@ def test_nothing_is_wrong_while_all_move():
 def test_a_silent_rank_is_named():
     run = Run()
     run.pass_time(5, moving=(0, 1, 2))
-    verdict = run.pass_time(30, silent=(1, ), moving=(0, 2))
+    verdict = run.pass_time(30, silent=(1,), moving=(0, 2))
     assert run.now == 5 + 11
-    assert verdict == ('no sign of life for 10 s from rank 1 (host node1, pid 101, phase step, iteration 7, last files '
-                       '1.jpg): it was killed or stopped')
+    assert verdict == (
+        'no sign of life for 10 s from rank 1 (host node1, pid 101, phase step, iteration 7, last files '
+        '1.jpg): it was killed or stopped'
+    )
 
 
 def test_a_rank_that_waits_for_its_data_is_named():
@@ -55,14 +57,16 @@ def test_a_rank_that_waits_for_its_data_is_named():
     run.phase(2, phase='data')
     verdict = run.pass_time(30)
     assert run.now == 1 + 11
-    assert verdict == ('no rank has made progress for 10 s; behind is rank 2 (host node2, pid 102, phase data, '
-                       'iteration 7, last files 2.jpg)')
+    assert verdict == (
+        'no rank has made progress for 10 s; behind is rank 2 (host node2, pid 102, phase data, '
+        'iteration 7, last files 2.jpg)'
+    )
 
 
 def test_one_rank_that_moves_proves_that_all_are_well():
     run = Run()
     run.phase(2, phase='data')
-    assert run.pass_time(50, moving=(1, )) is None
+    assert run.pass_time(50, moving=(1,)) is None
 
 
 @pytest.mark.parametrize('phase', ['start', 'save', 'val', 'between epochs'])
@@ -93,13 +97,25 @@ def test_a_rank_that_is_done_may_be_silent():
     run = Run()
     run.phase(1, phase='end')
     run.pass_time(1)
-    assert run.pass_time(50, silent=(1, ), moving=(0, 2)) is None
+    assert run.pass_time(50, silent=(1,), moving=(0, 2)) is None
 
 
 def hearts(port: int, **settings) -> tuple[list[Heart], list[tuple[int, str]]]:
     failures: list[tuple[int, str]] = []
-    made = [Heart(connect('127.0.0.1', port, 5), BEATS[rank], 2, 1.5, 60, 0.1, lambda rank=rank: [f'{rank}.png'],
-                  lambda verdict, rank=rank: failures.append((rank, verdict)), **settings) for rank in range(2)]
+    made = [
+        Heart(
+            connect('127.0.0.1', port, 5),
+            BEATS[rank],
+            2,
+            1.5,
+            60,
+            0.1,
+            lambda rank=rank: [f'{rank}.png'],
+            lambda verdict, rank=rank: failures.append((rank, verdict)),
+            **settings,
+        )
+        for rank in range(2)
+    ]
     return made, failures
 
 

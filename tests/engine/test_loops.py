@@ -29,8 +29,12 @@ class JobState(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         JobState.lines[runner.iter] = (
-            batch_idx, runner.epoch, torch.stack(list(data_batch['inputs'])).double().sum().item(),
-            runner.optim_wrapper.get_lr()['lr'], {key: float(value.detach()) for key, value in outputs.items()})
+            batch_idx,
+            runner.epoch,
+            torch.stack(list(data_batch['inputs'])).double().sum().item(),
+            runner.optim_wrapper.get_lr()['lr'],
+            {key: float(value.detach()) for key, value in outputs.items()},
+        )
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         JobState.lines[f'val {runner.iter}'] = metrics
@@ -38,9 +42,18 @@ class JobState(Hook):
 
 def train(config: Path, work_dir: Path, options: dict | None = None, **kwargs) -> tuple[dict, dict]:
     """The journal and the final weights of a run."""
-    runner = run_training(str(config), str(work_dir), QUIET | {
-        'default_hooks.journal.type': 'JobState', 'default_hooks.checkpoint.max_keep_ckpts': -1,
-        'experiment_name': str(work_dir)} | (options or {}), **kwargs)
+    runner = run_training(
+        str(config),
+        str(work_dir),
+        QUIET
+        | {
+            'default_hooks.journal.type': 'JobState',
+            'default_hooks.checkpoint.max_keep_ckpts': -1,
+            'experiment_name': str(work_dir),
+        }
+        | (options or {}),
+        **kwargs,
+    )
     return JobState.lines, {key: value.clone() for key, value in runner.model.state_dict().items()}
 
 
@@ -54,7 +67,8 @@ def assert_goes_on(config: Path, tmp_path: Path, options: dict, iteration: int) 
     rest, again = train(config, tmp_path / 'rest', saving, resume=str(path))
     steps = [key for key in whole if not isinstance(key, int) or key >= iteration]
     assert [key for key in rest if key in steps or isinstance(key, int)] == [
-        key for key in steps if isinstance(key, int) or int(key.split()[1]) >= iteration]
+        key for key in steps if isinstance(key, int) or int(key.split()[1]) >= iteration
+    ]
     assert all(rest[key] == whole[key] for key in rest)
     assert all(torch.equal(again[key], value) for key, value in weights.items())
 
@@ -66,8 +80,16 @@ def test_pretraining(tmp_path, iteration):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_accumulation_and_workers(tmp_path, workers):
-    assert_goes_on(PRETRAIN, tmp_path, {'train_dataloader.batch_size': 8, 'train_dataloader.num_workers': workers,
-                                        'optim_wrapper.type': 'AutocastOptimWrapper'}, 12)
+    assert_goes_on(
+        PRETRAIN,
+        tmp_path,
+        {
+            'train_dataloader.batch_size': 8,
+            'train_dataloader.num_workers': workers,
+            'optim_wrapper.type': 'AutocastOptimWrapper',
+        },
+        12,
+    )
 
 
 @pytest.mark.parametrize('workers', [0, 1])  # with workers, samples do not seed the process that draws the masks
@@ -107,9 +129,13 @@ def test_a_longer_schedule_is_that_of_the_config(tmp_path):
 @pytest.mark.parametrize('accumulation', [1, 2])
 def test_another_accumulation(tmp_path, accumulation):
     """Half of the run with the one, half with the other: the losses of the run with either."""
+
     def options(n):
-        return {'train_dataloader.batch_size': 32 // n, 'default_hooks.checkpoint.by_epoch': False,
-                'default_hooks.checkpoint.interval': 3}
+        return {
+            'train_dataloader.batch_size': 32 // n,
+            'default_hooks.checkpoint.by_epoch': False,
+            'default_hooks.checkpoint.interval': 3,
+        }
 
     def losses(lines, n):
         steps = {}
@@ -119,8 +145,9 @@ def test_another_accumulation(tmp_path, accumulation):
 
     other = 3 - accumulation
     whole, weights = train(PRETRAIN, tmp_path / 'whole', options(accumulation))
-    rest, again = train(PRETRAIN, tmp_path / 'rest', options(other),
-                        resume=str(tmp_path / 'whole' / f'iter_{3 * accumulation}.pth'))
+    rest, again = train(
+        PRETRAIN, tmp_path / 'rest', options(other), resume=str(tmp_path / 'whole' / f'iter_{3 * accumulation}.pth')
+    )
     ours, theirs = losses(rest, other), losses(whole, accumulation)
     assert sorted(ours) == list(range(3, 10))
     assert [ours[k] for k in ours] == pytest.approx([theirs[k] for k in ours], rel=1e-5)
@@ -133,16 +160,22 @@ def test_other_schedules_are_not_converted(tmp_path):
     every = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
     train(PRETRAIN, tmp_path, schedule | every)
     with pytest.raises(ValueError, match='accumulation 2, the checkpoint accumulation 1, and LinearLR cannot be'):
-        train(PRETRAIN, tmp_path, schedule | every | {'train_dataloader.batch_size': 16},
-              resume=str(tmp_path / 'iter_3.pth'))
+        train(
+            PRETRAIN,
+            tmp_path,
+            schedule | every | {'train_dataloader.batch_size': 16},
+            resume=str(tmp_path / 'iter_3.pth'),
+        )
 
 
 def test_an_average_of_the_weights(tmp_path):
     """mmengine's EMAHook, as in the fine-tuning of ViT-L: the average goes on too."""
     hook = {'custom_hooks': [dict(type='EMAHook', momentum=0.1, priority='ABOVE_NORMAL')]}
     assert_goes_on(FINETUNE, tmp_path, hook, 3)
-    averages = [read_checkpoint(max((tmp_path / name).glob('iter_*.pth'), key=lambda path: path.stat().st_mtime_ns))
-                for name in ('whole', 'rest')]
+    averages = [
+        read_checkpoint(max((tmp_path / name).glob('iter_*.pth'), key=lambda path: path.stat().st_mtime_ns))
+        for name in ('whole', 'rest')
+    ]
     first, second = (content['state_dict'] for content in averages)
     raw = averages[0]['ema_state_dict']
     assert all(torch.equal(second[key], value) for key, value in first.items())

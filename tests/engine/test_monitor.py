@@ -32,8 +32,12 @@ def test_the_target_is_that_of_the_loss(make_bootmae, draw_orders):
 def test_target_variance_of_every_kind_of_target():
     """One target for all; one for each place; one for each image; independent ones."""
     one, place, image = normalized(1, 1, 16), normalized(1, 9, 16), normalized(64, 1, 16)
-    cases = dict(one=one.expand(64, 9, 16), place=place.expand(64, 9, 16), image=image.expand(64, 9, 16),
-                 free=normalized(64, 9, 16))
+    cases = dict(
+        one=one.expand(64, 9, 16),
+        place=place.expand(64, 9, 16),
+        image=image.expand(64, 9, 16),
+        free=normalized(64, 9, 16),
+    )
     found = {name: tuple(map(float, target_variance(features))) for name, features in cases.items()}
     assert found['one'] == pytest.approx((0, 0), abs=1e-12)
     assert found['place'] == pytest.approx((float(place.var(dim=1, correction=0).mean()), 0), abs=1e-12)
@@ -67,9 +71,14 @@ def test_momentum_distance(make_bootmae):
 
 def runner_of(count: int, interval: int, length: int = 100, batch: int = 16, processes: int = 4) -> SimpleNamespace:
     hub = MessageHub.get_instance(f'monitor_{count}_{interval}')
-    return SimpleNamespace(hooks=[LoggerHook(interval=interval)], train_dataloader=range(length), message_hub=hub,
-                           world_size=processes, cfg=Config(dict(train_dataloader=dict(batch_size=batch))),
-                           model=torch.nn.Linear(1, 1))
+    return SimpleNamespace(
+        hooks=[LoggerHook(interval=interval)],
+        train_dataloader=range(length),
+        message_hub=hub,
+        world_size=processes,
+        cfg=Config(dict(train_dataloader=dict(batch_size=batch))),
+        model=torch.nn.Linear(1, 1),
+    )
 
 
 def test_speed_since_the_last_line():
@@ -81,8 +90,10 @@ def test_speed_since_the_last_line():
         runner.message_hub.update_scalar('train/data_time', waited)
         hook.after_train_iter(runner, step, {})
         assert ('train/images_per_second' in runner.message_hub.log_scalars) == (step >= 2)
-    logged = {name: runner.message_hub.get_scalar(f'train/{name}').data[0].tolist()
-              for name in ('images_per_second', 'waiting_for_data')}
+    logged = {
+        name: runner.message_hub.get_scalar(f'train/{name}').data[0].tolist()
+        for name in ('images_per_second', 'waiting_for_data')
+    }
     assert logged['images_per_second'] == pytest.approx([64 * 3 / 11, 64 * 3 / 8])
     assert logged['waiting_for_data'] == pytest.approx([10 / 11, 2 / 8])
 
@@ -136,8 +147,14 @@ def test_wrong_arguments(wrong):
 
 
 def config(**more) -> Config:
-    return Config(dict(optim_wrapper=dict(), train_cfg=dict(), train_dataloader=dict(
-        sampler=dict(type='DefaultSampler'), dataset=dict(type='DigitImages'))) | more)
+    return Config(
+        dict(
+            optim_wrapper=dict(),
+            train_cfg=dict(),
+            train_dataloader=dict(sampler=dict(type='DefaultSampler'), dataset=dict(type='DigitImages')),
+        )
+        | more
+    )
 
 
 def test_every_training_is_monitored_unless_told_otherwise():
@@ -161,8 +178,12 @@ def test_trackers(monkeypatch, tmp_path):
     protect.add_trackers(cfg)
     *before, mlflow = cfg.visualizer.vis_backends
     assert before == first
-    assert mlflow == dict(type='MLflowVisBackend', exp_name='bootmae', tracking_uri='sqlite:///work_dirs/mlflow.db',
-                          artifact_location=(tmp_path / 'work_dirs' / 'mlruns').as_uri())
+    assert mlflow == dict(
+        type='MLflowVisBackend',
+        exp_name='bootmae',
+        tracking_uri='sqlite:///work_dirs/mlflow.db',
+        artifact_location=(tmp_path / 'work_dirs' / 'mlruns').as_uri(),
+    )
     monkeypatch.setenv('MLFLOW_TRACKING_URI', 'http://server')
     assert protect.mlflow_store() == dict(exp_name='bootmae', tracking_uri='http://server')
     cfg = config(track='wandb')

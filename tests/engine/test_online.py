@@ -70,6 +70,7 @@ def test_choose():
 @pytest.mark.parametrize('count, world', [(10, 1), (10, 2), (11, 4), (2, 3)])
 def test_processes_share_the_images(monkeypatch, count, world):
     """Each works out its part, and all get all of them, in order."""
+
     def extract(images):
         numbers = torch.tensor([float(image) for image in images])
         seen.append(len(numbers))
@@ -80,12 +81,18 @@ def test_processes_share_the_images(monkeypatch, count, world):
     for ours in range(world):
         monkeypatch.setattr(online.dist, 'get_rank', lambda rank=ours: rank)
         calls = iter(range(2))
-        monkeypatch.setattr(online.dist, 'all_gather', lambda values, rank=ours, calls=calls: [
-            gathered.setdefault((next(calls), rank), values)])
+        monkeypatch.setattr(
+            online.dist,
+            'all_gather',
+            lambda values, rank=ours, calls=calls: [gathered.setdefault((next(calls), rank), values)],
+        )
         shared_features(extract, images)
     calls = iter(range(2))
-    monkeypatch.setattr(online.dist, 'all_gather', lambda values, calls=calls: (
-        lambda which: [gathered[which, rank] for rank in range(world)])(next(calls)))
+    monkeypatch.setattr(
+        online.dist,
+        'all_gather',
+        lambda values, calls=calls: (lambda which: [gathered[which, rank] for rank in range(world)])(next(calls)),
+    )
     features, labels = shared_features(extract, images)
     assert labels.tolist() == list(range(100, 100 + count))
     assert features[:, 1].tolist() == [-float(label) for label in labels]
@@ -130,7 +137,7 @@ def test_the_encoder_must_fit(model):
     """Before the first step."""
     with pytest.raises(ValueError, match=r'the encoder in training was made with mean \[127.5.*123.6'):
         OnlineProbeHook(FINETUNE, options={'data_preprocessor.mean': [123.675, 116.28, 103.53]}).prepare(model)
-    with pytest.raises(ValueError, match='the encoder in training was not loaded .* 2 blocks, the model\'s arch has 3'):
+    with pytest.raises(ValueError, match="the encoder in training was not loaded .* 2 blocks, the model's arch has 3"):
         OnlineProbeHook(FINETUNE, options={'model.backbone.arch.depth': 3}).prepare(model)
     with pytest.raises(ValueError, match='is no ImageClassifier; give a config of configs/cls'):
         OnlineProbeHook(str(CONFIGS / 'pretrain' / 'bootmae_debug.py')).prepare(model)
@@ -138,10 +145,16 @@ def test_the_encoder_must_fit(model):
         OnlineProbeHook('nothing.py').prepare(model)
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(tasks=['knn', 'svm']), "tasks='svm': give some of knn, linear"), (dict(labels=0), 'labels=0: give "all"'),
-    (dict(labels='few'), "labels='few'"), (dict(interval=0), 'interval=0: give a number'),
-    (dict(max_images=0), 'max_images=0')])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(tasks=['knn', 'svm']), "tasks='svm': give some of knn, linear"),
+        (dict(labels=0), 'labels=0: give "all"'),
+        (dict(labels='few'), "labels='few'"),
+        (dict(interval=0), 'interval=0: give a number'),
+        (dict(max_images=0), 'max_images=0'),
+    ],
+)
 def test_wrong_arguments(wrong, message):
     with pytest.raises(ValueError, match=message):
         OnlineProbeHook(FINETUNE, **wrong)

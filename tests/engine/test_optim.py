@@ -1,4 +1,5 @@
 """Parameter groups: who decays, and at which learning rate; and mixed precision on the CPU."""
+
 import json
 from pathlib import Path
 
@@ -47,18 +48,23 @@ def test_pretraining_decay_equals_the_release(release):
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable == release['num_params_pretrain_base'] == 115_373_251
     found, optimizer = groups_of(cfg, model)
-    expected = {authors_key(name): (cfg.optim_wrapper.optimizer.lr, decay)
-                for key, decay in (('pretrain_decay_base', WEIGHT_DECAY), ('pretrain_no_decay_base', 0.0))
-                for name in release[key]}
+    expected = {
+        authors_key(name): (cfg.optim_wrapper.optimizer.lr, decay)
+        for key, decay in (('pretrain_decay_base', WEIGHT_DECAY), ('pretrain_no_decay_base', 0.0))
+        for name in release[key]
+    }
     assert found == expected
     assert len(optimizer.param_groups) == 2
     assert optimizer.defaults['betas'] == (0.9, 0.95)
 
 
-@pytest.mark.parametrize('config, key, layer_decay', [
-    ('cls/bootmae_vitb_finetune.py', 'finetune_groups_base', 0.6),
-    ('cls/bootmae_vitl_finetune.py', 'finetune_groups_large', 0.75),
-])
+@pytest.mark.parametrize(
+    'config, key, layer_decay',
+    [
+        ('cls/bootmae_vitb_finetune.py', 'finetune_groups_base', 0.6),
+        ('cls/bootmae_vitl_finetune.py', 'finetune_groups_large', 0.75),
+    ],
+)
 def test_finetuning_groups_equal_the_release(release, config, key, layer_decay):
     cfg, model = build_on_meta(config)
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay == layer_decay
@@ -77,14 +83,19 @@ def test_mae_pretraining_decay_equals_facebookresearch(golden):
     cfg, model = build_on_meta('pretrain/mae_vitb.py')
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == stored['num_params_pretrain_base']
     found, optimizer = groups_of(cfg, model)
-    expected = {name: decay for key, decay in (('pretrain_decay_base', WEIGHT_DECAY), ('pretrain_no_decay_base', 0.0))
-                for name, decay in mae_to_mmpretrain(dict.fromkeys(stored[key], decay)).items()}
+    expected = {
+        name: decay
+        for key, decay in (('pretrain_decay_base', WEIGHT_DECAY), ('pretrain_no_decay_base', 0.0))
+        for name, decay in mae_to_mmpretrain(dict.fromkeys(stored[key], decay)).items()
+    }
     assert found == {name: (2.4e-3, decay) for name, decay in expected.items()}
     assert optimizer.defaults['betas'] == (0.9, 0.95)
 
 
-@pytest.mark.parametrize('config, key', [
-    ('cls/mae_vitb_finetune.py', 'finetune_groups_base'), ('cls/mae_vitl_finetune.py', 'finetune_groups_large')])
+@pytest.mark.parametrize(
+    'config, key',
+    [('cls/mae_vitb_finetune.py', 'finetune_groups_base'), ('cls/mae_vitl_finetune.py', 'finetune_groups_large')],
+)
 def test_mae_finetuning_groups_equal_facebookresearch(golden, config, key):
     """The positions are trained, at the rate of the embedding; a fused bias is two here."""
     stored = json.loads((golden / 'mae_schedules.json').read_text())[key]
@@ -120,17 +131,33 @@ def test_lars_leaves_the_bias_of_a_probe_alone():
 
 
 def toy_classifier(**changes):
-    backbone = dict(type='PlainViT', arch=dict(embed_dims=8, depth=2, num_heads=2), img_size=8, patch_size=4,
-                    out_type='avg_featmap')
-    return MODELS.build(dict(
-        type='ImageClassifier', backbone=backbone | changes,
-        head=dict(type='LinearClsHead', num_classes=3, in_channels=8)))
+    backbone = dict(
+        type='PlainViT', arch=dict(embed_dims=8, depth=2, num_heads=2), img_size=8, patch_size=4, out_type='avg_featmap'
+    )
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone | changes,
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=8),
+        )
+    )
 
 
-BLOCK = {'norm1.weight': False, 'norm1.bias': False, 'attn.q_bias': False, 'attn.v_bias': False,
-         'attn.qkv.weight': True, 'attn.proj.weight': True, 'attn.proj.bias': False, 'norm2.weight': False,
-         'norm2.bias': False, 'mlp.fc1.weight': True, 'mlp.fc1.bias': False, 'mlp.fc2.weight': True,
-         'mlp.fc2.bias': False}
+BLOCK = {
+    'norm1.weight': False,
+    'norm1.bias': False,
+    'attn.q_bias': False,
+    'attn.v_bias': False,
+    'attn.qkv.weight': True,
+    'attn.proj.weight': True,
+    'attn.proj.bias': False,
+    'norm2.weight': False,
+    'norm2.bias': False,
+    'mlp.fc1.weight': True,
+    'mlp.fc1.bias': False,
+    'mlp.fc2.weight': True,
+    'mlp.fc2.bias': False,
+}
 TOY = {
     'backbone.cls_token': (8.0, False),
     'backbone.patch_embed.proj.weight': (8.0, True),
@@ -152,12 +179,20 @@ def test_toy_groups():
     model = toy_classifier()
     wrapper = ViTOptimWrapperConstructor(
         dict(type='OptimWrapper', accumulative_counts=3, optimizer=dict(type='AdamW', lr=0.5, weight_decay=0.1)),
-        dict(layer_decay=2.0))(model)
+        dict(layer_decay=2.0),
+    )(model)
     assert wrapper._accumulative_counts == 3
     groups = [(group['lr'], group['weight_decay'], len(group['params'])) for group in wrapper.optimizer.param_groups]
     assert sorted(groups) == [
-        (0.5, 0.0, 3), (0.5, 0.1, 1), (1.0, 0.0, 9), (1.0, 0.1, 4), (2.0, 0.0, 9), (2.0, 0.1, 4), (4.0, 0.0, 2),
-        (4.0, 0.1, 1)]
+        (0.5, 0.0, 3),
+        (0.5, 0.1, 1),
+        (1.0, 0.0, 9),
+        (1.0, 0.1, 4),
+        (2.0, 0.0, 9),
+        (2.0, 0.1, 4),
+        (4.0, 0.0, 2),
+        (4.0, 0.1, 1),
+    ]
 
 
 def test_without_layer_decay():
@@ -167,9 +202,14 @@ def test_without_layer_decay():
     assert {scale for scale, _ in parameter_table(model).values()} == {1.0}
 
 
-@pytest.mark.parametrize('options, expected', [
-    (dict(decay_class_token=True), {'cls_token'}), (dict(decay_positions=True), {'cls_token', 'pos_embed'}),
-    (dict(), set())])
+@pytest.mark.parametrize(
+    'options, expected',
+    [
+        (dict(decay_class_token=True), {'cls_token'}),
+        (dict(decay_positions=True), {'cls_token', 'pos_embed'}),
+        (dict(), set()),
+    ],
+)
 def test_what_may_decay(options, expected):
     model = toy_classifier()
     model.backbone.pos_embed.requires_grad_(True)
@@ -177,8 +217,9 @@ def test_what_may_decay(options, expected):
     assert {name.rpartition('.')[2] for name in plain if plain[name] != chosen[name]} == expected
     decaying = sum(p.numel() for name, p in model.named_parameters() if chosen[name][1])
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1)), options)(model)
-    assert decaying == sum(p.numel() for group in wrapper.optimizer.param_groups if group['weight_decay']
-                           for p in group['params'])
+    assert decaying == sum(
+        p.numel() for group in wrapper.optimizer.param_groups if group['weight_decay'] for p in group['params']
+    )
 
 
 def test_frozen_backbone_is_in_no_group():
@@ -187,8 +228,11 @@ def test_frozen_backbone_is_in_no_group():
 
 def test_fixed_positions_and_momentum_are_in_no_group(make_bootmae):
     model = make_bootmae()
-    expected = {name for name, parameter in model.named_parameters()
-                if not name.startswith('momentum.') and not name.endswith('pos_embed')}
+    expected = {
+        name
+        for name, parameter in model.named_parameters()
+        if not name.startswith('momentum.') and not name.endswith('pos_embed')
+    }
     assert set(parameter_table(model)) == expected
 
 
@@ -197,24 +241,42 @@ def test_a_wrapped_model_is_unwrapped():
         def __init__(self, module):
             super().__init__()
             self.module = module
+
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=1.0)), dict(layer_decay=2.0))(
-        Wrapper(toy_classifier()))
+        Wrapper(toy_classifier())
+    )
     assert max(group['lr'] for group in wrapper.optimizer.param_groups) == 8.0
 
 
-@pytest.mark.parametrize('name, shape, expected', [
-    ('head.weight', (3, 4), True), ('head.bias', (3, ), False), ('norm.weight', (3, ), False),
-    ('head.bias', (3, 4), False), ('pos_embed', (1, 5, 4), False), ('backbone.pos_embed', (1, 5, 4), False),
-    ('backbone.cls_token', (1, 1, 4), False), ('mask_token', (1, 1, 4), True), ('a.q_bias', (4, ), False),
-    ('proj.weight', (4, 3, 2, 2), True)])
+@pytest.mark.parametrize(
+    'name, shape, expected',
+    [
+        ('head.weight', (3, 4), True),
+        ('head.bias', (3,), False),
+        ('norm.weight', (3,), False),
+        ('head.bias', (3, 4), False),
+        ('pos_embed', (1, 5, 4), False),
+        ('backbone.pos_embed', (1, 5, 4), False),
+        ('backbone.cls_token', (1, 1, 4), False),
+        ('mask_token', (1, 1, 4), True),
+        ('a.q_bias', (4,), False),
+        ('proj.weight', (4, 3, 2, 2), True),
+    ],
+)
 def test_decays(name, shape, expected):
     assert decays(name, torch.nn.Parameter(torch.zeros(shape))) is expected
 
 
-@pytest.mark.parametrize('paramwise, message', [
-    (dict(layer_decay_rate=0.75), r"unknown paramwise_cfg \['layer_decay_rate'\]"),
-    (dict(layer_decay=0.75, custom_keys={}, bias_decay_mult=0.), r"unknown .*\['bias_decay_mult', 'custom_keys'\]"),
-])
+@pytest.mark.parametrize(
+    'paramwise, message',
+    [
+        (dict(layer_decay_rate=0.75), r"unknown paramwise_cfg \['layer_decay_rate'\]"),
+        (
+            dict(layer_decay=0.75, custom_keys={}, bias_decay_mult=0.0),
+            r"unknown .*\['bias_decay_mult', 'custom_keys'\]",
+        ),
+    ],
+)
 def test_unknown_settings(paramwise, message):
     with pytest.raises(ValueError, match=message):
         ViTOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=1.0)), paramwise)
@@ -237,8 +299,7 @@ def test_layer_decay_needs_layers(backbone):
 def test_bf16_on_the_cpu():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
-    wrapper = ViTOptimWrapperConstructor(
-        dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=0.1)))(model)
+    wrapper = ViTOptimWrapperConstructor(dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=0.1)))(model)
     assert type(wrapper) is AutocastOptimWrapper
     x, before = torch.randn(2, 4), model[0].weight.detach().clone()
     with wrapper.optim_context(model):

@@ -28,6 +28,7 @@ def test_masks_are_those_of_the_images():
     class Sample(SimpleNamespace):
         def __contains__(self, key):
             return key in self.__dict__
+
     orders, masked = draw_masks(model, [Sample(**vars(sample)) for sample in given], 3)
     np.testing.assert_array_equal(orders, np.stack([sample.ids_shuffle for sample in given]))
     assert masked == 48

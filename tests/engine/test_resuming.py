@@ -63,11 +63,13 @@ def test_a_damaged_file_is_skipped_with_a_warning(half, warned):
     class Look(Hook):
         def before_train(self, runner) -> None:
             began.append((runner.epoch, runner.iter))
+
     runner.register_hook(Look())
     runner.train()
     assert began == [(1, 4)]
-    assert [bool(re.match(r'skipped epoch_2.pth: .*epoch_2.pth is damaged', line)) for line in warned
-            if 'epoch_2' in line] == [True]
+    assert [
+        bool(re.match(r'skipped epoch_2.pth: .*epoch_2.pth is damaged', line)) for line in warned if 'epoch_2' in line
+    ] == [True]
 
 
 def test_no_file_starts_anew_and_no_whole_one_ends(half, warned):
@@ -106,6 +108,7 @@ def test_other_ranks_follow_rank_0(half, monkeypatch):
     def heard(answer):
         answer[0] = str(half / 'epoch_2.pth')
         threading.Timer(0.3, shutil.move, (hidden / 'epoch_2.pth', half)).start()
+
     monkeypatch.setattr(runner_module, 'broadcast_object_list', heard)
     runner = toy_runner(half, epochs=2, resume=True)
     runner.train()
@@ -137,9 +140,13 @@ def test_a_folder_of_its_own(tmp_path):
 def test_the_optimizer_state_of_another_model_is_refused(half):
     def spoil(content):
         content['optimizer']['state'][0]['exp_avg'] = torch.zeros(4, 2)
+
     edit(half / 'epoch_2.pth', spoil)
-    with pytest.raises(ValueError, match=r'epoch_2.pth has the optimizer state of another model \(exp_avg of parameter '
-                       r'0 is \(4, 2\) for \(3, 2\)\)'):
+    with pytest.raises(
+        ValueError,
+        match=r'epoch_2.pth has the optimizer state of another model \(exp_avg of parameter '
+        r'0 is \(4, 2\) for \(3, 2\)\)',
+    ):
         toy_runner(half, epochs=4, resume=True).train()
 
 
@@ -152,20 +159,26 @@ def test_a_run_with_another_config_is_refused_unless_wanted(half, warned):
         toy_runner(half, epochs=3, resume=True, **changes).train()
     toy_runner(half, epochs=3, resume=True, resume_changed=True).train()
     assert [line for line in warned if 'resumed' in line] == [
-        'resumed with another config, as asked: max_epochs 2, here 3']
+        'resumed with another config, as asked: max_epochs 2, here 3'
+    ]
 
 
 def test_facts_that_are_recorded(tmp_path):
     runner = toy_runner(tmp_path, epochs=2, **{'optim_wrapper.accumulative_counts': 2})
     runner.train()
     assert state.run_facts(runner) == dict(
-        loop='epochs', global_batch=4, train_samples=8, optimizer='AdamW', max_epochs=2, lr=0.1, weight_decay=0.01)
-    runner = toy_runner(tmp_path, dict(by_epoch=False, interval=4), **{'optim_wrapper.accumulative_counts': 2},
-                        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=6))
+        loop='epochs', global_batch=4, train_samples=8, optimizer='AdamW', max_epochs=2, lr=0.1, weight_decay=0.01
+    )
+    runner = toy_runner(
+        tmp_path,
+        dict(by_epoch=False, interval=4),
+        **{'optim_wrapper.accumulative_counts': 2},
+        train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=6),
+    )
     runner.train()
     assert state.run_facts(runner) == dict(
-        loop='iterations', global_batch=4, train_samples=8, optimizer='AdamW', max_steps=3, lr=0.1,
-        weight_decay=0.01)
+        loop='iterations', global_batch=4, train_samples=8, optimizer='AdamW', max_steps=3, lr=0.1, weight_decay=0.01
+    )
 
 
 # --- files of released versions ---
@@ -176,11 +189,21 @@ def test_files_of_released_versions_load_and_resume(tmp_path, release):
     """After one of two epochs of two steps; whatever version wrote them."""
     (tmp_path / 'epoch_1.pth').write_bytes(lzma.decompress((RELEASES / release).read_bytes()))
     tiny = dict(embed_dims=8, depth=1, num_heads=1)
-    cfg = load_config(CONFIG, {
-        'model.backbone.arch': tiny, 'model.pixel_decoder': tiny, 'train_dataloader.dataset.labels_per_class': None,
-        'train_dataloader.dataset.indices': 8, 'train_dataloader.batch_size': 4, 'log_level': 'ERROR',
-        'auto_scale_lr.base_batch_size': 4, 'experiment_name': 'release', 'resume': True,
-        'default_hooks.checkpoint.type': 'SafeCheckpointHook'})
+    cfg = load_config(
+        CONFIG,
+        {
+            'model.backbone.arch': tiny,
+            'model.pixel_decoder': tiny,
+            'train_dataloader.dataset.labels_per_class': None,
+            'train_dataloader.dataset.indices': 8,
+            'train_dataloader.batch_size': 4,
+            'log_level': 'ERROR',
+            'auto_scale_lr.base_batch_size': 4,
+            'experiment_name': 'release',
+            'resume': True,
+            'default_hooks.checkpoint.type': 'SafeCheckpointHook',
+        },
+    )
     apply_batch(cfg, 1)
     before = read_checkpoint(tmp_path / 'epoch_1.pth')
     runner = build_runner(cfg, CONFIG, str(tmp_path))
@@ -188,7 +211,8 @@ def test_files_of_released_versions_load_and_resume(tmp_path, release):
     after = read_checkpoint(tmp_path / 'epoch_2.pth')
     assert (runner.epoch, runner.iter) == (2, 4)
     assert [state['step'].item() for state in after['optimizer']['state'].values()] == [4.0] * len(
-        before['optimizer']['state'])
+        before['optimizer']['state']
+    )
     schedule = after['param_schedulers'][0]
     assert (schedule['_global_step'], schedule['_last_value'][0]) == (4, pytest.approx(1.5498214e-4))
     assert not torch.equal(after['state_dict']['momentum.cls_token'], before['state_dict']['momentum.cls_token'])
@@ -217,9 +241,19 @@ def test_histories_keep_their_end():
 
 def test_windows_of_the_log_stay_whole(tmp_path):
     def length(*windows) -> int:
-        runner = toy_runner(tmp_path, epochs=1, **validated([1.0]), log_processor=dict(custom_cfg=[
-            dict(data_src='loss', log_name=f'loss_{size}', method_name='mean', window_size=size) for size in windows]))
+        runner = toy_runner(
+            tmp_path,
+            epochs=1,
+            **validated([1.0]),
+            log_processor=dict(
+                custom_cfg=[
+                    dict(data_src='loss', log_name=f'loss_{size}', method_name='mean', window_size=size)
+                    for size in windows
+                ]
+            ),
+        )
         return state.history_length(runner)
+
     assert (length(), length(10), length(1000), length('epoch'), length('global')) == (256, 256, 1000, 256, 1_000_000)
 
 

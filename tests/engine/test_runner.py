@@ -25,7 +25,7 @@ from bootmae.engine.runner.runner import SuiteRunner, check_single_image, has_no
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 SEG, DET = CONFIGS / 'seg' / 'upernet_debug.py', CONFIGS / 'det' / 'mask_rcnn_debug.py'
-HALF, IMAGENET = ([127.5] * 3, ) * 2, ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+HALF, IMAGENET = ([127.5] * 3,) * 2, ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 COUNT = itertools.count()
 GROUPS = dict(type='GN', num_groups=4)
 
@@ -38,25 +38,37 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.fixture
 def options(scenes, tmp_path) -> dict:
     """Options for two steps of two images of a debug config, without validation."""
-    values = {'log_level': 'ERROR', 'experiment_name': f'runner_{next(COUNT)}', 'train_dataloader.batch_size': 2,
-              'auto_scale_lr.base_batch_size': 2, 'work_dir': str(tmp_path / 'work')}
+    values = {
+        'log_level': 'ERROR',
+        'experiment_name': f'runner_{next(COUNT)}',
+        'train_dataloader.batch_size': 2,
+        'auto_scale_lr.base_batch_size': 2,
+        'work_dir': str(tmp_path / 'work'),
+    }
     for loader in ('train', 'val', 'test'):
-        values |= {f'{loader}_dataloader.dataset.data_root': str(scenes),
-                   f'{loader}_dataloader.dataset.scenes': dict(train=6, val=5)}
+        values |= {
+            f'{loader}_dataloader.dataset.data_root': str(scenes),
+            f'{loader}_dataloader.dataset.scenes': dict(train=6, val=5),
+        }
     return values
 
 
 @pytest.fixture
 def short(options) -> dict:
     """The same for the segmentor: one step, then validation."""
-    return options | {'param_scheduler': [dict(type='ConstantLR', factor=1.0, by_epoch=False)],
-                      'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1, 'val_dataloader.dataset.indices': 1}
+    return options | {
+        'param_scheduler': [dict(type='ConstantLR', factor=1.0, by_epoch=False)],
+        'train_cfg.max_iters': 1,
+        'train_cfg.val_interval': 1,
+        'val_dataloader.dataset.indices': 1,
+    }
 
 
 @pytest.fixture
 def steps(monkeypatch) -> list:
     """Each training step that is begun."""
     from mmseg.models import EncoderDecoder
+
     begun, step = [], EncoderDecoder.train_step
     monkeypatch.setattr(EncoderDecoder, 'train_step', lambda *args, **kwargs: begun.append(1) or step(*args, **kwargs))
     return begun
@@ -84,6 +96,7 @@ def test_validation_data_is_checked_before_training(short, steps, tmp_path):
 
 def test_a_metric_over_other_images_is_refused_before_training(options, scenes, monkeypatch):
     from mmdet.models import MaskRCNN
+
     monkeypatch.setattr(MaskRCNN, 'train_step', lambda *args, **kwargs: pytest.fail('a step was made'))
     ann_file = str(scenes / 'annotations' / 'instances_val2017.json')
     options |= {'val_evaluator.ann_file': ann_file, 'val_dataloader.dataset.indices': 2}
@@ -98,8 +111,14 @@ def test_test_data_is_checked(short, tmp_path, options):
 
 
 def test_a_data_set_without_images_says_so(short, scenes):
-    found = dict(_delete_=True, type='BaseSegDataset', data_root=str(scenes), img_suffix='.jpeg',
-                 metainfo=dict(classes=('a', )), data_prefix=dict(img_path='images', seg_map_path='annotations'))
+    found = dict(
+        _delete_=True,
+        type='BaseSegDataset',
+        data_root=str(scenes),
+        img_suffix='.jpeg',
+        metainfo=dict(classes=('a',)),
+        data_prefix=dict(img_path='images', seg_map_path='annotations'),
+    )
     with pytest.raises(ValueError, match=r'BaseSegDataset found no image: .*data_root=.*scenes., .*img_suffix'):
         train(str(SEG), None, short | {'train_dataloader.dataset': found})
     with pytest.raises(ValueError, match='other'):
@@ -155,8 +174,9 @@ def test_a_batch_of_one_trains_with_gn(short, steps):
 def test_synchronized_norms_need_gpus(monkeypatch, gpu, kept):
     """Of several processes; without GPUs they become BN, and the log says so."""
     said = []
-    monkeypatch.setattr('bootmae.engine.runner.runner.print_log',
-                        lambda message, logger, level: said.append((message, level)))
+    monkeypatch.setattr(
+        'bootmae.engine.runner.runner.print_log', lambda message, logger, level: said.append((message, level))
+    )
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     monkeypatch.setattr(Runner, 'wrap_model', lambda self, cfg, model: model)
     ours = SuiteRunner.__new__(SuiteRunner)
@@ -164,8 +184,7 @@ def test_synchronized_norms_need_gpus(monkeypatch, gpu, kept):
     model = ours.wrap_model(None, normed(nn.SyncBatchNorm))
     assert has_norm(model, nn.SyncBatchNorm) == (kept is not None)
     assert has_norm(model, nn.modules.batchnorm._BatchNorm)
-    assert said == ([] if gpu else [
-        ('SyncBN needs GPUs: each process normalizes its own batch (BN)', logging.WARNING)])
+    assert said == ([] if gpu else [('SyncBN needs GPUs: each process normalizes its own batch (BN)', logging.WARNING)])
 
 
 def test_synchronized_norms_of_one_process_are_bn(short):
@@ -187,15 +206,19 @@ def test_statistics_that_agree_or_are_unknown():
         model = model_of(*IMAGENET)
         follow_statistics(model, recorded, 'a.pth', adopt=False)
         assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET[0])
-    follow_statistics(SimpleNamespace(data_preprocessor=BaseDataPreprocessor()), dict(mean=HALF[0], std=HALF[1]),
-                      'a.pth', adopt=False)
+    follow_statistics(
+        SimpleNamespace(data_preprocessor=BaseDataPreprocessor()), dict(mean=HALF[0], std=HALF[1]), 'a.pth', adopt=False
+    )
 
 
 @pytest.mark.parametrize('recorded', [HALF, (HALF[0], IMAGENET[1]), (IMAGENET[0], HALF[1])])
 def test_other_statistics_are_refused_or_adopted(recorded):
     model, facts = model_of(*IMAGENET), dict(mean=recorded[0], std=recorded[1])
-    with pytest.raises(ValueError, match=r'a.pth was trained on images normalized with mean \[1.*, but the config has '
-                       r'mean \[123.67.*: use the config that wrote the file'):
+    with pytest.raises(
+        ValueError,
+        match=r'a.pth was trained on images normalized with mean \[1.*, but the config has '
+        r'mean \[123.67.*: use the config that wrote the file',
+    ):
         follow_statistics(model, facts, 'a.pth', adopt=False)
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET[0])
     follow_statistics(model, facts, 'a.pth', adopt=True)
@@ -227,7 +250,10 @@ def test_one_process_writes_the_metrics(tmp_path, monkeypatch, first):
     ours._hooks, hook.json_log_path = [hook], 'metrics.json'
     written = SimpleNamespace(
         log_processor=SimpleNamespace(get_log_after_epoch=lambda *args, **kwargs: ({'mIoU': 1.5}, 'text')),
-        test_dataloader=[1], logger=logging.getLogger('test_runner'), log_dir=str(tmp_path))
+        test_dataloader=[1],
+        logger=logging.getLogger('test_runner'),
+        log_dir=str(tmp_path),
+    )
     monkeypatch.setattr(Runner, 'test', lambda self: self.hooks[0].after_test_epoch(written))
     monkeypatch.setattr('mmengine.dist.utils.is_main_process', lambda group=None: first)
     ours.test()

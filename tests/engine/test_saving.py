@@ -117,6 +117,7 @@ def test_a_failure_at_every_boundary(trained, monkeypatch):
         hook.keep_ckpt_ids[0] = 2  # as before the save
         save()
         return True
+
     monkeypatch.setattr(runner.logger, 'disabled', True)
     iterations = at_every_boundary(runner, hook, folder, monkeypatch, fail, goes_on, every=8)
     assert set(iterations) == {8, 12}
@@ -160,8 +161,14 @@ def test_the_old_file_goes_last(trained, monkeypatch):
     runner, hook, folder = trained
     events, replace, unlink = [], os.replace, Path.unlink
     monkeypatch.setattr(os, 'replace', lambda a, b: events.append(Path(b).name) or replace(a, b))
-    monkeypatch.setattr(Path, 'unlink', lambda path, **kwargs: (
-        events.append(f'delete {path.name}') if path.suffix == '.pth' else None, unlink(path, **kwargs)))
+    monkeypatch.setattr(
+        Path,
+        'unlink',
+        lambda path, **kwargs: (
+            events.append(f'delete {path.name}') if path.suffix == '.pth' else None,
+            unlink(path, **kwargs),
+        ),
+    )
     hook._save_checkpoint(runner)
     assert events == ['epoch_3.pth', 'last_checkpoint', 'delete epoch_2.pth']
     assert (folder / 'last_checkpoint').read_text() == str(folder / 'epoch_3.pth')
@@ -175,6 +182,7 @@ def test_fewer_files_to_keep_on_resuming(tmp_path):
     class Look(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
             seen.append(names(tmp_path))
+
     runner = toy_runner(tmp_path, dict(max_keep_ckpts=1), epochs=4, resume=True)
     runner.register_hook(Look())
     runner.train()
@@ -200,6 +208,7 @@ class Clock:
 
             def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
                 clock.minutes += 1
+
         return Tick()
 
 
@@ -210,6 +219,7 @@ def recorded(monkeypatch) -> list[tuple]:
     def note(path, content):
         write(path, content)
         files.append((path.name, content['meta']['epoch'], content['meta']['iter'], names(path.parent, 'step_*.pth')))
+
     monkeypatch.setattr(runner_module, 'write_checkpoint', note)
     return files
 
@@ -218,18 +228,29 @@ def recorded(monkeypatch) -> list[tuple]:
 def test_saved_every_few_minutes(tmp_path, monkeypatch, accumulation, steps):
     """In the middle of epochs of four iterations, at whole optimizer steps, the newest only, until a newer file is."""
     clock, files = Clock(monkeypatch), recorded(monkeypatch)
-    runner = toy_runner(tmp_path, dict(minutes=3, max_keep_ckpts=-1), epochs=3,
-                        **{'optim_wrapper.accumulative_counts': accumulation})
+    runner = toy_runner(
+        tmp_path, dict(minutes=3, max_keep_ckpts=-1), epochs=3, **{'optim_wrapper.accumulative_counts': accumulation}
+    )
     runner.register_hook(clock.hook())
     runner.train()
     if accumulation == 1:  # at minutes 3, 4 (epoch), 7, 8 (epoch), 11, 12 (epoch)
-        assert files == [('step_3.pth', 0, 3, ['step_3.pth']), ('epoch_1.pth', 1, 4, ['step_3.pth']),
-                         ('step_7.pth', 1, 7, ['step_7.pth']), ('epoch_2.pth', 2, 8, ['step_7.pth']),
-                         ('step_11.pth', 2, 11, ['step_11.pth']), ('epoch_3.pth', 3, 12, ['step_11.pth'])]
+        assert files == [
+            ('step_3.pth', 0, 3, ['step_3.pth']),
+            ('epoch_1.pth', 1, 4, ['step_3.pth']),
+            ('step_7.pth', 1, 7, ['step_7.pth']),
+            ('epoch_2.pth', 2, 8, ['step_7.pth']),
+            ('step_11.pth', 2, 11, ['step_11.pth']),
+            ('epoch_3.pth', 3, 12, ['step_11.pth']),
+        ]
     else:  # whole steps at even minutes; at the last iteration of an epoch the epoch is not counted yet
         assert [file[:3] for file in files] == [
-            ('step_4.pth', 0, 4), ('epoch_1.pth', 1, 4), ('step_8.pth', 1, 8), ('epoch_2.pth', 2, 8),
-            ('step_12.pth', 2, 12), ('epoch_3.pth', 3, 12)]
+            ('step_4.pth', 0, 4),
+            ('epoch_1.pth', 1, 4),
+            ('step_8.pth', 1, 8),
+            ('epoch_2.pth', 2, 8),
+            ('step_12.pth', 2, 12),
+            ('epoch_3.pth', 3, 12),
+        ]
     assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
 
 
@@ -275,8 +296,12 @@ def test_save_now_tells_of_a_failure(trained, monkeypatch):
 
 def test_regular_saves_by_iteration_wait_for_whole_steps(tmp_path, monkeypatch):
     files = recorded(monkeypatch)
-    toy_runner(tmp_path, dict(by_epoch=False, interval=3, max_keep_ckpts=2), epochs=2,
-               **{'optim_wrapper.accumulative_counts': 2}).train()
+    toy_runner(
+        tmp_path,
+        dict(by_epoch=False, interval=3, max_keep_ckpts=2),
+        epochs=2,
+        **{'optim_wrapper.accumulative_counts': 2},
+    ).train()
     assert [file[:3] for file in files] == [('iter_4.pth', 0, 4), ('iter_6.pth', 1, 6), ('iter_8.pth', 1, 8)]
     assert names(tmp_path) == ['iter_6.pth', 'iter_8.pth']
 
@@ -285,8 +310,7 @@ def test_regular_saves_by_iteration_wait_for_whole_steps(tmp_path, monkeypatch):
 
 
 def test_best_files(tmp_path):
-    runner = toy_runner(tmp_path, dict(save_best='acc', max_keep_ckpts=1), epochs=4,
-                        **validated([0.5, 0.7, 0.6, 0.9]))
+    runner = toy_runner(tmp_path, dict(save_best='acc', max_keep_ckpts=1), epochs=4, **validated([0.5, 0.7, 0.6, 0.9]))
     runner.train()
     assert names(tmp_path) == ['best_acc_epoch_4.pth', 'epoch_4.pth']
     info = read_checkpoint(tmp_path / 'epoch_4.pth')['message_hub']['runtime_info']
@@ -302,6 +326,7 @@ def test_a_best_file_that_cannot_be_written(tmp_path, said, monkeypatch):
         if path.name == 'best_acc_epoch_2.pth':
             raise OSError(errno.ENOSPC, 'No space left on device')
         write(path, content)
+
     monkeypatch.setattr(runner_module, 'write_checkpoint', fail)
     toy_runner(tmp_path, dict(save_best='acc'), epochs=3, **validated([0.5, 0.7, 0.4])).train()
     assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_3.pth']

@@ -1,4 +1,5 @@
 """The learning rate of every iteration, through the real scheduler, against the authors' release."""
+
 import json
 from pathlib import Path
 
@@ -26,16 +27,24 @@ def release(golden):
 
 
 def make_wrapper(lr, *scales):
-    groups = [dict(params=[torch.nn.Parameter(torch.zeros(1))], lr=lr * scale) for scale in scales or (1.0, )]
+    groups = [dict(params=[torch.nn.Parameter(torch.zeros(1))], lr=lr * scale) for scale in scales or (1.0,)]
     return OptimWrapper(torch.optim.AdamW(groups, lr=lr))
 
 
 def build(wrapper, warmup, end, min_lr, epoch_length, **kwargs):
     """As the runner builds it from a config."""
     return PARAM_SCHEDULERS.build(
-        dict(type='WarmupCosineLR', warmup=warmup, end=end, min_lr=min_lr, by_epoch=True, convert_to_iter_based=True,
-             **kwargs),
-        default_args=dict(optimizer=wrapper, epoch_length=epoch_length))
+        dict(
+            type='WarmupCosineLR',
+            warmup=warmup,
+            end=end,
+            min_lr=min_lr,
+            by_epoch=True,
+            convert_to_iter_based=True,
+            **kwargs,
+        ),
+        default_args=dict(optimizer=wrapper, epoch_length=epoch_length),
+    )
 
 
 def run(wrapper, scheduler, iterations):
@@ -61,10 +70,17 @@ def test_every_iteration_equals_the_release(release, recipe):
     assert rates[::stride] == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
-@pytest.mark.parametrize('config, recipe', [
-    ('pretrain/mae_vitb', 'lr_pretrain'), ('pretrain/mae_vitl', 'lr_pretrain'),
-    ('cls/mae_vitb_finetune', 'lr_finetune_base'), ('cls/mae_vitl_finetune', 'lr_finetune_large'),
-    ('cls/mae_vitb_linear', 'lr_linear'), ('cls/bootmae_vitb_linear', 'lr_linear')])
+@pytest.mark.parametrize(
+    'config, recipe',
+    [
+        ('pretrain/mae_vitb', 'lr_pretrain'),
+        ('pretrain/mae_vitl', 'lr_pretrain'),
+        ('cls/mae_vitb_finetune', 'lr_finetune_base'),
+        ('cls/mae_vitl_finetune', 'lr_finetune_large'),
+        ('cls/mae_vitb_linear', 'lr_linear'),
+        ('cls/bootmae_vitb_linear', 'lr_linear'),
+    ],
+)
 def test_every_iteration_equals_facebookresearch_mae(golden, config, recipe):
     """As the config says, at the batch that it is for."""
     stored = json.loads((golden / 'mae_schedules.json').read_text())
@@ -72,8 +88,9 @@ def test_every_iteration_equals_facebookresearch_mae(golden, config, recipe):
     wrapper, length = make_wrapper(cfg.optim_wrapper.optimizer.lr), stored['iters_per_epoch']
     scheduler = PARAM_SCHEDULERS.build(
         dict(cfg.param_scheduler, end=cfg.train_cfg.max_epochs),
-        default_args=dict(optimizer=wrapper, epoch_length=length))
-    rates = run(wrapper, scheduler, cfg.train_cfg.max_epochs * length)[::stored['stride']]
+        default_args=dict(optimizer=wrapper, epoch_length=length),
+    )
+    rates = run(wrapper, scheduler, cfg.train_cfg.max_epochs * length)[:: stored['stride']]
     assert rates == pytest.approx(stored[recipe], rel=1e-9, abs=1e-15)
 
 
@@ -106,18 +123,27 @@ def test_each_group_in_proportion():
         assert (half, eighth) == pytest.approx((full / 2, full / 8))
 
 
-@pytest.mark.parametrize('step, expected', [
-    (0, 0.0), (1, 0.25), (3, 0.75), (4, 1.0),  # both ends of the warm-up
-    (5, 1.0), (10, 0.1 + 0.9 * 0.5), (15, 0.1),  # cosine
-    (7, 0.1 + 0.9 * 0.5 * (1 + 0.8090169943749475)),  # cos 36 degrees
-])
+@pytest.mark.parametrize(
+    'step, expected',
+    [
+        (0, 0.0),
+        (1, 0.25),
+        (3, 0.75),
+        (4, 1.0),  # both ends of the warm-up
+        (5, 1.0),
+        (10, 0.1 + 0.9 * 0.5),
+        (15, 0.1),  # cosine
+        (7, 0.1 + 0.9 * 0.5 * (1 + 0.8090169943749475)),  # cos 36 degrees
+    ],
+)
 def test_warmup_cosine(step, expected):
     assert warmup_cosine(step, 5, 15, 0.1) == pytest.approx(expected, abs=1e-12)
 
 
 def test_warmup_without_its_endpoint():
     assert [warmup_cosine(step, 4, 6, 0.0, endpoint=False) for step in range(6)] == pytest.approx(
-        [0, 0.25, 0.5, 0.75, 1, 0.5])
+        [0, 0.25, 0.5, 0.75, 1, 0.5]
+    )
 
 
 def test_short_and_no_warmup():
@@ -151,12 +177,15 @@ def test_state_goes_on_where_it_was():
     assert run(second, resumed, 11) == whole[9:]
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(min_lr=1.5), r'min_lr=1.5 is not within 0..1.0, the peak learning rate: lower min_lr'),
-    (dict(min_lr=-0.1), r'min_lr=-0.1'),
-    (dict(warmup=5), r'warmup=50, end=50: the warm-up must be shorter'),
-    (dict(warmup=-1), r'warmup=-10'),
-])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(min_lr=1.5), r'min_lr=1.5 is not within 0..1.0, the peak learning rate: lower min_lr'),
+        (dict(min_lr=-0.1), r'min_lr=-0.1'),
+        (dict(warmup=5), r'warmup=50, end=50: the warm-up must be shorter'),
+        (dict(warmup=-1), r'warmup=-10'),
+    ],
+)
 def test_errors(changes, message):
     with pytest.raises(ValueError, match=message):
         build(make_wrapper(1.0), **(dict(warmup=1, end=5, min_lr=0.0, epoch_length=10) | changes))

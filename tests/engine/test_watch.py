@@ -43,8 +43,16 @@ class Saver:
 def runner(tmp_path):
     """Makes an update in each second iteration."""
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=Data(), worker_init_fn=None))
-    runner = SimpleNamespace(rank=0, iter=0, work_dir=str(tmp_path), _resume=False, train_loop=loop, val_loop=None,
-                             logger=logging.getLogger('watch'), hooks=[Saver()])
+    runner = SimpleNamespace(
+        rank=0,
+        iter=0,
+        work_dir=str(tmp_path),
+        _resume=False,
+        train_loop=loop,
+        val_loop=None,
+        logger=logging.getLogger('watch'),
+        hooks=[Saver()],
+    )
     runner.optim_wrapper = SimpleNamespace(should_update=lambda: (runner.iter + 1) % 2 == 0)
     return runner
 
@@ -123,8 +131,11 @@ def runner_file(runner) -> Path:
 def test_over_the_budget_all_are_named_and_the_run_is_saved(hook, runner):
     runner.train_loop.dataloader.dataset.reports = [(f'{k}.jpg', f'reason {k}') for k in range(4)]
     step(hook, runner)
-    with pytest.raises(BadDataError, match=r'(?s)4 of 30000 images cannot be read, 3 may be.*0.jpg: reason 0.*3.jpg: '
-                                           r'reason 3.*default_hooks.preemption.budget=0.001'):
+    with pytest.raises(
+        BadDataError,
+        match=r'(?s)4 of 30000 images cannot be read, 3 may be.*0.jpg: reason 0.*3.jpg: '
+        r'reason 3.*default_hooks.preemption.budget=0.001',
+    ):
         step(hook, runner)
     assert runner.hooks[0].calls == [(1, False)]
 

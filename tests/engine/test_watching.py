@@ -31,13 +31,25 @@ COUNT = itertools.count()
 
 def options_of(method: str) -> dict:
     """The debug config on 48 images: 3 iterations of 16 an epoch, 2 epochs; a line of the log every second one."""
-    probe = dict(type='OnlineProbeHook', config='configs/cls/bootmae_debug_finetune.py', tasks=['knn', 'linear'],
-                 labels=2, k=5, options=FEW | (MAE_INPUT if method == 'mae' else {}))
-    return {'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 48,
-            'train_dataloader.batch_size': 16, 'auto_scale_lr.base_batch_size': 16, 'log_level': 'ERROR',
-            'default_hooks.logger.interval': 2, 'default_hooks.checkpoint.max_keep_ckpts': -1,
-            'default_hooks.probe': dict(probe, interval=1),
-            'default_hooks.pictures': dict(type='ReconstructionHook', interval=1, count=2)}
+    probe = dict(
+        type='OnlineProbeHook',
+        config='configs/cls/bootmae_debug_finetune.py',
+        tasks=['knn', 'linear'],
+        labels=2,
+        k=5,
+        options=FEW | (MAE_INPUT if method == 'mae' else {}),
+    )
+    return {
+        'train_dataloader.dataset.labels_per_class': None,
+        'train_dataloader.dataset.indices': 48,
+        'train_dataloader.batch_size': 16,
+        'auto_scale_lr.base_batch_size': 16,
+        'log_level': 'ERROR',
+        'default_hooks.logger.interval': 2,
+        'default_hooks.checkpoint.max_keep_ckpts': -1,
+        'default_hooks.probe': dict(probe, interval=1),
+        'default_hooks.pictures': dict(type='ReconstructionHook', interval=1, count=2),
+    }
 
 
 @pytest.fixture(scope='module')
@@ -48,12 +60,16 @@ def watched(tmp_path_factory):
     def make(method: str) -> SimpleNamespace:
         if method not in made:
             folder = tmp_path_factory.mktemp(method)
-            runner = train(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(folder), options_of(method) | {
-                'experiment_name': f'watched_{next(COUNT)}'})
+            runner = train(
+                str(CONFIGS / 'pretrain' / f'{method}_debug.py'),
+                str(folder),
+                options_of(method) | {'experiment_name': f'watched_{next(COUNT)}'},
+            )
             data = next(folder.glob('*/vis_data'))
             lines = [json.loads(line) for line in (data / 'scalars.json').read_text().splitlines()]
             made[method] = SimpleNamespace(folder=folder, runner=runner, data=data, lines=lines)
         return made[method]
+
     return make
 
 
@@ -75,8 +91,14 @@ def test_the_online_probe_is_tools_knn(watched, method):
     assert sorted(logged) == [0, 1, 2]
     options = FEW | (MAE_INPUT if method == 'mae' else {})
     for epoch in (1, 2):
-        rows = judge(FINETUNE, str(found.folder / f'epoch_{epoch}.pth'), tasks=('knn', 'linear'), labels=('2', ), k=5,
-                     options=options)
+        rows = judge(
+            FINETUNE,
+            str(found.folder / f'epoch_{epoch}.pth'),
+            tasks=('knn', 'linear'),
+            labels=('2',),
+            k=5,
+            options=options,
+        )
         assert [logged[epoch]['probe/knn'], logged[epoch]['probe/linear']] == [row.value for row in rows]
     assert len({(line['probe/knn'], line['probe/linear']) for line in logged.values()}) > 1
 
@@ -86,8 +108,11 @@ def test_what_is_logged_of_the_target(watched):
     found = watched('bootmae')
     lines = [line for line in found.lines if 'loss' in line]
     assert [line['step'] for line in lines] == [2, 5]
-    assert all(0 < line[name] < 1 for line in lines for name in ('target_variance', 'target_variance_images',
-                                                                   'waiting_for_data'))
+    assert all(
+        0 < line[name] < 1
+        for line in lines
+        for name in ('target_variance', 'target_variance_images', 'waiting_for_data')
+    )
     assert 0 < lines[0]['momentum_distance'] < lines[1]['momentum_distance']
     hub = found.runner.message_hub
     assert all(len(hub.get_scalar(f'train/{name}').data[0]) == 2 for name in ('images_per_second', 'target_variance'))
@@ -118,7 +143,8 @@ def test_scalars_and_pictures_reach_tensorboard(watched, method):
     found = watched(method)
     events = EventAccumulator(str(found.data), size_guidance=dict(images=0, scalars=0)).Reload()
     assert [(point.step, pytest.approx(point.value)) for point in events.Scalars('probe/knn')] == [
-        (line['step'], line['probe/knn']) for line in found.lines if 'probe/knn' in line]
+        (line['step'], line['probe/knn']) for line in found.lines if 'probe/knn' in line
+    ]
     assert [point.step for point in events.Scalars('images_per_second')] == [2, 5]
     assert [picture.step for picture in events.Images('reconstructions')] == [0, 1, 2]
     decoded = cv2.imdecode(np.frombuffer(events.Images('reconstructions')[2].encoded_image_string, np.uint8), 1)
@@ -129,13 +155,14 @@ def test_scalars_and_pictures_reach_tensorboard(watched, method):
 def test_pictures_are_of_the_checkpoint_and_of_the_same_images(watched, method):
     found = watched(method)
     hook = next(hook for hook in found.runner.hooks if isinstance(hook, ReconstructionHook))
-    pictures = [cv2.imread(str(found.data / 'vis_image' / f'reconstructions_{epoch}.png'))[..., ::-1]
-                for epoch in range(3)]
+    pictures = [
+        cv2.imread(str(found.data / 'vis_image' / f'reconstructions_{epoch}.png'))[..., ::-1] for epoch in range(3)
+    ]
     model = load_pretrained(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(found.folder / 'epoch_1.pth'))
     np.testing.assert_array_equal(hook.picture(model), pictures[1])
     width = pictures[0].shape[1] // 3
-    np.testing.assert_array_equal(pictures[0][:, :2 * width], pictures[2][:, :2 * width])
-    assert (pictures[0][:, 2 * width:] != pictures[2][:, 2 * width:]).mean() > 0.1
+    np.testing.assert_array_equal(pictures[0][:, : 2 * width], pictures[2][:, : 2 * width])
+    assert (pictures[0][:, 2 * width :] != pictures[2][:, 2 * width :]).mean() > 0.1
     assert hook.images.shape == (2, 32, 32, 3)
     assert hook.masked == 48
 
@@ -144,16 +171,33 @@ def test_pictures_are_of_the_checkpoint_and_of_the_same_images(watched, method):
 def test_two_processes_watch_as_one(watched, tmp_path):
     """With accumulation: each process has half of the images of the probe, and all say the same."""
     one = watched('bootmae')
-    options = options_of('bootmae') | {'train_dataloader.batch_size': 4, 'optim_wrapper.accumulative_counts': 2,
-                                       'default_hooks.logger.interval': 4}
+    options = options_of('bootmae') | {
+        'train_dataloader.batch_size': 4,
+        'optim_wrapper.accumulative_counts': 2,
+        'default_hooks.logger.interval': 4,
+    }
     (tmp_path / 'two.py').write_text(f'_base_ = {str(CONFIGS / "pretrain" / "bootmae_debug.py")!r}\n')
-    code = ('import sys, torch; torch.set_num_threads(1); from bootmae.commands.train import train; '
-            f'train({str(tmp_path / "two.py")!r}, {str(tmp_path / "run")!r}, {options!r}, launcher="pytorch")')
+    code = (
+        'import sys, torch; torch.set_num_threads(1); from bootmae.commands.train import train; '
+        f'train({str(tmp_path / "two.py")!r}, {str(tmp_path / "run")!r}, {options!r}, launcher="pytorch")'
+    )
     (tmp_path / 'two_main.py').write_text(code)
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--local_addr=127.0.0.1',
-                           '--nproc_per_node=2', str(tmp_path / 'two_main.py')], capture_output=True, text=True,
-                          timeout=150, cwd=REPOSITORY,
-                          env=dict(os.environ, PYTHONPATH=str(REPOSITORY), CUDA_VISIBLE_DEVICES=''))
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--local_addr=127.0.0.1',
+            '--nproc_per_node=2',
+            str(tmp_path / 'two_main.py'),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        cwd=REPOSITORY,
+        env=dict(os.environ, PYTHONPATH=str(REPOSITORY), CUDA_VISIBLE_DEVICES=''),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     path = next((tmp_path / 'run').glob('*/vis_data/scalars.json'))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -163,5 +207,9 @@ def test_two_processes_watch_as_one(watched, tmp_path):
     assert [line['step'] for line in steps] == [4, 10]
     expected = [line for line in one.lines if 'loss' in line]
     assert steps[1]['momentum_distance'] == pytest.approx(expected[1]['momentum_distance'], rel=1e-3)
-    torch.testing.assert_close(read_checkpoint(tmp_path / 'run' / 'epoch_2.pth')['state_dict'],
-                               one.runner.model.state_dict(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        read_checkpoint(tmp_path / 'run' / 'epoch_2.pth')['state_dict'],
+        one.runner.model.state_dict(),
+        rtol=1e-4,
+        atol=1e-5,
+    )

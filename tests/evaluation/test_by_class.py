@@ -40,8 +40,14 @@ def score(*numbers):
 def test_accuracy(work_dir):
     metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass', topk=(1, 2)))
     metric.dataset_meta = dict(classes=('cat', 'dog', 'cow', 'never seen'))
-    guesses = [(0, score(.9, .1, 0)), (0, score(.2, .5, .3)), (0, score(.8, .1, .1)), (0, score(.6, .2, .2)),
-               (1, score(.1, .7, .2)), (2, score(.5, .1, .4))]
+    guesses = [
+        (0, score(0.9, 0.1, 0)),
+        (0, score(0.2, 0.5, 0.3)),
+        (0, score(0.8, 0.1, 0.1)),
+        (0, score(0.6, 0.2, 0.2)),
+        (1, score(0.1, 0.7, 0.2)),
+        (2, score(0.5, 0.1, 0.4)),
+    ]
     metric.process({}, [dict(pred_score=scores, gt_label=torch.tensor([truth])) for truth, scores in guesses])
     found = metric.evaluate(len(guesses))
     assert found == pytest.approx({'accuracy/top1': 400 / 6, 'accuracy/top2': 500 / 6})
@@ -50,8 +56,13 @@ def test_accuracy(work_dir):
 
 def test_accuracy_of_labels_without_names(work_dir):
     metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass'))
-    metric.process({}, [dict(pred_label=torch.tensor([guess]), gt_label=torch.tensor([truth]))
-                        for truth, guess in ((0, 0), (0, 2), (1, 1))])
+    metric.process(
+        {},
+        [
+            dict(pred_label=torch.tensor([guess]), gt_label=torch.tensor([truth]))
+            for truth, guess in ((0, 0), (0, 2), (1, 1))
+        ],
+    )
     assert metric.evaluate(3)['accuracy/top1'] == pytest.approx(200 / 3)
     assert read_classes(work_dir) == {'accuracy': {'0': 50.0, '1': 100.0}}
 
@@ -74,11 +85,27 @@ BOX = [2, 2, 8, 8]  # x, y, width, height
 
 
 def coco_file(path):
-    things = [dict(id=i + 1, image_id=1, category_id=i + 1, bbox=BOX, area=64, iscrowd=0,
-                   segmentation=[[2, 2, 10, 2, 10, 10, 2, 10]]) for i in range(2)]
-    path.write_text(json.dumps(dict(
-        images=[dict(id=1, file_name='a.jpg', width=32, height=32)], annotations=things,
-        categories=[dict(id=i + 1, name=name) for i, name in enumerate(('cat', 'cow', 'ant'))])))
+    things = [
+        dict(
+            id=i + 1,
+            image_id=1,
+            category_id=i + 1,
+            bbox=BOX,
+            area=64,
+            iscrowd=0,
+            segmentation=[[2, 2, 10, 2, 10, 10, 2, 10]],
+        )
+        for i in range(2)
+    ]
+    path.write_text(
+        json.dumps(
+            dict(
+                images=[dict(id=1, file_name='a.jpg', width=32, height=32)],
+                annotations=things,
+                categories=[dict(id=i + 1, name=name) for i, name in enumerate(('cat', 'cow', 'ant'))],
+            )
+        )
+    )
     return str(path)
 
 
@@ -86,16 +113,24 @@ def instances(masks):
     """The cat found well by box and mask, the cow well by its box only."""
     encoded = [dict(size=[32, 32], counts=counts) for counts in masks]
     boxes = np.array([[2, 2, 10, 10], [2, 2, 10, 10]], dtype=np.float32)
-    return dict(img_id=1, bboxes=boxes, scores=np.array([0.9, 0.8]), labels=np.array([0, 1]), masks=encoded,
-                mask_scores=np.array([0.9, 0.8]))
+    return dict(
+        img_id=1,
+        bboxes=boxes,
+        scores=np.array([0.9, 0.8]),
+        labels=np.array([0, 1]),
+        masks=encoded,
+        mask_scores=np.array([0.9, 0.8]),
+    )
 
 
 def test_boxes_and_masks(work_dir):
     from pycocotools import mask
+
     right, wrong = np.zeros((32, 32), np.uint8, 'F'), np.zeros((32, 32), np.uint8, 'F')
     right[2:10, 2:10], wrong[20:, 20:] = 1, 1
-    results = [(dict(img_id=1, width=32, height=32), instances([mask.encode(right)['counts'],
-                                                               mask.encode(wrong)['counts']]))]
+    results = [
+        (dict(img_id=1, width=32, height=32), instances([mask.encode(right)['counts'], mask.encode(wrong)['counts']]))
+    ]
     settings = dict(ann_file=coco_file(work_dir / 'truth.json'), metric=['bbox', 'segm'])
     plain, ours = CocoMetric(**settings), MMDET_METRICS.build(dict(type='CocoByClass', **settings))
     for metric in (plain, ours):

@@ -30,7 +30,7 @@ def clusters(count: int, noise: float, seed: int, classes: int = 5, width: int =
     """Features scattered about one center a class; the centers are the same for every seed."""
     centers = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (count, ), generator=generator)
+    labels = torch.randint(classes, (count,), generator=generator)
     return centers[labels] + noise * torch.randn(count, width, generator=generator), labels
 
 
@@ -42,8 +42,9 @@ def clusters(count: int, noise: float, seed: int, classes: int = 5, width: int =
 def test_knn_equals_scikit_learn(k, noise):
     """Also where k is more than there are reference images."""
     (bank, labels), (queries, truth) = clusters(120, noise, 0), clusters(300, noise, 1)
-    judge = KNeighborsClassifier(min(k, 120), metric='cosine', algorithm='brute',
-                                 weights=lambda distance: np.exp((1 - distance) / 0.07))
+    judge = KNeighborsClassifier(
+        min(k, 120), metric='cosine', algorithm='brute', weights=lambda distance: np.exp((1 - distance) / 0.07)
+    )
     expected = 100 * judge.fit(bank.numpy(), labels.numpy()).score(queries.numpy(), truth.numpy())
     assert knn_accuracy((bank, labels), (queries, truth), k) == pytest.approx(expected)
     assert expected > 20, 'better than chance, and not a tie of everything'
@@ -106,8 +107,15 @@ def checkpoint(tmp_path_factory) -> str:
     for parameter in model.momentum.parameters():
         parameter.data += 0.01 * torch.randn_like(parameter)
     path = tmp_path_factory.mktemp('probe') / 'run.pth'
-    facts = dict(method='BootMAE', mean=[127.5] * 3, std=[127.5] * 3, config='some.py', precision='float32',
-                 seconds=12.5, images=320)
+    facts = dict(
+        method='BootMAE',
+        mean=[127.5] * 3,
+        std=[127.5] * 3,
+        config='some.py',
+        precision='float32',
+        seconds=12.5,
+        images=320,
+    )
     torch.save(dict(state_dict=model.state_dict(), meta=dict(bootmae=facts)), path)
     return str(path)
 
@@ -178,18 +186,25 @@ def test_judge(finetune, checkpoint):
     reference, query = (extract(model, cfg[key], pipeline) for key in ('train_dataloader', 'test_dataloader'))
     index = few_labels(reference[1], 2, seed=3)
     few = reference[0][index], reference[1][index]
-    assert [row.value for row in rows] == [knn_accuracy(reference, query, 5), linear_accuracy(reference, query),
-                                           knn_accuracy(few, query, 5), linear_accuracy(few, query)]
+    assert [row.value for row in rows] == [
+        knn_accuracy(reference, query, 5),
+        linear_accuracy(reference, query),
+        knn_accuracy(few, query, 5),
+        linear_accuracy(few, query),
+    ]
     assert {(row.data, row.method, row.seed, row.precision, row.seconds, row.images) for row in rows} == {
-        ('DigitImages', 'bootmae', 3, 'float32', 12.5, 320)}
+        ('DigitImages', 'bootmae', 3, 'float32', 12.5, 320)
+    }
     assert len(rows[0].checkpoint_hash) == 12
     assert rows[0].protocol == 'k=5, block 2 of 2'
 
 
 def test_judge_tells_encoders_apart(checkpoint):
     """Untrained, online and momentum encoders have hashes and methods of their own."""
-    rows = [judge(str(FINETUNE), path, source=source, options=SMALL)[0]
-            for path, source in ((None, 'online'), (checkpoint, 'online'), (checkpoint, 'momentum'))]
+    rows = [
+        judge(str(FINETUNE), path, source=source, options=SMALL)[0]
+        for path, source in ((None, 'online'), (checkpoint, 'online'), (checkpoint, 'momentum'))
+    ]
     assert [row.method for row in rows] == ['untrained', 'bootmae', 'bootmae']
     assert len({row.checkpoint_hash for row in rows}) == 3
     assert rows[0].checkpoint_hash == rows[0].checkpoint == ''
@@ -209,7 +224,7 @@ def test_blocks_are_those_of_shallower_encoders(finetune, checkpoint, out_type):
     """Bit for bit what encoders built with that depth give, in the order asked for."""
     finetune.model.backbone.out_type = out_type
     images, expected = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0)), []
-    images = images[..., :finetune.model.backbone.img_size, :finetune.model.backbone.img_size]
+    images = images[..., : finetune.model.backbone.img_size, : finetune.model.backbone.img_size]
     with torch.no_grad():
         for depth in (2, 1):
             finetune.model.backbone.depth = depth
@@ -229,14 +244,19 @@ def test_features_of_patches_are_refused(finetune):
 def test_judge_blocks(checkpoint, monkeypatch):
     """Numbers of all blocks are those of runs with that depth, and each data set is built, so read, once."""
     args = dict(tasks=('knn', 'linear'), labels=('all', '2'))
-    single = [judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth})
-              for depth in (1, 2)]
+    single = [
+        judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth}) for depth in (1, 2)
+    ]
     built, build = [], DATASETS.build
     monkeypatch.setattr(probe.DATASETS, 'build', lambda cfg: built.append(cfg) or build(cfg))
     rows = judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': 1}, blocks=['all'])
     assert len(built) == 2
-    assert [row.protocol for row in rows[:4]] == ['k=20, block 1 of 2', 'logistic regression, block 1 of 2',
-                                                  'k=20, block 2 of 2', 'logistic regression, block 2 of 2']
+    assert [row.protocol for row in rows[:4]] == [
+        'k=20, block 1 of 2',
+        'logistic regression, block 1 of 2',
+        'k=20, block 2 of 2',
+        'logistic regression, block 2 of 2',
+    ]
     assert {row.key: row.value for row in rows} == {row.key: row.value for found in single for row in found}
     assert len({row.value for row in rows}) > 2
     first = judge(str(FINETUNE), checkpoint, **args, options=SMALL, blocks=[1])

@@ -46,13 +46,14 @@ class Trouble(Hook):
         if runner.iter == {TROUBLE_AT} and self.what == 'poison':
             bare_model(runner).data_preprocessor.mean.fill_(math.nan)
 '''
-CONFIG = f'''_base_ = {str(REPOSITORY / 'configs/pretrain/bootmae_debug.py')!r}
+CONFIG = f"""_base_ = {str(REPOSITORY / 'configs/pretrain/bootmae_debug.py')!r}
 custom_imports = dict(imports=['bootmae.registry', 'gpu_trouble'], allow_failed_imports=False)
 optim_wrapper = dict(type='AutocastOptimWrapper')
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=-1), trouble=dict(type='Trouble'))
 randomness = dict(deterministic=True)
 log_level = 'WARNING'
-'''
+"""
+
 
 class Run:
     """What a process printed, its exit code, and its work directory."""
@@ -63,10 +64,22 @@ class Run:
         paths = [str(folder), str(REPOSITORY), *filter(None, [os.environ.get('PYTHONPATH')])]
         count = ['1'] if command is LAUNCH else []
         self.process = subprocess.Popen(
-            [*command, str(folder / 'config.py'), *count, '--work-dir', str(self.work_dir), *args,
-             *(['--cfg-options', f'default_hooks.trouble.what={trouble}'] if trouble else [])],
+            [
+                *command,
+                str(folder / 'config.py'),
+                *count,
+                '--work-dir',
+                str(self.work_dir),
+                *args,
+                *(['--cfg-options', f'default_hooks.trouble.what={trouble}'] if trouble else []),
+            ],
             env=clean | dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join(paths)),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, start_new_session=True)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+            start_new_session=True,
+        )
 
     def wait(self) -> 'Run':
         """Until it has ended. A process that takes too long is killed, which its exit code, -9, tells."""

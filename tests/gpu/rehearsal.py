@@ -89,6 +89,7 @@ def allow_fp16(patch: pytest.MonkeyPatch) -> None:
     if REHEARSED:
         from mmengine.optim import OptimWrapper
         from mmengine.optim.optimizer import amp_optimizer_wrapper as module
+
         patch.setattr(module, 'is_cuda_available', lambda: True)
         patch.setattr(module, 'GradScaler', partial(torch.amp.GradScaler, device='cpu'))
         patch.setattr(module.AmpOptimWrapper, 'optim_context', OptimWrapper.optim_context)
@@ -99,6 +100,7 @@ def uses_cuda_graphs() -> bool:
     if REHEARSED:
         return True
     from torch._inductor.cudagraph_trees import get_manager
+
     manager, skipped = get_manager(torch.cuda.current_device(), False), counters['inductor']['cudagraph_skips']
     print(f'CUDA graphs: {len(manager.roots) if manager else 0} trees, {skipped} graphs left out')
     return manager is not None and len(manager.roots) > 0 and skipped == 0

@@ -88,6 +88,7 @@ def state_of(runner) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory) -> Iterator[Callable[[str], GpuProbe]]:
     """``trained(name)``: the probe of a run, which is trained the first time it is asked for."""
+
     @functools.cache
     def train(name: str) -> GpuProbe:
         config, wrapper, scope = RUNS[name]
@@ -96,16 +97,28 @@ def trained(tmp_path_factory) -> Iterator[Callable[[str], GpuProbe]]:
         with pytest.MonkeyPatch.context() as patch:
             if wrapper == 'AmpOptimWrapper':
                 allow_fp16(patch)
-            runner = run_training(str(CONFIGS / f'{config}.py'), str(tmp_path_factory.mktemp(name)), {
-                'experiment_name': f'gpu_{name}', 'log_level': 'WARNING', 'visualizer.vis_backends': [],
-                'train_dataloader.dataset.labels_per_class': None, 'train_dataloader.dataset.indices': 32 * EPOCH,
-                'train_cfg.max_epochs': EPOCHS, 'default_hooks.logger.interval': EPOCH,
-                'default_hooks.checkpoint.interval': EPOCHS, 'default_hooks.probe.type': 'GpuProbe',
-                'optim_wrapper.type': wrapper,
-                'compile': compile_option(scope), **OPTIONS.get(name, {})})
+            runner = run_training(
+                str(CONFIGS / f'{config}.py'),
+                str(tmp_path_factory.mktemp(name)),
+                {
+                    'experiment_name': f'gpu_{name}',
+                    'log_level': 'WARNING',
+                    'visualizer.vis_backends': [],
+                    'train_dataloader.dataset.labels_per_class': None,
+                    'train_dataloader.dataset.indices': 32 * EPOCH,
+                    'train_cfg.max_epochs': EPOCHS,
+                    'default_hooks.logger.interval': EPOCH,
+                    'default_hooks.checkpoint.interval': EPOCHS,
+                    'default_hooks.probe.type': 'GpuProbe',
+                    'optim_wrapper.type': wrapper,
+                    'compile': compile_option(scope),
+                    **OPTIONS.get(name, {}),
+                },
+            )
         probe = next(hook for hook in runner.hooks if isinstance(hook, GpuProbe))
         probe.losses = torch.stack(probe.losses).tolist()
         return probe
+
     return train
 
 
@@ -142,14 +155,22 @@ def test_cuda_graphs_are_captured(device, trained):
     assert trained('graphs').graphs
 
 
-@pytest.mark.parametrize('name, other, tolerance', [
-    ('graphs', 'whole', GRAPHS_TOLERANCE), ('whole', 'eager', ROUNDING_TOLERANCE),
-    ('blocks', 'eager', ROUNDING_TOLERANCE), ('fp16', 'fp32', ROUNDING_TOLERANCE),
-    ('eager', 'fp32', ROUNDING_TOLERANCE)])
+@pytest.mark.parametrize(
+    'name, other, tolerance',
+    [
+        ('graphs', 'whole', GRAPHS_TOLERANCE),
+        ('whole', 'eager', ROUNDING_TOLERANCE),
+        ('blocks', 'eager', ROUNDING_TOLERANCE),
+        ('fp16', 'fp32', ROUNDING_TOLERANCE),
+        ('eager', 'fp32', ROUNDING_TOLERANCE),
+    ],
+)
 def test_the_same_losses(device, trained, name, other, tolerance):
     """In all steps of the two runs, but the poisoned one."""
     pairs = [(a, b) for a, b in zip(trained(name).losses, trained(other).losses, strict=True) if math.isfinite(a)]
     error = max(abs(a / b - 1) for a, b in pairs)
-    print(f'{name} and {other}: {len(pairs)} steps, largest relative difference of a loss {error:.1e}, '
-          f'equal {sum(a == b for a, b in pairs)} times')
+    print(
+        f'{name} and {other}: {len(pairs)} steps, largest relative difference of a loss {error:.1e}, '
+        f'equal {sum(a == b for a, b in pairs)} times'
+    )
     assert error <= tolerance

@@ -49,7 +49,7 @@ def pattern(seed: int, mode: str = 'RGB', size: tuple[int, int] = (54, 80), kind
 def undecodable(data: bytes) -> bytes:
     """A whole file with a sound header, but with a Huffman table that cannot be."""
     place = data.index(b'\xff\xc4') + 5
-    return data[:place] + b'\xff' * 16 + data[place + 16:]
+    return data[:place] + b'\xff' * 16 + data[place + 16 :]
 
 
 KINDS = {  # file, whether the GPU's decoder gets it
@@ -103,7 +103,7 @@ def photographs(tmp_path_factory) -> str:
     if given := os.environ.get('BOOTMAE_TEST_IMAGES'):
         return given
     folder = tmp_path_factory.mktemp('photographs')
-    for name in list(PHOTOS)[:toy(len(PHOTOS), 6)]:
+    for name in list(PHOTOS)[: toy(len(PHOTOS), 6)]:
         picture = Image.fromarray(photo(name))
         picture.thumbnail((toy(1000, 250), toy(1000, 250)))
         for subsampling in (0, 2):
@@ -114,8 +114,10 @@ def photographs(tmp_path_factory) -> str:
 def test_photographs(device, photographs):
     ours, theirs, stage = both(photographs)
     errors = errors_of(ours, theirs)
-    print(f'difference from the CPU reader: mean {errors.mean():.3f}, of the worst image {errors.max():.3f}, largest '
-          f'{(ours.int() - theirs.int()).abs().max()}')
+    print(
+        f'difference from the CPU reader: mean {errors.mean():.3f}, of the worst image {errors.max():.3f}, largest '
+        f'{(ours.int() - theirs.int()).abs().max()}'
+    )
     assert stage.samples.take_reports() == []
     assert stage.on_cpu <= len(ours) / 100  # or torchvision has no nvJPEG
     assert errors.mean() <= MEAN_TOLERANCE
@@ -177,17 +179,33 @@ def test_a_run_reads_with_the_gpu(device, photographs, tmp_path):
     """`tools/train.py --cfg-options reader=gpu`: the losses of the CPU reader, as far as the pixels are the same."""
     losses = {}
     masks = dict(img_size=32, patch_size=4, num_masked=48, num_block=39)
-    pipeline = [dict(type='LoadImageFromFile'),
-                dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0), backend='pillow',
-                     interpolation='bicubic'),
-                dict(type='RandomFlip', prob=0.5), dict(type='DrawMask', **masks),
-                dict(type='PackInputs', algorithm_keys=['ids_shuffle'])]
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(
+            type='RandomResizedCrop', scale=32, crop_ratio_range=(0.2, 1.0), backend='pillow', interpolation='bicubic'
+        ),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='DrawMask', **masks),
+        dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
+    ]
     for reader in ('gpu', 'cpu'):
-        runner = train(str(CONFIG), str(tmp_path / reader), {
-            'experiment_name': f'gpu_reader_{reader}', 'log_level': 'WARNING', 'visualizer.vis_backends': [],
-            'reader': reader, 'reader_device': device, 'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 8,
-            'auto_scale_lr.base_batch_size': 8, 'train_dataloader.dataset': dict(
-                _delete_=True, type='ImageFiles', roots=photographs, limit=toy(64, 8), pipeline=pipeline)})
+        runner = train(
+            str(CONFIG),
+            str(tmp_path / reader),
+            {
+                'experiment_name': f'gpu_reader_{reader}',
+                'log_level': 'WARNING',
+                'visualizer.vis_backends': [],
+                'reader': reader,
+                'reader_device': device,
+                'train_cfg.max_epochs': 1,
+                'train_dataloader.batch_size': 8,
+                'auto_scale_lr.base_batch_size': 8,
+                'train_dataloader.dataset': dict(
+                    _delete_=True, type='ImageFiles', roots=photographs, limit=toy(64, 8), pipeline=pipeline
+                ),
+            },
+        )
         losses[reader] = runner.message_hub.get_scalar('train/loss').data[0].tolist()
         assert (runner.train_loop.stage is not None) == (reader == 'gpu' or not REHEARSED)
     print(losses)
@@ -205,7 +223,7 @@ def test_the_photographs_are_for_the_gpu(photographs):
 def test_broken_files_are_replaced_as_by_the_cpu_reader(device, tmp_path):
     """A file that is cut off is found by the worker, a damaged one by the decoder."""
     whole = {f'{i}.jpg': pattern(i, subsampling=0) for i in range(6)}
-    cut = whole['1.jpg'][:len(whole['1.jpg']) // 2]
+    cut = whole['1.jpg'][: len(whole['1.jpg']) // 2]
     folder = write(tmp_path / 'files', whole | {'1.jpg': cut, '3.jpg': undecodable(whole['3.jpg'])})
     ours, theirs, stage = both(folder)
     print(f'difference from the CPU reader {errors_of(ours, theirs).tolist()}')

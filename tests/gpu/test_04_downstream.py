@@ -33,8 +33,9 @@ OPS_TOLERANCE = dict(float32=1e-3, bfloat16=3e-2)
 MATCHED = dict(float32=0.95, bfloat16=0.8)
 PIXELS = 0.5
 
-needs_compiled = pytest.mark.skipif(not hasattr(OPS['compiled'], '__file__'),
-                                    reason='mmcv has no compiled ops here to compare with')
+needs_compiled = pytest.mark.skipif(
+    not hasattr(OPS['compiled'], '__file__'), reason='mmcv has no compiled ops here to compare with'
+)
 
 
 class Task(SimpleNamespace):
@@ -60,6 +61,7 @@ def task_of(device) -> Callable[[str], Task]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).resolve().parents[2] / 'benchmarks')
         import downstream
+
         if REHEARSED:
             for name, size in SMALL.items():
                 patch.setitem(downstream.IMAGES['tiny'], name, size)
@@ -67,11 +69,20 @@ def task_of(device) -> Callable[[str], Task]:
         def build(name: str) -> Task:
             if name not in built:
                 size = downstream.IMAGES['tiny'][name]
-                options = dict.fromkeys(('model.data_preprocessor.test_cfg.size', 'model.test_cfg.crop_size',
-                                         'model.test_cfg.stride'), size) if name == 'seg' else {}
+                options = (
+                    dict.fromkeys(
+                        ('model.data_preprocessor.test_cfg.size', 'model.test_cfg.crop_size', 'model.test_cfg.stride'),
+                        size,
+                    )
+                    if name == 'seg'
+                    else {}
+                )
                 if name in DETECTORS:
-                    options = {'model.test_cfg.rcnn.score_thr': 0.0, 'model.test_cfg.rcnn.max_per_img': 50,
-                               'model.test_cfg.rpn.max_per_img': toy(1000, 100)}
+                    options = {
+                        'model.test_cfg.rcnn.score_thr': 0.0,
+                        'model.test_cfg.rcnn.max_per_img': 50,
+                        'model.test_cfg.rpn.max_per_img': toy(1000, 100),
+                    }
                 options['model.backbone.drop_path_rate'] = 0.0  # it draws other random numbers in bfloat16
                 cfg = downstream.our_config(name, 'tiny', options)
                 cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
@@ -83,9 +94,11 @@ def task_of(device) -> Callable[[str], Task]:
                         value.data.add_(0.02 * torch.randn_like(value))
                     model = model.to(device)
                 start = {key: value.clone() for key, value in model.state_dict().items()}
-                built[name] = Task(cfg=cfg, model=model, start=start,
-                                   batch=lambda: downstream.batch_of(name, size, 2, device))
+                built[name] = Task(
+                    cfg=cfg, model=model, start=start, batch=lambda: downstream.batch_of(name, size, 2, device)
+                )
             return built[name]
+
         yield build
 
 

@@ -28,7 +28,7 @@ def same(ours: object, theirs: object) -> bool:
 @pytest.mark.runs('whole', 'killed')
 def test_a_killed_run_goes_on_bit_for_bit(device, runs):
     """Deterministic, in bfloat16: weights, momentum encoder and optimizer at the end are those of an unbroken run."""
-    (whole, ), (killed, resumed) = runs('whole'), runs('killed')
+    (whole,), (killed, resumed) = runs('whole'), runs('killed')
     assert whole.code == 0, whole.printed[-2000:]
     assert f'{ON_DEVICE}, no exchange, deterministic True' in whole.printed
     assert killed.code == -9, killed.printed[-2000:]
@@ -42,7 +42,7 @@ def test_a_killed_run_goes_on_bit_for_bit(device, runs):
 @pytest.mark.runs('whole', 'stopped')
 def test_a_run_under_nccl_saves_at_a_signal_and_goes_on(device, runs):
     """`tools/dist_train.sh CONFIG 1`, SIGTERM, exit code 75, `--resume`."""
-    (whole, ), (stopped, resumed) = runs('whole'), runs('stopped')
+    (whole,), (stopped, resumed) = runs('whole'), runs('stopped')
     assert stopped.code == 75, stopped.printed[-2000:]
     assert f'{ON_DEVICE}, {BACKEND}, deterministic True' in stopped.printed
     assert 'Traceback' not in stopped.printed
@@ -57,7 +57,7 @@ def test_a_run_under_nccl_saves_at_a_signal_and_goes_on(device, runs):
 @pytest.mark.runs('poisoned')
 def test_losses_that_stay_not_finite_end_a_run(device, runs):
     """With exit code 3, after three of them, and the weights of before."""
-    (run, ) = runs('poisoned')
+    (run,) = runs('poisoned')
     assert run.code == 3, run.printed[-2000:]
     assert 'were not finite 3 times in a row, in iterations 5, 6, 7' in run.printed
     dump = json.loads((run.work_dir / 'nonfinite' / 'step_5_rank0.json').read_text())
@@ -69,7 +69,7 @@ def test_losses_that_stay_not_finite_end_a_run(device, runs):
 @pytest.mark.runs('mistaken')
 def test_a_mistake_of_the_user(device, runs):
     """Exit code 2, and one line."""
-    (run, ) = runs('mistaken')
+    (run,) = runs('mistaken')
     assert run.code == 2, run.printed[-2000:]
     assert 'error: ' in run.printed
     assert 'Traceback' not in run.printed

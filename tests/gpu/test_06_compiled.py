@@ -8,9 +8,17 @@ from torch._dynamo.utils import counters
 from bootmae.commands.parity import TOLERANCE, compare
 
 SECONDS = 120  # most of it is compilation
-CASES = [('whole', 'square'), ('blocks', 'square'), ('blocks', 'segmentation'), ('blocks', 'finetune'),
-         ('whole', 'odd_heads'), ('blocks', 'odd_heads'), ('whole', 'plain_loss'), ('blocks', 'plain_loss')]
-CASES = CASES[:toy(len(CASES), 4)]
+CASES = [
+    ('whole', 'square'),
+    ('blocks', 'square'),
+    ('blocks', 'segmentation'),
+    ('blocks', 'finetune'),
+    ('whole', 'odd_heads'),
+    ('blocks', 'odd_heads'),
+    ('whole', 'plain_loss'),
+    ('blocks', 'plain_loss'),
+]
+CASES = CASES[: toy(len(CASES), 4)]
 
 
 @pytest.mark.parametrize('scope, name', CASES)

@@ -1,4 +1,5 @@
 """Mistakes to make on purpose, for tests that the proof of equality notices them."""
+
 from torch.nn import functional as F
 
 
@@ -15,4 +16,5 @@ def normed_outputs(forward_blocks):
     def forward(self, *args, **kwargs):
         x, outputs = forward_blocks(self, *args, **kwargs)
         return x, [F.layer_norm(output, output.shape[-1:], eps=1e-6) for output in outputs]
+
     return forward

@@ -1,4 +1,5 @@
 """The algorithm: what it sees, what it learns from, and what follows what."""
+
 import copy
 
 import numpy as np
@@ -29,7 +30,7 @@ def change_patches(inputs, ids, patch=8):
     for b, row in enumerate(ids.tolist()):
         for i in row:
             r, c = i // 4 * patch, i % 4 * patch
-            changed[b, :, r:r + patch, c:c + patch] = torch.rand(3, patch, patch, dtype=inputs.dtype) * 3 - 1
+            changed[b, :, r : r + patch, c : c + patch] = torch.rand(3, patch, patch, dtype=inputs.dtype) * 3 - 1
     return changed
 
 
@@ -37,9 +38,13 @@ def change_patches(inputs, ids, patch=8):
 
 
 def test_built_by_name():
-    model = MODELS.build(dict(
-        type='BootMAE', backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=4, num_heads=4), img_size=32,
-                                      patch_size=8), pixel_decoder=dict(embed_dims=16)))
+    model = MODELS.build(
+        dict(
+            type='BootMAE',
+            backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=4, num_heads=4), img_size=32, patch_size=8),
+            pixel_decoder=dict(embed_dims=16),
+        )
+    )
     assert type(model) is BootMAE
     assert MODELS.get('mmpretrain.BootMAE') is BootMAE
     assert model.taps == (0, 3), 'the first and the last block'
@@ -49,8 +54,10 @@ def test_built_by_name():
     assert model.weighted
 
 
-@pytest.mark.parametrize('arch, width, depth, heads', [
-    ('tiny', 192, 12, 3), ('small', 384, 12, 6), ('base', 768, 12, 12), ('large', 1024, 24, 16)])
+@pytest.mark.parametrize(
+    'arch, width, depth, heads',
+    [('tiny', 192, 12, 3), ('small', 384, 12, 6), ('base', 768, 12, 12), ('large', 1024, 24, 16)],
+)
 def test_named_sizes(arch, width, depth, heads):
     with torch.device('meta'):
         model = MODELS.build(dict(type='BootMAE', backbone=dict(type='PlainViT', arch=arch)))
@@ -68,13 +75,19 @@ def test_named_sizes(arch, width, depth, heads):
     assert feature.mask_token.shape == (1, 1, width)
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(pixel_decoder=dict(embed_dims=16, tap=3)), r'decoder tap 3 is no block of an encoder with depth 3: use 0..2'),
-    (dict(feature_decoder=dict(tap=-1)), 'decoder tap -1'),
-    (dict(masking=dict(num_masked=16)), 'num_masked=16 do not fit 16 patches'),
-    (dict(feature_decoder=dict(depth=0)), 'at least one block'),
-    (dict(pixel_decoder=dict(embed_dims=18)), 'multiple of 4, not 18'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (
+            dict(pixel_decoder=dict(embed_dims=16, tap=3)),
+            r'decoder tap 3 is no block of an encoder with depth 3: use 0..2',
+        ),
+        (dict(feature_decoder=dict(tap=-1)), 'decoder tap -1'),
+        (dict(masking=dict(num_masked=16)), 'num_masked=16 do not fit 16 patches'),
+        (dict(feature_decoder=dict(depth=0)), 'at least one block'),
+        (dict(pixel_decoder=dict(embed_dims=18)), 'multiple of 4, not 18'),
+    ],
+)
 def test_construction_errors(make_bootmae, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make_bootmae(**kwargs)
@@ -113,8 +126,12 @@ def test_each_loss_trains_its_own_decoder(make_bootmae, draw_orders, used, unuse
 
 def test_starts_equal():
     torch.manual_seed(3)
-    model = MODELS.build(dict(type='BootMAE', backbone=dict(
-        type='PlainViT', arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8)))
+    model = MODELS.build(
+        dict(
+            type='BootMAE',
+            backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8),
+        )
+    )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.init_weights()
     online, momentum = (dict(m.named_parameters()) for m in (model.backbone, model.momentum))
@@ -127,8 +144,12 @@ def test_starts_equal():
 
 
 def test_a_second_start_changes_nothing():
-    model = MODELS.build(dict(type='BootMAE', backbone=dict(
-        type='PlainViT', arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8)))
+    model = MODELS.build(
+        dict(
+            type='BootMAE',
+            backbone=dict(type='PlainViT', arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8),
+        )
+    )
     model.init_weights()
     model.backbone.cls_token.data.fill_(1.0)  # training has moved the online encoder away
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -234,8 +255,9 @@ def test_order_within_a_part_changes_no_loss(make_bootmae, draw_orders, part):
     assert abs(model.loss(images(), samples(swapped))['loss_pixel'] - ours['loss_pixel']) > 1e-6
 
 
-@pytest.mark.parametrize('name, result, other', [
-    ('pixel_decoder', 'pixels', 'features'), ('feature_decoder', 'features', 'pixels')])
+@pytest.mark.parametrize(
+    'name, result, other', [('pixel_decoder', 'pixels', 'features'), ('feature_decoder', 'features', 'pixels')]
+)
 def test_a_planted_mask_token_shows_up_at_masked_positions_only(make_bootmae, draw_orders, name, result, other):
     model = make_bootmae()
     decoder, orders, seen = getattr(model, name), draw_orders(model), []
@@ -245,8 +267,8 @@ def test_a_planted_mask_token_shows_up_at_masked_positions_only(make_bootmae, dr
     after = model.predict(images(), orders)
     planted = (seen[0] > 9_000).all(dim=-1)
     assert planted.tolist() == [[False] * (1 + VISIBLE) + [True] * MASKED] * 2
-    assert seen[0][:, :1 + VISIBLE].abs().max() < 100
-    assert_close(seen[0][:, 1 + VISIBLE:] - 10_000, decoder.pos_embed[0, 1:][orders[:, VISIBLE:]], rtol=0, atol=1e-9)
+    assert seen[0][:, : 1 + VISIBLE].abs().max() < 100
+    assert_close(seen[0][:, 1 + VISIBLE :] - 10_000, decoder.pos_embed[0, 1:][orders[:, VISIBLE:]], rtol=0, atol=1e-9)
     assert ((getattr(after, result) - getattr(before, result)).abs().amax(-1) > 1e-3).all()
     assert torch.equal(getattr(after, other), getattr(before, other))
     assert torch.equal(after.targets, before.targets)
@@ -309,19 +331,23 @@ def test_forward_modes(make_bootmae, draw_orders):
     model = make_bootmae().eval()
     data = samples(draw_orders(model))
     losses = model(images(), data, mode='loss')
-    assert {key: value.item() for key, value in losses.items()} == \
-        {key: value.item() for key, value in model.loss(images(), data).items()}
+    assert {key: value.item() for key, value in losses.items()} == {
+        key: value.item() for key, value in model.loss(images(), data).items()
+    }
     assert torch.equal(model(images(), mode='tensor')[0], model.backbone(images())[0])
 
 
 # Precision
 
 
-@pytest.mark.parametrize('dtype, autocast, tolerance', [
-    (torch.float64, None, 1e-5),
-    (torch.float32, torch.bfloat16, 2e-2),  # 8 bits of mantissa: 4e-3 for each value
-    (torch.float32, torch.float16, 2e-3),  # 11 bits: 5e-4
-])
+@pytest.mark.parametrize(
+    'dtype, autocast, tolerance',
+    [
+        (torch.float64, None, 1e-5),
+        (torch.float32, torch.bfloat16, 2e-2),  # 8 bits of mantissa: 4e-3 for each value
+        (torch.float32, torch.float16, 2e-3),  # 11 bits: 5e-4
+    ],
+)
 def test_precisions_agree_with_float32(make_bootmae, draw_orders, dtype, autocast, tolerance):
     model = make_bootmae()
     data, results = samples(draw_orders(model)), []
@@ -346,8 +372,12 @@ def test_precisions_agree_with_float32(make_bootmae, draw_orders, dtype, autocas
 @pytest.mark.parametrize('amp', [torch.bfloat16, torch.float16])
 def test_the_residual_stream_stays_in_float32(make_bootmae, draw_orders, amp):
     model, seen = make_bootmae().float(), []
-    for module in (*model.backbone.blocks, *model.pixel_decoder.blocks, *model.feature_decoder.blocks,
-                   *model.momentum.blocks):
+    for module in (
+        *model.backbone.blocks,
+        *model.pixel_decoder.blocks,
+        *model.feature_decoder.blocks,
+        *model.momentum.blocks,
+    ):
         module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     with torch.autocast('cpu', amp):
         model.loss(images().float(), samples(draw_orders(model)))
@@ -380,8 +410,10 @@ def test_samples_stay_where_they_are():
     """Images are normalized as by mmpretrain's preprocessor; of the samples no copy is made."""
     settings = dict(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0], to_rgb=True)
     images, samples = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), [DataSample(), DataSample()]
-    ours, theirs = (MODELS.build(dict(settings, type=kind))(dict(inputs=images, data_samples=samples), True)
-                    for kind in ('PretrainPreprocessor', 'SelfSupDataPreprocessor'))
+    ours, theirs = (
+        MODELS.build(dict(settings, type=kind))(dict(inputs=images, data_samples=samples), True)
+        for kind in ('PretrainPreprocessor', 'SelfSupDataPreprocessor')
+    )
     assert torch.equal(ours['inputs'], theirs['inputs'])
     assert all(a is b for a, b in zip(ours['data_samples'], samples, strict=True))
     assert not any(a is b for a, b in zip(theirs['data_samples'], samples, strict=True))
@@ -390,6 +422,7 @@ def test_samples_stay_where_they_are():
 @pytest.mark.parametrize('kind', ['PretrainPreprocessor', 'SelfSupDataPreprocessor'])
 def test_channels_are_not_indexed_with_a_list(kind):
     """On a GPU the list would be sent there, and the host would wait for it; mmpretrain's own does so."""
+
     class Indexing(TorchDispatchMode):
         used = False
 
@@ -413,6 +446,7 @@ def test_checkpointing_gives_identical_gradients(make_bootmae, draw_orders):
 
         def count(*args):
             calls[-1] += 1
+
         for decoder in (model.pixel_decoder, model.feature_decoder):
             for block in decoder.blocks:
                 block.mlp.register_forward_pre_hook(count)

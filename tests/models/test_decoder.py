@@ -1,4 +1,5 @@
 """Attention with uneven heads, the decoder block and the two decoders."""
+
 import math
 
 import pytest
@@ -28,6 +29,7 @@ def make_decoder(make):
     def build(head=None, **kwargs):
         settings = dict(encoder_dim=20, grid=GRID, embed_dims=16, depth=2, num_heads=3) | kwargs
         return make(TargetAwareDecoder(head=head or nn.Linear(settings['embed_dims'], 7), **settings))
+
     return build
 
 
@@ -53,7 +55,7 @@ def test_head_width(dim, num_heads, width):
     attn = SelfAttention(dim, num_heads)
     assert attn.qkv.weight.shape == (3 * inner, dim)
     assert attn.proj.weight.shape == (dim, inner)
-    assert attn.q_bias.shape == attn.v_bias.shape == (inner, )
+    assert attn.q_bias.shape == attn.v_bias.shape == (inner,)
     assert CrossAttention(dim, 9, num_heads).kv.weight.shape == (2 * inner, 9)
 
 
@@ -69,8 +71,9 @@ def test_impossible_heads(num_heads):
 def test_self_attention_by_hand(make, num_heads):
     attn, x = make(SelfAttention(16, num_heads)), tokens(1, 5, 16)
     q_weight, k_weight, v_weight = attn.qkv.weight.chunk(3)
-    expected = softmax_by_hand(x[0] @ q_weight.T + attn.q_bias, x[0] @ k_weight.T, x[0] @ v_weight.T + attn.v_bias,
-                               num_heads)
+    expected = softmax_by_hand(
+        x[0] @ q_weight.T + attn.q_bias, x[0] @ k_weight.T, x[0] @ v_weight.T + attn.v_bias, num_heads
+    )
     assert_close(attn(x)[0], attn.proj(expected))
     assert_close(attn(x, 2)[0], attn.proj(expected[-2:]))
 
@@ -79,8 +82,9 @@ def test_self_attention_by_hand(make, num_heads):
 def test_cross_attention_by_hand(make, num_heads):
     attn, x, context = make(CrossAttention(16, 20, num_heads)), tokens(1, 3, 16), tokens(1, 6, 20, seed=1)
     k_weight, v_weight = attn.kv.weight.chunk(2)
-    expected = softmax_by_hand(x[0] @ attn.q.weight.T + attn.q_bias, context[0] @ k_weight.T,
-                               context[0] @ v_weight.T + attn.v_bias, num_heads)
+    expected = softmax_by_hand(
+        x[0] @ attn.q.weight.T + attn.q_bias, context[0] @ k_weight.T, context[0] @ v_weight.T + attn.v_bias, num_heads
+    )
     assert_close(attn(x, context)[0], attn.proj(expected))
 
 
@@ -89,9 +93,10 @@ def test_a_key_bias_would_cancel(make, monkeypatch):
     without, key_bias, linear = attn(x), tokens(15, seed=2), nn.functional.linear
 
     def with_key_bias(inputs, weight, bias=None):
-        if bias is not None and bias.shape == (45, ):
+        if bias is not None and bias.shape == (45,):
             bias = bias + torch.cat((torch.zeros_like(key_bias), key_bias, torch.zeros_like(key_bias)))
         return linear(inputs, weight, bias)
+
     monkeypatch.setattr(nn.functional, 'linear', with_key_bias)
     assert_close(attn(x), without, rtol=1e-12, atol=1e-12)
 
@@ -121,7 +126,7 @@ def test_pixel_head_is_the_transposed_convolution(make, channels, patch):
     ours = head(x)
     for n in range(12):
         row, column = n // GRID[1] * patch[0], n % GRID[1] * patch[1]
-        assert_close(ours[:, n], image[:, :, row:row + patch[0], column:column + patch[1]].flatten(1))
+        assert_close(ours[:, n], image[:, :, row : row + patch[0], column : column + patch[1]].flatten(1))
 
 
 # Decoder
@@ -169,8 +174,10 @@ def test_both_inputs_are_used(make_decoder):
     ids = torch.tensor([[7, 0, 2, 11, 4]])
     before = decoder(latent, context, ids)
     for index in range(8):  # each token of each
-        for changed in ((latent.index_fill(1, torch.tensor([index]), 2.0), context),
-                        (latent, context.index_fill(1, torch.tensor([index]), 2.0) * torch.linspace(0, 1, 20))):
+        for changed in (
+            (latent.index_fill(1, torch.tensor([index]), 2.0), context),
+            (latent, context.index_fill(1, torch.tensor([index]), 2.0) * torch.linspace(0, 1, 20)),
+        ):
             assert (decoder(*changed, ids) - before).abs().max() > 1e-6
 
 
@@ -188,13 +195,16 @@ def test_a_decoder_needs_a_block():
 
 
 def test_starting_weights():
-    decoder = TargetAwareDecoder(encoder_dim=64, grid=GRID, embed_dims=96, depth=1, num_heads=5,
-                                 head=nn.Linear(96, 32))
+    decoder = TargetAwareDecoder(encoder_dim=64, grid=GRID, embed_dims=96, depth=1, num_heads=5, head=nn.Linear(96, 32))
     decoder.init_weights()
     attn = decoder.blocks[0].self_attn
     inner = 95
-    for weight, fan in ((attn.qkv.weight, inner + 96), (decoder.blocks[0].cross_attn.kv.weight, 2 * inner + 64),
-                        (decoder.embed.weight, 96 + 64), (decoder.head.weight, 96 + 32)):
+    for weight, fan in (
+        (attn.qkv.weight, inner + 96),
+        (decoder.blocks[0].cross_attn.kv.weight, 2 * inner + 64),
+        (decoder.embed.weight, 96 + 64),
+        (decoder.head.weight, 96 + 32),
+    ):
         bound = math.sqrt(6 / fan)
         assert bound * 0.95 < weight.abs().max() <= bound
     assert 0.01 < decoder.mask_token.abs().max() <= 0.02

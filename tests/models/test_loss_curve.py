@@ -11,8 +11,12 @@ from bootmae.report.curves import read_curve
 from bootmae.results.provenance import REPOSITORY
 
 CURVE = Path(__file__).parents[1] / 'golden' / 'loss_curve.json'
-OPTIONS = {'train_cfg.max_epochs': 40, 'log_level': 'ERROR', 'experiment_name': 'loss_curve',
-           'default_hooks.checkpoint.interval': 1000}
+OPTIONS = {
+    'train_cfg.max_epochs': 40,
+    'log_level': 'ERROR',
+    'experiment_name': 'loss_curve',
+    'default_hooks.checkpoint.interval': 1000,
+}
 # Other instruction sets (AVX2, none) and another number of threads moved no loss by more than 4e-7.
 TOLERANCE = 1e-4
 

@@ -1,4 +1,5 @@
 """Block-wise masks: counts and properties over many seeds, and the statistics of the authors' generator."""
+
 import json
 import math
 
@@ -26,7 +27,7 @@ def draw_many(masker, number, seed=0):
     recorder = Recording(**{name: getattr(masker, name) for name in masker.__dataclass_fields__})
     rng, final = np.random.RandomState(seed), np.zeros((number, masker.num_patches), dtype=bool)
     for index in range(number):
-        final[index, recorder.draw_ids_shuffle(rng)[masker.num_visible:]] = True
+        final[index, recorder.draw_ids_shuffle(rng)[masker.num_visible :]] = True
     block, final = np.array(recorder.drawn), final.reshape(-1, *masker.grid)
     return block, final, (block & ~final).sum(axis=(1, 2))
 
@@ -36,7 +37,8 @@ def draw_many(masker, number, seed=0):
 
 def test_defaults_are_the_paper_s():
     assert BlockMasking((14, 14)) == BlockMasking(
-        (14, 14), num_masked=147, num_block=120, block_area=(16.0, 60.0), min_aspect=0.3, max_roll=3)
+        (14, 14), num_masked=147, num_block=120, block_area=(16.0, 60.0), min_aspect=0.3, max_roll=3
+    )
     masker = BlockMasking((14, 14))
     assert (masker.num_patches, masker.num_visible) == (196, 49)
 
@@ -147,7 +149,7 @@ def order_by_arrays(masker, rng):
         if h < rows and w < columns:
             top, left = int(u_top * (rows - h + 1)), int(u_left * (columns - w + 1))
             block = np.zeros_like(mask)
-            block[top:top + h, left:left + w] = True
+            block[top : top + h, left : left + w] = True
             if 0 < (block & ~mask).sum() <= limit:
                 mask |= block
     order = np.argsort(mask.reshape(-1) - rng.random_sample(mask.size), kind='stable')
@@ -185,15 +187,18 @@ def rectangles(*parts):
     return mask
 
 
-@pytest.mark.parametrize('draw, block', [
-    ((0.0, 0.5, 0.0, 0.0), (0, 4, 0, 4)),  # area 16, aspect 1
-    ((1.0, 0.5, 0.0, 0.0), (0, 7, 0, 7)),  # area 49: what is left
-    ((0.0, 0.5, 0.999, 0.999), (10, 14, 10, 14)),  # the last place where it fits
-    ((0.0, 0.5, 0.5, 0.1), (5, 9, 1, 5)),  # places 5 and 1 of 0..10
-    ((0.0, 0.0, 0.0, 0.0), (0, 2, 0, 7)),  # aspect 0.3: sqrt(4.8) x sqrt(53.3)
-    ((0.0, 1.0, 0.0, 0.0), (0, 7, 0, 2)),  # aspect 1 / 0.3
-    ((22 / 24, 0.75, 0.0, 0.0), (0, 8, 0, 5)),  # area 38, aspect 0.3 ** -0.5: sqrt(69.4) x sqrt(20.8)
-])
+@pytest.mark.parametrize(
+    'draw, block',
+    [
+        ((0.0, 0.5, 0.0, 0.0), (0, 4, 0, 4)),  # area 16, aspect 1
+        ((1.0, 0.5, 0.0, 0.0), (0, 7, 0, 7)),  # area 49: what is left
+        ((0.0, 0.5, 0.999, 0.999), (10, 14, 10, 14)),  # the last place where it fits
+        ((0.0, 0.5, 0.5, 0.1), (5, 9, 1, 5)),  # places 5 and 1 of 0..10
+        ((0.0, 0.0, 0.0, 0.0), (0, 2, 0, 7)),  # aspect 0.3: sqrt(4.8) x sqrt(53.3)
+        ((0.0, 1.0, 0.0, 0.0), (0, 7, 0, 2)),  # aspect 1 / 0.3
+        ((22 / 24, 0.75, 0.0, 0.0), (0, 8, 0, 5)),  # area 38, aspect 0.3 ** -0.5: sqrt(69.4) x sqrt(20.8)
+    ],
+)
 def test_one_block(draw, block):
     expected = rectangles(block)
     mask = BlockMasking((14, 14), num_block=int(expected.sum())).draw_blocks(Fixed(draw))
@@ -202,17 +207,21 @@ def test_one_block(draw, block):
 
 def test_a_whole_mask():
     """120 patches: the area is between 16 and the least of 60 and what is left."""
-    rng = Fixed((1.0, 0.5, 0.0, 0.0),  # 60: 8 x 8 is too much
-                (0.75, 0.5, 0.0, 0.0),  # 16 + 0.75 * (60 - 16) = 49, leaves 71
-                (0.75, 0.5, 0.999, 0.999),  # the same, leaves 22
-                (1.0, 0.5, 0.0, 0.999),  # 22: 5 x 5 is too much
-                (0.0, 0.5, 0.0, 0.999),  # 16, leaves 6
-                (1.0, 0.5, 0.999, 0.0),  # 6: 2 x 2, leaves 2
-                (1.0, 0.5, 0.5, 0.0), (1.0, 0.5, 0.0, 0.6))  # 2: 1 x 1, twice, at places 7 and 8 of 0..13
+    rng = Fixed(
+        (1.0, 0.5, 0.0, 0.0),  # 60: 8 x 8 is too much
+        (0.75, 0.5, 0.0, 0.0),  # 16 + 0.75 * (60 - 16) = 49, leaves 71
+        (0.75, 0.5, 0.999, 0.999),  # the same, leaves 22
+        (1.0, 0.5, 0.0, 0.999),  # 22: 5 x 5 is too much
+        (0.0, 0.5, 0.0, 0.999),  # 16, leaves 6
+        (1.0, 0.5, 0.999, 0.0),  # 6: 2 x 2, leaves 2
+        (1.0, 0.5, 0.5, 0.0),
+        (1.0, 0.5, 0.0, 0.6),
+    )  # 2: 1 x 1, twice, at places 7 and 8 of 0..13
     mask = BlockMasking((14, 14)).draw_blocks(rng)
     assert rng.draws == []
-    assert np.array_equal(mask, rectangles(
-        (0, 7, 0, 7), (7, 14, 7, 14), (0, 4, 10, 14), (12, 14, 0, 2), (7, 8, 0, 1), (0, 1, 8, 9)))
+    assert np.array_equal(
+        mask, rectangles((0, 7, 0, 7), (7, 14, 7, 14), (0, 4, 10, 14), (12, 14, 0, 2), (7, 8, 0, 1), (0, 1, 8, 9))
+    )
 
 
 def test_a_block_that_adds_nothing_or_too_much_is_drawn_again():
@@ -261,8 +270,10 @@ def deviations(masker, golden, number, seed=0):
         'down_neighbor_both_masked': (final[:, 1:] & final[:, :-1]).mean(axis=(1, 2)),
         'visible_pair_right': (visible[:, :, 1:] & visible[:, :, :-1]).mean(axis=(1, 2)),
     }
-    return {name: float(np.abs((values.mean(axis=0) - golden[name]) / standard_error(values, rolls, golden)).max())
-            for name, values in statistics.items()}
+    return {
+        name: float(np.abs((values.mean(axis=0) - golden[name]) / standard_error(values, rolls, golden)).max())
+        for name, values in statistics.items()
+    }
 
 
 @pytest.fixture
@@ -283,9 +294,18 @@ def test_statistics_equal_the_release(release):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('change', [
-    dict(max_roll=0), dict(max_roll=6), dict(block_area=(10, 60)), dict(block_area=(16, 30)), dict(min_aspect=0.5),
-    dict(num_block=117)], ids=str)
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(max_roll=0),
+        dict(max_roll=6),
+        dict(block_area=(10, 60)),
+        dict(block_area=(16, 30)),
+        dict(min_aspect=0.5),
+        dict(num_block=117),
+    ],
+    ids=str,
+)
 def test_statistics_notice_a_change(release, change):
     assert max(deviations(BlockMasking((14, 14), **change), release, 8_000).values()) > 5
 
@@ -293,19 +313,22 @@ def test_statistics_notice_a_change(release, change):
 # Errors
 
 
-@pytest.mark.parametrize('grid, changes, message', [
-    ((1, 14), {}, r'at least 2 x 2 patches, not \(1, 14\)'),
-    ((14, 14), dict(num_masked=196), r'num_block=120 and num_masked=196 do not fit 196 patches'),
-    ((14, 14), dict(num_masked=119), r'num_block=120 and num_masked=119 do not fit'),
-    ((14, 14), dict(num_block=0, num_masked=0), r'num_block=0 and num_masked=0'),
-    ((14, 14), dict(num_block=-1), r'num_block=-1 and'),
-    ((14, 14), dict(block_area=(60, 16)), r'block_area=\(60, 16\)'),
-    ((14, 14), dict(block_area=(0, 16)), r'areas must be positive'),
-    ((14, 14), dict(min_aspect=0.0), r'min_aspect=0.0'),
-    ((14, 14), dict(min_aspect=1.1), r'min_aspect=1.1'),
-    ((14, 14), dict(max_roll=-1), r'max_roll=-1 is outside 0..196'),
-    ((14, 14), dict(max_roll=197), r'max_roll=197 is outside 0..196'),
-])
+@pytest.mark.parametrize(
+    'grid, changes, message',
+    [
+        ((1, 14), {}, r'at least 2 x 2 patches, not \(1, 14\)'),
+        ((14, 14), dict(num_masked=196), r'num_block=120 and num_masked=196 do not fit 196 patches'),
+        ((14, 14), dict(num_masked=119), r'num_block=120 and num_masked=119 do not fit'),
+        ((14, 14), dict(num_block=0, num_masked=0), r'num_block=0 and num_masked=0'),
+        ((14, 14), dict(num_block=-1), r'num_block=-1 and'),
+        ((14, 14), dict(block_area=(60, 16)), r'block_area=\(60, 16\)'),
+        ((14, 14), dict(block_area=(0, 16)), r'areas must be positive'),
+        ((14, 14), dict(min_aspect=0.0), r'min_aspect=0.0'),
+        ((14, 14), dict(min_aspect=1.1), r'min_aspect=1.1'),
+        ((14, 14), dict(max_roll=-1), r'max_roll=-1 is outside 0..196'),
+        ((14, 14), dict(max_roll=197), r'max_roll=197 is outside 0..196'),
+    ],
+)
 def test_errors(grid, changes, message):
     with pytest.raises(ValueError, match=message):
         BlockMasking(grid, **changes)

@@ -1,4 +1,5 @@
 """Losses and token weights against plain loops."""
+
 import math
 
 import pytest
@@ -15,15 +16,19 @@ def weights_by_loops(ids_masked, grid):
     for b, ids in enumerate(ids_masked.tolist()):
         for i in ids:
             row, column = divmod(i, columns)
-            around = [(row + dr) * columns + column + dc for dr in (-1, 0, 1) for dc in (-1, 0, 1)
-                      if 0 <= row + dr < rows and 0 <= column + dc < columns]
+            around = [
+                (row + dr) * columns + column + dc
+                for dr in (-1, 0, 1)
+                for dc in (-1, 0, 1)
+                if 0 <= row + dr < rows and 0 <= column + dc < columns
+            ]
             out[b, i] = 1 + sum(j in ids for j in around) / 9
     return out
 
 
 def normalized(values, eps):
     mean = sum(values) / len(values)
-    variance = sum((v - mean)**2 for v in values) / len(values)
+    variance = sum((v - mean) ** 2 for v in values) / len(values)
     return [(v - mean) / math.sqrt(variance + eps) for v in values]
 
 
@@ -33,20 +38,22 @@ def loss_by_loops(prediction, target, weights):
     for b in range(len(prediction)):
         for m in range(len(prediction[b])):
             pairs = list(zip(prediction[b][m], target[b][m], strict=True))
-            total += weights[b][m] * sum((p - t)**2 for p, t in pairs) / len(pairs)
+            total += weights[b][m] * sum((p - t) ** 2 for p, t in pairs) / len(pairs)
             count += 1
     return total / count
 
 
 def pixel_loss_by_loops(prediction, patches, weights, channels):
-    target = [[[value for part in split(patch, channels) for value in normalized(part, 1e-5)] for patch in image]
-              for image in patches]
+    target = [
+        [[value for part in split(patch, channels) for value in normalized(part, 1e-5)] for patch in image]
+        for image in patches
+    ]
     return loss_by_loops(prediction, target, weights)
 
 
 def split(patch, channels):
     size = len(patch) // channels
-    return [patch[c * size:(c + 1) * size] for c in range(channels)]
+    return [patch[c * size : (c + 1) * size] for c in range(channels)]
 
 
 def feature_loss_by_loops(prediction, target, weights):
@@ -56,7 +63,7 @@ def feature_loss_by_loops(prediction, target, weights):
 
 def random_masks(grid, batch=3, seed=0):
     generator, n = torch.Generator().manual_seed(seed), grid[0] * grid[1]
-    return torch.stack([torch.randperm(n, generator=generator)[:n * 2 // 3] for _ in range(batch)])
+    return torch.stack([torch.randperm(n, generator=generator)[: n * 2 // 3] for _ in range(batch)])
 
 
 # Token weights
@@ -68,11 +75,21 @@ def test_weights_equal_plain_loops(grid):
     torch.testing.assert_close(token_weights(ids, grid), weights_by_loops(ids, grid), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize('position, masked_neighbors', [
-    (0, 4), (3, 4), (12, 4), (15, 4),  # corners
-    (1, 6), (4, 6), (7, 6), (14, 6),  # edges
-    (5, 9), (10, 9),
-])
+@pytest.mark.parametrize(
+    'position, masked_neighbors',
+    [
+        (0, 4),
+        (3, 4),
+        (12, 4),
+        (15, 4),  # corners
+        (1, 6),
+        (4, 6),
+        (7, 6),
+        (14, 6),  # edges
+        (5, 9),
+        (10, 9),
+    ],
+)
 def test_weights_where_everything_is_masked(position, masked_neighbors):
     """The divisor is 9, at the border too."""
     weights = token_weights(torch.arange(16)[None], (4, 4))
@@ -105,11 +122,12 @@ def test_weights_do_not_depend_on_the_order_of_ids():
 
 
 def test_normalized_pixels_by_hand():
-    patch = torch.tensor([[[0., 2., 4., 6., 10., 10., 10., 10.]]])  # two channels of four pixels
+    patch = torch.tensor([[[0.0, 2.0, 4.0, 6.0, 10.0, 10.0, 10.0, 10.0]]])  # two channels of four pixels
     ours = normalize_patches(patch, channels=2)
     scale = math.sqrt(5 + 1e-5)  # biased variance of 0 2 4 6
-    torch.testing.assert_close(ours, torch.tensor([[[-3., -1., 1., 3., 0., 0., 0., 0.]]]) / torch.tensor(
-        [scale] * 4 + [1.0] * 4))
+    torch.testing.assert_close(
+        ours, torch.tensor([[[-3.0, -1.0, 1.0, 3.0, 0.0, 0.0, 0.0, 0.0]]]) / torch.tensor([scale] * 4 + [1.0] * 4)
+    )
 
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
@@ -117,15 +135,17 @@ def test_normalized_pixels_have_unit_channels(channels):
     patches = torch.randn(2, 5, channels * 16, dtype=torch.float64) * 7 + 3
     parts = normalize_patches(patches, channels).unflatten(-1, (channels, 16))
     torch.testing.assert_close(parts.mean(-1), torch.zeros(2, 5, channels, dtype=torch.float64), rtol=0, atol=1e-9)
-    torch.testing.assert_close(parts.var(-1, unbiased=False), torch.ones(2, 5, channels, dtype=torch.float64),
-                               rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        parts.var(-1, unbiased=False), torch.ones(2, 5, channels, dtype=torch.float64), rtol=0, atol=1e-5
+    )
 
 
 def test_normalized_pixels_forget_scale_and_shift_of_a_channel():
     patches = torch.randn(1, 2, 3, 16, dtype=torch.float64)
-    changed = patches * torch.tensor([50., 20., 70.])[:, None] + torch.tensor([1., -2., 3.])[:, None]
-    torch.testing.assert_close(normalize_patches(patches.flatten(2)), normalize_patches(changed.flatten(2)),
-                               rtol=0, atol=1e-4)
+    changed = patches * torch.tensor([50.0, 20.0, 70.0])[:, None] + torch.tensor([1.0, -2.0, 3.0])[:, None]
+    torch.testing.assert_close(
+        normalize_patches(patches.flatten(2)), normalize_patches(changed.flatten(2)), rtol=0, atol=1e-4
+    )
 
 
 # Losses
@@ -138,8 +158,14 @@ def case():
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return dict(pixels=draw(2, 3, 12), patches=3 * draw(2, 3, 12) + 1, features=draw(2, 3, 8) * 2 - 1,
-                targets=draw(2, 3, 8) * 5, weights=1 + draw(2, 3).abs())
+
+    return dict(
+        pixels=draw(2, 3, 12),
+        patches=3 * draw(2, 3, 12) + 1,
+        features=draw(2, 3, 8) * 2 - 1,
+        targets=draw(2, 3, 8) * 5,
+        weights=1 + draw(2, 3).abs(),
+    )
 
 
 def test_pixel_loss_equals_plain_loops(case):
@@ -158,13 +184,14 @@ def test_channels_matter(case):
     losses = {c: pixel_loss(case['pixels'], case['patches'], case['weights'], c).item() for c in (1, 3, 4)}
     assert len(set(losses.values())) == 3
     for channels, loss in losses.items():
-        assert loss == pytest.approx(pixel_loss_by_loops(
-            *(case[k].tolist() for k in ('pixels', 'patches', 'weights')), channels), rel=1e-12)
+        assert loss == pytest.approx(
+            pixel_loss_by_loops(*(case[k].tolist() for k in ('pixels', 'patches', 'weights')), channels), rel=1e-12
+        )
 
 
 def test_error_by_hand():
-    prediction = torch.tensor([[[1., 1.], [0., 0.]]])
-    target = torch.tensor([[[0., 0.], [0., 2.]]])
+    prediction = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+    target = torch.tensor([[[0.0, 0.0], [0.0, 2.0]]])
     weights = torch.tensor([[1.5, 2.0]])
     assert weighted_error(prediction, target, weights).item() == (1.5 * 1 + 2.0 * 2) / 2
 
@@ -180,8 +207,17 @@ def test_sums_in_at_least_float32(case, dtype):
     small = {key: value.to(dtype) for key, value in case.items() if key != 'weights'}
     exact = {key: value.double() for key, value in small.items()}
     weights = case['weights'].float()
-    pairs = zip(*((pixel_loss(x['pixels'], x['patches'], weights), feature_loss(x['features'], x['targets'], weights),
-                   normalize_patches(x['patches'])) for x in (small, exact)), strict=True)
+    pairs = zip(
+        *(
+            (
+                pixel_loss(x['pixels'], x['patches'], weights),
+                feature_loss(x['features'], x['targets'], weights),
+                normalize_patches(x['patches']),
+            )
+            for x in (small, exact)
+        ),
+        strict=True,
+    )
     wanted = torch.float64 if dtype == torch.float64 else torch.float32
     for ours, theirs in pairs:
         assert ours.dtype == wanted
@@ -203,10 +239,14 @@ def test_autocast_changes_no_sum(case, dtype):
     half = {key: value.to(dtype) for key, value in case.items() if key != 'weights'}
     weights = case['weights'].float()
     with torch.autocast('cpu', dtype):
-        inside = (pixel_loss(half['pixels'], half['patches'], weights),
-                  feature_loss(half['features'], half['targets'], weights))
-    outside = (pixel_loss(half['pixels'], half['patches'], weights),
-               feature_loss(half['features'], half['targets'], weights))
+        inside = (
+            pixel_loss(half['pixels'], half['patches'], weights),
+            feature_loss(half['features'], half['targets'], weights),
+        )
+    outside = (
+        pixel_loss(half['pixels'], half['patches'], weights),
+        feature_loss(half['features'], half['targets'], weights),
+    )
     assert inside == outside
     assert {loss.dtype for loss in inside} == {torch.float32}
 

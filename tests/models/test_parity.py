@@ -1,4 +1,5 @@
 """Equality with the authors' release, and the command that shows it."""
+
 import json
 import re
 import runpy
@@ -18,8 +19,19 @@ from bootmae.commands.parity import TOLERANCE, compare
 CONFIGS = Path(__file__).parents[2] / 'configs'
 COMMAND = Path(__file__).parents[2] / 'tools' / 'parity.py'
 SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION, MAE, MAE_PIXELS, VITDET, VITDET_SIZE = (
-    f'compact_{name}.npz' for name in ('square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation', 'mae_square',
-                                       'mae_plain_pixels', 'vitdet', 'vitdet_other_size'))
+    f'compact_{name}.npz'
+    for name in (
+        'square',
+        'odd_heads',
+        'plain_loss',
+        'finetune',
+        'segmentation',
+        'mae_square',
+        'mae_plain_pixels',
+        'vitdet',
+        'vitdet_other_size',
+    )
+)
 FORWARD = ['pixel prediction', 'feature prediction', 'momentum features', 'token weights']
 LOSSES = ['pixel loss', 'feature loss', 'loss']
 UPDATES = ['gradient norms', 'after one step', 'momentum after it']
@@ -61,8 +73,18 @@ def test_mae_equals_facebookresearch(golden, name):
 def test_mae_is_compared_as_the_configs_build_it():
     """The same model, number for number, as of the full-size config."""
     init_default_scope('mmpretrain')
-    sizes = dict(img_size=224, patch_size=16, embed_dim=768, depth=12, num_heads=12, decoder_dim=512, decoder_depth=8,
-                 decoder_num_heads=16, mask_ratio=0.75, norm_pix_loss=True)
+    sizes = dict(
+        img_size=224,
+        patch_size=16,
+        embed_dim=768,
+        depth=12,
+        num_heads=12,
+        decoder_dim=512,
+        decoder_depth=8,
+        decoder_num_heads=16,
+        mask_ratio=0.75,
+        norm_pix_loss=True,
+    )
     cfg = Config.fromfile(CONFIGS / 'pretrain/mae_vitb.py')
     with torch.device('meta'):
         compared, ours = MODELS.build(parity.mae_config(sizes)), MODELS.build(cfg.model)
@@ -70,7 +92,8 @@ def test_mae_is_compared_as_the_configs_build_it():
     assert str(compared.neck) == str(ours.neck)
     assert str(compared.head) == str(ours.head)
     assert [(name, p.shape, p.requires_grad) for name, p in compared.named_parameters()] == [
-        (name, p.shape, p.requires_grad) for name, p in ours.named_parameters()]
+        (name, p.shape, p.requires_grad) for name, p in ours.named_parameters()
+    ]
     assert (ours.backbone.mask_ratio, ours.head.norm_pix) == (0.75, True)
     assert cfg.optim_wrapper.paramwise_cfg == dict(decay_class_token=True)
 
@@ -89,8 +112,11 @@ def test_vitdet_without_relative_positions(golden, tmp_path):
         arrays = {key: 0 * value if '.rel_pos_' in key else value for key, value in archive.items()}
     np.savez(tmp_path / 'zero.npz', **arrays)
     zero = parity.build_vitdet(parity.Golden(tmp_path / 'zero.npz').meta)
-    state = {key.removeprefix('vitdet/'): torch.from_numpy(value).double() for key, value in arrays.items()
-             if key.startswith('vitdet/')}
+    state = {
+        key.removeprefix('vitdet/'): torch.from_numpy(value).double()
+        for key, value in arrays.items()
+        if key.startswith('vitdet/')
+    }
     zero.load_state_dict(from_detectron2(state))
     plain = parity.build_vitdet(parity.Golden(tmp_path / 'zero.npz').meta | dict(use_rel_pos=False))
     plain.load_state_dict(from_detectron2({key: value for key, value in state.items() if '.rel_pos_' not in key}))
@@ -102,17 +128,20 @@ def test_tolerance_is_one_in_a_million():
     assert TOLERANCE == 1e-6
 
 
-@pytest.mark.parametrize('ours, theirs, error', [
-    ([3.0, 4.0], [3.0, 4.0], 0.0),
-    ([3.0, 4.5], [3.0, 4.0], 0.1),
-    (2.0, 1.0, 1.0),
-    ([0.0], [0.0], 0.0),
-    ([1.0, 1.0], [[1.0, 1.0]], float('inf')),
-    ([1.0], [1.0, 1.0], float('inf')),
-    ([float('nan')], [1.0], float('inf')),
-    ([1.0], [float('nan')], float('inf')),
-    ([float('inf')], [1.0], float('inf')),
-])
+@pytest.mark.parametrize(
+    'ours, theirs, error',
+    [
+        ([3.0, 4.0], [3.0, 4.0], 0.0),
+        ([3.0, 4.5], [3.0, 4.0], 0.1),
+        (2.0, 1.0, 1.0),
+        ([0.0], [0.0], 0.0),
+        ([1.0, 1.0], [[1.0, 1.0]], float('inf')),
+        ([1.0], [1.0, 1.0], float('inf')),
+        ([float('nan')], [1.0], float('inf')),
+        ([1.0], [float('nan')], float('inf')),
+        ([float('inf')], [1.0], float('inf')),
+    ],
+)
 def test_relative_error(ours, theirs, error):
     assert parity.relative_error(torch.tensor(ours), torch.tensor(theirs)) == pytest.approx(error)
 
@@ -128,12 +157,14 @@ def command(monkeypatch, capsys):
             runpy.run_path(str(COMMAND), run_name='__main__')
         out, err = capsys.readouterr()
         return end.value.code, out, err
+
     return run
 
 
 @pytest.fixture
 def doctored(golden, tmp_path):
     """``doctored(name, key=value)``: a copy of a golden file with some arrays replaced, or removed where None."""
+
     def make(name, **changes):
         with np.load(golden / name) as archive:
             arrays = dict(archive)
@@ -144,6 +175,7 @@ def doctored(golden, tmp_path):
                 arrays[key] = value(arrays[key]) if callable(value) else value
         np.savez(tmp_path / name, **arrays)
         return tmp_path / name
+
     return make
 
 
@@ -151,6 +183,7 @@ def meta(**changes):
     def changed(old):
         merged = json.loads(str(old)) | changes
         return np.array(json.dumps({key: value for key, value in merged.items() if value is not None}))
+
     return changed
 
 
@@ -176,13 +209,23 @@ def test_command_tells_what_differs(command, golden, doctored):
     assert out.splitlines()[-1] == 'NOT all relative errors are <= 1e-06'
 
 
-@pytest.mark.parametrize('name, key, result', [
-    (SQUARE, 'pixel_pred', 'pixel'), (SQUARE, 'feature_target', 'momentum'), (SQUARE, 'token_weight', 'token'),
-    (SQUARE, 'gradnorm/blocks.0.attn.q_bias', 'gradient'), (SQUARE, 'after_step/mask_token', 'after'),
-    (MAE, 'mask', 'mask'), (MAE, 'pixel_pred', 'pixel'), (MAE, 'gradnorm/cls_token', 'gradient'),
-    (VITDET, 'last_feat', 'last'),
-    (SQUARE, 'after_ema/blocks.0.attn.qkv.weight', 'momentum'), (FINETUNE, 'logits', 'logits'),
-    (SEGMENTATION, 'level3', 'level')])
+@pytest.mark.parametrize(
+    'name, key, result',
+    [
+        (SQUARE, 'pixel_pred', 'pixel'),
+        (SQUARE, 'feature_target', 'momentum'),
+        (SQUARE, 'token_weight', 'token'),
+        (SQUARE, 'gradnorm/blocks.0.attn.q_bias', 'gradient'),
+        (SQUARE, 'after_step/mask_token', 'after'),
+        (MAE, 'mask', 'mask'),
+        (MAE, 'pixel_pred', 'pixel'),
+        (MAE, 'gradnorm/cls_token', 'gradient'),
+        (VITDET, 'last_feat', 'last'),
+        (SQUARE, 'after_ema/blocks.0.attn.qkv.weight', 'momentum'),
+        (FINETUNE, 'logits', 'logits'),
+        (SEGMENTATION, 'level3', 'level'),
+    ],
+)
 def test_command_notices_a_doctored_value(command, doctored, name, key, result):
     code, out, _ = command(doctored(name, **{key: lambda value: value * 1.00001}))
     assert code == 1
@@ -196,38 +239,47 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
     assert ' inf ' in out
 
 
-@pytest.mark.parametrize('name, changes, message', [
-    (SEGMENTATION, dict(level1=None), "lacks 'level1'"),
-    (SEGMENTATION, {'backbone/fpn3': np.zeros(3)}, "unknown weights .'backbone.fpn3'"),
-    (SEGMENTATION, {'backbone/blocks.1.gamma_1': None}, 'do not fit its sizes.*Missing key.*blocks.1.gamma_1'),
-    (SEGMENTATION, {'backbone/blocks.1.attn.relative_position_index': lambda index: index.T},
-     'blocks.1.attn.relative_position_index orders the relative positions otherwise than the release'),
-    (SEGMENTATION, {'backbone/blocks.1.attn.relative_position_bias_table': lambda table: table[:-3]},
-     'blocks.1.attn.relative_position_index .*does not fit its table'),
-    (SQUARE, dict(loss_pixel=None), "lacks 'loss_pixel'"),
-    (SQUARE, dict(images=None), "lacks 'images'"),
-    (SQUARE, {'momentum/': None}, "lacks 'momentum/'"),
-    (SQUARE, {'after_ema/': None}, "lacks 'after_ema/'"),
-    (SQUARE, {'online/norm.bias': None}, 'do not fit its sizes.*Missing key.*backbone.norm.bias'),
-    (SQUARE, {'online/norm.bias': np.zeros(3)}, 'do not fit its sizes.*size mismatch'),
-    (SQUARE, {'online/extra': np.zeros(3)}, "unknown weights .'extra'"),
-    (SQUARE, dict(meta=None), 'no golden file'),
-    (SQUARE, dict(meta=np.array('[1, 2]')), 'no golden file'),
-    (SQUARE, dict(meta=meta(decoder_dim=None)), "lacks 'decoder_dim' in its meta"),
-    (SQUARE, dict(meta=meta(layer_norm_eps=1e-5)), 'layer_norm_eps=1e-05, BootMAE uses 1e-06'),
-    (SQUARE, dict(ids_shuffle=lambda ids: ids + 1), 'ids_shuffle holds no permutation'),
-    (SQUARE, dict(ids_shuffle=lambda ids: ids[:1]), 'ids_shuffle holds no permutation'),
-    (FINETUNE, {'model/': None}, 'of no known kind: no online/, model/, backbone/, mae/, vitdet/ weights'),
-    (MAE, {'mae/decoder_blocks.0.mlp.fc1.bias': None}, 'Missing key.*neck.decoder_blocks.0.ffn.layers.0.0.bias'),
-    (MAE, dict(mask=None), "lacks 'mask'"),
-    (VITDET, {'vitdet/net.extra': np.zeros(3)}, 'do not fit its sizes.*Unexpected key.*extra'),
-    (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is no part of ViTDet's backbone"),
-    (VITDET, {'vitdet/simfp_3.1.norm.bias': None}, 'Missing key.*pyramid.levels.2.3.norm.bias'),
-    (VITDET, dict(meta=meta(window_size=None)), "lacks 'window_size' in its meta"),
-    (MAE, dict(meta=meta(decoder_num_heads=None)), "lacks 'decoder_num_heads' in its meta"),
-    (FINETUNE, dict(logits=None), "lacks 'logits'"),
-    (FINETUNE, {'model/head.bias': None}, 'do not fit its sizes.*head.fc.bias'),
-])
+@pytest.mark.parametrize(
+    'name, changes, message',
+    [
+        (SEGMENTATION, dict(level1=None), "lacks 'level1'"),
+        (SEGMENTATION, {'backbone/fpn3': np.zeros(3)}, "unknown weights .'backbone.fpn3'"),
+        (SEGMENTATION, {'backbone/blocks.1.gamma_1': None}, 'do not fit its sizes.*Missing key.*blocks.1.gamma_1'),
+        (
+            SEGMENTATION,
+            {'backbone/blocks.1.attn.relative_position_index': lambda index: index.T},
+            'blocks.1.attn.relative_position_index orders the relative positions otherwise than the release',
+        ),
+        (
+            SEGMENTATION,
+            {'backbone/blocks.1.attn.relative_position_bias_table': lambda table: table[:-3]},
+            'blocks.1.attn.relative_position_index .*does not fit its table',
+        ),
+        (SQUARE, dict(loss_pixel=None), "lacks 'loss_pixel'"),
+        (SQUARE, dict(images=None), "lacks 'images'"),
+        (SQUARE, {'momentum/': None}, "lacks 'momentum/'"),
+        (SQUARE, {'after_ema/': None}, "lacks 'after_ema/'"),
+        (SQUARE, {'online/norm.bias': None}, 'do not fit its sizes.*Missing key.*backbone.norm.bias'),
+        (SQUARE, {'online/norm.bias': np.zeros(3)}, 'do not fit its sizes.*size mismatch'),
+        (SQUARE, {'online/extra': np.zeros(3)}, "unknown weights .'extra'"),
+        (SQUARE, dict(meta=None), 'no golden file'),
+        (SQUARE, dict(meta=np.array('[1, 2]')), 'no golden file'),
+        (SQUARE, dict(meta=meta(decoder_dim=None)), "lacks 'decoder_dim' in its meta"),
+        (SQUARE, dict(meta=meta(layer_norm_eps=1e-5)), 'layer_norm_eps=1e-05, BootMAE uses 1e-06'),
+        (SQUARE, dict(ids_shuffle=lambda ids: ids + 1), 'ids_shuffle holds no permutation'),
+        (SQUARE, dict(ids_shuffle=lambda ids: ids[:1]), 'ids_shuffle holds no permutation'),
+        (FINETUNE, {'model/': None}, 'of no known kind: no online/, model/, backbone/, mae/, vitdet/ weights'),
+        (MAE, {'mae/decoder_blocks.0.mlp.fc1.bias': None}, 'Missing key.*neck.decoder_blocks.0.ffn.layers.0.0.bias'),
+        (MAE, dict(mask=None), "lacks 'mask'"),
+        (VITDET, {'vitdet/net.extra': np.zeros(3)}, 'do not fit its sizes.*Unexpected key.*extra'),
+        (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is no part of ViTDet's backbone"),
+        (VITDET, {'vitdet/simfp_3.1.norm.bias': None}, 'Missing key.*pyramid.levels.2.3.norm.bias'),
+        (VITDET, dict(meta=meta(window_size=None)), "lacks 'window_size' in its meta"),
+        (MAE, dict(meta=meta(decoder_num_heads=None)), "lacks 'decoder_num_heads' in its meta"),
+        (FINETUNE, dict(logits=None), "lacks 'logits'"),
+        (FINETUNE, {'model/head.bias': None}, 'do not fit its sizes.*head.fc.bias'),
+    ],
+)
 def test_command_refuses_a_file(command, golden, doctored, name, changes, message):
     file = doctored(name, **changes)
     code, out, err = command(file, golden / FINETUNE)
@@ -241,8 +293,12 @@ def test_command_refuses_a_file(command, golden, doctored, name, changes, messag
 
 def damage(content: bytes, how: str) -> bytes:
     middle = len(content) // 2
-    return {'empty': b'', 'text': b'not a zip file', 'truncated': content[:middle],
-            'bit flipped': content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]}[how]
+    return {
+        'empty': b'',
+        'text': b'not a zip file',
+        'truncated': content[:middle],
+        'bit flipped': content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }[how]
 
 
 @pytest.mark.parametrize('how', ['empty', 'text', 'truncated', 'bit flipped'])

@@ -1,4 +1,5 @@
 """The proof of equality has teeth: each likely mistake in the method makes it fail."""
+
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
@@ -18,8 +19,10 @@ from bootmae.transfer import pyramid, windows
 from bootmae.transfer.backbone import TransferViT
 from bootmae.transfer.pyramid import TapPyramid
 
-SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION, MAE, MAE_PIXELS = (f'compact_{name}.npz' for name in (
-    'square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation', 'mae_square', 'mae_plain_pixels'))
+SQUARE, ODD_HEADS, PLAIN_LOSS, FINETUNE, SEGMENTATION, MAE, MAE_PIXELS = (
+    f'compact_{name}.npz'
+    for name in ('square', 'odd_heads', 'plain_loss', 'finetune', 'segmentation', 'mae_square', 'mae_plain_pixels')
+)
 
 
 def loss_without_target_norm(prediction, target, weights):
@@ -44,6 +47,7 @@ def normed_taps(forward_blocks):
     def forward(self, x, taps=(), num_queries=None):
         x, outputs = forward_blocks(self, x, taps, num_queries)
         return x, [self.norm(output) for output in outputs]
+
     return forward
 
 
@@ -54,7 +58,8 @@ def normed_momentum(momentum_features):
 def blind_momentum(momentum_features):
     """The momentum encoder sees the masked patches alone."""
     return lambda self, patches, positions: momentum_features(
-        self, patches[:, self.masking.num_visible:], positions[:, self.masking.num_visible:])
+        self, patches[:, self.masking.num_visible :], positions[:, self.masking.num_visible :]
+    )
 
 
 def unnormed_latent(forward):
@@ -72,6 +77,7 @@ def swapped_taps(build):
         model = build(meta)
         model.taps = model.taps[::-1]
         return model
+
     return swapped
 
 
@@ -79,7 +85,7 @@ def visible_positions_in_decoder(monkeypatch):
     seen, predict, forward = {}, BootMAE.predict, TargetAwareDecoder.forward
 
     def predicting(self, images, orders):
-        seen['visible'] = orders[:, :self.masking.num_visible]
+        seen['visible'] = orders[:, : self.masking.num_visible]
         return predict(self, images, orders)
 
     def decoding(self, latent, context, ids_masked):
@@ -120,15 +126,18 @@ def swapped_biases(forward):
             return forward(self, *args)
         finally:
             self.q_bias, self.v_bias = self.v_bias, self.q_bias
+
     return swapped
 
 
 def scale_of_uneven_heads(attend):
     """Softmax scale from width / heads instead of the width of a head."""
+
     def attending(q, k, v, num_heads):
         inner = q.shape[-1]
-        factor = (20 / num_heads / (inner // num_heads))**-0.5 if inner == 18 else 1.0
+        factor = (20 / num_heads / (inner // num_heads)) ** -0.5 if inner == 18 else 1.0
         return attend(q * factor, k, v, num_heads)
+
     return attending
 
 
@@ -144,6 +153,7 @@ def unused_feature_weight(loss):
     def losses(self, *args):
         out = loss(self, *args)
         return out | dict(loss_feature=out['loss_feature'] / self.feature_weight)
+
     return losses
 
 
@@ -156,7 +166,8 @@ def biased_variance(construct_target):
     def biased(self, images):
         target = self.patchify(images)
         mean, variance = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True, unbiased=False)
-        return (target - mean) / (variance + 1e-6)**0.5
+        return (target - mean) / (variance + 1e-6) ** 0.5
+
     return biased
 
 
@@ -164,6 +175,7 @@ def decoder_without_positions(forward):
     def forwarding(self, *args):
         self.decoder_pos_embed.data.zero_()
         return forward(self, *args)
+
     return forwarding
 
 
@@ -171,27 +183,44 @@ def trained_positions(forward):
     def forwarding(self, *args):
         self.pos_embed.requires_grad_(True)
         return forward(self, *args)
+
     return forwarding
 
 
 MUTATIONS = {
     # name: (file, the result that must go wrong, mutation)
     'neighbors divided by those inside': (
-        SQUARE, 'token weights', mutated(objectives.F, 'avg_pool2d', with_kwargs(count_include_pad=False))),
-    'weighting on': (
-        PLAIN_LOSS, 'token weights', mutated(BootMAE, '__init__', with_kwargs(weighted=True))),
+        SQUARE,
+        'token weights',
+        mutated(objectives.F, 'avg_pool2d', with_kwargs(count_include_pad=False)),
+    ),
+    'weighting on': (PLAIN_LOSS, 'token weights', mutated(BootMAE, '__init__', with_kwargs(weighted=True))),
     'weighting off': (SQUARE, 'loss', mutated(BootMAE, '__init__', with_kwargs(weighted=False))),
     'mean over weights instead of patches': (
-        SQUARE, 'pixel loss',
-        mutated(objectives, 'weighted_error', lambda f: lambda p, t, w: f(p, t, w) * w.numel() / w.sum())),
+        SQUARE,
+        'pixel loss',
+        mutated(objectives, 'weighted_error', lambda f: lambda p, t, w: f(p, t, w) * w.numel() / w.sum()),
+    ),
     'targets without LayerNorm': (
-        SQUARE, 'feature loss', mutated(algorithm, 'feature_loss', lambda _: loss_without_target_norm)),
+        SQUARE,
+        'feature loss',
+        mutated(algorithm, 'feature_loss', lambda _: loss_without_target_norm),
+    ),
     'feature predictions without LayerNorm': (
-        SQUARE, 'feature loss', mutated(algorithm, 'feature_loss', lambda _: loss_without_prediction_norm)),
+        SQUARE,
+        'feature loss',
+        mutated(algorithm, 'feature_loss', lambda _: loss_without_prediction_norm),
+    ),
     'unbiased variance of pixels': (
-        SQUARE, 'pixel loss', mutated(objectives, 'normalize_patches', lambda _: unbiased_pixels)),
+        SQUARE,
+        'pixel loss',
+        mutated(objectives, 'normalize_patches', lambda _: unbiased_pixels),
+    ),
     'pixels normalized over all channels': (
-        SQUARE, 'pixel loss', mutated(objectives, 'normalize_patches', lambda _: pixels_normalized_over_channels)),
+        SQUARE,
+        'pixel loss',
+        mutated(objectives, 'normalize_patches', lambda _: pixels_normalized_over_channels),
+    ),
     'pixel eps': (SQUARE, 'pixel loss', mutated(objectives, 'PIXEL_EPS', lambda _: 1e-6)),
     'feature eps': (SQUARE, 'feature loss', mutated(objectives, 'FEATURE_EPS', lambda _: 1e-5)),
     'LayerNorm eps': (SQUARE, 'feature prediction', mutated(layers, 'LAYER_NORM_EPS', lambda _: 1e-5)),
@@ -199,18 +228,36 @@ MUTATIONS = {
     'final norm before the tap': (SQUARE, 'pixel prediction', mutated(PlainViT, 'forward_blocks', normed_taps)),
     'taps swapped': (SQUARE, 'feature prediction', mutated(parity, 'build_bootmae', swapped_taps)),
     'decoder reads the output, not the tap': (
-        ODD_HEADS, 'pixel prediction', mutated(TargetAwareDecoder, 'forward', latent_as_context)),
+        ODD_HEADS,
+        'pixel prediction',
+        mutated(TargetAwareDecoder, 'forward', latent_as_context),
+    ),
     'decoder embeds the tap, not the output': (
-        ODD_HEADS, 'feature prediction', mutated(TargetAwareDecoder, 'forward', unnormed_latent)),
+        ODD_HEADS,
+        'feature prediction',
+        mutated(TargetAwareDecoder, 'forward', unnormed_latent),
+    ),
     'positions of visible tokens in the decoder': (SQUARE, 'pixel prediction', visible_positions_in_decoder),
     'norm on the momentum output': (
-        SQUARE, 'momentum features', mutated(BootMAE, 'momentum_features', normed_momentum)),
+        SQUARE,
+        'momentum features',
+        mutated(BootMAE, 'momentum_features', normed_momentum),
+    ),
     'momentum encoder sees masked patches alone': (
-        SQUARE, 'momentum features', mutated(BootMAE, 'momentum_features', blind_momentum)),
+        SQUARE,
+        'momentum features',
+        mutated(BootMAE, 'momentum_features', blind_momentum),
+    ),
     'query and value bias swapped': (
-        SQUARE, 'momentum features', mutated(layers.SelfAttention, 'forward', swapped_biases)),
+        SQUARE,
+        'momentum features',
+        mutated(layers.SelfAttention, 'forward', swapped_biases),
+    ),
     'cross-attention biases swapped': (
-        SQUARE, 'pixel prediction', mutated(decoder.CrossAttention, 'forward', swapped_biases)),
+        SQUARE,
+        'pixel prediction',
+        mutated(decoder.CrossAttention, 'forward', swapped_biases),
+    ),
     'softmax scale of uneven heads': (ODD_HEADS, 'pixel prediction', mutated(layers, 'attend', scale_of_uneven_heads)),
     'feature weight unused': (PLAIN_LOSS, 'loss', mutated(BootMAE, 'loss', unused_feature_weight)),
     'mask token without decay': (SQUARE, 'after one step', mutated(layer_decay, 'decays', undecayed('mask_token'))),
@@ -218,16 +265,25 @@ MUTATIONS = {
     'norm with decay': (SQUARE, 'after one step', mutated(layer_decay, 'decays', decayed('norm.bias'))),
     'momentum updated before the step': (SQUARE, 'momentum after it', momentum_before_step),
     'decay swapped': (
-        SQUARE, 'momentum after it',
-        mutated(BootMAE, 'update_momentum', lambda f: lambda self, decay: f(self, 1 - decay))),
+        SQUARE,
+        'momentum after it',
+        mutated(BootMAE, 'update_momentum', lambda f: lambda self, decay: f(self, 1 - decay)),
+    ),
     'momentum not updated': (
-        SQUARE, 'momentum after it', mutated(BootMAE, 'update_momentum', lambda f: lambda self, decay: None)),
+        SQUARE,
+        'momentum after it',
+        mutated(BootMAE, 'update_momentum', lambda f: lambda self, decay: None),
+    ),
     'final norm before pooling': (
-        FINETUNE, 'logits',
-        mutated(PlainViT, 'forward_blocks', lambda f: lambda self, x: (self.fc_norm(f(self, x)[0]), ))),
+        FINETUNE,
+        'logits',
+        mutated(PlainViT, 'forward_blocks', lambda f: lambda self, x: (self.fc_norm(f(self, x)[0]),)),
+    ),
     'class token pooled': (
-        FINETUNE, 'logits',
-        mutated(PlainViT, 'forward_blocks', lambda f: lambda self, x: (f(self, x)[0][:, [0, *range(x.shape[1])]], ))),
+        FINETUNE,
+        'logits',
+        mutated(PlainViT, 'forward_blocks', lambda f: lambda self, x: (f(self, x)[0][:, [0, *range(x.shape[1])]],)),
+    ),
 }
 
 
@@ -238,13 +294,22 @@ MUTATIONS |= {
     'MAE: other target': (MAE, 'loss', mutated(MAEPretrainHead, '__init__', with_kwargs(norm_pix=False))),
     'MAE: normalized target': (MAE_PIXELS, 'loss', mutated(MAEPretrainHead, '__init__', with_kwargs(norm_pix=True))),
     'MAE: error of all patches': (
-        MAE, 'loss', mutated(MAEPretrainHead, 'loss', lambda f: lambda self, p, t, m: f(self, p, t, m * 0 + 1))),
+        MAE,
+        'loss',
+        mutated(MAEPretrainHead, 'loss', lambda f: lambda self, p, t, m: f(self, p, t, m * 0 + 1)),
+    ),
     'MAE: decoder without positions': (
-        MAE, 'pixel prediction', mutated(MAEPretrainDecoder, 'forward', decoder_without_positions)),
+        MAE,
+        'pixel prediction',
+        mutated(MAEPretrainDecoder, 'forward', decoder_without_positions),
+    ),
     'MAE: trained positions': (MAE, 'gradient norms', mutated(MAEViT, 'forward', trained_positions)),
     'MAE: another mask ratio': (MAE, 'mask', mutated(MAEViT, '__init__', with_kwargs(mask_ratio=0.5))),
     'MAE: LayerNorm eps': (
-        MAE, 'pixel prediction', mutated(MAEPretrainDecoder, '__init__', with_kwargs(norm_cfg=dict(type='LN')))),
+        MAE,
+        'pixel prediction',
+        mutated(MAEPretrainDecoder, '__init__', with_kwargs(norm_cfg=dict(type='LN'))),
+    ),
     'MAE: class token without decay': (MAE, 'after one step', mutated(layer_decay, 'decays', undecayed('cls_token'))),
     'MAE: mask token without decay': (MAE, 'after one step', mutated(layer_decay, 'decays', undecayed('mask_token'))),
     'MAE: norm with decay': (MAE, 'after one step', mutated(layer_decay, 'decays', decayed('.bias'))),
@@ -261,11 +326,14 @@ def test_a_mistake_is_noticed(golden, monkeypatch, name):
 
 def test_a_trained_key_bias_is_noticed(golden, monkeypatch):
     """It would cancel in the forward pass; what it adds is a parameter that the release does not have."""
+
     def with_key_bias(init):
         def building(self, *args):
             init(self, *args)
             self.k_bias = torch.nn.Parameter(torch.zeros_like(self.q_bias))
+
         return building
+
     mutated(layers.SelfAttention, '__init__', with_key_bias)(monkeypatch)
     with pytest.raises(ValueError, match=r'do not fit its sizes.*Missing key.*k_bias'):
         compare(golden / SQUARE)
@@ -278,7 +346,9 @@ def test_a_change_of_what_is_trained_is_noticed(golden, monkeypatch, name, train
             model = build(meta)
             getattr(model.backbone, name).requires_grad_(trained)
             return model
+
         return changed
+
     mutated(parity, 'build_bootmae', changing)(monkeypatch)
     assert compare(golden / SQUARE)[1]['gradient norms'] == float('inf')
 
@@ -288,15 +358,18 @@ def test_a_change_of_what_is_trained_is_noticed(golden, monkeypatch, name, train
 
 def bias_between_patches_alone(position_bias):
     """The bias has no entries for pairs with the class token."""
+
     def patches_alone(self, group):
         bias = position_bias(self, group).clone()
         bias[:, 0], bias[:, :, 0] = 0, 0
         return bias
+
     return patches_alone
 
 
 def lacking(name):
     """A block without one of its layer scales."""
+
     def without(forward):
         def forwarding(self, *args):
             kept, self._parameters[name] = self._parameters[name], None
@@ -304,7 +377,9 @@ def lacking(name):
                 return forward(self, *args)
             finally:
                 self._parameters[name] = kept
+
         return forwarding
+
     return without
 
 
@@ -312,6 +387,7 @@ def in_training(forward):
     def forwarding(self, maps):
         self.train()
         return forward(self, maps)
+
     return forwarding
 
 
@@ -320,32 +396,45 @@ def class_rows_swapped(relative_index):
         index = relative_index(*args, **kwargs)
         index[0, 1:], index[1:, 0] = index[1, 0].clone(), index[0, 1].clone()
         return index
+
     return swapped
 
 
 ALL = [0, 1, 2, 3]
 SEGMENTATION_MUTATIONS = {
     'bias without class-token entries': (
-        ALL, mutated(layers.SelfAttention, 'position_bias', bias_between_patches_alone)),
+        ALL,
+        mutated(layers.SelfAttention, 'position_bias', bias_between_patches_alone),
+    ),
     'no bias': (ALL, mutated(layers.SelfAttention, 'position_bias', lambda _: lambda self, group: None)),
     'bias of key minus query': (ALL, mutated(windows, 'relative_index', lambda f: lambda *a, **k: f(*a, **k).T)),
     'bias with the class rows swapped': (ALL, mutated(windows, 'relative_index', class_rows_swapped)),
     'bias of other heads': (
-        ALL, mutated(layers.SelfAttention, 'position_bias', lambda f: lambda self, group: f(self, group).flip(0))),
+        ALL,
+        mutated(layers.SelfAttention, 'position_bias', lambda f: lambda self, group: f(self, group).flip(0)),
+    ),
     'no layer scale on attention': (ALL, mutated(layers.Block, 'forward', lacking('gamma_1'))),
     'no layer scale on the MLP': (ALL, mutated(layers.Block, 'forward', lacking('gamma_2'))),
     'no absolute positions': (
-        ALL, mutated(TransferViT, 'embed', lambda f: lambda self, patches, positions: f(self, patches, 0 * positions))),
+        ALL,
+        mutated(TransferViT, 'embed', lambda f: lambda self, patches, positions: f(self, patches, 0 * positions)),
+    ),
     'final norm before the pyramid': (ALL, mutated(TransferViT, 'forward_blocks', normed_outputs)),
     'taps in another order': ([0, 1, 2, 3], mutated(TapPyramid, 'forward', lambda f: lambda self, x: f(self, x[::-1]))),
     'all levels from the last tap': (
-        [0, 1, 2], mutated(TapPyramid, 'forward', lambda f: lambda self, x: f(self, x[-1:] * 4))),
+        [0, 1, 2],
+        mutated(TapPyramid, 'forward', lambda f: lambda self, x: f(self, x[-1:] * 4)),
+    ),
     'batch statistics': ([0], mutated(TapPyramid, 'forward', in_training)),
     'tanh GELU between the steps': (
-        [0], mutated(pyramid.nn.GELU, 'forward', lambda _: lambda self, x: F.gelu(x, approximate='tanh'))),
+        [0],
+        mutated(pyramid.nn.GELU, 'forward', lambda _: lambda self, x: F.gelu(x, approximate='tanh')),
+    ),
     'mean pooling': ([3], mutated(pyramid.F, 'max_pool2d', lambda _: F.avg_pool2d)),
     'no pooling but every second place': (
-        [3], mutated(pyramid.F, 'max_pool2d', lambda _: lambda x, **kwargs: x[:, :, ::2, ::2])),
+        [3],
+        mutated(pyramid.F, 'max_pool2d', lambda _: lambda x, **kwargs: x[:, :, ::2, ::2]),
+    ),
 }
 
 

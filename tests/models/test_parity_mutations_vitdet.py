@@ -1,4 +1,5 @@
 """The proof that ViTDet's backbone is detectron2's has teeth: each likely mistake makes it fail."""
+
 import pytest
 import torch
 from mutations import mutated, normed_outputs, with_kwargs
@@ -15,11 +16,13 @@ VITDET, VITDET_SIZE = 'compact_vitdet.npz', 'compact_vitdet_other_size.npz'
 def scaled_positions(attend_on_grid):
     """The position terms from scaled queries, as those of the content."""
     return lambda q, k, v, heads, rows, columns: attend_on_grid(
-        q, k, v, heads, *(vectors * vectors.shape[-1]**-0.5 for vectors in (rows, columns)))
+        q, k, v, heads, *(vectors * vectors.shape[-1] ** -0.5 for vectors in (rows, columns))
+    )
 
 
 def unseen_padding(attend_tiles):
     """Padding, whose normed tokens are zero, is no key: its keys are sent out of reach."""
+
     def attending(self, q, k, v, window):
         padding = (k == 0).all(dim=-1)  # no key bias: of a token of zeros
         bias = torch.zeros(padding.shape[0], 1, 1, padding.shape[1], dtype=q.dtype)
@@ -30,6 +33,7 @@ def unseen_padding(attend_tiles):
             return attend_tiles(self, q, k, v, window)
         finally:
             layers.F.scaled_dot_product_attention = original
+
     return attending
 
 
@@ -44,38 +48,52 @@ def resized_by(**how):
             if len(table) == 2 * side - 1:
                 return table
             return F.interpolate(table.T.unsqueeze(0), size=2 * side - 1, **how)[0].T
+
         return resize
+
     return resizing
 
 
 def cropped(_):
     """The offsets that there are, where more are wanted; the middle of them, where fewer are."""
+
     def resize(table, side):
         spare = (len(table) - (2 * side - 1)) // 2
-        return F.pad(table.T.unsqueeze(0), (-spare, -spare), mode='replicate')[0].T if spare < 0 else table[
-            spare:len(table) - spare]
+        return (
+            F.pad(table.T.unsqueeze(0), (-spare, -spare), mode='replicate')[0].T
+            if spare < 0
+            else table[spare : len(table) - spare]
+        )
+
     return resize
 
 
 VITDET_MUTATIONS = {
     'scale of the positions': (VITDET, mutated(layers, 'attend_on_grid', scaled_positions)),
     'offsets of key minus query': (
-        VITDET, mutated(layers, 'offset_vectors', lambda f: lambda *args: f(*args).transpose(0, 1))),
+        VITDET,
+        mutated(layers, 'offset_vectors', lambda f: lambda *args: f(*args).transpose(0, 1)),
+    ),
     'rows for columns': (
-        VITDET, mutated(layers, 'attend_on_grid', lambda f: lambda *args: f(*args[:4], args[5], args[4]))),
+        VITDET,
+        mutated(layers, 'attend_on_grid', lambda f: lambda *args: f(*args[:4], args[5], args[4])),
+    ),
     'no positions': (VITDET, mutated(layers, 'offset_vectors', lambda f: lambda *args: 0 * f(*args))),
     'padding left out': (VITDET, mutated(layers.SelfAttention, 'attend_tiles', unseen_padding)),
     'padding before the norm': (VITDET, mutated(layers.Tiling, 'split', padded_before_norm)),
     'no windows': (VITDET, mutated(layers.Tiling, '__init__', lambda f: lambda self, grid, side: f(self, grid))),
     'tables resized at their corners': (
-        VITDET_SIZE, mutated(positions, 'resize_offsets', resized_by(mode='linear', align_corners=True))),
+        VITDET_SIZE,
+        mutated(positions, 'resize_offsets', resized_by(mode='linear', align_corners=True)),
+    ),
     'tables resized to the nearest': (VITDET_SIZE, mutated(positions, 'resize_offsets', resized_by(mode='nearest'))),
     'tables not resized': (VITDET_SIZE, mutated(positions, 'resize_offsets', cropped)),
     'a final norm': (VITDET, mutated(TransferViT, 'forward_blocks', normed_outputs)),
     'no absolute positions': (
-        VITDET, mutated(TransferViT, 'embed', lambda f: lambda self, patches, places: f(self, patches, 0 * places))),
-    'absolute positions not cubic': (
-        VITDET, mutated(positions.F, 'interpolate', with_kwargs(mode='bilinear'))),
+        VITDET,
+        mutated(TransferViT, 'embed', lambda f: lambda self, patches, places: f(self, patches, 0 * places)),
+    ),
+    'absolute positions not cubic': (VITDET, mutated(positions.F, 'interpolate', with_kwargs(mode='bilinear'))),
 }
 
 

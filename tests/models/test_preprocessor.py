@@ -1,4 +1,5 @@
 """Random erasing: after normalization, before mixing, and distributed as timm's."""
+
 import random
 from pathlib import Path
 

@@ -3,6 +3,7 @@
 The product sorts tokens by the mask order, works out only what enters the loss, and embeds patches as a linear map.
 None of these short cuts is taken here. Letters: B batch, N patches, V visible, D encoder width, E decoder width.
 """
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +12,10 @@ from torch.testing import assert_close
 
 def norm(weights, name, x, eps=1e-6):
     centered = x - x.mean(dim=-1, keepdim=True)
-    return centered / (centered.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weights[f'{name}.weight'] \
+    return (
+        centered / (centered.square().mean(dim=-1, keepdim=True) + eps).sqrt() * weights[f'{name}.weight']
         + weights[f'{name}.bias']
+    )
 
 
 def plain_norm(x, eps):
@@ -56,8 +59,13 @@ def mlp(weights, name, x):
 def encode(weights, name, images, visible, num_heads, depth):
     """Outputs of all blocks (B, 1 + V, D); ``visible`` (B, V) are the patches that are looked at."""
     projection = weights[f'{name}.patch_embed.proj.weight']
-    tokens = torch.nn.functional.conv2d(images, projection, weights[f'{name}.patch_embed.proj.bias'],
-                                        stride=projection.shape[2:]).flatten(2).transpose(1, 2)
+    tokens = (
+        torch.nn.functional.conv2d(
+            images, projection, weights[f'{name}.patch_embed.proj.bias'], stride=projection.shape[2:]
+        )
+        .flatten(2)
+        .transpose(1, 2)
+    )
     tokens = torch.cat((weights[f'{name}.cls_token'].expand(len(images), -1, -1), tokens), dim=1)
     tokens = tokens + weights[f'{name}.pos_embed']
     x = torch.stack([tokens[b, [0, *(1 + visible[b])]] for b in range(len(images))])
@@ -76,15 +84,26 @@ def decode(weights, name, latent, context, visible, num_heads, depth):
     embedded, x = linear(weights, f'{name}.embed', latent), []
     for b in range(len(latent)):
         place = {int(patch): 1 + index for index, patch in enumerate(visible[b])}
-        x.append(torch.stack([embedded[b, 0]] + [
-            embedded[b, place[patch]] if patch in place else mask_token + positions[1 + patch]
-            for patch in range(len(positions) - 1)]))
+        x.append(
+            torch.stack(
+                [embedded[b, 0]]
+                + [
+                    embedded[b, place[patch]] if patch in place else mask_token + positions[1 + patch]
+                    for patch in range(len(positions) - 1)
+                ]
+            )
+        )
     x = torch.stack(x)
     for k in range(depth):
         block = f'{name}.blocks.{k}'
         x = x + self_attention(weights, f'{block}.self_attn', norm(weights, f'{block}.self_norm', x), num_heads)
-        x = x + cross_attention(weights, f'{block}.cross_attn', norm(weights, f'{block}.cross_norm', x),
-                                norm(weights, f'{block}.context_norm', context), num_heads)
+        x = x + cross_attention(
+            weights,
+            f'{block}.cross_attn',
+            norm(weights, f'{block}.cross_norm', x),
+            norm(weights, f'{block}.context_norm', context),
+            num_heads,
+        )
         x = x + mlp(weights, f'{block}.mlp', norm(weights, f'{block}.mlp_norm', x))
     return norm(weights, f'{name}.norm', x)
 
@@ -94,7 +113,7 @@ def loss_weights(mask):
     rows, columns = mask.shape
     out = torch.zeros(rows, columns, dtype=torch.float64)
     for r, c in mask.nonzero().tolist():
-        around = mask[max(r - 1, 0):r + 2, max(c - 1, 0):c + 2]
+        around = mask[max(r - 1, 0) : r + 2, max(c - 1, 0) : c + 2]
         out[r, c] = 1 + around.sum() / 9
     return out
 
@@ -110,13 +129,19 @@ def reference(model, weights, images, orders):
     decoded = []
     for name, tap in zip(('pixel_decoder', 'feature_decoder'), model.taps, strict=True):
         decoder = getattr(model, name)
-        decoded.append(decode(weights, name, latent, outputs[tap], visible, decoder.blocks[0].self_attn.num_heads,
-                              len(decoder.blocks))[:, 1:])
+        decoded.append(
+            decode(
+                weights, name, latent, outputs[tap], visible, decoder.blocks[0].self_attn.num_heads, len(decoder.blocks)
+            )[:, 1:]
+        )
     rows, columns = vit.grid
     head = weights['pixel_decoder.head.weight']
     pixels = torch.nn.functional.conv_transpose2d(
-        decoded[0].transpose(1, 2).unflatten(2, vit.grid), head, weights['pixel_decoder.head.bias'],
-        stride=head.shape[2:])
+        decoded[0].transpose(1, 2).unflatten(2, vit.grid),
+        head,
+        weights['pixel_decoder.head.bias'],
+        stride=head.shape[2:],
+    )
     features = linear(weights, 'feature_decoder.head', decoded[1])
 
     (ph, pw), pixel_loss, feature_loss = vit.patch_size, 0.0, 0.0
@@ -127,7 +152,7 @@ def reference(model, weights, images, orders):
         weight = loss_weights(mask.view(rows, columns)).flatten()
         for patch in masked.tolist():
             r, c = divmod(patch, columns)
-            window = np.s_[b, :, r * ph:(r + 1) * ph, c * pw:(c + 1) * pw]
+            window = np.s_[b, :, r * ph : (r + 1) * ph, c * pw : (c + 1) * pw]
             target = plain_norm(images[window].flatten(1), 1e-5)
             pixel_loss = pixel_loss + weight[patch] * (pixels[window].flatten(1) - target).square().mean()
             error = plain_norm(features[b, patch], 1e-6) - plain_norm(targets[b, patch], 1e-6)
@@ -139,10 +164,14 @@ def reference(model, weights, images, orders):
 CASES = {
     'odd heads': dict(backbone=dict(arch=dict(embed_dims=24, depth=3, num_heads=5))),
     'taps as in the paper': dict(pixel_decoder=dict(embed_dims=16, num_heads=4)),
-    'deep decoder': dict(pixel_decoder=dict(embed_dims=12, num_heads=5, tap=2, depth=3, mlp_ratio=2),
-                         feature_decoder=dict(depth=1, tap=0)),
-    'rectangles': dict(backbone=dict(img_size=(32, 40), patch_size=(8, 4)),
-                       masking=dict(num_masked=27, num_block=20, block_area=(3, 8))),
+    'deep decoder': dict(
+        pixel_decoder=dict(embed_dims=12, num_heads=5, tap=2, depth=3, mlp_ratio=2),
+        feature_decoder=dict(depth=1, tap=0),
+    ),
+    'rectangles': dict(
+        backbone=dict(img_size=(32, 40), patch_size=(8, 4)),
+        masking=dict(num_masked=27, num_block=20, block_area=(3, 8)),
+    ),
 }
 
 
@@ -152,12 +181,14 @@ def test_equals_the_slow_way(make_bootmae, draw_orders, case):
     model.feature_weight.fill_(0.3)
     images = torch.randn(2, 3, *model.backbone.img_size, dtype=torch.float64)
     orders = draw_orders(model)
-    weights = {name: value.detach().clone().requires_grad_(value.requires_grad)
-               for name, value in model.state_dict(keep_vars=True).items()}
+    weights = {
+        name: value.detach().clone().requires_grad_(value.requires_grad)
+        for name, value in model.state_dict(keep_vars=True).items()
+    }
     pixels, features, targets, pixel_loss, feature_loss = reference(model, weights, images, orders)
 
     out = model.predict(images, orders)
-    ids = orders[:, model.masking.num_visible:, None]
+    ids = orders[:, model.masking.num_visible :, None]
     assert torch.equal(out.ids_masked, ids[..., 0])
     patches = model.backbone.patch_embed.patchify(pixels)
     for ours, theirs in ((out.pixels, patches), (out.features, features), (out.targets, targets)):
@@ -173,8 +204,9 @@ def test_equals_the_slow_way(make_bootmae, draw_orders, case):
     (losses['loss_pixel'] + losses['loss_feature']).backward()
     (pixel_loss + 0.3 * feature_loss).backward()
     named = dict(model.named_parameters())
-    assert {name for name, p in named.items() if p.grad is not None} == \
-        {name for name, value in weights.items() if value.grad is not None}
+    assert {name for name, p in named.items() if p.grad is not None} == {
+        name for name, value in weights.items() if value.grad is not None
+    }
     for name, parameter in named.items():
         if parameter.grad is not None:
             scale = weights[name].grad.abs().max().item()

@@ -1,4 +1,5 @@
 """EMA decay and feature weight of every epoch, against the authors' release."""
+
 import json
 
 import pytest
@@ -20,16 +21,19 @@ def test_ema_decay_equals_the_release(release, key, points):
         assert ema_decay(epoch, points) == pytest.approx(expected, abs=1e-12, rel=0), epoch
 
 
-@pytest.mark.parametrize('epoch, base, large', [
-    (0, 0.999, 0.999),
-    (50, 0.99945, 0.99945),
-    (99, 0.999891, 0.999891),
-    (100, 0.9999, 0.9999),
-    (250, 0.999945, 0.9999),
-    (400, 0.99999, 0.9999),
-    (800, 0.99999, 0.9999),
-    (5000, 0.99999, 0.9999),
-])
+@pytest.mark.parametrize(
+    'epoch, base, large',
+    [
+        (0, 0.999, 0.999),
+        (50, 0.99945, 0.99945),
+        (99, 0.999891, 0.999891),
+        (100, 0.9999, 0.9999),
+        (250, 0.999945, 0.9999),
+        (400, 0.99999, 0.9999),
+        (800, 0.99999, 0.9999),
+        (5000, 0.99999, 0.9999),
+    ],
+)
 def test_ema_decay_at_its_corners(epoch, base, large):
     assert ema_decay(epoch) == pytest.approx(base, abs=1e-12, rel=0)
     assert ema_decay(epoch, EMA_LARGE) == pytest.approx(large, abs=1e-12, rel=0)
@@ -38,7 +42,7 @@ def test_ema_decay_at_its_corners(epoch, base, large):
 def test_ema_decay_through_other_points():
     points = ((2, 0.5), (4, 0.9))
     assert [ema_decay(epoch, points) for epoch in range(6)] == pytest.approx([0.5, 0.5, 0.5, 0.7, 0.9, 0.9])
-    assert ema_decay(7, ((0, 0.99), )) == 0.99
+    assert ema_decay(7, ((0, 0.99),)) == 0.99
 
 
 def test_feature_weight_equals_the_release(release):
@@ -47,11 +51,14 @@ def test_feature_weight_equals_the_release(release):
         assert feature_weight(epoch, EPOCHS) == pytest.approx(expected, abs=1e-12, rel=0), epoch
 
 
-@pytest.mark.parametrize('total, ramp, expected', [
-    (8, 0.25, [0.5, 1, 1, 1]),
-    (8, 0.5, [0.25, 0.5, 0.75, 1]),
-    (8, 1.0, [0.125, 0.25, 0.375, 0.5]),
-    (1, 0.25, [1, 1, 1, 1]),
-])
+@pytest.mark.parametrize(
+    'total, ramp, expected',
+    [
+        (8, 0.25, [0.5, 1, 1, 1]),
+        (8, 0.5, [0.25, 0.5, 0.75, 1]),
+        (8, 1.0, [0.125, 0.25, 0.375, 0.5]),
+        (1, 0.25, [1, 1, 1, 1]),
+    ],
+)
 def test_feature_weight_at_other_lengths(total, ramp, expected):
     assert [feature_weight(epoch, total, ramp) for epoch in range(4)] == pytest.approx(expected)

@@ -1,4 +1,5 @@
 """The encoder: equal to timm's and mmpretrain's, its short cuts equal to the long way, and its errors."""
+
 import math
 
 import pytest
@@ -30,8 +31,17 @@ def fill(model, state):
 
 
 def timm_vit(randomize, **kwargs):
-    model = VisionTransformer(img_size=(32, 48), patch_size=8, embed_dim=24, depth=3, num_heads=4, qkv_bias=True,
-                              class_token=True, num_classes=0, **kwargs)
+    model = VisionTransformer(
+        img_size=(32, 48),
+        patch_size=8,
+        embed_dim=24,
+        depth=3,
+        num_heads=4,
+        qkv_bias=True,
+        class_token=True,
+        num_classes=0,
+        **kwargs,
+    )
     torch.nn.init.normal_(randomize(model).pos_embed)
     assert model.blocks[1].attn.qkv.bias.unflatten(0, (3, -1))[1].abs().min() > 0, 'a key bias, which must cancel'
     return model.double().eval()
@@ -52,8 +62,11 @@ def test_tokens_equal_timm(make_vit, randomize, out_type):
     assert fill(ours, from_timm(theirs.state_dict())) == []
     x = images(2, 3, 32, 48)
     tokens = theirs.forward_features(x)  # B, 1 + N, D
-    expected = {'raw': tokens, 'cls_token': tokens[:, 0],
-                'featmap': tokens[:, 1:].reshape(2, 4, 6, 24).permute(0, 3, 1, 2)}[out_type]
+    expected = {
+        'raw': tokens,
+        'cls_token': tokens[:, 0],
+        'featmap': tokens[:, 1:].reshape(2, 4, 6, 24).permute(0, 3, 1, 2),
+    }[out_type]
     assert_close(ours(x)[0], expected, rtol=1e-6, atol=1e-9)
 
 
@@ -155,8 +168,7 @@ def test_taps_are_the_blocks_outputs(make_vit):
 def test_patch_embedding_is_the_convolution(make_vit):
     model = make_vit(img_size=(32, 24), patch_size=(8, 4))
     x = images(2, 3, 32, 24)
-    assert_close(model.patch_embed(model.patch_embed.patchify(x)),
-                 model.patch_embed.proj(x).flatten(2).transpose(1, 2))
+    assert_close(model.patch_embed(model.patch_embed.patchify(x)), model.patch_embed.proj(x).flatten(2).transpose(1, 2))
 
 
 def test_patchify_by_hand(make_vit):
@@ -179,7 +191,7 @@ def test_sincos_by_formula(grid, dim):
     quarter = dim // 4
     for row in range(rows):
         for column in range(columns):
-            omegas = [10000**(-k / quarter) for k in range(quarter)]
+            omegas = [10000 ** (-k / quarter) for k in range(quarter)]
             expected = [f(place * omega) for place in (row, column) for f in (math.sin, math.cos) for omega in omegas]
             assert ours[0, 1 + row * columns + column].tolist() == pytest.approx(expected, abs=1e-7)
 
@@ -191,6 +203,7 @@ def test_sincos_needs_four_parts():
 
 def test_release_positions(golden):
     import numpy as np
+
     with np.load(golden / 'compact_odd_heads.npz') as file:
         for key, dim in (('online/pos_embed', 24), ('online/de_pos_embed', 20)):
             assert_close(sincos_positions((4, 4), dim), torch.from_numpy(file[key]), rtol=0, atol=1e-6)
@@ -208,12 +221,12 @@ def test_resize_keeps_the_class_token_and_constants(old, new):
     resized = resize_positions(positions, old, new)
     assert resized.shape == (1, 1 + new[0] * new[1], 8)
     assert torch.equal(resized[:, 0], positions[:, 0])
-    assert_close(resized[0, 1:, 0], torch.full((new[0] * new[1], ), 2.5))
+    assert_close(resized[0, 1:, 0], torch.full((new[0] * new[1],), 2.5))
 
 
 def test_resize_keeps_the_axes_apart():
     """A channel that grows with the row still does, and is constant along it."""
-    grid = torch.arange(4.).view(4, 1).expand(4, 4)
+    grid = torch.arange(4.0).view(4, 1).expand(4, 4)
     positions = torch.cat((torch.zeros(1), grid.flatten())).view(1, 17, 1)
     resized = resize_positions(positions, (4, 4), (8, 6))[0, 1:, 0].view(8, 6)
     assert_close(resized, resized[:, :1].expand(8, 6))
@@ -222,12 +235,12 @@ def test_resize_keeps_the_axes_apart():
 
 def test_resize_is_bicubic_between_centers():
     """Twice as fine: place j is (j + 0.5) / 2 - 0.5 of the old grid; only cubic kernels overshoot beside a peak."""
-    ramp = torch.arange(8.).view(1, 8).expand(8, 8)
+    ramp = torch.arange(8.0).view(1, 8).expand(8, 8)
     peak = torch.zeros(8, 8)
     peak[4, 4] = 1
     positions = torch.cat((torch.zeros(1, 2), torch.stack((ramp, peak), dim=-1).flatten(0, 1))).unsqueeze(0)
     fine_ramp, fine_peak = resize_positions(positions, (8, 8), (16, 16))[0, 1:].T.unflatten(1, (16, 16))
-    expected = (torch.arange(16.) + 0.5) / 2 - 0.5
+    expected = (torch.arange(16.0) + 0.5) / 2 - 0.5
     assert_close(fine_ramp[5, 4:-4], expected[4:-4], rtol=0, atol=0.06)  # torch's kernel bends a ramp by 0.047
     assert fine_peak[8, 8] > 0.5
     assert fine_peak[8, 11] < -0.01
@@ -236,8 +249,10 @@ def test_resize_is_bicubic_between_centers():
 # Sizes, groups, training
 
 
-@pytest.mark.parametrize('name, width, depth, heads', [
-    ('tiny', 192, 12, 3), ('small', 384, 12, 6), ('base', 768, 12, 12), ('large', 1024, 24, 16)])
+@pytest.mark.parametrize(
+    'name, width, depth, heads',
+    [('tiny', 192, 12, 3), ('small', 384, 12, 6), ('base', 768, 12, 12), ('large', 1024, 24, 16)],
+)
 def test_named_sizes(name, width, depth, heads):
     assert set(ARCHS) == {'tiny', 'small', 'base', 'large'}
     assert resolve_arch(name) == dict(embed_dims=width, depth=depth, num_heads=heads, mlp_ratio=4.0)
@@ -249,19 +264,22 @@ def test_named_sizes(name, width, depth, heads):
     assert model.blocks[-1].mlp.fc1.weight.shape == (4 * width, width)
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='huge'), "unknown ViT size 'huge': use one of tiny, small, base, large"),
-    (dict(arch=dict(embed_dims=24, depth=2)), r"missing \['num_heads'\], unknown \[\]"),
-    (dict(arch=ARCH | dict(num_layers=2)), r"unknown \['num_layers'\]"),
-    (dict(arch=ARCH | dict(num_heads=25)), r'num_heads=25 does not fit a width of 24: choose 1..24'),
-    (dict(arch=ARCH | dict(num_heads=0)), r'num_heads=0'),
-    (dict(arch=ARCH | dict(embed_dims=26)), 'multiple of 4, not 26'),
-    (dict(depth=0), r'depth=0 is not within 1..3'),
-    (dict(depth=4), r'depth=4 is not within 1..3'),
-    (dict(img_size=33), r'image size \(33, 33\) is no multiple of the patch size \(8, 8\)'),
-    (dict(img_size=(32, 33)), r'image size \(32, 33\)'),
-    (dict(out_type='mean'), "out_type 'mean': use one of raw, featmap, avg_featmap, cls_token"),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='huge'), "unknown ViT size 'huge': use one of tiny, small, base, large"),
+        (dict(arch=dict(embed_dims=24, depth=2)), r"missing \['num_heads'\], unknown \[\]"),
+        (dict(arch=ARCH | dict(num_layers=2)), r"unknown \['num_layers'\]"),
+        (dict(arch=ARCH | dict(num_heads=25)), r'num_heads=25 does not fit a width of 24: choose 1..24'),
+        (dict(arch=ARCH | dict(num_heads=0)), r'num_heads=0'),
+        (dict(arch=ARCH | dict(embed_dims=26)), 'multiple of 4, not 26'),
+        (dict(depth=0), r'depth=0 is not within 1..3'),
+        (dict(depth=4), r'depth=4 is not within 1..3'),
+        (dict(img_size=33), r'image size \(33, 33\) is no multiple of the patch size \(8, 8\)'),
+        (dict(img_size=(32, 33)), r'image size \(32, 33\)'),
+        (dict(out_type='mean'), "out_type 'mean': use one of raw, featmap, avg_featmap, cls_token"),
+    ],
+)
 def test_construction_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         PlainViT(**(dict(arch=ARCH, img_size=32, patch_size=8) | kwargs))
@@ -278,10 +296,20 @@ def test_patch_grid():
     assert patch_grid((32, 48), (8, 4)) == (4, 12)
 
 
-@pytest.mark.parametrize('name, group', [
-    ('backbone.cls_token', 0), ('backbone.pos_embed', 0), ('backbone.patch_embed.proj.weight', 0),
-    ('backbone.blocks.0.attn.qkv.weight', 1), ('backbone.blocks.2.norm1.bias', 3), ('backbone.norm.weight', 4),
-    ('backbone.fc_norm.bias', 4), ('head.fc.weight', 4), ('neck.blocks.0.weight', 4)])
+@pytest.mark.parametrize(
+    'name, group',
+    [
+        ('backbone.cls_token', 0),
+        ('backbone.pos_embed', 0),
+        ('backbone.patch_embed.proj.weight', 0),
+        ('backbone.blocks.0.attn.qkv.weight', 1),
+        ('backbone.blocks.2.norm1.bias', 3),
+        ('backbone.norm.weight', 4),
+        ('backbone.fc_norm.bias', 4),
+        ('head.fc.weight', 4),
+        ('neck.blocks.0.weight', 4),
+    ],
+)
 def test_layer_groups(make_vit, name, group):
     assert make_vit().get_layer_depth(name, 'backbone.') == (group, 5)
 
@@ -297,7 +325,7 @@ def test_depth_takes_the_first_blocks(make_vit):
     assert left_over
     assert all(name.startswith('blocks.2.') for name in left_over)
     tokens = images(2, 17, 24)
-    assert torch.equal(short.forward_blocks(tokens)[0], whole.forward_blocks(tokens, taps=(1, ))[1][0])
+    assert torch.equal(short.forward_blocks(tokens)[0], whole.forward_blocks(tokens, taps=(1,))[1][0])
 
 
 def test_drop_path_acts_in_training_only(make_vit):
@@ -335,8 +363,12 @@ def test_starting_weights(make_vit):
     model = PlainViT(arch=dict(embed_dims=64, depth=2, num_heads=4), img_size=32, patch_size=8)
     model.init_weights()
     attn = model.blocks[0].attn
-    for weight, fan in ((attn.qkv.weight, 128), (attn.proj.weight, 128), (model.blocks[1].mlp.fc1.weight, 320),
-                        (model.patch_embed.proj.weight, 192 + 64)):
+    for weight, fan in (
+        (attn.qkv.weight, 128),
+        (attn.proj.weight, 128),
+        (model.blocks[1].mlp.fc1.weight, 320),
+        (model.patch_embed.proj.weight, 192 + 64),
+    ):
         bound = math.sqrt(6 / fan)
         assert bound * 0.95 < weight.abs().max() <= bound
         assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)

@@ -79,37 +79,71 @@ NAMES = ('sky', 'Sea', 'ant')
 
 
 def page():
-    rows = [ResultRow(data, method, task, 'all', metric, mean + offset + seed, seed, label='demo')
-            for mean, (data, task, metric) in enumerate([
-                ('photos', 'knn', 'accuracy'), ('photos', 'linear', 'accuracy'), ('photos', 'finetune', 'accuracy'),
-                ('digits', 'knn', 'accuracy'), ('digits', 'linear', 'accuracy'), ('digits', 'finetune', 'accuracy'),
-                ('digit scenes', 'segmentation', 'mIoU'), ('digit scenes', 'detection', 'box AP'),
-                ('digit scenes', 'detection', 'mask AP')])
-            for offset, method in ((10, 'untrained'), (30, 'mae'), (20, 'bootmae')) for seed in (0, 1)]
+    rows = [
+        ResultRow(data, method, task, 'all', metric, mean + offset + seed, seed, label='demo')
+        for mean, (data, task, metric) in enumerate(
+            [
+                ('photos', 'knn', 'accuracy'),
+                ('photos', 'linear', 'accuracy'),
+                ('photos', 'finetune', 'accuracy'),
+                ('digits', 'knn', 'accuracy'),
+                ('digits', 'linear', 'accuracy'),
+                ('digits', 'finetune', 'accuracy'),
+                ('digit scenes', 'segmentation', 'mIoU'),
+                ('digit scenes', 'detection', 'box AP'),
+                ('digit scenes', 'detection', 'mask AP'),
+            ]
+        )
+        for offset, method in ((10, 'untrained'), (30, 'mae'), (20, 'bootmae'))
+        for seed in (0, 1)
+    ]
     images = np.random.default_rng(0).integers(0, 256, (2, 80, 112, 3), dtype=np.uint8)
     labels = (images[..., 0] > 128).astype(int)
     panels = dict.fromkeys(('truth', 'untrained', 'mae', 'bootmae'), labels)
     curves = [Curve(f'photos/{method}/0', np.arange(3), {'probe/knn': np.arange(3.0)}) for method in ('mae', 'bootmae')]
-    classes = [('digit scenes', 'segmentation', method, 0, 'IoU', dict(zip(NAMES, numbers)))
-               for method, numbers in (('mae', (9, 20, 30)), ('bootmae', (19, 18, 100)))]
-    return build_page('Title', rows, metrics=curves, classes=classes, cells=[('knn/mae-0', 'failed', 'why')],
-                      commands={'Run': 'make demo', 'Again': 'tools/suite.py "a b.yaml" ' + '--option ' * 30},
-                      pictures={'R': reconstruction_grid({'original': images, 'masked': images})},
-                      predictions={'P': segmentation_grid(images, panels, [(40, 40, 40), (230, 20, 0)], ['a', 'b'])})
+    classes = [
+        ('digit scenes', 'segmentation', method, 0, 'IoU', dict(zip(NAMES, numbers)))
+        for method, numbers in (('mae', (9, 20, 30)), ('bootmae', (19, 18, 100)))
+    ]
+    return build_page(
+        'Title',
+        rows,
+        metrics=curves,
+        classes=classes,
+        cells=[('knn/mae-0', 'failed', 'why')],
+        commands={'Run': 'make demo', 'Again': 'tools/suite.py "a b.yaml" ' + '--option ' * 30},
+        pictures={'R': reconstruction_grid({'original': images, 'masked': images})},
+        predictions={'P': segmentation_grid(images, panels, [(40, 40, 40), (230, 20, 0)], ['a', 'b'])},
+    )
 
 
 def look(folder, width, theme):
     """What the probe found with the page in a frame of this width, and what the browser complained of."""
     # The whole page is an attribute of its frame: one process and one origin, so the outer page loads after the probe.
     inner = page().replace('</body>', f'<script>{PROBE}</script></body>').replace('<html', f'<html data-theme={theme}')
-    (folder / 'frame.html').write_text(f'<title></title><iframe srcdoc="{escape(inner)}" '
-                                       f'style="border: 0; width: {width}px; height: 900px"></iframe>')
+    (folder / 'frame.html').write_text(
+        f'<title></title><iframe srcdoc="{escape(inner)}" style="border: 0; width: {width}px; height: 900px"></iframe>'
+    )
     done = subprocess.run(
-        [BROWSER, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
-         '--hide-scrollbars', '--enable-logging=stderr', f'--user-data-dir={folder / "profile"}',
-         f'--window-size={max(width, 600)},900', '--virtual-time-budget=5000', '--dump-dom',
-         (folder / 'frame.html').as_uri()],
-        capture_output=True, text=True, timeout=120)
+        [
+            BROWSER,
+            '--headless=new',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--disable-dev-shm-usage',
+            '--no-first-run',
+            '--hide-scrollbars',
+            '--enable-logging=stderr',
+            f'--user-data-dir={folder / "profile"}',
+            f'--window-size={max(width, 600)},900',
+            '--virtual-time-budget=5000',
+            '--dump-dom',
+            (folder / 'frame.html').as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     title = re.search(r'<title>(.+?)</title>', done.stdout)
     assert title, done.stderr[-2000:]
     return json.loads(unescape(title[1])), [line for line in done.stderr.splitlines() if 'CONSOLE' in line]
@@ -137,7 +171,10 @@ def test_desk(tmp_path):
     assert not found['scrolls']  # nine tasks fit
     assert found['end']
     assert [text.split('\n')[0].replace('\u2011', '-') for text in found['heading']] == [
-        'k-NN', 'linear probe', 'fine-tuning'] * 2 + ['segmentation mIoU', 'detection box AP', 'detection mask AP']
+        'k-NN',
+        'linear probe',
+        'fine-tuning',
+    ] * 2 + ['segmentation mIoU', 'detection box AP', 'detection mask AP']
     assert found['dot'] == 'rgb(194, 65, 12)'
     assert (found['open'], found['name'], found['closed']) == (True, 'P', True)
     assert found['larger'] > found['prediction'] + 100

@@ -12,27 +12,39 @@ from bootmae.report.screenshots import small_png, take_screenshots
 
 
 def results():
-    numbers = {'mae': [{'sky': 50, 'sea': 20}, {'sky': 52, 'sea': 20, 'fog': 7}],
-               'bootmae': [{'sky': 53, 'sea': 19}, {'sky': 57, 'sea': 19}]}
-    return [('ADE20K', 'segmentation', method, seed, 'IoU', values)
-            for method, seeds in numbers.items() for seed, values in enumerate(seeds)]
+    numbers = {
+        'mae': [{'sky': 50, 'sea': 20}, {'sky': 52, 'sea': 20, 'fog': 7}],
+        'bootmae': [{'sky': 53, 'sea': 19}, {'sky': 57, 'sea': 19}],
+    }
+    return [
+        ('ADE20K', 'segmentation', method, seed, 'IoU', values)
+        for method, seeds in numbers.items()
+        for seed, values in enumerate(seeds)
+    ]
 
 
 def test_means_and_paired_differences_by_hand():
-    found, = class_tables(results())
+    (found,) = class_tables(results())
     assert found.title == 'ADE20K, segmentation IoU'
     assert [name for name, _ in found.table.columns] == ['Class', 'MAE', 'BootMAE', 'BootMAE − MAE']
     assert [[cell.text for cell in line] for line in found.table.rows] == [
-        ['sky', '51.0', '55.0', '+4.00 ± 1.00'], ['sea', '20.0', '19.0', '−1.00 ± 0.00'], ['fog', '7.0', '–', '–']]
+        ['sky', '51.0', '55.0', '+4.00 ± 1.00'],
+        ['sea', '20.0', '19.0', '−1.00 ± 0.00'],
+        ['fog', '7.0', '–', '–'],
+    ]
     assert [line[3].sort for line in found.table.rows] == [4.0, -1.0, None]
-    assert found.summary == ('The mean of BootMAE is higher than that of MAE in 1 of 2 classes and lower in 1; it '
-                             'gains most in sky (+4.0); loses most in sea (−1.0).')
+    assert found.summary == (
+        'The mean of BootMAE is higher than that of MAE in 1 of 2 classes and lower in 1; it '
+        'gains most in sky (+4.0); loses most in sea (−1.0).'
+    )
 
 
 def test_a_table_for_each_metric_and_one_method_alone():
     found = class_tables([*results()[:1], ('ADE20K', 'segmentation', 'mae', 0, 'Acc', {'sky': 1.0})])
     assert [(item.title, item.summary) for item in found] == [
-        ('ADE20K, segmentation IoU', ''), ('ADE20K, segmentation Acc', '')]
+        ('ADE20K, segmentation IoU', ''),
+        ('ADE20K, segmentation Acc', ''),
+    ]
     assert [name for name, _ in found[0].table.columns] == ['Class', 'MAE']
 
 
@@ -40,7 +52,8 @@ def test_results_of_a_training(tmp_path):
     (tmp_path / 'classes.json').write_text('{"box AP": {"cat": 1}, "mask AP": {"cat": 2}, "Acc": {"cat": 3}}')
     assert class_results('COCO/mae/2', tmp_path) == [
         ('COCO', 'detection', 'mae', 2, 'box AP', {'cat': 1.0}),
-        ('COCO', 'detection', 'mae', 2, 'mask AP', {'cat': 2.0})]
+        ('COCO', 'detection', 'mae', 2, 'mask AP', {'cat': 2.0}),
+    ]
     with pytest.raises(ValueError, match="'COCO/mae' is no data/method/seed"):
         class_results('COCO/mae', tmp_path)
     assert class_results('COCO/mae', tmp_path / 'none') == []

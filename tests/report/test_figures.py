@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bootmae.report import (
-    Curve,
-    ResultRow,
-    comparison_svg,
-    loss_svg,
-    read_curve,
-    reconstruction_grid,
-    summarize,
-)
+from bootmae.report import Curve, ResultRow, comparison_svg, loss_svg, read_curve, reconstruction_grid, summarize
 from bootmae.report.figures import MAX_POINTS, difference_svg, series, thin
 from bootmae.visualization.grids import GUTTER, HEADING, tile_origin
 
@@ -90,10 +82,13 @@ def test_curve_errors_name_the_place(tmp_path):
 
 # ---- picture grid
 
+
 def panels(n=3, height=5, width=7):
     generator = np.random.default_rng(0)
-    return {name: generator.integers(0, 256, (n, height, width, 3), dtype=np.uint8)
-            for name in ('BootMAE', 'masked', 'MAE', 'original')}
+    return {
+        name: generator.integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+        for name in ('BootMAE', 'masked', 'MAE', 'original')
+    }
 
 
 def decode(data):
@@ -110,26 +105,29 @@ def test_grid_holds_the_pictures_in_order(scale):
             top = HEADING + row * (5 * scale + GUTTER)
             left = column * (7 * scale + GUTTER)
             assert tile_origin(row, column, 5 * scale, 7 * scale) == (top, left)
-            tile = grid[top:top + 5 * scale, left:left + 7 * scale]
-            np.testing.assert_array_equal(tile[scale // 2::scale, scale // 2::scale, :3], given[name][row])
+            tile = grid[top : top + 5 * scale, left : left + 7 * scale]
+            np.testing.assert_array_equal(tile[scale // 2 :: scale, scale // 2 :: scale, :3], given[name][row])
             assert (tile[..., 3] == 255).all()
-            assert (tile[:, :1, :3] == tile[:, scale - 1:scale, :3]).all()
+            assert (tile[:, :1, :3] == tile[:, scale - 1 : scale, :3]).all()
 
 
 def test_grid_gutters_are_transparent_and_headings_are_drawn():
     grid = decode(reconstruction_grid(panels(width=64, height=64)))
     assert grid.shape[1] == 4 * 128 + 3 * GUTTER
-    assert (grid[HEADING:, 128:128 + GUTTER, 3] == 0).all()
+    assert (grid[HEADING:, 128 : 128 + GUTTER, 3] == 0).all()
     for column in range(4):
         left = column * (128 + GUTTER)
-        assert (grid[:HEADING, left:left + 128, 3] > 200).any()
+        assert (grid[:HEADING, left : left + 128, 3] > 200).any()
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    ({'MAE': np.zeros((3, 5, 7, 3), np.float32)}, "panel 'MAE' is float32"),
-    ({'MAE': np.zeros((2, 5, 7, 3), np.uint8)}, 'the same pictures in every panel'),
-    ({'MAE': np.zeros((5, 7, 3), np.uint8)}, 'give uint8'),
-])
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'MAE': np.zeros((3, 5, 7, 3), np.float32)}, "panel 'MAE' is float32"),
+        ({'MAE': np.zeros((2, 5, 7, 3), np.uint8)}, 'the same pictures in every panel'),
+        ({'MAE': np.zeros((5, 7, 3), np.uint8)}, 'give uint8'),
+    ],
+)
 def test_grid_refuses_other_arrays(change, message):
     with pytest.raises(ValueError, match=message):
         reconstruction_grid({**panels(), **change})
@@ -138,6 +136,7 @@ def test_grid_refuses_other_arrays(change, message):
 
 
 # ---- SVG
+
 
 def curve_of(name, **values):
     return Curve(name, np.arange(1, 5), {key: np.array(value, dtype=float) for key, value in values.items()})
@@ -173,10 +172,16 @@ def test_loss_line_follows_the_values():
 
 def test_figures_are_safe_to_inline():
     name = '<script>$x_1$&"\'</script>'
-    rows = [ResultRow(name, method, name, 'all', 'accuracy', 50.0 + seed * bonus, seed)
-            for method, bonus in (('untrained', 1), ('mae', 2), ('bootmae', 3), (name, 4)) for seed in (0, 1)]
-    figures = [loss_svg([curve_of(f'{name}/mae/0', loss=[3, 2, 1, 0], **{f'loss_{name}': [1, 2, 3, 4]})]),
-               comparison_svg(summarize(rows)), difference_svg(summarize(rows))]
+    rows = [
+        ResultRow(name, method, name, 'all', 'accuracy', 50.0 + seed * bonus, seed)
+        for method, bonus in (('untrained', 1), ('mae', 2), ('bootmae', 3), (name, 4))
+        for seed in (0, 1)
+    ]
+    figures = [
+        loss_svg([curve_of(f'{name}/mae/0', loss=[3, 2, 1, 0], **{f'loss_{name}': [1, 2, 3, 4]})]),
+        comparison_svg(summarize(rows)),
+        difference_svg(summarize(rows)),
+    ]
     every = []
     for svg in figures:
         assert svg.startswith('<svg ')
@@ -189,8 +194,11 @@ def test_figures_are_safe_to_inline():
 
 
 def test_colors_come_from_the_page():
-    rows = [ResultRow('d', method, 'knn', 'all', 'accuracy', 50.0 + seed, seed)
-            for method in ('untrained', 'mae', 'bootmae') for seed in (0, 1)]
+    rows = [
+        ResultRow('d', method, 'knn', 'all', 'accuracy', 50.0 + seed, seed)
+        for method in ('untrained', 'mae', 'bootmae')
+        for seed in (0, 1)
+    ]
     svg = comparison_svg(summarize(rows))
     for name in ('untrained', 'mae', 'bootmae', 'muted'):
         assert f'var(--{name}, #' in svg

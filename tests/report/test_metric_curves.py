@@ -18,9 +18,13 @@ def write_log(work_dir, *lines):
 
 
 def test_detection_is_turned_into_percent_by_epoch(tmp_path):
-    write_log(tmp_path, dict(loss=2.0, epoch=1, iter=50, step=50),
-              {'coco/bbox_mAP': .1, 'coco/segm_mAP': .2, 'step': 1},
-              dict(loss=1.0, epoch=2, iter=100, step=100), {'coco/bbox_mAP': .3, 'coco/segm_mAP': .4, 'step': 2})
+    write_log(
+        tmp_path,
+        dict(loss=2.0, epoch=1, iter=50, step=50),
+        {'coco/bbox_mAP': 0.1, 'coco/segm_mAP': 0.2, 'step': 1},
+        dict(loss=1.0, epoch=2, iter=100, step=100),
+        {'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.4, 'step': 2},
+    )
     boxes, masks = read_metrics('COCO/mae/0', tmp_path)
     assert (boxes.unit, boxes.steps.tolist(), list(boxes.values)) == ('epoch', [1, 2], ['coco/bbox_mAP'])
     assert boxes.values['coco/bbox_mAP'].tolist() == pytest.approx([10.0, 30.0])
@@ -29,14 +33,19 @@ def test_detection_is_turned_into_percent_by_epoch(tmp_path):
 
 def test_segmentation_counts_iterations(tmp_path):
     write_log(tmp_path, dict(loss=2.0, iter=10, step=10), dict(mIoU=30.0, step=10), dict(mIoU=40.0, step=20))
-    curve, = read_metrics('ADE20K/mae/0', tmp_path)
+    (curve,) = read_metrics('ADE20K/mae/0', tmp_path)
     assert (curve.unit, curve.steps.tolist(), curve.values['mIoU'].tolist()) == ('iteration', [10, 20], [30.0, 40.0])
 
 
 def test_probe_of_a_pretraining_and_nothing_else(tmp_path):
-    write_log(tmp_path, dict(loss=2.0, epoch=1, iter=20, step=20), {'probe/knn': 50.0, 'step': 1},
-              dict(loss=2.0, epoch=2, iter=40, step=40), {'probe/knn': 60.0, 'step': 2})
-    curve, = read_metrics('digits/bootmae/0', tmp_path)
+    write_log(
+        tmp_path,
+        dict(loss=2.0, epoch=1, iter=20, step=20),
+        {'probe/knn': 50.0, 'step': 1},
+        dict(loss=2.0, epoch=2, iter=40, step=40),
+        {'probe/knn': 60.0, 'step': 2},
+    )
+    (curve,) = read_metrics('digits/bootmae/0', tmp_path)
     assert (curve.unit, curve.values['probe/knn'].tolist()) == ('epoch', [50.0, 60.0])
     assert read_metrics('digits/bootmae/0', tmp_path / 'none') == []
 
@@ -46,8 +55,14 @@ def curve_of(name, *values, key='mIoU'):
 
 
 def test_methods_share_a_plot_and_single_points_are_left_out():
-    curves = [curve_of('a/mae/0', 1, 2), curve_of('a/bootmae/0', 2, 3), curve_of('a/bootmae/1', 2, 4),
-              curve_of('b/mae/0', 5), curve_of('b/mae/0', 1, 2, key='probe/knn'), curve_of('c/mae/0', 5, np.nan)]
+    curves = [
+        curve_of('a/mae/0', 1, 2),
+        curve_of('a/bootmae/0', 2, 3),
+        curve_of('a/bootmae/1', 2, 4),
+        curve_of('b/mae/0', 5),
+        curve_of('b/mae/0', 1, 2, key='probe/knn'),
+        curve_of('c/mae/0', 5, np.nan),
+    ]
     plots = metric_plots(curves)
     assert [heading for heading, _ in plots] == ['a, mIoU', 'b, online k-NN']
     lines = re.findall(r'<path d="M[^"]*"[^>]*stroke: var\(--(mae|bootmae),[^"]*stroke-opacity', plots[0][1])

@@ -15,15 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bootmae.report import (
-    Curve,
-    ResultRow,
-    build_page,
-    published_rows,
-    reconstruction_grid,
-    write_page,
-    write_rows,
-)
+from bootmae.report import Curve, ResultRow, build_page, published_rows, reconstruction_grid, write_page, write_rows
 from bootmae.report.verdicts import RULE
 
 HOSTILE = '<img src=x onerror="alert(1)">&\'"'
@@ -32,10 +24,30 @@ HOSTILE = '<img src=x onerror="alert(1)">&\'"'
 def rows_of(better=2.0, data='digits', label='demo'):
     means = {'untrained': 60.0, 'mae': 90.0, 'bootmae': 90.0 + better}
     cost = {'untrained': (0.0, 0), 'mae': (100.0, 5000), 'bootmae': (150.0, 5000)}
-    return [ResultRow(data, method, task, 'all', 'accuracy', mean + 0.2 * seed, seed, 'k=20',
-                      f'configs/{method}.py', f'{method}_{seed}.pth', f'{method}{seed}' * 6, 'c0ffee',
-                      '2 cores', 'float32', *cost[method], '2026-01-02', label)
-            for method, mean in means.items() for task in ('knn', 'linear') for seed in (0, 1)]
+    return [
+        ResultRow(
+            data,
+            method,
+            task,
+            'all',
+            'accuracy',
+            mean + 0.2 * seed,
+            seed,
+            'k=20',
+            f'configs/{method}.py',
+            f'{method}_{seed}.pth',
+            f'{method}{seed}' * 6,
+            'c0ffee',
+            '2 cores',
+            'float32',
+            *cost[method],
+            '2026-01-02',
+            label,
+        )
+        for method, mean in means.items()
+        for task in ('knn', 'linear')
+        for seed in (0, 1)
+    ]
 
 
 def curve():
@@ -49,8 +61,16 @@ def picture(height=16):
 
 def full_page(rows):
     provenance = {'versions': {'torch': '2.11'}, 'host': ['a', 'b']}
-    return build_page('Title', rows, [curve()], {'Digits': picture()}, provenance, {'Run': 'make demo'},
-                      ['A last note.'], {'Digit scenes': picture()})
+    return build_page(
+        'Title',
+        rows,
+        [curve()],
+        {'Digits': picture()},
+        provenance,
+        {'Run': 'make demo'},
+        ['A last note.'],
+        {'Digit scenes': picture()},
+    )
 
 
 def words(page):
@@ -104,12 +124,25 @@ def test_page_needs_nothing_from_elsewhere():
 def test_every_section_is_there():
     page = full_page(rows_of())
     text = words(page)
-    for anchor in ('overview', 'verdicts', 'results', 'predictions', 'published', 'losses', 'reconstructions',
-                   'cost', 'rows', 'provenance', 'reading'):
+    for anchor in (
+        'overview',
+        'verdicts',
+        'results',
+        'predictions',
+        'published',
+        'losses',
+        'reconstructions',
+        'cost',
+        'rows',
+        'provenance',
+        'reading',
+    ):
         assert f'<section id="{anchor}"' in page
     assert RULE in text
-    assert ('Encoders pretrained with MAE and BootMAE, and untrained ones, judged by k-NN and linear probe on '
-            'digits; 2 seeds each.') in text
+    assert (
+        'Encoders pretrained with MAE and BootMAE, and untrained ones, judged by k-NN and linear probe on '
+        'digits; 2 seeds each.'
+    ) in text
     assert 'BootMAE is above MAE in all 2 comparisons.' in text
     assert 'BootMAE is above MAE: +2.00 ± 0.00 points (standard error; 2 shared seeds, margin 0.14).' in text
     assert 'Not measured here.' in text
@@ -123,11 +156,14 @@ def test_every_section_is_there():
         assert given in text
 
 
-@pytest.mark.parametrize(('better', 'tone', 'sentence'), [
-    (2.0, 'good', 'BootMAE is above MAE in all 2 comparisons.'),
-    (0.0, 'bad', 'BootMAE is not above MAE in any of the 2 comparisons: level in 2.'),
-    (-2.0, 'bad', 'BootMAE is not above MAE in any of the 2 comparisons: below in 2.'),
-])
+@pytest.mark.parametrize(
+    ('better', 'tone', 'sentence'),
+    [
+        (2.0, 'good', 'BootMAE is above MAE in all 2 comparisons.'),
+        (0.0, 'bad', 'BootMAE is not above MAE in any of the 2 comparisons: level in 2.'),
+        (-2.0, 'bad', 'BootMAE is not above MAE in any of the 2 comparisons: below in 2.'),
+    ],
+)
 def test_the_answer_is_prominent_either_way(better, tone, sentence):
     page = build_page('Title', rows_of(better))
     assert f'<section class="answer {tone}"' in page
@@ -149,8 +185,17 @@ def test_published_numbers_are_not_mixed_with_measured_ones():
 
 
 def test_a_measured_number_stands_beside_the_published_one():
-    rows = [replace(row, data='ImageNet-1k', task='finetune', config=f'configs/pretrain/{row.method}_vitb.py',
-                    label='reproduced') for row in rows_of() if row.task == 'knn']
+    rows = [
+        replace(
+            row,
+            data='ImageNet-1k',
+            task='finetune',
+            config=f'configs/pretrain/{row.method}_vitb.py',
+            label='reproduced',
+        )
+        for row in rows_of()
+        if row.task == 'knn'
+    ]
     text = words(build_page('Title', rows))
     assert 'ViT-B, 800 epochs MAE 83.4 90.1 ± 0.1 (2) +6.70 ± 0.10 k=20 abstract of the paper' in text
     assert 'What says “not run” was not measured here.' in text
@@ -160,8 +205,12 @@ def test_a_measured_number_stands_beside_the_published_one():
 
 
 def test_an_unfinished_suite_says_so_on_top():
-    cells = [('pretrain/mae-0', 'done', ''), ('knn/mae-0', 'failed', 'exit code 1, see log.txt'),
-             ('linear/mae-0', 'waiting', ''), ('finetune/mae-0', 'waiting', '')]
+    cells = [
+        ('pretrain/mae-0', 'done', ''),
+        ('knn/mae-0', 'failed', 'exit code 1, see log.txt'),
+        ('linear/mae-0', 'waiting', ''),
+        ('finetune/mae-0', 'waiting', ''),
+    ]
     page = build_page('Title', rows_of(), cells=cells)
     check(page)
     text = words(page)
@@ -178,8 +227,12 @@ SIX = ('untrained', 'mae', 'bootmae', 'supervised', 'mae (1600 epochs)', 'mine')
 def six_methods():
     better = {'supervised': 4.0, 'mae (1600 epochs)': 1.0, 'mine': -7.0}
     rows = rows_of()
-    return rows + [replace(row, method=method, value=row.value + gain, checkpoint_hash=method)
-                   for row in rows if row.method == 'bootmae' for method, gain in better.items()]
+    return rows + [
+        replace(row, method=method, value=row.value + gain, checkpoint_hash=method)
+        for row in rows
+        if row.method == 'bootmae'
+        for method, gain in better.items()
+    ]
 
 
 def test_six_methods():
@@ -188,29 +241,46 @@ def test_six_methods():
     table = re.search(r'<table class="overview many">.*?</table>', page, re.S)[0]
     lines = [words(line).strip() for line in table.split('</tr>')][2:-1]
     assert [re.split(r' [▲▼=\d]', line)[0] for line in lines] == [
-        'Untrained', 'MAE', 'BootMAE', 'Supervised', 'MAE (1600 epochs)', 'mine',
-        'BootMAE − MAE', 'Supervised − MAE', 'MAE (1600 epochs) − MAE', 'mine − MAE']
+        'Untrained',
+        'MAE',
+        'BootMAE',
+        'Supervised',
+        'MAE (1600 epochs)',
+        'mine',
+        'BootMAE − MAE',
+        'Supervised − MAE',
+        'MAE (1600 epochs) − MAE',
+        'mine − MAE',
+    ]
     assert lines[7] == 'Supervised − MAE' + ' ▲ above: +6.00 ± 0.00' * 2
     dots = re.findall(r'background: var\(--(\w+)\)', table)
     assert dots == ['untrained', 'mae', 'bootmae', 'other1', 'other2', 'other3']
     text = words(page)
-    assert ('Others against MAE: Supervised above (+6.00 ± 0.00), MAE (1600 epochs) above (+3.00 ± 0.00), '
-            'mine below (−5.00 ± 0.00).') in text
+    assert (
+        'Others against MAE: Supervised above (+6.00 ± 0.00), MAE (1600 epochs) above (+3.00 ± 0.00), '
+        'mine below (−5.00 ± 0.00).'
+    ) in text
     assert 'Against the untrained' not in text  # all are above it, which one sentence says
     worse = [replace(row, value=row.value - 60) if row.method == 'mine' else row for row in six_methods()]
-    assert ('Against the untrained encoder (60.1): above MAE 90.1, BootMAE 92.1, Supervised 96.1, MAE (1600 epochs) '
-            '93.1; below mine 25.1.') in words(build_page('Title', worse))
+    assert (
+        'Against the untrained encoder (60.1): above MAE 90.1, BootMAE 92.1, Supervised 96.1, MAE (1600 epochs) '
+        '93.1; below mine 25.1.'
+    ) in words(build_page('Title', worse))
 
 
 def test_curves_and_classes_have_their_places():
-    curves = [Curve(f'digits/{method}/0', np.arange(3), {'probe/knn': np.array([1.0, 2.0, 3.0])}, 'epoch')
-              for method in ('mae', 'bootmae')]
-    classes = [('scenes', 'segmentation', method, 0, 'IoU', {'sky': 50.0 + gain, 'sea': 20.0 - gain})
-               for method, gain in (('mae', 0), ('bootmae', 5))]
+    curves = [
+        Curve(f'digits/{method}/0', np.arange(3), {'probe/knn': np.array([1.0, 2.0, 3.0])}, 'epoch')
+        for method in ('mae', 'bootmae')
+    ]
+    classes = [
+        ('scenes', 'segmentation', method, 0, 'IoU', {'sky': 50.0 + gain, 'sea': 20.0 - gain})
+        for method, gain in (('mae', 0), ('bootmae', 5))
+    ]
     page = build_page('Title', rows_of(), metrics=curves, classes=classes)
     check(page)
     assert '<h3>digits, online k-NN</h3>' in page
-    section = page[page.index('<section id="classes">'):page.index('<section id="published">')]
+    section = page[page.index('<section id="classes">') : page.index('<section id="published">')]
     assert '<details class="classes"><summary>scenes, segmentation IoU: 2 classes</summary>' in section
     assert 'Class MAE BootMAE BootMAE − MAE sky 50.0 55.0 +5.00 (1) sea 20.0 15.0 −5.00 (1)' in words(section)
     assert 'id="classes"' not in build_page('Title', rows_of())
@@ -218,8 +288,11 @@ def test_curves_and_classes_have_their_places():
 
 
 def test_cost_and_provenance_tell_what_the_rows_know():
-    rows = [replace(row, memory=12.5, gpu_hours=3.0 if row.task == 'knn' else 40.0, data_hash='da7a',
-                    config_hash='c0f1') for row in rows_of() if row.method != 'untrained']
+    rows = [
+        replace(row, memory=12.5, gpu_hours=3.0 if row.task == 'knn' else 40.0, data_hash='da7a', config_hash='c0f1')
+        for row in rows_of()
+        if row.method != 'untrained'
+    ]
     text = words(build_page('Title', rows))
     assert 'Memory, GiB GPU-hours Precision' in text
     assert '12.5 3.0 to 40.0 float32' in text
@@ -233,17 +306,26 @@ def test_columns_that_never_change_are_said_once():
     assert '12 rows.' in text
     assert 'protocol k=20 , commit c0ffee , device 2 cores , precision float32 , date 2026-01-02 , label demo .' in text
     table = build_page('Title', rows_of())
-    table = table[table.index('aria-label="Table: all rows"'):table.index('<section id="provenance">')]
+    table = table[table.index('aria-label="Table: all rows"') : table.index('<section id="provenance">')]
     assert words(table).split('data method task')[1].startswith(' metric value seed config checkpoint')
     assert '2 cores' not in table
 
 
 def test_names_are_escaped_everywhere():
-    rows = [replace(row, data=HOSTILE, protocol=HOSTILE, config=HOSTILE, checkpoint=HOSTILE, device=HOSTILE)
-            for row in rows_of()]
-    page = build_page(HOSTILE, rows, [Curve(f'{HOSTILE}/mae/0', np.arange(4), {'loss': np.ones(4)})],
-                      {HOSTILE: picture()}, {HOSTILE: {HOSTILE: HOSTILE}}, {HOSTILE: HOSTILE}, [HOSTILE],
-                      {HOSTILE: picture()})
+    rows = [
+        replace(row, data=HOSTILE, protocol=HOSTILE, config=HOSTILE, checkpoint=HOSTILE, device=HOSTILE)
+        for row in rows_of()
+    ]
+    page = build_page(
+        HOSTILE,
+        rows,
+        [Curve(f'{HOSTILE}/mae/0', np.arange(4), {'loss': np.ones(4)})],
+        {HOSTILE: picture()},
+        {HOSTILE: {HOSTILE: HOSTILE}},
+        {HOSTILE: HOSTILE},
+        [HOSTILE],
+        {HOSTILE: picture()},
+    )
     assert '<img src=x' not in page
     assert 'onerror="' not in page
     assert words(page).count('<img src=x onerror="alert(1)">') > 20
@@ -262,8 +344,13 @@ def test_numbers_sort_by_value_and_labels_with_all_last():
 def dense_rows():
     """Segmentation and detection, first in the file, by the encoders of the other rows."""
     metrics = {'segmentation': ['mIoU'], 'detection': ['box AP', 'mask AP']}
-    return [replace(row, data='digit scenes', task=task, metric=metric, protocol='')
-            for row in rows_of() if row.task == 'knn' for task in metrics for metric in metrics[task]]
+    return [
+        replace(row, data='digit scenes', task=task, metric=metric, protocol='')
+        for row in rows_of()
+        if row.task == 'knn'
+        for task in metrics
+        for metric in metrics[task]
+    ]
 
 
 def test_four_tasks_stand_side_by_side():
@@ -273,8 +360,7 @@ def test_four_tasks_stand_side_by_side():
     lines = [words(line).strip() for line in table.split('</tr>')]
     assert lines[0] == 'digits digit scenes'
     assert re.findall(r'colspan="(\d)"', table) == ['2', '3']
-    assert lines[1] == ('k-NN all labels linear probe all labels '
-                        'segmentation mIoU detection box AP detection mask AP')
+    assert lines[1] == ('k-NN all labels linear probe all labels segmentation mIoU detection box AP detection mask AP')
     assert lines[2] == 'Untrained' + ' 60.1 ± 0.1 (2)' * 5
     assert lines[5] == 'BootMAE − MAE' + ' ▲ above: +2.00 ± 0.00' * 5
     assert page.index('id="overview"') < page.index('id="verdicts"')
@@ -282,11 +368,12 @@ def test_four_tasks_stand_side_by_side():
 
 def test_segmentation_and_detection_read_well():
     text = words(build_page('Title', [*dense_rows(), *rows_of()]))
-    assert ('judged by k-NN and linear probe on digits, and by segmentation and detection on digit scenes; '
-            '2 seeds each.') in text
+    assert (
+        'judged by k-NN and linear probe on digits, and by segmentation and detection on digit scenes; 2 seeds each.'
+    ) in text
     assert 'neither is a share of right answers' in text
     assert 'segmentation mIoU ▲ above MAE' in text
-    assert 'all labels' not in text[text.index('segmentation mIoU ▲'):text.index('Rule.')]
+    assert 'all labels' not in text[text.index('segmentation mIoU ▲') : text.index('Rule.')]
     assert 'neither is a share of right answers' not in words(build_page('Title', rows_of()))
     assert 'digits: both methods saw the same number of images (5,000 a run)' in text
     assert 'digit scenes: both' not in text  # the same pretrainings
@@ -295,11 +382,11 @@ def test_segmentation_and_detection_read_well():
 
 def test_predictions_have_a_section_of_their_own():
     page = build_page('Title', rows_of(), pictures={'P': picture()}, predictions={'Q': picture(17)})
-    section = page[page.index('<section id="predictions">'):page.index('<section id="published">')]
+    section = page[page.index('<section id="predictions">') : page.index('<section id="published">')]
     assert 'alt="Q"' in section
     assert 'Open larger: Q' in section
     assert 'normalized patches' not in section
-    assert 'alt="P"' in page[page.index('<section id="reconstructions">'):]
+    assert 'alt="P"' in page[page.index('<section id="reconstructions">') :]
     assert 'id="predictions"' not in build_page('Title', rows_of(), pictures={'P': picture()})
     with pytest.raises(ValueError, match="picture 'x' cannot be read"):
         build_page('Title', rows_of(), predictions={'x': b'no picture'})
@@ -352,6 +439,7 @@ def test_crash_leaves_the_old_page(tmp_path, monkeypatch):
 
 # ---- the command
 
+
 @pytest.fixture
 def command():
     path = Path(__file__).parents[2] / 'tools' / 'report.py'
@@ -374,9 +462,23 @@ def files(tmp_path):
 
 
 def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
-    code = command([str(files / 'r.csv'), '--out', str(files / 'a.html'), '--title', 'My title',
-                    '--run', f'digits/mae/0={files / "work"}', '--picture', f'a=b={files / "grid.png"}',
-                    '--provenance', str(files / 'p.json'), '--prediction', f'Scenes={files / "grid.png"}'])
+    code = command(
+        [
+            str(files / 'r.csv'),
+            '--out',
+            str(files / 'a.html'),
+            '--title',
+            'My title',
+            '--run',
+            f'digits/mae/0={files / "work"}',
+            '--picture',
+            f'a=b={files / "grid.png"}',
+            '--provenance',
+            str(files / 'p.json'),
+            '--prediction',
+            f'Scenes={files / "grid.png"}',
+        ]
+    )
     assert code == 0
     out = capsys.readouterr().out
     assert '---- digits ----' in out
@@ -388,14 +490,17 @@ def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
         assert given in text
 
 
-@pytest.mark.parametrize(('extra', 'message'), [
-    (['--run', 'digits/mae=nowhere'], 'nowhere: no scalars.json'),
-    (['--picture', 'a=nowhere.png'], 'nowhere.png'),
-    (['--prediction', 'a=nowhere.png'], 'nowhere.png'),
-    (['--prediction', 'a=r.csv'], "picture 'a' cannot be read"),
-    (['--picture', 'a=r.csv'], "picture 'a' cannot be read"),
-    (['--provenance', 'r.csv'], 'r.csv: not JSON'),
-])
+@pytest.mark.parametrize(
+    ('extra', 'message'),
+    [
+        (['--run', 'digits/mae=nowhere'], 'nowhere: no scalars.json'),
+        (['--picture', 'a=nowhere.png'], 'nowhere.png'),
+        (['--prediction', 'a=nowhere.png'], 'nowhere.png'),
+        (['--prediction', 'a=r.csv'], "picture 'a' cannot be read"),
+        (['--picture', 'a=r.csv'], "picture 'a' cannot be read"),
+        (['--provenance', 'r.csv'], 'r.csv: not JSON'),
+    ],
+)
 def test_command_errors_are_one_line(command, files, capsys, monkeypatch, extra, message):
     monkeypatch.chdir(files)
     assert command(['r.csv', '--out', 'a.html', *extra]) == 2
@@ -408,11 +513,13 @@ def test_command_errors_are_one_line(command, files, capsys, monkeypatch, extra,
 def test_command_draws_a_downstream_training(command, files):
     folder = files / 'seg' / '20260101_100000' / 'vis_data'
     folder.mkdir(parents=True)
-    (folder / 'scalars.json').write_text('{"loss": 1.0, "iter": 9, "step": 9}\n{"mIoU": 10.0, "step": 10}\n'
-                                         '{"mIoU": 30.0, "step": 20}\n')
+    (folder / 'scalars.json').write_text(
+        '{"loss": 1.0, "iter": 9, "step": 9}\n{"mIoU": 10.0, "step": 10}\n{"mIoU": 30.0, "step": 20}\n'
+    )
     (folder.parent / 'classes.json').write_text('{"IoU": {"sky": 61.5}, "Acc": {"sky": 9}}')
-    code = command([str(files / 'r.csv'), '--out', str(files / 'a.html'),
-                    '--downstream', f'scenes/mae/0={files / "seg"}'])
+    code = command(
+        [str(files / 'r.csv'), '--out', str(files / 'a.html'), '--downstream', f'scenes/mae/0={files / "seg"}']
+    )
     assert code == 0
     page = (files / 'a.html').read_text()
     assert '<h3>scenes, mIoU</h3>' in page

@@ -6,28 +6,41 @@ from dataclasses import replace
 
 import pytest
 
-from bootmae.report import (
-    find_verdicts,
-    markdown_table,
-    published_rows,
-    read_rows,
-    summarize,
-    text_table,
-    write_rows,
-)
+from bootmae.report import find_verdicts, markdown_table, published_rows, read_rows, summarize, text_table, write_rows
 from bootmae.report.summary import spread_of
 from bootmae.report.tables import cost_sentences
 from bootmae.report.verdicts import best_method, headline, judge, learned_headline
 from bootmae.results.rows import COLUMNS, ResultRow
 
-ROW = ResultRow('digits', 'mae', 'knn', 'all', 'accuracy', 91.5, 0, 'k=20, "cosine"', 'configs/a.py',
-                'last.pth', 'ab12', 'c0ffee', '2 cores', 'float32', 12.25, 60000, '2026-01-02', 'demo')
+ROW = ResultRow(
+    'digits',
+    'mae',
+    'knn',
+    'all',
+    'accuracy',
+    91.5,
+    0,
+    'k=20, "cosine"',
+    'configs/a.py',
+    'last.pth',
+    'ab12',
+    'c0ffee',
+    '2 cores',
+    'float32',
+    12.25,
+    60000,
+    '2026-01-02',
+    'demo',
+)
 
 
 def rows_of(task='knn', **values: list[float]) -> list[ResultRow]:
     """Rows with seeds 0, 1, ... for every method."""
-    return [replace(ROW, method=method, task=task, value=value, seed=seed)
-            for method, numbers in values.items() for seed, value in enumerate(numbers)]
+    return [
+        replace(ROW, method=method, task=task, value=value, seed=seed)
+        for method, numbers in values.items()
+        for seed, value in enumerate(numbers)
+    ]
 
 
 def verdict_of(**values: list[float]):
@@ -36,9 +49,14 @@ def verdict_of(**values: list[float]):
 
 # ---- the file
 
+
 def test_round_trip_keeps_every_value(tmp_path):
-    rows = [ROW, replace(ROW, seed=1, value=1 / 3, data='a,b\n"c"'), *published_rows(),
-            replace(ROW, seed=2, value=math.nan, label='not run')]
+    rows = [
+        ROW,
+        replace(ROW, seed=1, value=1 / 3, data='a,b\n"c"'),
+        *published_rows(),
+        replace(ROW, seed=2, value=math.nan, label='not run'),
+    ]
     write_rows(tmp_path / 'new' / 'r.csv', rows)
     found = read_rows(tmp_path / 'new' / 'r.csv')
     assert found[:-1] == rows[:-1]
@@ -50,7 +68,8 @@ def test_columns_are_the_contract(tmp_path):
     write_rows(tmp_path / 'r.csv', [ROW])
     assert (tmp_path / 'r.csv').read_text().splitlines()[0] == (
         'data,method,task,labels,metric,value,seed,protocol,config,checkpoint,checkpoint_hash,commit,device,precision,'
-        'seconds,images,date,label,config_hash,data_hash,gpu_hours,memory')
+        'seconds,images,date,label,config_hash,data_hash,gpu_hours,memory'
+    )
 
 
 def test_same_identity_replaces_and_others_stay(tmp_path):
@@ -58,7 +77,11 @@ def test_same_identity_replaces_and_others_stay(tmp_path):
     write_rows(path, [ROW, replace(ROW, seed=1), replace(ROW, protocol='k=5')])
     write_rows(path, [replace(ROW, value=92.0, commit='later'), replace(ROW, seed=2)])
     assert [(row.seed, row.protocol, row.value) for row in read_rows(path)] == [
-        (0, ROW.protocol, 92.0), (1, ROW.protocol, 91.5), (0, 'k=5', 91.5), (2, ROW.protocol, 91.5)]
+        (0, ROW.protocol, 92.0),
+        (1, ROW.protocol, 91.5),
+        (0, 'k=5', 91.5),
+        (2, ROW.protocol, 91.5),
+    ]
 
 
 @pytest.mark.parametrize('step', ['fsync', 'replace'])
@@ -83,15 +106,18 @@ def line_with(**cells: str) -> str:
     return ','.join({**values, **cells}.values())
 
 
-@pytest.mark.parametrize(('line', 'message'), [
-    (line_with(value='high'), "line 2, column value: 'high' is not a number; repair or delete this line"),
-    (line_with(seed='1.5'), "line 2, column seed: '1.5' is not a whole number"),
-    (line_with(images=''), "line 2, column images: '' is not a whole number"),
-    (line_with(label='mine'), "line 2, column label: 'mine' is none of reproduced, demo, paper, not run"),
-    (line_with(value='nan'), 'line 2, column value: nan is not a finite number'),
-    (line_with(seconds='-1'), 'line 2, column seconds: -1.0 is not a duration'),
-    ('digits,mae', 'line 2: 2 cells where 22 belong'),
-])
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        (line_with(value='high'), "line 2, column value: 'high' is not a number; repair or delete this line"),
+        (line_with(seed='1.5'), "line 2, column seed: '1.5' is not a whole number"),
+        (line_with(images=''), "line 2, column images: '' is not a whole number"),
+        (line_with(label='mine'), "line 2, column label: 'mine' is none of reproduced, demo, paper, not run"),
+        (line_with(value='nan'), 'line 2, column value: nan is not a finite number'),
+        (line_with(seconds='-1'), 'line 2, column seconds: -1.0 is not a duration'),
+        ('digits,mae', 'line 2: 2 cells where 22 belong'),
+    ],
+)
 def test_bad_line_is_named(tmp_path, line, message):
     path = tmp_path / 'r.csv'
     path.write_text(','.join(COLUMNS) + '\n' + line + '\n')
@@ -101,12 +127,15 @@ def test_bad_line_is_named(tmp_path, line, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(('header', 'message'), [
-    ('data,method', 'missing columns task'),
-    (','.join([*COLUMNS, 'mood']), 'unknown columns mood'),
-    (','.join(reversed(COLUMNS)), 'another order'),
-    ('', 'missing columns data'),
-])
+@pytest.mark.parametrize(
+    ('header', 'message'),
+    [
+        ('data,method', 'missing columns task'),
+        (','.join([*COLUMNS, 'mood']), 'unknown columns mood'),
+        (','.join(reversed(COLUMNS)), 'another order'),
+        ('', 'missing columns data'),
+    ],
+)
 def test_wrong_columns_are_named(tmp_path, header, message):
     path = tmp_path / 'r.csv'
     path.write_text(header + '\n')
@@ -124,10 +153,16 @@ def test_missing_file_and_bad_new_row(tmp_path):
 
 # ---- summaries
 
+
 def test_summary_by_hand():
-    item, = summarize(rows_of(mae=[90.0, 92.0, 91.0], bootmae=[92.0, 93.0, 95.0], untrained=[60.0]))
+    (item,) = summarize(rows_of(mae=[90.0, 92.0, 91.0], bootmae=[92.0, 93.0, 95.0], untrained=[60.0]))
     assert (item.data, item.task, item.labels, item.metric, item.protocol) == (
-        'digits', 'knn', 'all', 'accuracy', ROW.protocol)
+        'digits',
+        'knn',
+        'all',
+        'accuracy',
+        ROW.protocol,
+    )
     assert (item.methods['mae'].n, item.methods['mae'].mean, item.methods['mae'].std) == (3, 91.0, 1.0)
     assert item.methods['bootmae'].mean == pytest.approx(280 / 3)
     assert item.methods['bootmae'].std == pytest.approx(math.sqrt(7 / 3))  # deviations -4/3, -1/3, 5/3
@@ -140,14 +175,17 @@ def test_summary_by_hand():
 
 def test_difference_pairs_by_seed_and_not_by_order():
     given = {'mae': {3: 10.0, 1: 20.0, 7: 99.0}, 'bootmae': {1: 21.0, 3: 11.0, 9: 0.0}}
-    rows = [replace(ROW, method=method, seed=seed, value=value)
-            for method, values in given.items() for seed, value in values.items()]
-    item, = summarize(rows)
+    rows = [
+        replace(ROW, method=method, seed=seed, value=value)
+        for method, values in given.items()
+        for seed, value in values.items()
+    ]
+    (item,) = summarize(rows)
     assert (item.difference.n, item.difference.mean, item.difference.standard_error) == (2, 1.0, 0.0)
 
 
 def test_one_shared_seed_has_no_error_and_none_no_difference():
-    item, = summarize(rows_of(mae=[90.0], bootmae=[92.0]))
+    (item,) = summarize(rows_of(mae=[90.0], bootmae=[92.0]))
     assert (item.difference.n, item.difference.mean, item.difference.standard_error) == (1, 2.0, None)
     apart = [replace(ROW, seed=0), replace(ROW, method='bootmae', seed=1)]
     assert summarize(apart)[0].difference is None
@@ -155,15 +193,23 @@ def test_one_shared_seed_has_no_error_and_none_no_difference():
 
 
 def test_groups_stay_apart_and_unmeasured_rows_stay_out():
-    rows = [ROW, replace(ROW, labels='10'), replace(ROW, protocol='k=5'), replace(ROW, metric='recall'),
-            replace(ROW, task='linear'), replace(ROW, data='photos'), *published_rows(),
-            replace(ROW, seed=5, value=math.nan, label='not run')]
+    rows = [
+        ROW,
+        replace(ROW, labels='10'),
+        replace(ROW, protocol='k=5'),
+        replace(ROW, metric='recall'),
+        replace(ROW, task='linear'),
+        replace(ROW, data='photos'),
+        *published_rows(),
+        replace(ROW, seed=5, value=math.nan, label='not run'),
+    ]
     found = summarize(rows)
     assert len(found) == 6
     assert all(item.methods['mae'].values == {0: 91.5} for item in found)
 
 
 # ---- verdicts
+
 
 def test_rule_at_its_margin():
     # differences 1, 3: mean 2, error 1; the spreads 0 and sqrt(2) are smaller: level at the very margin
@@ -184,18 +230,17 @@ def test_above_wording():
     assert found.learned == {'mae': 'above', 'bootmae': 'above'}
     assert found.sentences == (
         'BootMAE is above MAE: +1.90 ± 0.10 points (standard error; 2 shared seeds, margin 0.28).',
-        'Both are above the untrained encoder (60.2) by more than the spread: MAE 90.2, BootMAE 92.1.')
+        'Both are above the untrained encoder (60.2) by more than the spread: MAE 90.2, BootMAE 92.1.',
+    )
     assert headline([found]) == ('BootMAE is above MAE in the only comparison.', 'good')
-    assert learned_headline([found]) == (
-        'Every pretrained encoder is above the untrained one by more than the spread.')
+    assert learned_headline([found]) == ('Every pretrained encoder is above the untrained one by more than the spread.')
 
 
 def test_level_wording():
     found = verdict_of(untrained=[90.0, 90.4], mae=[90.0, 91.0], bootmae=[90.5, 90.9])
     assert found.outcome == 'level'
     assert found.sentences[0].startswith('BootMAE is level with MAE: +0.20 ± 0.30 points')
-    assert found.sentences[1] == (
-        'MAE is not above the untrained encoder by more than the spread: 90.5 against 90.2.')
+    assert found.sentences[1] == ('MAE is not above the untrained encoder by more than the spread: 90.5 against 90.2.')
     assert headline([found]) == ('BootMAE is not above MAE in the only comparison: level in 1.', 'bad')
     assert learned_headline([found]).endswith('in 1 of 2 cases; the others: level in 1.')
 
@@ -206,21 +251,25 @@ def test_below_wording():
     assert found.sentences == (
         'BootMAE is below MAE: −1.90 ± 0.10 points (standard error; 2 shared seeds, margin 0.28).',
         'MAE is below the untrained encoder by more than the spread: 92.1 against 95.0.',
-        'BootMAE is below the untrained encoder by more than the spread: 90.2 against 95.0.')
+        'BootMAE is below the untrained encoder by more than the spread: 90.2 against 95.0.',
+    )
     assert headline([found])[1] == 'bad'
 
 
 def test_undecided_wording():
     found = verdict_of(untrained=[60.0], mae=[90.0], bootmae=[92.0])
     assert found.outcome == 'undecided'
-    assert found.sentences[0] == (
-        'BootMAE against MAE is undecided: difference +2.00 points, one shared seed only.')
+    assert found.sentences[0] == ('BootMAE against MAE is undecided: difference +2.00 points, one shared seed only.')
     assert headline([found]) == (
-        'Whether BootMAE is above MAE is undecided: this needs at least two seeds of both.', 'none')
+        'Whether BootMAE is above MAE is undecided: this needs at least two seeds of both.',
+        'none',
+    )
     assert found.sentences[1] == (
-        'Against the untrained encoder (60.0) undecided for lack of shared seeds: MAE 90.0, BootMAE 92.0.')
+        'Against the untrained encoder (60.0) undecided for lack of shared seeds: MAE 90.0, BootMAE 92.0.'
+    )
     assert learned_headline([found]) == (
-        'Against the untrained encoder everything is undecided for lack of shared seeds.')
+        'Against the untrained encoder everything is undecided for lack of shared seeds.'
+    )
     assert headline([verdict_of(mae=[90.0])])[1] == 'none'
 
 
@@ -229,11 +278,12 @@ def test_headline_counts_every_outcome():
     level = verdict_of(mae=[1.0, 1.0], bootmae=[1.0, 1.0])
     below = verdict_of(mae=[1.0, 1.0], bootmae=[0.0, 0.0])
     assert headline([above, above]) == ('BootMAE is above MAE in all 2 comparisons.', 'good')
-    sentence = ('BootMAE is above MAE in 1 of 4 comparisons, and not above it in the others: '
-                'level in 2, below in 1.')
+    sentence = 'BootMAE is above MAE in 1 of 4 comparisons, and not above it in the others: level in 2, below in 1.'
     assert headline([above, level, below, level]) == (sentence, 'mixed')
     assert headline([level, below]) == (
-        'BootMAE is not above MAE in any of the 2 comparisons: level in 1, below in 1.', 'bad')
+        'BootMAE is not above MAE in any of the 2 comparisons: level in 1, below in 1.',
+        'bad',
+    )
 
 
 def test_best_needs_a_lead_over_every_other():
@@ -247,18 +297,21 @@ def test_best_needs_a_lead_over_every_other():
 
 # ---- text
 
+
 def test_text_and_markdown_tables():
     rows = rows_of(mae=[90.0, 92.0], bootmae=[93.0, 94.0]) + rows_of('linear', mae=[80.0], bootmae=[79.0])
     assert text_table(rows) == (
         'Data    Task          Labels             MAE         BootMAE  BootMAE − MAE\n'
         '------  ------------  ------  --------------  --------------  -------------\n'
         'digits  k-NN             all  91.0 ± 1.4 (2)  93.5 ± 0.7 (2)   +2.50 ± 0.50\n'
-        'digits  linear probe     all        80.0 (1)        79.0 (1)      −1.00 (1)\n')
+        'digits  linear probe     all        80.0 (1)        79.0 (1)      −1.00 (1)\n'
+    )
     assert markdown_table(rows) == (
         '| Data | Task | Labels | MAE | BootMAE | BootMAE − MAE |\n'
         '| --- | --- | ---: | ---: | ---: | ---: |\n'
         '| digits | k-NN | all | 91.0 ± 1.4 (2) | **93.5 ± 0.7 (2)** | +2.50 ± 0.50 |\n'
-        '| digits | linear probe | all | 80.0 (1) | 79.0 (1) | −1.00 (1) |\n')
+        '| digits | linear probe | all | 80.0 (1) | 79.0 (1) | −1.00 (1) |\n'
+    )
     assert text_table(published_rows()) == 'no measured rows\n'
 
 
@@ -276,11 +329,12 @@ def test_cost_says_whether_the_budgets_agree():
     equal.append(replace(equal[0], task='linear'))
     assert cost_sentences(equal) == [
         'digits: both methods saw the same number of images (1,000 a run); BootMAE took 1.50 times the '
-        'time of MAE (150 s against 100 s, mean over runs).']
+        'time of MAE (150 s against 100 s, mean over runs).'
+    ]
     unequal = cost_sentences([run('mae', 100.0, 1000), run('bootmae', 0.0, 2000)])
     assert unequal == [
-        'digits: the budgets differ, BootMAE saw 2,000 images a run and MAE 1,000, so this is no equal '
-        'comparison.']
+        'digits: the budgets differ, BootMAE saw 2,000 images a run and MAE 1,000, so this is no equal comparison.'
+    ]
 
 
 def test_published_numbers():

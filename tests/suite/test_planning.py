@@ -94,6 +94,7 @@ def test_a_definition_and_an_estimate_know_options_of_a_method(tmp_path):
 
 def test_a_definition_knows_its_blocks(tmp_path):
     """Features of other blocks are other results, and a block that is not there is refused before anything runs."""
+
     def cell(blocks):
         task = {'config': 'configs/cls/bootmae_debug_finetune.py', **({'blocks': blocks} if blocks else {})}
         return cells_of(tmp_path, tasks={'knn': task}, seeds=[0])[2]

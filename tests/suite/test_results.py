@@ -43,7 +43,7 @@ def runs(tmp_path_factory):
     for short, kind in KINDS.items():
         config = write_config(root, short, root / 'scenes')
         task = Task(kind, str(config), kind=kind, options={'log_level': 'ERROR', 'experiment_name': f'dense_{short}'})
-        suite = Suite(root / 'toy.yaml', None, 'toy', 'demo', (), (2, ), {}, (task, ))
+        suite = Suite(root / 'toy.yaml', None, 'toy', 'demo', (), (2,), {}, (task,))
         cell = Cell(suite, task, Method('mae', 'mae', str(init)), 2, root)
         begin_attempt(cell, read_job_state(cell))
         runner = train(cell.config, str(cell.run), cell.options, init=cell.weights)
@@ -60,19 +60,35 @@ def test_rows(runs, short):
     for row, (key, factor) in zip(rows, METRICS[KINDS[short]].values(), strict=True):
         assert row.value == pytest.approx(factor * runner.message_hub.get_scalar(f'val/{key}').current())
         assert (row.data, row.task, row.labels, row.method, row.seed, row.label) == (
-            'digit scenes', KINDS[short], 'all', 'mae', 2, 'demo')
+            'digit scenes',
+            KINDS[short],
+            'all',
+            'mae',
+            2,
+            'demo',
+        )
         assert row.checkpoint_hash == runner.model.backbone.verdict.hash
         assert row.config.endswith('mae_demo_digits.py'), 'the pretraining'
         assert len(row.config_hash) == len(row.data_hash) == 12
         assert row.gpu_hours == 0
-    assert rows[0].protocol == {'seg': 'UperNet, 2 iterations, images as they are, whole, single scale',
-                                'det': 'Mask R-CNN, 1 epoch, 144 x 96 px'}[short]
+    assert (
+        rows[0].protocol
+        == {
+            'seg': 'UperNet, 2 iterations, images as they are, whole, single scale',
+            'det': 'Mask R-CNN, 1 epoch, 144 x 96 px',
+        }[short]
+    )
 
 
 def test_several_scales_are_another_protocol(runs):
     cell, _ = runs['seg']
-    tta = Cell(cell.suite, Task('segmentation', cell.config, kind='segmentation', tta=True, options=cell.options),
-               cell.method, cell.seed, cell.root)
+    tta = Cell(
+        cell.suite,
+        Task('segmentation', cell.config, kind='segmentation', tta=True, options=cell.options),
+        cell.method,
+        cell.seed,
+        cell.root,
+    )
     (cell.folder / 'tta.json').write_text(json.dumps({'mIoU': 12.5}))
     single, several = collect(tta, gpus=0)
     assert (several.value, several.protocol.rpartition(', ')[2]) == (12.5, 'multi-scale and flip')
@@ -114,7 +130,8 @@ def test_protocols_of_the_recipes():
         assert of(f'configs/cls/{method}_vitb_finetune.py', 'finetune') == 'all weights trained, 100 epochs, 224 px'
         assert of(f'configs/cls/{method}_vitb_linear.py', 'linear') == 'linear layer trained, 90 epochs, 224 px'
     assert of('configs/seg/bootmae_vitb_upernet.py', 'segmentation') == (
-        'UperNet, 160,000 iterations, 2048 x 512 px, slide, single scale')
+        'UperNet, 160,000 iterations, 2048 x 512 px, slide, single scale'
+    )
     assert of('configs/det/mae_vitb_maskrcnn_1x.py', 'detection') == 'Mask R-CNN, 12 epochs, 1333 x 800 px'
     assert of('configs/det/mae_vitb_vitdet.py', 'detection').startswith('ViTDet, ')
 
@@ -156,7 +173,7 @@ def test_segmentation_samples(runs):
 
 def test_detection_samples(runs):
     cell, _ = runs['det']
-    sample, = predict(load_config(cell.config), last_checkpoint(cell.run), [4])
+    (sample,) = predict(load_config(cell.config), last_checkpoint(cell.run), [4])
     scene, truth, found = draw_scene(SPEC, 'val', 4), instances(sample, truth=True), instances(sample)
     assert truth['labels'].tolist() == scene.labels.tolist()
     assert truth['boxes'].tolist() == boxes_of(scene.masks).tolist()

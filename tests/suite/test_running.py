@@ -60,8 +60,13 @@ def suite(tmp_path, monkeypatch):
 def start(cells, lanes=2, gpu=False, events=None) -> SuiteRun:
     machine = Machine([str(index) for index in range(lanes)], lanes, gpu)
     events = [] if events is None else events
-    return SuiteRun(cells, {cell.name: f'd-{cell.name}' for cell in cells}, {}, machine,
-                    lambda cell, state, text: events.append((cell.name, state, text)))
+    return SuiteRun(
+        cells,
+        {cell.name: f'd-{cell.name}' for cell in cells},
+        {},
+        machine,
+        lambda cell, state, text: events.append((cell.name, state, text)),
+    )
 
 
 def test_all_once(suite):
@@ -143,7 +148,7 @@ def test_killed_cells_are_named(suite):
     cells[1].folder.mkdir(parents=True)
     begin_attempt(cells[1], read_job_state(cells[1]))
     assert state_of(cells[1]) == KILLED
-    line, = interrupted(cells)
+    (line,) = interrupted(cells)
     assert line.startswith('killed: pretrain/bootmae-0, begun 20')
     assert line.endswith('it starts over')
     assert start(cells).run()
@@ -230,5 +235,7 @@ def test_events_are_lines_of_a_file(suite):
     status.tell(cells[0], DONE, '')
     status.tell(cells[1], FAILED, 'exit code 3: loss is nan')
     assert [' '.join(line.split()[1:]) for line in out.getvalue().splitlines()] == [
-        'start pretrain/mae-0: goes on from its newest checkpoint', '1/5 done pretrain/mae-0',
-        '2/5 FAILED pretrain/bootmae-0: exit code 3: loss is nan']
+        'start pretrain/mae-0: goes on from its newest checkpoint',
+        '1/5 done pretrain/mae-0',
+        '2/5 FAILED pretrain/bootmae-0: exit code 3: loss is nan',
+    ]

@@ -10,7 +10,7 @@ from bootmae.suite import load_suite, make_cells
 from bootmae.suite.cells import as_options, select, shell
 from bootmae.suite.spec import merge
 
-PLAIN = yaml.safe_load('''
+PLAIN = yaml.safe_load("""
 methods: [untrained, mae, bootmae]
 seeds: [0, 4]
 gpus: 2
@@ -20,7 +20,7 @@ tasks:
   finetune: configs/cls/bootmae_debug_finetune.py
 sizes:
   tiny: {seeds: [1], tasks: {knn: {labels: all}}}
-''')
+""")
 
 
 def write(folder: Path, change: dict | None = None, **keys) -> Path:
@@ -45,21 +45,35 @@ def test_cells(tmp_path):
     assert by_name['pretrain/mae-0'].config == 'configs/pretrain/mae_debug.py'
     assert (by_name['knn/mae-0'].training.gpus, by_name['finetune/mae-0'].training.gpus) == (1, 2)
     assert [cell.name for cell in cells_of(tmp_path, 'tiny')][-1] == 'finetune/bootmae-1'
-    assert cells_of(tmp_path, 'tiny')[2].task.labels == ('all', )
+    assert cells_of(tmp_path, 'tiny')[2].task.labels == ('all',)
 
 
 def test_commands(tmp_path):
-    by_name = {cell.name: cell for cell in cells_of(tmp_path, change={'tasks': {'finetune': {
-        'config': 'configs/cls/bootmae_debug_finetune.py',
-        'options': {'train_dataloader.dataset.subset_seed': '{seed}', 'model.backbone': {'depth': 2}}}}})}
+    by_name = {
+        cell.name: cell
+        for cell in cells_of(
+            tmp_path,
+            change={
+                'tasks': {
+                    'finetune': {
+                        'config': 'configs/cls/bootmae_debug_finetune.py',
+                        'options': {'train_dataloader.dataset.subset_seed': '{seed}', 'model.backbone': {'depth': 2}},
+                    }
+                }
+            },
+        )
+    }
     pretrain, finetune = by_name['pretrain/bootmae-4'], by_name['finetune/bootmae-4']
     run = tmp_path / 'pretrain' / 'bootmae-4' / 'run'
     assert shell(pretrain.commands(1)[0]) == (
-        f'tools/train.py configs/pretrain/bootmae_debug.py --work-dir {run} --cfg-options randomness.seed=4')
+        f'tools/train.py configs/pretrain/bootmae_debug.py --work-dir {run} --cfg-options randomness.seed=4'
+    )
     assert shell(pretrain.commands(2)[0]).startswith(
-        'tools/dist_train.sh configs/pretrain/bootmae_debug.py 2 --work-dir')
+        'tools/dist_train.sh configs/pretrain/bootmae_debug.py 2 --work-dir'
+    )
     assert shell(pretrain.commands(16, 'gpu')[0]).startswith(
-        'tools/slurm_train.sh gpu pretrain.bootmae-4 configs/pretrain/bootmae_debug.py 16 --work-dir')
+        'tools/slurm_train.sh gpu pretrain.bootmae-4 configs/pretrain/bootmae_debug.py 16 --work-dir'
+    )
     run.mkdir(parents=True)
     (run / 'epoch_3.pth').write_bytes(b'')
     (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
@@ -68,8 +82,10 @@ def test_commands(tmp_path):
     assert words[words.index('--init') + 1] == str(run / 'epoch_3.pth')
     assert words[-3:] == ['randomness.seed=4', 'train_dataloader.dataset.subset_seed=4', 'model.backbone.depth=2']
     knn = by_name['knn/untrained-4'].commands(1)[0]
-    assert shell(knn).startswith('tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
-                                 '--method untrained --tasks knn --labels 5 all --rows ')
+    assert shell(knn).startswith(
+        'tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
+        '--method untrained --tasks knn --labels 5 all --rows '
+    )
 
 
 def test_weights_from_elsewhere(tmp_path):
@@ -84,17 +100,31 @@ def test_weights_from_elsewhere(tmp_path):
 
 def test_options_of_a_method(tmp_path):
     """Only its pretrainings have them, over the pretraining's own, however deep those are written."""
-    methods = {'mae': None, 'mae-longer': {'configs': 'mae', 'options': {
-        'train_cfg': {'max_epochs': 330}, 'train_dataloader': {'dataset': {'subset_seed': '{seed}'}}}}}
+    methods = {
+        'mae': None,
+        'mae-longer': {
+            'configs': 'mae',
+            'options': {'train_cfg': {'max_epochs': 330}, 'train_dataloader': {'dataset': {'subset_seed': '{seed}'}}},
+        },
+    }
     pretrain = {'config': 'configs/pretrain/{method}_debug.py', 'options': {'train_cfg.max_epochs': 2, 'a': [1]}}
     by_name = {cell.name: cell for cell in cells_of(tmp_path, methods=methods, pretrain=pretrain)}
     assert by_name['pretrain/mae-4'].options == {'randomness.seed': 4, 'train_cfg.max_epochs': 2, 'a': [1]}
     longer = by_name['pretrain/mae-longer-4']
     assert longer.config == 'configs/pretrain/mae_debug.py'
-    assert longer.options == {'randomness.seed': 4, 'train_cfg.max_epochs': 330, 'a': [1],
-                              'train_dataloader.dataset.subset_seed': 4}
-    assert longer.commands(1)[0][-5:] == ['--cfg-options', 'randomness.seed=4', 'train_cfg.max_epochs=330', 'a=[1]',
-                                          'train_dataloader.dataset.subset_seed=4']
+    assert longer.options == {
+        'randomness.seed': 4,
+        'train_cfg.max_epochs': 330,
+        'a': [1],
+        'train_dataloader.dataset.subset_seed': 4,
+    }
+    assert longer.commands(1)[0][-5:] == [
+        '--cfg-options',
+        'randomness.seed=4',
+        'train_cfg.max_epochs=330',
+        'a=[1]',
+        'train_dataloader.dataset.subset_seed=4',
+    ]
     assert by_name['finetune/mae-longer-4'].options == by_name['finetune/mae-4'].options == {'randomness.seed': 4}
     assert by_name['finetune/mae-longer-4'].needs is longer
 
@@ -107,14 +137,17 @@ def test_blocks(tmp_path, blocks, words):
     assert ('--blocks' in command) == bool(blocks)
     if words:
         place = command.index('--blocks') + 1
-        assert command[place:place + len(words) + 1] == [*words, '--rows']
+        assert command[place : place + len(words) + 1] == [*words, '--rows']
 
 
-@pytest.mark.parametrize(('patterns', 'names'), [
-    (['knn/mae-0'], ['pretrain/mae-0', 'knn/mae-0']),
-    (['*/untrained-4'], ['knn/untrained-4', 'finetune/untrained-4']),
-    (['pretrain'], ['pretrain/mae-0', 'pretrain/bootmae-0', 'pretrain/mae-4', 'pretrain/bootmae-4']),
-])
+@pytest.mark.parametrize(
+    ('patterns', 'names'),
+    [
+        (['knn/mae-0'], ['pretrain/mae-0', 'knn/mae-0']),
+        (['*/untrained-4'], ['knn/untrained-4', 'finetune/untrained-4']),
+        (['pretrain'], ['pretrain/mae-0', 'pretrain/bootmae-0', 'pretrain/mae-4', 'pretrain/bootmae-4']),
+    ],
+)
 def test_only(tmp_path, patterns, names):
     assert [cell.name for cell in select(cells_of(tmp_path), patterns)] == names
 
@@ -124,31 +157,40 @@ def test_only_what_is_there(tmp_path):
         select(cells_of(tmp_path), ['linear'])
 
 
-@pytest.mark.parametrize(('keys', 'message'), [
-    (dict(method=['mae']), r'toy.yaml, method: unknown key; is methods meant\?'),
-    (dict(methods=[]), 'methods: is missing'),
-    (dict(seeds=[0, 0]), r'seeds: \[0, 0\] is not a list of different whole numbers'),
-    (dict(gpus=0), 'gpus: 0 is not a number of GPUs'),
-    (dict(label='mine'), "label: 'mine' is none of reproduced, demo"),
-    (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
-    (dict(methods={'mae': {'source': 'teacher'}}), "methods.mae.source: 'teacher' is neither online nor momentum"),
-    (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained.options: are those of its pretraining'),
-    (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine.options: .* it has none'),
-    (dict(methods={'mae': {'options': [1]}}), r'methods.mae.options: \[1\] is not a mapping of config keys'),
-    (dict(methods={'a/b': {}}), 'methods.a/b: a name holds no slash'),
-    (dict(pretrain=None), 'pretrain: is missing'),
-    (dict(pretrain={'config': 3}), 'pretrain.config: the name of a config file is missing'),
-    (dict(tasks={'probe': 'x.py'}), "tasks.probe: kind 'probe' is none of knn, frozen"),
-    (dict(tasks={'knn': {'config': 'x.py', True: 'photos'}}), 'tasks.knn.True: unknown key; known are config'),
-    (dict(tasks={'knn': {'config': 'x.py', 'from': 'photos'}}), "tasks.knn.from: 'photos' is none of the pretrainings"),
-    (dict(tasks={'knn': {'config': 'x.py', 'tta': True}}), 'tasks.knn.tta: is for segmentation'),
-    (dict(tasks={'knn': {'config': 'x.py', 'test': True}}), 'tasks.knn.test: is for what is trained'),
-    (dict(tasks={'linear': {'config': 'x.py', 'blocks': 'all'}}), 'tasks.linear.blocks: is for knn and frozen'),
-    (dict(tasks={'knn': {'config': 'x.py', 'blocks': [0]}}), r'tasks.knn.blocks: \[0\] is neither all nor a list'),
-    (dict(tasks={'knn': {'config': 'x.py', 'blocks': 9}}), 'tasks.knn.blocks: 9 is neither all nor a list of blocks'),
-    (dict(tasks={'linear': {'config': 'x.py', 'labels': [1, 2]}}), 'tasks.linear.labels: several amounts'),
-    (dict(tasks={'pretrain2': 'x.py'}), "tasks.pretrain2: a task's name does not begin with 'pretrain'"),
-])
+@pytest.mark.parametrize(
+    ('keys', 'message'),
+    [
+        (dict(method=['mae']), r'toy.yaml, method: unknown key; is methods meant\?'),
+        (dict(methods=[]), 'methods: is missing'),
+        (dict(seeds=[0, 0]), r'seeds: \[0, 0\] is not a list of different whole numbers'),
+        (dict(gpus=0), 'gpus: 0 is not a number of GPUs'),
+        (dict(label='mine'), "label: 'mine' is none of reproduced, demo"),
+        (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
+        (dict(methods={'mae': {'source': 'teacher'}}), "methods.mae.source: 'teacher' is neither online nor momentum"),
+        (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained.options: are those of its pretraining'),
+        (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine.options: .* it has none'),
+        (dict(methods={'mae': {'options': [1]}}), r'methods.mae.options: \[1\] is not a mapping of config keys'),
+        (dict(methods={'a/b': {}}), 'methods.a/b: a name holds no slash'),
+        (dict(pretrain=None), 'pretrain: is missing'),
+        (dict(pretrain={'config': 3}), 'pretrain.config: the name of a config file is missing'),
+        (dict(tasks={'probe': 'x.py'}), "tasks.probe: kind 'probe' is none of knn, frozen"),
+        (dict(tasks={'knn': {'config': 'x.py', True: 'photos'}}), 'tasks.knn.True: unknown key; known are config'),
+        (
+            dict(tasks={'knn': {'config': 'x.py', 'from': 'photos'}}),
+            "tasks.knn.from: 'photos' is none of the pretrainings",
+        ),
+        (dict(tasks={'knn': {'config': 'x.py', 'tta': True}}), 'tasks.knn.tta: is for segmentation'),
+        (dict(tasks={'knn': {'config': 'x.py', 'test': True}}), 'tasks.knn.test: is for what is trained'),
+        (dict(tasks={'linear': {'config': 'x.py', 'blocks': 'all'}}), 'tasks.linear.blocks: is for knn and frozen'),
+        (dict(tasks={'knn': {'config': 'x.py', 'blocks': [0]}}), r'tasks.knn.blocks: \[0\] is neither all nor a list'),
+        (
+            dict(tasks={'knn': {'config': 'x.py', 'blocks': 9}}),
+            'tasks.knn.blocks: 9 is neither all nor a list of blocks',
+        ),
+        (dict(tasks={'linear': {'config': 'x.py', 'labels': [1, 2]}}), 'tasks.linear.labels: several amounts'),
+        (dict(tasks={'pretrain2': 'x.py'}), "tasks.pretrain2: a task's name does not begin with 'pretrain'"),
+    ],
+)
 def test_wrong_files(tmp_path, keys, message):
     with pytest.raises(ValueError, match=message):
         load_suite(write(tmp_path, **keys))
@@ -158,8 +200,10 @@ def test_missing_things(tmp_path):
     write(tmp_path)
     with pytest.raises(FileNotFoundError, match='no suite file .*none.yaml: there are .*toy.yaml'):
         load_suite(tmp_path / 'none.yaml')
-    with pytest.raises(FileNotFoundError, match='pretrain.config: there is no configs/pretrain/simmim_debug.py, which '
-                                                'method simmim needs'):
+    with pytest.raises(
+        FileNotFoundError,
+        match='pretrain.config: there is no configs/pretrain/simmim_debug.py, which method simmim needs',
+    ):
         load_suite(write(tmp_path, methods=['simmim']))
     with pytest.raises(ValueError, match="there is no size 'large'; there are tiny"):
         load_suite(write(tmp_path), 'large')

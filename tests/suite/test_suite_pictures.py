@@ -53,10 +53,14 @@ def test_models_are_built_with_their_options(tmp_path, monkeypatch):
 
 def test_commands_of_methods_with_options(tmp_path):
     found = page.commands(cells_of(tmp_path, methods=METHODS, seeds=[0]))
-    assert [name for name in found if name.startswith('pretrain')] == ['pretrain, deeper-1', 'pretrain',
-                                                                       'pretrain, fewer']
-    assert found['pretrain, fewer'].endswith(' --cfg-options randomness.seed=0 model.masking.num_masked=40 '
-                                             'model.masking.num_block=30')
+    assert [name for name in found if name.startswith('pretrain')] == [
+        'pretrain, deeper-1',
+        'pretrain',
+        'pretrain, fewer',
+    ]
+    assert found['pretrain, fewer'].endswith(
+        ' --cfg-options randomness.seed=0 model.masking.num_masked=40 model.masking.num_block=30'
+    )
     assert 'bootmae_debug.py' in found['pretrain']
 
 

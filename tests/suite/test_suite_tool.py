@@ -11,7 +11,7 @@ import pytest
 from bootmae.results.provenance import REPOSITORY
 from bootmae.results.rows import read_rows
 
-SUITE = '''
+SUITE = """
 title: toy
 label: demo
 methods: [bootmae]
@@ -19,7 +19,7 @@ seeds: [0, 1]
 pretrain: {config: "configs/pretrain/{method}_debug.py", options: {train_cfg.max_epochs: 2}}
 tasks:
   knn: {config: "configs/cls/bootmae_debug_finetune.py", labels: [5]}
-'''
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +33,15 @@ def command(tmp_path):
     def begin(*args: str) -> subprocess.Popen:
         tool = str(REPOSITORY / 'tools' / 'suite.py')
         words = [sys.executable, tool, path.name, '--out', 'out', '--gpus', '0', *args]
-        return subprocess.Popen(words, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env=os.environ | {'OMP_NUM_THREADS': '1'})
+        return subprocess.Popen(
+            words,
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {'OMP_NUM_THREADS': '1'},
+        )
+
     return begin
 
 
@@ -51,7 +58,7 @@ def test_killed_and_started_again(command, tmp_path):
     wait_for(out / 'pretrain' / 'bootmae-1' / 'log.txt')  # the first cell is done, the second has begun
     suite.send_signal(signal.SIGKILL)
     suite.communicate()
-    weights = (out / 'pretrain' / 'bootmae-0' / 'run' / 'epoch_2.pth')
+    weights = out / 'pretrain' / 'bootmae-0' / 'run' / 'epoch_2.pth'
     before = weights.stat().st_mtime_ns
     text, errors = command().communicate(timeout=200)
     assert 'toy.yaml: 4 cells, 1 done before; 2 at a time on the CPU' in text
@@ -59,7 +66,9 @@ def test_killed_and_started_again(command, tmp_path):
     assert weights.stat().st_mtime_ns == before, 'the finished cell was not repeated'
     rows = read_rows(out / 'results.csv')
     assert [(row.method, row.task, row.labels, row.seed, row.label) for row in rows] == [
-        ('bootmae', 'knn', '5', 0, 'demo'), ('bootmae', 'knn', '5', 1, 'demo')], errors
+        ('bootmae', 'knn', '5', 0, 'demo'),
+        ('bootmae', 'knn', '5', 1, 'demo'),
+    ], errors
     assert all(len(row.data_hash) == 12 and row.memory > 0 and 5 < row.value < 100 for row in rows)
     assert rows[0].data_hash == rows[1].data_hash
     page = (out / 'report.html').read_text()

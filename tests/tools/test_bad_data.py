@@ -45,9 +45,9 @@ def config(tmp_path, data) -> Path:
     """The debug pretraining on these files."""
     path = tmp_path / 'config.py'
     pipeline = [dict(type='LoadImageFromFile'), *load_config(DEBUG).to_dict()['train_pipeline']]
-    path.write_text(f'''_base_ = {str(DEBUG)!r}
+    path.write_text(f"""_base_ = {str(DEBUG)!r}
 train_dataloader = dict(dataset=dict(_delete_=True, type='ImageFiles', roots={str(data)!r}, pipeline={pipeline}))
-''')
+""")
     return path
 
 
@@ -144,15 +144,16 @@ def test_two_processes_replace_and_count_as_one(data, config, tmp_path):
     assert len(found) >= 2
     assert all(f'  {data / name}: ' in done.stderr for name in found)
     assert list((tmp_path / 'over').glob('*.pth'))
-    done = shell('dist_train.sh', config, 2, '--work-dir', tmp_path / 'strict', '--cfg-options', *options,
-                 'bad_images=raise')
+    done = shell(
+        'dist_train.sh', config, 2, '--work-dir', tmp_path / 'strict', '--cfg-options', *options, 'bad_images=raise'
+    )
     assert done.returncode == 2, done.stderr[-3000:]
     assert any(f'{data / name} cannot be read' in done.stderr for name in BAD)
 
 
 # --- a data loader's process that is killed, as for want of memory ---
 
-KILLER = '''
+KILLER = """
 import multiprocessing
 import os
 import signal
@@ -165,7 +166,7 @@ class Killer(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 1:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-'''
+"""
 
 
 @pytest.mark.slow
@@ -173,10 +174,16 @@ class Killer(Hook):
 def test_a_killed_worker_ends_the_run_and_is_named(data, config, tmp_path, processes):
     mend(data, *BAD)
     (tmp_path / 'killer_hook.py').write_text(KILLER)
-    config.write_text(config.read_text() + "custom_imports = dict(imports=['bootmae.registry', 'killer_hook'], "
-                      "allow_failed_imports=False)\ndefault_hooks = dict(killer=dict(type='Killer'))\n")
-    options = ['--cfg-options', 'train_dataloader.batch_size=4', f'auto_scale_lr.base_batch_size={4 * processes}',
-               *WORKERS]
+    config.write_text(
+        config.read_text() + "custom_imports = dict(imports=['bootmae.registry', 'killer_hook'], "
+        "allow_failed_imports=False)\ndefault_hooks = dict(killer=dict(type='Killer'))\n"
+    )
+    options = [
+        '--cfg-options',
+        'train_dataloader.batch_size=4',
+        f'auto_scale_lr.base_batch_size={4 * processes}',
+        *WORKERS,
+    ]
     begin = time.monotonic()
     if processes == 1:
         env = os.environ | dict(PYTHONPATH=str(tmp_path), CUDA_VISIBLE_DEVICES='')

@@ -47,11 +47,25 @@ def options(**changes) -> dict:
 def finetuned(request, tmp_path_factory):
     """A fine-tuning run, with and without averaged weights: its work directory, its hooks, its last metrics."""
     work_dir = tmp_path_factory.mktemp(request.param)
-    hooks = [] if request.param == 'plain' else [dict(
-        type='EMAHook', momentum=0.1, evaluate_on_ema=True, evaluate_on_origin=True, priority='ABOVE_NORMAL')]
-    runner = train(str(FINETUNE), str(work_dir), options(custom_hooks=hooks, **{
-        'train_dataloader.dataset.labels_per_class': 60, 'optim_wrapper.optimizer.lr': 5e-3,
-        'train_cfg.val_interval': 2}))
+    hooks = (
+        []
+        if request.param == 'plain'
+        else [
+            dict(type='EMAHook', momentum=0.1, evaluate_on_ema=True, evaluate_on_origin=True, priority='ABOVE_NORMAL')
+        ]
+    )
+    runner = train(
+        str(FINETUNE),
+        str(work_dir),
+        options(
+            custom_hooks=hooks,
+            **{
+                'train_dataloader.dataset.labels_per_class': 60,
+                'optim_wrapper.optimizer.lr': 5e-3,
+                'train_cfg.val_interval': 2,
+            },
+        ),
+    )
     names = ['accuracy/top1'] + (['accuracy/top1_origin'] if hooks else [])
     return work_dir, hooks, {name: runner.message_hub.get_scalar(f'val/{name}').current() for name in names}
 
@@ -62,8 +76,9 @@ def test_metrics_are_those_of_training(finetuned, monkeypatch):
     assert 12 < last['accuracy/top1'] < 100, 'it has learnt something'
     runners, build = [], build_runner
     monkeypatch.setattr('bootmae.commands.test.build_runner', lambda *args: runners.append(build(*args)) or runners[-1])
-    metrics = evaluate(str(FINETUNE), str(work_dir / 'epoch_2.pth'), str(work_dir / 'test'),
-                           options(custom_hooks=hooks))
+    metrics = evaluate(
+        str(FINETUNE), str(work_dir / 'epoch_2.pth'), str(work_dir / 'test'), options(custom_hooks=hooks)
+    )
     assert metrics == {'accuracy/top1': last['accuracy/top1']}
     for name, value in last.items():
         assert runners[0].message_hub.get_scalar(f'test/{name}').current() == value
@@ -81,15 +96,27 @@ def test_test_as_a_tool(finetuned, tmp_path):
 
 def test_a_pretraining_file_is_no_classifier(tmp_path, capsys):
     """And neither are bare weights, a damaged file or a missing one."""
-    train(str(PRETRAIN), str(tmp_path), options(**{
-        'train_dataloader.dataset.indices': 32, 'train_cfg.max_epochs': 1}))
+    train(str(PRETRAIN), str(tmp_path), options(**{'train_dataloader.dataset.indices': 32, 'train_cfg.max_epochs': 1}))
     torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
     (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:5000])
-    for file, message in (('epoch_1', r'is no checkpoint of this config.s ImageClassifier: \d+ weights missing'),
-                          ('weights', 'holds weights, not a run'), ('damaged', '(is damaged|was not read)'),
-                          ('missing', 'give the path')):
-        assert call('test', FINETUNE, tmp_path / f'{file}.pth', '--work-dir', tmp_path / 'test', '--cfg-options',
-                    *(f'{key}={value}' for key, value in options().items())) == 2
+    for file, message in (
+        ('epoch_1', r'is no checkpoint of this config.s ImageClassifier: \d+ weights missing'),
+        ('weights', 'holds weights, not a run'),
+        ('damaged', '(is damaged|was not read)'),
+        ('missing', 'give the path'),
+    ):
+        assert (
+            call(
+                'test',
+                FINETUNE,
+                tmp_path / f'{file}.pth',
+                '--work-dir',
+                tmp_path / 'test',
+                '--cfg-options',
+                *(f'{key}={value}' for key, value in options().items()),
+            )
+            == 2
+        )
         assert re.match(rf'error: .*{file}\.pth.*{message}', capsys.readouterr().err.splitlines()[-1])
 
 
@@ -108,10 +135,33 @@ def plan(capsys, *args) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-KEYS = ['config', 'gpus', 'batch_per_gpu', 'accumulation', 'global_batch', 'lr', 'min_lr', 'weight_decay',
-        'layer_decay', 'epochs', 'warmup_epochs', 'warmup_updates', 'ema', 'precision', 'input_mean', 'input_std',
-        'params', 'frozen_params', 'gflop_per_image', 'train_images', 'iterations', 'updates', 'images',
-        'images_per_second', 'gpu_hours']
+KEYS = [
+    'config',
+    'gpus',
+    'batch_per_gpu',
+    'accumulation',
+    'global_batch',
+    'lr',
+    'min_lr',
+    'weight_decay',
+    'layer_decay',
+    'epochs',
+    'warmup_epochs',
+    'warmup_updates',
+    'ema',
+    'precision',
+    'input_mean',
+    'input_std',
+    'params',
+    'frozen_params',
+    'gflop_per_image',
+    'train_images',
+    'iterations',
+    'updates',
+    'images',
+    'images_per_second',
+    'gpu_hours',
+]
 
 
 def test_plan_json(capsys):
@@ -134,12 +184,18 @@ def test_plan_text_and_options(capsys):
     assert float(lines['lr']) == pytest.approx(1.5e-4 * 1024 / 256)
 
 
-@pytest.mark.parametrize('args, message', [
-    ([VITB, '--gpus', 3], r'3 GPUs x 512 x accumulation 2 = 3072, but the recipe.s batch is 4096. 3 GPUs do not '
-                          r'divide it: use one of \[1, 2, 4, 8, 16, 32, 64\] GPUs; or, .* add --auto-scale-lr'),
-    ([VITB, '--gpus', 0], 'gpus=0, batch_size=512'),
-    ([VITB.with_name('nothing.py')], 'no config .*nothing.py'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (
+            [VITB, '--gpus', 3],
+            r'3 GPUs x 512 x accumulation 2 = 3072, but the recipe.s batch is 4096. 3 GPUs do not '
+            r'divide it: use one of \[1, 2, 4, 8, 16, 32, 64\] GPUs; or, .* add --auto-scale-lr',
+        ),
+        ([VITB, '--gpus', 0], 'gpus=0, batch_size=512'),
+        ([VITB.with_name('nothing.py')], 'no config .*nothing.py'),
+    ],
+)
 def test_plan_errors(capsys, args, message):
     assert call('plan', *args) == 2
     captured = capsys.readouterr()
@@ -150,8 +206,12 @@ def test_plan_errors(capsys, args, message):
 @pytest.mark.slow
 def test_plan_as_a_command(tmp_path):
     """From another folder; nothing but the JSON is printed."""
-    done = subprocess.run([sys.executable, REPOSITORY / 'tools' / 'plan.py', PRETRAIN, '--json'], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / 'tools' / 'plan.py', PRETRAIN, '--json'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)['iterations'] == 10
     assert not list(tmp_path.iterdir())

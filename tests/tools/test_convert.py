@@ -37,6 +37,7 @@ def call(tool: str, *args) -> int:
 def runs(tmp_path_factory) -> Path:
     """A folder with the file of a pretraining run, pretrain.pth, and of a classifier, cls.pth, of the debug configs."""
     from mmpretrain.registry import MODELS
+
     folder = tmp_path_factory.mktemp('runs')
     for name, config in (('pretrain', PRETRAIN), ('cls', FINETUNE)):
         cfg = load_config(config)
@@ -48,8 +49,12 @@ def runs(tmp_path_factory) -> Path:
         state = model.state_dict()
         if name == 'pretrain':
             state['feature_decoder.pos_embed'] = state['backbone.pos_embed']
-        torch.save(dict(state_dict=state, optimizer=dict(state={}, param_groups=[]),
-                        meta=dict(epoch=2, iter=4, bootmae=FACTS)), folder / f'{name}.pth')
+        torch.save(
+            dict(
+                state_dict=state, optimizer=dict(state={}, param_groups=[]), meta=dict(epoch=2, iter=4, bootmae=FACTS)
+            ),
+            folder / f'{name}.pth',
+        )
     return folder
 
 
@@ -60,34 +65,60 @@ def test_one_line(runs, tmp_path, capsys):
     assert captured.out == (
         f'{runs}/pretrain.pth [BootMAE run (online), sha256 {tensors_hash(found)}] as timm: {len(found) - 2} tensors; '
         'left out: pixel_decoder (pretraining only), feature_decoder (pretraining only), momentum (--source momentum '
-        f'exports it), training state (not needed to use the weights) -> {tmp_path}/a.pth\n')
+        f'exports it), training state (not needed to use the weights) -> {tmp_path}/a.pth\n'
+    )
     assert not captured.err
 
 
 def test_momentum(runs, tmp_path, capsys):
-    assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', 'hf', tmp_path / 'model.safetensors', '--source',
-                'momentum') == 0
+    assert (
+        call(
+            'convert_checkpoint',
+            runs / 'pretrain.pth',
+            '--to',
+            'hf',
+            tmp_path / 'model.safetensors',
+            '--source',
+            'momentum',
+        )
+        == 0
+    )
     assert 'layernorm (the file has no final norm: transformers will draw a new one)' in capsys.readouterr().out
     state = read_checkpoint(runs / 'pretrain.pth')['state_dict']
     theirs = read_checkpoint(tmp_path / 'model.safetensors')['state_dict']
     assert torch.equal(theirs['encoder.layer.1.intermediate.dense.weight'], state['momentum.blocks.1.mlp.fc1.weight'])
 
 
-@pytest.mark.parametrize('name, args, message', [
-    ('exists', ['pretrain.pth', '--to', 'timm', 'old.pth'], r'old\.pth exists: give another name, or --force'),
-    ('itself', ['pretrain.pth', '--to', 'timm', 'pretrain.pth', '--force'], 'pretrain.pth is the file to read'),
-    ('missing', ['missing.pth', '--to', 'timm', 'new.pth'], r'no checkpoint missing\.pth'),
-    ('no folder', ['pretrain.pth', '--to', 'timm', 'no/new.pth'], r'no folder no for new\.pth: make it first'),
-    ('a folder', ['pretrain.pth', '--to', 'timm', '.'], r'\. is a folder'),
-    ('no momentum', ['cls.pth', '--to', 'timm', 'new.pth', '--source', 'momentum'],
-     r'cls\.pth was not exported: no momentum encoder in this file'),
-    ('no encoder', ['resnet.pth', '--to', 'timm', 'new.pth'],
-     r'resnet\.pth was not exported: no ViT encoder in this file: .*; give a BootMAE, MAE or ViT checkpoint'),
-    ('suffix', ['pretrain.pth', '--to', 'hf', 'new.pth'],
-     r'new\.pth: for --to hf give a name that ends in \.safetensors'),
-    ('two states', ['pretrain.pth', '--to', 'authors', 'new.safetensors'],
-     r'new\.safetensors: a \.safetensors file has no place for model, model_ema: give a name that ends in \.pth'),
-])
+@pytest.mark.parametrize(
+    'name, args, message',
+    [
+        ('exists', ['pretrain.pth', '--to', 'timm', 'old.pth'], r'old\.pth exists: give another name, or --force'),
+        ('itself', ['pretrain.pth', '--to', 'timm', 'pretrain.pth', '--force'], 'pretrain.pth is the file to read'),
+        ('missing', ['missing.pth', '--to', 'timm', 'new.pth'], r'no checkpoint missing\.pth'),
+        ('no folder', ['pretrain.pth', '--to', 'timm', 'no/new.pth'], r'no folder no for new\.pth: make it first'),
+        ('a folder', ['pretrain.pth', '--to', 'timm', '.'], r'\. is a folder'),
+        (
+            'no momentum',
+            ['cls.pth', '--to', 'timm', 'new.pth', '--source', 'momentum'],
+            r'cls\.pth was not exported: no momentum encoder in this file',
+        ),
+        (
+            'no encoder',
+            ['resnet.pth', '--to', 'timm', 'new.pth'],
+            r'resnet\.pth was not exported: no ViT encoder in this file: .*; give a BootMAE, MAE or ViT checkpoint',
+        ),
+        (
+            'suffix',
+            ['pretrain.pth', '--to', 'hf', 'new.pth'],
+            r'new\.pth: for --to hf give a name that ends in \.safetensors',
+        ),
+        (
+            'two states',
+            ['pretrain.pth', '--to', 'authors', 'new.safetensors'],
+            r'new\.safetensors: a \.safetensors file has no place for model, model_ema: give a name that ends in \.pth',
+        ),
+    ],
+)
 def test_user_errors_are_one_line(runs, tmp_path, monkeypatch, capsys, name, args, message):
     monkeypatch.chdir(tmp_path)
     for file in ('pretrain.pth', 'cls.pth'):
@@ -120,8 +151,20 @@ def test_a_converted_classifier_is_evaluated_alike(runs, tmp_path):
     assert call('convert_checkpoint', tmp_path / 'theirs.pth', '--to', 'safetensors', tmp_path / 'b.safetensors') == 0
     metrics = []
     for name, path in (('first', runs / 'cls.pth'), ('second', tmp_path / 'b.safetensors')):
-        assert call('test', FINETUNE, path, '--work-dir', tmp_path / name, '--cfg-options', 'log_level=ERROR',
-                    f'experiment_name=convert_{name}', 'test_dataloader.dataset.indices=64') == 0
+        assert (
+            call(
+                'test',
+                FINETUNE,
+                path,
+                '--work-dir',
+                tmp_path / name,
+                '--cfg-options',
+                'log_level=ERROR',
+                f'experiment_name=convert_{name}',
+                'test_dataloader.dataset.indices=64',
+            )
+            == 0
+        )
         metrics.append(json.loads(next((tmp_path / name).glob('*/[0-9]*.json')).read_text())['accuracy/top1'])
     assert metrics[0] == metrics[1]
 
@@ -129,8 +172,19 @@ def test_a_converted_classifier_is_evaluated_alike(runs, tmp_path):
 def test_an_exported_encoder_is_no_run(runs, tmp_path, capsys):
     assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', 'timm', tmp_path / 'vit.pth') == 0
     capsys.readouterr()
-    assert call('test', FINETUNE, tmp_path / 'vit.pth', '--work-dir', tmp_path, '--cfg-options', 'log_level=ERROR',
-                'experiment_name=convert_encoder') == 2
+    assert (
+        call(
+            'test',
+            FINETUNE,
+            tmp_path / 'vit.pth',
+            '--work-dir',
+            tmp_path,
+            '--cfg-options',
+            'log_level=ERROR',
+            'experiment_name=convert_encoder',
+        )
+        == 2
+    )
     line = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r'error: .*vit\.pth is no checkpoint of this config.s ImageClassifier: .* use --init', line), line
 
@@ -142,6 +196,7 @@ def test_exports_are_starting_weights(runs, tmp_path, to):
     from mmpretrain.registry import MODELS
 
     from bootmae.config.weights import apply_init
+
     path = tmp_path / ('a.safetensors' if to in ('hf', 'safetensors') else 'a.pth')
     assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', to, path) == 0
     cfg = load_config(FINETUNE)
@@ -151,8 +206,9 @@ def test_exports_are_starting_weights(runs, tmp_path, to):
     state = read_checkpoint(runs / 'pretrain.pth')['state_dict']
     assert torch.equal(model.backbone.blocks[1].attn.qkv.weight, state['backbone.blocks.1.attn.qkv.weight'])
     assert 'BootMAE run (online)' in str(model.backbone.verdict)
-    wrong = ConfigDict(model=cfg.model, data_preprocessor=dict(mean=[123.675, 116.28, 103.53],
-                                                               std=[58.395, 57.12, 57.375]))
+    wrong = ConfigDict(
+        model=cfg.model, data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    )
     with pytest.raises(ValueError, match=r'was made with mean \[127.5'):
         apply_init(wrong, str(path))
 
@@ -160,7 +216,11 @@ def test_exports_are_starting_weights(runs, tmp_path, to):
 @pytest.mark.slow
 def test_as_a_command(tmp_path):
     """From another folder, as a user calls it."""
-    done = subprocess.run([sys.executable, REPOSITORY / 'tools' / 'convert_checkpoint.py', 'a.pth', '--to', 'timm',
-                           'b.pth'], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / 'tools' / 'convert_checkpoint.py', 'a.pth', '--to', 'timm', 'b.pth'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith('error: no checkpoint a.pth')

@@ -56,13 +56,15 @@ class DistTestRecorder(AsyncLoggingHook):
 '''
 
 
-def shell(script: str, *args, cwd: Path | str = REPOSITORY, timeout: int = 240,
-          **env: str) -> subprocess.CompletedProcess:
+def shell(
+    script: str, *args, cwd: Path | str = REPOSITORY, timeout: int = 240, **env: str
+) -> subprocess.CompletedProcess:
     """Run a script of tools/ with this Python, no GPU, and no settings of a surrounding job."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(('SLURM', 'MASTER_', 'NODE_'))}
     env = clean | dict(PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='') | env
-    return subprocess.run([TOOLS / script, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True,
-                          timeout=timeout)
+    return subprocess.run(
+        [TOOLS / script, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
+    )
 
 
 def as_arguments(options: dict) -> list[str]:
@@ -88,18 +90,35 @@ def started(done: subprocess.CompletedProcess) -> list[str]:
 def test_one_machine_takes_a_free_port(echo, tmp_path):
     """From any folder, with paths relative to that folder."""
     arguments = started(shell('dist_train.sh', 'my.py', 2, '--work-dir', 'with space', cwd=tmp_path, PYTHON=echo))
-    assert arguments == [LAUNCH, '--standalone', '--local_addr=127.0.0.1', '--nproc_per_node=2',
-                         str(TOOLS / 'train.py'), 'my.py', '--launcher', 'pytorch', '--work-dir', 'with space',
-                         f'PYTHONPATH={REPOSITORY}' + (f':{path}' if (path := os.environ.get('PYTHONPATH')) else '')]
+    assert arguments == [
+        LAUNCH,
+        '--standalone',
+        '--local_addr=127.0.0.1',
+        '--nproc_per_node=2',
+        str(TOOLS / 'train.py'),
+        'my.py',
+        '--launcher',
+        'pytorch',
+        '--work-dir',
+        'with space',
+        f'PYTHONPATH={REPOSITORY}' + (f':{path}' if (path := os.environ.get('PYTHONPATH')) else ''),
+    ]
 
 
-@pytest.mark.parametrize('env, expected', [
-    (dict(PORT='4321'), ['--master_addr=127.0.0.1', '--master_port=4321']),
-    (dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='first'),
-     ['--nnodes=2', '--node_rank=1', '--master_addr=first', '--master_port=29500']),
-    (dict(NNODES='2', NODE_RANK='0', MASTER_ADDR='first', PORT='99'),
-     ['--nnodes=2', '--node_rank=0', '--master_addr=first', '--master_port=99']),
-])
+@pytest.mark.parametrize(
+    'env, expected',
+    [
+        (dict(PORT='4321'), ['--master_addr=127.0.0.1', '--master_port=4321']),
+        (
+            dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='first'),
+            ['--nnodes=2', '--node_rank=1', '--master_addr=first', '--master_port=29500'],
+        ),
+        (
+            dict(NNODES='2', NODE_RANK='0', MASTER_ADDR='first', PORT='99'),
+            ['--nnodes=2', '--node_rank=0', '--master_addr=first', '--master_port=99'],
+        ),
+    ],
+)
 def test_ports_and_machines(echo, env, expected):
     assert started(shell('dist_train.sh', 'my.py', 4, PYTHON=echo, **env))[1:-5] == [*expected, '--nproc_per_node=4']
 
@@ -107,24 +126,35 @@ def test_ports_and_machines(echo, env, expected):
 def test_dist_test(echo):
     arguments = started(shell('dist_test.sh', 'my.py', 'my.pth', 2, '--work-dir', 'x', PYTHON=echo))
     assert arguments[1] == '--standalone'
-    assert arguments[3:-1] == ['--nproc_per_node=2', str(TOOLS / 'test.py'), 'my.py', '--launcher', 'pytorch', 'my.pth',
-                               '--work-dir', 'x']
+    assert arguments[3:-1] == [
+        '--nproc_per_node=2',
+        str(TOOLS / 'test.py'),
+        'my.py',
+        '--launcher',
+        'pytorch',
+        'my.pth',
+        '--work-dir',
+        'x',
+    ]
 
 
-@pytest.mark.parametrize('script, args, env, message', [
-    ('dist_train.sh', [], {}, 'CONFIG and GPUS (the number of processes on this machine) are needed'),
-    ('dist_train.sh', ['my.py'], {}, 'CONFIG and GPUS'),
-    ('dist_train.sh', ['my.py', '--work-dir'], {}, 'GPUS=--work-dir is not a number of processes'),
-    ('dist_train.sh', ['my.py', '0'], {}, 'GPUS=0 is not a number'),
-    ('dist_train.sh', ['my.py', '2'], dict(NNODES='2'), 'NNODES=2 needs MASTER_ADDR'),
-    ('dist_train.sh', ['my.py', '2'], dict(NNODES='2', MASTER_ADDR='first'), 'NNODES=2 needs NODE_RANK'),
-    ('dist_train.sh', ['my.py', '2'], dict(NNODES='two'), 'NNODES=two is not a number'),
-    ('dist_test.sh', ['my.py', 'my.pth'], {}, ''),
-    ('slurm_train.sh', ['part', 'job', 'my.py'], {}, 'PARTITION, JOB_NAME, CONFIG and GPUS are needed'),
-    ('slurm_train.sh', ['part', 'job', 'my.py', 'all'], {}, 'GPUS=all is not a number'),
-    ('slurm_train.sh', ['part', 'job', 'my.py', '12'], {}, 'GPUS=12 is no multiple of GPUS_PER_NODE=8'),
-    ('slurm_train.sh', ['part', 'job', 'my.py', '4'], dict(GPUS_PER_NODE='0'), 'GPUS_PER_NODE=0 is not a number'),
-])
+@pytest.mark.parametrize(
+    'script, args, env, message',
+    [
+        ('dist_train.sh', [], {}, 'CONFIG and GPUS (the number of processes on this machine) are needed'),
+        ('dist_train.sh', ['my.py'], {}, 'CONFIG and GPUS'),
+        ('dist_train.sh', ['my.py', '--work-dir'], {}, 'GPUS=--work-dir is not a number of processes'),
+        ('dist_train.sh', ['my.py', '0'], {}, 'GPUS=0 is not a number'),
+        ('dist_train.sh', ['my.py', '2'], dict(NNODES='2'), 'NNODES=2 needs MASTER_ADDR'),
+        ('dist_train.sh', ['my.py', '2'], dict(NNODES='2', MASTER_ADDR='first'), 'NNODES=2 needs NODE_RANK'),
+        ('dist_train.sh', ['my.py', '2'], dict(NNODES='two'), 'NNODES=two is not a number'),
+        ('dist_test.sh', ['my.py', 'my.pth'], {}, ''),
+        ('slurm_train.sh', ['part', 'job', 'my.py'], {}, 'PARTITION, JOB_NAME, CONFIG and GPUS are needed'),
+        ('slurm_train.sh', ['part', 'job', 'my.py', 'all'], {}, 'GPUS=all is not a number'),
+        ('slurm_train.sh', ['part', 'job', 'my.py', '12'], {}, 'GPUS=12 is no multiple of GPUS_PER_NODE=8'),
+        ('slurm_train.sh', ['part', 'job', 'my.py', '4'], dict(GPUS_PER_NODE='0'), 'GPUS_PER_NODE=0 is not a number'),
+    ],
+)
 def test_usage_errors(echo, script, args, env, message):
     done = shell(script, *args, PYTHON=echo, **env)
     assert done.returncode == 2
@@ -139,36 +169,53 @@ def test_usage_errors(echo, script, args, env, message):
 # --- Slurm ---
 
 
-@pytest.mark.parametrize('gpus, env, expected', [
-    (16, {}, ['--nodes=2', '--ntasks=2', '--ntasks-per-node=1', '--gres=gpu:8', '--cpus-per-task=80']),
-    (2, {}, ['--nodes=1', '--ntasks=1', '--ntasks-per-node=1', '--gres=gpu:2', '--cpus-per-task=20']),
-    (8, dict(GPUS_PER_NODE='4', CPUS_PER_GPU='5', SRUN_ARGS='--time=1:00 --exclude=node7'),
-     ['--nodes=2', '--ntasks=2', '--ntasks-per-node=1', '--gres=gpu:4', '--cpus-per-task=20', '--time=1:00',
-      '--exclude=node7']),
-])
+@pytest.mark.parametrize(
+    'gpus, env, expected',
+    [
+        (16, {}, ['--nodes=2', '--ntasks=2', '--ntasks-per-node=1', '--gres=gpu:8', '--cpus-per-task=80']),
+        (2, {}, ['--nodes=1', '--ntasks=1', '--ntasks-per-node=1', '--gres=gpu:2', '--cpus-per-task=20']),
+        (
+            8,
+            dict(GPUS_PER_NODE='4', CPUS_PER_GPU='5', SRUN_ARGS='--time=1:00 --exclude=node7'),
+            [
+                '--nodes=2',
+                '--ntasks=2',
+                '--ntasks-per-node=1',
+                '--gres=gpu:4',
+                '--cpus-per-task=20',
+                '--time=1:00',
+                '--exclude=node7',
+            ],
+        ),
+    ],
+)
 def test_slurm_dry_run(gpus, env, expected):
     done = shell('slurm_train.sh', 'part', 'job', 'my.py', gpus, '--resume', DRY_RUN='1', **env)
     command = started(done)[0]
     assert command.startswith('srun --partition=part --job-name=job ')
     assert [word for word in command.split() if word in expected] == expected
-    assert command.split()[-4:] == [str(TOOLS / 'dist_train.sh'), 'my.py', expected[3].removeprefix('--gres=gpu:'),
-                                    '--resume']
+    assert command.split()[-4:] == [
+        str(TOOLS / 'dist_train.sh'),
+        'my.py',
+        expected[3].removeprefix('--gres=gpu:'),
+        '--resume',
+    ]
 
 
 @pytest.fixture
 def cluster(tmp_path) -> str:
     """A PATH with an srun that runs two tasks here, as two nodes would."""
     (tmp_path / 'bin').mkdir()
-    (tmp_path / 'bin' / 'srun').write_text('''#!/usr/bin/env bash
+    (tmp_path / 'bin' / 'srun').write_text("""#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
 export SLURM_JOB_ID=4711 SLURM_JOB_NODELIST='node[1-2]' SLURMD_NODENAME=127.0.0.1
 SLURM_NODEID=1 "$@" &
 SLURM_NODEID=0 "$@"
 wait $!
-''')
-    (tmp_path / 'bin' / 'scontrol').write_text('''#!/usr/bin/env bash
+""")
+    (tmp_path / 'bin' / 'scontrol').write_text("""#!/usr/bin/env bash
 [ "$*" = 'show hostnames node[1-2]' ] && printf '127.0.0.1\\n127.0.0.2\\n'
-''')
+""")
     for script in (tmp_path / 'bin').iterdir():
         script.chmod(0o755)
     return f'{tmp_path / "bin"}:{os.environ["PATH"]}'
@@ -179,23 +226,38 @@ def test_slurm_asks_for_a_signal_ahead_of_the_time_limit():
     words = started(shell('slurm_train.sh', 'part', 'job', 'my.py', 8, DRY_RUN='1'))[0].split()
     assert {'--signal=USR1@120', '--kill-on-bad-exit=0', '--wait=150'} <= set(words)
     assert words[-1] == '8'  # nothing to resume
-    words = started(shell('slurm_train.sh', 'part', 'job', 'my.py', 8, DRY_RUN='1', SIGNAL='TERM@60',
-                          SLURM_RESTART_COUNT='1'))[0].split()
+    words = started(
+        shell('slurm_train.sh', 'part', 'job', 'my.py', 8, DRY_RUN='1', SIGNAL='TERM@60', SLURM_RESTART_COUNT='1')
+    )[0].split()
     assert '--signal=TERM@60' in words
     assert words[-1] == '--resume'
 
 
-@pytest.mark.parametrize('code, state, env, requeued', [
-    (75, 'RUNNING', {}, True), (75, 'RUNNING', dict(REQUEUE='0'), False), (75, 'COMPLETING', {}, False),
-    (75, 'RUNNING', dict(SLURM_JOB_ID=''), False), (3, 'RUNNING', {}, False), (0, 'RUNNING', {}, False)])
+@pytest.mark.parametrize(
+    'code, state, env, requeued',
+    [
+        (75, 'RUNNING', {}, True),
+        (75, 'RUNNING', dict(REQUEUE='0'), False),
+        (75, 'COMPLETING', {}, False),
+        (75, 'RUNNING', dict(SLURM_JOB_ID=''), False),
+        (3, 'RUNNING', {}, False),
+        (0, 'RUNNING', {}, False),
+    ],
+)
 def test_slurm_requeues_a_run_that_a_signal_stopped(tmp_path, code, state, env, requeued):
     """Not one that was canceled, nor one that failed."""
     scripts = dict(srun=f'exit {code}', scontrol=f'echo "$*" >> {tmp_path}/calls; echo "  JobState={state} Why=x"')
     for name, body in scripts.items():
         (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
         (tmp_path / name).chmod(0o755)
-    done = shell('slurm_train.sh', 'part', 'job', 'my.py', 2,
-                 **dict(SLURM_JOB_ID='4711', PATH=f'{tmp_path}:{os.environ["PATH"]}') | env)
+    done = shell(
+        'slurm_train.sh',
+        'part',
+        'job',
+        'my.py',
+        2,
+        **dict(SLURM_JOB_ID='4711', PATH=f'{tmp_path}:{os.environ["PATH"]}') | env,
+    )
     assert done.returncode == code
     calls = (tmp_path / 'calls').read_text() if (tmp_path / 'calls').exists() else ''
     assert ('requeue 4711' in calls) == requeued
@@ -218,11 +280,19 @@ def test_slurm_starts_torchrun_on_each_node(cluster, echo):
     done = shell('slurm_train.sh', 'part', 'job', 'my.py', 2, GPUS_PER_NODE='1', PATH=cluster, PYTHON=echo)
     lines = started(done)
     port = 20000 + 4711 % 12000
-    for line in ('--nnodes=2', '--rdzv_id=4711', '--rdzv_backend=c10d', f'--rdzv_endpoint=127.0.0.1:{port}',
-                 '--nproc_per_node=1', 'my.py'):
+    for line in (
+        '--nnodes=2',
+        '--rdzv_id=4711',
+        '--rdzv_backend=c10d',
+        f'--rdzv_endpoint=127.0.0.1:{port}',
+        '--nproc_per_node=1',
+        'my.py',
+    ):
         assert lines.count(line) == 2
     assert sorted(line for line in lines if 'is_host' in line) == [
-        '--rdzv_conf=is_host=false', '--rdzv_conf=is_host=true']
+        '--rdzv_conf=is_host=false',
+        '--rdzv_conf=is_host=true',
+    ]
 
 
 # --- two processes train as one does ---
@@ -251,10 +321,10 @@ def recorder(tmp_path_factory) -> Path:
     """Folder of a user's config, recorded.py, with a module that it imports."""
     folder = tmp_path_factory.mktemp('recorder')
     (folder / 'dist_test_recorder.py').write_text(RECORDER)
-    (folder / 'recorded.py').write_text(f'''_base_ = {str(PRETRAIN)!r}
+    (folder / 'recorded.py').write_text(f"""_base_ = {str(PRETRAIN)!r}
 custom_imports = dict(imports=['bootmae.registry', 'dist_test_recorder'], allow_failed_imports=False)
 default_hooks = dict(runtime_info=dict(type='DistTestRecorder'))
-''')
+""")
     return folder
 
 
@@ -272,8 +342,16 @@ def one(tmp_path_factory, recorder) -> Path:
 def two(tmp_path_factory, recorder) -> Path:
     """The same on two processes of batch 16, through dist_train.sh, from another folder with a relative path."""
     work_dir = tmp_path_factory.mktemp('two')
-    done = shell('dist_train.sh', 'recorded.py', 2, '--work-dir', work_dir,
-                 *as_arguments(EACH_STEP | {'train_dataloader.batch_size': 16}), cwd=recorder, PYTHONPATH=str(recorder))
+    done = shell(
+        'dist_train.sh',
+        'recorded.py',
+        2,
+        '--work-dir',
+        work_dir,
+        *as_arguments(EACH_STEP | {'train_dataloader.batch_size': 16}),
+        cwd=recorder,
+        PYTHONPATH=str(recorder),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return work_dir
 
@@ -314,8 +392,11 @@ def test_logged_losses_are_means_over_the_ranks(two):
 @pytest.mark.slow
 def test_accumulation_trains_as_a_whole_batch(one, tmp_path):
     """Two iterations of 16 to an update: the same updates; losses, averaged in pairs, are those of the batch of 32."""
-    train(str(PRETRAIN), str(tmp_path), EACH_STEP | {
-        'train_dataloader.batch_size': 16, 'experiment_name': 'dist_accumulated'})
+    train(
+        str(PRETRAIN),
+        str(tmp_path),
+        EACH_STEP | {'train_dataloader.batch_size': 16, 'experiment_name': 'dist_accumulated'},
+    )
     assert_same_weights(tmp_path, one)
     halves, whole = curve(tmp_path), curve(one)
     assert len(halves) == 20
@@ -337,9 +418,19 @@ def test_slurm_trains_as_one_process(one, cluster, tmp_path):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    done = shell('slurm_train.sh', 'part', 'job', PRETRAIN, 2, '--work-dir', tmp_path / 'work',
-                 *as_arguments(EACH_STEP | {'train_dataloader.batch_size': 16}), PATH=cluster, PORT=str(port),
-                 GPUS_PER_NODE='1')
+    done = shell(
+        'slurm_train.sh',
+        'part',
+        'job',
+        PRETRAIN,
+        2,
+        '--work-dir',
+        tmp_path / 'work',
+        *as_arguments(EACH_STEP | {'train_dataloader.batch_size': 16}),
+        PATH=cluster,
+        PORT=str(port),
+        GPUS_PER_NODE='1',
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_curve(curve(tmp_path / 'work'), curve(one))
     assert_same_weights(tmp_path / 'work', one)
@@ -349,11 +440,24 @@ def test_slurm_trains_as_one_process(one, cluster, tmp_path):
 def test_two_processes_evaluate_as_one(tmp_path):
     """On 51 images, which two processes cannot share evenly; a random head gives each image a class of its own."""
     options = EACH_STEP | {'test_dataloader.dataset.indices': 51, 'test_dataloader.batch_size': 8}
-    train(str(FINETUNE), str(tmp_path), EACH_STEP | {
-        'experiment_name': 'dist_finetune', 'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 2,
-        'train_dataloader.dataset.indices': 32, 'model.head.init_cfg.std': 1.0})
-    expected = evaluate(str(FINETUNE), str(tmp_path / 'epoch_1.pth'), str(tmp_path / 'one'),
-                            options | {'experiment_name': 'dist_test_one'})
+    train(
+        str(FINETUNE),
+        str(tmp_path),
+        EACH_STEP
+        | {
+            'experiment_name': 'dist_finetune',
+            'train_cfg.max_epochs': 1,
+            'train_cfg.val_begin': 2,
+            'train_dataloader.dataset.indices': 32,
+            'model.head.init_cfg.std': 1.0,
+        },
+    )
+    expected = evaluate(
+        str(FINETUNE),
+        str(tmp_path / 'epoch_1.pth'),
+        str(tmp_path / 'one'),
+        options | {'experiment_name': 'dist_test_one'},
+    )
     done = shell('dist_test.sh', FINETUNE, 'epoch_1.pth', 2, '--work-dir', 'two', *as_arguments(options), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(next((tmp_path / 'two').glob('*/[0-9]*.json')).read_text())

@@ -11,13 +11,25 @@ import pytest
 from bootmae.commands.doctor import installed_packages, read_lock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STAGED = {'torch': '2.14.0', 'numpy': '1.26.4', 'scipy': '1.11.4', 'setuptools': '82.0', 'transformers': '5.1.0',
-          'mmcv': '2.2.0', 'opencv-python': '4.12.0.88'}
+STAGED = {
+    'torch': '2.14.0',
+    'numpy': '1.26.4',
+    'scipy': '1.11.4',
+    'setuptools': '82.0',
+    'transformers': '5.1.0',
+    'mmcv': '2.2.0',
+    'opencv-python': '4.12.0.88',
+}
 
 
 def doctor(*args, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, REPOSITORY / 'tools/doctor.py', *map(str, args)], capture_output=True,
-                          text=True, env=os.environ | environment, timeout=120)
+    return subprocess.run(
+        [sys.executable, REPOSITORY / 'tools/doctor.py', *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
 
 
 @pytest.mark.slow

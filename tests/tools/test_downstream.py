@@ -30,9 +30,12 @@ COUNT = itertools.count()
 HALF, IMAGENET = [127.5] * 3, [123.675, 116.28, 103.53]
 # format: (kind in the verdict, mean of its images; None: the file does not tell, the config's stays)
 FORMATS = dict(
-    bootmae=('BootMAE run (online)', HALF), mae=('mmpretrain MAE', IMAGENET),
-    authors=("authors' BootMAE (online)", HALF), facebookresearch=('facebookresearch MAE', IMAGENET),
-    timm=('timm ViT', None))
+    bootmae=('BootMAE run (online)', HALF),
+    mae=('mmpretrain MAE', IMAGENET),
+    authors=("authors' BootMAE (online)", HALF),
+    facebookresearch=('facebookresearch MAE', IMAGENET),
+    timm=('timm ViT', None),
+)
 FAST = [('seg', 'bootmae'), ('det', 'mae')]
 DEMO = Size(embed_dims=64, depth=3, num_heads=2, img_size=48, patch_size=8)
 
@@ -113,13 +116,17 @@ def train(tmp_path_factory, scenes, files):
             assert call('train', run.config, '--init', files[form], '--work-dir', run.work_dir, *args) == 0
             runs[key] = run
         return runs[key]
+
     return make
 
 
 def encoder_in(path: Path, prefix: str = 'backbone.') -> dict:
     """The encoder's weights in the file of a run, under our names."""
-    state = {key.removeprefix(prefix): value for key, value in torch.load(path)['state_dict'].items()
-             if key.startswith(prefix)}
+    state = {
+        key.removeprefix(prefix): value
+        for key, value in torch.load(path)['state_dict'].items()
+        if key.startswith(prefix)
+    }
     return from_mmpretrain(state) if 'ln1.weight' in state else state
 
 
@@ -136,9 +143,10 @@ def assert_starts_from(run: Run, encoder: dict, task: str) -> None:
 def assert_recorded(run: Run, form: str) -> None:
     """One verdict line in the log; what it says, and how images were normalized, is in the checkpoint."""
     kind, mean = FORMATS[form]
-    verdict, = re.findall(r'INFO - (loaded .*)\n', run.log)
+    (verdict,) = re.findall(r'INFO - (loaded .*)\n', run.log)
     number, total, name, found, digest = re.fullmatch(
-        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})', verdict).groups()
+        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})', verdict
+    ).groups()
     assert (number, total, Path(name).name, found) == ('43', '43', f'{form}.pth', kind)
     assert ('interpolated: pos_embed from 6x6 to' in verdict) == ('new' in verdict) == True  # noqa: E712
     facts = run.content['meta']['bootmae']
@@ -147,9 +155,14 @@ def assert_recorded(run: Run, form: str) -> None:
     assert facts['num_heads'] == 2
 
 
-@pytest.mark.parametrize('task, form', [
-    pytest.param(task, form, marks=[] if (task, form) in FAST else pytest.mark.slow)
-    for task in DEBUG for form in FORMATS])
+@pytest.mark.parametrize(
+    'task, form',
+    [
+        pytest.param(task, form, marks=[] if (task, form) in FAST else pytest.mark.slow)
+        for task in DEBUG
+        for form in FORMATS
+    ],
+)
 def test_from_every_format(train, files, task, form):
     run = train(task, form)
     assert_starts_from(run, encoder_in(files['mae' if form == 'mae' else 'bootmae']), task)
@@ -176,10 +189,14 @@ def test_the_checkpoint_repeats_the_validation(train, tmp_path, task, form):
     def evaluate(checkpoint: Path, name: str) -> dict:
         assert call('test', run.config, checkpoint, '--work-dir', tmp_path / name) == 0
         return metrics_of(json.loads(next((tmp_path / name).glob('*/[0-9]*.json')).read_text()))
+
     found = evaluate(run.checkpoint, 'same')
     assert found == pytest.approx(run.metrics, abs=1e-9)
-    assert {'mIoU', 'IoU_background'} <= set(found) if task == 'seg' else {
-        'coco/bbox_mAP', 'coco/segm_mAP', 'sum/scores'} <= set(found)
+    assert (
+        {'mIoU', 'IoU_background'} <= set(found)
+        if task == 'seg'
+        else {'coco/bbox_mAP', 'coco/segm_mAP', 'sum/scores'} <= set(found)
+    )
     assert found['mIoU' if task == 'seg' else 'sum/scores'] > 0
     if form == 'mae':
         content = torch.load(run.checkpoint, weights_only=False)
@@ -203,8 +220,12 @@ def test_resume(train, tmp_path):
     run = train('seg', 'mae')
     more = Run(tmp_path, run.config)
     options = ['train_cfg.max_iters=3', 'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3']
-    assert call('train', run.config, '--resume', run.checkpoint, '--resume-changed', '--work-dir', tmp_path,
-                options=options) == 0
+    assert (
+        call(
+            'train', run.config, '--resume', run.checkpoint, '--resume-changed', '--work-dir', tmp_path, options=options
+        )
+        == 0
+    )
     assert [line['step'] for line in more.lines if 'loss' in line] == [3]
     before = run.content['state_dict']
     assert all(torch.equal(value, before[f'backbone.{key}']) for key, value in more.start.items())
@@ -222,14 +243,33 @@ def test_test_time_augmentation_needs_a_config_for_it(train, capsys):
 
 # --- wrong files ---
 
-QUICK = ('width', 'depth', 'heads', 'patch size', 'block missing', 'tensor missing', 'ResNet', 'empty',
-         'optimizer only', 'ambiguous prefix', 'text', 'truncated', 'truncated safetensors', 'whole model',
-         'no momentum encoder')
+QUICK = (
+    'width',
+    'depth',
+    'heads',
+    'patch size',
+    'block missing',
+    'tensor missing',
+    'ResNet',
+    'empty',
+    'optimizer only',
+    'ambiguous prefix',
+    'text',
+    'truncated',
+    'truncated safetensors',
+    'whole model',
+    'no momentum encoder',
+)
 
 
-@pytest.mark.parametrize('task, name', [
-    pytest.param(task, name, marks=[] if task == 'seg' and name in QUICK else pytest.mark.slow)
-    for task in DEBUG for name in WRONG_FILES])
+@pytest.mark.parametrize(
+    'task, name',
+    [
+        pytest.param(task, name, marks=[] if task == 'seg' and name in QUICK else pytest.mark.slow)
+        for task in DEBUG
+        for name in WRONG_FILES
+    ],
+)
 def test_wrong_files_are_refused_before_the_first_step(tmp_path, scenes, monkeypatch, capsys, task, name):
     """With exit code 2 and one line that names the file and the reason."""
     monkeypatch.setattr(Config, 'pretty_text', '')  # most of the time that a refusal takes

@@ -14,16 +14,21 @@ from bootmae.commands.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # In the config: numbers that processes of their own normalization could not agree on, were it used in evaluation.
-MORE = dict(seg='''
+MORE = dict(
+    seg="""
 norm_cfg = dict(type='SyncBN')
 model = dict(decode_head=dict(norm_cfg=norm_cfg), auxiliary_head=dict(norm_cfg=norm_cfg))
-''', det='''
+""",
+    det="""
 train_cfg = dict(max_epochs=20, val_interval=20)
 default_hooks = dict(checkpoint=dict(interval=20))
-''')
+""",
+)
 CHECKPOINTS = dict(seg='iter_2.pth', det='epoch_20.pth')  # a detector needs some steps for an AP above zero
-INFORMATIVE = dict(seg=['mIoU', 'aAcc', 'IoU_background'],
-                   det=['coco/bbox_mAP', 'sum/scores', 'sum/boxes', 'sum/masks', 'sum/instances'])
+INFORMATIVE = dict(
+    seg=['mIoU', 'aAcc', 'IoU_background'],
+    det=['coco/bbox_mAP', 'sum/scores', 'sum/boxes', 'sum/masks', 'sum/instances'],
+)
 
 pytestmark = pytest.mark.slow
 
@@ -46,14 +51,23 @@ def runs(tmp_path_factory) -> dict[str, tuple[Path, Path, dict]]:
 def test_processes_evaluate_alike(runs, tmp_path, processes):
     """Both tasks in one start of the processes, as tools/dist_test.sh starts them."""
     script = tmp_path / 'evaluate.py'
-    script.write_text('from bootmae.commands.test import evaluate\n' + ''.join(
-        f'evaluate({str(config)!r}, {str(checkpoint)!r}, {task!r}, dict(experiment_name={task!r}), "pytorch")\n'
-        for task, (config, checkpoint, _) in runs.items()) + 'from bootmae.commands.cli import leave\nleave(0)\n')
+    script.write_text(
+        'from bootmae.commands.test import evaluate\n'
+        + ''.join(
+            f'evaluate({str(config)!r}, {str(checkpoint)!r}, {task!r}, dict(experiment_name={task!r}), "pytorch")\n'
+            for task, (config, checkpoint, _) in runs.items()
+        )
+        + 'from bootmae.commands.cli import leave\nleave(0)\n'
+    )
     path = os.pathsep.join((str(REPOSITORY), str(Path(__file__).parent)))
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', script],
-        cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=path),
-        capture_output=True, text=True, timeout=240)
+        cwd=tmp_path,
+        env=os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for task, (_, _, expected) in runs.items():
         found = json.loads(next((tmp_path / task).glob('*/[0-9]*.json')).read_text())

@@ -7,16 +7,31 @@ from pages.evidence import FOLDER, MISSING, comparison_table, cost_table, makers
 
 
 def row(method: str, value: float, seed: int, task: str = 'knn', **values) -> ResultRow:
-    known = dict(data='CIFAR-10', labels='all', metric='accuracy', protocol='k=20, block 4 of 4', commit='abc',
-                 device='CPU, 2 cores', precision='float32', date='2026-11-24', label='demo')
+    known = dict(
+        data='CIFAR-10',
+        labels='all',
+        metric='accuracy',
+        protocol='k=20, block 4 of 4',
+        commit='abc',
+        device='CPU, 2 cores',
+        precision='float32',
+        date='2026-11-24',
+        label='demo',
+    )
     if method != 'untrained':
         known |= dict(seconds=60.0 * (1 + seed), images=6000, memory=0.5 + seed)
     return ResultRow(method=method, value=value, seed=seed, task=task, **known | values)
 
 
-ROWS = [row('untrained', 20.0, 0), row('untrained', 22.0, 1), row('mae', 30.0, 0), row('mae', 32.0, 1),
-        row('bootmae', 35.0, 0), row('bootmae', 38.0, 1),
-        row('bootmae', 50.0, 0, 'finetune', labels='5', protocol='10 epochs')]
+ROWS = [
+    row('untrained', 20.0, 0),
+    row('untrained', 22.0, 1),
+    row('mae', 30.0, 0),
+    row('mae', 32.0, 1),
+    row('bootmae', 35.0, 0),
+    row('bootmae', 38.0, 1),
+    row('bootmae', 50.0, 0, 'finetune', labels='5', protocol='10 epochs'),
+]
 
 
 def lines(table: str) -> list[list[str]]:
@@ -27,9 +42,17 @@ def test_comparison():
     heads, _, *body = lines(comparison_table(ROWS))
     assert heads == ['task', 'labels', 'protocol', 'Untrained', 'MAE', 'BootMAE', 'BootMAE − MAE']
     assert body == [
-        ['k-NN', 'all', 'k=20, block 4 of 4', '21.0 ± 1.4 (2)', '31.0 ± 1.4 (2)', '**36.5 ± 2.1 (2)**',
-         '+5.50 ± 0.50, above'],
-        ['fine-tuning', '5 per class', '10 epochs', '–', '–', '50.0 (1)', '–']]
+        [
+            'k-NN',
+            'all',
+            'k=20, block 4 of 4',
+            '21.0 ± 1.4 (2)',
+            '31.0 ± 1.4 (2)',
+            '**36.5 ± 2.1 (2)**',
+            '+5.50 ± 0.50, above',
+        ],
+        ['fine-tuning', '5 per class', '10 epochs', '–', '–', '50.0 (1)', '–'],
+    ]
 
 
 def test_methods_as_lines():

@@ -1,4 +1,5 @@
 """tools/hold_out.py: a division into training and validation images by links, whole or not at all."""
+
 import importlib.util
 import os
 import re
@@ -131,6 +132,7 @@ def test_nothing_is_left_when_it_fails_in_the_middle(source, tmp_path, monkeypat
         if len(made) == 20:
             raise OSError(28, 'No space left on device', link)
         made.append(link)
+
     monkeypatch.setattr(hold_out.os, 'symlink', full)
     assert call(source, tmp_path / 'out') == 2
     assert 'No space left' in capsys.readouterr().err
@@ -146,6 +148,7 @@ def test_two_at_once(other_seed, code, source, tmp_path, monkeypatch):
         monkeypatch.setattr(hold_out.os, 'rename', rename)
         assert call(source, out, '--seed', other_seed) == 0
         rename(built, out)
+
     monkeypatch.setattr(hold_out.os, 'rename', late)
     assert call(source, tmp_path / 'out') == code
     assert sorted(os.listdir(tmp_path)) == ['out', 'source']
@@ -183,19 +186,22 @@ def prepare(case, root):
     return good, out
 
 
-@pytest.mark.parametrize('case, message', [
-    ('flat', 'good/a has no class folders, one for each class; .*holds 1.jpg, 2.jpg'),
-    ('loose', 'holds images outside class folders, such as 3.jpg'),
-    ('single', '1 classes of .*good have a single image, .*: b; add images to them'),
-    ('twice', 'a/1.jpg and .*b/3.jpg are the same file'),
-    ('splits', 'are splits, not classes: test, train; divide the training images, such as .*good/train'),
-    ('file', 'out is a file: name a folder'),
-    ('inside', 'good/out lies in SOURCE .*good, where it would count as a class'),
-    ('missing', 'godo does not exist; .* holds good'),
-    ('archive', '1.jpg is a file, not a folder'),
-    ('share', 'share=1.0 must lie between 0 and 1'),
-    ('seed', 'seed=-1 must be a whole number'),
-])
+@pytest.mark.parametrize(
+    'case, message',
+    [
+        ('flat', 'good/a has no class folders, one for each class; .*holds 1.jpg, 2.jpg'),
+        ('loose', 'holds images outside class folders, such as 3.jpg'),
+        ('single', '1 classes of .*good have a single image, .*: b; add images to them'),
+        ('twice', 'a/1.jpg and .*b/3.jpg are the same file'),
+        ('splits', 'are splits, not classes: test, train; divide the training images, such as .*good/train'),
+        ('file', 'out is a file: name a folder'),
+        ('inside', 'good/out lies in SOURCE .*good, where it would count as a class'),
+        ('missing', 'godo does not exist; .* holds good'),
+        ('archive', '1.jpg is a file, not a folder'),
+        ('share', 'share=1.0 must lie between 0 and 1'),
+        ('seed', 'seed=-1 must be a whole number'),
+    ],
+)
 def test_what_cannot_be_divided_is_refused(case, message, tmp_path, capsys):
     args = prepare(case, tmp_path)
     before = sorted(tmp_path.rglob('*'))

@@ -18,8 +18,13 @@ from payloads import PAYLOADS  # noqa: E402
 PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 COUNT = itertools.count()
-LIGHT = ['log_level=ERROR', 'train_dataloader.dataset.labels_per_class=1', 'train_dataloader.batch_size=2',
-         'auto_scale_lr.base_batch_size=2', 'model.backbone.arch.embed_dims=12']
+LIGHT = [
+    'log_level=ERROR',
+    'train_dataloader.dataset.labels_per_class=1',
+    'train_dataloader.batch_size=2',
+    'auto_scale_lr.base_batch_size=2',
+    'model.backbone.arch.embed_dims=12',
+]
 
 # name: (tool, its arguments, whether it takes --cfg-options and --work-dir)
 COMMANDS = {
@@ -33,8 +38,18 @@ COMMANDS = {
 
 
 BUILD_FIRST = ('train --resume', 'test')
-TEN = ('os.system', 'setstate', 'numpy objects', 'subprocess.Popen', 'eval', 'exec', '__import__ and getattr',
-       'pickle in a pickle', 'torch file in a pickle', 'functools.partial')
+TEN = (
+    'os.system',
+    'setstate',
+    'numpy objects',
+    'subprocess.Popen',
+    'eval',
+    'exec',
+    '__import__ and getattr',
+    'pickle in a pickle',
+    'torch file in a pickle',
+    'functools.partial',
+)
 FEW = TEN[:3]  # in the fast tests
 
 
@@ -54,8 +69,11 @@ def call(tool: str, args: list, options: bool) -> int:
 
 # Ten kinds for every command, all for the quick ones; those that build a whole runner first take a second each.
 SLOW = [pytest.mark.slow]
-CASES = [pytest.param(payload, command, marks=SLOW if command in BUILD_FIRST and payload not in FEW else [])
-         for command in COMMANDS for payload in (TEN if command in BUILD_FIRST else PAYLOADS)]
+CASES = [
+    pytest.param(payload, command, marks=SLOW if command in BUILD_FIRST and payload not in FEW else [])
+    for command in COMMANDS
+    for payload in (TEN if command in BUILD_FIRST else PAYLOADS)
+]
 
 
 @pytest.mark.parametrize('payload, command', CASES)

@@ -60,12 +60,24 @@ def test_rows_are_added_and_other_files_refused(protections, tmp_path):
 @pytest.mark.slow
 def test_two_runs_take_turns_and_each_part_is_timed(protections):
     # With autocast the run without protections needs a wrapper of its own, with image files both ready-made samples.
-    options = {'model.backbone.arch.embed_dims': 24, 'model.feature_decoder.num_heads': 3,
-               'train_dataloader.dataset.type': 'ImageFiles', 'optim_wrapper.type': 'AutocastOptimWrapper'}
+    options = {
+        'model.backbone.arch.embed_dims': 24,
+        'model.feature_decoder.num_heads': 3,
+        'train_dataloader.dataset.type': 'ImageFiles',
+        'optim_wrapper.type': 'AutocastOptimWrapper',
+    }
     protect = protections.steps.apply_run_defaults
-    row = protections.measure(argparse.Namespace(
-        config=str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'), cfg_options=options, batch=4, steps=8, turn=1,
-        ranks=1, parts=True))
+    row = protections.measure(
+        argparse.Namespace(
+            config=str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'),
+            cfg_options=options,
+            batch=4,
+            steps=8,
+            turn=1,
+            ranks=1,
+            parts=True,
+        )
+    )
     assert (row['precision'], row['ranks'], row['batch'], row['steps']) == ('bf16 autocast', 1, 4, 8)
     assert [len(protections.TURNS.times[name]) for name in ('protected', 'parts')] == [0, 1]
     assert all(row[name] > 0 for name in COSTS), row

@@ -43,10 +43,16 @@ class Trouble(Hook):
             for target in targets:
                 os.kill(target, getattr(signal, self.what.split('_')[-1]))
 '''
-OPTIONS = {'train_dataloader.batch_size': 16, 'log_level': 'WARNING', 'log_processor.window_size': 1,
-           'custom_hooks.0.ema': '[[0,0.9],[1,0.99]]', 'default_hooks.heartbeat.type': 'HeartbeatHook',
-           'default_hooks.heartbeat.limit': 3, 'default_hooks.heartbeat.interval': 0.3,
-           'default_hooks.heartbeat.patience': 60}
+OPTIONS = {
+    'train_dataloader.batch_size': 16,
+    'log_level': 'WARNING',
+    'log_processor.window_size': 1,
+    'custom_hooks.0.ema': '[[0,0.9],[1,0.99]]',
+    'default_hooks.heartbeat.type': 'HeartbeatHook',
+    'default_hooks.heartbeat.limit': 3,
+    'default_hooks.heartbeat.interval': 0.3,
+    'default_hooks.heartbeat.patience': 60,
+}
 
 
 @pytest.fixture
@@ -55,9 +61,9 @@ def train(tmp_path):
     (tmp_path / 'modules').mkdir()
     (tmp_path / 'modules' / 'trouble_hook.py').write_text(TROUBLE)
     config = tmp_path / 'config.py'
-    config.write_text(f'''_base_ = {str(PRETRAIN)!r}
+    config.write_text(f"""_base_ = {str(PRETRAIN)!r}
 custom_imports = dict(imports=['bootmae.registry', 'trouble_hook'], allow_failed_imports=False)
-''')
+""")
 
     def call(name: str, *args, trouble: str | None = None, **options) -> subprocess.CompletedProcess:
         options = OPTIONS | options
@@ -65,10 +71,26 @@ custom_imports = dict(imports=['bootmae.registry', 'trouble_hook'], allow_failed
             options |= {'default_hooks.trouble.type': 'Trouble', 'default_hooks.trouble.what': trouble}
         clean = {key: value for key, value in os.environ.items() if not key.startswith(('SLURM', 'MASTER_', 'NODE_'))}
         env = clean | dict(PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='', PYTHONPATH=str(tmp_path / 'modules'))
-        command = [REPOSITORY / 'tools' / 'dist_train.sh', config, 2, '--work-dir', tmp_path / name, *args,
-                   '--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-        return subprocess.run(list(map(str, command)), cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True,
-                              stderr=subprocess.STDOUT, timeout=150)
+        command = [
+            REPOSITORY / 'tools' / 'dist_train.sh',
+            config,
+            2,
+            '--work-dir',
+            tmp_path / name,
+            *args,
+            '--cfg-options',
+            *(f'{key}={value}' for key, value in options.items()),
+        ]
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=REPOSITORY,
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.STDOUT,
+            timeout=150,
+        )
+
     return call
 
 
@@ -108,11 +130,14 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('trouble, said', [
-    ('SIGKILL', 'was killed by SIGKILL (exit code 137)'),
-    ('SIGSTOP', 'no sign of life for 3 s from rank 1 (host '),
-    ('hang', 'no rank has made progress for 3 s; behind is rank 1 (host '),
-])
+@pytest.mark.parametrize(
+    'trouble, said',
+    [
+        ('SIGKILL', 'was killed by SIGKILL (exit code 137)'),
+        ('SIGSTOP', 'no sign of life for 3 s from rank 1 (host '),
+        ('hang', 'no rank has made progress for 3 s; behind is rank 1 (host '),
+    ],
+)
 def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):
     """Within 45 s here: torchrun waits 30 s for a stopped process to end; a killed or hanging one is quicker."""
     begin = time.monotonic()

@@ -70,6 +70,7 @@ def test_a_run_leaves_logs_and_checkpoints(pretrained):
 
 def test_tensorboard_events_by_default(pretrained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     files = list(pretrained.glob('*/vis_data/events.out.tfevents.*'))
     assert len(files) == 1
     events = EventAccumulator(str(files[0])).Reload()
@@ -84,8 +85,13 @@ def test_default_work_dir(tmp_path, monkeypatch):
 
 
 def test_cfg_options(tmp_path):
-    options = ['train_cfg.max_epochs=1', 'model.backbone.arch.embed_dims=24', 'train_dataloader.batch_size=16',
-               'auto_scale_lr.base_batch_size=16', 'custom_hooks.0.ema=[[0,0.75]]']
+    options = [
+        'train_cfg.max_epochs=1',
+        'model.backbone.arch.embed_dims=24',
+        'train_dataloader.batch_size=16',
+        'auto_scale_lr.base_batch_size=16',
+        'custom_hooks.0.ema=[[0,0.75]]',
+    ]
     assert call('train', PRETRAIN, '--work-dir', tmp_path, options=options) == 0
     assert read_checkpoint(tmp_path / 'epoch_1.pth')['state_dict']['backbone.cls_token'].shape == (1, 1, 24)
     assert [step['ema_decay'] for step in scalars(tmp_path)] == [0.75] * 4
@@ -174,23 +180,41 @@ def only_weights(content):
 ERRORS = dict(
     config=([PRETRAIN.with_name('nothing.py')], [], r'no config .*nothing.py: there are .*bootmae_debug.py'),
     data=([PRETRAIN.with_name('bootmae_small_data.py')], [], 'roots=data/images does not exist'),
-    batch=([PRETRAIN], ['train_dataloader.batch_size=24'],
-           r'1 GPUs x 24 x accumulation 1 = 24, but the recipe.s batch is 32. Add --cfg-options '
-           r'train_dataloader.batch_size=16 \(accumulation 2 follows\)'),
-    too_small_lr=([PRETRAIN, '--auto-scale-lr'], ['train_dataloader.batch_size=1', 'param_scheduler.min_lr=1e-4'],
-                  'min_lr=0.0001 is not within 0..3.125e-05'),
-    statistics=([CONFIGS / 'cls' / 'mae_demo_finetune.py', '--init', 'run.pth'], [],
-                r'run.pth was made with mean \[127.5, .* but the config normalizes with mean \[123.675'),
+    batch=(
+        [PRETRAIN],
+        ['train_dataloader.batch_size=24'],
+        r'1 GPUs x 24 x accumulation 1 = 24, but the recipe.s batch is 32. Add --cfg-options '
+        r'train_dataloader.batch_size=16 \(accumulation 2 follows\)',
+    ),
+    too_small_lr=(
+        [PRETRAIN, '--auto-scale-lr'],
+        ['train_dataloader.batch_size=1', 'param_scheduler.min_lr=1e-4'],
+        'min_lr=0.0001 is not within 0..3.125e-05',
+    ),
+    statistics=(
+        [CONFIGS / 'cls' / 'mae_demo_finetune.py', '--init', 'run.pth'],
+        [],
+        r'run.pth was made with mean \[127.5, .* but the config normalizes with mean \[123.675',
+    ),
     init_of_pretraining=([PRETRAIN, '--init', 'run.pth'], [], '.* to go on with a pretraining run use --resume'),
     init_missing=([FINETUNE, '--init', 'missing.pth'], [], 'no checkpoint missing.pth'),
-    init_other_size=([FINETUNE, '--init', 'run.pth'], ['model.backbone.arch.depth=3'],
-                     'run.pth was not loaded into the backbone: it has 2 blocks'),
+    init_other_size=(
+        [FINETUNE, '--init', 'run.pth'],
+        ['model.backbone.arch.depth=3'],
+        'run.pth was not loaded into the backbone: it has 2 blocks',
+    ),
     resume_missing=([PRETRAIN, '--resume', 'missing.pth'], [], 'no checkpoint missing.pth'),
-    resume_without_momentum=([PRETRAIN, '--resume', 'no_momentum.pth'], [],
-                             'no_momentum.pth is no checkpoint .* Its momentum encoder is lost'),
+    resume_without_momentum=(
+        [PRETRAIN, '--resume', 'no_momentum.pth'],
+        [],
+        'no_momentum.pth is no checkpoint .* Its momentum encoder is lost',
+    ),
     resume_of_weights=([PRETRAIN, '--resume', 'weights.pth'], [], 'weights.pth holds weights, not a run: .*--init'),
-    resume_of_another_size=([PRETRAIN, '--resume', 'run.pth'], ['model.backbone.arch.depth=1',
-                            'model.feature_decoder.tap=0'], 'run.pth is no checkpoint of this config.s BootMAE'),
+    resume_of_another_size=(
+        [PRETRAIN, '--resume', 'run.pth'],
+        ['model.backbone.arch.depth=1', 'model.feature_decoder.tap=0'],
+        'run.pth is no checkpoint of this config.s BootMAE',
+    ),
     hook=([PRETRAIN], ['custom_hooks=[]'], '.* the momentum encoder never moves'),
 )
 
@@ -215,6 +239,7 @@ def test_traceback_on_request(monkeypatch, capsys):
 
     def command():
         raise ValueError('wrong')
+
     with pytest.raises(ValueError, match='wrong'):
         main(command)
     monkeypatch.delenv('BOOTMAE_TRACEBACK')
@@ -234,13 +259,18 @@ def test_exit_code_of_a_command(given, code):
 def test_other_errors_keep_their_traceback():
     def command():
         raise KeyError('ours')
+
     with pytest.raises(KeyError):
         main(command)
 
 
 def test_as_a_command(tmp_path):
     """From another folder, as a user calls it."""
-    done = subprocess.run([sys.executable, REPOSITORY / 'tools' / 'train.py', 'configs/nothing.py'], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / 'tools' / 'train.py', 'configs/nothing.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert done.stderr == 'error: no config configs/nothing.py: see configs/\n'

@@ -37,8 +37,13 @@ def test_a_folder_and_a_config_of_it(tmp_path, capsys):
     assert f'FAULT: images: not an image: 1\n  {folder / "1.png"}: starts with' in capsys.readouterr().out
     assert json.loads((tmp_path / 'r.json').read_text())['faults'] == 1
     assert (tmp_path / 'good.txt').read_text() == '0.png\n2.png\n'
-    config = (REPOSITORY / 'configs/pretrain/bootmae_small_data.py', '--split', 'train', '--cfg-options',
-              f'train_dataloader.dataset.roots={folder}')
+    config = (
+        REPOSITORY / 'configs/pretrain/bootmae_small_data.py',
+        '--split',
+        'train',
+        '--cfg-options',
+        f'train_dataloader.dataset.roots={folder}',
+    )
     assert call(*config) == 1
     assert 'train: ImageFiles: 3 images' in capsys.readouterr().out
     assert call(*config, f'train_dataloader.dataset.list_file={tmp_path / "good.txt"}') == 0

@@ -18,15 +18,30 @@ from pages.metafile import commands, full_size_configs, metafile
 from pages.zoo import behind, demo_markdown, index_behind, makers, pages_behind, published_markdown, zoo_table
 
 ROOT = Path(__file__).resolve().parents[2]
-TUNED = ResultRow('ImageNet-1k', 'bootmae', 'finetune', 'all', 'accuracy', 84.0, 0, 'all weights trained',
-                  'configs/pretrain/bootmae_vitb.py', 'a.pth', 'ab12cd34ef56', '1234567890ab', 'NVIDIA H100',
-                  gpu_hours=90.0)
-PAPER = ResultRow('ImageNet-1k', 'bootmae', 'finetune', 'all', 'accuracy', 84.2, -1, 'ViT-B, 800 epochs', 'abstract',
-                  label='paper')
+TUNED = ResultRow(
+    'ImageNet-1k',
+    'bootmae',
+    'finetune',
+    'all',
+    'accuracy',
+    84.0,
+    0,
+    'all weights trained',
+    'configs/pretrain/bootmae_vitb.py',
+    'a.pth',
+    'ab12cd34ef56',
+    '1234567890ab',
+    'NVIDIA H100',
+    gpu_hours=90.0,
+)
+PAPER = ResultRow(
+    'ImageNet-1k', 'bootmae', 'finetune', 'all', 'accuracy', 84.2, -1, 'ViT-B, 800 epochs', 'abstract', label='paper'
+)
 MISSING = replace(PAPER, value=math.nan, seed=0, config='configs/cls/bootmae_vitb_finetune.py', label='not run')
 
 
 # ---- the repository
+
 
 @pytest.fixture
 def copy(tmp_path):
@@ -76,8 +91,10 @@ def test_the_command_checks_and_writes(copy, monkeypatch, capsys):
 
     assert run('--check') == (0, [])
     (copy / 'model-index.yml').write_text('Import: []\n')
-    assert run('--check') == (1, ['model-index.yml: is behind results/*.csv',
-                                  'tools/zoo.py --write brings them up to date'])
+    assert run('--check') == (
+        1,
+        ['model-index.yml: is behind results/*.csv', 'tools/zoo.py --write brings them up to date'],
+    )
     assert run('--write') == (0, ['model-index.yml: rewritten'])
     assert run('--check') == (0, [])
 
@@ -108,18 +125,22 @@ def test_files_of_something_else_are_no_rows(tmp_path):
 
 # ---- places
 
-@pytest.mark.parametrize(('changes', 'config'), [
-    (dict(), 'configs/cls/bootmae_vitb_finetune.py'),
-    (dict(task='linear'), 'configs/cls/bootmae_vitb_linear.py'),
-    (dict(task='linear', protocol='logistic regression, block 12 of 12'), 'configs/pretrain/bootmae_vitb.py'),
-    (dict(task='knn'), 'configs/pretrain/bootmae_vitb.py'),
-    (dict(task='segmentation'), 'configs/seg/bootmae_vitb_upernet.py'),
-    (dict(task='detection', protocol='Mask R-CNN'), 'configs/det/bootmae_vitb_maskrcnn_1x.py'),
-    (dict(task='detection', protocol='ViTDet'), 'configs/det/bootmae_vitb_vitdet.py'),
-    (dict(config='configs/pretrain/mae_vitl.py'), 'configs/cls/mae_vitl_finetune.py'),
-    (dict(task='segmentation', config='configs/seg/upernet_quick.py'), 'configs/seg/upernet_quick.py'),
-    (dict(config='configs/pretrain/bootmae_demo.py'), 'configs/pretrain/bootmae_demo.py'),
-])
+
+@pytest.mark.parametrize(
+    ('changes', 'config'),
+    [
+        (dict(), 'configs/cls/bootmae_vitb_finetune.py'),
+        (dict(task='linear'), 'configs/cls/bootmae_vitb_linear.py'),
+        (dict(task='linear', protocol='logistic regression, block 12 of 12'), 'configs/pretrain/bootmae_vitb.py'),
+        (dict(task='knn'), 'configs/pretrain/bootmae_vitb.py'),
+        (dict(task='segmentation'), 'configs/seg/bootmae_vitb_upernet.py'),
+        (dict(task='detection', protocol='Mask R-CNN'), 'configs/det/bootmae_vitb_maskrcnn_1x.py'),
+        (dict(task='detection', protocol='ViTDet'), 'configs/det/bootmae_vitb_vitdet.py'),
+        (dict(config='configs/pretrain/mae_vitl.py'), 'configs/cls/mae_vitl_finetune.py'),
+        (dict(task='segmentation', config='configs/seg/upernet_quick.py'), 'configs/seg/upernet_quick.py'),
+        (dict(config='configs/pretrain/bootmae_demo.py'), 'configs/pretrain/bootmae_demo.py'),
+    ],
+)
 def test_the_config_that_makes_a_number(changes, config):
     assert config_of(replace(TUNED, **changes)) == config
 
@@ -145,6 +166,7 @@ def test_not_run_gives_way_to_what_was_measured():
 
 # ---- tables
 
+
 def lines_of(table):
     return [[cell.strip() for cell in line[1:-1].split('|')] for line in table.splitlines()]
 
@@ -152,16 +174,22 @@ def lines_of(table):
 def test_published_beside_reproduced():
     mae = replace(TUNED, method='mae', config='configs/pretrain/mae_vitb.py')
     box = dict(task='detection', metric='box AP', protocol='Mask R-CNN', data='COCO')
-    gain = replace(PAPER, task='detection', metric='box AP over MAE', data='COCO', value=1.3,
-                   protocol='ViT-B, Mask R-CNN')
+    gain = replace(
+        PAPER, task='detection', metric='box AP over MAE', data='COCO', value=1.3, protocol='ViT-B, Mask R-CNN'
+    )
     published = [replace(PAPER, method='mae', value=83.4), PAPER, gain]
 
     def cells(rows):
         return [line[1:5] for line in lines_of(published_markdown(published, rows))[2:]]
 
     assert cells([MISSING]) == [['83.4', 'not run', '84.2', 'not run'], ['–', '–', '+1.3', 'not run']]
-    rows = [TUNED, replace(TUNED, seed=1, value=85.0), replace(mae, value=83.0, label='demo'),
-            replace(TUNED, **box, value=50.0), replace(mae, **box, value=48.5)]
+    rows = [
+        TUNED,
+        replace(TUNED, seed=1, value=85.0),
+        replace(mae, value=83.0, label='demo'),
+        replace(TUNED, **box, value=50.0),
+        replace(mae, **box, value=48.5),
+    ]
     assert cells(rows) == [['83.4', 'not run', '84.2', '84.5 ± 0.7 (2)'], ['–', '–', '+1.3', '+1.50 (1)']]
 
 
@@ -171,14 +199,28 @@ def test_one_line_a_model_and_task():
     heads, _, *body = lines_of(zoo_table([MISSING, large, *run], [PAPER], '', ROOT))
     tuned, missing = (dict(zip(heads, cells, strict=True)) for cells in body)
     assert tuned == {
-        'model': 'bootmae_vitb', 'data': 'ImageNet-1k', 'task': 'fine-tuning', 'labels': 'all', 'metric': 'accuracy',
-        'result': '84.5 ± 0.7 (2)', 'published': '84.2', 'label': 'reproduced',
-        'config': '[bootmae_vitb_finetune](../configs/cls/bootmae_vitb_finetune.py)', 'weights': 'ab12cd34ef56, ff00',
-        'commit': '1234567, 1234567+', 'device': 'NVIDIA H100', 'GPU-hours': '95.0',
+        'model': 'bootmae_vitb',
+        'data': 'ImageNet-1k',
+        'task': 'fine-tuning',
+        'labels': 'all',
+        'metric': 'accuracy',
+        'result': '84.5 ± 0.7 (2)',
+        'published': '84.2',
+        'label': 'reproduced',
+        'config': '[bootmae_vitb_finetune](../configs/cls/bootmae_vitb_finetune.py)',
+        'weights': 'ab12cd34ef56, ff00',
+        'commit': '1234567, 1234567+',
+        'device': 'NVIDIA H100',
+        'GPU-hours': '95.0',
         'command': '`tools/dist_train.sh configs/cls/bootmae_vitb_finetune.py 8 '
-                   '--init work_dirs/bootmae_vitb/epoch_801.pth`'}
+        '--init work_dirs/bootmae_vitb/epoch_801.pth`',
+    }
     assert (missing['model'], missing['result'], missing['label'], missing['weights']) == (
-        'bootmae_vitl', 'not run', 'not run', '')
+        'bootmae_vitl',
+        'not run',
+        'not run',
+        '',
+    )
     assert zoo_table([], [], '', ROOT) == '*Nothing yet.*\n'
 
 
@@ -187,8 +229,10 @@ def test_lines_of_the_demo_are_in_order_and_have_its_command():
     rows = [row, replace(row, task='knn'), replace(row, task='knn', method='untrained', config='')]
     heads, _, *body = lines_of(zoo_table(rows, [], 'make demo', ROOT))
     assert [(cells[0], cells[2], cells[-1]) for cells in body] == [
-        ('Untrained', 'k-NN', '`make demo`'), ('BootMAE', 'k-NN', '`make demo`'),
-        ('BootMAE', 'fine-tuning', '`make demo`')]
+        ('Untrained', 'k-NN', '`make demo`'),
+        ('BootMAE', 'k-NN', '`make demo`'),
+        ('BootMAE', 'fine-tuning', '`make demo`'),
+    ]
     assert 'published' not in heads
 
 
@@ -203,22 +247,31 @@ def test_the_overview_says_where_its_numbers_come_from():
 def test_commands_of_full_size_configs():
     config = 'configs/seg/mae_vitb_upernet.py'
     assert commands(config, 'segmentation', True, ROOT) == [
-        f'tools/dist_test.sh {config} work_dirs/mae_vitb_upernet/iter_160000.pth 8 --tta']
+        f'tools/dist_test.sh {config} work_dirs/mae_vitb_upernet/iter_160000.pth 8 --tta'
+    ]
     assert commands('configs/pretrain/mae_vitl.py', 'knn', False, ROOT) == [
         'tools/dist_train.sh configs/pretrain/mae_vitl.py 8',
-        'tools/knn.py configs/cls/mae_vitl_finetune.py --init work_dirs/mae_vitl/epoch_800.pth']
+        'tools/knn.py configs/cls/mae_vitl_finetune.py --init work_dirs/mae_vitl/epoch_800.pth',
+    ]
     assert commands('configs/seg/upernet_quick.py', 'segmentation', False, ROOT) == []
 
 
 def test_markers_of_other_kinds_stay():
     page = '<!-- speed: step -->\nold\n<!-- /speed -->\n<!-- zoo: full -->\nold\n<!-- /zoo -->\n'
     assert filled(page, 'a.md', 'zoo', {'full': lambda: 'new\n'}) == page.replace(
-        'zoo: full -->\nold', 'zoo: full -->\nnew')
+        'zoo: full -->\nold', 'zoo: full -->\nnew'
+    )
     assert {name for name in makers({}, ROOT) if '/' not in name} == {
-        'published', 'overview', 'full', 'demo', 'photographs'}  # the others are of docs/evidence.md
+        'published',
+        'overview',
+        'full',
+        'demo',
+        'photographs',
+    }  # the others are of docs/evidence.md
 
 
 # ---- the model index
+
 
 def test_the_index_is_read_by_its_own_reader():
     models = {model.name: model for model in load(str(ROOT / 'model-index.yml')).models}
@@ -231,17 +284,29 @@ def test_the_index_is_read_by_its_own_reader():
 @pytest.mark.slow
 def test_only_reproduced_numbers_are_results():
     box = dict(task='detection', metric='box AP', protocol='Mask R-CNN', data='COCO')
-    rows = [MISSING, TUNED, replace(TUNED, seed=1, value=85.0), replace(TUNED, task='linear', label='demo'),
-            replace(TUNED, **box, value=50.0), replace(TUNED, **box | {'metric': 'mask AP'}, value=44.0,
-                                                       checkpoint='https://host/a.pth')]
+    rows = [
+        MISSING,
+        TUNED,
+        replace(TUNED, seed=1, value=85.0),
+        replace(TUNED, task='linear', label='demo'),
+        replace(TUNED, **box, value=50.0),
+        replace(TUNED, **box | {'metric': 'mask AP'}, value=44.0, checkpoint='https://host/a.pth'),
+    ]
     models = {model['Name']: model for model in yaml.safe_load(metafile(rows, ROOT))['Models']}
     assert models['bootmae_vitb_finetune']['Results'] == [
-        {'Task': 'Image Classification', 'Dataset': 'ImageNet-1k', 'Metrics': {'Top 1 Accuracy': 84.5}}]
+        {'Task': 'Image Classification', 'Dataset': 'ImageNet-1k', 'Metrics': {'Top 1 Accuracy': 84.5}}
+    ]
     assert models['bootmae_vitb_linear']['Results'] is None
     assert models['bootmae_vitb_maskrcnn_1x']['Results'] == [
         {'Task': 'Object Detection', 'Dataset': 'COCO', 'Metrics': {'box AP': 50.0}},
-        {'Task': 'Instance Segmentation', 'Dataset': 'COCO', 'Metrics': {'mask AP': 44.0}}]
+        {'Task': 'Instance Segmentation', 'Dataset': 'COCO', 'Metrics': {'mask AP': 44.0}},
+    ]
     assert models['bootmae_vitb_maskrcnn_1x']['Weights'] == 'https://host/a.pth'
     assert [name for name, model in models.items() if 'Weights' in model] == ['bootmae_vitb_maskrcnn_1x']
     assert models['mae_vitl']['Downstream'] == [
-        'mae_vitl_finetune', 'mae_vitl_linear', 'mae_vitl_upernet', 'mae_vitl_maskrcnn_1x', 'mae_vitl_vitdet']
+        'mae_vitl_finetune',
+        'mae_vitl_linear',
+        'mae_vitl_upernet',
+        'mae_vitl_maskrcnn_1x',
+        'mae_vitl_vitdet',
+    ]

@@ -15,7 +15,7 @@ from bootmae.engine.hooks.provenance import ProvenanceHook
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 DEBUG = dict(seg=CONFIGS / 'seg' / 'upernet_debug.py', det=CONFIGS / 'det' / 'mask_rcnn_debug.py')
-TEXT = '''
+TEXT = """
 _base_ = {base!r}
 custom_imports = dict(
     imports=['bootmae.registry', 'bootmae.data.scene_datasets', 'toy_runs'], allow_failed_imports=False)
@@ -26,22 +26,23 @@ test_dataloader = val_dataloader
 auto_scale_lr = dict(base_batch_size=2)
 param_scheduler = [dict(type='ConstantLR', factor=1.0, by_epoch=False)]
 custom_hooks = [dict(type='StartWeights')]
-'''
+"""
 PARTS = dict(
-    seg='''
+    seg="""
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1), logger=dict(interval=1))
 val_evaluator = dict(type='ClassIoU')
 test_evaluator = val_evaluator
-''',
-    det='''
+""",
+    det="""
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1), logger=dict(interval=1))
 coco = dict(type='CocoMetric', metric=['bbox', 'segm'], ann_file={scenes!r} + '/annotations/instances_val2017.json')
 val_evaluator = [coco, dict(type='PredictionSum')]
 test_evaluator = val_evaluator
 model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0)))
-''')
+""",
+)
 
 
 @METRICS.register_module()
@@ -51,8 +52,11 @@ class ClassIoU(IoUMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         summary = super().compute_metrics(results)
         intersection, union = (sum(areas) for areas in list(zip(*results))[:2])
-        return summary | {f'IoU_{name}': 100 * float(i / u) for name, i, u in zip(
-            self.dataset_meta['classes'], intersection, union) if u}
+        return summary | {
+            f'IoU_{name}': 100 * float(i / u)
+            for name, i, u in zip(self.dataset_meta['classes'], intersection, union)
+            if u
+        }
 
 
 @METRICS.register_module()
@@ -67,9 +71,13 @@ class PredictionSum(BaseMetric):
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
         for sample in data_samples:
             found = sample['pred_instances']
-            self.results.append((sample['img_id'], *(
-                float(value.double().sum()) for value in (found['scores'], found['bboxes'], found['masks'])),
-                float(len(found['labels']))))
+            self.results.append(
+                (
+                    sample['img_id'],
+                    *(float(value.double().sum()) for value in (found['scores'], found['bboxes'], found['masks'])),
+                    float(len(found['labels'])),
+                )
+            )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         names = ('scores', 'boxes', 'masks', 'instances')
@@ -84,7 +92,6 @@ def register_start_weights() -> None:
 
     @HOOKS.register_module(force=True)
     class StartWeights(Hook):
-
         def before_train(self, runner):
             torch.save(runner.model.backbone.state_dict(), f'{runner.work_dir}/start.pth')
 
@@ -109,21 +116,31 @@ def pretraining_run(method: str) -> tuple[dict, dict]:
         if not name.endswith('pos_embed'):
             value.data.add_(0.05 * torch.randn_like(value))
     loop = SimpleNamespace(max_iters=700, dataloader=SimpleNamespace(dataset=range(700)))
-    hook, runner = ProvenanceHook(), SimpleNamespace(
-        model=model, cfg=cfg, optim_wrapper=None, world_size=1, train_loop=loop)
+    hook, runner = (
+        ProvenanceHook(),
+        SimpleNamespace(model=model, cfg=cfg, optim_wrapper=None, world_size=1, train_loop=loop),
+    )
     hook.before_run(runner)
     content = dict(state_dict=model.state_dict(), optimizer={}, meta=dict(epoch=36, iter=700))
     hook.before_save_checkpoint(runner, content)
-    return content, {key.removeprefix('backbone.'): value for key, value in content['state_dict'].items()
-                     if key.startswith('backbone.')}
+    return content, {
+        key.removeprefix('backbone.'): value
+        for key, value in content['state_dict'].items()
+        if key.startswith('backbone.')
+    }
 
 
 def mae_decoder(width: int) -> dict:
     """What facebookresearch's MAE files have beside the encoder, of a decoder of one block (by name)."""
-    return {'mask_token': torch.zeros(1, 1, 8), 'decoder_pos_embed': torch.zeros(1, 37, 8),
-            'decoder_embed.weight': torch.ones(8, width), 'decoder_blocks.0.norm1.weight': torch.ones(8),
-            'decoder_blocks.0.attn.qkv.weight': torch.ones(24, 8), 'decoder_norm.weight': torch.ones(8),
-            'decoder_pred.weight': torch.ones(192, 8)}
+    return {
+        'mask_token': torch.zeros(1, 1, 8),
+        'decoder_pos_embed': torch.zeros(1, 37, 8),
+        'decoder_embed.weight': torch.ones(8, width),
+        'decoder_blocks.0.norm1.weight': torch.ones(8),
+        'decoder_blocks.0.attn.qkv.weight': torch.ones(24, 8),
+        'decoder_norm.weight': torch.ones(8),
+        'decoder_pred.weight': torch.ones(192, 8),
+    }
 
 
 def write_files(folder: Path) -> dict[str, Path]:
@@ -136,7 +153,8 @@ def write_files(folder: Path) -> dict[str, Path]:
         mae=pretraining_run('mae')[0],
         authors=dict(model=online, model_ema=momentum, epoch=800, args=argparse.Namespace(lr=1.5e-4)),
         facebookresearch=dict(model=plain | mae_decoder(encoder['cls_token'].shape[-1])),
-        timm=plain | {'head.weight': torch.ones(10, 64), 'head.bias': torch.ones(10)})
+        timm=plain | {'head.weight': torch.ones(10, 64), 'head.bias': torch.ones(10)},
+    )
     paths = {}
     for name, content in contents.items():
         paths[name] = folder / f'{name}.pth'

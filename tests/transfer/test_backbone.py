@@ -1,4 +1,5 @@
 """The downstream ViT: equal to the plain one, its position biases and windows to loops, in three libraries."""
+
 import importlib
 import math
 import subprocess
@@ -34,8 +35,10 @@ def tokens(count, batch=2, seed=0):
 @pytest.fixture
 def make(make_vit):
     """``make(**changes)``: a toy TransferViT in float64, eval mode, all weights random."""
+
     def make_transfer(**changes):
         return make_vit(type='TransferViT', **changes)
+
     return make_transfer
 
 
@@ -61,8 +64,13 @@ def test_taps_are_the_blocks_outputs(make):
 def test_new_parts_start_as_nothing(make_vit):
     """Bias tables start at zero and layer scales at one: the pretrained function is unchanged."""
     plain = make_vit(**DEEP, out_type='featmap', final_norm=False)
-    model = MODELS.build(dict(type='TransferViT', **DEEP, img_size=32, patch_size=8, relative_positions=True,
-                              layer_scale=1.0)).double().eval()
+    model = (
+        MODELS.build(
+            dict(type='TransferViT', **DEEP, img_size=32, patch_size=8, relative_positions=True, layer_scale=1.0)
+        )
+        .double()
+        .eval()
+    )
     model.load_state_dict(plain.state_dict(), strict=False)
     assert_close(model(images())[0], plain(images())[0], rtol=1e-12, atol=1e-12)
 
@@ -138,14 +146,17 @@ def test_relative_index_of_the_release(golden):
 def test_table_interpolation_by_hand():
     """From 2 x 2 (offsets -1, 0, 1) to 3 x 2: new row offsets at -1, -1/2, 0, 1/2, 1 of the old ones."""
     near, far = 19 / 32, -3 / 32  # cubic convolution with a = -0.75, half way
-    plane = torch.tensor([[1., 2., 3.], [10., 20., 30.], [4., 5., 6.]], dtype=torch.float64)
-    class_rows = torch.tensor([7., 8., 9.], dtype=torch.float64)
-    expected = torch.stack([
-        plane[0],
-        (near + far) * plane[0] + near * plane[1] + far * plane[2],  # before the first row the first is repeated
-        plane[1],
-        far * plane[0] + near * plane[1] + (near + far) * plane[2],
-        plane[2]])
+    plane = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0], [4.0, 5.0, 6.0]], dtype=torch.float64)
+    class_rows = torch.tensor([7.0, 8.0, 9.0], dtype=torch.float64)
+    expected = torch.stack(
+        [
+            plane[0],
+            (near + far) * plane[0] + near * plane[1] + far * plane[2],  # before the first row the first is repeated
+            plane[1],
+            far * plane[0] + near * plane[1] + (near + far) * plane[2],
+            plane[2],
+        ]
+    )
     table = torch.cat((plane.flatten(), class_rows)).unsqueeze(1)
     resized = resize_bias_table(torch.cat((table, -table), dim=1), (2, 2), (3, 2))
     assert resized.shape == (18, 2)
@@ -165,7 +176,7 @@ def test_table_interpolation_keeps_center_corners_and_constants(old, new):
     before, after = (x[:-3, 0].view(2 * r - 1, 2 * c - 1) for x, (r, c) in ((table, old), (resized, new)))
     assert_close(after[new[0] - 1, new[1] - 1], before[old[0] - 1, old[1] - 1])
     assert_close(after[[0, 0, -1, -1], [0, -1, 0, -1]], before[[0, 0, -1, -1], [0, -1, 0, -1]])
-    assert_close(resized[:, 2], torch.full((bias_table_size(new), ), 1.5, dtype=torch.float64))
+    assert_close(resized[:, 2], torch.full((bias_table_size(new),), 1.5, dtype=torch.float64))
     assert resize_bias_table(table, old, old) is table
 
 
@@ -182,8 +193,9 @@ def attention_by_loops(attn, x, neighbors, bias):
         seen = neighbors(token)
         for head in range(attn.num_heads):
             part = slice(head * width, (head + 1) * width)
-            logits = torch.stack([q[token, part] @ k[other, part] / math.sqrt(width) + bias(token, other, head)
-                                  for other in seen])
+            logits = torch.stack(
+                [q[token, part] @ k[other, part] / math.sqrt(width) + bias(token, other, head) for other in seen]
+            )
             out[token, part] = logits.softmax(0) @ v[seen][:, part]
     return out @ attn.proj.weight.T + attn.proj.bias
 
@@ -256,12 +268,12 @@ def test_a_bias_is_contiguous(make):
 def test_a_window_over_the_grid_is_full_attention(make, side, relative_positions):
     """... of the patches alone, with the same offsets in the middle of a larger table."""
     settings = DEEP | dict(relative_positions=relative_positions)
-    window, full = make(**settings, window_size=side, global_blocks=(3, )), make(**settings)
+    window, full = make(**settings, window_size=side, global_blocks=(3,)), make(**settings)
     windowed, whole = window.blocks[0].attn, full.blocks[0].attn
     state = windowed.state_dict()
     if relative_positions:
         table = state['relative_position_bias_table']
-        middle = table[:-3].view(2 * side - 1, 2 * side - 1, 4)[side - 4:side + 3, side - 4:side + 3].flatten(0, 1)
+        middle = table[:-3].view(2 * side - 1, 2 * side - 1, 4)[side - 4 : side + 3, side - 4 : side + 3].flatten(0, 1)
         state['relative_position_bias_table'] = torch.cat((middle, table[-3:]))
     whole.load_state_dict(state)
     x = tokens(17)
@@ -295,9 +307,14 @@ def test_windows_see_one_another_through_global_blocks_alone(make):
 # Training
 
 
-@pytest.mark.parametrize('settings', [
-    SEGMENTATION, WINDOWED | dict(global_blocks=(1, ), trainable_positions=True),
-    WINDOWED | dict(pyramid=dict(type='SimplePyramid', out_channels=8), layer_scale=1.0, with_cp=True)])
+@pytest.mark.parametrize(
+    'settings',
+    [
+        SEGMENTATION,
+        WINDOWED | dict(global_blocks=(1,), trainable_positions=True),
+        WINDOWED | dict(pyramid=dict(type='SimplePyramid', out_channels=8), layer_scale=1.0, with_cp=True),
+    ],
+)
 def test_a_gradient_reaches_everything(make, settings):
     model = make(**settings).train()
     generator = torch.Generator().manual_seed(1)
@@ -357,23 +374,26 @@ def test_bf16_autocast(make):
     assert 1e-5 < (rough - exact).norm() / exact.norm() < 0.05
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(out_indices=()), r'out_indices=\(\) must rise within 0..2 and end with the last block, 2: set depth'),
-    (dict(out_indices=(0, 1)), r'end with the last block, 2'),
-    (dict(out_indices=(2, 0)), 'must rise'),
-    (dict(out_indices=(0, 0, 2)), 'must rise'),
-    (dict(out_indices=(0, 3)), 'must rise within 0..2'),
-    (dict(out_indices=(-4, 2)), 'must rise within 0..2'),
-    (dict(pyramid=dict(type='TapPyramid')), r'out_indices=\(-1,\) are 1 taps, TapPyramid takes 4'),
-    (dict(out_indices=(1, 2), pyramid=dict(type='SimplePyramid')), 'are 2 taps, SimplePyramid takes 1'),
-    (dict(window_size=0), 'window_size=0: give the side of a window in patches'),
-    (dict(window_size=2, global_blocks=()), 'name at least one block of 0..2'),
-    (dict(window_size=2, global_blocks=(3, )), 'name at least one block of 0..2'),
-    (dict(global_blocks=(1, )), r'global_blocks=\(1,\) without window_size'),
-    (dict(frozen_stages=4), r'frozen_stages=4: use -1'),
-    (dict(depth=4), 'depth=4 is not within 1..3'),
-    (dict(arch='huge'), "unknown ViT size 'huge'"),
-])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(out_indices=()), r'out_indices=\(\) must rise within 0..2 and end with the last block, 2: set depth'),
+        (dict(out_indices=(0, 1)), r'end with the last block, 2'),
+        (dict(out_indices=(2, 0)), 'must rise'),
+        (dict(out_indices=(0, 0, 2)), 'must rise'),
+        (dict(out_indices=(0, 3)), 'must rise within 0..2'),
+        (dict(out_indices=(-4, 2)), 'must rise within 0..2'),
+        (dict(pyramid=dict(type='TapPyramid')), r'out_indices=\(-1,\) are 1 taps, TapPyramid takes 4'),
+        (dict(out_indices=(1, 2), pyramid=dict(type='SimplePyramid')), 'are 2 taps, SimplePyramid takes 1'),
+        (dict(window_size=0), 'window_size=0: give the side of a window in patches'),
+        (dict(window_size=2, global_blocks=()), 'name at least one block of 0..2'),
+        (dict(window_size=2, global_blocks=(3,)), 'name at least one block of 0..2'),
+        (dict(global_blocks=(1,)), r'global_blocks=\(1,\) without window_size'),
+        (dict(frozen_stages=4), r'frozen_stages=4: use -1'),
+        (dict(depth=4), 'depth=4 is not within 1..3'),
+        (dict(arch='huge'), "unknown ViT size 'huge'"),
+    ],
+)
 def test_construction_errors(make, changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
@@ -382,32 +402,63 @@ def test_construction_errors(make, changes, message):
 # In three libraries
 
 
-TOY = dict(type='TransferViT', arch=dict(embed_dims=8, depth=4, num_heads=2), img_size=16, patch_size=4,
-           relative_positions=True, layer_scale=1.0, trainable_positions=True)
+TOY = dict(
+    type='TransferViT',
+    arch=dict(embed_dims=8, depth=4, num_heads=2),
+    img_size=16,
+    patch_size=4,
+    relative_positions=True,
+    layer_scale=1.0,
+    trainable_positions=True,
+)
 
 
 def toy_classifier():
     from mmpretrain.registry import MODELS
-    return MODELS.build(dict(
-        type='ImageClassifier', backbone=TOY, neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=3, in_channels=8)))
+
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=TOY,
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=8),
+        )
+    )
 
 
 def toy_segmentor():
     from mmseg.registry import MODELS
+
     head = dict(type='FCNHead', in_channels=8, in_index=2, channels=8, num_convs=1, num_classes=3)
-    return MODELS.build(dict(
-        type='EncoderDecoder', backbone=TOY | TAPS, decode_head=head,
-        data_preprocessor=dict(type='SegDataPreProcessor')))
+    return MODELS.build(
+        dict(
+            type='EncoderDecoder',
+            backbone=TOY | TAPS,
+            decode_head=head,
+            data_preprocessor=dict(type='SegDataPreProcessor'),
+        )
+    )
 
 
 def toy_detector():
     from mmdet.registry import MODELS
+
     anchors = dict(type='AnchorGenerator', strides=[1, 2, 4, 8], ratios=[1.0], scales=[1])
-    return MODELS.build(dict(
-        type='SingleStageDetector', backbone=TOY | dict(pyramid=dict(type='SimplePyramid', out_channels=8)),
-        bbox_head=dict(type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1,
-                       anchor_generator=anchors, bbox_coder=dict(type='DeltaXYWHBBoxCoder'))))
+    return MODELS.build(
+        dict(
+            type='SingleStageDetector',
+            backbone=TOY | dict(pyramid=dict(type='SimplePyramid', out_channels=8)),
+            bbox_head=dict(
+                type='RetinaHead',
+                num_classes=3,
+                in_channels=8,
+                feat_channels=8,
+                stacked_convs=1,
+                anchor_generator=anchors,
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+            ),
+        )
+    )
 
 
 TOYS = dict(mmpretrain=toy_classifier, mmseg=toy_segmentor, mmdet=toy_detector)
@@ -446,16 +497,39 @@ def test_layer_decay_groups_in_each_library(library, scope):
     table, ndim = parameter_table(model, layer_decay=0.5), {name: p.ndim for name, p in model.named_parameters()}
     assert set(table) == set(ndim)
     expected = {
-        'cls_token': (2**-5, False), 'pos_embed': (2**-5, False),
-        'patch_embed.proj.weight': (2**-5, True), 'patch_embed.proj.bias': (2**-5, False)}
+        'cls_token': (2**-5, False),
+        'pos_embed': (2**-5, False),
+        'patch_embed.proj.weight': (2**-5, True),
+        'patch_embed.proj.bias': (2**-5, False),
+    }
     for k in range(4):
-        scale = 2.0**-(4 - k)
-        expected |= {f'blocks.{k}.{name}': (scale, True) for name in (
-            'attn.relative_position_bias_table', 'attn.qkv.weight', 'attn.proj.weight', 'mlp.fc1.weight',
-            'mlp.fc2.weight')}
-        expected |= {f'blocks.{k}.{name}': (scale, False) for name in (
-            'gamma_1', 'gamma_2', 'norm1.weight', 'norm1.bias', 'attn.q_bias', 'attn.v_bias', 'attn.proj.bias',
-            'norm2.weight', 'norm2.bias', 'mlp.fc1.bias', 'mlp.fc2.bias')}
+        scale = 2.0 ** -(4 - k)
+        expected |= {
+            f'blocks.{k}.{name}': (scale, True)
+            for name in (
+                'attn.relative_position_bias_table',
+                'attn.qkv.weight',
+                'attn.proj.weight',
+                'mlp.fc1.weight',
+                'mlp.fc2.weight',
+            )
+        }
+        expected |= {
+            f'blocks.{k}.{name}': (scale, False)
+            for name in (
+                'gamma_1',
+                'gamma_2',
+                'norm1.weight',
+                'norm1.bias',
+                'attn.q_bias',
+                'attn.v_bias',
+                'attn.proj.bias',
+                'norm2.weight',
+                'norm2.bias',
+                'mlp.fc1.bias',
+                'mlp.fc2.bias',
+            )
+        }
     rest = {name: value for name, value in table.items() if name.removeprefix('backbone.') not in expected}
     assert {name.removeprefix('backbone.'): value for name, value in table.items() if name not in rest} == expected
     assert rest == {name: (1.0, ndim[name] > 1) for name in rest}
@@ -467,29 +541,51 @@ def test_vitb_segmentation_groups(decay_positions):
     """bootmae.md, section 6: layer decay 0.65 over 12 layers, weight decay 0.05, learning rate 4e-4."""
     model = torch.nn.Module()
     with torch.device('meta'):
-        model.backbone = MODELS.build(dict(
-            type='TransferViT', arch='base', img_size=512, patch_size=16, out_indices=(3, 5, 7, 11),
-            pyramid=dict(type='TapPyramid'), relative_positions=True, layer_scale=1.0, trainable_positions=True,
-            drop_path_rate=0.1))
+        model.backbone = MODELS.build(
+            dict(
+                type='TransferViT',
+                arch='base',
+                img_size=512,
+                patch_size=16,
+                out_indices=(3, 5, 7, 11),
+                pyramid=dict(type='TapPyramid'),
+                relative_positions=True,
+                layer_scale=1.0,
+                trainable_positions=True,
+                drop_path_rate=0.1,
+            )
+        )
         model.decode_head = torch.nn.Conv2d(768, 150, 1)
     wrapper = ViTOptimWrapperConstructor(
         dict(optimizer=dict(type='AdamW', lr=4e-4, weight_decay=0.05, foreach=False)),
-        dict(layer_decay=0.65, decay_positions=decay_positions))(model)
+        dict(layer_decay=0.65, decay_positions=decay_positions),
+    )(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {names[id(p)]: (group['lr'], group['weight_decay'])
-             for group in wrapper.optimizer.param_groups for p in group['params']}
+    found = {
+        names[id(p)]: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
+    }
     assert len(found) == len(names) == 4 + 12 * 16 + 8 + 2
     assert len(wrapper.optimizer.param_groups) == 2 * 14
 
     def rate(group):
-        return pytest.approx(4e-4 * 0.65**(13 - group), rel=1e-12)
+        return pytest.approx(4e-4 * 0.65 ** (13 - group), rel=1e-12)
 
     of_positions = (rate(0), 0.05 if decay_positions else 0.0)
-    expected = {'pos_embed': of_positions, 'cls_token': of_positions, 'patch_embed.proj.weight': (rate(0), 0.05),
-                'pyramid.up4.0.weight': (rate(13), 0.05), 'pyramid.up4.1.weight': (rate(13), 0.0)}
+    expected = {
+        'pos_embed': of_positions,
+        'cls_token': of_positions,
+        'patch_embed.proj.weight': (rate(0), 0.05),
+        'pyramid.up4.0.weight': (rate(13), 0.05),
+        'pyramid.up4.1.weight': (rate(13), 0.0),
+    }
     for k in range(12):
-        expected |= {f'blocks.{k}.attn.relative_position_bias_table': (rate(k + 1), 0.05),
-                     f'blocks.{k}.attn.qkv.weight': (rate(k + 1), 0.05), f'blocks.{k}.gamma_2': (rate(k + 1), 0.0)}
+        expected |= {
+            f'blocks.{k}.attn.relative_position_bias_table': (rate(k + 1), 0.05),
+            f'blocks.{k}.attn.qkv.weight': (rate(k + 1), 0.05),
+            f'blocks.{k}.gamma_2': (rate(k + 1), 0.0),
+        }
     assert {name: found[f'backbone.{name}'] for name in expected} == expected
     assert (found['decode_head.weight'], found['decode_head.bias']) == ((4e-4, 0.05), (4e-4, 0.0))
 
@@ -497,8 +593,11 @@ def test_vitb_segmentation_groups(decay_positions):
 def test_the_release_has_the_same_parameters(golden):
     """Its names, through the key map, are our trainable parameters and the statistics of the batch norm."""
     with np.load(golden / 'compact_segmentation.npz') as file:
-        state = {key.replace('backbone/', 'backbone.'): torch.from_numpy(file[key]) for key in file.files
-                 if key.startswith('backbone/')}
+        state = {
+            key.replace('backbone/', 'backbone.'): torch.from_numpy(file[key])
+            for key in file.files
+            if key.startswith('backbone/')
+        }
     mapped = {name.removeprefix('backbone.') for name in from_authors_segmentation(state)}
     ours = {name for name, _ in MODELS.build(TOY | TAPS).named_parameters()}
     assert ours <= mapped

@@ -1,4 +1,5 @@
 """Loading into the downstream ViT: what may be new, what is interpolated, what is refused, and in which libraries."""
+
 import numpy as np
 import pytest
 import torch
@@ -32,15 +33,20 @@ def pretrained(tmp_path, make_bootmae):
 @pytest.fixture
 def authors(golden, tmp_path):
     """``authors(changes)``: a segmentation file of the authors with heads, some weights replaced or dropped."""
+
     def make(changes=None):
         with np.load(golden / 'compact_segmentation.npz') as file:
-            state = {key.replace('backbone/', 'backbone.'): torch.from_numpy(file[key]) for key in file.files
-                     if key.startswith('backbone/')}
+            state = {
+                key.replace('backbone/', 'backbone.'): torch.from_numpy(file[key])
+                for key in file.files
+                if key.startswith('backbone/')
+            }
         state |= {'decode_head.conv_seg.weight': torch.ones(3, 24, 1, 1), 'auxiliary_head.conv_seg.bias': torch.ones(3)}
         state |= changes or {}
         path = tmp_path / 'segmentation.pth'
         torch.save(dict(state_dict={key: value for key, value in state.items() if value is not None}, meta={}), path)
         return path
+
     return make
 
 
@@ -60,19 +66,24 @@ def test_new_parts_may_be_absent(pretrained):
         f'loaded {len(encoder) - 2}/{len(encoder) - 2} encoder tensors of {path} [BootMAE run (online)], '
         'new (layer scale, relative positions, pyramid: not in the file): '
         f'blocks.*.gamma_1, blocks.*.gamma_2, blocks.*.{TABLE}, pyramid.*, '
-        f'not used: norm.bias, norm.weight, sha256 {verdict.hash}')
+        f'not used: norm.bias, norm.weight, sha256 {verdict.hash}'
+    )
 
 
 def test_what_a_model_declares_as_new():
     assert {part: len(keys) for part, keys in build(**TAPS, **NEW).new_parts.items()} == {
-        'layer scale': 8, 'relative positions': 4, 'pyramid': 11}
+        'layer scale': 8,
+        'relative positions': 4,
+        'pyramid': 11,
+    }
     assert build().new_parts == {}
     pooled = MODELS.build(dict(type='mmpretrain.PlainViT', arch=ARCH, out_type='avg_featmap'))
     assert pooled.new_parts == {'fc_norm': ['fc_norm.weight', 'fc_norm.bias']}
 
 
-@pytest.mark.parametrize('lost', ['blocks.2.gamma_1', f'blocks.0.{TABLE}', 'pyramid.up2.0.bias',
-                                  'blocks.1.norm1.weight'])
+@pytest.mark.parametrize(
+    'lost', ['blocks.2.gamma_1', f'blocks.0.{TABLE}', 'pyramid.up2.0.bias', 'blocks.1.norm1.weight']
+)
 def test_a_part_is_new_as_a_whole_or_not_at_all(tmp_path, lost):
     model = build(**TAPS, **NEW)
     state = {f'backbone.{key}': value + 1 for key, value in model.state_dict().items() if key != lost}
@@ -83,9 +94,13 @@ def test_a_part_is_new_as_a_whole_or_not_at_all(tmp_path, lost):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize('has, names', [
-    (dict(layer_scale=1.0), f'4 unexpected: blocks.0.{TABLE}'),
-    (dict(relative_positions=True), '8 unexpected: blocks.0.gamma_1')])
+@pytest.mark.parametrize(
+    'has, names',
+    [
+        (dict(layer_scale=1.0), f'4 unexpected: blocks.0.{TABLE}'),
+        (dict(relative_positions=True), '8 unexpected: blocks.0.gamma_1'),
+    ],
+)
 def test_weights_that_the_model_would_ignore_are_refused(authors, has, names):
     with pytest.raises(ValueError, match=names):
         load_encoder(build(img_size=32, patch_size=16, **TAPS, **has), authors())
@@ -93,7 +108,10 @@ def test_weights_that_the_model_would_ignore_are_refused(authors, has, names):
 
 def test_families():
     assert families(['fc_norm.weight', 'blocks.0.gamma_1', 'blocks.11.gamma_1', 'pyramid.a.b', 'pyramid.c']) == [
-        'fc_norm.weight', 'blocks.*.gamma_1', 'pyramid.*']
+        'fc_norm.weight',
+        'blocks.*.gamma_1',
+        'pyramid.*',
+    ]
 
 
 # What is interpolated
@@ -123,8 +141,10 @@ def test_tables_are_interpolated(authors):
         table = resize_bias_table(stored[f'backbone.blocks.{index}.{TABLE}'], (2, 2), grid)
         assert torch.equal(model.state_dict()[f'blocks.{index}.{TABLE}'], table)
     assert sorted(verdict.resized) == [
-        'pos_embed from 2x2 to 3x4', 'relative_position_bias_table from 2x2 to 3x3',
-        'relative_position_bias_table from 2x2 to 3x4']
+        'pos_embed from 2x2 to 3x4',
+        'relative_position_bias_table from 2x2 to 3x3',
+        'relative_position_bias_table from 2x2 to 3x4',
+    ]
     assert verdict.new == []
 
 
@@ -180,12 +200,18 @@ def test_its_pyramid_is_not_used_by_another(authors):
     assert families(verdict.new) == ['pyramid.*']
 
 
-@pytest.mark.parametrize('changes, message', [
-    ({'backbone.blocks.0.attn.relative_position_index': torch.zeros(5, 5, dtype=torch.long)},
-     'orders the relative positions otherwise'),
-    ({f'backbone.blocks.0.{TABLE}': torch.zeros(9, 4)}, 'does not fit its table'),
-    ({'backbone.rel_pos_bias.table': torch.zeros(3)}, r"unknown weights \['backbone.rel_pos_bias.table'\]"),
-    ({'backbone.blocks.3.gamma_2': None}, '1 missing: blocks.3.gamma_2')])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (
+            {'backbone.blocks.0.attn.relative_position_index': torch.zeros(5, 5, dtype=torch.long)},
+            'orders the relative positions otherwise',
+        ),
+        ({f'backbone.blocks.0.{TABLE}': torch.zeros(9, 4)}, 'does not fit its table'),
+        ({'backbone.rel_pos_bias.table': torch.zeros(3)}, r"unknown weights \['backbone.rel_pos_bias.table'\]"),
+        ({'backbone.blocks.3.gamma_2': None}, '1 missing: blocks.3.gamma_2'),
+    ],
+)
 def test_a_strange_segmentation_file_is_refused(authors, changes, message):
     path = authors(changes)
     with pytest.raises(ValueError, match=rf'{path}.* was not loaded.*{message}'):
@@ -196,8 +222,13 @@ def test_a_whole_segmentation_file_maps_to_mmseg(authors):
     stored = torch.load(authors())['state_dict']
     state = from_authors_segmentation(stored)
     assert len(state) == len(stored) - 4, 'the four indices'
-    assert {'decode_head.conv_seg.weight', 'auxiliary_head.conv_seg.bias', 'backbone.pyramid.up4.3.weight',
-            f'backbone.blocks.3.{TABLE}', 'backbone.blocks.0.gamma_1'} <= set(state)
+    assert {
+        'decode_head.conv_seg.weight',
+        'auxiliary_head.conv_seg.bias',
+        'backbone.pyramid.up4.3.weight',
+        f'backbone.blocks.3.{TABLE}',
+        'backbone.blocks.0.gamma_1',
+    } <= set(state)
     assert state['backbone.pyramid.up2.0.bias'] is stored['backbone.fpn2.0.bias']
 
 
@@ -206,29 +237,51 @@ def test_a_whole_segmentation_file_maps_to_mmseg(authors):
 
 def segmentor(**backbone):
     from mmseg.registry import MODELS
+
     head = dict(type='FCNHead', in_channels=24, in_index=2, channels=8, num_convs=1, num_classes=3)
-    return MODELS.build(dict(
-        type='EncoderDecoder', decode_head=head, data_preprocessor=dict(type='SegDataPreProcessor'),
-        backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8, **TAPS, **NEW) | backbone))
+    return MODELS.build(
+        dict(
+            type='EncoderDecoder',
+            decode_head=head,
+            data_preprocessor=dict(type='SegDataPreProcessor'),
+            backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8, **TAPS, **NEW) | backbone,
+        )
+    )
 
 
 def detector(**backbone):
     from mmdet.registry import MODELS
+
     anchors = dict(type='AnchorGenerator', strides=[1, 2, 4, 8], ratios=[1.0], scales=[1])
     pyramid = dict(type='SimplePyramid', out_channels=8)
-    return MODELS.build(dict(
-        type='SingleStageDetector',
-        backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8, pyramid=pyramid, **NEW) | backbone,
-        bbox_head=dict(type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1,
-                       anchor_generator=anchors, bbox_coder=dict(type='DeltaXYWHBBoxCoder'))))
+    return MODELS.build(
+        dict(
+            type='SingleStageDetector',
+            backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8, pyramid=pyramid, **NEW) | backbone,
+            bbox_head=dict(
+                type='RetinaHead',
+                num_classes=3,
+                in_channels=8,
+                feat_channels=8,
+                stacked_convs=1,
+                anchor_generator=anchors,
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+            ),
+        )
+    )
 
 
 def classifier(**backbone):
     from mmpretrain.registry import MODELS
-    return MODELS.build(dict(
-        type='ImageClassifier', neck=dict(type='GlobalAveragePooling'),
-        backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8, **NEW) | backbone,
-        head=dict(type='LinearClsHead', num_classes=3, in_channels=24)))
+
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            neck=dict(type='GlobalAveragePooling'),
+            backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8, **NEW) | backbone,
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=24),
+        )
+    )
 
 
 @pytest.mark.parametrize('library, make', [('mmpretrain', classifier), ('mmseg', segmentor), ('mmdet', detector)])
@@ -239,8 +292,11 @@ def test_init_weights_loads(pretrained, library, make, scope):
     for _ in range(2):  # a second call changes nothing
         model.init_weights()
         state = model.backbone.state_dict()
-        assert all(torch.equal(state[key], value) for key, value in encoder.items()
-                   if not key.startswith(('norm.', 'pos_embed')))
+        assert all(
+            torch.equal(state[key], value)
+            for key, value in encoder.items()
+            if not key.startswith(('norm.', 'pos_embed'))
+        )
         assert torch.equal(state['pos_embed'], resize_positions(encoder['pos_embed'], (4, 4), (6, 6)))
     assert model.backbone.verdict.resized == ['pos_embed from 4x4 to 6x6']
     assert {float(value) for key in state if 'gamma' in key for value in state[key]} == {1.0}
@@ -249,17 +305,24 @@ def test_init_weights_loads(pretrained, library, make, scope):
 
 def test_a_wrong_file_stops_a_segmentor(pretrained, scope):
     scope('mmseg')
-    model = segmentor(arch=ARCH | dict(depth=6), out_indices=(0, 1, 2, 5),
-                      init_cfg=dict(type='EncoderWeights', checkpoint=str(pretrained[0])))
+    model = segmentor(
+        arch=ARCH | dict(depth=6),
+        out_indices=(0, 1, 2, 5),
+        init_cfg=dict(type='EncoderWeights', checkpoint=str(pretrained[0])),
+    )
     with pytest.raises(ValueError, match="it has 4 blocks, the model's arch has 6"):
         model.init_weights()
 
 
 def test_init_option_takes_a_downstream_config(pretrained):
     """``--init`` with the config of a segmentor or detector."""
-    cfg = ConfigDict(model=dict(type='EncoderDecoder',
-                                backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8),
-                                data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3)))
+    cfg = ConfigDict(
+        model=dict(
+            type='EncoderDecoder',
+            backbone=dict(type='TransferViT', arch=ARCH, img_size=48, patch_size=8),
+            data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+        )
+    )
     apply_init(cfg, str(pretrained[0]))
     assert cfg.model.backbone.init_cfg == dict(type='EncoderWeights', checkpoint=str(pretrained[0]), source='online')
     cfg.model.backbone.arch = ARCH | dict(depth=6)
@@ -278,5 +341,5 @@ def test_starting_weights():
     model.init_weights()
     assert all(torch.equal(value, before[name]) for name, value in model.pyramid.named_parameters())
     assert 0 < model.cls_token.abs().max() < 1e-4
-    bound = (6 / (24 + 96))**0.5
+    bound = (6 / (24 + 96)) ** 0.5
     assert 0.9 * bound < model.blocks[0].mlp.fc1.weight.abs().max() <= bound

@@ -1,4 +1,5 @@
 """Pyramids: each level by its formula, and the order and size of the levels."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ def make(randomize):
             if name.endswith(('running_mean', 'running_var')):
                 buffer.copy_(torch.rand(buffer.shape) + 0.5)
         return model
+
     return build
 
 
@@ -40,7 +42,7 @@ def normed(x, norm):
 
 def pooled(x):
     rows, columns = x.shape[2] // 2, x.shape[3] // 2
-    return torch.stack([x[:, :, i:2 * rows:2, j:2 * columns:2] for i in range(2) for j in range(2)]).amax(0)
+    return torch.stack([x[:, :, i : 2 * rows : 2, j : 2 * columns : 2] for i in range(2) for j in range(2)]).amax(0)
 
 
 @torch.no_grad()
@@ -75,8 +77,11 @@ def test_simple_pyramid_by_formula(make, extra_level):
         assert (narrow.bias, smooth.bias) == (None, None)
         out = normed(torch.einsum('bcrs,dc->bdrs', start, narrow.weight[:, :, 0, 0]), norm1.norm)
         out, (rows, columns) = F.pad(out, (1, 1, 1, 1)), start.shape[2:]
-        out = sum(torch.einsum('bcrs,dc->bdrs', out[:, :, i:i + rows, j:j + columns], smooth.weight[:, :, i, j])
-                  for i in range(3) for j in range(3))
+        out = sum(
+            torch.einsum('bcrs,dc->bdrs', out[:, :, i : i + rows, j : j + columns], smooth.weight[:, :, i, j])
+            for i in range(3)
+            for j in range(3)
+        )
         assert_close(level, normed(out, norm2.norm))
     assert len(levels) == 4 + extra_level
     if extra_level:
@@ -85,7 +90,7 @@ def test_simple_pyramid_by_formula(make, extra_level):
 
 def test_layer_norm_at_each_place():
     norm, x = LayerNorm2d(8).double(), maps(1)[0]
-    assert_close(norm(x)[1, :, 2, 3], F.layer_norm(x[1, :, 2, 3], (8, ), eps=1e-6))
+    assert_close(norm(x)[1, :, 2, 3], F.layer_norm(x[1, :, 2, 3], (8,), eps=1e-6))
 
 
 def test_widths():

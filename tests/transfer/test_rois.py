@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 from bootmae.transfer.rois import ExactRoIs, ExactRPNHead
 
-SETTINGS = dict(roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2), out_channels=2,
-                featmap_strides=[4, 8])
+SETTINGS = dict(
+    roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2), out_channels=2, featmap_strides=[4, 8]
+)
 BOXES = torch.tensor([[0, 1003.3, 997.9, 1050.4, 1043.6], [0, 517.2, 1021.4, 837.7, 1333.1]])
 
 
@@ -64,11 +65,17 @@ def propose():
     nms = ConfigDict(nms_pre=1000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
 
     def run(head: type, logits: torch.Tensor) -> torch.Tensor:
-        model = head(in_channels=4, num_classes=1, test_cfg=nms, anchor_generator=dict(
-            type='AnchorGenerator', scales=[1], ratios=[1.0], strides=[8]))
+        model = head(
+            in_channels=4,
+            num_classes=1,
+            test_cfg=nms,
+            anchor_generator=dict(type='AnchorGenerator', scales=[1], ratios=[1.0], strides=[8]),
+        )
         offsets = torch.zeros(1, 4, *logits.shape, dtype=logits.dtype)
-        return model.predict_by_feat([logits[None, None]], [offsets], batch_img_metas=[dict(img_shape=(64, 64))],
-                                     cfg=nms)[0].scores
+        return model.predict_by_feat(
+            [logits[None, None]], [offsets], batch_img_metas=[dict(img_shape=(64, 64))], cfg=nms
+        )[0].scores
+
     return run
 
 

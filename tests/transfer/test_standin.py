@@ -31,6 +31,7 @@ class Counting:
         def call(*args, **kwargs):
             self.calls[name] += 1
             return getattr(self.module, name)(*args, **kwargs)
+
         return call
 
 
@@ -41,8 +42,10 @@ def detector(request, tmp_path):
     options = {'model.test_cfg.rcnn.score_thr': 0.0}
     if request.param == 'rois':
         options |= {'model.rpn_head.type': 'bootmae.transfer.rois.ExactRPNHead'} | {
-            f'model.roi_head.{name}_roi_extractor.{key}': value for name in ('bbox', 'mask')
-            for key, value in (('type', 'bootmae.transfer.rois.ExactRoIs'), ('roi_layer.sampling_ratio', 2))}
+            f'model.roi_head.{name}_roi_extractor.{key}': value
+            for name in ('bbox', 'mask')
+            for key, value in (('type', 'bootmae.transfer.rois.ExactRoIs'), ('roi_layer.sampling_ratio', 2))
+        }
     cfg = load_config(CONFIG, options)
     torch.manual_seed(0)
     model = MODELS.build(ConfigDict(cfg.model.to_dict()))
@@ -50,8 +53,10 @@ def detector(request, tmp_path):
     for value in model.parameters():
         value.data.add_(0.05 * torch.randn_like(value))
     scenes = dict(data_root=str(tmp_path / 'scenes'), scenes=dict(train=2, val=2))
-    batches = [pseudo_collate([dataset[0], dataset[1]]) for dataset in (
-        DATASETS.build(cfg[f'{loader}_dataloader'].dataset | scenes) for loader in ('train', 'val'))]
+    batches = [
+        pseudo_collate([dataset[0], dataset[1]])
+        for dataset in (DATASETS.build(cfg[f'{loader}_dataloader'].dataset | scenes) for loader in ('train', 'val'))
+    ]
     return model, *batches
 
 

@@ -1,4 +1,5 @@
 """ViTDet's backbone: attention on a grid by loops, windows and their padding, and files of detectron2 and MAE."""
+
 import json
 
 import numpy as np
@@ -13,8 +14,15 @@ from bootmae.checkpoints.export import convert
 from bootmae.models.layers import Tiling, attend_on_grid, split_heads
 from bootmae.models.positions import offset_vectors, resize_offsets
 
-VITDET = dict(arch=dict(embed_dims=24, depth=4, num_heads=4), class_token=False, relative_positions='decomposed',
-              window_size=3, global_blocks=(1, 3), input_size=48, trainable_positions=True)
+VITDET = dict(
+    arch=dict(embed_dims=24, depth=4, num_heads=4),
+    class_token=False,
+    relative_positions='decomposed',
+    window_size=3,
+    global_blocks=(1, 3),
+    input_size=48,
+    trainable_positions=True,
+)
 PYRAMID = dict(type='SimplePyramid', out_channels=8)
 
 
@@ -38,9 +46,14 @@ def test_attention_on_a_grid_by_loops():
     (qs, ks, vs), expected = (split_heads(x, heads)[0] for x in (q, k, v)), torch.zeros(heads, h * w, width).double()
     for head in range(heads):
         for i in range(h * w):
-            logits = torch.stack([
-                qs[head, i] @ ks[head, j] / 2 + qs[head, i] @ rows[i // w, j // w] + qs[head, i] @ columns[i % w, j % w]
-                for j in range(h * w)])
+            logits = torch.stack(
+                [
+                    qs[head, i] @ ks[head, j] / 2
+                    + qs[head, i] @ rows[i // w, j // w]
+                    + qs[head, i] @ columns[i % w, j % w]
+                    for j in range(h * w)
+                ]
+            )
             expected[head, i] = logits.softmax(0) @ vs[head]
     assert_close(attend_on_grid(q, k, v, heads, rows, columns), expected.transpose(0, 1).flatten(1).unsqueeze(0))
 
@@ -75,7 +88,7 @@ def test_tiles_are_put_back(grid, side):
 
 def test_windows_see_their_padding_and_no_other_window(make):
     """What a window's padding does: its keys are zero and its values are the bias, so that outputs are drawn to it."""
-    model = make(global_blocks=(3, ), out_indices=(0, 3))
+    model = make(global_blocks=(3,), out_indices=(0, 3))
     before = model.maps(random(1, 3, 32, 32))[0]
     with torch.no_grad():
         model.blocks[0].attn.v_bias += 1
@@ -126,13 +139,16 @@ def test_tables_start_as_nothing_and_have_a_head_s_width():
             assert not table.any()
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(class_token=True), "relative_positions='decomposed' with class_token=True: True is for a model with"),
-    (dict(relative_positions=True), 'relative_positions=True with class_token=False'),
-    (dict(relative_positions='beit'), r"relative_positions='beit': use one of \(False, True, 'decomposed'\)"),
-    (dict(input_size=50), r'image size \(50, 50\) is no multiple of the patch size'),
-    (dict(window_size=None), 'without window_size'),
-])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(class_token=True), "relative_positions='decomposed' with class_token=True: True is for a model with"),
+        (dict(relative_positions=True), 'relative_positions=True with class_token=False'),
+        (dict(relative_positions='beit'), r"relative_positions='beit': use one of \(False, True, 'decomposed'\)"),
+        (dict(input_size=50), r'image size \(50, 50\) is no multiple of the patch size'),
+        (dict(window_size=None), 'without window_size'),
+    ],
+)
 def test_construction_errors(make, changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
@@ -144,26 +160,40 @@ def test_construction_errors(make, changes, message):
 @pytest.fixture
 def detectron2(golden, tmp_path):
     """``detectron2(changes)``: a converted file of a detector, its sizes, and its weights."""
+
     def write(changes=None):
         with np.load(golden / 'compact_vitdet.npz') as file:
             sizes = json.loads(str(file['meta']))
-            state = {key.replace('vitdet/', 'backbone.'): torch.from_numpy(file[key]) for key in file.files
-                     if key.startswith('vitdet/')}
+            state = {
+                key.replace('vitdet/', 'backbone.'): torch.from_numpy(file[key])
+                for key in file.files
+                if key.startswith('vitdet/')
+            }
         state |= {'proposal_generator.rpn_head.conv.weight': torch.ones(3), 'pixel_mean': torch.ones(3, 1, 1)}
         state = {key: value for key, value in (state | (changes or {})).items() if value is not None}
         torch.save(dict(model=state), tmp_path / 'detectron2.pth')
         return tmp_path / 'detectron2.pth', sizes, state
+
     return write
 
 
 def of_sizes(sizes, **changes):
     windowed = sizes['window_blocks']
-    return MODELS.build(dict(
-        type='TransferViT', img_size=sizes['pretrain_img_size'], patch_size=sizes['patch_size'], class_token=False,
-        arch=dict(embed_dims=sizes['embed_dim'], depth=sizes['depth'], num_heads=sizes['num_heads']),
-        relative_positions='decomposed', input_size=sizes['img_size'], window_size=sizes['window_size'],
-        global_blocks=[index for index in range(sizes['depth']) if index not in windowed],
-        pyramid=dict(type='SimplePyramid', out_channels=sizes['out_channels'])) | changes)
+    return MODELS.build(
+        dict(
+            type='TransferViT',
+            img_size=sizes['pretrain_img_size'],
+            patch_size=sizes['patch_size'],
+            class_token=False,
+            arch=dict(embed_dims=sizes['embed_dim'], depth=sizes['depth'], num_heads=sizes['num_heads']),
+            relative_positions='decomposed',
+            input_size=sizes['img_size'],
+            window_size=sizes['window_size'],
+            global_blocks=[index for index in range(sizes['depth']) if index not in windowed],
+            pyramid=dict(type='SimplePyramid', out_channels=sizes['out_channels']),
+        )
+        | changes
+    )
 
 
 def test_detectron2_file_loads_whole(detectron2):
@@ -190,12 +220,15 @@ def test_its_tables_are_resized_and_the_verdict_says_so(detectron2):
     assert torch.equal(model.blocks[last].attn.rel_pos_w, resize_offsets(table, 6))
 
 
-@pytest.mark.parametrize('changes, message', [
-    ({'backbone.net.blocks.0.attn.rel_pos_h': None}, '1 missing: blocks.0.attn.rel_pos_h'),
-    ({'backbone.simfp_2.2.weight': None}, '1 missing: pyramid.levels.1.3.weight'),
-    ({'backbone.net.blocks.0.attn.rel_pos_h': torch.zeros(5, 3)}, 'of another shape: blocks.0.attn.rel_pos_h'),
-    ({'backbone.net.reg_token': torch.zeros(3)}, '1 unexpected: reg_token'),
-])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'backbone.net.blocks.0.attn.rel_pos_h': None}, '1 missing: blocks.0.attn.rel_pos_h'),
+        ({'backbone.simfp_2.2.weight': None}, '1 missing: pyramid.levels.1.3.weight'),
+        ({'backbone.net.blocks.0.attn.rel_pos_h': torch.zeros(5, 3)}, 'of another shape: blocks.0.attn.rel_pos_h'),
+        ({'backbone.net.reg_token': torch.zeros(3)}, '1 unexpected: reg_token'),
+    ],
+)
 def test_a_damaged_file_is_refused(detectron2, changes, message):
     path, sizes, _ = detectron2(changes)
     with pytest.raises(ValueError, match=message):

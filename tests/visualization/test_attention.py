@@ -1,4 +1,5 @@
 """Class-token attention and components, against the modules they look into, timm and scikit-learn."""
+
 import pytest
 import torch
 from sklearn.decomposition import PCA
@@ -102,7 +103,12 @@ def encoder_of(width: int, depth: int, num_heads: int | None = None) -> Encoder:
 
 def test_heads():
     assert [heads_of(encoder_of(*size)) for size in ((192, 12), (768, 12), (1024, 24), (1280, 32), (512, 8))] == [
-        3, 12, 16, 16, 8]
+        3,
+        12,
+        16,
+        16,
+        8,
+    ]
     assert heads_of(encoder_of(24, 3, 4)) == heads_of(encoder_of(24, 3), 4) == 4
     with pytest.raises(ValueError, match='a width of 24 is not usual: give --heads'):
         heads_of(encoder_of(24, 3))
@@ -131,7 +137,7 @@ def test_components():
 
 
 def test_fewer_directions_than_components():
-    features = torch.arange(4.).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
+    features = torch.arange(4.0).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
     found, shares = principal_components(features)
     assert shares[0] == pytest.approx(1)
     assert shares[2] == 0

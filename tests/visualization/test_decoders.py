@@ -1,4 +1,5 @@
 """Pretraining models from files that have a decoder, and the refusal of those that have none."""
+
 import argparse
 import copy
 from functools import cache
@@ -18,9 +19,12 @@ from bootmae.visualization.decoders import load_decoder
 from bootmae.visualization.reconstruct import load_pretrained, reconstruct
 
 BOOT, MAE = 'configs/pretrain/bootmae_debug.py', 'configs/pretrain/mae_debug.py'  # 32 pixels, patches of 4
-FACTS = {BOOT: dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3, method='BootMAE', config=BOOT),
-         MAE: dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD), img_size=[32, 32], num_heads=3, method='MAE',
-                   config=MAE)}
+FACTS = {
+    BOOT: dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3, method='BootMAE', config=BOOT),
+    MAE: dict(
+        mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD), img_size=[32, 32], num_heads=3, method='MAE', config=MAE
+    ),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +40,7 @@ def parsed(path: str):
 @pytest.fixture
 def save_run(tmp_path, randomize):
     """``save_run(config)``: the file of a run of a debug config with random weights, and its state."""
+
     def save(config: str):
         model = randomize(MODELS.build(parsed(config).model.to_dict()))
         if config == BOOT:
@@ -43,6 +48,7 @@ def save_run(tmp_path, randomize):
         path = tmp_path / 'epoch_2.pth'
         torch.save(dict(state_dict=model.state_dict(), optimizer={}, meta=dict(bootmae=FACTS[config])), path)
         return path, model.state_dict()
+
     with torch.no_grad():
         yield save
 
@@ -50,26 +56,54 @@ def save_run(tmp_path, randomize):
 @pytest.fixture
 def toy_mae(randomize):
     """mmpretrain's MAE with 16 decoder heads, as all published ones have."""
-    model = randomize(MODELS.build(dict(
-        type='MAE', data_preprocessor=dict(type='mmpretrain.SelfSupDataPreprocessor',
-                                                      mean=IMAGENET_MEAN, std=IMAGENET_STD),
-        backbone=dict(type='MAEViT', img_size=32, patch_size=8, arch=dict(
-            embed_dims=24, num_layers=2, num_heads=4, feedforward_channels=48)),
-        neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=8, embed_dim=24, decoder_embed_dim=32,
-                  decoder_depth=2, decoder_num_heads=16),
-        head=dict(type='MAEPretrainHead', norm_pix=True, patch_size=8,
-                  loss=dict(type='PixelReconstructionLoss', criterion='L2')))))
+    model = randomize(
+        MODELS.build(
+            dict(
+                type='MAE',
+                data_preprocessor=dict(type='mmpretrain.SelfSupDataPreprocessor', mean=IMAGENET_MEAN, std=IMAGENET_STD),
+                backbone=dict(
+                    type='MAEViT',
+                    img_size=32,
+                    patch_size=8,
+                    arch=dict(embed_dims=24, num_layers=2, num_heads=4, feedforward_channels=48),
+                ),
+                neck=dict(
+                    type='MAEPretrainDecoder',
+                    num_patches=16,
+                    patch_size=8,
+                    embed_dim=24,
+                    decoder_embed_dim=32,
+                    decoder_depth=2,
+                    decoder_num_heads=16,
+                ),
+                head=dict(
+                    type='MAEPretrainHead',
+                    norm_pix=True,
+                    patch_size=8,
+                    loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+                ),
+            )
+        )
+    )
     return model.eval()
 
 
 def facebook_names(state: dict) -> dict:
     """mmpretrain's names as facebookresearch's."""
-    out = rename({key.removeprefix('backbone.'): value for key, value in state.items()
-                  if key.startswith('backbone.')}, MMPRETRAIN, back=True)
+    out = rename(
+        {key.removeprefix('backbone.'): value for key, value in state.items() if key.startswith('backbone.')},
+        MMPRETRAIN,
+        back=True,
+    )
     for key, value in state.items():
         if key.startswith('neck.'):
-            key = key.removeprefix('neck.').replace('.ffn.layers.0.0.', '.mlp.fc1.').replace(
-                '.ffn.layers.1.', '.mlp.fc2.').replace('.ln1.', '.norm1.').replace('.ln2.', '.norm2.')
+            key = (
+                key.removeprefix('neck.')
+                .replace('.ffn.layers.0.0.', '.mlp.fc1.')
+                .replace('.ffn.layers.1.', '.mlp.fc2.')
+                .replace('.ln1.', '.norm1.')
+                .replace('.ln2.', '.norm2.')
+            )
             out[f'decoder_norm{key[3:]}' if key.startswith('ln1.') else key] = value
     return out
 
@@ -101,8 +135,11 @@ def test_other_size(save_run, config):
     path, state = save_run(config)
     found = load_decoder(path, size=(48, 64))
     assert (found.num_patches, found.num_masked) == (192, 144)
-    names = (['backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed', 'feature_decoder.pos_embed']
-             if config == BOOT else ['backbone.pos_embed', 'neck.decoder_pos_embed'])
+    names = (
+        ['backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed', 'feature_decoder.pos_embed']
+        if config == BOOT
+        else ['backbone.pos_embed', 'neck.decoder_pos_embed']
+    )
     loaded = found.model.state_dict()
     for name in names:
         assert torch.equal(loaded[name], resize_positions(state[name], (8, 8), (12, 16)))
@@ -112,7 +149,7 @@ def test_other_size(save_run, config):
 
 def test_config_must_be_known_and_right(save_run, tmp_path):
     path, state = save_run(BOOT)
-    with pytest.raises(ValueError, match='is no checkpoint of this config\'s MAE'):
+    with pytest.raises(ValueError, match="is no checkpoint of this config's MAE"):
         load_decoder(path, MAE)
     torch.save(dict(state_dict=state, meta=dict(bootmae=FACTS[BOOT] | dict(config='configs/gone.py'))), path)
     with pytest.raises(ValueError, match='does not tell its config, or that is not here: give it, --config'):
@@ -163,13 +200,25 @@ def test_files_without_decoder_are_refused(save_run, toy_mae, tmp_path):
     path, state = save_run(BOOT)
     exported, classifier, bare = (tmp_path / f'{name}.pth' for name in ('exported', 'classifier', 'mae_pretrain'))
     convert(path, 'timm', exported)
-    torch.save(dict(state_dict={key: value for key, value in state.items() if key.startswith('backbone.')},
-                    meta=dict(bootmae=FACTS[BOOT] | dict(method='ImageClassifier'))), classifier)
+    torch.save(
+        dict(
+            state_dict={key: value for key, value in state.items() if key.startswith('backbone.')},
+            meta=dict(bootmae=FACTS[BOOT] | dict(method='ImageClassifier')),
+        ),
+        classifier,
+    )
     facebook = facebook_names(toy_mae.state_dict())
-    torch.save(dict(model={key: value for key, value in facebook.items() if not key.startswith(('decoder', 'mask'))}),
-               bare)
-    for file, kind in ((exported, r'\[timm ViT, exported from BootMAE run \(online\)\], made by BootMAE,'),
-                       (classifier, r'\[run of this suite\], made by ImageClassifier,'), (bare, r'\[timm ViT\]')):
-        with pytest.raises(ValueError, match=rf'{file.name} is a file of kind {kind} and has no decoder to reconstruct '
-                           'with. Reconstructions need a pretraining file.*--what attention pca'):
+    torch.save(
+        dict(model={key: value for key, value in facebook.items() if not key.startswith(('decoder', 'mask'))}), bare
+    )
+    for file, kind in (
+        (exported, r'\[timm ViT, exported from BootMAE run \(online\)\], made by BootMAE,'),
+        (classifier, r'\[run of this suite\], made by ImageClassifier,'),
+        (bare, r'\[timm ViT\]'),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf'{file.name} is a file of kind {kind} and has no decoder to reconstruct '
+            'with. Reconstructions need a pretraining file.*--what attention pca',
+        ):
             load_decoder(file)

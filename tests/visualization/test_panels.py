@@ -1,4 +1,5 @@
 """Pictures with captions: attention over images, components as colors."""
+
 import io
 
 import numpy as np
@@ -23,8 +24,8 @@ def test_grid_with_caption():
     picture = Image.open(io.BytesIO(captioned_grid(columns, 'one two three', tile=36)))
     pixels = np.asarray(picture)
     assert pixels.shape[1] == CAPTION_WIDTH
-    assert (pixels[HEADING:HEADING + 24, :36, :3] == 10).all()
-    assert (pixels[HEADING + 24 + GUTTER, 36 + GUTTER:72 + GUTTER, :3] == 200).all()
+    assert (pixels[HEADING : HEADING + 24, :36, :3] == 10).all()
+    assert (pixels[HEADING + 24 + GUTTER, 36 + GUTTER : 72 + GUTTER, :3] == 200).all()
     below = HEADING + 2 * 24 + 2 * GUTTER
     assert tuple(pixels[below, -1, :3]) == KEY_PAPER
     assert pixels[below:, :, :3].max() > 200, 'the caption is written'
@@ -68,6 +69,6 @@ def test_component_colors():
 
 @pytest.mark.parametrize('tails, clipped', [(0, 1), (10, 11)])
 def test_tails_are_cut(tails, clipped):
-    components = np.arange(101.).reshape(1, 1, 101, 1).repeat(3, axis=-1)
+    components = np.arange(101.0).reshape(1, 1, 101, 1).repeat(3, axis=-1)
     shown = component_colors(components, (1, 101), tails)
     assert (shown[..., 0] == 255).sum() == clipped

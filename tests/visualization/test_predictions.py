@@ -27,7 +27,7 @@ def decode(data):
 def tile(grid, row, column):
     """One enlarged tile of a grid, without its opacity."""
     top, left = tile_origin(row, column, H * SCALE, W * SCALE)
-    return grid[top:top + H * SCALE, left:left + W * SCALE, :3]
+    return grid[top : top + H * SCALE, left : left + W * SCALE, :3]
 
 
 def gray_of(image):
@@ -42,19 +42,26 @@ def mixed(image, color):
 
 def column_of(headings, grid):
     """Whether something is drawn above each of so many columns."""
-    return [bool((grid[:HEADING, left:left + W * SCALE, 3] > 100).any())
-            for left in (column * (W * SCALE + GUTTER) for column in range(headings))]
+    return [
+        bool((grid[:HEADING, left : left + W * SCALE, 3] > 100).any())
+        for left in (column * (W * SCALE + GUTTER) for column in range(headings))
+    ]
 
 
 # ---- segmentation
+
 
 def label_maps():
     truth = np.zeros((2, H, W), dtype=np.int64)
     truth[:, 4:10, 6:20] = 1
     truth[1, 15:20, 2:9] = 2
     truth[0, 0, :5] = 255
-    return {'bootmae': truth.clip(max=2), 'truth': truth, 'MAE': np.full((2, H, W), 2, np.uint8),
-            'untrained': np.zeros((2, H, W), np.int32)}
+    return {
+        'bootmae': truth.clip(max=2),
+        'truth': truth,
+        'MAE': np.full((2, H, W), 2, np.uint8),
+        'untrained': np.zeros((2, H, W), np.int32),
+    }
 
 
 def test_segmentation_columns_are_image_truth_untrained_mae_bootmae(images):
@@ -66,8 +73,11 @@ def test_segmentation_columns_are_image_truth_untrained_mae_bootmae(images):
         np.testing.assert_array_equal(tile(grid, row, 0), images[row].repeat(SCALE, 0).repeat(SCALE, 1))
         for column, name in enumerate(['truth', 'untrained', 'MAE', 'bootmae'], start=1):
             labels = given[name][row]
-            expected = np.where((labels == 255)[..., None], gray_of(images[row])[..., None],
-                                mixed(images[row], np.array(PALETTE)[np.where(labels == 255, 0, labels)]))
+            expected = np.where(
+                (labels == 255)[..., None],
+                gray_of(images[row])[..., None],
+                mixed(images[row], np.array(PALETTE)[np.where(labels == 255, 0, labels)]),
+            )
             np.testing.assert_allclose(tile(grid, row, column), expected.repeat(SCALE, 0).repeat(SCALE, 1), atol=0.51)
 
 
@@ -76,9 +86,9 @@ def test_key_names_the_classes_that_occur_in_their_colors(images):
     truth[0, 3, 3] = 2
     plain = decode(segmentation_grid(images, {'truth': truth}, PALETTE, scale=SCALE))
     keyed = decode(segmentation_grid(images, {'truth': truth}, PALETTE, CLASSES, scale=SCALE))
-    np.testing.assert_array_equal(keyed[:len(plain)], plain)
+    np.testing.assert_array_equal(keyed[: len(plain)], plain)
     assert len(keyed) == len(plain) + GUTTER + KEY_LINE + KEY_PAD
-    strip = keyed[len(plain) + GUTTER:]
+    strip = keyed[len(plain) + GUTTER :]
     assert (strip[..., 3] == 255).all()
     middle = strip[KEY_PAD // 2 + KEY_LINE // 2, :, :3]
     assert middle[KEY_PAD + SWATCH // 2].tolist() == [40, 40, 40]  # the first entry is ground
@@ -90,9 +100,14 @@ def test_key_names_the_classes_that_occur_in_their_colors(images):
 
 def test_key_tells_of_pixels_without_annotation_and_wraps(images):
     truth = np.zeros((2, H, W), dtype=int)
-    heights = [len(decode(segmentation_grid(images, {'truth': labels}, PALETTE, names, scale=SCALE)))
-               for labels, names in ((truth, CLASSES), (truth.clip(0), ['x' * 20, 'red', 'blue']),
-                                     (np.where(np.arange(W) < 4, 255, truth), ['x' * 20, 'red', 'blue']))]
+    heights = [
+        len(decode(segmentation_grid(images, {'truth': labels}, PALETTE, names, scale=SCALE)))
+        for labels, names in (
+            (truth, CLASSES),
+            (truth.clip(0), ['x' * 20, 'red', 'blue']),
+            (np.where(np.arange(W) < 4, 255, truth), ['x' * 20, 'red', 'blue']),
+        )
+    ]
     assert heights[0] == heights[1] == heights[2] - KEY_LINE
 
 
@@ -104,12 +119,15 @@ def test_small_images_are_enlarged_and_large_ones_not():
     assert [width(side) for side in (48, 64, 96, 512)] == [2 * 192 + 4, 2 * 192 + 4, 2 * 192 + 4, 2 * 512 + 4]
 
 
-@pytest.mark.parametrize(('panel', 'message'), [
-    (np.zeros((2, H, W)), r"panel 'mae' is float64 \(2, 24, 32\); give integers \(2, 24, 32\)"),
-    (np.zeros((1, H, W), int), r"panel 'mae' is int64 \(1, 24, 32\); give integers"),
-    (np.full((2, H, W), 3), "panel 'mae' holds the label 3, but the palette has 3 colors; labels are 0 to 2"),
-    (np.full((2, H, W), -1), "panel 'mae' holds the label -1"),
-])
+@pytest.mark.parametrize(
+    ('panel', 'message'),
+    [
+        (np.zeros((2, H, W)), r"panel 'mae' is float64 \(2, 24, 32\); give integers \(2, 24, 32\)"),
+        (np.zeros((1, H, W), int), r"panel 'mae' is int64 \(1, 24, 32\); give integers"),
+        (np.full((2, H, W), 3), "panel 'mae' holds the label 3, but the palette has 3 colors; labels are 0 to 2"),
+        (np.full((2, H, W), -1), "panel 'mae' holds the label -1"),
+    ],
+)
 def test_segmentation_refuses_other_labels(images, panel, message):
     with pytest.raises(ValueError, match=message):
         segmentation_grid(images, {'mae': panel}, PALETTE)
@@ -129,12 +147,17 @@ def test_other_images_palettes_and_names_are_refused(images):
 
 # ---- detection
 
+
 def instance(box, label, score=None, mask=True):
     x1, y1, x2, y2 = (round(value) for value in box)
     shape = np.zeros((1, H, W), dtype=bool)
-    shape[0, y1 + 1:y2 - 1, x1 + 1:x2 - 1] = True
-    return dict(boxes=np.array([box], float), labels=np.array([label]), masks=shape if mask else None,
-                scores=None if score is None else np.array([score]))
+    shape[0, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = True
+    return dict(
+        boxes=np.array([box], float),
+        labels=np.array([label]),
+        masks=shape if mask else None,
+        scores=None if score is None else np.array([score]),
+    )
 
 
 NOTHING = dict(boxes=np.zeros((0, 4)), labels=np.zeros(0, int), masks=np.zeros((0, H, W), bool), scores=None)
@@ -152,15 +175,20 @@ def test_box_is_outlined_mask_tinted_and_the_rest_dim(images):
     found = drawn(images, [instance((10, 8, 20, 18), 1), NOTHING])
     red = np.array(PALETTE[1])
     top, left, bottom, right = 8 * SCALE, 10 * SCALE, 18 * SCALE - 1, 20 * SCALE - 1
-    for line in (found[top, left:right + 1], found[bottom, left:right + 1], found[top:bottom + 1, left],
-                 found[top:bottom + 1, right], found[top + 1, left:right + 1]):
+    for line in (
+        found[top, left : right + 1],
+        found[bottom, left : right + 1],
+        found[top : bottom + 1, left],
+        found[top : bottom + 1, right],
+        found[top + 1, left : right + 1],
+    ):
         assert (line == red).all()
-    assert (found[bottom + 1, left:right + 1] != red).any()
-    inside = found[top + SCALE:bottom + 1 - SCALE, left + SCALE:right + 1 - SCALE]
+    assert (found[bottom + 1, left : right + 1] != red).any()
+    inside = found[top + SCALE : bottom + 1 - SCALE, left + SCALE : right + 1 - SCALE]
     expected = mixed(images[0], red)[9:17, 11:19]
     np.testing.assert_allclose(inside, expected.repeat(SCALE, 0).repeat(SCALE, 1), atol=0.51)
     outside = (DIMMED * gray_of(images[0]))[19:, :, None].repeat(SCALE, 0).repeat(SCALE, 1)
-    np.testing.assert_allclose(found[19 * SCALE:], np.broadcast_to(outside, found[19 * SCALE:].shape), atol=0.51)
+    np.testing.assert_allclose(found[19 * SCALE :], np.broadcast_to(outside, found[19 * SCALE :].shape), atol=0.51)
 
 
 def test_name_stands_above_the_box_or_inside_where_no_room_is(images):
@@ -168,11 +196,11 @@ def test_name_stands_above_the_box_or_inside_where_no_room_is(images):
         return (pixels == PALETTE[1]).all(axis=-1)
 
     found = drawn(images, [instance((10, 8, 20, 18), 1), NOTHING])
-    tab = found[8 * SCALE - NAME_SIZE - 1:8 * SCALE, 10 * SCALE:]
+    tab = found[8 * SCALE - NAME_SIZE - 1 : 8 * SCALE, 10 * SCALE :]
     assert is_red(tab[0, :10]).all()  # its upper edge
     assert (tab.min(axis=-1) > 150).sum() > 5  # white letters on dark red
     found = drawn(images, [instance((10, 0, 20, 10), 1), NOTHING])
-    assert is_red(found[NAME_SIZE, 10 * SCALE:10 * SCALE + 10]).all()
+    assert is_red(found[NAME_SIZE, 10 * SCALE : 10 * SCALE + 10]).all()
     found = drawn(images, [instance((30, 12, 32, 22), 1), NOTHING])  # at the right border: shifted to the left
     assert is_red(found[12 * SCALE - NAME_SIZE - 1, -10:]).all()
 
@@ -201,7 +229,7 @@ def test_best_score_lies_on_top_and_low_ones_are_left_out(images):
 
 def test_without_masks_only_boxes_are_drawn(images):
     found = drawn(images, [instance((10, 8, 20, 18), 1, mask=False), NOTHING])
-    inside = found[10 * SCALE:16 * SCALE, 12 * SCALE:18 * SCALE]
+    inside = found[10 * SCALE : 16 * SCALE, 12 * SCALE : 18 * SCALE]
     expected = (DIMMED * gray_of(images[0]))[10:16, 12:18, None].repeat(SCALE, 0).repeat(SCALE, 1)
     np.testing.assert_allclose(inside, np.broadcast_to(expected, inside.shape), atol=0.51)
 
@@ -213,11 +241,17 @@ def test_boxes_beyond_the_image_and_without_extent_are_drawn_inside(images):
     assert found[7 * SCALE, 7 * SCALE].tolist() == list(PALETTE[2])
 
 
-@pytest.mark.parametrize(('panel', 'message'), [
-    ([NOTHING], "panel 'mae' has instances of 1 images; give one entry for each of the 2 images"),
-    ([{**instance((1, 1, 9, 9), 1), 'labels': np.array([1, 2])}, NOTHING], '1 boxes, 2 labels, 1 masks and no scores'),
-    ([instance((1, 1, 9, 9), 3), NOTHING], "panel 'mae' holds the label 3"),
-])
+@pytest.mark.parametrize(
+    ('panel', 'message'),
+    [
+        ([NOTHING], "panel 'mae' has instances of 1 images; give one entry for each of the 2 images"),
+        (
+            [{**instance((1, 1, 9, 9), 1), 'labels': np.array([1, 2])}, NOTHING],
+            '1 boxes, 2 labels, 1 masks and no scores',
+        ),
+        ([instance((1, 1, 9, 9), 3), NOTHING], "panel 'mae' holds the label 3"),
+    ],
+)
 def test_detection_refuses_other_instances(images, panel, message):
     with pytest.raises(ValueError, match=message):
         detection_grid(images, {'mae': panel}, CLASSES, PALETTE)
@@ -226,7 +260,7 @@ def test_detection_refuses_other_instances(images, panel, message):
 def test_key_of_instances_lists_what_is_drawn_and_the_threshold(images):
     low = joined(instance((1, 1, 9, 9), 1, 0.1), instance((12, 12, 20, 20), 2, 0.8))
     grid = decode(detection_grid(images, {'mae': [low, NOTHING]}, CLASSES, PALETTE, scale=SCALE))
-    strip = grid[HEADING + 2 * H * SCALE + 2 * GUTTER:, :, :3]
+    strip = grid[HEADING + 2 * H * SCALE + 2 * GUTTER :, :, :3]
     assert (strip == PALETTE[2]).all(axis=-1).sum() == (SWATCH - 2) ** 2
     assert not (strip == PALETTE[1]).all(axis=-1).any()
     without = joined(NOTHING, NOTHING)

@@ -1,4 +1,5 @@
 """Reconstructions: what is pasted, what leaks, and what statistics do."""
+
 import numpy as np
 import pytest
 import torch
@@ -26,13 +27,30 @@ def model(request, make_bootmae, randomize):
     if request.param == 'BootMAE':
         return make_bootmae(data_preprocessor=PREPROCESSOR).float().eval()
     arch = dict(embed_dims=24, num_layers=2, num_heads=4, feedforward_channels=48)
-    return randomize(MODELS.build(dict(
-        type='mmpretrain.MAE', data_preprocessor=PREPROCESSOR,
-        backbone=dict(type='MAEViT', arch=arch, img_size=32, patch_size=8),
-        neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=8, embed_dim=24, decoder_embed_dim=16,
-                  decoder_depth=1, decoder_num_heads=2),
-        head=dict(type='MAEPretrainHead', norm_pix=True, patch_size=8,
-                  loss=dict(type='PixelReconstructionLoss', criterion='L2'))))).eval()
+    return randomize(
+        MODELS.build(
+            dict(
+                type='mmpretrain.MAE',
+                data_preprocessor=PREPROCESSOR,
+                backbone=dict(type='MAEViT', arch=arch, img_size=32, patch_size=8),
+                neck=dict(
+                    type='MAEPretrainDecoder',
+                    num_patches=16,
+                    patch_size=8,
+                    embed_dim=24,
+                    decoder_embed_dim=16,
+                    decoder_depth=1,
+                    decoder_num_heads=2,
+                ),
+                head=dict(
+                    type='MAEPretrainHead',
+                    norm_pix=True,
+                    patch_size=8,
+                    loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+                ),
+            )
+        )
+    ).eval()
 
 
 def masked_pixels(orders: np.ndarray) -> np.ndarray:
@@ -69,6 +87,7 @@ def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures,
         out = predict(x, orders)
         out.pixels = normalize_patches(out.patches)
         return out
+
     monkeypatch.setattr(model, 'predict', perfect)
     assert np.abs(reconstruct(model, pictures, orders, MASKED, PATCH).astype(int) - pictures).max() <= 1
     shown = reconstruct(model, pictures, orders, MASKED, PATCH, 'one')
@@ -78,7 +97,7 @@ def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures,
     tile = tiles[1, orders[1, -1]]
     expected = (tile - tile.mean(0)) / tile.std(0) * deviation + mean
     row, column = divmod(int(orders[1, -1]), 4)
-    found = shown[1, 8 * row:8 * row + 8, 8 * column:8 * column + 8].reshape(64, 3)
+    found = shown[1, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].reshape(64, 3)
     assert np.abs(found - expected.clip(0, 255)).max() <= 1
 
 

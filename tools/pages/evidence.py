@@ -40,11 +40,22 @@ def comparison_table(rows: Sequence[ResultRow]) -> str:
         values = [spread_text(item.methods[name]) if name in item.methods else '–' for name in methods]
         values = [f'**{text}**' if name == best else text for name, text in zip(methods, values, strict=True)]
         found = [against_mae(item, name) for name in others]
-        lines.append([task_name(item), labels_name(item), item.protocol, *values,
-                      *(f'{difference_text(judged.difference)}, {judged.outcome}' if judged else '–'
-                        for judged in found)])
-    heads = ['task', 'labels', 'protocol', *map(method_name, methods),
-             *(MINUS_MAE.format(method_name(name)) for name in others)]
+        lines.append(
+            [
+                task_name(item),
+                labels_name(item),
+                item.protocol,
+                *values,
+                *(f'{difference_text(judged.difference)}, {judged.outcome}' if judged else '–' for judged in found),
+            ]
+        )
+    heads = [
+        'task',
+        'labels',
+        'protocol',
+        *map(method_name, methods),
+        *(MINUS_MAE.format(method_name(name)) for name in others),
+    ]
     return markdown(heads, lines)
 
 
@@ -52,8 +63,10 @@ def methods_table(rows: Sequence[ResultRow]) -> str:
     """A line a method, a column a measurement: for many methods."""
     comparisons = in_order(summarize(rows))
     heads = [', '.join(filter(None, [task_name(item), item.protocol])) for item in comparisons]
-    lines = [[method_name(name), *(spread_text(item.methods[name]) if name in item.methods else '–'
-                                   for item in comparisons)] for name in method_order(comparisons)]
+    lines = [
+        [method_name(name), *(spread_text(item.methods[name]) if name in item.methods else '–' for item in comparisons)]
+        for name in method_order(comparisons)
+    ]
     return markdown(['method', *heads], lines)
 
 
@@ -65,23 +78,50 @@ def cost_table(rows: Sequence[ResultRow]) -> str:
         runs = {row.seed: row for row in own if row.seconds}
         if runs:
             seconds, images = (mean(getattr(row, name) for row in runs.values()) for name in ('seconds', 'images'))
-            cost = [f'{images:,.0f}', f'{seconds / 60:.1f}', f'{images / seconds:,.0f}',
-                    f'{max(row.memory for row in runs.values()):.1f}']
+            cost = [
+                f'{images:,.0f}',
+                f'{seconds / 60:.1f}',
+                f'{images / seconds:,.0f}',
+                f'{max(row.memory for row in runs.values()):.1f}',
+            ]
         else:
             cost = ['–'] * 4
-        lines.append([method_name(method), ', '.join(map(str, sorted({row.seed for row in own}))), *cost,
-                      *(', '.join(sorted({getattr(row, name) for row in own} - {''}))
-                        for name in ('commit', 'device', 'precision', 'date'))])
-    return markdown(['method', 'seeds', 'images seen', 'minutes of pretraining', 'images/s', 'memory (GiB)', 'commit',
-                     'device', 'precision', 'date'], lines)
+        lines.append(
+            [
+                method_name(method),
+                ', '.join(map(str, sorted({row.seed for row in own}))),
+                *cost,
+                *(
+                    ', '.join(sorted({getattr(row, name) for row in own} - {''}))
+                    for name in ('commit', 'device', 'precision', 'date')
+                ),
+            ]
+        )
+    return markdown(
+        [
+            'method',
+            'seeds',
+            'images seen',
+            'minutes of pretraining',
+            'images/s',
+            'memory (GiB)',
+            'commit',
+            'device',
+            'precision',
+            'date',
+        ],
+        lines,
+    )
 
 
 def makers(root: Path) -> Makers:
     """What stands between the markers of docs/evidence.md, such as ``evidence/cifar10`` and ``cost/cifar10``."""
     names = [suite + size for suite in SUITES for size in SIZES]
-    return {f'{kind}/{name}': partial(_table, root / FOLDER / f'{name}.csv', table)
-            for name in names for kind, table in (
-                ('evidence', comparison_table), ('methods', methods_table), ('cost', cost_table))}
+    return {
+        f'{kind}/{name}': partial(_table, root / FOLDER / f'{name}.csv', table)
+        for name in names
+        for kind, table in (('evidence', comparison_table), ('methods', methods_table), ('cost', cost_table))
+    }
 
 
 def _table(path: Path, table: Callable[[Sequence[ResultRow]], str]) -> str:

@@ -1,8 +1,8 @@
 """Generated parts of Markdown pages, each between two comments on lines of their own.
 
-    <!-- KIND: NAME -->
-    whatever the command that owns KIND writes
-    <!-- /KIND -->
+<!-- KIND: NAME -->
+whatever the command that owns KIND writes
+<!-- /KIND -->
 """
 
 import re
@@ -26,8 +26,9 @@ def filled(page: str, name: str, kind: str, makers: Makers) -> str:
     """
     end = f'<!-- /{kind} -->'
     opened = re.compile(rf'^<!-- {kind}:.*$', re.MULTILINE)
-    marked = re.compile(rf'^<!-- {kind}: *(\S*?) *-->\n(.*?)^<!-- (/{kind}|{kind}: *\S*?) -->$',
-                        re.DOTALL | re.MULTILINE)
+    marked = re.compile(
+        rf'^<!-- {kind}: *(\S*?) *-->\n(.*?)^<!-- (/{kind}|{kind}: *\S*?) -->$', re.DOTALL | re.MULTILINE
+    )
 
     def replace(match: re.Match) -> str:
         part, _, closing = match.groups()
@@ -39,8 +40,9 @@ def filled(page: str, name: str, kind: str, makers: Makers) -> str:
         return f'{begin}\n{makers[part]()}{end}'
 
     if len(opened.findall(page)) != len(marked.findall(page)):
-        raise ValueError(f'{name}: a table is not closed; put {end} on a line of its own after each '
-                         f'<!-- {kind}: NAME -->')
+        raise ValueError(
+            f'{name}: a table is not closed; put {end} on a line of its own after each <!-- {kind}: NAME -->'
+        )
     return marked.sub(replace, page)
 
 

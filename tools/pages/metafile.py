@@ -17,11 +17,16 @@ from bootmae.results.rows import ResultRow
 
 COLLECTIONS = {
     'BootMAE': ('Bootstrapped Masked Autoencoders for Vision BERT Pretraining', 'https://arxiv.org/abs/2207.07116'),
-    'MAE': ('Masked Autoencoders Are Scalable Vision Learners', 'https://arxiv.org/abs/2111.06377')}
+    'MAE': ('Masked Autoencoders Are Scalable Vision Learners', 'https://arxiv.org/abs/2111.06377'),
+}
 FOLDERS = ('pretrain', 'cls', 'seg', 'det')
 DATA = {'pretrain': 'ImageNet-1k', 'cls': 'ImageNet-1k', 'seg': 'ADE20K', 'det': 'COCO'}
-TASKS = {'pretrain': 'Image Classification', 'cls': 'Image Classification', 'seg': 'Semantic Segmentation',
-         'det': 'Object Detection'}
+TASKS = {
+    'pretrain': 'Image Classification',
+    'cls': 'Image Classification',
+    'seg': 'Semantic Segmentation',
+    'det': 'Object Detection',
+}
 TASK_OF_METRIC = {'mask AP': 'Instance Segmentation'}
 METRICS = {'accuracy': 'Top 1 Accuracy'}
 HEAD = '# Written by tools/zoo.py from configs/ and results/: change those, then run tools/zoo.py --write.\n'
@@ -39,8 +44,12 @@ def _read_config(path: Path) -> Config:
 
 def full_size_configs(root: str | Path) -> list[str]:
     """Configs of the papers' models, relative to the repository, pretraining first."""
-    return [path.relative_to(root).as_posix() for folder in FOLDERS
-            for path in sorted((Path(root) / 'configs' / folder).glob('*.py')) if model_of(path.name)]
+    return [
+        path.relative_to(root).as_posix()
+        for folder in FOLDERS
+        for path in sorted((Path(root) / 'configs' / folder).glob('*.py'))
+        if model_of(path.name)
+    ]
 
 
 def commands(config: str, task: str, multi_scale: bool, root: str | Path) -> list[str]:
@@ -62,12 +71,19 @@ def metafile(rows: Iterable[ResultRow], root: str | Path) -> str:
     """``metafile.yml``: both methods and each full-size config."""
     configs = full_size_configs(root)
     measured = [entry for entry in entries(rows) if any(row.label == 'reproduced' for row in entry.rows)]
-    collections = [{
-        'Name': name,
-        'Metadata': {'Training Data': 'ImageNet-1k', 'Training Techniques': ['AdamW'], 'Architecture': ['ViT']},
-        'Paper': {'Title': title, 'URL': url}, 'README': 'README.md'} for name, (title, url) in COLLECTIONS.items()]
-    models = [_model(config, configs, [entry for entry in measured if entry.config == config], Path(root))
-              for config in configs]
+    collections = [
+        {
+            'Name': name,
+            'Metadata': {'Training Data': 'ImageNet-1k', 'Training Techniques': ['AdamW'], 'Architecture': ['ViT']},
+            'Paper': {'Title': title, 'URL': url},
+            'README': 'README.md',
+        }
+        for name, (title, url) in COLLECTIONS.items()
+    ]
+    models = [
+        _model(config, configs, [entry for entry in measured if entry.config == config], Path(root))
+        for config in configs
+    ]
     return HEAD + yaml.safe_dump({'Collections': collections, 'Models': models}, sort_keys=False, width=120)
 
 
@@ -79,15 +95,22 @@ def model_index() -> str:
 def _model(config: str, configs: Sequence[str], measured: Sequence[Entry], root: Path) -> dict[str, Any]:
     cfg = read_config(root / config)
     folder, model = Path(config).parent.name, model_of(config)
-    length = ('Epochs', cfg.train_cfg.max_epochs) if 'max_epochs' in cfg.train_cfg else (
-        'Iterations', cfg.train_cfg.max_iters)
+    length = (
+        ('Epochs', cfg.train_cfg.max_epochs)
+        if 'max_epochs' in cfg.train_cfg
+        else ('Iterations', cfg.train_cfg.max_iters)
+    )
     found = {
         'Name': Path(config).stem,
         'In Collection': 'BootMAE' if model.startswith('bootmae') else 'MAE',
-        'Metadata': {'Training Data': DATA[folder], length[0]: length[1],
-                     'Batch Size': cfg.auto_scale_lr.base_batch_size},
+        'Metadata': {
+            'Training Data': DATA[folder],
+            length[0]: length[1],
+            'Batch Size': cfg.auto_scale_lr.base_batch_size,
+        },
         'Config': config,
-        'Results': [_result(entry, folder) for entry in measured] or None}
+        'Results': [_result(entry, folder) for entry in measured] or None,
+    }
     if folder == 'pretrain':
         found['Downstream'] = [Path(other).stem for other in configs if model_of(other) == model and other != config]
     urls = [row.checkpoint for entry in measured for row in entry.rows if row.checkpoint.startswith('https://')]
@@ -98,5 +121,8 @@ def _result(entry: Entry, folder: str) -> dict[str, Any]:
     row = entry.sample
     values = [row.value for row in entry.rows if row.label == 'reproduced']
     name = ', '.join(filter(None, [METRICS.get(row.metric, row.metric), variant_of(row) if folder == 'seg' else '']))
-    return {'Task': TASK_OF_METRIC.get(row.metric, TASKS[folder]), 'Dataset': row.data,
-            'Metrics': {f'k-NN {name}' if row.task == 'knn' else name: round(sum(values) / len(values), 2)}}
+    return {
+        'Task': TASK_OF_METRIC.get(row.metric, TASKS[folder]),
+        'Dataset': row.data,
+        'Metrics': {f'k-NN {name}' if row.task == 'knn' else name: round(sum(values) / len(values), 2)},
+    }

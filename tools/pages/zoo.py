@@ -58,16 +58,29 @@ def zoo_table(rows: Sequence[ResultRow], published: Sequence[ResultRow], command
     lines = []
     for entry in entries(_sorted(rows) if command else rows, published):
         row = entry.sample
-        made = ([command.format(config=entry.config)] if command else
-                commands(entry.config, row.task, 'multi-scale' in variant_of(row), root))
-        lines.append({
-            'model': _model(entry), 'data': row.data, 'task': _task(row), 'labels': labels_name(row),
-            'metric': row.metric, 'result': measured_text(entry.rows), 'published': paper_text(entry.paper),
-            'label': together(row.label for row in entry.rows) or NOT_RUN,
-            'config': _link(entry.config, root), 'weights': together(row.checkpoint_hash[:12] for row in entry.rows),
-            'commit': together(short(row.commit) for row in entry.rows),
-            'device': together(row.device for row in entry.rows), 'GPU-hours': gpu_hours(entry.rows),
-            'command': '<br>'.join(f'`{line}`' for line in made)})
+        made = (
+            [command.format(config=entry.config)]
+            if command
+            else commands(entry.config, row.task, 'multi-scale' in variant_of(row), root)
+        )
+        lines.append(
+            {
+                'model': _model(entry),
+                'data': row.data,
+                'task': _task(row),
+                'labels': labels_name(row),
+                'metric': row.metric,
+                'result': measured_text(entry.rows),
+                'published': paper_text(entry.paper),
+                'label': together(row.label for row in entry.rows) or NOT_RUN,
+                'config': _link(entry.config, root),
+                'weights': together(row.checkpoint_hash[:12] for row in entry.rows),
+                'commit': together(short(row.commit) for row in entry.rows),
+                'device': together(row.device for row in entry.rows),
+                'GPU-hours': gpu_hours(entry.rows),
+                'command': '<br>'.join(f'`{line}`' for line in made),
+            }
+        )
     if not lines:
         return '*Nothing yet.*\n'
     heads = [head for head in lines[0] if any(line[head] for line in lines)]
@@ -104,8 +117,14 @@ def published_markdown(published: Sequence[ResultRow], rows: Sequence[ResultRow]
     lines = []
     for (data, task, protocol), methods in groups.items():
         any_row = next(iter(methods.values()))
-        cells = [cell for method in ('mae', 'bootmae') for cell in (
-            paper_text(methods.get(method)).removesuffix(OVER_MAE) or '–', _reproduced(any_row, method, rows))]
+        cells = [
+            cell
+            for method in ('mae', 'bootmae')
+            for cell in (
+                paper_text(methods.get(method)).removesuffix(OVER_MAE) or '–',
+                _reproduced(any_row, method, rows),
+            )
+        ]
         lines.append([f'{data} {task}, {protocol}', *cells, together(row.config for row in methods.values())])
     heads = ['task', 'MAE, paper', 'MAE, reproduced', 'BootMAE, paper', 'BootMAE, reproduced', 'source']
     return markdown(heads, ([escape(cell) for cell in line] for line in lines))
@@ -123,11 +142,15 @@ def _reproduced(row: ResultRow, method: str, rows: Sequence[ResultRow]) -> str:
 def demo_markdown(rows: Sequence[ResultRow]) -> str:
     """The demo's overview, and a line that says where its numbers come from."""
     seeds = len({row.seed for row in rows})
-    facts = [together(short(row.commit) for row in rows),
-             *(together(getattr(row, name) for row in rows) for name in ('device', 'precision', 'date'))]
-    return (f'{overview_markdown(rows)}\nPercent: mean ± standard deviation over {seeds} seeds of pretraining; the '
-            'last line is the paired difference ± its standard error. Bold: above every other by more than the spread. '
-            f'Commit {facts[0]}, {facts[1]}, {facts[2]}, {facts[3]}.\n')
+    facts = [
+        together(short(row.commit) for row in rows),
+        *(together(getattr(row, name) for row in rows) for name in ('device', 'precision', 'date')),
+    ]
+    return (
+        f'{overview_markdown(rows)}\nPercent: mean ± standard deviation over {seeds} seeds of pretraining; the '
+        'last line is the paired difference ± its standard error. Bold: above every other by more than the spread. '
+        f'Commit {facts[0]}, {facts[1]}, {facts[2]}, {facts[3]}.\n'
+    )
 
 
 def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
@@ -139,7 +162,8 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
         'overview': lambda: demo_markdown(apart['demo']),
         'full': lambda: zoo_table(full, published, '', root),
         **{name: lambda name=name: zoo_table(apart[name], [], APART[name], root) for name in APART},
-        **evidence.makers(root)}
+        **evidence.makers(root),
+    }
 
 
 def full_size(files: dict[str, list[ResultRow]]) -> list[ResultRow]:
@@ -159,10 +183,13 @@ def pages_behind(root: str | Path) -> dict[Path, str]:
 def index_behind(root: str | Path) -> dict[Path, str]:
     """The same of the model index, for which all full-size configs are read."""
     root = Path(root)
-    texts = {root / 'metafile.yml': metafile(full_size(row_files(root / 'results')), root),
-             root / 'model-index.yml': model_index()}
-    return {path: text for path, text in texts.items()
-            if not path.is_file() or path.read_text(encoding='utf-8') != text}
+    texts = {
+        root / 'metafile.yml': metafile(full_size(row_files(root / 'results')), root),
+        root / 'model-index.yml': model_index(),
+    }
+    return {
+        path: text for path, text in texts.items() if not path.is_file() or path.read_text(encoding='utf-8') != text
+    }
 
 
 def behind(root: str | Path) -> dict[Path, str]:

@@ -56,8 +56,10 @@ class SafeCheckpointHook(CheckpointHook):
         if minutes < 0:
             raise ValueError(f'minutes={minutes}: give the minutes between two saves, or 0 for none')
         if self.file_client_args or self.backend_args:
-            raise ValueError('checkpoints are written to local folders: take file_client_args and backend_args out of '
-                             'default_hooks.checkpoint, and copy the files elsewhere afterwards')
+            raise ValueError(
+                'checkpoints are written to local folders: take file_client_args and backend_args out of '
+                'default_hooks.checkpoint, and copy the files elsewhere afterwards'
+            )
         self.given_dir, self.minutes, self.saved = self.out_dir, minutes, time.monotonic()
         self.waits = False  # a regular save waits for the optimizer step to be whole
 
@@ -148,9 +150,15 @@ class SafeCheckpointHook(CheckpointHook):
         if regular:
             self.last_ckpt = str(path)
         runner.message_hub.update_info('last_ckpt', str(path))
-        runner.save_checkpoint(self.out_dir, name, save_optimizer=self.save_optimizer or not regular,
-                               save_param_scheduler=self.save_param_scheduler or not regular, meta=meta,
-                               by_epoch=self.by_epoch, **self.args)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer or not regular,
+            save_param_scheduler=self.save_param_scheduler or not regular,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            **self.args,
+        )
         self.saved = time.monotonic()
         if not dist.is_main_process():
             self.file_backend.old.clear()
@@ -177,8 +185,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _transaction(self, runner) -> Iterator[None]:
         """A save that fails leaves the list of files, and of files to delete, as it was."""
         info, names = runner.message_hub.runtime_info, ('last_ckpt', 'best_ckpt_path', 'best_ckpt_path_dict')
-        noted = {key: copy.copy(value) for key, value in info.items()
-                 if key.startswith(('best_', 'keep_ckpt_ids', 'last_ckpt'))}
+        noted = {
+            key: copy.copy(value)
+            for key, value in info.items()
+            if key.startswith(('best_', 'keep_ckpt_ids', 'last_ckpt'))
+        }
         ours = {name: copy.copy(getattr(self, name)) for name in names if hasattr(self, name)}
         ids, old = list(getattr(self, 'keep_ckpt_ids', [])), list(self.file_backend.old)
         try:
@@ -202,5 +213,8 @@ class SafeCheckpointHook(CheckpointHook):
             if last:
                 raise
             self.saved = time.monotonic()
-            runner.logger.log(logging.ERROR, f'CHECKPOINT NOT SAVED: {error}. The run goes on; older checkpoints are '
-                              'what they were. Make room, or the work since then is lost if the run is killed.')
+            runner.logger.log(
+                logging.ERROR,
+                f'CHECKPOINT NOT SAVED: {error}. The run goes on; older checkpoints are '
+                'what they were. Make room, or the work since then is lost if the run is killed.',
+            )

@@ -56,8 +56,7 @@ def target_variance(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 def momentum_distance(model: BootMAE) -> torch.Tensor:
     """|momentum - online| / |online| over all weights that are trained, ()."""
     online = dict(model.backbone.named_parameters())
-    pairs = [(weight, online[name]) for name, weight in model.momentum.named_parameters()
-             if online[name].requires_grad]
+    pairs = [(weight, online[name]) for name, weight in model.momentum.named_parameters() if online[name].requires_grad]
     apart = torch.stack([torch.linalg.vector_norm(momentum - weight) for momentum, weight in pairs])
     size = torch.stack([torch.linalg.vector_norm(weight) for _, weight in pairs])
     return torch.linalg.vector_norm(apart) / torch.linalg.vector_norm(size)
@@ -87,8 +86,10 @@ class CollapseMonitorHook(Hook):
 
     def __init__(self, images: int = 32, collapsed: float = COLLAPSED):
         if images < 2 or not 0 <= collapsed < 1:
-            raise ValueError(f'CollapseMonitorHook images={images}, collapsed={collapsed}: at least 2 images are '
-                             'compared, and variances go from 0 to 1')
+            raise ValueError(
+                f'CollapseMonitorHook images={images}, collapsed={collapsed}: at least 2 images are '
+                'compared, and variances go from 0 to 1'
+            )
         self.images, self.collapsed = images, collapsed
         self.steps, self.warned = 0, False
 
@@ -117,16 +118,20 @@ class CollapseMonitorHook(Hook):
         """Whether a line of the log follows this iteration, by the rules of mmengine's ``LoggerHook``."""
         length = len(runner.train_dataloader)
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        return any(self.every_n_inner_iters(batch_idx, hook.interval)
-                   or (last and (length <= hook.interval or not hook.ignore_last))
-                   for hook in runner.hooks if isinstance(hook, LoggerHook))
+        return any(
+            self.every_n_inner_iters(batch_idx, hook.interval)
+            or (last and (length <= hook.interval or not hook.ignore_last))
+            for hook in runner.hooks
+            if isinstance(hook, LoggerHook)
+        )
 
     def speed(self, runner) -> dict[str, float]:
         """Images a second of all processes, and the share of the time in which there was no batch."""
         if 'train/time' not in runner.message_hub.log_scalars:  # a run without mmengine's timer
             return {}
-        total, waited = (runner.message_hub.get_scalar(f'train/{name}').mean(self.steps)
-                         for name in ('time', 'data_time'))
+        total, waited = (
+            runner.message_hub.get_scalar(f'train/{name}').mean(self.steps) for name in ('time', 'data_time')
+        )
         images = runner.cfg.train_dataloader.get('batch_size', 1) * runner.world_size
         return dict(images_per_second=images / total, waiting_for_data=waited / total)
 
@@ -134,7 +139,7 @@ class CollapseMonitorHook(Hook):
         """Of a BootMAE whether its target is one; nothing of other models."""
         if not isinstance(model, BootMAE):
             return {}
-        batch = dict(inputs=data_batch['inputs'][:self.images], data_samples=None)
+        batch = dict(inputs=data_batch['inputs'][: self.images], data_samples=None)
         with uncompiled():
             images = model.data_preprocessor(batch, training=False)['inputs']
             whole, between = target_variance(target_features(model, images))
@@ -148,6 +153,7 @@ class CollapseMonitorHook(Hook):
             runner.logger.warning(
                 f'COLLAPSE: only {between:.2%} of the feature target tells images apart (target_variance_images), '
                 f'{found["target_variance"]:.2%} the patches of all images: the momentum encoder follows too fast. '
-                'If that lasts, start anew with larger EMA decays (BootMAEHook) or a lower rate; docs/watching.md')
+                'If that lasts, start anew with larger EMA decays (BootMAEHook) or a lower rate; docs/watching.md'
+            )
         elif between > 2 * self.collapsed:
             self.warned = False

@@ -29,9 +29,12 @@ class CompileHook(Hook):
         if self.graphs == 0:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            runner.logger.info(f'compiled: the first step took {time.perf_counter() - self.begin:.1f} s '
-                               f'({graphs} graphs)')
+            runner.logger.info(
+                f'compiled: the first step took {time.perf_counter() - self.begin:.1f} s ({graphs} graphs)'
+            )
         else:
-            runner.logger.warning(f'iteration {runner.iter + 1}: compiled again ({graphs - self.graphs} graphs): a '
-                                  'size or a setting has changed')
+            runner.logger.warning(
+                f'iteration {runner.iter + 1}: compiled again ({graphs - self.graphs} graphs): a '
+                'size or a setting has changed'
+            )
         self.graphs = graphs

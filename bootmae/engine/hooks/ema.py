@@ -22,8 +22,13 @@ class BootMAEHook(Hook):
 
     priority = 'ABOVE_NORMAL'  # before anything that looks at or saves the weights
 
-    def __init__(self, ema: Sequence[tuple[float, float]] = EMA_BASE, ramp: float = 0.25, peak: float = 1.0,
-                 total_epochs: int | None = None):
+    def __init__(
+        self,
+        ema: Sequence[tuple[float, float]] = EMA_BASE,
+        ramp: float = 0.25,
+        peak: float = 1.0,
+        total_epochs: int | None = None,
+    ):
         if peak < 0:
             raise ValueError(f'peak={peak}: the weight of the feature loss is 0 or more')
         self.ema, self.ramp, self.peak, self.total_epochs = ema, ramp, peak, total_epochs

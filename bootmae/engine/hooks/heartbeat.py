@@ -33,16 +33,27 @@ class Heart:
         fail: called with the verdict, once.
     """
 
-    def __init__(self, store: dist.Store, beat: Beat, world: int, limit: float, patience: float, interval: float,
-                 files: Callable[[], list[str]], fail: Callable[[str], None]):
+    def __init__(
+        self,
+        store: dist.Store,
+        beat: Beat,
+        world: int,
+        limit: float,
+        patience: float,
+        interval: float,
+        files: Callable[[], list[str]],
+        fail: Callable[[str], None],
+    ):
         self.store, self.beat, self.world, self.interval = store, beat, world, interval
         self.limit, self.files, self.fail = limit, files, fail
         self.observer = Observer(world, limit, patience, time.monotonic())
         self.answered, self.asleep = time.monotonic(), time.monotonic()
         self.count, self.lock = 0, threading.Lock()  # of the observer, which both threads use
         self.stopping = threading.Event()
-        self.threads = [threading.Thread(target=target, daemon=True, name=f'heartbeat {target.__name__}')
-                        for target in (self._talk, self._judge)]
+        self.threads = [
+            threading.Thread(target=target, daemon=True, name=f'heartbeat {target.__name__}')
+            for target in (self._talk, self._judge)
+        ]
 
     def start(self) -> None:
         for thread in self.threads:
@@ -111,7 +122,7 @@ class Heart:
             self.observer.moved = dict.fromkeys(self.observer.moved, now)
             return None
         if now - self.answered > self.limit:
-            return f'the store of rank 0\'s host does not answer for {self.limit:g} s: the host, or rank 0, is lost'
+            return f"the store of rank 0's host does not answer for {self.limit:g} s: the host, or rank 0, is lost"
         return self.observer.verdict(now)
 
 
@@ -133,8 +144,10 @@ class HeartbeatHook(Hook):
 
     def __init__(self, limit: float = 90, patience: float = 1800, interval: float = 5):
         if not 0 < interval < limit <= patience:
-            raise ValueError(f'HeartbeatHook interval={interval}, limit={limit}, patience={patience}: each must be '
-                             'larger than the one before')
+            raise ValueError(
+                f'HeartbeatHook interval={interval}, limit={limit}, patience={patience}: each must be '
+                'larger than the one before'
+            )
         self.limit, self.patience, self.interval = limit, patience, interval
         self.heart: Heart | None = None
         self.runner = None
@@ -145,8 +158,9 @@ class HeartbeatHook(Hook):
         self.runner = runner
         store = connect(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), timeout=self.limit)
         beat = Beat(runner.rank, socket.gethostname(), os.getpid())
-        self.heart = Heart(store, beat, runner.world_size, self.limit, self.patience, self.interval, self._files,
-                           self._fail)
+        self.heart = Heart(
+            store, beat, runner.world_size, self.limit, self.patience, self.interval, self._files, self._fail
+        )
         self.heart.start()
         atexit.register(self.close)
 

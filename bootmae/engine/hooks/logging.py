@@ -28,7 +28,8 @@ class AsyncLoggingHook(RuntimeInfoHook):
             dist.all_reduce(values, 'mean')
             self.pending.append((tuple(logged), values))
         if self.every_n_inner_iters(batch_idx, self.interval(runner)) or self.end_of_epoch(
-                runner.train_dataloader, batch_idx):
+            runner.train_dataloader, batch_idx
+        ):
             self.flush_logs(runner)
 
     @staticmethod

@@ -56,8 +56,11 @@ class Step:
         self.readback: Readback | None = None
 
     def add(self, iteration: int, epoch: int, data_batch, loss: torch.Tensor, outputs: dict | None) -> None:
-        logged = {name: value for name, value in (outputs or {}).items()
-                  if isinstance(value, torch.Tensor) and value.numel() == 1}
+        logged = {
+            name: value
+            for name, value in (outputs or {}).items()
+            if isinstance(value, torch.Tensor) and value.numel() == 1
+        }
         self.batches.append(dict(iteration=iteration, epoch=epoch, names=list(logged)))
         self.samples.append(data_batch.get('data_samples') if isinstance(data_batch, dict) else None)
         self.values += [value.detach().float().reshape(()) for value in (loss, *logged.values())]
@@ -72,10 +75,10 @@ class Step:
         flag, *values = self.readback.read()
         if flag:
             self.buffers = dict(zip(self.buffers, values))
-            del values[:len(self.buffers)]
+            del values[: len(self.buffers)]
             for batch, samples in zip(self.batches, self.samples):
-                batch['loss'], *logged = values[:1 + len(batch['names'])]
-                del values[:1 + len(batch['names'])]
+                batch['loss'], *logged = values[: 1 + len(batch['names'])]
+                del values[: 1 + len(batch['names'])]
                 batch['logged'] = dict(zip(batch.pop('names'), logged))
                 batch['files'] = [sample_name(sample) for sample in samples or ()]
         return bool(flag)
@@ -136,8 +139,12 @@ class NonFiniteHook(Hook):
     def before_train(self, runner) -> None:
         self.active = isinstance(runner.optim_wrapper, Guarded)
         if not self.active:
-            print_log(f'{type(runner.optim_wrapper).__name__} does not hold back losses that are not finite: use '
-                      'GuardedOptimWrapper, AutocastOptimWrapper or GuardedAmpOptimWrapper', 'current', logging.WARNING)
+            print_log(
+                f'{type(runner.optim_wrapper).__name__} does not hold back losses that are not finite: use '
+                'GuardedOptimWrapper, AutocastOptimWrapper or GuardedAmpOptimWrapper',
+                'current',
+                logging.WARNING,
+            )
             return
         self.statistics, self.buffers = running_statistics(runner.model), single_buffers(bare_model(runner))
 
@@ -179,10 +186,14 @@ class NonFiniteHook(Hook):
         self.row.append(step.batches[-1]['iteration'])
         write_dump(runner, step, self.row[0], self.checkpoint)
         bad = [all(math.isfinite(batch['loss']) for batch in step.batches)]
-        ranks = [rank for rank, (finite, ) in enumerate(dist.all_gather_object(bad)) if not finite]
+        ranks = [rank for rank, (finite,) in enumerate(dist.all_gather_object(bad)) if not finite]
         what = f'the loss of rank {", ".join(map(str, ranks))} is' if ranks else 'losses are finite, gradients are'
-        print_log(f'iteration {self.row[-1]}: {what} not finite. The step was skipped, {len(self.row)} in a row. '
-                  f'Its files: {dump_path(runner.work_dir, self.row[-1], "*")}', 'current', logging.WARNING)
+        print_log(
+            f'iteration {self.row[-1]}: {what} not finite. The step was skipped, {len(self.row)} in a row. '
+            f'Its files: {dump_path(runner.work_dir, self.row[-1], "*")}',
+            'current',
+            logging.WARNING,
+        )
         if len(self.row) >= self.patience:
             self._stop(runner)
 
@@ -201,7 +212,8 @@ class NonFiniteHook(Hook):
             f'loss or gradients were not finite {len(self.row)} times in a row, in iterations {iterations}. No weight '
             f'was touched by them: {weights}. See in which layer it begins: '
             f'tools/replay.py {dump_path(runner.work_dir, self.row[-1], 0)}. Go on with --resume and a lower learning '
-            'rate, clipping or float32, or let the run try by itself: nonfinite_ladder (docs/reliability.md)')
+            'rate, clipping or float32, or let the run try by itself: nonfinite_ladder (docs/reliability.md)'
+        )
         error.checkpoint = places[0]
         raise error
 
@@ -241,11 +253,20 @@ def write_dump(runner, step: Step, first: int, checkpoint: str | None) -> Path:
     if dist.is_main_process():
         config.write_text(runner.cfg.pretty_text)
     content = dict(
-        iteration=last['iteration'], epoch=last['epoch'], seed=run_seed(runner), rank=dist.get_rank(),
-        world_size=dist.get_world_size(), batch_size=runner.cfg.train_dataloader.get('batch_size'),
-        accumulation=runner.optim_wrapper._accumulative_counts, wrapper=type(runner.optim_wrapper).__name__,
-        checkpoint=checkpoint, weights=str(weights_path(runner.work_dir, first)), config=str(config),
-        buffers=step.buffers, batches=step.batches)
+        iteration=last['iteration'],
+        epoch=last['epoch'],
+        seed=run_seed(runner),
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        batch_size=runner.cfg.train_dataloader.get('batch_size'),
+        accumulation=runner.optim_wrapper._accumulative_counts,
+        wrapper=type(runner.optim_wrapper).__name__,
+        checkpoint=checkpoint,
+        weights=str(weights_path(runner.work_dir, first)),
+        config=str(config),
+        buffers=step.buffers,
+        batches=step.batches,
+    )
     path.write_text(json.dumps(content, indent=1))
     return path
 

@@ -67,9 +67,12 @@ def find_config(path: str) -> Path:
 
 def encoder_content(model: nn.Module) -> dict:
     """A pretraining model as a checkpoint of it would be read, without copies."""
-    facts = dict(mean=model.data_preprocessor.mean.flatten().tolist(),
-                 std=model.data_preprocessor.std.flatten().tolist(),
-                 img_size=list(model.backbone.img_size), num_heads=num_heads(model.backbone))
+    facts = dict(
+        mean=model.data_preprocessor.mean.flatten().tolist(),
+        std=model.data_preprocessor.std.flatten().tolist(),
+        img_size=list(model.backbone.img_size),
+        num_heads=num_heads(model.backbone),
+    )
     return dict(state_dict=model.state_dict(), meta=dict(bootmae=facts))
 
 
@@ -156,10 +159,22 @@ class OnlineProbeHook(Hook):
 
     priority = 'NORMAL'
 
-    def __init__(self, config: str, interval: int = 10, tasks: Sequence[str] = ('knn', ), labels: str | int = 'all',
-                 max_images: int | None = None, folder: str | None = None, options: dict | None = None,
-                 source: str = 'online', k: int = 20, seed: int = 0, workers: int = 0, batch_size: int = 256):
-        tasks = (tasks, ) if isinstance(tasks, str) else tuple(tasks)
+    def __init__(
+        self,
+        config: str,
+        interval: int = 10,
+        tasks: Sequence[str] = ('knn',),
+        labels: str | int = 'all',
+        max_images: int | None = None,
+        folder: str | None = None,
+        options: dict | None = None,
+        source: str = 'online',
+        k: int = 20,
+        seed: int = 0,
+        workers: int = 0,
+        batch_size: int = 256,
+    ):
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         if wrong := [task for task in tasks if task not in TASKS]:
             raise ValueError(f'OnlineProbeHook tasks={wrong[0]!r}: give some of {", ".join(TASKS)}')
         if labels != 'all' and not (str(labels).isdecimal() and int(labels) > 0):
@@ -178,9 +193,11 @@ class OnlineProbeHook(Hook):
             return
         with kept_random_state():
             self.prepare(bare_model(runner))
-        runner.logger.info(f'online probe: {" and ".join(self.tasks)} every {self.interval} epochs on '
-                           f'{len(self.reference):,} labeled images and {len(self.query):,} queries of '
-                           f'{self.folder or self.config}')
+        runner.logger.info(
+            f'online probe: {" and ".join(self.tasks)} every {self.interval} epochs on '
+            f'{len(self.reference):,} labeled images and {len(self.query):,} queries of '
+            f'{self.folder or self.config}'
+        )
         if runner.iter == 0:
             self.probe(runner, 0)
 
@@ -188,8 +205,9 @@ class OnlineProbeHook(Hook):
         """Build what takes the encoder and the data sets; refuse what does not fit."""
         cfg = load_config(find_config(self.config), self.options)
         if cfg.model.type != 'ImageClassifier':
-            raise ValueError(f'OnlineProbeHook config={self.config!r}: its model is no ImageClassifier; give a config '
-                             'of configs/cls')
+            raise ValueError(
+                f'OnlineProbeHook config={self.config!r}: its model is no ImageClassifier; give a config of configs/cls'
+            )
         content = encoder_content(model)
         facts = content['meta']['bootmae']
         check_statistics(cfg, THIS_RUN, facts['mean'], facts['std'])
@@ -212,8 +230,9 @@ class OnlineProbeHook(Hook):
         with kept_random_state():
             scores = self.judge(bare_model(runner), lambda: beat(runner))
         scores = {f'probe/{task}': score for task, score in scores.items()}
-        runner.logger.info(f'online probe, epoch {epoch}: '
-                           + ', '.join(f'{name} {score:.2f} %' for name, score in scores.items()))
+        runner.logger.info(
+            f'online probe, epoch {epoch}: ' + ', '.join(f'{name} {score:.2f} %' for name, score in scores.items())
+        )
         files = [hook.json_log_path for hook in runner.hooks if hasattr(hook, 'json_log_path')]
         runner.visualizer.add_scalars(scores, step=epoch, file_path=files[0] if files else None)
 
@@ -230,7 +249,9 @@ class OnlineProbeHook(Hook):
         self.classifier.cpu()
         scores = [None]
         if dist.is_main_process():  # the others wait for it below
-            scores[0] = {task: knn_accuracy(reference, query, self.k) if task == 'knn' else
-                         linear_accuracy(reference, query) for task in self.tasks}
+            scores[0] = {
+                task: knn_accuracy(reference, query, self.k) if task == 'knn' else linear_accuracy(reference, query)
+                for task in self.tasks
+            }
         dist.broadcast_object_list(scores)
         return scores[0]

@@ -84,11 +84,16 @@ class PreemptionHook(Hook):
         self.close()
         cause = asked.name if asked is not None else 'a signal to another process'
         if error:
-            raise RunStopped(f'{cause if isinstance(ending, Requeue) else ending}\nThe run could not be saved: '
-                             f'{error}. Older checkpoints are what they were; make room and go on with --resume')
+            raise RunStopped(
+                f'{cause if isinstance(ending, Requeue) else ending}\nThe run could not be saved: '
+                f'{error}. Older checkpoints are what they were; make room and go on with --resume'
+            )
         if isinstance(ending, Requeue):
-            ending = Requeue(f'{cause}: saved {path or "nothing"}. To go on, start the same command again with --resume'
-                             if runner.rank == 0 else f'rank {runner.rank} stops with the others ({cause})')
+            ending = Requeue(
+                f'{cause}: saved {path or "nothing"}. To go on, start the same command again with --resume'
+                if runner.rank == 0
+                else f'rank {runner.rank} stops with the others ({cause})'
+            )
         raise ending
 
     def _earlier(self, runner) -> dict[str, str]:
@@ -129,7 +134,8 @@ class PreemptionHook(Hook):
             f'{len(self.bad)} of {images} images cannot be read, {allowed} may be (budget {self.budget:g}):{names}\n'
             'Mend or remove them (tools/verify_data.py finds all), or allow more with --cfg-options '
             f'default_hooks.preemption.budget={10 * max(self.budget, 1 / max(images, 1)):g}; then remove '
-            f'{Path(runner.work_dir) / BAD_IMAGES} and go on with --resume')
+            f'{Path(runner.work_dir) / BAD_IMAGES} and go on with --resume'
+        )
 
 
 def take_reports(runner) -> list[tuple[str, str]]:

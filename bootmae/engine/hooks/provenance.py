@@ -13,8 +13,13 @@ from ...results.provenance import git_commit, portable
 from ..runner.state import run_facts
 from ..unwrap import bare_model
 
-PRECISIONS = {'OptimWrapper': 'float32', 'GuardedOptimWrapper': 'float32', 'AutocastOptimWrapper': 'bf16 autocast',
-              'AmpOptimWrapper': 'fp16 autocast', 'GuardedAmpOptimWrapper': 'fp16 autocast'}
+PRECISIONS = {
+    'OptimWrapper': 'float32',
+    'GuardedOptimWrapper': 'float32',
+    'AutocastOptimWrapper': 'bf16 autocast',
+    'AmpOptimWrapper': 'fp16 autocast',
+    'GuardedAmpOptimWrapper': 'fp16 autocast',
+}
 
 
 def num_heads(backbone: nn.Module) -> int:
@@ -51,7 +56,8 @@ class ProvenanceHook(Hook):
             commit=self.commit,
             accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
             run=run_facts(runner),
-            **initial_weights(model))
+            **initial_weights(model),
+        )
 
 
 def peak_memory() -> float:

@@ -48,8 +48,11 @@ def draw_masks(model: nn.Module, samples: list | None, count: int, seed: int = 0
     rng = np.random.RandomState(seed)
     if isinstance(model, BootMAE):
         given = samples is not None and 'ids_shuffle' in samples[0]
-        orders = [sample.ids_shuffle for sample in samples] if given else [
-            model.masking.draw_ids_shuffle(rng) for _ in range(count)]
+        orders = (
+            [sample.ids_shuffle for sample in samples]
+            if given
+            else [model.masking.draw_ids_shuffle(rng) for _ in range(count)]
+        )
         return np.stack(orders), model.masking.num_masked
     patches = int(np.prod(model.backbone.patch_resolution))
     visible = int(patches * (1 - model.backbone.mask_ratio))

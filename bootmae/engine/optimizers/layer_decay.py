@@ -10,8 +10,14 @@ DECAY_OPTIONS = ('decay_positions', 'decay_class_token', 'decay_biases')
 NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 
 
-def decays(name: str, parameter: nn.Parameter, decay_positions: bool = False, decay_class_token: bool = False,
-           decay_biases: bool = False, of_norm: bool = False) -> bool:
+def decays(
+    name: str,
+    parameter: nn.Parameter,
+    decay_positions: bool = False,
+    decay_class_token: bool = False,
+    decay_biases: bool = False,
+    of_norm: bool = False,
+) -> bool:
     """Whether weight decay applies: not to 1-D parameters, biases, absolute positions and the class token.
 
     So layer scales (1-D) do not decay, and relative position bias tables (2-D) do, as in the authors' release.
@@ -38,8 +44,10 @@ def lr_scale(model: nn.Module, name: str, layer_decay: float) -> float:
         return 1.0
     backbone = getattr(model, 'backbone', None)
     if not hasattr(backbone, 'get_layer_depth'):
-        raise ValueError(f'layer_decay={layer_decay} needs a model whose backbone has get_layer_depth, such as '
-                         f'PlainViT or TransferViT, not {type(backbone).__name__}')
+        raise ValueError(
+            f'layer_decay={layer_decay} needs a model whose backbone has get_layer_depth, such as '
+            f'PlainViT or TransferViT, not {type(backbone).__name__}'
+        )
     group, num_groups = backbone.get_layer_depth(name, 'backbone.')
     return layer_decay ** (num_groups - 1 - group)
 
@@ -50,9 +58,14 @@ def parameter_table(model: nn.Module, layer_decay: float = 1.0, **decay_options:
     ``decay_options`` are those of :func:`decays`.
     """
     norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
-    return {name: (lr_scale(model, name, layer_decay),
-                   decays(name, parameter, of_norm=name.rpartition('.')[0] in norms, **decay_options))
-            for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name: (
+            lr_scale(model, name, layer_decay),
+            decays(name, parameter, of_norm=name.rpartition('.')[0] in norms, **decay_options),
+        )
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -71,16 +84,19 @@ class ViTOptimWrapperConstructor:
         self.layer_decay = paramwise_cfg.pop('layer_decay', 1.0)
         self.decay_options = {key: paramwise_cfg.pop(key) for key in DECAY_OPTIONS if key in paramwise_cfg}
         if paramwise_cfg:
-            raise ValueError(f'unknown paramwise_cfg {sorted(paramwise_cfg)}: ViTOptimWrapperConstructor takes '
-                             f'layer_decay, {", ".join(DECAY_OPTIONS)} alone')
+            raise ValueError(
+                f'unknown paramwise_cfg {sorted(paramwise_cfg)}: ViTOptimWrapperConstructor takes '
+                f'layer_decay, {", ".join(DECAY_OPTIONS)} alone'
+            )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = getattr(model, 'module', model)
         lr, weight_decay = self.optimizer_cfg['lr'], self.optimizer_cfg.get('weight_decay', 0.0)
         parameters, groups = dict(model.named_parameters()), {}
         for name, (scale, decay) in parameter_table(model, self.layer_decay, **self.decay_options).items():
-            group = groups.setdefault((scale, decay), dict(
-                params=[], lr=lr * scale, weight_decay=weight_decay if decay else 0.0))
+            group = groups.setdefault(
+                (scale, decay), dict(params=[], lr=lr * scale, weight_decay=weight_decay if decay else 0.0)
+            )
             group['params'].append(parameters[name])
         optimizer = OPTIMIZERS.build(self.optimizer_cfg | dict(params=list(groups.values())))
         return OPTIM_WRAPPERS.build(dict(type='OptimWrapper') | self.wrapper_cfg | dict(optimizer=optimizer))

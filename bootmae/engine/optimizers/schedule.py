@@ -38,8 +38,18 @@ class WarmupCosineLR(_ParamScheduler):
             not change it.
     """
 
-    def __init__(self, optimizer, warmup: int, end: int, min_lr: float = 0.0, endpoint: bool = True,
-                 accumulation: int = 1, by_epoch: bool = True, last_step: int = -1, verbose: bool = False):
+    def __init__(
+        self,
+        optimizer,
+        warmup: int,
+        end: int,
+        min_lr: float = 0.0,
+        endpoint: bool = True,
+        accumulation: int = 1,
+        by_epoch: bool = True,
+        last_step: int = -1,
+        verbose: bool = False,
+    ):
         peak = getattr(optimizer, 'optimizer', optimizer).defaults['lr']
         if not 0 <= min_lr <= peak:
             raise ValueError(f'min_lr={min_lr} is not within 0..{peak}, the peak learning rate: lower min_lr')
@@ -50,8 +60,9 @@ class WarmupCosineLR(_ParamScheduler):
         super().__init__(optimizer, 'lr', begin=0, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose)
 
     @classmethod
-    def build_iter_from_epoch(cls, *args, warmup: float, end: float, epoch_length: int, by_epoch: bool = True,
-                              **kwargs) -> 'WarmupCosineLR':
+    def build_iter_from_epoch(
+        cls, *args, warmup: float, end: float, epoch_length: int, by_epoch: bool = True, **kwargs
+    ) -> 'WarmupCosineLR':
         """The same schedule given in epochs, counted in iterations (called by mmengine's runner)."""
         if not by_epoch:
             raise ValueError('convert_to_iter_based needs by_epoch=True')

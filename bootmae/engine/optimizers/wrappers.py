@@ -59,8 +59,9 @@ class Guarded:
     loss: torch.Tensor | None = None
     grad_norm: torch.Tensor | None = None
 
-    def update_params(self, loss: torch.Tensor, step_kwargs: dict | None = None,
-                      zero_kwargs: dict | None = None) -> None:
+    def update_params(
+        self, loss: torch.Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None
+    ) -> None:
         self.loss, self.grad_norm = loss.detach(), None
         super().update_params(poisoned(loss), step_kwargs, zero_kwargs)
 
@@ -115,8 +116,9 @@ class GuardedAmpOptimWrapper(Guarded, AmpOptimWrapper):
 
     bad_loss: torch.Tensor | None = None
 
-    def update_params(self, loss: torch.Tensor, step_kwargs: dict | None = None,
-                      zero_kwargs: dict | None = None) -> None:
+    def update_params(
+        self, loss: torch.Tensor, step_kwargs: dict | None = None, zero_kwargs: dict | None = None
+    ) -> None:
         bad, self.grad_norm = (~torch.isfinite(loss.detach())).float(), None
         self.bad_loss = bad if self.bad_loss is None else torch.maximum(self.bad_loss, bad)
         super().update_params(loss, step_kwargs, zero_kwargs)

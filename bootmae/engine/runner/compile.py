@@ -36,11 +36,14 @@ def settings(value: Any, model: nn.Module) -> dict:
     whole = isinstance(model, BootMAE)
     options.setdefault('scope', 'whole' if whole and dist.get_world_size() == 1 else 'blocks')
     if options['scope'] not in SCOPES:
-        raise ValueError(f'compile={value!r}: give True, {" or ".join(map(repr, SCOPES))}, or a dict with scope=... '
-                         'and arguments of torch.compile')
+        raise ValueError(
+            f'compile={value!r}: give True, {" or ".join(map(repr, SCOPES))}, or a dict with scope=... '
+            'and arguments of torch.compile'
+        )
     if options['scope'] == 'whole' and not whole:
-        raise ValueError(f'compile={value!r}: the whole of a {type(model).__name__} cannot be compiled, give '
-                         "compile='blocks'")
+        raise ValueError(
+            f"compile={value!r}: the whole of a {type(model).__name__} cannot be compiled, give compile='blocks'"
+        )
     return options
 
 
@@ -74,5 +77,7 @@ def check_compiler() -> None:
     """Raise a ValueError without a C++ compiler, which torch calls for its kernels on a CPU and launchers on a GPU."""
     compilers = [os.environ.get('CXX'), 'c++', 'g++', 'clang++']
     if not any(shutil.which(name) for name in compilers if name):
-        raise ValueError('compile: torch.compile needs a C++ compiler, and there is none: install one (Debian: sudo '
-                         'apt-get install g++), or leave compile out')
+        raise ValueError(
+            'compile: torch.compile needs a C++ compiler, and there is none: install one (Debian: sudo '
+            'apt-get install g++), or leave compile out'
+        )

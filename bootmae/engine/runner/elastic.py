@@ -28,9 +28,11 @@ def fit_processes(content: dict, runner: Runner) -> None:
         if state['by_epoch']:
             continue
         if not isinstance(scheduler, WarmupCosineLR):
-            raise ValueError(f'this run has accumulation {new}, the checkpoint accumulation {old}, and '
-                             f'{type(scheduler).__name__} cannot be converted: resume with as many processes and the '
-                             'batch_size that the run was started with')
+            raise ValueError(
+                f'this run has accumulation {new}, the checkpoint accumulation {old}, and '
+                f'{type(scheduler).__name__} cannot be converted: resume with as many processes and the '
+                'batch_size that the run was started with'
+            )
         for count in ('last_step', '_global_step'):
             state[count] += meta['iter'] - before
 

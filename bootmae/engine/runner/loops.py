@@ -54,8 +54,7 @@ class _Seeded:
     def validate(self, done: int, last: bool) -> None:
         """Run the validation if it is due after so many epochs or iterations."""
         self._decide_current_val_interval()
-        if (self.runner.val_loop is not None and done >= self.val_begin
-                and (last or done % self.val_interval == 0)):
+        if self.runner.val_loop is not None and done >= self.val_begin and (last or done % self.val_interval == 0):
             self.runner.val_loop.run()
 
 
@@ -74,8 +73,10 @@ class EpochLoop(_Seeded, EpochBasedTrainLoop):
         """
         length = len(self.dataloader)
         if not self._epoch * length <= self._iter <= (self._epoch + 1) * length:
-            raise ValueError(f'the checkpoint is at epoch {self._epoch}, iteration {self._iter}, but an epoch now has '
-                             f'{length} iterations: resume with the data set and the batch that it was made with')
+            raise ValueError(
+                f'the checkpoint is at epoch {self._epoch}, iteration {self._iter}, but an epoch now has '
+                f'{length} iterations: resume with the data set and the batch that it was made with'
+            )
         self.begin()
         if self._epoch and self._iter == self._epoch * length:
             self.validate(self._epoch, self._epoch == self._max_epochs)

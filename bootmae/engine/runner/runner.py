@@ -113,9 +113,17 @@ class SuiteRunner(Runner):
         return answer[0]
 
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, file_client_args=None, save_optimizer: bool = True,
-                        save_param_scheduler: bool = True, meta: dict | None = None, by_epoch: bool = True,
-                        backend_args=None) -> None:
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args=None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args=None,
+    ) -> None:
         """As mmengine's, which builds the file in memory and writes it over the old one; see :func:`write_checkpoint`.
 
         Raises:
@@ -123,8 +131,9 @@ class SuiteRunner(Runner):
         """
         if file_client_args or backend_args:
             raise ValueError('checkpoints are written to local folders: take file_client_args and backend_args away')
-        counters = (dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else
-                    dict(epoch=self.epoch, iter=self.iter + 1))  # as called by hooks, before the loop counts
+        counters = (
+            dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else dict(epoch=self.epoch, iter=self.iter + 1)
+        )  # as called by hooks, before the loop counts
         cap_histories(self.message_hub, history_length(self))
         self.call_hook('flush_logs')
         content = run_content(self, counters | (meta or {}), save_optimizer, save_param_scheduler)
@@ -146,8 +155,9 @@ class SuiteRunner(Runner):
         if options:
             parts = compile_model(model, **options)
             self.register_hook(CompileHook())
-            self.logger.info(f'compile={options}: {parts} parts, compiled in the first step, which takes a minute or '
-                             'more')
+            self.logger.info(
+                f'compile={options}: {parts} parts, compiled in the first step, which takes a minute or more'
+            )
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
@@ -159,9 +169,10 @@ class SuiteRunner(Runner):
                 raise
             dataset = dataloader['dataset']
             dataset = dataset.get('dataset', dataset)  # within SeededSamples
-            raise ValueError(f'{dataset["type"]} found no image: check its data_root={dataset.get("data_root")!r}, '
-                             f'data_prefix, {"img_suffix" if "ann_file" not in dataset else "ann_file"} and filter_cfg'
-                             ) from error
+            raise ValueError(
+                f'{dataset["type"]} found no image: check its data_root={dataset.get("data_root")!r}, '
+                f'data_prefix, {"img_suffix" if "ann_file" not in dataset else "ann_file"} and filter_cfg'
+            ) from error
 
     def build_train_loop(self, loop):
         return self._checked(super().build_train_loop(loop))
@@ -202,13 +213,17 @@ def await_file(path: str, seconds: float = PATIENCE) -> None:
 
 def has_norm(model: nn.Module, kind: type) -> bool:
     """Whether a trained layer of this kind is in the model."""
-    return any(isinstance(module, kind) and module.weight is not None and module.weight.requires_grad
-               for module in model.modules())
+    return any(
+        isinstance(module, kind) and module.weight is not None and module.weight.requires_grad
+        for module in model.modules()
+    )
 
 
 def check_single_image(model: nn.Module) -> None:
     """Raise a ValueError for batch normalization over a single image, whose statistics are useless or undefined."""
     if has_norm(model, _BatchNorm) and not has_norm(model, nn.SyncBatchNorm):
-        raise ValueError(f'train_dataloader.batch_size=1, but {type(model).__name__} has batch normalization, which '
-                         'needs at least 2 images in a process: raise the batch size, or give norm_cfg='
-                         "dict(type='GN', num_groups=32) to the pyramid and the heads")
+        raise ValueError(
+            f'train_dataloader.batch_size=1, but {type(model).__name__} has batch normalization, which '
+            'needs at least 2 images in a process: raise the batch size, or give norm_cfg='
+            "dict(type='GN', num_groups=32) to the pyramid and the heads"
+        )

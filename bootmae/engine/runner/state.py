@@ -40,31 +40,43 @@ def run_facts(runner) -> dict:
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     length = dict(max_epochs=loop.max_epochs) if by_epoch else dict(max_steps=loop.max_iters // accumulation)
     defaults = getattr(getattr(wrapper, 'optimizer', None), 'defaults', {})
-    return dict(
-        loop='epochs' if by_epoch else 'iterations',
-        global_batch=runner.cfg.train_dataloader.get('batch_size', 1) * runner.world_size * accumulation,
-        train_samples=len(loop.dataloader.dataset),
-        optimizer=type(getattr(wrapper, 'optimizer', wrapper)).__name__,
-        lr=defaults.get('lr'), weight_decay=defaults.get('weight_decay')) | length
+    return (
+        dict(
+            loop='epochs' if by_epoch else 'iterations',
+            global_batch=runner.cfg.train_dataloader.get('batch_size', 1) * runner.world_size * accumulation,
+            train_samples=len(loop.dataloader.dataset),
+            optimizer=type(getattr(wrapper, 'optimizer', wrapper)).__name__,
+            lr=defaults.get('lr'),
+            weight_decay=defaults.get('weight_decay'),
+        )
+        | length
+    )
 
 
 def run_content(runner, meta: dict, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict:
     """What mmengine's ``Runner.save_checkpoint`` writes of a run, under its keys; tensors on the CPU are not copied."""
     meta = meta | dict(
-        cfg=runner.cfg.pretty_text, seed=runner.seed, experiment_name=runner.experiment_name,
-        time=time.strftime('%Y%m%d_%H%M%S', time.localtime()), mmengine_version=mmengine.__version__ + get_git_hash())
+        cfg=runner.cfg.pretty_text,
+        seed=runner.seed,
+        experiment_name=runner.experiment_name,
+        time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
+        mmengine_version=mmengine.__version__ + get_git_hash(),
+    )
     if hasattr(runner.train_dataloader.dataset, 'metainfo'):
         meta['dataset_meta'] = runner.train_dataloader.dataset.metainfo
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    content = dict(meta=meta, state_dict=weights_to_cpu(model.state_dict()), message_hub=_on_cpu(
-        runner.message_hub.state_dict()))
+    content = dict(
+        meta=meta, state_dict=weights_to_cpu(model.state_dict()), message_hub=_on_cpu(runner.message_hub.state_dict())
+    )
     if save_optimizer:
         content['optimizer'] = _on_cpu(runner.optim_wrapper.state_dict())
     if save_param_scheduler and runner.param_schedulers is not None:
         schedulers = runner.param_schedulers
         content['param_schedulers'] = (
             {name: [item.state_dict() for item in items] for name, items in schedulers.items()}
-            if isinstance(schedulers, dict) else [item.state_dict() for item in schedulers])
+            if isinstance(schedulers, dict)
+            else [item.state_dict() for item in schedulers]
+        )
     return content
 
 
