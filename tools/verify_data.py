@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
-    from bootmae.commands.verify import run
+    from bootmae.commands.verify_data import run
 
     return run(args)
 

@@ -12,7 +12,7 @@ from mmengine import fileio
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from bootmae.commands.verify import examine, sources_of_path
+from bootmae.commands.verify_sources import sources_of_path
 from bootmae.data import scan, tar
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
