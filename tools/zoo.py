@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write what the repository says of its results: tables of README.md and docs/, metafile.yml and model-index.yml.
+"""Generate the result tables of README.md and docs/, metafile.yml and model-index.yml from results/*.csv.
 
-    tools/zoo.py --write     # after any change of results/*.csv or of a full-size config
-    tools/zoo.py --check     # exit code 1 where a file says something else than the rows
+    tools/zoo.py --write     # after any change to results/*.csv or a full-size config
+    tools/zoo.py --check     # exit code 1 if a file is out of date
 
-All of it comes from results/*.csv. A table of a page stands between `<!-- zoo: NAME -->` and `<!-- /zoo -->`.
+A generated table stands between `<!-- zoo: NAME -->` and `<!-- /zoo -->`.
 """
 
 import argparse
@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument('--write', action='store_true', help='rewrite the files that are behind the rows')
-    action.add_argument('--check', action='store_true', help='name them, and exit with 1 if there are any')
-    parser.add_argument('--root', type=Path, default=ROOT, help='another copy of the repository')
+    action.add_argument('--write', action='store_true', help='rewrite the files that are out of date')
+    action.add_argument(
+        '--check', action='store_true', help='list the files that are out of date; exit code 1 if there are any'
+    )
+    parser.add_argument('--root', type=Path, default=ROOT, help='root of another copy of the repository')
     return parser.parse_args()
 
 
@@ -29,11 +31,11 @@ def command() -> int:
 
     files = behind(args.root)
     for path, text in files.items():
-        print(f'{path.relative_to(args.root)}: {"rewritten" if args.write else "is behind results/*.csv"}')
+        print(f'{path.relative_to(args.root)}: {"rewritten" if args.write else "is out of date"}')
         if args.write:
             replace_file(path, text)
     if args.check and files:
-        print('tools/zoo.py --write brings them up to date')
+        print('run tools/zoo.py --write to update them')
     return int(args.check and bool(files))
 
 

@@ -1,6 +1,6 @@
 """Checks of the doctor that import packages. They run in a child process, which may crash or hang.
 
-Like :mod:`doctor`, this module is loaded without the package around it: only the standard library is imported at the top.
+Like :mod:`doctor`, this module is loaded without the package around it and imports only the standard library on top.
 """
 
 from __future__ import annotations

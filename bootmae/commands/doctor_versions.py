@@ -30,7 +30,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def fits(version: str, comparison: str, other: str) -> bool:
-    """Whether ``version comparison other`` holds. For an other such as 3.11.*, only the numbers before the star count."""
+    """Whether ``version comparison other`` holds. For 3.11.*, only the numbers before the star count."""
     a, b = numbers(version), numbers(other)
     length = len(b) if other.endswith('.*') else max(len(a), len(b))
     a, b = ((x + (0,) * length)[:length] for x in (a, b))

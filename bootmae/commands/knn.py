@@ -1,4 +1,4 @@
-"""What ``tools/knn.py`` does."""
+"""Evaluate frozen features by k-NN and logistic regression."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
 
 
-def judge(
+def evaluate_features(
     config: str,
     checkpoint: str | None,
     seed: int = 0,
@@ -27,12 +27,25 @@ def judge(
     label: str = 'reproduced',
     blocks: Sequence[int | str] | None = None,
 ) -> list[ResultRow]:
-    """What ``tools/knn.py`` does for one encoder; see there. ``seed`` draws the labeled images and untrained weights.
+    """Evaluate the frozen features of one encoder.
 
-    ``blocks``: those after which features are judged, from 1, or ``['all']``; None: the one that the config says.
+    Args:
+        config: downstream config with backbone, data and input statistics.
+        checkpoint: file with an encoder; None for random weights.
+        seed: seed of the labeled images and of random weights.
+        tasks: ``knn`` and ``linear`` (logistic regression).
+        labels: numbers of labeled images per class, or ``all``.
+        k: number of neighbors.
+        source: ``online`` or ``momentum`` encoder of a BootMAE file.
+        workers: number of processes that read images.
+        options: config values to override.
+        data: data name in the rows; default: the data set class.
+        method: method name in the rows; default: from the checkpoint.
+        label: label of the rows.
+        blocks: blocks to evaluate, counted from 1, or ``['all']``; None for the last block of the config.
 
     Raises:
-        ValueError: for an unusable number of labels, a block that is not there, or a checkpoint that does not fit.
+        ValueError: if a number of labels or a block is invalid, or the checkpoint does not match the config.
         FileNotFoundError: if the checkpoint or the data is missing.
     """
     if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
@@ -73,10 +86,10 @@ def judge(
 
 
 def run(args: argparse.Namespace) -> None:
-    """Judge each of the encoders, print their numbers, and keep them as rows if asked for."""
+    """Evaluate each encoder, print the results and append them to ``--rows`` if given."""
     rows = []
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
-        for row in judge(
+        for row in evaluate_features(
             args.config,
             checkpoint,
             seed,

@@ -1,4 +1,4 @@
-"""What ``tools/test.py`` does."""
+"""Evaluate a trained model."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ def evaluate(
     launcher: str = 'none',
     tta: bool = False,
 ) -> dict[str, float]:
-    """The metrics of a checkpoint on its config's test data."""
+    """Return the metrics of a checkpoint on the test data of its config."""
     cfg = evaluation_config(config, checkpoint, options, tta)
     metrics = build_runner(cfg, config, work_dir, launcher).test()
     await_processes()
@@ -27,7 +27,7 @@ def evaluate(
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, and write the metrics to a file if asked for."""
+    """Evaluate a model and write the metrics to ``--out`` if given."""
     metrics = evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
     if args.out and is_main_process():
         replace_file(args.out, json.dumps(metrics, indent=1, default=float) + '\n')

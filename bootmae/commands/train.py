@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` does."""
+"""Train a config."""
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -22,7 +22,7 @@ def train(
     auto_scale_lr: bool = False,
     resume_changed: bool = False,
 ) -> Runner:
-    """What ``tools/train.py`` does; see there for the arguments."""
+    """Train a config; ``tools/train.py --help`` explains the arguments."""
     cfg, batch = training_config(
         config, options, processes(launcher), auto_scale_lr, init, source, resume, resume_changed
     )
@@ -32,7 +32,7 @@ def train(
         print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
         try:
             runner.train()
-        finally:  # also where it is stopped: signal handlers go back, and the heartbeat's thread ends
+        finally:  # also after an error: restore signal handlers and end the heartbeat thread
             for hook in runner.hooks:
                 getattr(hook, 'close', lambda: None)()
         return runner

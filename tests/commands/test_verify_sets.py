@@ -16,9 +16,9 @@ from PIL import Image
 from bootmae.commands import verify_data
 from bootmae.commands.verify_data import duplicates, scan, write_list
 from bootmae.commands.verify_sources import allowed_labels, sources_of_config, sources_of_path
-from bootmae.data.verify import CLASS_ABSENT
 from bootmae.config import checks as guards
 from bootmae.data.images import ImageFiles
+from bootmae.data.verify import CLASS_ABSENT
 
 CLASSES = ('sky', 'road', 'tree')
 

@@ -17,6 +17,7 @@ from bootmae.data import scan, tar
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
 from bootmae.data.tar import index_tar, read_tar_path, readable, split_tar_path, tar_path
+from bootmae.data.verify import examine
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomResizedCrop', scale=8), dict(type='PackInputs')]
 

@@ -1,7 +1,6 @@
 """The page: what it says, that it needs nothing from elsewhere, and the command that writes it."""
 
 import base64
-import importlib.util
 import io
 import json
 import os
@@ -9,10 +8,10 @@ import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from calling import call_tool
 from PIL import Image
 
 from bootmae.report import Curve, ResultRow, build_page, published_rows, reconstruction_grid, write_page, write_rows
@@ -440,13 +439,8 @@ def test_crash_leaves_the_old_page(tmp_path, monkeypatch):
 # ---- the command
 
 
-@pytest.fixture
-def command():
-    path = Path(__file__).parents[2] / 'tools' / 'report.py'
-    spec = importlib.util.spec_from_file_location('report_command', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def command(args: list[str]) -> int:
+    return call_tool('report', *args)
 
 
 @pytest.fixture
@@ -461,7 +455,7 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
+def test_command_writes_the_page_and_prints_the_table(files, capsys):
     code = command(
         [
             str(files / 'r.csv'),
@@ -501,7 +495,7 @@ def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
         (['--provenance', 'r.csv'], 'r.csv: not JSON'),
     ],
 )
-def test_command_errors_are_one_line(command, files, capsys, monkeypatch, extra, message):
+def test_command_errors_are_one_line(files, capsys, monkeypatch, extra, message):
     monkeypatch.chdir(files)
     assert command(['r.csv', '--out', 'a.html', *extra]) == 2
     error = capsys.readouterr().err
@@ -510,7 +504,7 @@ def test_command_errors_are_one_line(command, files, capsys, monkeypatch, extra,
     assert not (files / 'a.html').exists()
 
 
-def test_command_draws_a_downstream_training(command, files):
+def test_command_draws_a_downstream_training(files):
     folder = files / 'seg' / '20260101_100000' / 'vis_data'
     folder.mkdir(parents=True)
     (folder / 'scalars.json').write_text(
@@ -527,7 +521,7 @@ def test_command_draws_a_downstream_training(command, files):
     assert 'segmentation Acc' not in page
 
 
-def test_command_without_results(command, tmp_path, capsys):
+def test_command_without_results(tmp_path, capsys):
     assert command([str(tmp_path / 'none.csv')]) == 2
     assert 'no such results file' in capsys.readouterr().err
 
