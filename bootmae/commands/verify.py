@@ -21,12 +21,8 @@ from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
 from .. import registry  # noqa: F401
-from ..config.checks import IGNORED, class_of, leaves
+from ..config.checks import IGNORED, class_of
 from ..config.load import load_config
-from ..data.images import read_list
-from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
-from ..data.scan_tar import scan_tar
-from ..data.tar import readable
 from ..data.file_checks import (
     CLASS_ABSENT,
     DUPLICATE_WITHIN,
@@ -38,6 +34,11 @@ from ..data.file_checks import (
     check_coco,
     inspect_files,
 )
+from ..data.images import read_list
+from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
+from ..data.scan_tar import scan_tar
+from ..data.subsets import leaves
+from ..data.tar import readable
 
 CHUNK = 16  # jobs that a process gets at a time
 SHOWN = 10  # findings of one kind on the screen

@@ -16,6 +16,7 @@ from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ..config.load import load_config
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
+from ..data.subsets import spread
 from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
 from ..visualization.decoders import load_decoder, recorded_config
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
@@ -240,11 +241,11 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
     """
     size = to_2tuple(size)
     if list(where) == ['embedded'] and min(size) >= SMALL:
-        return np.stack([cover(photo(name), size) for name in evenly(sorted(PHOTOS), count)])
+        return np.stack([cover(photo(sorted(PHOTOS)[k]), size) for k in spread(len(PHOTOS), count)])
     if list(where) in (['embedded'], ['digits']):
         shared = dict(split='val', size=max(size), pipeline=[])
         data = PhotoCrops(**shared, crops_per_image=1) if where[0] == 'embedded' else DigitImages(**shared)
-        return np.stack([cover(image, size) for image in data.images(evenly(range(len(data)), count))])
+        return np.stack([cover(image, size) for image in data.images(spread(len(data), count))])
     files = []
     for place in map(Path, where):
         if place.is_dir() or not place.exists():
@@ -252,12 +253,7 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
             files += [data.get_data_info(index)['img_path'] for index in range(len(data))]
         else:
             files.append(str(place))
-    return np.stack([cover(read_image(path), size) for path in evenly(files, count)])
-
-
-def evenly(items: Sequence, count: int) -> list:
-    """At most ``count`` items, from the first to the last."""
-    return [items[int(k)] for k in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
+    return np.stack([cover(read_image(files[k]), size) for k in spread(len(files), count)])
 
 
 def read_image(path: str) -> np.ndarray:

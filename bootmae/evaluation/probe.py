@@ -5,7 +5,6 @@ Shape letters: N reference images, Q query images, D feature width, K classes.
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
@@ -117,21 +116,6 @@ def _read(
         labels.extend(int(sample.gt_label) for sample in data['data_samples'])
         progress()
     return [torch.cat(parts) for parts in zip(*features, strict=True)], torch.tensor(labels)
-
-
-def few_labels(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
-    """Indices of ``per_class`` random images of each class.
-
-    Raises:
-        ValueError: if a class has fewer.
-    """
-    rng, chosen = np.random.RandomState(seed), []
-    for value in labels.unique():
-        members = (labels == value).nonzero().flatten().numpy()
-        if len(members) < per_class:
-            raise ValueError(f'class {int(value)} has {len(members)} images, fewer than {per_class}: lower --labels')
-        chosen.append(rng.choice(members, per_class, replace=False))
-    return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
 def knn_accuracy(

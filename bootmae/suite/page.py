@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import to_2tuple
 
+from ..data.subsets import spread
 from ..evaluation.predict import image_of, instances, label_map, predict
 from ..models.masking import BlockMasking
 from ..report.classes import ClassResult, class_results
@@ -174,8 +175,7 @@ def test_images(cfg: Config, count: int) -> np.ndarray:
     """Test images of a classification config, evenly spread, as its model sees them: RGB uint8 (n, H, W, 3)."""
     init_default_scope('mmpretrain')
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, test_mode=True))
-    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    images = [dataset[int(index)]['inputs'] for index in chosen]
+    images = [dataset[int(index)]['inputs'] for index in spread(len(dataset), count)]
     return np.stack([image.permute(1, 2, 0).numpy()[..., ::-1] for image in images])  # BGR
 
 

@@ -22,7 +22,8 @@ from torch.utils.data import Dataset, Subset
 from ...checkpoints import error_context, find_encoder, match
 from ...config.load import load_config
 from ...config.weights import check_statistics
-from ...evaluation.probe import Features, features_of, few_labels, knn_accuracy, linear_accuracy
+from ...data.subsets import few_labels, spread
+from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
 from ..unwrap import bare_model
 from .heartbeat import HeartbeatHook
 from .provenance import num_heads
@@ -76,19 +77,12 @@ def encoder_content(model: nn.Module) -> dict:
     return dict(state_dict=model.state_dict(), meta=dict(bootmae=facts))
 
 
-def spread(count: int, limit: int | None) -> np.ndarray:
-    """All of ``count`` indices, or ``limit`` of them, evenly: of a list in the order of classes some of each."""
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.arange(limit) * count // limit
-
-
 def choose(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subset:
     """The labeled images: ``labels`` of each class (all: 'all'), of at most ``limit`` images."""
     index = spread(len(dataset), limit)
     if labels != 'all':
-        classes = torch.as_tensor(np.asarray(dataset.get_gt_labels())[index])
-        index = index[few_labels(classes, int(labels), seed).numpy()]
+        classes = np.asarray(dataset.get_gt_labels())[index]
+        index = index[few_labels(classes, int(labels), seed, remedy='lower labels or raise max_images')]
     return Subset(dataset, index.tolist())
 
 

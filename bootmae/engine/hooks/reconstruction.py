@@ -15,11 +15,12 @@ from mmpretrain.models.selfsup import MAE
 from PIL import Image
 from torch import nn
 
+from ...data.subsets import spread
 from ...models.bootmae import BootMAE
 from ...visualization.grids import reconstruction_grid
 from ...visualization.reconstruct import hide, reconstruct, to_pixels
 from ..unwrap import bare_model
-from .online_probe import beat, is_due, kept_random_state, spread
+from .online_probe import beat, is_due, kept_random_state
 
 NAME = 'reconstructions'
 
