@@ -9,13 +9,13 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.device import get_device
-from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ..config.model import build_model
 from ..config.weights import apply_init
 from ..distributed.signals import shield_workers
 from ..models.vit import PlainViT
@@ -32,9 +32,7 @@ def build_encoder(cfg: Config, checkpoint: str | None, source: str = 'online', s
     if checkpoint:
         apply_init(cfg, checkpoint, source)
     set_random_seed(seed)
-    model_cfg = cfg.model.to_dict()
-    model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-    model = MODELS.build(model_cfg)
+    model = build_model(cfg)
     model.init_weights()
     return model.to(get_device()).eval()
 

@@ -14,13 +14,14 @@ from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS
 from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from ...checkpoints import error_context, find_encoder, match
 from ...config.load import load_config
+from ...config.model import build_model
 from ...config.weights import check_statistics
 from ...data.subsets import few_labels, spread
 from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
@@ -205,9 +206,7 @@ class OnlineProbeHook(Hook):
         content = encoder_content(model)
         facts = content['meta']['bootmae']
         check_statistics(cfg, THIS_RUN, facts['mean'], facts['std'])
-        model_cfg = cfg.model.to_dict()
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-        self.classifier = MODELS.build(model_cfg).eval()
+        self.classifier = build_model(cfg).eval()
         with error_context(THIS_RUN):
             match(self.classifier.backbone, find_encoder(content, self.source))
         reference, query = data_sets(cfg, self.folder)
