@@ -18,7 +18,7 @@ import cv2
 from tqdm import tqdm
 
 from ..config.load import load_config
-from ..data.verify import DUPLICATE_WITHIN, Finding, Job, Outcome, examine
+from ..data.file_checks import DUPLICATE_WITHIN, FileFinding, Job, Outcome, inspect_files
 from .verify_sources import Source, sources_of_config, sources_of_path
 
 CHUNK = 16  # jobs that a process gets at a time
@@ -39,13 +39,13 @@ class Report:
     """
 
     titles: list[str]
-    findings: list[Finding]
+    findings: list[FileFinding]
     images: int
     masks: int
     seconds: float
 
     @property
-    def faults(self) -> list[Finding]:
+    def faults(self) -> list[FileFinding]:
         return [finding for finding in self.findings if finding.fault]
 
     def text(self, shown: int | None = None) -> str:
@@ -97,8 +97,8 @@ def _start_worker() -> None:
     cv2.setNumThreads(0)  # one thread per process
 
 
-def _examine_all(jobs: Sequence[Job]) -> list[Outcome]:
-    return [examine(job) for job in jobs]
+def _inspect_all(jobs: Sequence[Job]) -> list[Outcome]:
+    return [inspect_files(job) for job in jobs]
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -112,7 +112,7 @@ def scan(jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
     A file that crashes the decoder does not end the scan: the jobs of its process are repeated one by one.
     """
     if not workers:
-        yield from map(examine, jobs)
+        yield from map(inspect_files, jobs)
         return
     jobs, suspects, running = iter(jobs), [], {}
     pool = _pool(workers)
@@ -120,7 +120,7 @@ def scan(jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
         while True:
             while len(running) < 4 * workers and (chunk := list(islice(jobs, CHUNK))):
                 try:
-                    running[pool.submit(_examine_all, chunk)] = chunk
+                    running[pool.submit(_inspect_all, chunk)] = chunk
                 except BrokenProcessPool:
                     suspects.append(chunk)
                     pool = _pool(workers)
@@ -143,9 +143,9 @@ def _scan_singly(jobs: Iterable[Job]) -> Iterator[Outcome]:
     for job in jobs:
         pool = pool or _pool(1)
         try:
-            yield from pool.submit(_examine_all, [job]).result()
+            yield from pool.submit(_inspect_all, [job]).result()
         except BrokenProcessPool:
-            yield Outcome(job, [Finding('crashes the decoder', job.image)])
+            yield Outcome(job, [FileFinding('crashes the decoder', job.image)])
             pool = None
     if pool:
         pool.shutdown()
@@ -178,7 +178,7 @@ def verify(
                 labels.setdefault(value, job.mask)
         if source.summarize and labels:
             found += source.summarize(labels)
-        findings += [Finding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
+        findings += [FileFinding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
     findings += duplicates(
         (source.split, [(job.image, outcomes[job].digest) for job in source.jobs]) for source in sources
     )
@@ -193,7 +193,7 @@ def verify(
     )
 
 
-def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]]) -> list[Finding]:
+def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]]) -> list[FileFinding]:
     """Find images with identical bytes: in training and another split (a fault), or within one split (a note).
 
     Args:
@@ -208,11 +208,11 @@ def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]])
     for group in groups.values():
         for split, paths in group.items():
             first, *others = paths.values()
-            findings += [Finding(DUPLICATE_WITHIN, other, f'same bytes as {first}', split) for other in others]
+            findings += [FileFinding(DUPLICATE_WITHIN, other, f'same bytes as {first}', split) for other in others]
             if split != TRAIN and TRAIN in group:
                 learnt = next(iter(group[TRAIN].values()))
                 findings += [
-                    Finding(
+                    FileFinding(
                         f'in {TRAIN} and {split}',
                         path,
                         'the same file' if os.path.realpath(path) in group[TRAIN] else f'same bytes as {learnt}',

@@ -12,12 +12,13 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from .. import registry  # noqa: F401
-from ..config.checks import IGNORED, class_of, leaves
+from ..config.checks import IGNORED, class_of
+from ..data.file_checks import CLASS_ABSENT, IMAGE_UNUSED, NOT_FILES, FileFinding, Job, check_coco
 from ..data.images import read_list
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
 from ..data.scan_tar import scan_tar
+from ..data.subsets import leaves
 from ..data.tar import readable
-from ..data.verify import CLASS_ABSENT, IMAGE_UNUSED, NOT_FILES, Finding, Job, check_coco
 
 
 @dataclass
@@ -35,8 +36,8 @@ class Source:
     split: str
     title: str
     jobs: list[Job]
-    findings: list[Finding] = field(default_factory=list)
-    summarize: Callable[[dict[int, str]], list[Finding]] | None = None
+    findings: list[FileFinding] = field(default_factory=list)
+    summarize: Callable[[dict[int, str]], list[FileFinding]] | None = None
 
 
 def sources_of_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'test')) -> list[Source]:
@@ -66,7 +67,10 @@ def source_of_dataset(dataset: BaseDataset, split: str) -> Source:
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     if not infos or 'img_path' not in infos[0]:
         return Source(
-            split, f'{split}: {name}: not image files, nothing to verify', [], [Finding(NOT_FILES, name, split=split)]
+            split,
+            f'{split}: {name}: not image files, nothing to verify',
+            [],
+            [FileFinding(NOT_FILES, name, split=split)],
         )
     title = f'{split}: {name}: {len(infos):,} images, such as {readable(infos[0]["img_path"])}'
     if hasattr(dataset, 'reduce_zero_label'):
@@ -92,21 +96,21 @@ def _source_of_masks(dataset: BaseDataset, split: str, title: str, infos: list[d
             if os.path.normpath(path) not in expected
         )
         findings = [
-            Finding('mask without image', path, f'no image in {dataset.data_prefix["img_path"]}') for path in found
+            FileFinding('mask without image', path, f'no image in {dataset.data_prefix["img_path"]}') for path in found
         ]
     return Source(split, title, jobs, findings, lambda labels: _judge_labels(dataset, labels))
 
 
-def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[Finding]:
+def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[FileFinding]:
     """Find classes that no mask has, and a ``reduce_zero_label`` that does not fit the masks."""
     zero, classes = bool(dataset.reduce_zero_label), dataset.metainfo['classes']
     count = len(dataset.label_map or classes)
     present = {class_of(value, zero, dataset.label_map) for value in labels}
     folder = dataset.data_prefix.get('seg_map_path') or type(dataset).__name__
-    findings = [Finding(CLASS_ABSENT, folder, name) for label, name in enumerate(classes) if label not in present]
+    findings = [FileFinding(CLASS_ABSENT, folder, name) for label, name in enumerate(classes) if label not in present]
     if zero and set(labels) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
         findings.append(
-            Finding(
+            FileFinding(
                 'reduce_zero_label does not fit',
                 labels[0],
                 f'label 0 counts as unlabeled, but the '
@@ -116,7 +120,7 @@ def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[Finding]
         )
     if not zero and count in labels and not set(labels) - set(range(count + 1)) - {IGNORED}:
         findings.append(
-            Finding(
+            FileFinding(
                 'reduce_zero_label does not fit',
                 labels[count],
                 f'the masks hold 0..{count}: if 0 means unlabeled, set reduce_zero_label=True',
@@ -140,7 +144,7 @@ def _source_of_coco(dataset: BaseDataset, split: str) -> Source:
         jobs = [job for job in jobs if job.image in used]
     listed = {os.path.normpath(os.path.join(folder, image['file_name'])) for image in content['images']}
     present = scan_folders([folder], frozenset(EXTENSIONS)) if os.path.isdir(folder) else []
-    findings += [Finding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
+    findings += [FileFinding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
     title = (
         f'{split}: {type(dataset).__name__}: {len(jobs):,} images, {len(content["annotations"]):,} annotations '
         f'of {file}'

@@ -17,10 +17,12 @@ from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ..config.load import load_config
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
+from ..data.subsets import spread
+from ..models import BootMAE
 from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
 from ..visualization.decoders import load_decoder, recorded_config
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
-from ..visualization.reconstruct import hide, reconstruct
+from ..visualization.reconstruct import draw_masks, hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; smaller images show crops of the photographs, because whole photographs become unrecognizable
@@ -90,20 +92,21 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
         options.checkpoint, options.config, options.size, options.target, options.heads, options.cfg_options
     )
     images = load_images(options.images, found.img_size, options.count)
-    ids_shuffle = found.draw_orders(len(images), options.seed)
-    columns = {'original': images, 'masked': hide(images, ids_shuffle, found.num_masked, found.patch_size)}
+    ids_shuffle, num_masked = draw_masks(found.model, len(images), options.seed)
+    columns = {'original': images, 'masked': hide(images, ids_shuffle, num_masked, found.patch_size)}
     kinds = (
         {'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalized else {'predicted pixels': 'none'}
     )
     for heading, statistics in kinds.items():
-        columns[heading] = reconstruct(found.model, images, ids_shuffle, found.num_masked, found.patch_size, statistics)
-    mask = 'uniformly random' if found.masking is None else 'block-wise'
+        columns[heading] = reconstruct(found.model, images, ids_shuffle, num_masked, found.patch_size, statistics)
+    blockwise = isinstance(found.model, BootMAE)
+    mask = 'block-wise' if blockwise else 'uniformly random'
     text = (
-        f'{title(options.checkpoint, found.kind)}: {found.num_masked} of {found.num_patches} patches masked '
+        f'{title(options.checkpoint, found.kind)}: {num_masked} of {ids_shuffle.shape[1]} patches masked '
         f'({mask}, seed {options.seed}). Only masked patches are predicted; the visible ones are pasted from the '
         'original. '
     )
-    over = 'over all colors together' if found.masking is None else 'of each color'
+    over = 'of each color' if blockwise else 'over all colors together'
     return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalized else PIXELS))
 
 
@@ -250,11 +253,11 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
     """
     shape: tuple[int, int] = to_2tuple(size)
     if list(where) == ['embedded'] and min(shape) >= SMALL:
-        return np.stack([cover(photo(name), shape) for name in evenly(sorted(PHOTOS), count)])
+        return np.stack([cover(photo(sorted(PHOTOS)[k]), shape) for k in spread(len(PHOTOS), count)])
     if list(where) in (['embedded'], ['digits']):
         make = partial(PhotoCrops, crops_per_image=1) if where[0] == 'embedded' else DigitImages
         data = make(split='val', size=max(shape), pipeline=[])
-        return np.stack([cover(image, shape) for image in data.images(evenly(range(len(data)), count))])
+        return np.stack([cover(image, shape) for image in data.images(spread(len(data), count))])
     files = []
     for place in map(Path, where):
         if place.is_dir() or not place.exists():
@@ -262,12 +265,7 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
             files += [data.get_data_info(index)['img_path'] for index in range(len(data))]
         else:
             files.append(str(place))
-    return np.stack([cover(read_image(path), shape) for path in evenly(files, count)])
-
-
-def evenly(items: Sequence, count: int) -> list:
-    """Select at most ``count`` evenly spaced items, including the first and the last."""
-    return [items[int(k)] for k in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
+    return np.stack([cover(read_image(files[k]), shape) for k in spread(len(files), count)])
 
 
 def read_image(path: str) -> np.ndarray:

@@ -17,8 +17,8 @@ from bootmae.commands import verify_data
 from bootmae.commands.verify_data import duplicates, scan, write_list
 from bootmae.commands.verify_sources import allowed_labels, sources_of_config, sources_of_path
 from bootmae.config import checks as guards
+from bootmae.data.file_checks import CLASS_ABSENT
 from bootmae.data.images import ImageFiles
-from bootmae.data.verify import CLASS_ABSENT
 
 CLASSES = ('sky', 'road', 'tree')
 
@@ -135,16 +135,16 @@ def test_duplicates_by_hash():
 def test_a_crashing_decoder_is_named_and_the_scan_goes_on(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(verify_data, 'CHUNK', chunk)
     jobs = [verify_data.Job(str(draw(tmp_path / f'{index}.png', index, (20, 20)))) for index in range(40)]
-    examine = verify_data.examine
+    inspect_files = verify_data.inspect_files
 
     def crash(job):
         if job.image.endswith('/17.png'):
             os.kill(os.getpid(), 9)
         if int(Path(job.image).stem) > 17:
             time.sleep(0.02)  # so that the crash is noticed while there are jobs to hand out
-        return examine(job)
+        return inspect_files(job)
 
-    monkeypatch.setattr(verify_data, 'examine', crash)
+    monkeypatch.setattr(verify_data, 'inspect_files', crash)
     outcomes = {outcome.job: outcome for outcome in scan(jobs, 2)}
     assert set(outcomes) == set(jobs)
     assert [(f.kind, f.path) for job in jobs for f in outcomes[job].findings] == [
@@ -316,9 +316,9 @@ def test_data_sets_that_are_no_files():
 
 
 def test_reports(tmp_path):
-    found = [verify_data.Finding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
+    found = [verify_data.FileFinding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
     report = verify_data.Report(
-        ['train: 20 images'], found + [verify_data.Finding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0
+        ['train: 20 images'], found + [verify_data.FileFinding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0
     )
     lines = report.text(10).splitlines()
     assert lines[0] == 'train: 20 images'
