@@ -61,7 +61,7 @@ def test_pages_say_what_the_rows_say():
 def test_a_changed_value_is_seen(copy):
     row = next(row for row in read_rows(copy / 'results' / 'demo.csv') if row.task == 'segmentation')
     write_rows(copy / 'results' / 'demo.csv', [replace(row, value=row.value + 30)])
-    assert {path.name for path in pages_behind(copy)} >= {'README.md', 'model_zoo.md'}
+    assert {path.name for path in pages_behind(copy)} >= {'model_zoo.md'}
 
 
 @pytest.mark.slow
