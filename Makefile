@@ -38,10 +38,11 @@ parity: setup ## compare with the numbers of the authors' release (ARGS=--compil
 bench: setup ## measure this machine's speed; writes benchmarks/results and the tables (ARGS='--part step')
 	$(RUN) benchmarks/all.py $(ARGS)
 
-lint: setup ## check the code and its format (ruff), who imports whom (import-linter) and the spelling (codespell)
+lint: setup ## check code and format (ruff), imports between folders (import-linter), types (mypy) and spelling (codespell)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check -q .
 	.venv/bin/lint-imports --no-logo
+	$(RUN) -m mypy
 	$(RUN) -m codespell_lib
 
 format: setup ## format the code, and fix what ruff can fix by itself

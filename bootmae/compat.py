@@ -279,7 +279,7 @@ class _AfterImport(MetaPathFinder):
                 execute(module)
                 self.then(module)
 
-            spec.loader.exec_module = execute_and_then
+            vars(spec.loader)['exec_module'] = execute_and_then
         return spec
 
 

@@ -37,7 +37,8 @@ class SummingFile:
     """A binary file that sums what is written to it and keeps the first error, which torch hides behind its own."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.digest, self.error = file, hashlib.sha256(), None
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:

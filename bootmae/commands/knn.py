@@ -52,11 +52,11 @@ def evaluate_features(
     if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
     cfg = load_config(config, options)
-    if blocks:
-        blocks = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
-        cfg.model.backbone.depth = blocks[-1]
+    numbers = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth']) if blocks else []
+    if numbers:
+        cfg.model.backbone.depth = numbers[-1]
     model = build_encoder(cfg, checkpoint, source, seed)
-    blocks, verdict = blocks or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
+    numbers, verdict = numbers or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
     row = partial(
         result_row,
         checkpoint,
@@ -68,7 +68,7 @@ def evaluate_features(
         label=label,
     )
     reference, query = (
-        extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, blocks, workers=workers)
+        extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, numbers, workers=workers)
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
     )
     rows = []
@@ -76,7 +76,7 @@ def evaluate_features(
         index = (
             slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed, remedy='lower --labels')
         )
-        for block, (features, classes), queries in zip(blocks, reference, query, strict=True):
+        for block, (features, classes), queries in zip(numbers, reference, query, strict=True):
             chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
             for task in tasks:
                 value, protocol = (

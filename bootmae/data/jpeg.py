@@ -7,6 +7,7 @@ has reserved its space leaves it.
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 START, END, SCAN = b'\xff\xd8', b'\xff\xd9', 0xDA  # markers
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; the three are tables
@@ -110,7 +111,8 @@ def _frame(kind: int, segment: bytes, adobe: int | None, orientation: int) -> Jp
 
 def _orientation(tiff: bytes) -> int:
     """The orientation in an EXIF segment's first directory; 1 where there is none, or no valid one."""
-    order = {b'II*\0': 'little', b'MM\0*': 'big'}.get(tiff[:4])
+    orders: dict[bytes, Literal['little', 'big']] = {b'II*\0': 'little', b'MM\0*': 'big'}
+    order = orders.get(tiff[:4])
     if order is None:
         return 1
     place = int.from_bytes(tiff[4:8], order)

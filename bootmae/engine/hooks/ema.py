@@ -32,7 +32,7 @@ class BootMAEHook(Hook):
         if peak < 0:
             raise ValueError(f'peak={peak}: the weight of the feature loss is 0 or more')
         self.ema, self.ramp, self.peak, self.total_epochs = ema, ramp, peak, total_epochs
-        self.decay = None
+        self.decay: float | None = None
 
     def before_train_epoch(self, runner) -> None:
         weight = self.peak * feature_weight(runner.epoch, self.total_epochs or runner.max_epochs, self.ramp)

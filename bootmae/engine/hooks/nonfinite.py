@@ -127,7 +127,8 @@ class NonFiniteHook(Hook):
         self.patience, self.reseed = patience, reseed
         self.row: list[int] = []  # iterations of the bad steps in a row
         self.checkpoint: str | None = None  # newest one when the row began
-        self.current, self.pending = Step(), None
+        self.current = Step()
+        self.pending: Step | None = None
         self.statistics: list[torch.Tensor] = []
         self.buffers: dict[str, torch.Tensor] = {}
         self.saved: list[torch.Tensor] = []

@@ -99,7 +99,7 @@ class SuiteRunner(Runner):
 
     def _agree_on_newest(self) -> str | None:
         """The newest whole checkpoint as rank 0 sees it; the others take its word, since folders may show late."""
-        answer = [None, None]  # path, error
+        answer: list[str | None] = [None, None]  # path, error
         if is_main_process():
             remove_stale(checkpoint_folder(self))
             try:
