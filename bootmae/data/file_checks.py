@@ -1,7 +1,7 @@
-"""What is wrong with image, mask and COCO annotation files: checks of single files, from which a scan is made.
+"""Checks of single files: images, segmentation masks and COCO annotations.
 
-A fault would stop a run or spoil it; a note is an image that is read well but worth knowing of. Images are decoded as
-in training (OpenCV, turned as their EXIF data say) and by Pillow as well, which tells truncated files from others.
+A fault would stop a run or corrupt it. A note is about a file that is read correctly but unusual. Images are decoded as
+in training (OpenCV, with the EXIF orientation applied), and with Pillow, which detects truncated files.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from .jpeg import END, START, is_whole
 from .tar import is_tar_path, read_tar_path, readable
 
-TINY = 16  # pixels on the shorter side: less than one patch
+TINY = 16  # pixels on the shorter side, the size of a patch
 HUGE = 100_000_000  # pixels
-READABLE = 2**30  # pixels; OpenCV reads no larger image
+READABLE = 2**30  # pixels, the limit of OpenCV
 ORIENTATION = 0x0112  # EXIF tag
-TURNED = range(2, 9)  # its values that turn or mirror an image
-TOLERANCE = 1.0  # pixels by which boxes and polygons may exceed their image: published sets round
+TURNED = range(2, 9)  # values of that tag that rotate or mirror an image
+TOLERANCE = 1.0  # pixels by which boxes and polygons may exceed their image, since published sets round
 
-# kinds that are no faults
+# kinds of findings that are notes and not faults
 CMYK, SIXTEEN_BIT, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
     'CMYK',
     '16-bit',
@@ -49,7 +49,7 @@ NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS)
 
 @dataclass(frozen=True)
 class FileFinding:
-    """One thing found: its kind, the file, what exactly, and the split (set by the scan)."""
+    """A finding about a file: its kind, the file, details, and the split (set by the scan)."""
 
     kind: str
     path: str
@@ -63,13 +63,13 @@ class FileFinding:
 
 @dataclass(frozen=True)
 class Job:
-    """Files that are looked at together.
+    """Files to check together.
 
     Args:
-        image: path of an image.
-        mask: path of its segmentation mask, if it has one.
-        allowed: label values that may occur in the mask.
-        size: (height, width) of the image as annotations say.
+        image: Path of an image.
+        mask: Path of its segmentation mask, if it has one.
+        allowed: Label values that may occur in the mask.
+        size: (height, width) of the image according to the annotations.
     """
 
     image: str
@@ -80,7 +80,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What a job found, a hash of the image file's bytes (None if missing or empty), and the labels of its mask."""
+    """Result of a job: findings, a hash of the image file (None if missing or empty), and the labels of the mask."""
 
     job: Job
     findings: list[FileFinding] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Outcome:
 
 
 def inspect_files(job: Job) -> Outcome:
-    """Look at the files of a job."""
+    """Check the files of a job."""
     outcome = Outcome(job)
     size = None
     if data := _read(job.image, 'image', outcome.findings):
@@ -109,7 +109,7 @@ def inspect_files(job: Job) -> Outcome:
 
 
 def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -> bytes | None:
-    """Bytes of a file, or None and a finding."""
+    """Read a file; on failure add a finding and return None."""
     name = readable(path)
     try:
         if is_tar_path(path):
@@ -119,7 +119,7 @@ def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -
                 data = file.read()
     except FileNotFoundError:
         findings.append(FileFinding(f'missing {what}', name, detail or 'there is no such file'))
-    except (OSError, ValueError) as error:  # a ValueError of an archive that is cut off
+    except (OSError, ValueError) as error:  # a truncated archive raises a ValueError
         findings.append(FileFinding('unreadable', name, getattr(error, 'strerror', None) or str(error)))
     else:
         if data:
@@ -129,7 +129,7 @@ def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -
 
 
 def check_image(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int] | None:
-    """(height, width) of an image as training sees it, or None if it cannot be decoded; adds to the findings."""
+    """Check an image and add to the findings; return its (height, width) in training, None if it is unreadable."""
     image = _decode_with_pillow(path, data, findings)
     if image is None:
         return None
@@ -139,7 +139,7 @@ def check_image(path: str, data: bytes, findings: list[FileFinding]) -> tuple[in
     if decoded is None:
         findings.append(FileFinding('unreadable', path, 'OpenCV cannot decode it'))
         return None
-    if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoded nevertheless: its rest is zeros
+    if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoders accept a rest of zeros
         findings.append(FileFinding('truncated', path, 'a JPEG file without its end'))
     for line in {line for line in printed if 'Corrupt JPEG data' in line}:
         harmless = 'extraneous bytes' in line
@@ -158,7 +158,7 @@ def check_image(path: str, data: bytes, findings: list[FileFinding]) -> tuple[in
 
 
 def _decode_with_pillow(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int, str, int] | None:
-    """Width, height, mode and EXIF orientation of an image that Pillow decodes to its end; else None and a finding."""
+    """Decode an image to its end with Pillow: width, height, mode, EXIF orientation. On failure add a finding."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
@@ -167,7 +167,7 @@ def _decode_with_pillow(path: str, data: bytes, findings: list[FileFinding]) -> 
                     FileFinding('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
                 )
                 return None
-            image.draft(mode, (1, 1))  # a JPEG is read to its end, but at an eighth of its size: three times faster
+            image.draft(mode, (1, 1))  # decodes a JPEG at an eighth of its size, three times faster, to its end
             image.load()
             return width, height, mode, image.getexif().get(ORIENTATION, 1)
     except UnidentifiedImageError:
@@ -180,12 +180,12 @@ def _decode_with_pillow(path: str, data: bytes, findings: list[FileFinding]) -> 
 
 @contextlib.contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Truncated files are errors, and large ones are not, whatever the program has set."""
+    """Make truncated files errors and allow large ones, whatever the program has set."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
     ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of odd metadata
+            warnings.simplefilter('ignore')  # about unusual metadata
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
@@ -193,9 +193,9 @@ def _strict_pillow() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr() -> Iterator[list[str]]:
-    """Yields a list that holds, at the end, the lines which libraries have written to the standard error stream.
+    """Yield a list that holds, after the context, what libraries have written to the standard error stream.
 
-    libjpeg tells of damaged data only there, and OpenCV returns the picture all the same.
+    libjpeg reports damaged data only there, and OpenCV returns the image nevertheless.
     """
     lines, before = [], os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -210,14 +210,14 @@ def _stderr() -> Iterator[list[str]]:
 
 
 def _is_16_bit_png(data: bytes) -> bool:
-    # Pillow opens color PNGs of 16 bits as if they had 8
+    # Pillow reduces color PNGs of 16 bits to 8 bits silently.
     return data.startswith(b'\x89PNG') and data[24:25] == b'\x10'
 
 
 def check_mask(
     path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, findings: list[FileFinding]
 ) -> tuple[int, ...]:
-    """Label values of a mask, which must have its image's size, one channel, and no value but the allowed ones."""
+    """Return the label values of a mask; add findings for another size, several channels, or other labels."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(image)
@@ -229,7 +229,7 @@ def check_mask(
             FileFinding(
                 'mask with several channels',
                 path,
-                f'{mask.shape[-1]} channels: a mask holds one class number a pixel (gray or palette PNG)',
+                f'{mask.shape[-1]} channels: a mask holds one class number per pixel (gray or palette PNG)',
             )
         )
         return ()
@@ -245,15 +245,15 @@ def check_mask(
 
 
 def _count(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values that occur, and how often."""
+    """Return the values that occur and their counts."""
     if mask.dtype != np.uint8:
         return np.unique(mask, return_counts=True)
-    counts = np.bincount(mask.ravel(), minlength=256)  # numpy.unique sorts, which takes longer than decoding
+    counts = np.bincount(mask.ravel(), minlength=256)  # faster than numpy.unique, which sorts
     return np.flatnonzero(counts), counts[counts > 0]
 
 
 def _by(size: Sequence[int]) -> str:
-    """A size, (height, width), as people write it: width x height."""
+    """Format a size (height, width) as width x height."""
     return f'{size[1]} x {size[0]}'
 
 
@@ -261,13 +261,13 @@ def _by(size: Sequence[int]) -> str:
 
 
 def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: bool) -> list[FileFinding]:
-    """What is wrong with the annotations of COCO's format, images aside.
+    """Check a COCO annotation file without its images.
 
     Args:
-        content: of the annotation file.
-        file: its path.
-        classes: of the data set; those that have no instance are noted.
-        with_masks: whether each annotation needs a mask.
+        content: Content of the file.
+        file: Path of the file.
+        classes: Classes of the data set. Those without instances are noted.
+        with_masks: Whether each annotation needs a mask.
     """
     findings, used = [], Counter()
     names = {category['id']: category['name'] for category in content['categories']}
@@ -300,7 +300,7 @@ def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: boo
 
 
 def _fault_of_box(box: Sequence[float] | None, size: tuple[int, int]) -> tuple[str, str]:
-    """Kind and detail of what is wrong with a box (x, y, width, height); two empty strings if nothing is."""
+    """Check a box (x, y, width, height); return kind and detail of a fault, or two empty strings."""
     if box is None or len(box) != 4 or not all(math.isfinite(number) for number in box):
         return 'box invalid', f'{box}'
     x, y, width, height = box
@@ -312,7 +312,7 @@ def _fault_of_box(box: Sequence[float] | None, size: tuple[int, int]) -> tuple[s
 
 
 def _fault_of_mask(mask, size: tuple[int, int], needed: bool) -> tuple[str, str]:
-    """As :func:`_fault_of_box`, of a mask: polygons, or a run-length code."""
+    """Check a mask, polygons or a run-length code, like :func:`_fault_of_box`."""
     if not mask:
         return ('annotation without mask', 'no segmentation') if needed else ('', '')
     if isinstance(mask, dict):
@@ -340,8 +340,10 @@ def _fault_of_runs(counts, size: tuple[int, int]) -> tuple[str, str]:
 
 
 def _decode_runs(code: bytes) -> list[int]:
-    """Run lengths of COCO's compressed code: numbers of 5 bits a character, from the third on relative to the last
-    but one. Decoded here, since pycocotools crashes on wrong ones."""
+    """Decode the compressed run lengths of COCO; pycocotools crashes on invalid ones.
+
+    Each character holds 5 bits of a number. From the fourth on, numbers are relative to the last but one.
+    """
     runs, value, shift = [], 0, 0
     for character in code:
         bits = character - 48
