@@ -203,8 +203,9 @@ def write_scenes(root: str | Path, spec: SceneSpec) -> Path:
     """Write the scenes to a folder, in the layouts of ADE20K and COCO, unless it holds them already.
 
     ``images/`` and ``annotations/{training,validation}`` follow ADE20K with ``reduce_zero_label``: 0 is unlabeled (the
-    blurred edge of a digit), 1 the background, then the digits. ``{train,val}2017`` and ``annotations/instances_*.json``
-    follow COCO. The folder is created atomically, so several processes may call this function at once.
+    blurred edge of a digit), 1 the background, then the digits. ``{train,val}2017`` and
+    ``annotations/instances_*.json`` follow COCO. The folder is created atomically, so several processes may call this
+    function at once.
 
     Raises:
         ValueError: If the folder exists and holds other scenes.

@@ -4,8 +4,8 @@ The path of such an image contains the position of its bytes, so readers need no
 
     tar://512+109000@/data/a.tar!/n01/x.JPEG        109000 bytes from byte 512 on
 
-Everything that uses ``mmengine.fileio`` can read these paths. Names are escaped: ``%25`` stands for ``%``, ``%3A//`` for
-``://``, and ``%21/`` for ``!/`` in the name of the archive.
+Everything that uses ``mmengine.fileio`` can read these paths. Names are escaped: ``%25`` stands for ``%``, ``%3A//``
+for ``://``, and ``%21/`` for ``!/`` in the name of the archive.
 """
 
 import logging
@@ -74,7 +74,7 @@ def read_tar_path(path: str) -> bytes:
 
 @register_backend('tar', prefixes='tar', force=True)
 class TarBackend(BaseStorageBackend):
-    """Backend for ``tar://`` paths in ``mmengine.fileio``, which LoadImageFromFile, mmseg, mmdet and mmcv.imread use."""
+    """Backend of ``mmengine.fileio`` for ``tar://`` paths, used by LoadImageFromFile, mmseg, mmdet and mmcv.imread."""
 
     def get(self, filepath: str) -> bytes:
         """Read the bytes, see :func:`read_tar_path`."""

@@ -1,8 +1,8 @@
 """Reconstructions: the predictions of a pretrained model for masked patches.
 
 Both methods predict *normalized* patches. To show them as pixels, each patch gets the mean and variance of the original
-patch back. This leaks brightness and contrast; only the structure comes from the model. A picture without this leak uses
-one mean and deviation for all patches, those of the visible patches.
+patch back. This leaks brightness and contrast; only the structure comes from the model. A picture without this leak
+uses one mean and deviation for all patches, those of the visible patches.
 
 Shape letters: n images, N patches, M masked, C channels, P pixels of a patch and channel.
 """

@@ -92,7 +92,7 @@ def test_windows_that_are_not_known_are_refused(randomize):
     assert_close(patch_features(model, images()), theirs(images())[0], rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match='attends within windows, and the file does not record their size.*--config'):
         fit_encoder(found, (32, 32), num_heads=4)
-    with pytest.raises(ValueError, match=r'blocks up to 0 attend within windows only: choose --block from \[1\]'):
+    with pytest.raises(ValueError, match=r'all blocks up to 0 attend within windows: choose --block from \[1\]'):
         fit_encoder(found, (32, 32), 0, num_heads=4, windows=options)
 
 
