@@ -87,28 +87,27 @@ class Outcome:
     digest: bytes | None = None
     labels: tuple[int, ...] = ()
 
+    def add(self, kind: str, path: str, detail: str) -> None:
+        """Add a finding."""
+        self.findings.append(FileFinding(kind, path, detail))
+
 
 def inspect_files(job: Job) -> Outcome:
     """Check the files of a job."""
     outcome = Outcome(job)
     size = None
-    if data := _read(job.image, 'image', outcome.findings):
+    if data := _read(job.image, 'image', outcome):
         outcome.digest = hashlib.blake2b(data, digest_size=16).digest()
-        size = check_image(readable(job.image), data, outcome.findings)
+        size = check_image(readable(job.image), data, outcome)
     if size and job.size and size != job.size:
-        outcome.findings.append(
-            FileFinding(
-                'size differs from the annotation',
-                readable(job.image),
-                f'the file is {_by(size)}, the annotation says {_by(job.size)}',
-            )
-        )
-    if job.mask and (data := _read(job.mask, 'mask', outcome.findings, f'of {job.image}')):
-        outcome.labels = check_mask(job.mask, data, size, job.allowed, outcome.findings)
+        detail = f'the file is {_by(size)}, the annotation says {_by(job.size)}'
+        outcome.add('size differs from the annotation', readable(job.image), detail)
+    if job.mask and (data := _read(job.mask, 'mask', outcome, f'of {job.image}')):
+        outcome.labels = check_mask(job.mask, data, size, job.allowed, outcome)
     return outcome
 
 
-def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -> bytes | None:
+def _read(path: str, what: str, outcome: Outcome, detail: str = '') -> bytes | None:
     """Read a file; on failure add a finding and return None."""
     name = readable(path)
     try:
@@ -118,63 +117,61 @@ def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -
             with open(path, 'rb') as file:
                 data = file.read()
     except FileNotFoundError:
-        findings.append(FileFinding(f'missing {what}', name, detail or 'there is no such file'))
+        outcome.add(f'missing {what}', name, detail or 'there is no such file')
     except (OSError, ValueError) as error:  # a truncated archive raises a ValueError
-        findings.append(FileFinding('unreadable', name, getattr(error, 'strerror', None) or str(error)))
+        outcome.add('unreadable', name, getattr(error, 'strerror', None) or str(error))
     else:
         if data:
             return data
-        findings.append(FileFinding('empty file', name, '0 bytes'))
+        outcome.add('empty file', name, '0 bytes')
     return None
 
 
-def check_image(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int] | None:
+def check_image(path: str, data: bytes, outcome: Outcome) -> tuple[int, int] | None:
     """Check an image and add to the findings; return its (height, width) in training, None if it is unreadable."""
-    image = _decode_with_pillow(path, data, findings)
+    image = _decode_with_pillow(path, data, outcome)
     if image is None:
         return None
     width, height, mode, turned = image
     with _stderr() as printed:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        findings.append(FileFinding('unreadable', path, 'OpenCV cannot decode it'))
+        outcome.add('unreadable', path, 'OpenCV cannot decode it')
         return None
     if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoders accept a rest of zeros
-        findings.append(FileFinding('truncated', path, 'a JPEG file without its end'))
+        outcome.add('truncated', path, 'a JPEG file without its end')
     for line in {line for line in printed if 'Corrupt JPEG data' in line}:
         harmless = 'extraneous bytes' in line
-        findings.append(FileFinding(JPEG_WARNING if harmless else 'corrupt', path, line))
+        outcome.add(JPEG_WARNING if harmless else 'corrupt', path, line)
     if mode in ('CMYK', 'YCCK'):
-        findings.append(FileFinding(CMYK, path, 'converted to RGB on reading'))
+        outcome.add(CMYK, path, 'converted to RGB on reading')
     if mode.startswith(('I', 'F')) or _is_16_bit_png(data):
-        findings.append(FileFinding(SIXTEEN_BIT, path, 'reduced to 8 bits on reading'))
+        outcome.add(SIXTEEN_BIT, path, 'reduced to 8 bits on reading')
     if turned in TURNED:
-        findings.append(FileFinding(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}'))
+        outcome.add(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}')
     if min(width, height) < TINY:
-        findings.append(FileFinding(SMALL, path, f'{_by((height, width))} pixels'))
+        outcome.add(SMALL, path, f'{_by((height, width))} pixels')
     if width * height > HUGE:
-        findings.append(FileFinding(LARGE, path, f'{_by((height, width))} pixels'))
+        outcome.add(LARGE, path, f'{_by((height, width))} pixels')
     return decoded.shape[0], decoded.shape[1]
 
 
-def _decode_with_pillow(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int, str, int] | None:
+def _decode_with_pillow(path: str, data: bytes, outcome: Outcome) -> tuple[int, int, str, int] | None:
     """Decode an image to its end with Pillow: width, height, mode, EXIF orientation. On failure add a finding."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
             if width * height > READABLE:
-                findings.append(
-                    FileFinding('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
-                )
+                outcome.add('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
                 return None
             image.draft(mode, (1, 1))  # decodes a JPEG at an eighth of its size, three times faster, to its end
             image.load()
             return width, height, mode, image.getexif().get(ORIENTATION, 1)
     except UnidentifiedImageError:
-        findings.append(FileFinding('not an image', path, f'starts with {data[:12]!r}'))
+        outcome.add('not an image', path, f'starts with {data[:12]!r}')
     except Exception as error:  # a decoder may raise anything
         cut = isinstance(error, OSError) and 'truncated' in str(error).lower()
-        findings.append(FileFinding('truncated' if cut else 'unreadable', path, f'{error}' or type(error).__name__))
+        outcome.add('truncated' if cut else 'unreadable', path, f'{error}' or type(error).__name__)
     return None
 
 
@@ -215,32 +212,27 @@ def _is_16_bit_png(data: bytes) -> bool:
 
 
 def check_mask(
-    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, findings: list[FileFinding]
+    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, outcome: Outcome
 ) -> tuple[int, ...]:
     """Return the label values of a mask; add findings for another size, several channels, or other labels."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(image)
     except Exception as error:  # a decoder may raise anything
-        findings.append(FileFinding('unreadable mask', path, f'{error}' or type(error).__name__))
+        outcome.add('unreadable mask', path, f'{error}' or type(error).__name__)
         return ()
     if mask.ndim != 2:
-        findings.append(
-            FileFinding(
-                'mask with several channels',
-                path,
-                f'{mask.shape[-1]} channels: a mask holds one class number per pixel (gray or palette PNG)',
-            )
-        )
+        detail = f'{mask.shape[-1]} channels: a mask holds one class number per pixel (gray or palette PNG)'
+        outcome.add('mask with several channels', path, detail)
         return ()
     if size and mask.shape != size:
-        findings.append(FileFinding('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}'))
+        outcome.add('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}')
     values, counts = _count(mask)
     if allowed is not None:
         wrong = {int(value): int(count) for value, count in zip(values, counts) if int(value) not in allowed}
         if wrong:
             shown = ', '.join(f'{value} ({count} pixels)' for value, count in list(wrong.items())[:5])
-            findings.append(FileFinding('label outside the classes', path, shown + (', ...' if len(wrong) > 5 else '')))
+            outcome.add('label outside the classes', path, shown + (', ...' if len(wrong) > 5 else ''))
     return tuple(int(value) for value in values)
 
 
