@@ -21,7 +21,7 @@ from bootmae.config.load import load_config
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBUG = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 IMAGES, BAD = 64, ('007.jpg', '021.jpg', '040.jpg')  # an epoch has 2 steps; each kind of reading fails elsewhere
-BUDGET = 'default_hooks.preemption.budget=0.05'  # three images
+BUDGET = 'default_hooks.bad_images.budget=0.05'  # three images
 EACH_STEP = ['log_processor.window_size=1', 'custom_hooks.0.ema=[[0,0.9],[1,0.99]]']
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 
@@ -94,7 +94,7 @@ def test_over_the_budget_a_run_ends_and_goes_on_as_its_message_says(data, config
     assert call('train', config, '--work-dir', work_dir, options=EACH_STEP) == 4
     message = capsys.readouterr().err.split('stopped: ')[-1]
     found = listed(work_dir)
-    assert message.startswith(f'{len(found)} of 64 images cannot be read, 1 may be (budget 0.0001):')
+    assert message.startswith(f'{len(found)} of 64 images cannot be read; at most 1 are allowed (budget 0.0001):')
     assert 2 <= len(found) <= 3
     assert all(f'  {data / name}: ' in message for name in found)
     assert 'Traceback' not in message

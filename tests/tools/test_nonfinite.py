@@ -56,7 +56,7 @@ def train_two(folder: Path, iterations: list[int], kind: str) -> list[subprocess
             | dict(
                 OMP_NUM_THREADS='1',
                 CUDA_VISIBLE_DEVICES='',
-                PYTHONPATH=f'{REPOSITORY}:{REPOSITORY / "tests" / "engine"}',
+                PYTHONPATH=f'{REPOSITORY}:{REPOSITORY / "tests"}',
                 RANK=str(rank),
                 LOCAL_RANK=str(rank),
                 WORLD_SIZE='2',
@@ -110,7 +110,7 @@ def call_replay(dump: Path) -> int:
     spec.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['replay.py', str(dump)])
-        patch.syspath_prepend(str(REPOSITORY / 'tests' / 'engine'))  # the run's config imports the breaking hook
+        patch.syspath_prepend(str(REPOSITORY / 'tests'))  # the run's config imports the breaking hook
         with pytest.raises(SystemExit) as end:
             main(module.command)
     return end.value.code

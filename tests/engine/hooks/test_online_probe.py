@@ -1,51 +1,19 @@
 """The parts of the online probe: which images, shared by how many processes, and what it refuses."""
 
-import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
 from bootmae.config.load import load_config
 from bootmae.engine.hooks import online_probe as online
-from bootmae.engine.hooks.heartbeat import HeartbeatHook
-from bootmae.engine.hooks.online_probe import (
-    OnlineProbeHook,
-    choose,
-    data_sets,
-    kept_random_state,
-    shared_features,
-    spread,
-)
+from bootmae.engine.hooks.online_probe import OnlineProbeHook, data_sets, select_images, shared_features
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
-
-
-def test_spread():
-    """All classes of a list in their order keep their share, and no image comes twice."""
-    assert spread(5, None).tolist() == spread(5, 9).tolist() == [0, 1, 2, 3, 4]
-    assert spread(10, 3).tolist() == [0, 3, 6]
-    many = spread(1_281_167, 50_000)
-    assert len(set(many.tolist())) == 50_000
-    assert many[-1] > 1_281_167 - 30
-
-
-def test_random_state_is_kept():
-    def draw() -> list:
-        return [random.random(), np.random.rand(), float(torch.rand(()))]
-
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = draw()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with kept_random_state():
-        draw(), np.random.seed(5), torch.manual_seed(7)
-    assert draw() == expected
 
 
 class Labeled(list):
@@ -55,16 +23,16 @@ class Labeled(list):
         return np.arange(len(self)) * 3 // len(self)
 
 
-def test_choose():
+def test_select_images():
     data = Labeled(range(30))
-    assert list(choose(data, 'all', None, 0)) == list(data)
-    assert list(choose(data, 'all', 6, 0)) == [0, 5, 10, 15, 20, 25]
-    few = list(choose(data, '2', 15, seed=3))
+    assert list(select_images(data, 'all', None, 0)) == list(data)
+    assert list(select_images(data, 'all', 6, 0)) == [0, 5, 10, 15, 20, 25]
+    few = list(select_images(data, '2', 15, seed=3))
     assert [number // 10 for number in few] == [0, 0, 1, 1, 2, 2]
     assert all(number % 2 == 0 for number in few)
-    assert few == list(choose(data, '2', 15, seed=3)) != list(choose(data, '2', 15, seed=4))
+    assert few == list(select_images(data, '2', 15, seed=3)) != list(select_images(data, '2', 15, seed=4))
     with pytest.raises(ValueError, match='class 0 has 5 images, fewer than 6'):
-        choose(data, '6', 15, 0)
+        select_images(data, '6', 15, 0)
 
 
 @pytest.mark.parametrize('count, world', [(10, 1), (10, 2), (11, 4), (2, 3)])
@@ -76,7 +44,7 @@ def test_processes_share_the_images(monkeypatch, count, world):
         seen.append(len(numbers))
         return torch.stack([numbers, -numbers], dim=1), numbers.long()
 
-    images, seen, gathered = choose(Labeled(range(100, 100 + count)), 'all', None, 0), [], {}
+    images, seen, gathered = select_images(Labeled(range(100, 100 + count)), 'all', None, 0), [], {}
     monkeypatch.setattr(online.dist, 'get_world_size', lambda: world)
     for ours in range(world):
         monkeypatch.setattr(online.dist, 'get_rank', lambda rank=ours: rank)
@@ -148,7 +116,7 @@ def test_the_encoder_must_fit(model):
 @pytest.mark.parametrize(
     'wrong, message',
     [
-        (dict(tasks=['knn', 'svm']), "tasks='svm': give some of knn, linear"),
+        (dict(tasks=['knn', 'svm']), "tasks='svm': choose from knn, linear"),
         (dict(labels=0), 'labels=0: give "all"'),
         (dict(labels='few'), "labels='few'"),
         (dict(interval=0), 'interval=0: give a number'),
@@ -166,15 +134,3 @@ def test_without_a_folder_it_rests():
     hook.before_train(None)
     hook.after_train_epoch(None)
     assert hook.classifier is None
-
-
-def test_other_processes_hear_of_progress():
-    """In a phase that has time, and before the first step, which may compile, in the one it is in."""
-    heartbeat, moves = HeartbeatHook(), []
-    heartbeat.heart = SimpleNamespace(beat=SimpleNamespace(phase='start'), move=lambda *args: moves.append(args))
-    runner = SimpleNamespace(hooks=[Hook(), heartbeat], iter=7)
-    online.beat(runner)
-    online.beat(runner, 'val')
-    assert moves == [('start', 7), ('val', 7)]
-    heartbeat.heart = None
-    online.beat(runner)

@@ -11,7 +11,7 @@ from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train as run_training
 
 pytestmark = pytest.mark.slow  # two runs each; test_train.py has a resumed run among the fast tests
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 PRETRAIN = CONFIGS / 'pretrain' / 'bootmae_debug.py'
 MAE = CONFIGS / 'pretrain' / 'mae_debug.py'
 FINETUNE = CONFIGS / 'cls' / 'bootmae_debug_finetune.py'

@@ -24,7 +24,7 @@ from bootmae.engine.runner import state
 from bootmae.engine.runner.build import build_runner
 from bootmae.engine.runner.runner import await_file
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RELEASES = ROOT / 'tests' / 'checkpoints'
 CONFIG = ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'
 
@@ -163,10 +163,10 @@ def test_a_run_with_another_config_is_refused_unless_wanted(half, warned):
     ]
 
 
-def test_facts_that_are_recorded(tmp_path):
+def test_resume_signature(tmp_path):
     runner = toy_runner(tmp_path, epochs=2, **{'optim_wrapper.accumulative_counts': 2})
     runner.train()
-    assert state.run_facts(runner) == dict(
+    assert state.resume_signature(runner) == dict(
         loop='epochs', global_batch=4, train_samples=8, optimizer='AdamW', max_epochs=2, lr=0.1, weight_decay=0.01
     )
     runner = toy_runner(
@@ -176,7 +176,7 @@ def test_facts_that_are_recorded(tmp_path):
         train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=6),
     )
     runner.train()
-    assert state.run_facts(runner) == dict(
+    assert state.resume_signature(runner) == dict(
         loop='iterations', global_batch=4, train_samples=8, optimizer='AdamW', max_steps=3, lr=0.1, weight_decay=0.01
     )
 

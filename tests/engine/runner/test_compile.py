@@ -15,9 +15,9 @@ from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
 from bootmae.engine.hooks.compile import CompileHook
 from bootmae.engine.runner import compile as compiling
-from bootmae.engine.runner.compile import compile_model, settings
+from bootmae.engine.runner.compile import compile_model, compile_settings
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIG = str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py')
 MAE = str(REPOSITORY / 'configs' / 'pretrain' / 'mae_debug.py')
 TRACED = dict(backend='aot_eager')  # the graphs of forward and backward pass, without generated code
@@ -38,24 +38,24 @@ def build(config: str = CONFIG) -> torch.nn.Module:
 
 def test_settings_of_a_model():
     model = build()
-    assert settings(None, model) == settings(False, model) == {}
-    assert settings(True, model) == dict(scope='whole')
-    assert settings('blocks', model) == dict(scope='blocks')
-    assert settings(dict(mode='max-autotune'), model) == dict(scope='whole', mode='max-autotune')
-    assert settings(True, build(MAE)) == dict(scope='blocks')
+    assert compile_settings(None, model) == compile_settings(False, model) == {}
+    assert compile_settings(True, model) == dict(scope='whole')
+    assert compile_settings('blocks', model) == dict(scope='blocks')
+    assert compile_settings(dict(mode='max-autotune'), model) == dict(scope='whole', mode='max-autotune')
+    assert compile_settings(True, build(MAE)) == dict(scope='blocks')
 
 
 def test_several_processes_compile_blocks(monkeypatch):
     """So that the exchange of gradients overlaps with the backward pass."""
     monkeypatch.setattr(compiling.dist, 'get_world_size', lambda: 2)
-    assert settings(True, build()) == dict(scope='blocks')
+    assert compile_settings(True, build()) == dict(scope='blocks')
 
 
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="compile='half': give True, 'whole' or 'blocks'"):
-        settings('half', build())
+        compile_settings('half', build())
     with pytest.raises(ValueError, match='the whole of a MAE cannot be compiled'):
-        settings('whole', build(MAE))
+        compile_settings('whole', build(MAE))
     with pytest.raises(ValueError, match='Sequential has no transformer block'):
         compile_model(torch.nn.Sequential(), 'blocks', **TRACED)
 
@@ -82,7 +82,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
 )
 def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
     """Losses, gradients and an update, in one graph without a break, or a block at a time; features of a backbone."""
-    monkeypatch.setattr('bootmae.commands.parity.settings', lambda value, model: dict(scope=value, **TRACED))
+    monkeypatch.setattr('bootmae.commands.parity.compile_settings', lambda value, model: dict(scope=value, **TRACED))
     _, errors = compare(golden / f'compact_{name}.npz', compile=scope)
     assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
     assert counters['stats']['unique_graphs'] > 0

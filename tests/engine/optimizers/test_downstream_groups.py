@@ -14,7 +14,7 @@ from bootmae.checkpoints.detectron2 import from_detectron2
 from bootmae.checkpoints.keys import from_authors_finetuned
 from bootmae.engine.optimizers.layer_decay import parameter_table
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 BLOCK = {
     'norm1.weight': False,
     'norm1.bias': False,

@@ -23,7 +23,7 @@ from bootmae.config.weights import follow_statistics
 from bootmae.engine.runner.build import build_runner
 from bootmae.engine.runner.runner import SuiteRunner, check_single_image, has_norm
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 SEG, DET = CONFIGS / 'seg' / 'upernet_debug.py', CONFIGS / 'det' / 'mask_rcnn_debug.py'
 HALF, IMAGENET = ([127.5] * 3,) * 2, ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 COUNT = itertools.count()

@@ -14,7 +14,7 @@ from bootmae.checkpoints.keys import authors_key, from_authors_finetuned, mae_to
 from bootmae.engine.optimizers.layer_decay import ViTOptimWrapperConstructor, decays, parameter_table
 from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 WEIGHT_DECAY = 0.05
 
 

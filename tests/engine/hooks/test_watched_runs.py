@@ -21,7 +21,7 @@ from bootmae.engine.hooks.collapse import CollapseMonitorHook, momentum_distance
 from bootmae.engine.hooks.reconstruction import ReconstructionHook
 from bootmae.visualization.reconstruct import load_pretrained
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = REPOSITORY / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
 MAE_INPUT = {'data_preprocessor.mean': [123.675, 116.28, 103.53], 'data_preprocessor.std': [58.395, 57.12, 57.375]}

@@ -14,7 +14,7 @@ from torch import nn
 from bootmae.config.load import load_config
 from bootmae.engine.hooks.reconstruction import ReconstructionHook, draw_masks, on_white, patch_of
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 
 
 def build(name: str):

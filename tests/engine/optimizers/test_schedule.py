@@ -11,7 +11,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from bootmae.engine.optimizers.schedule import WarmupCosineLR, warmup_cosine
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 # peak, warm-up epochs, epochs, floor; the golden values are for a batch of 2048 in pretraining
 RECIPES = {
     'lr_base_pretrain': (1.5e-4 * 2048 / 256, 40, 801, 1e-4),
