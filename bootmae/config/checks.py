@@ -220,4 +220,4 @@ def check_model(cfg: Config) -> None:
     """Raise a ValueError for a BootMAE without ``BootMAEHook``: its momentum encoder would never be updated."""
     hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
     if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
-        raise ValueError("model BootMAE needs custom_hooks=[dict(type='BootMAEHook')]: it updates the momentum encoder")
+        raise ValueError("model BootMAE needs custom_hooks=[dict(type='BootMAEHook')]: without it the momentum encoder never moves")

@@ -58,7 +58,7 @@ def check_statistics(cfg: Config, checkpoint: str, mean: Sequence[float] | None,
     ours = input_statistics(cfg)
     if mean is not None and not np.allclose(ours, (mean, std), atol=0.01):
         raise ValueError(
-            f'{checkpoint} was trained with mean {list(mean)}, std {list(std)}, but the config normalizes '
+            f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalizes '
             f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
             '(bootmae_* or mae_*)'
         )

@@ -71,9 +71,7 @@ def test_kept_or_refused_with_a_remedy_that_works(recipe, per_gpu):
 def test_the_log_says_what_batch_normalization_sees(batch, layers, images):
     note = norm_note(Batch(*batch), torch.nn.Sequential(*layers))
     assert note == (
-        ''
-        if images is None
-        else f'; batch normalization sees {images} images at a time, accumulation does not add to them'
+        '' if images is None else f'; batch normalization sees {images} images at a time, whatever the accumulation'
     )
 
 
@@ -93,7 +91,7 @@ def test_a_given_accumulation_is_not_corrected_in_silence():
 
 @pytest.mark.parametrize('gpus, per_gpu, accumulation', [(0, 8, None), (1, 0, None), (-1, 8, None), (1, 8, 0)])
 def test_nonsense_is_refused(gpus, per_gpu, accumulation):
-    with pytest.raises(ValueError, match='all must be at least 1'):
+    with pytest.raises(ValueError, match='give at least 1 for each'):
         settle_batch(gpus, per_gpu, 32, accumulation)
 
 

@@ -127,7 +127,7 @@ def test_what_is_refused(monkeypatch):
     gpu = dict(reader='gpu', reader_device='cpu')
     with pytest.raises(ValueError, match='RandAugment .*reader=cpu'):
         merged('cls/bootmae_vitb_finetune.py', **gpu)
-    with pytest.raises(ValueError, match='PackInputs as the last step, not DrawMask'):
+    with pytest.raises(ValueError, match='PackInputs as the last transform, not DrawMask'):
         read(config(LOAD, CROP, PACK, dict(type='DrawMask'), **gpu))
     with pytest.raises(ValueError, match='no pipeline'):
         read(config(wrap=lambda each: dict(type='Synthetic'), **gpu))

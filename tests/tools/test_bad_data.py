@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scripts import shell
 from sklearn.datasets import load_digits
-from test_dist import shell
 from test_train import call, forget_logs, scalars
 
 from bootmae.checkpoints import read_checkpoint

@@ -134,8 +134,8 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_pa
     'trouble, said',
     [
         ('SIGKILL', 'was killed by SIGKILL (exit code 137)'),
-        ('SIGSTOP', 'no sign of life for 3 s from rank 1 (host '),
-        ('hang', 'no rank has made progress for 3 s; behind is rank 1 (host '),
+        ('SIGSTOP', 'no heartbeat for 3 s from rank 1 (host '),
+        ('hang', 'no rank has made progress for 3 s; the last is rank 1 (host '),
     ],
 )
 def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):

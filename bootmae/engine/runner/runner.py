@@ -52,7 +52,7 @@ class SuiteRunner(Runner):
         """
         content = self._content_of(filename)
         if 'meta' not in content:
-            raise ValueError(f'{filename} holds only weights, not a run: start from it with --init')
+            raise ValueError(f'{filename} holds weights, not a run: start from it with --init')
         if self._resume:
             check_resumable(content, filename)
         model = bare_model(self)

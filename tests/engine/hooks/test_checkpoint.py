@@ -140,7 +140,7 @@ def test_a_full_disk(trained, said):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert len(said) == 1
-    assert re.search(r'CHECKPOINT NOT SAVED: .*File too large.*epoch_3.pth.*The run goes on', said[0])
+    assert re.search(r'CHECKPOINT NOT SAVED: .*File too large.*epoch_3.pth.*The run continues', said[0])
     assert (names(folder), (folder / 'epoch_2.pth').read_bytes()) == (['epoch_2.pth'], before)
     assert not names(folder, '.*.tmp')
     assert list(hook.keep_ckpt_ids) == ids == runner.message_hub.get_info('keep_ckpt_ids')
@@ -152,7 +152,7 @@ def test_space_is_looked_for_before_writing(trained, said, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=900_000))
     monkeypatch.setattr(SummingFile, 'write', lambda self, data: pytest.fail('written'))
     hook._save_checkpoint(runner)
-    assert re.search(r'1\.\d MB are needed and 0\.9 MB free; make room', said[0])
+    assert re.search(r'1\.\d MB are needed and 0\.9 MB are free; free some space', said[0])
     assert names(folder) == ['epoch_2.pth']
 
 

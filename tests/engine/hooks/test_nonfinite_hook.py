@@ -154,7 +154,7 @@ def test_a_stopped_run_continues_by_hand(tmp_path):
     bad = dict(broken=[5, 6, 7], kind='autocast', optim_wrapper__type='AutocastOptimWrapper')
     with pytest.raises(NonFiniteError):
         train(tmp_path, **bad)
-    run_training(PRETRAIN, str(tmp_path), settings(**bad, model__fp32_decoder=True), resume='auto', resume_changed=True)
+    run_training(PRETRAIN, str(tmp_path), settings(**bad, model__fp32_decoder=True), resume='auto')
     content = read_checkpoint(tmp_path / 'epoch_2.pth')
     assert {int(state['step']) for state in content['optimizer']['state'].values()} == {8}, 'no step is missing'
     assert list(dumps(tmp_path)) == [5, 6, 7]

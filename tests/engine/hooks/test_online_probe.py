@@ -107,7 +107,7 @@ def test_the_encoder_must_fit(model):
         OnlineProbeHook(FINETUNE, options={'data_preprocessor.mean': [123.675, 116.28, 103.53]}).prepare(model)
     with pytest.raises(ValueError, match="the encoder in training was not loaded .* 2 blocks, the model's arch has 3"):
         OnlineProbeHook(FINETUNE, options={'model.backbone.arch.depth': 3}).prepare(model)
-    with pytest.raises(ValueError, match='is no ImageClassifier; give a config of configs/cls'):
+    with pytest.raises(ValueError, match='is not an ImageClassifier; give a config of configs/cls'):
         OnlineProbeHook(str(CONFIGS / 'pretrain' / 'bootmae_debug.py')).prepare(model)
     with pytest.raises(FileNotFoundError, match='no config nothing.py'):
         OnlineProbeHook('nothing.py').prepare(model)

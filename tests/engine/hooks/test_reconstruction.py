@@ -70,7 +70,7 @@ def test_every_backend_gets_a_name_it_can_use(monkeypatch):
 def test_refusals():
     with pytest.raises(ValueError, match='ReconstructionHook: Linear predicts no patches'):
         ReconstructionHook().before_train(SimpleNamespace(model=nn.Linear(1, 1)))
-    with pytest.raises(ValueError, match='interval=0, count=6: give numbers from 1 on'):
+    with pytest.raises(ValueError, match='interval=0, count=6: give numbers of at least 1'):
         ReconstructionHook(interval=0)
     with pytest.raises(ValueError, match='count=0'):
         ReconstructionHook(count=0)

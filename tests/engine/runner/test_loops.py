@@ -159,7 +159,7 @@ def test_other_schedules_are_not_converted(tmp_path):
     schedule = {'param_scheduler': [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=10)]}
     every = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
     train(PRETRAIN, tmp_path, schedule | every)
-    with pytest.raises(ValueError, match='accumulation 2, the checkpoint accumulation 1, and LinearLR cannot be'):
+    with pytest.raises(ValueError, match='accumulation 2, the checkpoint has accumulation 1, and LinearLR cannot be'):
         train(
             PRETRAIN,
             tmp_path,

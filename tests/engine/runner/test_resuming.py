@@ -159,7 +159,7 @@ def test_a_run_with_another_config_is_refused_unless_wanted(half, warned):
         toy_runner(half, epochs=3, resume=True, **changes).train()
     toy_runner(half, epochs=3, resume=True, resume_changed=True).train()
     assert [line for line in warned if 'resumed' in line] == [
-        'resumed with another config, as asked: max_epochs 2, here 3'
+        'resumed with another config (--resume-changed): max_epochs 2, here 3'
     ]
 
 
