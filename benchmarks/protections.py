@@ -339,9 +339,7 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=64, help='number of images per process')
     parser.add_argument('--steps', type=int, default=400, help='number of steps of both runs together')
     parser.add_argument('--turn', type=int, default=5, help='number of steps per turn')
-    parser.add_argument(
-        '--ranks', type=int, default=1, help='number of processes, each on its own GPU, if any'
-    )
+    parser.add_argument('--ranks', type=int, default=1, help='number of processes, each on its own GPU, if any')
     parser.add_argument('--device', choices=('auto', 'cpu'), default='auto')
     parser.add_argument('--parts', action='store_true', help='also time each protection')
     parser.add_argument('--results', type=Path, default=RESULTS)

@@ -6,7 +6,8 @@ from functools import partial
 
 from .. import registry  # noqa: F401
 from ..config.load import load_config
-from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, few_labels, knn_accuracy, linear_accuracy
+from ..data.subsets import few_labels
+from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
 from ..evaluation.rows import result_row
 from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
@@ -59,7 +60,9 @@ def judge(
     )
     rows = []
     for number in labels:
-        index = slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed)
+        index = (
+            slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed, remedy='lower --labels')
+        )
         for block, (features, classes), queries in zip(blocks, reference, query, strict=True):
             chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
             for task in tasks:

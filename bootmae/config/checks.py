@@ -1,6 +1,6 @@
 """Checks before the first step: anything that would make a result silently wrong is an error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ from mmengine.utils import to_2tuple
 from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch import nn
+
+from ..data.subsets import leaves, spread
 
 NUM_MASKS = 200  # maximum number of masks to read of a data set, evenly spaced
 IGNORED = 255
@@ -52,13 +54,6 @@ def check_sizes(cfg: Config) -> None:
             _whole_patches('test_cfg.crop_size', cfg.model.test_cfg.crop_size, patch)
     if preprocessor.get('type') == 'DetDataPreprocessor':
         _whole_patches('data_preprocessor.pad_size_divisor', preprocessor.get('pad_size_divisor', 1), patch)
-
-
-def leaves(dataset) -> Iterator:
-    """Yield the data sets inside wrappers such as ConcatDataset and RepeatDataset."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for child in inner:
-        yield from leaves(child) if child is not None else [dataset]
 
 
 def head_classes(model: nn.Module) -> dict[str, int]:
@@ -112,7 +107,7 @@ def read_labels(dataset) -> tuple[dict[int, str], int]:
     Returns:
         The first file with each value, and the number of masks that were read.
     """
-    chosen, seen = np.unique(np.linspace(0, len(dataset) - 1, NUM_MASKS).astype(int)), {}
+    chosen, seen = spread(len(dataset), NUM_MASKS), {}
     for index in chosen:
         path = dataset.get_data_info(int(index))['seg_map_path']
         for value in _label_values(path):
@@ -209,15 +204,15 @@ def check_data(dataset: dict) -> None:
         FileNotFoundError: if a folder does not exist, see :class:`ImageFiles`.
         ValueError: for wrong arguments of :class:`ImageFiles`.
     """
-    for inner in dataset.get('datasets') or [dataset.get('dataset')]:
-        if inner:
-            check_data(inner)
-    if dataset.get('type') == 'ImageFiles':
-        DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+    for leaf in leaves(dataset):
+        if leaf.get('type') == 'ImageFiles':
+            DATASETS.build(dict(leaf, pipeline=[], lazy_init=True))
 
 
 def check_model(cfg: Config) -> None:
     """Raise a ValueError for a BootMAE without ``BootMAEHook``: its momentum encoder would never be updated."""
     hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
     if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
-        raise ValueError("model BootMAE needs custom_hooks=[dict(type='BootMAEHook')]: without it the momentum encoder never moves")
+        raise ValueError(
+            "model BootMAE needs custom_hooks=[dict(type='BootMAEHook')]: without it the momentum encoder never moves"
+        )

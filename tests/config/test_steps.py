@@ -71,13 +71,6 @@ def test_apply_batch_slows_the_average_of_weights(finetune):
     assert finetune.custom_hooks[0].interval == 4
 
 
-def test_apply_batch_leaves_other_schedules_alone():
-    cfg = load_config(CONFIGS / 'pretrain' / 'mae_vitb.py')
-    before = [dict(scheduler) for scheduler in cfg.param_scheduler]
-    apply_batch(cfg, 4)
-    assert cfg.param_scheduler == before
-
-
 def test_scaling_the_learning_rate_instead(pretrain):
     pretrain.train_dataloader.batch_size = 8
     assert apply_batch(pretrain, 2, scale_lr=True) == Batch(2, 8, 1)

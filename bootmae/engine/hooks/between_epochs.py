@@ -15,13 +15,6 @@ def is_due(hook: Hook, runner: Runner) -> bool:
     return hook.every_n_epochs(runner, hook.interval) or hook.is_last_train_epoch(runner)
 
 
-def evenly_spaced(count: int, limit: int | None) -> np.ndarray:
-    """Return ``limit`` evenly spaced indices of ``count``, or all: a list sorted by class gives some of each class."""
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.arange(limit) * count // limit
-
-
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """Restore the random state of Python, NumPy, torch and the current GPU at the end of the block."""

@@ -12,7 +12,7 @@ from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 from torch import nn
@@ -20,10 +20,12 @@ from torch.utils.data import Dataset, Subset
 
 from ...checkpoints import error_context, find_encoder, match
 from ...config.load import load_config
+from ...config.model import build_model
 from ...config.weights import check_statistics
-from ...evaluation.probe import Features, features_of, few_labels, knn_accuracy, linear_accuracy
+from ...data.subsets import few_labels, spread
+from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
 from ..unwrap import bare_model
-from .between_epochs import evenly_spaced, is_due, kept_random_state
+from .between_epochs import is_due, kept_random_state
 from .provenance import num_heads
 
 TASKS = ('knn', 'linear')
@@ -50,10 +52,10 @@ def encoder_content(model: nn.Module) -> dict:
 
 def select_images(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subset:
     """Select ``labels`` images of each class ('all': every image) from at most ``limit`` evenly spaced ones."""
-    index = evenly_spaced(len(dataset), limit)
+    index = spread(len(dataset), limit)
     if labels != 'all':
-        classes = torch.as_tensor(np.asarray(dataset.get_gt_labels())[index])
-        index = index[few_labels(classes, int(labels), seed).numpy()]
+        classes = np.asarray(dataset.get_gt_labels())[index]
+        index = index[few_labels(classes, int(labels), seed, remedy='lower labels or raise max_images')]
     return Subset(dataset, index.tolist())
 
 
@@ -177,9 +179,7 @@ class OnlineProbeHook(Hook):
         content = encoder_content(model)
         facts = content['meta']['bootmae']
         check_statistics(cfg, THIS_RUN, facts['mean'], facts['std'])
-        model_cfg = cfg.model.to_dict()
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-        self.classifier = MODELS.build(model_cfg).eval()
+        self.classifier = build_model(cfg).eval()
         with error_context(THIS_RUN):
             match(self.classifier.backbone, find_encoder(content, self.source))
         reference, query = data_sets(cfg, self.folder)

@@ -31,7 +31,7 @@ def test_select_images():
     assert [number // 10 for number in few] == [0, 0, 1, 1, 2, 2]
     assert all(number % 2 == 0 for number in few)
     assert few == list(select_images(data, '2', 15, seed=3)) != list(select_images(data, '2', 15, seed=4))
-    with pytest.raises(ValueError, match='class 0 has 5 images, fewer than 6'):
+    with pytest.raises(ValueError, match='class 0 has 5 training images: lower labels or raise max_images'):
         select_images(data, '6', 15, 0)
 
 

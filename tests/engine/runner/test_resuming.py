@@ -260,7 +260,7 @@ def test_windows_of_the_log_stay_whole(tmp_path):
 def test_files_do_not_grow(tmp_path, monkeypatch):
     """Neither do the histories in memory: 40 epochs of four iterations, with room for 30 values."""
     monkeypatch.setattr(state, 'HISTORY', 30)
-    monkeypatch.setattr(checkpoint, 'EVERY', 10)
+    monkeypatch.setattr(checkpoint, 'CAP_INTERVAL', 10)
     runner = toy_runner(tmp_path, dict(interval=20, max_keep_ckpts=-1, minutes=0), epochs=40)
     runner.train()
     first, last = (tmp_path / f'epoch_{epoch}.pth' for epoch in (20, 40))
