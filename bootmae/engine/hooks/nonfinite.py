@@ -201,8 +201,9 @@ class NonFiniteHook(Hook):
         weights = weights_path(runner.work_dir, self.row[0])
         try:
             runner.save_checkpoint(str(weights.parent), weights.name, by_epoch=False)
-        except OSError as problem:  # such as a full disk; the other processes must not wait in vain
+        except OSError as problem:  # such as a full disk; the other processes wait below
             print_log(f'{weights} was not saved: {problem}', 'current', logging.ERROR)
+        dist.barrier()  # the end of a process makes the launcher stop the others, so wait for rank 0
         iterations = ', '.join(map(str, self.row))
         raise NonFiniteError(
             f'loss or gradients were not finite {len(self.row)} times in a row, in iterations {iterations}. '
