@@ -24,6 +24,7 @@ from ...config.model import build_model
 from ...config.weights import check_statistics
 from ...data.subsets import few_labels, spread
 from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
+from ...results.provenance import REPOSITORY
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
 from .provenance import num_heads
@@ -35,8 +36,8 @@ THIS_RUN = 'the encoder in training'  # stands for a file name in messages
 
 def find_config(path: str) -> Path:
     """Return the config file in the current folder, or else in this repository."""
-    beside = Path(__file__).resolve().parents[2] / path
-    return beside if not Path(path).is_file() and beside.is_file() else Path(path)
+    ours = REPOSITORY / path
+    return ours if not Path(path).is_file() and ours.is_file() else Path(path)
 
 
 def encoder_content(model: nn.Module) -> dict:
