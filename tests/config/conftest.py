@@ -1,4 +1,4 @@
-"""Messages of the checks."""
+"""Fixtures for the checks of configs and data."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from bootmae.config import checks
 
 @pytest.fixture
 def told(monkeypatch) -> list[str]:
-    """What is logged."""
+    """The lines that the checks log."""
     lines = []
     monkeypatch.setattr(checks, 'print_log', lambda message, logger=None, level=None: lines.append(message))
     return lines

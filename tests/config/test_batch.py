@@ -1,4 +1,4 @@
-"""The recipe's global batch on any number of GPUs, and remedies that work."""
+"""The recipe's global batch is kept on any number of GPUs, and the remedies in messages work."""
 
 import copy
 import json
@@ -129,7 +129,7 @@ SCHEDULES = dict(
 
 
 def rates(schedulers: list[dict], accumulation: int) -> list[float]:
-    """The learning rate that each of 30 optimizer steps is made with."""
+    """Return the learning rates of 30 optimizer steps."""
     cfg = iteration_based(*copy.deepcopy(schedulers))
     stretch_iterations(cfg, accumulation)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -170,7 +170,7 @@ def test_length_validation_and_checkpoints():
 
 
 def test_what_counts_epochs_stays():
-    """Of an epoch-based run only the warm-up in iterations is stretched; nothing is without accumulation."""
+    """Only the warm-up of an epoch-based run is in iterations and is stretched; nothing is without accumulation."""
     cfg = iteration_based(
         dict(type='LinearLR', start_factor=0.1, end=500),
         train_cfg=dict(max_epochs=12, val_interval=1),
@@ -194,7 +194,7 @@ def test_a_schedule_that_cannot_be_stretched_is_refused():
 
 @pytest.mark.slow
 def test_an_accumulated_run_keeps_the_optimizer_steps(tmp_path):
-    """Four steps of a segmentor, as one and as two iterations each: rates, validations, checkpoints, steps."""
+    """Four steps of a segmentor, as one and two iterations each, have the same rates, validations and checkpoints."""
     options = {
         'train_cfg.max_iters': 4,
         'train_cfg.val_interval': 2,

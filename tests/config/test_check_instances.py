@@ -15,7 +15,7 @@ from bootmae.config.checks import check_dataset, check_metric
 
 
 def coco_file(path: Path, images: int = 3, categories=('cat', 'dog', 'cow'), labels=(1, 3)) -> Path:
-    """Annotations of so many images, one box for each of the labels on each."""
+    """Write annotations of ``images`` images with one box per label on each."""
     content = dict(
         images=[dict(id=i + 1, file_name=f'{i}.jpg', height=32, width=32) for i in range(images)],
         categories=[dict(id=i + 1, name=name) for i, name in enumerate(categories)],
@@ -94,7 +94,7 @@ def test_a_metric_over_other_images_is_refused(tmp_path):
 
 
 def predicted(image: int) -> tuple:
-    """What the metric keeps of an image: of the cat found well, of the cow found badly."""
+    """Return the metric's record of an image: the cat is found well, the cow badly."""
     boxes, scores = np.array([[2, 2, 10, 10], [13, 2, 20, 10]], dtype=np.float32), np.array([0.9, 0.8])
     return (
         dict(img_id=image, width=32, height=32),
@@ -103,7 +103,7 @@ def predicted(image: int) -> tuple:
 
 
 def test_subset_metric_counts_predicted_images_only(tmp_path):
-    """As an annotation file of just those images does; mmdet's own metric counts the third image as missed."""
+    """The result is that of an annotation file of these images; mmdet's metric counts the third image as missed."""
     whole, part = coco_file(tmp_path / 'whole.json'), coco_file(tmp_path / 'part.json', images=2)
     results = [predicted(2), predicted(1)]
     expected = metric(part).compute_metrics(results)

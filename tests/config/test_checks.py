@@ -24,7 +24,7 @@ CLASSES = ('sky', 'road', 'tree')
 
 
 class Model(nn.Module):
-    """A model whose heads tell so many classes apart."""
+    """A model with heads for these numbers of classes."""
 
     def __init__(self, **heads: int):
         super().__init__()
@@ -116,7 +116,7 @@ def test_sizes_that_are_fine():
 
 @pytest.fixture
 def make_masks(tmp_path):
-    """``make_masks(values, ...)``: mmseg's data set with one mask a list of values, under ``classes``."""
+    """``make_masks(values, ...)`` makes an mmseg data set with one mask per list of values."""
 
     def make(*values, zero: bool = False, classes=CLASSES, folder: str = 'a', **changes):
         for kind in ('images', 'masks'):
@@ -211,7 +211,7 @@ def test_channels_and_missing_masks(make_masks, tmp_path):
 
 
 def test_a_choice_of_classes_is_made_as_mmseg_does(make_masks, told):
-    """Of ADE20K's 150 classes two: values count after reduce_zero_label, and its other classes are no error."""
+    """Two of ADE20K's 150 classes: the map applies after reduce_zero_label, and other classes are no error."""
     from mmseg.datasets import ADE20KDataset
 
     names = ADE20KDataset.METAINFO['classes']
@@ -238,7 +238,7 @@ def test_a_choice_of_classes_is_made_as_mmseg_does(make_masks, told):
 
 
 def test_a_large_data_set_is_sampled(make_masks, told, monkeypatch):
-    """Masks spread evenly over it are read."""
+    """Evenly spaced masks are read."""
     monkeypatch.setattr(checks, 'NUM_MASKS', 3)
     check_dataset(make_masks([0], [2], [9], [2], [9], folder='large'), SEGMENTOR)
     assert told == ['BaseSegDataset: 1 of its classes do not occur in its 3 masks that were read: road']

@@ -1,4 +1,4 @@
-"""Which rank is named as lost, by the times of heartbeats alone."""
+"""Which rank is named as lost, given only the times of heartbeats."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def test_a_silent_rank_is_named():
 
 
 def test_a_rank_that_waits_for_its_data_is_named():
-    """The others are in the step of the same iteration, waiting for its gradients."""
+    """The others wait for its gradients in the step of the same iteration."""
     run = Run()
     run.phase(2, phase='data')
     verdict = run.pass_time(30)

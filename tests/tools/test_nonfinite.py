@@ -29,7 +29,7 @@ log_level = 'WARNING'
 
 
 def train_two(folder: Path, iterations: list[int], kind: str) -> list[subprocess.CompletedProcess]:
-    """tools/train.py in two processes; what became of each."""
+    """Run tools/train.py in two processes; return how each ended."""
     config = folder / 'broken.py'
     config.write_text(
         CONFIG.format(base=REPOSITORY / 'configs/pretrain/bootmae_debug.py', iterations=iterations, kind=kind)
@@ -104,7 +104,7 @@ def test_two_processes_stop_alike(tmp_path, capsys):
 
 
 def call_replay(dump: Path) -> int:
-    """tools/replay.py in this process; its exit code."""
+    """Run tools/replay.py in this process; return its exit code."""
     spec = importlib.util.spec_from_file_location('tool_replay', REPOSITORY / 'tools' / 'replay.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""A runner for hooks that end a run, without a run."""
+"""A fake runner for hooks that end a run."""
 
 import logging
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from bootmae.distributed.counters import AsyncCounters
 
 
 class Data(list):
-    """A data set of 30000 images; ``reports`` are those it could not read."""
+    """A data set of 30,000 images; ``reports`` lists the unreadable ones."""
 
     def __init__(self):
         super().__init__(range(30000))

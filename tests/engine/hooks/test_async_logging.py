@@ -85,7 +85,7 @@ def recorded(monkeypatch):
 
 @pytest.mark.parametrize('config, options', [(CONFIG, {}), (FINETUNE, MIXED)])
 def test_no_step_reads_the_device(recorded, tmp_path, config, options):
-    """Clipping included. On a GPU each read would wait until the step is done."""
+    """Also with clipping. On a GPU each read would wait for the end of the step."""
     _, known = recorded(
         tmp_path,
         config,
@@ -124,7 +124,7 @@ def test_a_save_between_two_lines_of_the_log_has_all_losses(recorded, tmp_path):
 
 
 def test_losses_are_averaged_over_processes(monkeypatch):
-    """The call that is made; tests/tools/test_dist.py has the real thing."""
+    """Checks the call; tests/tools/test_dist.py trains with two processes."""
     calls = []
 
     def all_reduce(values, how):

@@ -1,4 +1,4 @@
-"""The numbers of CollapseMonitorHook by hand, and its warning."""
+"""The numbers of CollapseMonitorHook against direct computation, and its warning."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ def normalized(*shape: int) -> torch.Tensor:
 
 
 def test_the_target_is_that_of_the_loss(make_bootmae, draw_orders):
-    """The masked patches of a prediction's targets, LayerNorm-ed, are among the features, at their places."""
+    """The normalized targets of masked patches equal the features at their positions."""
     model = make_bootmae().eval()
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     out = model.predict(images, draw_orders(model, 3))
@@ -29,7 +29,7 @@ def test_the_target_is_that_of_the_loss(make_bootmae, draw_orders):
 
 
 def test_target_variance_of_every_kind_of_target():
-    """One target for all; one for each place; one for each image; independent ones."""
+    """One target for all; one per position; one per image; independent ones."""
     one, place, image = normalized(1, 1, 16), normalized(1, 9, 16), normalized(64, 1, 16)
     cases = dict(
         one=one.expand(64, 9, 16),
@@ -46,7 +46,7 @@ def test_target_variance_of_every_kind_of_target():
 
 
 def test_target_variance_is_the_error_of_the_best_constants():
-    """One for all patches, and one for each place (of infinitely many images, hence the factor)."""
+    """One constant for all patches, and one per position (for infinitely many images, hence the factor)."""
     features = normalized(5, 9, 16) + torch.arange(16) / 8
     whole, between = target_variance(features)
     torch.testing.assert_close(whole, (features - features.mean(dim=(0, 1))).square().mean())
@@ -58,7 +58,7 @@ def test_one_image_says_nothing_of_the_difference_between_images():
 
 
 def test_momentum_distance(make_bootmae):
-    """Of what is trained: fixed positions and what only the online encoder has do not count."""
+    """Only trained weights of both encoders count, not fixed positions."""
     model = make_bootmae()
     online = dict(model.backbone.named_parameters())
     for name, weight in model.momentum.named_parameters():
@@ -81,7 +81,7 @@ def runner_of(count: int, interval: int, length: int = 100, batch: int = 16, pro
 
 
 def test_speed_since_the_last_line():
-    """Also where the log keeps more than that; in steps without a line nothing is worked out."""
+    """Older values do not count; steps without a log line compute nothing."""
     runner, hook = runner_of(6, 3), CollapseMonitorHook()
     hook.before_train(runner)
     for step, (seconds, waited) in enumerate([(9, 9), (1, 0.5), (1, 0.5), (2, 1), (2, 0), (4, 1)]):
@@ -128,7 +128,7 @@ def test_a_collapse_is_told_once_and_again_after_a_recovery(caplog):
 
 
 def test_a_target_that_collapsed_is_seen(make_bootmae):
-    """Whatever the image: a momentum encoder that has lost its patch embedding."""
+    """A momentum encoder without its patch embedding has the same target for every image."""
     model = make_bootmae().float()
     model.momentum.patch_embed.proj.weight.data.zero_()
     health = CollapseMonitorHook().health(model, dict(inputs=torch.randn(6, 3, 32, 32)))

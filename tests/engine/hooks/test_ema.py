@@ -21,7 +21,7 @@ COUNT = itertools.count()
 
 
 def train(work_dir: Path, resume: str | None = None, **options):
-    """The debug config on 32 images; ``__`` stands for a dot in the names of options."""
+    """Train the debug config on 32 images; ``__`` stands for a dot in the names of options."""
     options = {key.replace('__', '.'): value for key, value in options.items()}
     return run_training(
         CONFIG,
@@ -41,7 +41,7 @@ def train(work_dir: Path, resume: str | None = None, **options):
 
 @pytest.fixture
 def updates(monkeypatch):
-    """(iterations done, decay, feature weight) at each move of the momentum encoder."""
+    """(decay, feature weight) at each update of the momentum encoder."""
     seen, move = [], BootMAE.update_momentum
 
     def record(self, decay):
@@ -60,7 +60,7 @@ def expected(epochs: int, per_epoch: int, total: int | None = None, ramp: float 
 
 @pytest.mark.parametrize('accumulation', [1, 2, 4])
 def test_momentum_moves_at_updates_only(updates, tmp_path, accumulation):
-    """With the decay and the feature weight of the epoch."""
+    """Each update uses the decay and the feature weight of its epoch."""
     train(
         tmp_path,
         auto_scale_lr__base_batch_size=8 * accumulation,
@@ -80,7 +80,7 @@ def test_total_epochs_of_the_ramp(updates, tmp_path):
 
 
 def test_peak_of_the_feature_weight(updates, tmp_path):
-    """0 trains without the momentum target: the feature decoder gets no gradient."""
+    """A peak of 0 trains without the feature loss: the feature decoder gets no gradient."""
     train(tmp_path / 'half', train_cfg__max_epochs=1, custom_hooks=[dict(type='BootMAEHook', ema=POINTS, peak=0.5)])
     runner = train(
         tmp_path / 'none', train_cfg__max_epochs=1, custom_hooks=[dict(type='BootMAEHook', ema=POINTS, peak=0)]
@@ -97,7 +97,7 @@ def test_peak_of_the_feature_weight(updates, tmp_path):
 
 
 def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
-    """5 batches, 3 to an update: the last two are left out, so that a resumed epoch begins with an update."""
+    """5 batches with 3 per update: the last two are left out, so that an epoch ends with an update."""
     options = {'train_dataloader.dataset.indices': 40, 'auto_scale_lr.base_batch_size': 24, 'train_cfg.max_epochs': 1}
     runner = train(tmp_path, **options)
     assert runner.iter == 3
@@ -110,7 +110,7 @@ def test_an_epoch_ends_with_a_whole_update(updates, tmp_path):
 
 
 def test_the_momentum_encoder_follows_by_hand(tmp_path, monkeypatch):
-    """momentum = decay * momentum + (1 - decay) * online after each update, beginning at the online weights."""
+    """momentum = decay * momentum + (1 - decay) * online after each update, starting from the online weights."""
     online, own = [], BootMAE.update_momentum
     key = 'blocks.1.mlp.fc1.weight'
 
@@ -129,7 +129,7 @@ def test_the_momentum_encoder_follows_by_hand(tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_repeats_an_uninterrupted_one(updates, tmp_path):
-    """Schedules and all final weights; the optimizer, the learning rate, images and masks go on where they were."""
+    """The schedules and all final weights are the same."""
     options = dict(train_cfg__max_epochs=4, custom_hooks=[dict(type='BootMAEHook', ema=POINTS, ramp=1.0)])
     train(tmp_path / 'whole', **options)
     whole = list(updates)

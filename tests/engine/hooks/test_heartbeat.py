@@ -33,14 +33,14 @@ def hearts(port: int, **settings) -> tuple[list[Heart], list[tuple[int, str]]]:
 
 
 def move_until(heart: Heart, end: float) -> None:
-    """Progress of a training thread, until the time or the verdict: only what the others do is judged then."""
+    """Record progress as a training thread does, until a time or until a rank is found lost."""
     while heart.threads[1].is_alive() and time.monotonic() < end:
         heart.move('step', 8)
         time.sleep(0.05)
 
 
 def test_through_a_store():
-    """Two ranks, of which one falls silent; and what the launcher finds of it."""
+    """One of two ranks becomes silent, and the launcher can read its last heartbeat."""
     store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     (zero, one), failures = hearts(store.port)
     assert last_beat('127.0.0.1', store.port, 1) is None

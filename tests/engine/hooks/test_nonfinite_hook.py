@@ -24,7 +24,7 @@ COUNT = itertools.count()
 
 
 def settings(broken=(), kind: str = 'loss', **options) -> dict:
-    """Options of the debug config on 32 images, batches of 8; ``__`` stands for a dot in their names."""
+    """Return options for the debug config on 32 images in batches of 8; ``__`` stands for a dot in their names."""
     hooks = [
         dict(type='BootMAEHook', ema=((0, 0.9),), ramp=1.0),
         dict(type='BreakHook', iterations=list(broken), kind=kind),
@@ -117,7 +117,7 @@ def test_patience(tmp_path):
 
 
 def test_flags_are_read_one_step_later(tmp_path, monkeypatch):
-    """And at once after a bad step."""
+    """After a bad step they are read at once."""
     seen, read, check = [], nonfinite.Step.read, nonfinite.NonFiniteHook._check
 
     def watch(self, runner, step):
@@ -132,7 +132,7 @@ def test_flags_are_read_one_step_later(tmp_path, monkeypatch):
 
 
 def test_batch_statistics_survive(monkeypatch):
-    """Running statistics of a bad step are those of before it; its step is the hook's, without a run."""
+    """After a bad step, batch normalization has the running statistics from before it."""
     toy = Toy()
     toy.model.append(nn.BatchNorm1d(3))
     runner = SimpleNamespace(model=toy.model, optim_wrapper=toy.wrapper, iter=0, epoch=0, work_dir='nowhere')
@@ -150,7 +150,7 @@ def test_batch_statistics_survive(monkeypatch):
 
 
 def test_a_stopped_run_continues_by_hand(tmp_path):
-    """As the message says: its decoder overflows under autocast, and float32 for the decoders helps."""
+    """The decoder overflows under autocast, and float32 decoders help, as the message suggests."""
     bad = dict(broken=[5, 6, 7], kind='autocast', optim_wrapper__type='AutocastOptimWrapper')
     with pytest.raises(NonFiniteError):
         train(tmp_path, **bad)
@@ -161,7 +161,7 @@ def test_a_stopped_run_continues_by_hand(tmp_path):
 
 
 def test_fp32_decoder(make_bootmae, draw_orders):
-    """Without autocast nothing changes; with it, decoders are in float32 and the encoder is not."""
+    """Without autocast nothing changes; with it, only the decoders are in float32."""
     plain, ours = (make_bootmae(fp32_decoder=flag).float() for flag in (False, True))
     images, ids_shuffle, seen = torch.randn(2, 3, 32, 32), draw_orders(plain), {}
     for name, value in plain.predict(images, ids_shuffle).__dict__.items():

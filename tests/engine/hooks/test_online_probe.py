@@ -1,4 +1,4 @@
-"""The parts of the online probe: which images, shared by how many processes, and what it refuses."""
+"""The online probe: choice of images, sharing between processes, and refused arguments."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_configs_of_this_repository_are_found_from_any_folder(tmp_path, monkeypa
 
 
 class Labeled(list):
-    """Images that are their numbers, three classes in a row."""
+    """Numbers in place of images, sorted by three classes."""
 
     def get_gt_labels(self) -> np.ndarray:
         return np.arange(len(self)) * 3 // len(self)
@@ -44,7 +44,7 @@ def test_select_images():
 
 @pytest.mark.parametrize('count, world', [(10, 1), (10, 2), (11, 4), (2, 3)])
 def test_processes_share_the_images(monkeypatch, count, world):
-    """Each works out its part, and all get all of them, in order."""
+    """Each process computes a part, and all get all features in order."""
 
     def extract(images):
         numbers = torch.tensor([float(image) for image in images])
@@ -86,7 +86,7 @@ def names(dataset) -> list[str]:
 
 
 def test_a_folder_of_labeled_images(tmp_path):
-    """Each fifth image is a query, unless there are splits."""
+    """Every fifth image is a query, unless there are splits."""
     cfg = load_config(FINETUNE)
     write_images(tmp_path / 'plain', 10)
     reference, query = data_sets(cfg, str(tmp_path / 'plain'))
@@ -109,7 +109,7 @@ def model():
 
 
 def test_the_encoder_must_fit(model):
-    """Before the first step."""
+    """It is refused before the first step."""
     with pytest.raises(ValueError, match=r'the encoder in training was made with mean \[127.5.*123.6'):
         OnlineProbeHook(FINETUNE, options={'data_preprocessor.mean': [123.675, 116.28, 103.53]}).prepare(model)
     with pytest.raises(ValueError, match="the encoder in training was not loaded .* 2 blocks, the model's arch has 3"):
@@ -136,7 +136,7 @@ def test_wrong_arguments(wrong, message):
 
 
 def test_without_a_folder_it_rests():
-    """The config of small data names the probe, for whoever has labeled images."""
+    """The config for small data names the probe without a folder, which turns it off."""
     hook = OnlineProbeHook(FINETUNE, folder='')
     hook.before_train(None)
     hook.after_train_epoch(None)

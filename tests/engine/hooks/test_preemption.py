@@ -63,7 +63,7 @@ def test_a_save_that_fails_is_no_requeue(runner):
 
 @pytest.mark.parametrize('images, ending', [(1, Requeue), (4, BadDataError)])
 def test_bad_images_of_the_last_step_are_listed(runner, tmp_path, images, ending):
-    """And above the budget (3) they are the cause of the end."""
+    """Above the budget (3) they are the reason for the end."""
     runner.hooks.insert(1, BadImagesHook())
     runner.hooks[1].before_train(runner)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""torch.compile: what is compiled, that results stay, and what is logged. tools/parity.py --compile has the backend."""
+"""Compiled parts, equal results, and log lines of torch.compile; tools/parity.py --compile tests the real backend."""
 
 import itertools
 import logging
@@ -46,7 +46,7 @@ def test_settings_of_a_model():
 
 
 def test_several_processes_compile_blocks(monkeypatch):
-    """So that the exchange of gradients overlaps with the backward pass."""
+    """The all-reduce of gradients then overlaps with the backward pass."""
     monkeypatch.setattr(compiling.dist, 'get_world_size', lambda: 2)
     assert compile_settings(True, build()) == dict(scope='blocks')
 
@@ -81,7 +81,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
     ],
 )
 def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
-    """Losses, gradients and an update, in one graph without a break, or a block at a time; features of a backbone."""
+    """Losses, gradients, an update and features are equal, in one graph without breaks or block by block."""
     monkeypatch.setattr('bootmae.commands.parity.compile_settings', lambda value, model: dict(scope=value, **TRACED))
     _, errors = compare(golden / f'compact_{name}.npz', compile=scope)
     assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
@@ -91,7 +91,7 @@ def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
 def test_generated_code_of_a_block(golden):
-    """The fine-tuned model of the release, its blocks compiled by torch's own backend; they share one graph."""
+    """The blocks of the release's fine-tuned model, compiled by the default backend, share one graph."""
     _, errors = compare(golden / 'compact_finetune.npz', compile='blocks')
     assert errors['logits'] <= TOLERANCE
     assert counters['stats']['unique_graphs'] == 1
@@ -109,7 +109,7 @@ def train(work_dir: Path, config: str = CONFIG, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize('config, scope, parts', [(CONFIG, 'whole', 1), (MAE, 'blocks', 4)])
 def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
-    """Weights after five steps, in float32 (momentum encoder included) and in bf16; and what the log says of it."""
+    """The weights after five steps agree, in float32 (with the momentum encoder) and bf16, and the log names it."""
     wrapper = {'optim_wrapper.type': 'AutocastOptimWrapper'} if config is MAE else {}
     plain = train(tmp_path / 'plain', config, log_level='ERROR', **wrapper).model.state_dict()
     runner = train(tmp_path / 'compiled', config, compile=dict(scope=scope, **TRACED), **wrapper)
@@ -122,7 +122,7 @@ def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
 
 
 def test_another_compilation_is_logged(caplog):
-    """One that comes after the first step."""
+    """A compilation after the first step is a warning."""
     hook, runner = CompileHook(), type('Runner', (), dict(iter=7, logger=logging.getLogger('compile')))
     with caplog.at_level(logging.INFO, 'compile'):
         for graphs in (2, 2, 3):

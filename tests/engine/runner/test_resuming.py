@@ -1,4 +1,4 @@
-"""Resuming: the newest whole file is found by rank 0 for all, and files of other runs are refused."""
+"""Rank 0 finds the newest complete file for all ranks, and files of other runs are refused."""
 
 import logging
 import lzma
@@ -37,7 +37,7 @@ def warned(monkeypatch):
 
 
 def edit(path: Path, change) -> None:
-    """Change the content of a checkpoint; it is whole afterwards."""
+    """Change the content of a checkpoint and give it a valid checksum."""
     content = read_checkpoint(path)
     change(content)
     write_checkpoint(path, content)
@@ -45,7 +45,7 @@ def edit(path: Path, change) -> None:
 
 @pytest.fixture
 def half(tmp_path) -> Path:
-    """The folder of a run after two of four epochs, with three files."""
+    """The folder of a run after two of four epochs."""
     toy_runner(tmp_path, dict(max_keep_ckpts=-1), epochs=2).train()
     return tmp_path
 
@@ -97,7 +97,7 @@ def test_the_file_is_read_once(half, monkeypatch):
 
 
 def test_other_ranks_follow_rank_0(half, monkeypatch):
-    """Rank 1's view of the folder is an hour old: it sees no file, and waits for the one that rank 0 names."""
+    """Rank 1 has an old view of the folder without files and waits for the file that rank 0 names."""
     hidden = half / 'hidden'
     hidden.mkdir()
     shutil.move(half / 'epoch_2.pth', hidden)
@@ -123,7 +123,7 @@ def test_waiting_for_a_file_ends(tmp_path):
 
 
 def test_a_folder_of_its_own(tmp_path):
-    """``out_dir``: files are written and looked for there."""
+    """Files are written to ``out_dir`` and found there."""
     out, work = tmp_path / 'other' / 'work', tmp_path / 'work'
     toy_runner(work, dict(out_dir=str(out)), epochs=1).train()
     assert [path.name for path in (out / 'work').glob('*.pth')] == ['epoch_1.pth']
@@ -186,7 +186,7 @@ def test_resume_signature(tmp_path):
 
 @pytest.mark.parametrize('release', sorted(path.name for path in RELEASES.glob('release_*.pth.xz')))
 def test_files_of_released_versions_load_and_resume(tmp_path, release):
-    """After one of two epochs of two steps; whatever version wrote them."""
+    """The files hold one of two epochs of two steps."""
     (tmp_path / 'epoch_1.pth').write_bytes(lzma.decompress((RELEASES / release).read_bytes()))
     tiny = dict(embed_dims=8, depth=1, num_heads=1)
     cfg = load_config(
@@ -258,7 +258,7 @@ def test_windows_of_the_log_stay_whole(tmp_path):
 
 
 def test_files_do_not_grow(tmp_path, monkeypatch):
-    """Neither do the histories in memory: 40 epochs of four iterations, with room for 30 values."""
+    """Histories in memory do not grow either: 40 epochs of four iterations, with room for 30 values."""
     monkeypatch.setattr(state, 'HISTORY', 30)
     monkeypatch.setattr(checkpoint, 'CAP_INTERVAL', 10)
     runner = toy_runner(tmp_path, dict(interval=20, max_keep_ckpts=-1, minutes=0), epochs=40)
