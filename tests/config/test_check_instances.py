@@ -84,7 +84,7 @@ def test_a_metric_over_other_images_is_refused(tmp_path):
     with pytest.raises(
         ValueError,
         match='ann_file has 3 images and the data set 2, 2 of them in common: .*'
-        'without indices, or take type=.SubsetCocoMetric',
+        'without indices, or use type=.SubsetCocoMetric',
     ):
         check_metric(metric(path), coco(path, indices=2))
     with pytest.raises(ValueError, match='has 1 images and the data set 3, 1 of them in common'):
