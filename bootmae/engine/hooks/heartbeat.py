@@ -206,15 +206,12 @@ class HeartbeatHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         self._enter(runner, 'data')
 
-    def after_val(self, runner: Runner) -> None:
-        self._enter(runner, 'data')
+    after_val = before_train_epoch
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         self._enter(runner, 'step')
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         if self.heart is not None:
             self.heart.move('data', runner.iter + 1)
 
@@ -224,15 +221,7 @@ class HeartbeatHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         self.report_progress(runner, 'between epochs')
 
-    def before_val(self, runner: Runner) -> None:
+    def before_val(self, runner: Runner, *args, **kwargs) -> None:
         self.report_progress(runner, 'val')
 
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: list | None = None
-    ) -> None:
-        self.report_progress(runner, 'val')
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: list | None = None
-    ) -> None:
-        self.report_progress(runner, 'val')
+    after_val_iter = after_test_iter = before_val
