@@ -1,6 +1,5 @@
 """What ``tools/train.py`` does."""
 
-from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -8,7 +7,6 @@ from .. import registry  # noqa: F401
 from ..config.batch import norm_note
 from ..config.steps import training_config
 from ..engine.runner.build import await_processes, build_runner, processes
-from ..engine.runner.ladder import ladder
 
 
 def train(
@@ -26,17 +24,12 @@ def train(
     cfg, batch = training_config(
         config, options, processes(launcher), auto_scale_lr, init, source, resume, resume_changed
     )
-
-    def run_once(cfg: Config) -> Runner:
-        runner = build_runner(cfg, config, work_dir, launcher)
-        print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
-        try:
-            runner.train()
-        finally:  # also where it is stopped: signal handlers go back, and the heartbeat's thread ends
-            for hook in runner.hooks:
-                getattr(hook, 'close', lambda: None)()
-        return runner
-
-    runner = ladder(run_once, cfg)
+    runner = build_runner(cfg, config, work_dir, launcher)
+    print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
+    try:
+        runner.train()
+    finally:  # also after an exception: restore the signal handlers and end the heartbeat's threads
+        for hook in runner.hooks:
+            getattr(hook, 'close', lambda: None)()
     await_processes()
     return runner
