@@ -11,6 +11,7 @@ compat.apply()
 from . import checkpoints, data, models, transfer  # noqa: E402, F401
 from .engine.hooks import (  # noqa: E402, F401
     checkpoint,
+    class_results,
     collapse,
     ema,
     heartbeat,
