@@ -1,10 +1,17 @@
-"""Display names of methods and the order in which they are shown; names of files that several rooms share."""
+"""Display names of methods and the order in which they are shown; names that several rooms share."""
 
 from collections.abc import Iterable
 
 METHOD_NAMES = {'untrained': 'Untrained', 'mae': 'MAE', 'bootmae': 'BootMAE'}
 FURTHER_NAMES = {'supervised': 'Supervised', 'simmim': 'SimMIM'}
 CLASSES_FILE = 'classes.json'  # per-class results in a run's log directory: by metric and class, in percent
+# Key in the log: metric in result rows, and factor to percent
+LOGGED_METRICS = {
+    'accuracy/top1': ('accuracy', 1.0),
+    'mIoU': ('mIoU', 1.0),
+    'coco/bbox_mAP': ('box AP', 100.0),
+    'coco/segm_mAP': ('mask AP', 100.0),
+}
 RAW_WEIGHTS = '_origin'  # mmpretrain's suffix for results of the raw weights where the EMA's are the headline
 
 

@@ -84,7 +84,7 @@ def test_commands(tmp_path):
     knn = by_name['knn/untrained-4'].commands(1)[0]
     assert shell(knn).startswith(
         'tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
-        '--method untrained --tasks knn --labels 5 all --rows '
+        '--method untrained --label reproduced --data digits --tasks knn --labels 5 all --rows '
     )
 
 
