@@ -15,7 +15,7 @@ from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
 
 
-def judge(
+def evaluate_features(
     config: str,
     checkpoint: str | None,
     seed: int = 0,
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate each encoder, print the results, and write the rows if a file was given."""
     rows = []
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
-        for row in judge(
+        for row in evaluate_features(
             args.config,
             checkpoint,
             seed,
@@ -99,10 +99,10 @@ def run(args: argparse.Namespace) -> None:
             label=args.label,
             blocks=args.blocks,
         ):
-            block = f' {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            block = f', {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            task = 'k-NN' if row.task == 'knn' else 'logistic regression'
             print(
-                f'{row.data} {row.method} seed {row.seed} {row.task:<6}{block} {row.labels:>4} labels: '
-                f'{row.value:.2f} %',
+                f'{row.data} {row.method} seed {row.seed} {task}{block}, {row.labels} labels: {row.value:.2f} %',
                 flush=True,
             )
             rows.append(row)

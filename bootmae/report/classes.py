@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..results.names import CLASSES_FILE, RAW_WEIGHTS, method_name, ordered_methods
 from .summary import Difference, Spread, paired_difference, spread_of
-from .tables import Cell, Table, number, word
+from .tables import Table, TableCell, number, word
 from .verdicts import MINUS_MAE, TASK_NAMES, difference_text, rivals, signed
 
 TASK_OF_METRIC = {'accuracy': 'finetune', 'IoU': 'segmentation', 'box AP': 'detection', 'mask AP': 'detection'}
@@ -121,12 +121,12 @@ def _difference(of: dict[str, Spread], first: str) -> Difference | None:
     return paired_difference(of[first], of['mae']) if first in of and 'mae' in of else None
 
 
-def _mean(spread: Spread | None) -> Cell:
-    return number(round(spread.mean, 4), f'{spread.mean:.1f}') if spread else Cell('–')
+def _mean(spread: Spread | None) -> TableCell:
+    return number(round(spread.mean, 4), f'{spread.mean:.1f}') if spread else TableCell('–')
 
 
-def _gap(difference: Difference | None) -> Cell:
-    return number(round(difference.mean, 4), difference_text(difference)) if difference else Cell('–')
+def _gap(difference: Difference | None) -> TableCell:
+    return number(round(difference.mean, 4), difference_text(difference)) if difference else TableCell('–')
 
 
 def _summary(gaps: dict[str, Difference]) -> str:

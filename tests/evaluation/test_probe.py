@@ -9,7 +9,7 @@ from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
 from bootmae.checkpoints import load, read
-from bootmae.commands.knn import judge
+from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import load_config
 from bootmae.evaluation import probe
 from bootmae.evaluation.probe import (
@@ -180,7 +180,9 @@ SMALL = {'train_dataloader.dataset.labels_per_class': 8, 'test_dataloader.datase
 
 
 def test_judge(finetune, checkpoint):
-    rows = judge(str(FINETUNE), checkpoint, seed=3, tasks=('knn', 'linear'), labels=('all', '2'), k=5, options=SMALL)
+    rows = evaluate_features(
+        str(FINETUNE), checkpoint, seed=3, tasks=('knn', 'linear'), labels=('all', '2'), k=5, options=SMALL
+    )
     assert [f'{row.task} {row.labels}' for row in rows] == ['knn all', 'linear all', 'knn 2', 'linear 2']
     cfg = load_config(FINETUNE, SMALL)
     model, pipeline = build_encoder(cfg, checkpoint), cfg.test_dataloader.dataset.pipeline
@@ -205,7 +207,9 @@ def test_a_checkpoint_is_read_and_hashed_once(checkpoint, monkeypatch):
     calls, read_file, digest = [], read._read_torch, load.tensors_hash
     monkeypatch.setattr(read, '_read_torch', lambda path: calls.append('read') or read_file(path))
     monkeypatch.setattr(load, 'tensors_hash', lambda state: calls.append('hash') or digest(state))
-    rows = judge(str(FINETUNE), checkpoint, tasks=('knn', 'linear'), labels=('all', '2', '4'), options=SMALL)
+    rows = evaluate_features(
+        str(FINETUNE), checkpoint, tasks=('knn', 'linear'), labels=('all', '2', '4'), options=SMALL
+    )
     assert len(rows) == 6
     assert calls == ['read', 'hash']
 
@@ -213,7 +217,7 @@ def test_a_checkpoint_is_read_and_hashed_once(checkpoint, monkeypatch):
 def test_judge_tells_encoders_apart(checkpoint):
     """Untrained, online and momentum encoders have hashes and methods of their own."""
     rows = [
-        judge(str(FINETUNE), path, source=source, options=SMALL)[0]
+        evaluate_features(str(FINETUNE), path, source=source, options=SMALL)[0]
         for path, source in ((None, 'online'), (checkpoint, 'online'), (checkpoint, 'momentum'))
     ]
     assert [row.method for row in rows] == ['untrained', 'bootmae', 'bootmae']
@@ -224,7 +228,7 @@ def test_judge_tells_encoders_apart(checkpoint):
 @pytest.mark.parametrize('labels', ['0', '-1', 'many', '1.5'])
 def test_judge_refuses_labels(labels):
     with pytest.raises(ValueError, match=f'--labels \'{labels}\': give "all" or a number'):
-        judge(str(FINETUNE), None, labels=('all', labels))
+        evaluate_features(str(FINETUNE), None, labels=('all', labels))
 
 
 # --- several blocks ---
@@ -256,11 +260,14 @@ def test_judge_blocks(checkpoint, monkeypatch):
     """Numbers of all blocks are those of runs with that depth, and each data set is built, so read, once."""
     args = dict(tasks=('knn', 'linear'), labels=('all', '2'))
     single = [
-        judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth}) for depth in (1, 2)
+        evaluate_features(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth})
+        for depth in (1, 2)
     ]
     built, build = [], DATASETS.build
     monkeypatch.setattr(probe.DATASETS, 'build', lambda cfg: built.append(cfg) or build(cfg))
-    rows = judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': 1}, blocks=['all'])
+    rows = evaluate_features(
+        str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': 1}, blocks=['all']
+    )
     assert len(built) == 2
     assert [row.protocol for row in rows[:4]] == [
         'k=20, block 1 of 2',
@@ -270,7 +277,7 @@ def test_judge_blocks(checkpoint, monkeypatch):
     ]
     assert {row.key: row.value for row in rows} == {row.key: row.value for found in single for row in found}
     assert len({row.value for row in rows}) > 2
-    first = judge(str(FINETUNE), checkpoint, **args, options=SMALL, blocks=[1])
+    first = evaluate_features(str(FINETUNE), checkpoint, **args, options=SMALL, blocks=[1])
     assert [row.value for row in first] == [row.value for row in single[0]]
 
 
