@@ -9,7 +9,8 @@ import torch
 from .. import registry  # noqa: F401
 from ..checkpoints import read_checkpoint
 from ..config.load import load_config
-from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, few_labels, knn_accuracy, linear_accuracy
+from ..data.subsets import few_labels
+from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
@@ -65,7 +66,9 @@ def evaluate_features(
     )
     found = []
     for number in labels:
-        index = slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed)
+        index = (
+            slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed, remedy='lower --labels')
+        )
         for block, (features, classes), queries in zip(blocks, reference, query, strict=True):
             chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
             for task in tasks:

@@ -1,6 +1,6 @@
 """Checks before the first step: what would make a run or a benchmark silently wrong is an error."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ from mmengine.utils import to_2tuple
 from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch import nn
+
+from ..data.subsets import leaves, spread
 
 NUM_MASKS = 200  # masks read, evenly spread over a data set; of a smaller one all
 IGNORED = 255
@@ -52,13 +54,6 @@ def check_sizes(cfg: Config) -> None:
             _whole_patches('test_cfg.crop_size', cfg.model.test_cfg.crop_size, patch)
     if preprocessor.get('type') == 'DetDataPreprocessor':
         _whole_patches('data_preprocessor.pad_size_divisor', preprocessor.get('pad_size_divisor', 1), patch)
-
-
-def leaves(dataset) -> Iterator:
-    """The data sets within wrappers such as ConcatDataset and RepeatDataset."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for child in inner:
-        yield from leaves(child) if child is not None else [dataset]
 
 
 def head_classes(model: nn.Module) -> dict[str, int]:
@@ -111,7 +106,7 @@ def read_labels(dataset) -> tuple[dict[int, str], int]:
 
     All masks of a small data set are read, ``NUM_MASKS`` of a large one.
     """
-    chosen, seen = np.unique(np.linspace(0, len(dataset) - 1, NUM_MASKS).astype(int)), {}
+    chosen, seen = spread(len(dataset), NUM_MASKS), {}
     for index in chosen:
         path = dataset.get_data_info(int(index))['seg_map_path']
         for value in _label_values(path):
@@ -207,11 +202,9 @@ def check_data(dataset: dict) -> None:
     Raises:
         FileNotFoundError, ValueError: see :class:`ImageFiles`.
     """
-    for inner in dataset.get('datasets') or [dataset.get('dataset')]:
-        if inner:
-            check_data(inner)
-    if dataset.get('type') == 'ImageFiles':
-        DATASETS.build(dict(dataset, pipeline=[], lazy_init=True))
+    for leaf in leaves(dataset):
+        if leaf.get('type') == 'ImageFiles':
+            DATASETS.build(dict(leaf, pipeline=[], lazy_init=True))
 
 
 def check_model(cfg: Config) -> None:

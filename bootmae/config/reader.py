@@ -3,6 +3,8 @@
 import torch
 from mmengine.config import Config
 
+from ..data.subsets import leaves
+
 READERS = ('stock', 'cpu', 'gpu')
 # What the transforms that ReadCrop stands for may be set to; None for any value.
 LOAD = dict(backend_args=None, color_type='color', imdecode_backend='cv2', to_float32=False, ignore_empty=False)
@@ -39,7 +41,7 @@ def apply_reader(cfg: Config) -> None:
         raise ValueError(f'reader={reader!r} must be one of {", ".join(map(repr, READERS))}')
     if reader == 'stock' or (reader == 'cpu' and cfg.get('default_scope', 'mmpretrain') != 'mmpretrain'):
         return
-    pipelines = list(pipelines_of(cfg.train_dataloader.dataset))
+    pipelines = [leaf for leaf in leaves(cfg.train_dataloader.dataset) if leaf.get('pipeline')]
     if reader == 'cpu':
         for dataset in pipelines:
             dataset['pipeline'] = merge_reading(dataset['pipeline']) or dataset['pipeline']
@@ -56,15 +58,6 @@ def apply_reader(cfg: Config) -> None:
         cfg.device_stage.device = device
     cfg.train_dataloader.collate_fn = dict(type='collate_encoded')  # the GPU's decoder reads ordinary memory
     cfg.train_dataloader.pin_memory = False
-
-
-def pipelines_of(dataset: dict):
-    """The configs within a data set's config that have a pipeline of their own, wrappers' inner ones included."""
-    inner = dataset.get('datasets') or ([dataset['dataset']] if dataset.get('dataset') else [])
-    for each in inner:
-        yield from pipelines_of(each)
-    if not inner and dataset.get('pipeline'):
-        yield dataset
 
 
 def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from .subsets import leaves
+
 PATHS = ('img_path', 'seg_map_path')
 ANSWERS = ('gt_label', 'instances')  # of a record, what is to be predicted
 
@@ -21,9 +23,7 @@ def fingerprint(dataset: Dataset) -> str:
     Args:
         dataset: of mmpretrain, mmseg or mmdet, wrapped or not.
     """
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    infos = [leaf.get_data_info(index) for leaf in leaves(dataset) for index in range(len(leaf))]
     folders = [os.path.dirname(str(info[key])) for info in infos for key in PATHS if info.get(key)]
     root = os.path.commonpath(folders) if folders else ''
     digest = hashlib.sha256()

@@ -31,7 +31,7 @@ from .scan import (
     warn_of_splits,
 )
 from .scan_tar import find_members, scan_tar, scan_tar_classes
-from .subsets import few_labels
+from .subsets import few_labels, spread
 from .tar import is_tar_path, read_tar_path, readable
 
 NUM_SPOT_CHECKS = 100
@@ -119,9 +119,7 @@ class ImageFiles(BaseDataset):
         paths, labels, names = self._find(self._metainfo.get('classes'))
         if labels is not None:
             self._metainfo['classes'] = self._class_names(names, labels)
-        chosen = range(len(paths))
-        if self.limit is not None and self.limit < len(paths):
-            chosen = [i * len(paths) // self.limit for i in range(self.limit)]
+        chosen = spread(len(paths), self.limit)
         if labels is None:
             return [dict(img_path=paths[i]) for i in chosen]
         if self.labels_per_class is not None:
@@ -152,9 +150,9 @@ class ImageFiles(BaseDataset):
                 warn_of_splits(root, class_folders(root, frozenset())[0])
         return paths, None, names
 
-    def _few(self, chosen: Sequence[int], labels: Sequence[int]) -> np.ndarray:
+    def _few(self, chosen: np.ndarray, labels: Sequence[int]) -> np.ndarray:
         """Of the images ``chosen``, ``labels_per_class`` of each class."""
-        chosen, source = np.asarray(chosen), self.list_file or self.roots[0]
+        source = self.list_file or self.roots[0]
         remedy = f'lower labels_per_class{", raise limit" if len(chosen) < len(labels) else ""} or correct {source}'
         names = self._metainfo['classes']
         return chosen[few_labels(np.asarray(labels)[chosen], self.labels_per_class, self.subset_seed, names, remedy)]
@@ -261,8 +259,8 @@ def _check_whole(path: str):
 def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
     if how_many == 'none':
         return
-    spread = np.unique(np.linspace(0, len(paths) - 1, NUM_SPOT_CHECKS).astype(int))
-    for i in spread if how_many == 'some' else range(len(paths)):
+    last = len(paths) - 1  # a list that was cut off or extended shows there
+    for i in [*spread(len(paths), NUM_SPOT_CHECKS), last] if how_many == 'some' else range(len(paths)):
         if not os.path.isfile(paths[i]):
             raise FileNotFoundError(
                 f'list_file {list_file} names {paths[i]} (image {i + 1} of '

@@ -5,12 +5,10 @@ Shape letters: N reference images, Q query images, D feature width, K classes.
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.device import get_device
-from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from mmpretrain.registry import DATASETS
 from torch import nn
@@ -18,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import load_encoder, read_checkpoint
+from ..config.model import build_model
 from ..config.weights import apply_init
 from ..distributed.signals import shield_workers
 from ..models.vit import PlainViT
@@ -47,9 +46,7 @@ def build_encoder(
         apply_init(cfg, checkpoint, source, content)
         del cfg.model.backbone['init_cfg']  # would read the file again
     set_random_seed(seed)
-    model_cfg = cfg.model.to_dict()
-    model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-    model = MODELS.build(model_cfg)
+    model = build_model(cfg)
     model.init_weights()
     if checkpoint:
         model.backbone.verdict = load_encoder(model.backbone, checkpoint, source, content)
@@ -133,21 +130,6 @@ def _read(
         labels.extend(int(sample.gt_label) for sample in data['data_samples'])
         progress()
     return [torch.cat(parts) for parts in zip(*features, strict=True)], torch.tensor(labels)
-
-
-def few_labels(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
-    """Indices of ``per_class`` random images of each class.
-
-    Raises:
-        ValueError: if a class has fewer.
-    """
-    rng, chosen = np.random.RandomState(seed), []
-    for value in labels.unique():
-        members = (labels == value).nonzero().flatten().numpy()
-        if len(members) < per_class:
-            raise ValueError(f'class {int(value)} has {len(members)} images, fewer than {per_class}: lower --labels')
-        chosen.append(rng.choice(members, per_class, replace=False))
-    return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
 def knn_accuracy(

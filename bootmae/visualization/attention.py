@@ -67,7 +67,7 @@ def fit_encoder(
     arch = dict(embed_dims=width, depth=encoder.depth, num_heads=heads_of(encoder, num_heads), mlp_ratio=hidden / width)
     tables = [value for key, value in state.items() if key.endswith('relative_position_bias_table')]
     shared = dict(
-        patch_size=patch,
+        patch_size=tuple(patch),
         in_channels=channels,
         arch=arch,
         depth=last + 1,

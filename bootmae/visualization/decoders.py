@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -12,8 +11,8 @@ from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
 from ..config.load import load_config
+from ..config.model import model_config
 from ..models import BootMAE
-from ..models.masking import BlockMasking
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
 from ..results.provenance import REPOSITORY
@@ -36,24 +35,7 @@ class Pretrained:
     kind: str
     img_size: tuple[int, int]
     patch_size: tuple[int, int]
-    num_masked: int
     normalized: bool  # whether it predicts normalized patches
-    masking: BlockMasking | None = None  # None: uniformly random
-
-    @property
-    def num_patches(self) -> int:
-        rows, columns = patch_grid(self.img_size, self.patch_size)
-        return rows * columns
-
-    def draw_orders(self, number: int, seed: int) -> np.ndarray:
-        """Mask orders (number, N) as in its training: block-wise of BootMAE, uniformly random of MAE."""
-        rng = np.random.RandomState(seed)
-        draw = (
-            (lambda: rng.permutation(self.num_patches))
-            if self.masking is None
-            else (lambda: self.masking.draw_ids_shuffle(rng))
-        )
-        return np.stack([draw() for _ in range(number)])
 
 
 def load_decoder(
@@ -88,9 +70,7 @@ def load_decoder(
         raise ValueError(f'{path} is a {what_it_is(encoder, content)} and has no decoder to reconstruct with. {REMEDY}')
     state = whole_state(encoder, kind)
     if found := config or recorded_config(content) or authors_config(encoder):
-        cfg = load_config(found, options)
-        model_cfg = cfg.model.to_dict()
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+        model_cfg = model_config(load_config(found, options))
     elif kind == 'MAE':
         model_cfg = infer_mae(encoder, state, target or recorded_target(content, path), num_heads)
     else:
@@ -218,7 +198,8 @@ def build(
     size = size or (old[0] * patch[0], old[1] * patch[1])
     grid = patch_grid(size, patch)
     backbone['img_size'] = size
-    masked = share_masked(model_cfg, old, grid)
+    if model_cfg['type'] == 'BootMAE' and old != grid:
+        scale_masking(model_cfg.get('masking') or {}, grid[0] * grid[1] / (old[0] * old[1]))
     state = {
         key: resize_positions(value, old, grid) if key.endswith('pos_embed') else value for key, value in state.items()
     }
@@ -226,28 +207,14 @@ def build(
         model_cfg['neck']['num_patches'] = grid[0] * grid[1]
     model = MODELS.build(model_cfg)
     load_run(model, dict(state_dict=state), path)
-    ours = isinstance(model, BootMAE)
-    return Pretrained(
-        model.requires_grad_(False).eval(),
-        encoder.kind,
-        size,
-        patch,
-        model.masking.num_masked if ours else masked,
-        ours or model.head.norm_pix,
-        model.masking if ours else None,
-    )
+    normalized = isinstance(model, BootMAE) or model.head.norm_pix
+    return Pretrained(model.requires_grad_(False).eval(), encoder.kind, size, patch, normalized)
 
 
-def share_masked(model_cfg: dict, old: tuple[int, int], new: tuple[int, int]) -> int:
-    """Masked patches of MAE; for BootMAE on another grid, its masking is changed to the same shares of it."""
-    before, after = old[0] * old[1], new[0] * new[1]
-    if model_cfg['type'] == 'MAE':
-        return after - int(after * (1 - model_cfg['backbone'].get('mask_ratio', MASK_RATIO)))
-    masking = model_cfg.get('masking') or {}
-    if old != new:
-        for key in ('num_masked', 'num_block'):
-            if key in masking:
-                masking[key] = round(masking[key] * after / before)
-        if 'block_area' in masking:
-            masking['block_area'] = [area * after / before for area in masking['block_area']]
-    return masking.get('num_masked', round(MASK_RATIO * after))
+def scale_masking(masking: dict, factor: float) -> None:
+    """Change the settings of BootMAE's masks to the same shares of a grid with ``factor`` times as many patches."""
+    for key in ('num_masked', 'num_block'):
+        if key in masking:
+            masking[key] = round(masking[key] * factor)
+    if 'block_area' in masking:
+        masking['block_area'] = [area * factor for area in masking['block_area']]

@@ -4,10 +4,14 @@ Every panel but the image itself is drawn over the image in gray, so that colors
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
+from torchvision.utils import draw_bounding_boxes
 
 from ..results.names import method_name
 from .grids import GUTTER, HEADING_COLOR, compose_grid, enlarge, font_of, png
@@ -17,7 +21,8 @@ OPACITY = 0.6  # of a class color over the gray image
 DIMMED = 0.6  # brightness of what no instance covers, so that the instances stand out
 TILE = 200  # pixels that an enlarged image is wide, about
 LINE = 2  # width of a box, pixels of the enlarged image
-NAME_SIZE = 13  # font of the names at boxes
+NAME_FONT, NAME_SIZE = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf'), 12  # of the names in boxes
+LUMINANCE = (0.299, 0.587, 0.114)
 KEY_SIZE, KEY_LINE, KEY_PAD, SWATCH = 15, 24, 8, 14  # font, line height, margin and square of the color key
 KEY_PAPER, KEY_INK = (38, 40, 44), (232, 232, 234)  # readable on a light and on a dark page
 MIN_SCORE = 0.3
@@ -106,7 +111,7 @@ def detection_grid(
 
 def gray(images: np.ndarray) -> np.ndarray:
     """Luminance of uint8 (..., 3) in three equal channels, float32."""
-    luminance = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    luminance = images.astype(np.float32) @ np.array(LUMINANCE, dtype=np.float32)
     return np.repeat(luminance[..., None], 3, axis=-1)
 
 
@@ -127,47 +132,39 @@ def draw_instances(
     colors: np.ndarray,
     scale: int,
 ) -> np.ndarray:
-    """Instances over the enlarged, dimmed gray image (H, W, 3), later ones on top; uint8 (H * scale, W * scale, 3)."""
+    """Draw instances over the enlarged, dimmed gray image (H, W, 3), later ones on top.
+
+    Returns:
+        uint8 (H * scale, W * scale, 3).
+    """
     base = gray(image)
     tile = DIMMED * base
+    # torchvision's draw_segmentation_masks would paint black whatever two instances share.
     for mask, label in zip(masks if masks is not None else (), labels, strict=False):
         tile[mask] = _mix(base[mask], colors[label])
-    picture = Image.fromarray(enlarge(tile[None].round().astype(np.uint8), scale)[0])
-    draw = ImageDraw.Draw(picture)
-    for box, label in zip(boxes, labels, strict=True):
-        color = tuple(colors[label].tolist())
-        corners = _corners(box, scale, picture.size)
-        draw.rectangle(corners, outline=color, width=LINE)
-        _draw_name(draw, corners, classes[label], color, picture.size)
-    return np.asarray(picture)
+    tile = enlarge(tile[None].round().astype(np.uint8), scale)[0]
+    if not len(boxes):
+        return tile
+    corners = np.rint(boxes * scale) - (0, 0, 1, 1)  # first and last pixels
+    corners = corners.clip(0, np.tile(tile.shape[1::-1], 2) - 1)
+    corners[:, 2:] = np.maximum(corners[:, :2], corners[:, 2:])
+    shades = [tuple(colors[label].tolist()) for label in labels]
+    drawn = draw_bounding_boxes(
+        torch.from_numpy(tile).permute(2, 0, 1),
+        torch.from_numpy(corners),
+        [classes[label] for label in labels],
+        shades,
+        width=LINE,
+        font=str(NAME_FONT),
+        font_size=NAME_SIZE,
+        label_colors=['black' if np.dot(shade, LUMINANCE) > 140 else 'white' for shade in shades],
+        fill_labels=True,
+    )
+    return drawn.permute(1, 2, 0).numpy()
 
 
 def _mix(base: np.ndarray, tint: np.ndarray) -> np.ndarray:
     return (1 - OPACITY) * base + OPACITY * tint
-
-
-def _corners(box: np.ndarray, scale: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """First and last pixels of a box in the enlarged image, at least a pixel apart and inside it."""
-    x1, y1, x2, y2 = (float(value) * scale for value in box)
-    left, top = (int(np.clip(round(value), 0, limit - 1)) for value, limit in zip((x1, y1), size, strict=True))
-    right, bottom = (
-        int(np.clip(round(value) - 1, low, limit - 1))
-        for value, low, limit in zip((x2, y2), (left, top), size, strict=True)
-    )
-    return left, top, right, bottom
-
-
-def _draw_name(
-    draw: ImageDraw.ImageDraw, corners: Sequence[int], name: str, color: Color, size: tuple[int, int]
-) -> None:
-    """Name in a tab of the class color on the upper left corner: above the box, or inside where no room is."""
-    font = font_of(NAME_SIZE)
-    width, height = int(draw.textlength(name, font)) + 5, NAME_SIZE + 1
-    left = max(0, min(corners[0], size[0] - width))
-    top = corners[1] - height if corners[1] >= height else corners[1]
-    draw.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
-    ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
-    draw.text((left + width / 2, top + height / 2), name, fill=ink, font=font, anchor='mm')
 
 
 def _with_key(picture: Image.Image, entries: Iterable[tuple[str, Color | None]], note: str = '') -> Image.Image:

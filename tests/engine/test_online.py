@@ -14,26 +14,10 @@ from mmpretrain.registry import MODELS
 from bootmae.config.load import load_config
 from bootmae.engine.hooks import online_probe as online
 from bootmae.engine.hooks.heartbeat import HeartbeatHook
-from bootmae.engine.hooks.online_probe import (
-    OnlineProbeHook,
-    choose,
-    data_sets,
-    kept_random_state,
-    shared_features,
-    spread,
-)
+from bootmae.engine.hooks.online_probe import OnlineProbeHook, choose, data_sets, kept_random_state, shared_features
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
-
-
-def test_spread():
-    """All classes of a list in their order keep their share, and no image comes twice."""
-    assert spread(5, None).tolist() == spread(5, 9).tolist() == [0, 1, 2, 3, 4]
-    assert spread(10, 3).tolist() == [0, 3, 6]
-    many = spread(1_281_167, 50_000)
-    assert len(set(many.tolist())) == 50_000
-    assert many[-1] > 1_281_167 - 30
 
 
 def test_random_state_is_kept():
@@ -63,7 +47,7 @@ def test_choose():
     assert [number // 10 for number in few] == [0, 0, 1, 1, 2, 2]
     assert all(number % 2 == 0 for number in few)
     assert few == list(choose(data, '2', 15, seed=3)) != list(choose(data, '2', 15, seed=4))
-    with pytest.raises(ValueError, match='class 0 has 5 images, fewer than 6'):
+    with pytest.raises(ValueError, match='class 0 has 5 training images: lower labels or raise max_images'):
         choose(data, '6', 15, 0)
 
 

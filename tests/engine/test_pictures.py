@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from bootmae.config.load import load_config
-from bootmae.engine.hooks.reconstruction import ReconstructionHook, draw_masks, on_white, patch_of
+from bootmae.engine.hooks.reconstruction import ReconstructionHook, masks_of, on_white, patch_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -29,7 +29,7 @@ def test_masks_are_those_of_the_images():
         def __contains__(self, key):
             return key in self.__dict__
 
-    orders, masked = draw_masks(model, [Sample(**vars(sample)) for sample in given], 3)
+    orders, masked = masks_of(model, [Sample(**vars(sample)) for sample in given], 3)
     np.testing.assert_array_equal(orders, np.stack([sample.ids_shuffle for sample in given]))
     assert masked == 48
 
@@ -38,7 +38,7 @@ def test_masks_are_those_of_the_images():
 def test_masks_are_the_same_each_time(name):
     """And the share that the model masks, in patches of its size."""
     model = build(name)
-    (orders, masked), (again, _) = draw_masks(model, None, 3), draw_masks(model, None, 3)
+    (orders, masked), (again, _) = masks_of(model, None, 3), masks_of(model, None, 3)
     np.testing.assert_array_equal(orders, again)
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(64), (3, 1)))
     assert (orders[0] != orders[1]).any()

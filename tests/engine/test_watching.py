@@ -17,9 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.knn import evaluate_features
 from bootmae.commands.train import train
+from bootmae.config.load import load_config
+from bootmae.config.model import build_model
 from bootmae.engine.hooks.collapse import CollapseMonitorHook, momentum_distance, target_features, target_variance
 from bootmae.engine.hooks.reconstruction import ReconstructionHook
-from bootmae.visualization.reconstruct import load_pretrained
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'
@@ -123,7 +124,7 @@ def test_what_is_logged_of_the_target(watched):
 
 def test_the_monitor_of_a_step_by_hand(watched):
     found = watched('bootmae')
-    model = load_pretrained(str(CONFIGS / 'pretrain' / 'bootmae_debug.py'), str(found.folder / 'epoch_2.pth'))
+    model = build_model(load_config(CONFIGS / 'pretrain' / 'bootmae_debug.py'), found.folder / 'epoch_2.pth').eval()
     batch = dict(inputs=torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8))
     health = CollapseMonitorHook(images=12).health(model, batch)
     images = (batch['inputs'][:12].float() - 127.5) / 127.5
@@ -158,13 +159,13 @@ def test_pictures_are_of_the_checkpoint_and_of_the_same_images(watched, method):
     pictures = [
         cv2.imread(str(found.data / 'vis_image' / f'reconstructions_{epoch}.png'))[..., ::-1] for epoch in range(3)
     ]
-    model = load_pretrained(str(CONFIGS / 'pretrain' / f'{method}_debug.py'), str(found.folder / 'epoch_1.pth'))
+    model = build_model(load_config(CONFIGS / 'pretrain' / f'{method}_debug.py'), found.folder / 'epoch_1.pth').eval()
     np.testing.assert_array_equal(hook.picture(model), pictures[1])
     width = pictures[0].shape[1] // 3
     np.testing.assert_array_equal(pictures[0][:, : 2 * width], pictures[2][:, : 2 * width])
     assert (pictures[0][:, 2 * width :] != pictures[2][:, 2 * width :]).mean() > 0.1
     assert hook.images.shape == (2, 32, 32, 3)
-    assert hook.masked == 48
+    assert hook.num_masked == 48
 
 
 @pytest.mark.slow

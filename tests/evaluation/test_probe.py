@@ -11,13 +11,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from bootmae.checkpoints import load, read
 from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import load_config
+from bootmae.data.subsets import few_labels
 from bootmae.evaluation import probe
 from bootmae.evaluation.probe import (
     Features,
     build_encoder,
     chosen_blocks,
     extract,
-    few_labels,
     knn_accuracy,
     linear_accuracy,
     pooled_blocks,
@@ -77,17 +77,6 @@ def test_linear_probe():
     scale, shift = torch.tensor([1e-3, 1e3] * 4), torch.arange(8.0)
     moved = [(features * scale + shift, labels) for features, labels in (bank, queries)]
     assert linear_accuracy(*moved) == pytest.approx(linear_accuracy(bank, queries), abs=1.01)
-
-
-def test_few_labels():
-    labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 2, 1, 0])
-    index = few_labels(labels, 2, seed=0)
-    assert labels[index].bincount().tolist() == [2, 2, 2]
-    assert index.tolist() == sorted(set(index.tolist())) == few_labels(labels, 2, seed=0).tolist()
-    assert len({tuple(few_labels(labels, 2, seed).tolist()) for seed in range(8)}) > 1
-    assert len(few_labels(labels, 3, seed=0)) == 9
-    with pytest.raises(ValueError, match='class 1 has 3 images, fewer than 4: lower --labels'):
-        few_labels(labels, 4, seed=0)
 
 
 # --- features ---
@@ -177,6 +166,20 @@ def test_a_file_of_other_statistics_is_refused(checkpoint):
 # --- rows ---
 
 SMALL = {'train_dataloader.dataset.labels_per_class': 8, 'test_dataloader.dataset.indices': 40}
+
+
+def test_few_labels_are_the_images_that_fine_tuning_takes(finetune, monkeypatch):
+    """The same labels and the same seed: k-NN votes with the images of ``labels_per_class`` and ``subset_seed``."""
+    voters = []
+    monkeypatch.setattr('bootmae.commands.knn.knn_accuracy', lambda reference, *_: voters.append(reference) or 0.0)
+    evaluate_features(
+        str(FINETUNE), None, seed=3, labels=['2'], options={'train_dataloader.dataset.labels_per_class': None}
+    )
+    dataset = dict(finetune.train_dataloader.dataset, labels_per_class=2, subset_seed=3)
+    model, pipeline = build_encoder(finetune, None, seed=3), finetune.test_dataloader.dataset.pipeline
+    features, labels = extract(model, dict(dataset=dataset), pipeline)
+    torch.testing.assert_close(voters[0][0], features)
+    assert voters[0][1].tolist() == labels.tolist()
 
 
 def test_judge(finetune, checkpoint):

@@ -15,8 +15,9 @@ from bootmae.checkpoints import load_encoder
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
+from bootmae.config.model import build_model
 from bootmae.data.scenes import SceneSpec, boxes_of, draw_scene
-from bootmae.evaluation.predict import image_of, instances, label_map, load_trained, predict
+from bootmae.evaluation.predict import image_of, instances, label_map, predict
 from bootmae.evaluation.rows import METRIC_KEYS, protocol_of, result_row, trained_columns, trained_rows
 from bootmae.results.names import LOGGED_METRICS
 from bootmae.results.rows import read_rows
@@ -178,7 +179,7 @@ def test_the_hash_is_that_of_other_tasks(runs):
 @pytest.mark.parametrize('short', KINDS)
 def test_a_trained_model_sees_images_as_in_training(runs, short):
     cell, runner = runs[short]
-    model = load_trained(load_config(cell.config), last_checkpoint(cell.run))
+    model = build_model(load_config(cell.config), last_checkpoint(cell.run)).eval()
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET)
     assert not model.training
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in runner.model.state_dict().items())

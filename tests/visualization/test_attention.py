@@ -97,7 +97,7 @@ def test_windows_that_are_not_known_are_refused(randomize):
 
 
 def encoder_of(width: int, depth: int, num_heads: int | None = None) -> Encoder:
-    state = {'cls_token': torch.zeros(1, 1, width), f'blocks.{depth - 1}.norm1.bias': torch.zeros(width)}
+    state = {'pos_embed': torch.zeros(1, 17, width), f'blocks.{depth - 1}.norm1.bias': torch.zeros(width)}
     return Encoder('test', state, num_heads=num_heads)
 
 

@@ -14,15 +14,17 @@ from mmengine import dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS
 from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from ...checkpoints import error_context, find_encoder, match
 from ...config.load import load_config
+from ...config.model import build_model
 from ...config.weights import check_statistics
-from ...evaluation.probe import Features, features_of, few_labels, knn_accuracy, linear_accuracy
+from ...data.subsets import few_labels, spread
+from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
 from ..unwrap import bare_model
 from .heartbeat import HeartbeatHook
 from .provenance import num_heads
@@ -76,19 +78,12 @@ def encoder_content(model: nn.Module) -> dict:
     return dict(state_dict=model.state_dict(), meta=dict(bootmae=facts))
 
 
-def spread(count: int, limit: int | None) -> np.ndarray:
-    """All of ``count`` indices, or ``limit`` of them, evenly: of a list in the order of classes some of each."""
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.arange(limit) * count // limit
-
-
 def choose(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subset:
     """The labeled images: ``labels`` of each class (all: 'all'), of at most ``limit`` images."""
     index = spread(len(dataset), limit)
     if labels != 'all':
-        classes = torch.as_tensor(np.asarray(dataset.get_gt_labels())[index])
-        index = index[few_labels(classes, int(labels), seed).numpy()]
+        classes = np.asarray(dataset.get_gt_labels())[index]
+        index = index[few_labels(classes, int(labels), seed, remedy='lower labels or raise max_images')]
     return Subset(dataset, index.tolist())
 
 
@@ -211,9 +206,7 @@ class OnlineProbeHook(Hook):
         content = encoder_content(model)
         facts = content['meta']['bootmae']
         check_statistics(cfg, THIS_RUN, facts['mean'], facts['std'])
-        model_cfg = cfg.model.to_dict()
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-        self.classifier = MODELS.build(model_cfg).eval()
+        self.classifier = build_model(cfg).eval()
         with error_context(THIS_RUN):
             match(self.classifier.backbone, find_encoder(content, self.source))
         reference, query = data_sets(cfg, self.folder)

@@ -7,29 +7,22 @@ import io
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS
 from mmengine.visualization import MLflowVisBackend
 from mmpretrain.models.selfsup import MAE
 from PIL import Image
 from torch import nn
 
+from ...config.model import build_model
+from ...data.subsets import spread
 from ...models.bootmae import BootMAE
 from ...visualization.grids import reconstruction_grid
-from ...visualization.reconstruct import hide, reconstruct, to_pixels
+from ...visualization.reconstruct import draw_masks, hide, reconstruct, to_pixels
 from ..unwrap import bare_model
-from .online_probe import beat, is_due, kept_random_state, spread
+from .online_probe import beat, is_due, kept_random_state
 
 NAME = 'reconstructions'
-
-
-def build_copy(cfg: Config) -> nn.Module:
-    """A second model of a run's config, on the CPU, in eval mode, whose weights are to be loaded."""
-    model_cfg = cfg.model.to_dict()
-    if 'data_preprocessor' in cfg:
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-    return MODELS.build(model_cfg).eval()
 
 
 def first_images(runner, count: int) -> tuple[torch.Tensor, list]:
@@ -43,20 +36,12 @@ def first_images(runner, count: int) -> tuple[torch.Tensor, list]:
     return bare_model(runner).data_preprocessor(inputs, training=False)['inputs'].cpu(), batch.get('data_samples')
 
 
-def draw_masks(model: nn.Module, samples: list | None, count: int, seed: int = 0) -> tuple[np.ndarray, int]:
+def masks_of(model: nn.Module, samples: list | None, count: int) -> tuple[np.ndarray, int]:
     """Mask orders (n, N), those of the images' data samples where they have any, and M."""
-    rng = np.random.RandomState(seed)
-    if isinstance(model, BootMAE):
-        given = samples is not None and 'ids_shuffle' in samples[0]
-        orders = (
-            [sample.ids_shuffle for sample in samples]
-            if given
-            else [model.masking.draw_ids_shuffle(rng) for _ in range(count)]
-        )
-        return np.stack(orders), model.masking.num_masked
-    patches = int(np.prod(model.backbone.patch_resolution))
-    visible = int(patches * (1 - model.backbone.mask_ratio))
-    return np.stack([rng.permutation(patches) for _ in range(count)]), patches - visible
+    ids_shuffle, num_masked = draw_masks(model, count)
+    if isinstance(model, BootMAE) and samples is not None and 'ids_shuffle' in samples[0]:
+        ids_shuffle = np.stack([sample.ids_shuffle for sample in samples])
+    return ids_shuffle, num_masked
 
 
 def patch_of(backbone: nn.Module) -> tuple[int, int]:
@@ -106,10 +91,10 @@ class ReconstructionHook(Hook):
         if runner.rank:
             return
         with kept_random_state():
-            self.copy = build_copy(runner.cfg)
+            self.copy = build_model(runner.cfg).eval()
             x, samples = first_images(runner, self.count)
         self.images = to_pixels(self.copy, x)
-        self.orders, self.masked = draw_masks(self.copy, samples, len(x))
+        self.ids_shuffle, self.num_masked = masks_of(self.copy, samples, len(x))
         if runner.iter == 0:
             self.draw(runner, 0)
 
@@ -130,6 +115,6 @@ class ReconstructionHook(Hook):
         """RGB uint8 (H, W, 3): an image a row."""
         self.copy.load_state_dict(model.state_dict())
         patch = patch_of(self.copy.backbone)
-        panels = dict(original=self.images, masked=hide(self.images, self.orders, self.masked, patch))
-        panels['reconstruction'] = reconstruct(self.copy, self.images, self.orders, self.masked, patch)
+        panels = dict(original=self.images, masked=hide(self.images, self.ids_shuffle, self.num_masked, patch))
+        panels['reconstruction'] = reconstruct(self.copy, self.images, self.ids_shuffle, self.num_masked, patch)
         return on_white(reconstruction_grid(panels))

@@ -48,7 +48,7 @@ NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS)
 
 
 @dataclass(frozen=True)
-class Finding:
+class FileFinding:
     """One thing found: its kind, the file, what exactly, and the split (set by the scan)."""
 
     kind: str
@@ -83,12 +83,12 @@ class Outcome:
     """What a job found, a hash of the image file's bytes (None if missing or empty), and the labels of its mask."""
 
     job: Job
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[FileFinding] = field(default_factory=list)
     digest: bytes | None = None
     labels: tuple[int, ...] = ()
 
 
-def examine(job: Job) -> Outcome:
+def inspect_files(job: Job) -> Outcome:
     """Look at the files of a job."""
     outcome = Outcome(job)
     size = None
@@ -97,7 +97,7 @@ def examine(job: Job) -> Outcome:
         size = check_image(readable(job.image), data, outcome.findings)
     if size and job.size and size != job.size:
         outcome.findings.append(
-            Finding(
+            FileFinding(
                 'size differs from the annotation',
                 readable(job.image),
                 f'the file is {_by(size)}, the annotation says {_by(job.size)}',
@@ -108,7 +108,7 @@ def examine(job: Job) -> Outcome:
     return outcome
 
 
-def _read(path: str, what: str, findings: list[Finding], detail: str = '') -> bytes | None:
+def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -> bytes | None:
     """Bytes of a file, or None and a finding."""
     name = readable(path)
     try:
@@ -118,17 +118,17 @@ def _read(path: str, what: str, findings: list[Finding], detail: str = '') -> by
             with open(path, 'rb') as file:
                 data = file.read()
     except FileNotFoundError:
-        findings.append(Finding(f'missing {what}', name, detail or 'there is no such file'))
+        findings.append(FileFinding(f'missing {what}', name, detail or 'there is no such file'))
     except (OSError, ValueError) as error:  # a ValueError of an archive that is cut off
-        findings.append(Finding('unreadable', name, getattr(error, 'strerror', None) or str(error)))
+        findings.append(FileFinding('unreadable', name, getattr(error, 'strerror', None) or str(error)))
     else:
         if data:
             return data
-        findings.append(Finding('empty file', name, '0 bytes'))
+        findings.append(FileFinding('empty file', name, '0 bytes'))
     return None
 
 
-def check_image(path: str, data: bytes, findings: list[Finding]) -> tuple[int, int] | None:
+def check_image(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int] | None:
     """(height, width) of an image as training sees it, or None if it cannot be decoded; adds to the findings."""
     image = _decode_with_pillow(path, data, findings)
     if image is None:
@@ -137,44 +137,44 @@ def check_image(path: str, data: bytes, findings: list[Finding]) -> tuple[int, i
     with _stderr() as printed:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        findings.append(Finding('unreadable', path, 'OpenCV cannot decode it'))
+        findings.append(FileFinding('unreadable', path, 'OpenCV cannot decode it'))
         return None
     if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoded nevertheless: its rest is zeros
-        findings.append(Finding('truncated', path, 'a JPEG file without its end'))
+        findings.append(FileFinding('truncated', path, 'a JPEG file without its end'))
     for line in {line for line in printed if 'Corrupt JPEG data' in line}:
         harmless = 'extraneous bytes' in line
-        findings.append(Finding(JPEG_WARNING if harmless else 'corrupt', path, line))
+        findings.append(FileFinding(JPEG_WARNING if harmless else 'corrupt', path, line))
     if mode in ('CMYK', 'YCCK'):
-        findings.append(Finding(CMYK, path, 'converted to RGB on reading'))
+        findings.append(FileFinding(CMYK, path, 'converted to RGB on reading'))
     if mode.startswith(('I', 'F')) or _is_16_bit_png(data):
-        findings.append(Finding(SIXTEEN_BIT, path, 'reduced to 8 bits on reading'))
+        findings.append(FileFinding(SIXTEEN_BIT, path, 'reduced to 8 bits on reading'))
     if turned in TURNED:
-        findings.append(Finding(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}'))
+        findings.append(FileFinding(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}'))
     if min(width, height) < TINY:
-        findings.append(Finding(SMALL, path, f'{_by((height, width))} pixels'))
+        findings.append(FileFinding(SMALL, path, f'{_by((height, width))} pixels'))
     if width * height > HUGE:
-        findings.append(Finding(LARGE, path, f'{_by((height, width))} pixels'))
+        findings.append(FileFinding(LARGE, path, f'{_by((height, width))} pixels'))
     return decoded.shape[0], decoded.shape[1]
 
 
-def _decode_with_pillow(path: str, data: bytes, findings: list[Finding]) -> tuple[int, int, str, int] | None:
+def _decode_with_pillow(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int, str, int] | None:
     """Width, height, mode and EXIF orientation of an image that Pillow decodes to its end; else None and a finding."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
             if width * height > READABLE:
                 findings.append(
-                    Finding('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
+                    FileFinding('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
                 )
                 return None
             image.draft(mode, (1, 1))  # a JPEG is read to its end, but at an eighth of its size: three times faster
             image.load()
             return width, height, mode, image.getexif().get(ORIENTATION, 1)
     except UnidentifiedImageError:
-        findings.append(Finding('not an image', path, f'starts with {data[:12]!r}'))
+        findings.append(FileFinding('not an image', path, f'starts with {data[:12]!r}'))
     except Exception as error:  # a decoder may raise anything
         cut = isinstance(error, OSError) and 'truncated' in str(error).lower()
-        findings.append(Finding('truncated' if cut else 'unreadable', path, f'{error}' or type(error).__name__))
+        findings.append(FileFinding('truncated' if cut else 'unreadable', path, f'{error}' or type(error).__name__))
     return None
 
 
@@ -215,18 +215,18 @@ def _is_16_bit_png(data: bytes) -> bool:
 
 
 def check_mask(
-    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, findings: list[Finding]
+    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, findings: list[FileFinding]
 ) -> tuple[int, ...]:
     """Label values of a mask, which must have its image's size, one channel, and no value but the allowed ones."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(image)
     except Exception as error:  # a decoder may raise anything
-        findings.append(Finding('unreadable mask', path, f'{error}' or type(error).__name__))
+        findings.append(FileFinding('unreadable mask', path, f'{error}' or type(error).__name__))
         return ()
     if mask.ndim != 2:
         findings.append(
-            Finding(
+            FileFinding(
                 'mask with several channels',
                 path,
                 f'{mask.shape[-1]} channels: a mask holds one class number a pixel (gray or palette PNG)',
@@ -234,13 +234,13 @@ def check_mask(
         )
         return ()
     if size and mask.shape != size:
-        findings.append(Finding('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}'))
+        findings.append(FileFinding('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}'))
     values, counts = _count(mask)
     if allowed is not None:
         wrong = {int(value): int(count) for value, count in zip(values, counts) if int(value) not in allowed}
         if wrong:
             shown = ', '.join(f'{value} ({count} pixels)' for value, count in list(wrong.items())[:5])
-            findings.append(Finding('label outside the classes', path, shown + (', ...' if len(wrong) > 5 else '')))
+            findings.append(FileFinding('label outside the classes', path, shown + (', ...' if len(wrong) > 5 else '')))
     return tuple(int(value) for value in values)
 
 
@@ -260,7 +260,7 @@ def _by(size: Sequence[int]) -> str:
 # --- COCO ---
 
 
-def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: bool) -> list[Finding]:
+def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: bool) -> list[FileFinding]:
     """What is wrong with the annotations of COCO's format, images aside.
 
     Args:
@@ -275,15 +275,15 @@ def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: boo
     for what, entries in (('image', content['images']), ('annotation', content['annotations'])):
         for number, count in Counter(entry['id'] for entry in entries).items():
             if count > 1:
-                findings.append(Finding('id not unique', file, f'{what} {number} occurs {count} times'))
+                findings.append(FileFinding('id not unique', file, f'{what} {number} occurs {count} times'))
     for annotation in content['annotations']:
         where = f'annotation {annotation["id"]}'
         used[names.get(annotation['category_id'])] += 1
         if annotation['category_id'] not in names:
-            findings.append(Finding('unknown category', file, f'{where}: category {annotation["category_id"]}'))
+            findings.append(FileFinding('unknown category', file, f'{where}: category {annotation["category_id"]}'))
         image = images.get(annotation['image_id'])
         if image is None:
-            findings.append(Finding('annotation without image', file, f'{where}: image {annotation["image_id"]}'))
+            findings.append(FileFinding('annotation without image', file, f'{where}: image {annotation["image_id"]}'))
             continue
         where += f' of {image["file_name"]}'
         size = image['height'], image['width']
@@ -292,10 +292,10 @@ def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: boo
             _fault_of_mask(annotation.get('segmentation'), size, with_masks),
         ):
             if kind:
-                findings.append(Finding(kind, file, f'{where}: {detail}'))
+                findings.append(FileFinding(kind, file, f'{where}: {detail}'))
     unknown = [name for name in classes if name not in names.values()]
-    findings += [Finding('class unknown to the annotation file', file, name) for name in unknown]
-    findings += [Finding(CLASS_ABSENT, file, name) for name in classes if name not in unknown and not used[name]]
+    findings += [FileFinding('class unknown to the annotation file', file, name) for name in unknown]
+    findings += [FileFinding(CLASS_ABSENT, file, name) for name in classes if name not in unknown and not used[name]]
     return findings
 
 

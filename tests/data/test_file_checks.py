@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageFile
 from pycocotools import mask as masks
 
-from bootmae.data.verify import Finding, Job, _decode_runs, check_coco, examine
+from bootmae.data.file_checks import FileFinding, Job, _decode_runs, check_coco, inspect_files
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> Image.Image:
@@ -64,12 +64,12 @@ NOTES = {
 def look(tmp_path):
     """``look(data, mask=..., **job)``: kinds found in an image file of these bytes, and (kind, fault) pairs."""
 
-    def run(data: bytes, mask: bytes | None = None, **job) -> list[Finding]:
+    def run(data: bytes, mask: bytes | None = None, **job) -> list[FileFinding]:
         (tmp_path / 'image').write_bytes(data)
         if mask is not None:
             (tmp_path / 'mask.png').write_bytes(mask)
             job['mask'] = str(tmp_path / 'mask.png')
-        run.outcome = examine(Job(str(tmp_path / 'image'), **job))
+        run.outcome = inspect_files(Job(str(tmp_path / 'image'), **job))
         return [(finding.kind, finding.fault) for finding in run.outcome.findings]
 
     return run
@@ -144,10 +144,10 @@ def test_messages_of_libraries_do_not_reach_the_screen(look, capfd):
 
 def test_missing_files(tmp_path):
     job = Job(str(tmp_path / 'a.jpg'), mask=str(tmp_path / 'a.png'))
-    outcome = examine(job)
+    outcome = inspect_files(job)
     assert [(f.kind, f.path) for f in outcome.findings] == [('missing image', job.image), ('missing mask', job.mask)]
     assert outcome.digest is None
-    assert [f.kind for f in examine(Job(str(tmp_path))).findings] == ['unreadable'], 'a folder'
+    assert [f.kind for f in inspect_files(Job(str(tmp_path))).findings] == ['unreadable'], 'a folder'
 
 
 def test_sizes_of_annotations_are_those_of_the_turned_image(look):
