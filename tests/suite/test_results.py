@@ -51,9 +51,14 @@ def runs(tmp_path_factory):
     init, made = write_files(root)['mae'], {}
     for short, kind in KINDS.items():
         config = write_config(root, short, root / 'scenes')
-        task = Task(kind, str(config), kind=kind, options={'log_level': 'ERROR', 'experiment_name': f'dense_{short}'})
+        task = Task(
+            name=kind,
+            config=str(config),
+            kind=kind,
+            options={'log_level': 'ERROR', 'experiment_name': f'dense_{short}'},
+        )
         suite = Suite(root / 'toy.yaml', None, 'toy', 'demo', (), (2,), {}, (task,))
-        cell = Cell(suite, task, Method('mae', 'mae', str(init)), 2, root)
+        cell = Cell(suite, task, Method(name='mae', configs='mae', weights=str(init)), 2, root)
         runner = train(cell.config, str(cell.run), cell.options, init=cell.weights, **row_options(cell))
         made[short] = cell, runner
     return made
@@ -99,7 +104,7 @@ def test_several_scales_are_another_protocol(runs):
 def test_test_data_in_place_of_the_last_validation(runs):
     """The row is written by tools/test.py then, and says the same of the encoder as that of a training."""
     cell, _ = runs['seg']
-    tested = Task('segmentation', cell.config, kind='segmentation', test=True, options=cell.options)
+    tested = Task(name='segmentation', config=cell.config, kind='segmentation', test=True, options=cell.options)
     cell = Cell(cell.suite, tested, cell.method, cell.seed, cell.root / 'tested')
     commands = cell.commands(0)
     assert [command[1].rpartition('/')[2] for command in commands] == ['train.py', 'test.py']
@@ -136,7 +141,7 @@ def test_wrong_columns(given, message):
 def test_other_data_in_validation_than_in_the_test_is_refused(runs):
     cell, _ = runs['seg']
     options = cell.options | {'test_dataloader.dataset.split': 'train'}
-    other = Task('segmentation', cell.config, kind='segmentation', options=options)
+    other = Task(name='segmentation', config=cell.config, kind='segmentation', options=options)
     with pytest.raises(ValueError, match='tasks.segmentation: .* give the task "test: true"'):
         cell_config(Cell(cell.suite, other, cell.method, cell.seed, cell.root))
 
@@ -212,7 +217,9 @@ def test_detection_samples(runs):
 def test_pictures(runs, short, monkeypatch):
     """A column for every method, with the classes and colors of the data set."""
     cell, _ = runs[short]
-    other = Cell(cell.suite, cell.training, Method('bootmae', 'bootmae', cell.weights), cell.seed, cell.root)
+    other = Cell(
+        cell.suite, cell.training, Method(name='bootmae', configs='bootmae', weights=cell.weights), cell.seed, cell.root
+    )
     (cell.root / other.name).mkdir(parents=True, exist_ok=True)
     if not other.run.exists():
         other.run.symlink_to(cell.run)
