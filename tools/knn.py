@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Evaluate frozen features by k-NN and logistic regression on the data of a downstream config.
+"""Evaluate frozen features of an encoder by k-NN and, on request, logistic regression.
 
     tools/knn.py configs/cls/bootmae_vitb_finetune.py --init work_dirs/bootmae_vitb/epoch_801.pth
 
-The training images of the config are the reference, its test images are the queries, both without augmentation. The
-features are the mean of the patch tokens, normalized by a LayerNorm, after the last block of the config
-(model.backbone.depth). --blocks 6 9 12 or --blocks all evaluates several blocks and reads every image once.
+The training images of the config are the reference set and its test images the queries, both without augmentation. The
+features are the mean of the patch tokens, normalized by a LayerNorm, after the last block or model.backbone.depth.
+--blocks 6 9 12 or --blocks all evaluates several blocks and reads every image once. A linear probe, a layer trained by
+SGD or LARS, is a training: use configs/cls/*_linear.py with tools/train.py.
 """
 
 import argparse
@@ -21,10 +22,10 @@ def parse_args() -> argparse.Namespace:
         '--init',
         nargs='+',
         metavar='CHECKPOINT',
-        help='checkpoints with an encoder; several files are consecutive seeds of one method',
+        help='files with an encoder; several files are consecutive seeds of one method',
     )
     encoder.add_argument(
-        '--untrained', type=int, metavar='SEEDS', help='evaluate this number of randomly initialized encoders instead'
+        '--untrained', type=int, metavar='SEEDS', help='evaluate this many encoders with random weights instead'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the first encoder (default: 0)')
     parser.add_argument('--source', choices=('online', 'momentum'), default='online', help='encoder of a BootMAE file')
@@ -36,18 +37,18 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=['all'],
         metavar='N',
-        help='labeled images per class: numbers or all (default); drawn again for each seed',
+        help='labeled images per class: numbers, or all (default); each seed draws its own subset',
     )
     parser.add_argument(
         '--blocks',
         nargs='+',
         metavar='N',
-        help='blocks to evaluate, counted from 1, or all (default: model.backbone.depth of the config)',
+        help='blocks to evaluate, counted from 1, or all (default: the block of the config)',
     )
     parser.add_argument('--k', type=int, default=20, help='neighbors (default: 20)')
     parser.add_argument('--workers', type=int, default=0, help='processes that read images (default: 0)')
     parser.add_argument('--rows', metavar='FILE.csv', help='append the results to this file of result rows')
-    parser.add_argument('--data', help='data name in the rows (default: the data set class)')
+    parser.add_argument('--data', help='data name in the rows (default: from the config)')
     parser.add_argument('--method', help='method name in the rows (default: from the checkpoint)')
     parser.add_argument('--label', default='reproduced', choices=('reproduced', 'demo'), help='label of the rows')
     parser.add_argument(

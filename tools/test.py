@@ -16,6 +16,16 @@ def parse_args() -> argparse.Namespace:
         help='use the test-time augmentation of the config: several scales, flipped images',
     )
     parser.add_argument('--out', metavar='FILE.json', help='also write the metrics to this file')
+    parser.add_argument('--rows', metavar='FILE.csv', help='append the metrics to this file of result rows')
+    parser.add_argument(
+        '--row',
+        nargs='+',
+        default=[],
+        metavar='COLUMN=VALUE',
+        help='columns of these rows: task (required: linear, finetune, segmentation or detection), method, data, '
+        'labels, label',
+    )
+    parser.add_argument('--init', metavar='CHECKPOINT', help='encoder that the training started from, for the rows')
     parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'

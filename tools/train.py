@@ -47,6 +47,17 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override config values, e.g. train_dataloader.batch_size=256',
     )
+    parser.add_argument(
+        '--rows', metavar='FILE.csv', help='append the metrics of the last validation to this file of result rows'
+    )
+    parser.add_argument(
+        '--row',
+        nargs='+',
+        default=[],
+        metavar='COLUMN=VALUE',
+        help='columns of these rows: task (required: linear, finetune, segmentation or detection), method, data, '
+        'labels, label',
+    )
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -66,6 +77,8 @@ def command() -> None:
         args.launcher,
         args.auto_scale_lr,
         args.resume_changed,
+        args.rows,
+        args.row,
     )
 
 

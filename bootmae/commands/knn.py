@@ -1,14 +1,17 @@
 """Evaluate frozen features by k-NN and logistic regression."""
 
 import argparse
+import time
 from collections.abc import Sequence
-from functools import partial
+
+import torch
 
 from .. import registry  # noqa: F401
+from ..checkpoints import read_checkpoint
 from ..config.load import load_config
 from ..data.subsets import few_labels
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
-from ..evaluation.rows import result_row
+from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
 
@@ -40,7 +43,7 @@ def evaluate_features(
         source: ``online`` or ``momentum`` encoder of a BootMAE file.
         workers: number of processes that read images.
         options: config values to override.
-        data: data name in the rows; default: the data set class.
+        data: data name in the rows; default: from the config.
         method: method name in the rows; default: from the checkpoint.
         label: label of the rows.
         blocks: blocks to evaluate, counted from 1, or ``['all']``; None for the last block of the config.
@@ -49,29 +52,31 @@ def evaluate_features(
         ValueError: if a number of labels or a block is invalid, or the checkpoint does not match the config.
         FileNotFoundError: if the checkpoint or the data is missing.
     """
+    begin = time.monotonic()
     if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
     cfg = load_config(config, options)
     numbers = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth']) if blocks else []
     if numbers:
+        cfg.blocks = numbers
         cfg.model.backbone.depth = numbers[-1]
-    model = build_encoder(cfg, checkpoint, source, seed)
-    numbers, verdict = numbers or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
-    row = partial(
-        result_row,
-        checkpoint,
-        verdict.hash if verdict else '',
+    columns = dict(
+        data=data or data_name(cfg),
         method=method,
         metric='accuracy',
         seed=seed,
-        data=data or cfg.train_dataloader.dataset.type,
         label=label,
+        config_hash=config_hash(cfg),
+        data_hash=data_hash(cfg),
     )
+    content = read_checkpoint(checkpoint) if checkpoint else {}
+    model = build_encoder(cfg, checkpoint, source, seed, content)
+    numbers, verdict = numbers or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
     reference, query = (
         extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, numbers, workers=workers)
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
     )
-    rows = []
+    found = []
     for number in labels:
         index = (
             slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed, remedy='lower --labels')
@@ -84,8 +89,10 @@ def evaluate_features(
                     if task == 'knn'
                     else (linear_accuracy(chosen, queries), f'logistic regression, {place}')
                 )
-                rows.append(row(task=task, labels=number, value=value, protocol=protocol))
-    return rows
+                found.append(dict(task=task, labels=number, value=value, protocol=protocol))
+    gpu_seconds = time.monotonic() - begin if torch.cuda.is_available() else 0.0
+    facts, weights = run_facts_of(content), verdict.hash if verdict else ''
+    return [result_row(checkpoint, weights, facts, gpu_seconds, **columns, **row) for row in found]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,10 +114,10 @@ def run(args: argparse.Namespace) -> None:
             label=args.label,
             blocks=args.blocks,
         ):
-            block = f' {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            block = f', {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            task = 'k-NN' if row.task == 'knn' else 'logistic regression'
             print(
-                f'{row.data} {row.method} seed {row.seed} {row.task:<6}{block} {row.labels:>4} labels: '
-                f'{row.value:.2f} %',
+                f'{row.data} {row.method} seed {row.seed} {task}{block}, {row.labels} labels: {row.value:.2f} %',
                 flush=True,
             )
             rows.append(row)

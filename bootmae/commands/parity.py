@@ -31,7 +31,7 @@ from ..checkpoints.keys import (
     mae_to_mmpretrain,
 )
 from ..engine.optimizers.layer_decay import ViTOptimWrapperConstructor
-from ..engine.runner.compile import compile_model, settings
+from ..engine.runner.compile import compile_model, compile_settings
 from ..models.layers import LAYER_NORM_EPS
 from ..models.objectives import token_weights
 from .cli import USER_ERRORS
@@ -128,7 +128,7 @@ def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> 
 
 def prepare(model: torch.nn.Module, execution: Execution) -> torch.nn.Module:
     """Move a model to the device, and compile it if requested."""
-    options = settings(execution.compile, model)
+    options = compile_settings(execution.compile, model)
     if options:
         compile_model(model, **options)
     return model.to(execution.device)

@@ -2,13 +2,17 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from mmengine.dist import is_main_process
 
 from .. import registry  # noqa: F401
+from ..config.load import load_config
 from ..config.steps import evaluation_config
+from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner
-from ..results.rows import replace_file
+from ..evaluation.rows import trained_columns, trained_rows
+from ..results.rows import replace_file, write_rows
 
 
 def evaluate(
@@ -18,16 +22,38 @@ def evaluate(
     options: dict | None = None,
     launcher: str = 'none',
     tta: bool = False,
+    init: str | None = None,
+    rows: str | None = None,
+    row: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Return the metrics of a checkpoint on the test data of its config."""
+    """Return the metrics of a checkpoint on the test data of its config, and write them to ``rows`` if given.
+
+    ``tools/test.py --help`` explains the arguments.
+    """
+    columns = trained_columns(load_config(config, options), row) if rows else {}
     cfg = evaluation_config(config, checkpoint, options, tta)
-    metrics = build_runner(cfg, config, work_dir, launcher).test()
+    runner = build_runner(cfg, config, work_dir, launcher)
+    metrics = runner.test()
+    if rows and is_main_process():
+        encoder_hash, gpu_seconds = encoder_and_cost(runner)
+        cfg = load_config(config, options)  # without the changes for this test
+        write_rows(rows, trained_rows(cfg, metrics, columns, init, encoder_hash, gpu_seconds, tta))
     await_processes()
     return metrics
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate a model and write the metrics to ``--out`` if given."""
-    metrics = evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
+    """Evaluate a model and write the metrics to ``--out`` and ``--rows`` if given."""
+    metrics = evaluate(
+        args.config,
+        args.checkpoint,
+        args.work_dir,
+        args.cfg_options,
+        args.launcher,
+        args.tta,
+        args.init,
+        args.rows,
+        args.row,
+    )
     if args.out and is_main_process():
         replace_file(args.out, json.dumps(metrics, indent=1, default=float) + '\n')

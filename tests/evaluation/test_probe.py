@@ -8,6 +8,7 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
+from bootmae.checkpoints import load, read
 from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import load_config
 from bootmae.data.subsets import few_labels
@@ -34,7 +35,7 @@ def clusters(count: int, noise: float, seed: int, classes: int = 5, width: int =
     return centers[labels] + noise * torch.randn(count, width, generator=generator), labels
 
 
-# --- k-NN and the linear probe ---
+# --- k-NN and logistic regression ---
 
 
 @pytest.mark.parametrize('k', [1, 5, 20, 1000])
@@ -198,10 +199,22 @@ def test_judge(finetune, checkpoint):
         linear_accuracy(few, query),
     ]
     assert {(row.data, row.method, row.seed, row.precision, row.seconds, row.images) for row in rows} == {
-        ('DigitImages', 'bootmae', 3, 'float32', 12.5, 320)
+        ('digits', 'bootmae', 3, 'float32', 12.5, 320)
     }
     assert len(rows[0].checkpoint_hash) == 12
     assert rows[0].protocol == 'k=5, block 2 of 2'
+
+
+def test_a_checkpoint_is_read_and_hashed_once(checkpoint, monkeypatch):
+    """For all rows of an encoder together; six rows here."""
+    calls, read_file, digest = [], read._read_torch, load.tensors_hash
+    monkeypatch.setattr(read, '_read_torch', lambda path: calls.append('read') or read_file(path))
+    monkeypatch.setattr(load, 'tensors_hash', lambda state: calls.append('hash') or digest(state))
+    rows = evaluate_features(
+        str(FINETUNE), checkpoint, tasks=('knn', 'linear'), labels=('all', '2', '4'), options=SMALL
+    )
+    assert len(rows) == 6
+    assert calls == ['read', 'hash']
 
 
 def test_judge_tells_encoders_apart(checkpoint):
