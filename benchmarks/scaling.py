@@ -48,7 +48,7 @@ class Step:
 
 
 def trainable_parameters(config: str) -> int:
-    """Return the sizes of the model of a pretraining config, built on the meta device."""
+    """Count the trainable parameters of a pretraining config, built on the meta device."""
     cfg = Config.fromfile(measure.ROOT / 'configs' / 'pretrain' / f'{config}.py')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     return sum(parameter.numel() for parameter in build_on_meta(cfg).parameters() if parameter.requires_grad)
