@@ -35,13 +35,6 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
         assert not np.array_equal(first.image, other.image)
 
 
-def test_splits_share_no_digit():
-    (train, _), (val, _) = (scenes._digits(split, tuple(range(10))) for split in ('train', 'val'))
-    assert len(train) == 1297
-    assert len(val) == 500
-    assert not {digit.tobytes() for digit in train} & {digit.tobytes() for digit in val}
-
-
 def test_splits_share_no_part_of_a_photograph(monkeypatch):
     picture = np.full((300, 400, 3), 10, dtype=np.uint8)
     picture[:, 200:] = 200
