@@ -1,4 +1,4 @@
-"""Digits and photo crops: how many, which, disjoint, the same every time, and ready for mmpretrain's transforms."""
+"""Digits and photo crops are the known ones, disjoint between splits, reproducible, and fit mmpretrain's transforms."""
 
 import numpy as np
 import pytest

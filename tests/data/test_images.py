@@ -1,4 +1,4 @@
-"""Image files: what is found, in which order, with which label, and what each mistake is called."""
+"""ImageFiles: files, order, labels, and messages about errors."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Digit scenes: what is drawn, how it is stored, and what mmseg and mmdet read of it."""
+"""Digit scenes: drawing, files, and the data sets of mmseg and mmdet."""
 
 import json
 import os
@@ -216,7 +216,7 @@ def test_mmdet_reads_them(root, registry_scope):
 
 
 def test_the_truth_scores_full_marks(root, registry_scope):
-    """COCO's metric on the stored annotations gives AP 1 to the scenes themselves: boxes, masks and ids agree."""
+    """The scenes themselves get AP 1 on the stored annotations, so boxes, masks and ids agree."""
     init_default_scope('mmdet')
     metric = MMDET_METRICS.build(
         dict(type='CocoMetric', metric=['bbox', 'segm'], ann_file=str(root / 'annotations' / 'instances_val2017.json'))
@@ -248,7 +248,7 @@ def _tensor(value):
 
 
 def test_some_digits_only(tmp_path, registry_scope):
-    """Classes are counted among the digits that occur, in files and in both libraries."""
+    """Only digits that occur are classes, in the files and in both libraries."""
     some = dict(SMALL, values=(1, 4, 7))
     spec = SceneSpec(**some)
     drawn = [draw_scene(spec, 'train', index) for index in range(30)]
