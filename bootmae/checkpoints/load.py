@@ -177,19 +177,20 @@ def error_context(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> Verdict:
+def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online', content: dict | None = None) -> Verdict:
     """Load a checkpoint's encoder into a backbone, whole or not at all.
 
     Args:
         backbone: the model to fill.
         path: any file that :func:`find_encoder` knows.
         source: ``online`` or ``momentum``.
+        content: of the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if its encoder does not fit the backbone; nothing is loaded then.
     """
-    content = read_checkpoint(path)
+    content = content or read_checkpoint(path)
     with error_context(path):
         encoder = find_encoder(content, source)
         found = match(backbone, encoder)

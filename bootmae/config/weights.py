@@ -12,11 +12,12 @@ from torch import nn
 from ..checkpoints import error_context, find_encoder, match, read_checkpoint
 
 
-def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
+def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: dict | None = None) -> None:
     """Start the backbone from the encoder of a checkpoint.
 
     Changes ``model.backbone.init_cfg``. With ``adopt_statistics=True`` in the config also changes the mean and standard
-    deviation of the data preprocessor to those of the checkpoint.
+    deviation of the data preprocessor to those of the checkpoint. ``content`` is that of the file, if it was read
+    before.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -29,7 +30,7 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online') -> None:
             f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
             f'{cfg.model.type}: to go on with a pretraining run use --resume'
         )
-    content = read_checkpoint(checkpoint)
+    content = content or read_checkpoint(checkpoint)
     with error_context(checkpoint):
         encoder = find_encoder(content, source)
     if cfg.get('adopt_statistics') and encoder.mean is not None:

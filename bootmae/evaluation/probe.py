@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ..checkpoints import load_encoder, read_checkpoint
 from ..config.model import build_model
 from ..config.weights import apply_init
 from ..distributed.signals import shield_workers
@@ -23,17 +24,32 @@ from ..models.vit import PlainViT
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 
 
-def build_encoder(cfg: Config, checkpoint: str | None, source: str = 'online', seed: int = 0) -> nn.Module:
-    """The classifier of a downstream config in eval mode, its encoder from a checkpoint or untrained.
+def build_encoder(
+    cfg: Config, checkpoint: str | None, source: str = 'online', seed: int = 0, content: dict | None = None
+) -> nn.Module:
+    """The classifier of a downstream config in eval mode, with the encoder of a checkpoint or random weights.
+
+    The backbone's ``verdict`` reports what was loaded.
+
+    Args:
+        cfg: A classification config.
+        checkpoint: File of the encoder; None for random weights.
+        source: Which encoder of a BootMAE file, ``online`` or ``momentum``.
+        seed: Seed of the random weights.
+        content: Content of the checkpoint, if it was read before.
 
     Raises:
-        FileNotFoundError, ValueError: if the checkpoint does not fit; see :func:`apply_init`.
+        FileNotFoundError, ValueError: The checkpoint is missing or does not fit; see :func:`apply_init`.
     """
     if checkpoint:
-        apply_init(cfg, checkpoint, source)
+        content = content or read_checkpoint(checkpoint)
+        apply_init(cfg, checkpoint, source, content)
+        del cfg.model.backbone['init_cfg']  # would read the file again
     set_random_seed(seed)
     model = build_model(cfg)
     model.init_weights()
+    if checkpoint:
+        model.backbone.verdict = load_encoder(model.backbone, checkpoint, source, content)
     return model.to(get_device()).eval()
 
 

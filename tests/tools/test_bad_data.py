@@ -119,7 +119,7 @@ def test_strict_runs_name_the_first_bad_image(data, config, tmp_path, capsys):
         assert call('train', config, '--work-dir', tmp_path / 'run', options=options) == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith(f'error: {data / BAD[0]} cannot be read (AssertionError: failed to load image')
-        assert 'mend or remove it' in line
+        assert 'repair or remove it' in line
 
 
 def test_without_the_protection_a_run_dies_of_one_bad_image(data, config, tmp_path, monkeypatch):

@@ -41,7 +41,6 @@ class ProvenanceHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model, wrapper = bare_model(runner), type(runner.optim_wrapper).__name__
         seconds = time.time() - self.begin
-        gpus = runner.world_size if torch.cuda.is_available() else 0
         checkpoint['meta']['bootmae'] = dict(
             method=type(model).__name__,
             mean=model.data_preprocessor.mean.flatten().tolist(),
@@ -52,13 +51,27 @@ class ProvenanceHook(Hook):
             precision=PRECISIONS.get(wrapper, wrapper),
             images=checkpoint['meta']['iter'] * runner.cfg.train_dataloader.batch_size * runner.world_size,
             seconds=round(self.earlier.get('seconds', 0.0) + seconds, 1),
-            gpu_seconds=round(self.earlier.get('gpu_seconds', 0.0) + gpus * seconds, 1),
+            gpu_seconds=self.gpu_seconds(runner),
             memory=round(max(self.earlier.get('memory', 0.0), peak_memory()), 2),
             commit=self.commit,
             accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
             run=resume_signature(runner),
             **initial_weights(model),
         )
+
+    def gpu_seconds(self, runner) -> float:
+        """GPU-seconds until now, those of the loaded checkpoint included; 0 on a CPU."""
+        gpus = runner.world_size if torch.cuda.is_available() else 0
+        return round(self.earlier.get('gpu_seconds', 0.0) + gpus * (time.time() - self.begin), 1)
+
+
+def encoder_and_cost(runner: Runner) -> tuple[str, float]:
+    """Hash of the encoder that a run started from (empty: none), and its GPU-seconds until now."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, ProvenanceHook)), None)
+    if hook is None:
+        return '', 0.0
+    initial = initial_weights(bare_model(runner)) or hook.earlier
+    return initial.get('init_hash', ''), hook.gpu_seconds(runner)
 
 
 def peak_memory() -> float:

@@ -25,6 +25,7 @@ from ...config.weights import follow_statistics
 from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
 from ..hooks.checkpoint import checkpoint_folder
+from ..hooks.class_results import ClassResultsHook, has_class_results
 from ..hooks.compile import CompileHook
 from ..unwrap import bare_model
 from .compile import compile_model, compile_settings
@@ -193,8 +194,11 @@ class SuiteRunner(Runner):
     def _checked(self, loop):
         """Return the loop after checking that its data set, metrics and model fit together."""
         check_dataset(loop.dataloader.dataset, bare_model(self))
-        for metric in loop.evaluator.metrics if hasattr(loop, 'evaluator') else ():
+        metrics = loop.evaluator.metrics if hasattr(loop, 'evaluator') else ()
+        for metric in metrics:
             check_metric(metric, loop.dataloader.dataset)
+        if has_class_results(metrics) and not any(isinstance(hook, ClassResultsHook) for hook in self.hooks):
+            self.register_hook(ClassResultsHook())
         return loop
 
     def train(self) -> nn.Module:

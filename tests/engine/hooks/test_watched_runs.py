@@ -15,7 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.commands.knn import judge
+from bootmae.commands.knn import evaluate_features
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
 from bootmae.config.model import build_model
@@ -92,7 +92,7 @@ def test_the_online_probe_is_tools_knn(watched, method):
     assert sorted(logged) == [0, 1, 2]
     options = FEW | (MAE_INPUT if method == 'mae' else {})
     for epoch in (1, 2):
-        rows = judge(
+        rows = evaluate_features(
             FINETUNE,
             str(found.folder / f'epoch_{epoch}.pth'),
             tasks=('knn', 'linear'),

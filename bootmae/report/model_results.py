@@ -40,7 +40,7 @@ class Place:
 
 
 @dataclass
-class Entry:
+class ModelResult:
     """One model at one task.
 
     Attributes:
@@ -101,7 +101,7 @@ def config_of(row: ResultRow) -> str:
     return f'configs/{name.format(model)}' if name else row.config
 
 
-def entries(rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()) -> list[Entry]:
+def model_results(rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()) -> list[ModelResult]:
     """Models at tasks, by place in order of first appearance; several protocols at a place are several entries.
 
     A row that says ``not run`` is an entry only where nothing was measured.
@@ -110,10 +110,10 @@ def entries(rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()) -> l
     places = {row: place_of(row) for row in rows}
     order = {place: number for number, place in enumerate(dict.fromkeys(places.values()))}
     measured = {place for row, place in places.items() if row.measured}
-    found: dict[tuple, Entry] = {}
+    found: dict[tuple, ModelResult] = {}
     for row, place in places.items():
         if row.measured or place not in measured:
             key = place, row.protocol, config_of(row)
-            entry = found.setdefault(key, Entry(row, config_of(row), paper=papers.get(place)))
+            entry = found.setdefault(key, ModelResult(row, config_of(row), paper=papers.get(place)))
             entry.rows += [row] if row.measured else []
     return [found[key] for key in sorted(found, key=lambda key: order[key[0]])]
