@@ -32,6 +32,7 @@ import torch
 
 import bootmae.registry  # noqa: F401  before the stack
 from bootmae import compat
+from bootmae.config.model import build_model
 from bootmae.engine.hooks.provenance import PRECISIONS as NAMES
 
 import mmdet.models  # noqa: F401  isort: skip
@@ -42,7 +43,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
@@ -98,9 +99,8 @@ def be_quiet() -> None:
 def stepper(cfg: Config, batch: dict, device: measure.Device) -> Callable[[], dict]:
     """Build model and optimizer, and return a function that runs a training step."""
     be_quiet()
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        model = MODELS.build(cfg.model)
+        model = build_model(cfg)
         model.init_weights()
         model = model.to(device).train()
         with redirect_stdout(io.StringIO()):  # mmseg prints all parameter groups
