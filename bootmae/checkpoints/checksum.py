@@ -106,7 +106,7 @@ def peek(path: str | Path) -> int | None:
     return None if mark is None else mark[0]
 
 
-def verify(path: str | Path) -> bool:
+def verify_checksum(path: str | Path) -> bool:
     """Whether a torch file has a mark, after its sum has been found right.
 
     Raises:

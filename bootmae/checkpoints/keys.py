@@ -13,7 +13,7 @@ from ..models.positions import bias_table_size, relative_index
 
 State = dict[str, torch.Tensor]
 
-# The release's decoder names (bootmae.md, section 9), in front of an optional suffix _1 for the feature branch.
+# The release's decoder names (docs/method.md, section 9), in front of an optional suffix _1 for the feature branch.
 _DECODER_PARTS = {'down': 'embed', 'mask_token': 'mask_token', 'decode_norm': 'norm', 'lm_head': 'head'}
 _DECODER_BLOCK_PARTS = {
     'norm1': 'self_norm',

@@ -25,7 +25,7 @@ UNUSED_PARTS = ('norm.', 'fc_norm.', 'pyramid.')  # what follows the blocks, if 
 
 
 @dataclass
-class Verdict:
+class LoadReport:
     """What was loaded, in one line for the log and one hash for the result row.
 
     The hash is of the file's encoder before anything is interpolated or left out, so that it is the same for every
@@ -177,7 +177,7 @@ def error_context(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> Verdict:
+def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> LoadReport:
     """Load a checkpoint's encoder into a backbone, whole or not at all.
 
     Args:
@@ -194,7 +194,7 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -
         encoder = find_encoder(content, source)
         found = match(backbone, encoder)
     backbone.load_state_dict(found.state, strict=False)
-    return Verdict(
+    return LoadReport(
         str(path),
         encoder.kind,
         len(found.state),
@@ -211,15 +211,15 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -
 class EncoderWeights:
     """``init_cfg=dict(type='EncoderWeights', checkpoint=FILE)`` of a :class:`PlainViT`; see :func:`load_encoder`.
 
-    The module's ``verdict`` tells what was loaded.
+    The module's ``load_report`` tells what was loaded.
     """
 
     def __init__(self, checkpoint: str, source: str = 'online'):
         self.checkpoint, self.source = checkpoint, source
 
     def __call__(self, module: nn.Module) -> None:
-        module.verdict = load_encoder(module, self.checkpoint, self.source)
-        print_log(str(module.verdict), logger='current')
+        module.load_report = load_encoder(module, self.checkpoint, self.source)
+        print_log(str(module.load_report), logger='current')
 
 
 def load_run(model: nn.Module, content: dict, path: str | Path) -> None:

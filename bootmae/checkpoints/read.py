@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from .checksum import AGAIN, DIGESTS, DamagedError, tensors_digest, verify
+from .checksum import AGAIN, DIGESTS, DamagedError, tensors_digest, verify_checksum
 from .hub import is_name, read_named
 
 
@@ -64,7 +64,7 @@ def _read_safetensors(path: Path) -> dict:
 
 
 def _read_torch(path: Path) -> object:
-    verify(path)
+    verify_checksum(path)
     with _READING, torch.serialization.safe_globals(SAFE_TYPES):
         return torch.load(path, map_location='cpu', weights_only=True)
 

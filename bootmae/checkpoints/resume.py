@@ -70,7 +70,7 @@ def _read(path: Path) -> dict:
     return content
 
 
-def choose(folder: str | Path, warn: Callable[[str], None]) -> Found:
+def choose_checkpoint(folder: str | Path, warn: Callable[[str], None]) -> Found:
     """:func:`find_newest`, with a warning for each file that was skipped.
 
     Raises:

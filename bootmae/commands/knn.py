@@ -42,11 +42,11 @@ def judge(
         blocks = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
         cfg.model.backbone.depth = blocks[-1]
     model = build_encoder(cfg, checkpoint, source, seed)
-    blocks, verdict = blocks or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
+    blocks, report = blocks or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
     row = partial(
         result_row,
         checkpoint,
-        verdict.hash if verdict else '',
+        report.hash if report else '',
         method=method,
         metric='accuracy',
         seed=seed,

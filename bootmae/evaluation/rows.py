@@ -21,7 +21,7 @@ def result_row(checkpoint: str | None, checkpoint_hash: str, gpu_seconds: float 
 
     Args:
         checkpoint: file of the encoder; None: untrained.
-        checkpoint_hash: of the verdict of its loading; empty: untrained.
+        checkpoint_hash: of the encoder that was loaded; empty: untrained.
         gpu_seconds: GPU-seconds that the evaluation took; those of the pretraining are added.
         fields: the other columns, ``method`` among them unless the file tells it.
     """

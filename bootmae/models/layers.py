@@ -118,7 +118,7 @@ class Tiling:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with a query bias and a value bias and no key bias (bootmae.md, section 2).
+    """Multi-head self-attention with a query bias and a value bias and no key bias (docs/method.md, section 2).
 
     A key bias adds the same number to all logits of a query, so softmax would cancel it.
 

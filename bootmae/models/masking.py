@@ -1,4 +1,4 @@
-"""Block-wise masking (bootmae.md, section 3).
+"""Block-wise masking (docs/method.md, section 3).
 
 A mask is given as an *order*: a permutation of the N patches whose last M are masked and the others visible.
 """

@@ -1,4 +1,4 @@
-"""The losses of BootMAE (bootmae.md, section 4). Pure functions; all sums in at least float32.
+"""The losses of BootMAE (docs/method.md, section 4). Pure functions; all sums in at least float32.
 
 Shape letters: B batch, N patches, M masked, C channels, P pixels of a patch and channel, D width.
 """

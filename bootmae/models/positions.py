@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10000.0) -> torch.Tensor:
-    """Fixed 2-D sin-cos position embedding with a zero class token in front (bootmae.md, section 2).
+    """Fixed 2-D sin-cos position embedding with a zero class token in front (docs/method.md, section 2).
 
     The channels hold ``[sin(row * w), cos(row * w), sin(column * w), cos(column * w)]`` with
     ``w_k = temperature ** (-k / (dim / 4))``: the row comes first, as in the authors' release.

@@ -1,4 +1,4 @@
-"""What BootMAE changes from epoch to epoch (bootmae.md, sections 4 and 5)."""
+"""What BootMAE changes from epoch to epoch (docs/method.md, sections 4 and 5)."""
 
 from collections.abc import Sequence
 

@@ -54,7 +54,7 @@ def patch_grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[
 
 @MODELS.register_module()
 class PlainViT(BaseModule):
-    """Plain vision transformer of BootMAE (bootmae.md, section 2), which also takes MAE and timm weights.
+    """Plain vision transformer of BootMAE (docs/method.md, section 2), which also takes MAE and timm weights.
 
     Args:
         arch: ``tiny``, ``small``, ``base``, ``large`` or ``dict(embed_dims=, depth=, num_heads=[, mlp_ratio=])``.
@@ -229,7 +229,7 @@ class PlainViT(BaseModule):
         return (self.fc_norm(x.mean(dim=1)),)
 
     def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
-        """Group of a parameter for layer-wise learning-rate decay (bootmae.md, section 5).
+        """Group of a parameter for layer-wise learning-rate decay (docs/method.md, section 5).
 
         Returns:
             group index and number of groups: 0 for the class token, positions and the patch embedding, k + 1 for

@@ -32,7 +32,7 @@ class LayerNorm2d(nn.Module):
 
 @MODELS.register_module()
 class TapPyramid(nn.Module):
-    """The authors' four levels from four taps (bootmae.md, section 6): x4, x2, x1 and max-pooled by 2.
+    """The authors' four levels from four taps (docs/method.md, section 6): x4, x2, x1 and max-pooled by 2.
 
     Args:
         in_channels: D; the levels have the same width.

@@ -1,4 +1,4 @@
-# ADE20K, 150 classes, at 512 x 512: the authors' pipeline (bootmae.md, section 6), in the layout of its archive:
+# ADE20K, 150 classes, at 512 x 512: the authors' pipeline (docs/method.md, section 6), in the layout of its archive:
 # data/ade/ADEChallengeData2016/{images,annotations}/{training,validation}.
 crop_size = (512, 512)
 data_root = 'data/ade/ADEChallengeData2016'

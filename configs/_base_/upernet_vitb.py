@@ -1,4 +1,4 @@
-# UperNet on a ViT-B/16, 160k iterations: the model and schedule of BootMAE's authors (bootmae.md, section 6). Input
+# UperNet on a ViT-B/16, 160k iterations: the model and schedule of BootMAE's authors (docs/method.md, section 6). Input
 # statistics, learning rate and clipping are each method's.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(

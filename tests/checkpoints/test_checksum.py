@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.checkpoints.checksum import SIZE, peek, verify
+from bootmae.checkpoints.checksum import SIZE, peek, verify_checksum
 from bootmae.checkpoints.write import write_checkpoint
 
 SUMS = r'is damaged \(checksum\)'
@@ -87,9 +87,9 @@ def test_iteration_is_read_from_the_tail(tmp_path, monkeypatch):
     for iteration in (0, 7, 123456789, None):
         write_checkpoint(path, content(iteration))
         assert peek(path) == iteration
-        assert verify(path)
+        assert verify_checksum(path)
     torch.save(content(), path)
-    assert (peek(path), verify(path)) == (None, False)
+    assert (peek(path), verify_checksum(path)) == (None, False)
     write_checkpoint(path, content())
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=SUMS):
@@ -121,5 +121,5 @@ def test_a_comment_of_another_program_is_no_mark(tmp_path):
     torch.save(content(), tmp_path / 'a.pth')
     with zipfile.ZipFile(tmp_path / 'a.pth', 'a') as archive:
         archive.comment = b'x' * SIZE
-    assert (peek(tmp_path / 'a.pth'), verify(tmp_path / 'a.pth')) == (None, False)
+    assert (peek(tmp_path / 'a.pth'), verify_checksum(tmp_path / 'a.pth')) == (None, False)
     assert os.path.getsize(tmp_path / 'a.pth') > SIZE

@@ -106,8 +106,8 @@ def test_an_export_loads_as_what_it_is(tmp_path, sources, make_vit):
     path, state = sources('run')
     convert(path, 'timm', tmp_path / 'a.safetensors', 'momentum')
     backbone = make_vit(out_type='avg_featmap')
-    verdict = load_encoder(backbone, tmp_path / 'a.safetensors')
-    assert verdict.kind == 'timm ViT, exported from BootMAE run (momentum)'
+    report = load_encoder(backbone, tmp_path / 'a.safetensors')
+    assert report.kind == 'timm ViT, exported from BootMAE run (momentum)'
     assert torch.equal(backbone.blocks[2].mlp.fc1.weight.float(), state['momentum.blocks.2.mlp.fc1.weight'])
     other = MODELS.build(
         dict(

@@ -1,4 +1,4 @@
-"""Loading: the whole encoder or nothing, with a verdict."""
+"""Loading: the whole encoder or nothing, with a report."""
 
 import re
 
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
-from bootmae.checkpoints import Verdict, check_resumable, load_encoder, load_run
+from bootmae.checkpoints import LoadReport, check_resumable, load_encoder, load_run
 from bootmae.checkpoints.load import EncoderWeights, tensors_hash
 from bootmae.models.positions import resize_positions, sincos_positions
 
@@ -35,7 +35,7 @@ def unchanged(model, before):
     return set(after) == set(before) and all(torch.equal(after[key], before[key]) for key in before)
 
 
-# Whole loading, and what the verdict says
+# Whole loading, and what the report says
 
 
 @pytest.mark.parametrize('source', ['online', 'momentum'])
@@ -43,36 +43,36 @@ def test_pooled_backbone(run_file, make_vit, source):
     path, model = run_file
     backbone = make_vit(out_type='avg_featmap')
     fresh = backbone.fc_norm.weight.clone()
-    verdict = load_encoder(backbone, path, source)
+    report = load_encoder(backbone, path, source)
     wanted = snapshot(model.backbone if source == 'online' else model.momentum)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, fresh if name == 'fc_norm.weight' else wanted.get(name, value))
     number = ENCODER_TENSORS - 2
-    assert verdict == Verdict(
+    assert report == LoadReport(
         path=str(path),
         kind=f'BootMAE run ({source})',
         loaded=number,
         wanted=number,
         new=['fc_norm.weight', 'fc_norm.bias'],
         unused=['norm.bias', 'norm.weight'] if source == 'online' else [],
-        hash=verdict.hash,
+        hash=report.hash,
         parts=['fc_norm'],
     )
     unused = ', not used: norm.bias, norm.weight' if source == 'online' else ''
-    assert str(verdict) == (
+    assert str(report) == (
         f'loaded {number}/{number} encoder tensors of {path} [BootMAE run ({source})], new '
-        f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {verdict.hash}'
+        f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {report.hash}'
     )
-    assert re.fullmatch('[0-9a-f]{12}', verdict.hash)
+    assert re.fullmatch('[0-9a-f]{12}', report.hash)
 
 
 def test_backbone_with_final_norm(run_file, make_vit):
     path, model = run_file
     backbone = make_vit()
-    verdict = load_encoder(backbone, path)
+    report = load_encoder(backbone, path)
     assert unchanged(backbone, snapshot(model.backbone))
-    assert (verdict.loaded, verdict.wanted, verdict.new, verdict.unused) == (ENCODER_TENSORS, ENCODER_TENSORS, [], [])
-    assert 'new' not in str(verdict).replace(str(path), '')
+    assert (report.loaded, report.wanted, report.new, report.unused) == (ENCODER_TENSORS, ENCODER_TENSORS, [], [])
+    assert 'new' not in str(report).replace(str(path), '')
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     assert torch.equal(backbone(x)[0], model.eval().backbone(x)[0])
 
@@ -80,9 +80,9 @@ def test_backbone_with_final_norm(run_file, make_vit):
 def test_inner_blocks_for_linear_probing(run_file, make_vit):
     path, model = run_file
     backbone = make_vit(depth=2, out_type='avg_featmap', frozen=True)
-    verdict = load_encoder(backbone, path)
-    assert verdict.loaded == ENCODER_TENSORS - 2 - BLOCK_TENSORS
-    assert verdict.unused == ['blocks.2', 'norm.bias', 'norm.weight']
+    report = load_encoder(backbone, path)
+    assert report.loaded == ENCODER_TENSORS - 2 - BLOCK_TENSORS
+    assert report.unused == ['blocks.2', 'norm.bias', 'norm.weight']
     assert torch.equal(backbone.blocks[1].mlp.fc2.weight, model.backbone.blocks[1].mlp.fc2.weight)
 
 
@@ -90,8 +90,8 @@ def test_safetensors_of_timm(tmp_path, make_vit, randomize):
     theirs = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
     save_file(theirs.state_dict(), tmp_path / 'a.safetensors')
     backbone = make_vit()
-    verdict = load_encoder(backbone, tmp_path / 'a.safetensors')
-    assert (verdict.kind, verdict.loaded) == ('timm ViT', ENCODER_TENSORS)
+    report = load_encoder(backbone, tmp_path / 'a.safetensors')
+    assert (report.kind, report.loaded) == ('timm ViT', ENCODER_TENSORS)
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     assert_close(backbone(x)[0], theirs.double().eval().forward_features(x), rtol=1e-6, atol=1e-9)
 
@@ -143,9 +143,9 @@ def test_hash_by_hand():
 def test_positions_are_interpolated(run_file, make_vit):
     path, model = run_file
     backbone = make_vit(img_size=(64, 48), out_type='avg_featmap')
-    verdict = load_encoder(backbone, path)
+    report = load_encoder(backbone, path)
     assert torch.equal(backbone.pos_embed, resize_positions(model.backbone.pos_embed, (4, 4), (8, 6)))
-    assert verdict.loaded == ENCODER_TENSORS - 2
+    assert report.loaded == ENCODER_TENSORS - 2
     assert not torch.equal(backbone.pos_embed.float(), sincos_positions((8, 6), 24))
 
 
@@ -295,7 +295,7 @@ def test_initializer(run_file, source):
             assert_close(value, wanted[name].float(), rtol=0, atol=0)
     assert (model.backbone.fc_norm.weight == 1).all()
     assert 0 < model.head.fc.weight.abs().max() < 1e-4
-    assert model.backbone.verdict.kind == f'BootMAE run ({source})'
+    assert model.backbone.load_report.kind == f'BootMAE run ({source})'
 
 
 def test_a_second_start_keeps_the_weights(run_file):

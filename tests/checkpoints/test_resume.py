@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bootmae.checkpoints import resume
-from bootmae.checkpoints.resume import check_facts, check_optimizer, choose, find_newest
+from bootmae.checkpoints.resume import check_facts, check_optimizer, choose_checkpoint, find_newest
 from bootmae.checkpoints.write import write_checkpoint
 from bootmae.files import remove_stale
 
@@ -56,7 +56,7 @@ def test_damaged_files_are_skipped_and_named(tmp_path):
     (tmp_path / 'epoch_4.pth').write_bytes(data[:-200])
     (tmp_path / 'epoch_5.pth').write_bytes(b'')
     said = []
-    assert choose(tmp_path, said.append).path.name == 'epoch_2.pth'
+    assert choose_checkpoint(tmp_path, said.append).path.name == 'epoch_2.pth'
     assert [re.match(r'skipped (\S+): .* is damaged', line)[1] for line in sorted(said)] == [
         'epoch_3.pth',
         'epoch_4.pth',
@@ -83,11 +83,11 @@ def test_weights_are_no_run(tmp_path):
 
 
 def test_nothing_to_go_on_from(tmp_path):
-    assert choose(tmp_path, pytest.fail).path is None
-    assert choose(tmp_path / 'missing', pytest.fail).path is None
+    assert choose_checkpoint(tmp_path, pytest.fail).path is None
+    assert choose_checkpoint(tmp_path / 'missing', pytest.fail).path is None
     damage(run_file(tmp_path / 'epoch_1.pth', 10))
     with pytest.raises(ValueError, match=rf'no checkpoint in {tmp_path} can be resumed \(epoch_1.pth\).*start anew'):
-        choose(tmp_path, lambda line: None)
+        choose_checkpoint(tmp_path, lambda line: None)
 
 
 def test_each_file_is_read_once(tmp_path, monkeypatch):

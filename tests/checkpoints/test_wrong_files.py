@@ -49,10 +49,10 @@ def test_wrong_files_are_refused(tmp_path, name, plain):
 def test_the_file_that_they_are_made_from_is_right(tmp_path):
     """So that each is refused for its own fault, and not for one they share."""
     model = build()
-    verdict = load_encoder(model, run()(tmp_path, SIZE))
+    report = load_encoder(model, run()(tmp_path, SIZE))
     weights = encoder(SIZE)
-    assert verdict.loaded == len(weights) - 2
-    assert verdict.unused == ['norm.bias', 'norm.weight']
+    assert report.loaded == len(weights) - 2
+    assert report.unused == ['norm.bias', 'norm.weight']
     assert torch.equal(model.blocks[3].mlp.fc2.weight, weights['blocks.3.mlp.fc2.weight'])
 
 

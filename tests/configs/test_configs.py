@@ -419,8 +419,8 @@ def test_downstream_steps(train, name):
     """From a checkpoint of the pretraining config that its command names; the frozen backbone of a probe stays."""
     pretrained = train(init_of(name)[0])[1]
     runner, checkpoint = train(name, init=pretrained)
-    verdict = runner.model.backbone.verdict
-    assert verdict.path == str(pretrained)
+    report = runner.model.backbone.load_report
+    assert report.path == str(pretrained)
     if runner.model.backbone.frozen:
         check_training(runner, ('head.',), fixed=('backbone.',))
     else:

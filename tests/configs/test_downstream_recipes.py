@@ -287,7 +287,7 @@ def curve(cfg: Config, steps: int, wanted: set[int]) -> dict[int, float]:
 
 @pytest.mark.parametrize('name, peak', [('bootmae_vitb_upernet', 4e-4), ('mae_vitl_upernet', 1e-4)])
 def test_learning_rate_equals_the_release(name, peak):
-    """mmcv's poly with warm-up, where the warm-up scales the regular rate: bootmae.md, section 6."""
+    """mmcv's poly with warm-up, where the warm-up scales the regular rate: docs/method.md, section 6."""
     wanted = {0, 1, 750, 1499, 1500, 80_000, 159_999}
     found = curve(load(name), 160_000, wanted)
     for t in wanted:
@@ -405,7 +405,7 @@ def test_size_of_an_encoder():
 @pytest.mark.parametrize(
     'name, total, patches, more',
     [
-        # relative positions (63 * 63 + 3 a head), two layer scales; pyramid: three 2 x 2 transposed convolutions, a norm
+        # relative positions (63 * 63 + 3 a head), two layer scales; pyramid: three 2 x 2 transposed convolutions, norm
         ('bootmae_vitb_upernet', 163_868_012, 1024, 12 * (3972 * 12 + 2 * 768) + 3 * (4 * 768**2 + 768) + 2 * 768),
         ('bootmae_vitb_maskrcnn_1x', 113_561_328, 196, 3 * (4 * 768**2 + 768) + 2 * 768),
         # x4, x2: 768 -> 384 with a norm -> 192, 768 -> 384; each level 1 x 1 to 256, 3 x 3, a norm after each

@@ -256,7 +256,7 @@ def test_steps(name, tmp_path, pretrained, request, monkeypatch):
 def check_start(backbone, before: dict, init: Path) -> None:
     """The run began with the weights of the file."""
     state = torch.load(init)['state_dict']
-    assert backbone.verdict.path == str(init)
+    assert backbone.load_report.path == str(init)
     ours, mmpretrains = 'backbone.blocks.{}.mlp.fc1.weight', 'backbone.layers.{}.ffn.layers.0.0.weight'
     theirs = mmpretrains if mmpretrains.format(0) in state else ours
     for index in (0, backbone.depth - 1):

@@ -93,7 +93,7 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
         ),
         init=str(tmp_path / 'pretrain/epoch_1.pth'),
     )
-    assert runner.model.backbone.verdict.resized == []  # positions of 8 x 12 patches, as pretrained
+    assert runner.model.backbone.load_report.resized == []  # positions of 8 x 12 patches, as pretrained
     assert runner.message_hub.get_scalar('val/accuracy/top1').current() >= 0
 
 

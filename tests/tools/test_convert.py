@@ -205,7 +205,7 @@ def test_exports_are_starting_weights(runs, tmp_path, to):
     model.init_weights()
     state = read_checkpoint(runs / 'pretrain.pth')['state_dict']
     assert torch.equal(model.backbone.blocks[1].attn.qkv.weight, state['backbone.blocks.1.attn.qkv.weight'])
-    assert 'BootMAE run (online)' in str(model.backbone.verdict)
+    assert 'BootMAE run (online)' in str(model.backbone.load_report)
     wrong = ConfigDict(
         model=cfg.model, data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
     )

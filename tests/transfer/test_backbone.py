@@ -538,7 +538,7 @@ def test_layer_decay_groups_in_each_library(library, scope):
 
 @pytest.mark.parametrize('decay_positions', [False, True])
 def test_vitb_segmentation_groups(decay_positions):
-    """bootmae.md, section 6: layer decay 0.65 over 12 layers, weight decay 0.05, learning rate 4e-4."""
+    """docs/method.md, section 6: layer decay 0.65 over 12 layers, weight decay 0.05, learning rate 4e-4."""
     model = torch.nn.Module()
     with torch.device('meta'):
         model.backbone = MODELS.build(

@@ -199,10 +199,10 @@ def of_sizes(sizes, **changes):
 def test_detectron2_file_loads_whole(detectron2):
     path, sizes, stored = detectron2()
     model = of_sizes(sizes)
-    verdict = load_encoder(model, path)
-    assert (verdict.kind, verdict.new, verdict.unused, verdict.resized) == ('detectron2 ViTDet', [], [], [])
-    assert verdict.loaded == verdict.wanted == len(model.state_dict())
-    assert verdict.loaded == sum(key.startswith('backbone.') for key in stored) + sizes['depth']  # split biases
+    report = load_encoder(model, path)
+    assert (report.kind, report.new, report.unused, report.resized) == ('detectron2 ViTDet', [], [], [])
+    assert report.loaded == report.wanted == len(model.state_dict())
+    assert report.loaded == sum(key.startswith('backbone.') for key in stored) + sizes['depth']  # split biases
     assert torch.equal(model.blocks[0].attn.rel_pos_w, stored['backbone.net.blocks.0.attn.rel_pos_w'])
     assert torch.equal(model.pyramid.levels[3][4].norm.bias, stored['backbone.simfp_4.2.norm.bias'])
     encoder = find_encoder(torch.load(path))
@@ -213,8 +213,8 @@ def test_detectron2_file_loads_whole(detectron2):
 def test_its_tables_are_resized_and_the_verdict_says_so(detectron2):
     path, sizes, stored = detectron2()
     model = of_sizes(sizes, input_size=(16, 48))  # 2 x 6 patches for 4 x 4
-    verdict = load_encoder(model, path)
-    assert verdict.resized == ['rel_pos_h from 4 to 2', 'rel_pos_w from 4 to 6']
+    report = load_encoder(model, path)
+    assert report.resized == ['rel_pos_h from 4 to 2', 'rel_pos_w from 4 to 6']
     last = sizes['depth'] - 1
     table = stored[f'backbone.net.blocks.{last}.attn.rel_pos_w']
     assert torch.equal(model.blocks[last].attn.rel_pos_w, resize_offsets(table, 6))
@@ -240,9 +240,9 @@ def test_a_pretrained_encoder_loads_without_its_class_token(tmp_path, make_bootm
     pretrained = make_bootmae(backbone=dict(arch=VITDET['arch'])).float()
     torch.save(dict(state_dict=pretrained.state_dict()), tmp_path / 'run.pth')
     model = make(pyramid=PYRAMID)
-    verdict = load_encoder(model, tmp_path / 'run.pth')
-    assert verdict.unused == ['cls_token', 'norm.bias', 'norm.weight']
-    assert verdict.parts == ['relative positions', 'pyramid']
+    report = load_encoder(model, tmp_path / 'run.pth')
+    assert report.unused == ['cls_token', 'norm.bias', 'norm.weight']
+    assert report.parts == ['relative positions', 'pyramid']
     assert torch.equal(model.pos_embed.float(), pretrained.backbone.pos_embed)
 
 
@@ -257,7 +257,7 @@ def test_export(detectron2, tmp_path):
     path = detectron2()[0]
     line = convert(path, 'safetensors', tmp_path / 'whole.safetensors')
     assert '[detectron2 ViTDet, sha256 ' in line
-    verdict = load_encoder(of_sizes(detectron2()[1]), tmp_path / 'whole.safetensors')
-    assert (verdict.new, verdict.unused) == ([], [])
+    report = load_encoder(of_sizes(detectron2()[1]), tmp_path / 'whole.safetensors')
+    assert (report.new, report.unused) == ([], [])
     with pytest.raises(ValueError, match='timm has no place for blocks.0.attn.rel_pos_h'):
         convert(path, 'timm', tmp_path / 'timm.safetensors')

@@ -39,7 +39,7 @@ def decays(
 
 
 def lr_scale(model: nn.Module, name: str, layer_decay: float) -> float:
-    """Factor on a parameter's learning rate: ``layer_decay ** (groups after its own)`` (bootmae.md, section 5)."""
+    """Factor on a parameter's learning rate: ``layer_decay ** (groups after its own)`` (docs/method.md, section 5)."""
     if layer_decay == 1:
         return 1.0
     backbone = getattr(model, 'backbone', None)

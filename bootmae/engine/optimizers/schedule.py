@@ -7,7 +7,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 
 def warmup_cosine(step: int, warmup: int, total: int, floor: float, endpoint: bool = True) -> float:
-    """Factor on the peak learning rate at a step (bootmae.md, section 5).
+    """Factor on the peak learning rate at a step (docs/method.md, section 5).
 
     Args:
         step: 0 .. total - 1.
