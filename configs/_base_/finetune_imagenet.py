@@ -6,7 +6,7 @@ _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 def augmented(pad_val):
     return [
         dict(type='LoadImageFromFile'),
-        dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+        dict(type='RandomResizedCrop', backend='pillow', interpolation='bicubic'),
         dict(type='RandomFlip', prob=0.5, direction='horizontal'),
         dict(type='RandAugment', policies='timm_increasing', num_policies=2, total_level=10, magnitude_level=9,
              magnitude_std=0.5, hparams=dict(pad_val=pad_val, interpolation='bicubic')),

@@ -2,7 +2,7 @@
 img_size, patch_size = 32, 4
 data_preprocessor = dict(type='PretrainPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
 train_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(

@@ -3,12 +3,18 @@
 # For other images: train_dataloader.dataset.roots=FOLDER (or a list of folders) train_dataloader.dataset.split=None
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'
 
+train_pipeline = [  # crops have the model's img_size
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.2, 1.0), backend='pillow', interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInputs'),
+]
 train_dataloader = dict(
     batch_size=512,
     drop_last=True,
     collate_fn=dict(_delete_=True, type='default_collate'),
     dataset=dict(_delete_=True, type='ImageFiles', roots='data/imagenet', split='train', labels=None,
-                 pipeline={{_base_.train_pipeline}}))
+                 pipeline=train_pipeline))
 train_images = 1_281_167  # for tools/plan.py where the images are not at hand
 auto_scale_lr = dict(base_batch_size=4096)
 optim_wrapper = dict(

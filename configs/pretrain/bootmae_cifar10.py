@@ -10,22 +10,12 @@
 # Hardware: 1 GPU x 512. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = './bootmae_small_data.py'
 
-img_size, patch_size = 32, 4
-masking = dict(num_masked=48, num_block=39, block_area=None)  # of 8 x 8 patches
 model = dict(
-    backbone=dict(arch='tiny', img_size=img_size, patch_size=patch_size),
+    backbone=dict(arch='tiny', img_size=32, patch_size=4),
     pixel_decoder=dict(embed_dims=128, num_heads=3),
     feature_decoder=dict(num_heads=3),
-    masking=masking)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow',
-         interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
-    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
-]
-train_dataloader = dict(num_workers=12, dataset=dict(roots='data/cifar10/train', pipeline=train_pipeline))
+    masking=dict(num_masked=48, num_block=39, block_area=None))  # of 8 x 8 patches
+train_dataloader = dict(num_workers=12, dataset=dict(roots='data/cifar10/train'))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = dict(warmup=10)
 train_cfg = dict(max_epochs=200)

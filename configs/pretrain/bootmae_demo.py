@@ -8,20 +8,13 @@
 # epochs, untrained 48.0, and 53.6 against 56.7 after 4).
 _base_ = './bootmae_debug.py'
 
-img_size, patch_size = 48, 8
-masking = dict(num_masked=27, num_block=22)
+img_size = 48
 model = dict(
-    backbone=dict(arch=dict(embed_dims=64, depth=3, num_heads=2), img_size=img_size, patch_size=patch_size),
+    backbone=dict(arch=dict(embed_dims=64, depth=3, num_heads=2), img_size=img_size, patch_size=8),
     pixel_decoder=dict(num_heads=2),
     feature_decoder=dict(num_heads=2, tap=2),
-    masking=masking)
-train_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
-    dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
-    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
-]
-train_dataloader = dict(
-    batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None, pipeline=train_pipeline))
+    masking=dict(num_masked=27, num_block=22))
+train_dataloader = dict(batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None))
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = dict(warmup=1)

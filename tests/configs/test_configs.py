@@ -15,10 +15,12 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.utils import to_2tuple
 from mmpretrain.registry import TRANSFORMS
 
 from bootmae.commands.train import train as run_training
 from bootmae.config.batch import settle_batch
+from bootmae.config.load import load_config
 from bootmae.models.masking import BlockMasking
 from bootmae.models.vit import ARCHS, patch_grid
 
@@ -108,14 +110,23 @@ def test_batch(name):
 
 @pytest.mark.parametrize('name', [name for name in PRETRAIN if name.startswith('bootmae')])
 def test_masks_fit_the_model(name):
-    """The pipeline draws the masks that the model is built for."""
-    cfg = Config.fromfile(FILES[name])
-    backbone = cfg.model.backbone
-    draw = TRANSFORMS.build(next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'DrawMask'))
-    grid = patch_grid((backbone.img_size,) * 2, (backbone.patch_size,) * 2)
-    assert draw.masking == BlockMasking(grid=grid, **cfg.model.masking)
-    crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomResizedCrop')
-    assert crop.scale == backbone.img_size
+    """The pipeline crops to the size and draws the masks that the model is built for, whatever is changed there."""
+    size = load_config(FILES[name]).model.backbone.img_size
+    for options in ({}, {'model.backbone.img_size': (size, 2 * size), 'model.masking.num_block': 0}):
+        cfg = load_config(FILES[name], options)
+        backbone = cfg.model.backbone
+        steps = {step['type']: step for step in cfg.train_dataloader.dataset.pipeline}
+        grid = patch_grid(to_2tuple(backbone.img_size), to_2tuple(backbone.patch_size))
+        assert TRANSFORMS.build(steps['DrawMask']).masking == BlockMasking(grid=grid, **cfg.model.masking)
+        assert steps['RandomResizedCrop'].scale == backbone.img_size
+
+
+def test_a_pipeline_keeps_the_sizes_that_it_states():
+    first = 'train_dataloader.dataset.pipeline.0'
+    cfg = load_config(FILES['bootmae_debug'], {f'{first}.scale': 40, 'train_dataloader.dataset.pipeline.1.max_roll': 0})
+    crop, draw, _ = cfg.train_dataloader.dataset.pipeline
+    assert crop.scale == 40
+    assert (draw.img_size, draw.max_roll, draw.num_block) == (32, 0, 39)
 
 
 HALF, IMAGENET = [127.5] * 3 * 2, [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]

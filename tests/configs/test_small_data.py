@@ -52,17 +52,12 @@ def options(**values) -> dict:
 def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
     """The lines of docs/own_data.md for images of (height, width) 64 x 96."""
     size = (64, 96)
-    pipeline = Config.fromfile(CONFIGS / 'pretrain/bootmae_small_data_cpu.py').train_pipeline
-    masking = dict(num_masked=72, num_block=59, block_area=None)
-    pipeline[1].scale = size
-    pipeline[3] = dict(type='DrawMask', img_size=size, patch_size=8, **masking)
     runner = run_training(
         str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'),
         str(tmp_path / 'pretrain'),
         options(
             model__backbone__img_size=size,
-            model__masking=masking,
-            train_dataloader__dataset__pipeline=pipeline,
+            model__masking=dict(num_masked=72, num_block=59),
             train_dataloader__dataset__roots=str(labeled / 'train'),
         ),
     )
@@ -73,14 +68,10 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
     assert batch['inputs'][0].shape[-2:] == size
 
     tune = CONFIGS / 'cls/bootmae_small_data_cpu_finetune.py'
-    train, test = Config.fromfile(tune).train_pipeline, Config.fromfile(tune).test_pipeline
-    train[1].scale = size
+    test = Config.fromfile(tune).test_pipeline
     test[1:3] = [dict(type='Resize', scale=size[::-1], backend='pillow', interpolation='bicubic')]
-    loaders = {
-        f'{loader}_dataloader__dataset__{key}': value
-        for loader, steps in (('train', train), ('val', test), ('test', test))
-        for key, value in (('pipeline', steps), ('roots', str(labeled)))
-    }
+    loaders = {f'{loader}_dataloader__dataset__roots': str(labeled) for loader in ('train', 'val', 'test')}
+    loaders |= {f'{loader}_dataloader__dataset__pipeline': test for loader in ('val', 'test')}
     runner = run_training(
         str(tune),
         str(tmp_path / 'tune'),
