@@ -347,18 +347,18 @@ def test_run_is_loaded(make_bootmae):
 def test_run_is_loaded_whole_or_not_at_all(make_bootmae, change, message):
     model = make_bootmae(seed=2)
     before = snapshot(model)
-    with pytest.raises(ValueError, match=r"a.pth is no checkpoint of this config's BootMAE.*" + message):
+    with pytest.raises(ValueError, match=r"a.pth is not a checkpoint of this config's BootMAE.*" + message):
         load_run(model, dict(state_dict=change(make_bootmae(seed=1).state_dict())), 'a.pth')
     assert unchanged(model, before)
 
 
 def test_a_lost_momentum_encoder_is_called_that(make_bootmae):
     state = make_bootmae(seed=1).state_dict()
-    with pytest.raises(ValueError, match='Its momentum encoder is lost, and with it the training target. Give'):
+    with pytest.raises(ValueError, match='Its momentum encoder is missing, and with it the training target. Use'):
         load_run(make_bootmae(), dict(state_dict=without(state, 'momentum.')), 'a.pth')
-    with pytest.raises(ValueError, match='Give the config that wrote the file') as error:
+    with pytest.raises(ValueError, match='Use the config that wrote the file') as error:
         load_run(make_bootmae(), dict(state_dict=without(state, 'backbone.')), 'a.pth')
-    assert 'momentum encoder is lost' not in str(error.value)
+    assert 'momentum encoder is missing' not in str(error.value)
 
 
 @pytest.mark.parametrize(

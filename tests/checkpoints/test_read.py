@@ -209,7 +209,7 @@ def test_nothing_stays_allowed_afterwards(tmp_path):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no checkpoint .*a\.pth: give the path of a \.pth or \.safetensors'):
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint .*a\.pth: use the path of a \.pth or \.safetensors'):
         read_checkpoint(tmp_path / 'a.pth')
     with pytest.raises(FileNotFoundError, match='no checkpoint'):
         read_checkpoint(tmp_path)

@@ -86,7 +86,9 @@ def test_nothing_to_go_on_from(tmp_path):
     assert choose_checkpoint(tmp_path, pytest.fail).path is None
     assert choose_checkpoint(tmp_path / 'missing', pytest.fail).path is None
     damage(run_file(tmp_path / 'epoch_1.pth', 10))
-    with pytest.raises(ValueError, match=rf'no checkpoint in {tmp_path} can be resumed \(epoch_1.pth\).*start anew'):
+    with pytest.raises(
+        ValueError, match=rf'no checkpoint in {tmp_path} can be resumed \(epoch_1.pth\).*start a new run'
+    ):
         choose_checkpoint(tmp_path, lambda line: None)
 
 
@@ -164,7 +166,7 @@ def test_facts_of_another_run():
     content = dict(meta=dict(bootmae=dict(run=theirs)))
     with pytest.raises(
         ValueError,
-        match='a.pth is of a run with another config: global_batch 8, here 16; max_epochs '
+        match='a.pth is from a run with another config: global_batch 8, here 16; max_epochs '
         '3, here 4. .*--resume-changed',
     ):
         check_facts(content, 'a.pth', ours)

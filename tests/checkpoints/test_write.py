@@ -45,7 +45,7 @@ def test_safetensors_of_shared_and_strided_tensors(tmp_path):
 
 
 def test_safetensors_hold_one_state(tmp_path):
-    with pytest.raises(ValueError, match='has no place for model, model_ema: give a name that ends'):
+    with pytest.raises(ValueError, match='has no place for model, model_ema: use a name that ends'):
         write_checkpoint(tmp_path / 'a.safetensors', dict(model={}, model_ema={}, meta={}))
     assert not os.listdir(tmp_path)
 
@@ -85,11 +85,11 @@ def test_targets(tmp_path):
     (tmp_path / 'a.pth').write_text('old')
     check_target(tmp_path / 'b.pth')
     check_target(tmp_path / 'a.pth', force=True)
-    with pytest.raises(FileExistsError, match=r'a\.pth exists: give another name, or --force'):
+    with pytest.raises(FileExistsError, match=r'a\.pth exists: use another name, or --force'):
         check_target(tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='is a folder: give the path of a file'):
+    with pytest.raises(ValueError, match='is a folder: use the path of a file'):
         check_target(tmp_path, force=True)
-    with pytest.raises(FileNotFoundError, match=r'no folder .*missing for a\.pth: make it first'):
+    with pytest.raises(FileNotFoundError, match=r'no folder .*missing for a\.pth: create it first'):
         check_target(tmp_path / 'missing' / 'a.pth')
 
 

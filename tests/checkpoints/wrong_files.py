@@ -230,7 +230,7 @@ WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
         saved(lambda size: dict(state_dict=below('pixel_decoder.', without('cls', 'patch')(encoder(size), size)))),
         'no ViT encoder in this file: its weights are named .*pixel_decoder',
     ),
-    'online encoder lost': (saved(lost('backbone.')), r'the online encoder \(backbone.\*\) is lost'),
+    'online encoder lost': (saved(lost('backbone.')), r'the online encoder \(backbone.\*\) is missing'),
     'ambiguous prefix': (
         saved(two_encoders('backbone.', 'ema.')),
         r"several ViT encoders in this file, below 'backbone.' and 'ema.'",
@@ -241,13 +241,13 @@ WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
     ),
     'with and without prefix': (saved(two_encoders('', 'encoder.')), "below no prefix and 'encoder.'"),
     # no readable checkpoint
-    'text': (text, 'is damaged or no checkpoint|was not read'),
+    'text': (text, 'is damaged or not a checkpoint|was not read'),
     'truncated': (truncated, 'is damaged|was not read'),
-    'truncated safetensors': (truncated_safetensors, 'is damaged or no checkpoint'),
+    'truncated safetensors': (truncated_safetensors, 'is damaged or not a checkpoint'),
     'list': (saved(lambda size: list(encoder(size).values())), 'holds a list, not a dict of weights'),
     'whole model': (saved(lambda size: torch.nn.Linear(2, 2)), 'holds more than tensors and plain types'),
     # the momentum encoder
     'no momentum encoder': (run(), 'no momentum encoder in this file'),
-    'momentum encoder lost': (saved(lost('momentum.')), r'the momentum encoder \(momentum.\*\) is lost'),
+    'momentum encoder lost': (saved(lost('momentum.')), r'the momentum encoder \(momentum.\*\) is missing'),
 }
 MOMENTUM = ('no momentum encoder', 'momentum encoder lost')

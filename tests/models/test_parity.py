@@ -248,7 +248,7 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
         (
             SEGMENTATION,
             {'backbone/blocks.1.attn.relative_position_index': lambda index: index.T},
-            'blocks.1.attn.relative_position_index orders the relative positions otherwise than the release',
+            'blocks.1.attn.relative_position_index orders relative positions differently',
         ),
         (
             SEGMENTATION,
@@ -272,7 +272,7 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
         (MAE, {'mae/decoder_blocks.0.mlp.fc1.bias': None}, 'Missing key.*neck.decoder_blocks.0.ffn.layers.0.0.bias'),
         (MAE, dict(mask=None), "lacks 'mask'"),
         (VITDET, {'vitdet/net.extra': np.zeros(3)}, 'do not fit its sizes.*Unexpected key.*extra'),
-        (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is no part of ViTDet's backbone"),
+        (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is not a weight of ViTDet's backbone"),
         (VITDET, {'vitdet/simfp_3.1.norm.bias': None}, 'Missing key.*pyramid.levels.2.3.norm.bias'),
         (VITDET, dict(meta=meta(window_size=None)), "lacks 'window_size' in its meta"),
         (MAE, dict(meta=meta(decoder_num_heads=None)), "lacks 'decoder_num_heads' in its meta"),

@@ -7,3 +7,13 @@ def scope():
     """``scope(library)``: the library in which names in configs are looked up, as ``default_scope`` sets it."""
     yield init_default_scope
     init_default_scope('mmpretrain')
+
+
+@pytest.fixture
+def make(make_vit):
+    """``make(**changes)``: a toy TransferViT in float64, eval mode, all weights random."""
+
+    def make_transfer(**changes):
+        return make_vit(type='TransferViT', **changes)
+
+    return make_transfer

@@ -205,7 +205,7 @@ def test_its_pyramid_is_not_used_by_another(authors):
     [
         (
             {'backbone.blocks.0.attn.relative_position_index': torch.zeros(5, 5, dtype=torch.long)},
-            'orders the relative positions otherwise',
+            'orders relative positions differently',
         ),
         ({f'backbone.blocks.0.{TABLE}': torch.zeros(9, 4)}, 'does not fit its table'),
         ({'backbone.rel_pos_bias.table': torch.zeros(3)}, r"unknown weights \['backbone.rel_pos_bias.table'\]"),

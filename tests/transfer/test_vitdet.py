@@ -145,7 +145,7 @@ def test_tables_start_as_nothing_and_have_a_head_s_width():
         (dict(class_token=True), "relative_positions='decomposed' with class_token=True: True is for a model with"),
         (dict(relative_positions=True), 'relative_positions=True with class_token=False'),
         (dict(relative_positions='beit'), r"relative_positions='beit': use one of \(False, True, 'decomposed'\)"),
-        (dict(input_size=50), r'image size \(50, 50\) is no multiple of the patch size'),
+        (dict(input_size=50), r'image size \(50, 50\) is not a multiple of the patch size'),
         (dict(window_size=None), 'without window_size'),
     ],
 )
