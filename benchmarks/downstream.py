@@ -310,7 +310,7 @@ def compare(args: argparse.Namespace, precision: str) -> dict:
         before = measure.allocated(args.device)
         measure.reset_peak_memory(args.device)
         steps[name] = stepper(cfg, batch, args.device)
-        for _ in range(3):
+        for _ in range(3 if args.memory else 1):
             steps[name]()
         if not own_process:
             peaks[name] = measure.peak_memory(args.device) - before

@@ -264,28 +264,17 @@ def judge(
 
 def finetune(settings: Settings, method: str, file: Path | None, config: Path, work: Path, rows: Path) -> None:
     """Fine-tune an encoder on all labels, and add the last validation to the rows."""
-    from bootmae.evaluation.rows import result_row, run_facts
-    from bootmae.report.curves import read_curve
-    from bootmae.results.rows import write_rows
-
-    tool(settings, 'tools/train.py', config, '--work-dir', work, *(['--init', file] if file else []))
-    key = 'accuracy/top1'
-    found = run_facts(str(sorted(work.glob('epoch_*.pth'))[-1]))
-    write_rows(
+    tool(
+        settings,
+        'tools/train.py',
+        config,
+        '--work-dir',
+        work,
+        *(['--init', file] if file else []),
+        '--rows',
         rows,
-        [
-            result_row(
-                str(file) if file else None,
-                found.get('init_hash', ''),
-                data='CIFAR-10',
-                method=method,
-                task='finetune',
-                labels='all',
-                metric='accuracy',
-                value=float(read_curve(method, work, having=key).values[key][-1]),
-                seed=0,
-                protocol='all weights trained, 32 px',
-                label='reproduced',
-            )
-        ],
+        '--row',
+        'task=finetune',
+        'data=CIFAR-10',
+        f'method={method}',
     )

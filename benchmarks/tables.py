@@ -174,6 +174,19 @@ TABLES = {
             *PLACE,
         ),
     ),
+    'gpu_memory': Table(
+        ('config', 'checkpointing'),
+        (
+            ('config', lambda row: row['config'].removeprefix('configs/').removesuffix('.py')),
+            ('pixels', text('img_size')),
+            ('activation checkpointing', flag('checkpointing', 'yes')),
+            ('images a GPU', text('batch')),
+            ('GiB', number('gib', 1)),
+            ('without images', number('gib_fixed', 1)),
+            ('MiB an image', number('mib_per_image', 0)),
+            *((f'images on {size} GB', text(f'images_{size}_gb')) for size in (24, 40, 80)),
+        ),
+    ),
     'gpu': Table(
         ('claim', 'device'), tuple((name, text(name)) for name in ('claim', 'target', 'measured', 'verdict')) + PLACE
     ),

@@ -14,6 +14,16 @@ def parse_args() -> argparse.Namespace:
         '--tta', action='store_true', help="test with the config's augmentation: several scales, mirrored images"
     )
     parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file as well')
+    parser.add_argument('--rows', metavar='FILE.csv', help='add the metrics to this file of result rows')
+    parser.add_argument(
+        '--row',
+        nargs='+',
+        default=[],
+        metavar='COLUMN=VALUE',
+        help='columns of these rows: task (required: linear, finetune, segmentation or detection), method, data, '
+        'labels, label',
+    )
+    parser.add_argument('--init', metavar='CHECKPOINT', help='encoder that the training started from, for the rows')
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'

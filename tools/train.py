@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train any config of this repository: pretraining, fine-tuning, linear probing."""
+"""Train any config of this repository: pretraining, fine-tuning, linear probing, segmentation, detection."""
 
 import argparse
 
@@ -47,6 +47,15 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override config values, e.g. train_dataloader.batch_size=256',
     )
+    parser.add_argument('--rows', metavar='FILE.csv', help='add the last validation to this file of result rows')
+    parser.add_argument(
+        '--row',
+        nargs='+',
+        default=[],
+        metavar='COLUMN=VALUE',
+        help='columns of these rows: task (required: linear, finetune, segmentation or detection), method, data, '
+        'labels, label',
+    )
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -66,6 +75,8 @@ def command() -> None:
         args.launcher,
         args.auto_scale_lr,
         args.resume_changed,
+        args.rows,
+        args.row,
     )
 
 

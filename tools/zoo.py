@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Write what the repository says of its results: tables of README.md and docs/, metafile.yml and model-index.yml.
+"""Generate the tables of README.md and docs/, metafile.yml and model-index.yml from the result rows in results/.
 
-    tools/zoo.py --write     # after any change of results/*.csv or of a full-size config
-    tools/zoo.py --check     # exit code 1 where a file says something else than the rows
+    tools/zoo.py --write                        # after a change of the rows or of a full-size config
+    tools/zoo.py --check                        # exit code 1 if a file is out of date
+    tools/zoo.py --reports work_dirs/evidence   # one HTML report per suite of docs/evidence.md
 
-All of it comes from results/*.csv. A table of a page stands between `<!-- zoo: NAME -->` and `<!-- /zoo -->`.
+A generated table stands between `<!-- zoo: NAME -->` and `<!-- /zoo -->`.
 """
 
 import argparse
@@ -16,8 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument('--write', action='store_true', help='rewrite the files that are behind the rows')
-    action.add_argument('--check', action='store_true', help='name them, and exit with 1 if there are any')
+    action.add_argument('--write', action='store_true', help='rewrite the files that are out of date')
+    action.add_argument('--check', action='store_true', help='list them and exit with 1 if there are any')
+    action.add_argument(
+        '--reports', type=Path, metavar='FOLDER', help='write the HTML reports of results/evidence/*.csv'
+    )
     parser.add_argument('--root', type=Path, default=ROOT, help='another copy of the repository')
     return parser.parse_args()
 
@@ -25,11 +29,15 @@ def parse_args() -> argparse.Namespace:
 def command() -> int:
     args = parse_args()
     from bootmae.results.rows import replace_file
+    from pages.evidence import write_reports
     from pages.zoo import behind
 
+    if args.reports:
+        print(*write_reports(args.root, args.reports), sep='\n')
+        return 0
     files = behind(args.root)
     for path, text in files.items():
-        print(f'{path.relative_to(args.root)}: {"rewritten" if args.write else "is behind results/*.csv"}')
+        print(f'{path.relative_to(args.root)}: {"rewritten" if args.write else "out of date"}')
         if args.write:
             replace_file(path, text)
     if args.check and files:

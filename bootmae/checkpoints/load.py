@@ -179,19 +179,22 @@ def error_context(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online') -> LoadReport:
+def load_encoder(
+    backbone: PlainViT, path: str | Path, source: str = 'online', content: dict | None = None
+) -> LoadReport:
     """Load the encoder of a checkpoint into a backbone, completely or not at all.
 
     Args:
         backbone: the model to load into.
         path: any file that :func:`find_encoder` knows.
         source: ``online`` or ``momentum`` encoder.
+        content: content of the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the encoder does not fit the backbone. Nothing is loaded then.
     """
-    content = read_checkpoint(path)
+    content = content or read_checkpoint(path)
     with error_context(path):
         encoder = find_encoder(content, source)
         found = match(backbone, encoder)

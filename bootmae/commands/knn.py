@@ -1,18 +1,22 @@
-"""What ``tools/knn.py`` does."""
+"""Implementation of ``tools/knn.py``."""
 
 import argparse
+import time
 from collections.abc import Sequence
-from functools import partial
+
+import torch
 
 from .. import registry  # noqa: F401
+from ..checkpoints import read_checkpoint
 from ..config.load import load_config
-from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, few_labels, knn_accuracy, linear_accuracy
-from ..evaluation.rows import result_row
+from ..data.subsets import few_labels
+from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
+from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
 
 
-def judge(
+def evaluate_features(
     config: str,
     checkpoint: str | None,
     seed: int = 0,
@@ -27,39 +31,44 @@ def judge(
     label: str = 'reproduced',
     blocks: Sequence[int | str] | None = None,
 ) -> list[ResultRow]:
-    """What ``tools/knn.py`` does for one encoder; see there. ``seed`` draws the labeled images and untrained weights.
+    """Evaluate the frozen features of one encoder; ``tools/knn.py`` explains the arguments.
 
-    ``blocks``: those after which features are judged, from 1, or ``['all']``; None: the one that the config says.
+    Args:
+        seed: Seed of the labeled subsets and of untrained weights.
+        blocks: Blocks whose output is evaluated, counted from 1, or ``['all']``; None for the config's block.
 
     Raises:
-        ValueError: for an unusable number of labels, a block that is not there, or a checkpoint that does not fit.
-        FileNotFoundError: if the checkpoint or the data is missing.
+        ValueError: Invalid labels, a missing block, or a checkpoint that does not fit.
+        FileNotFoundError: The checkpoint or the data is missing.
     """
+    begin = time.monotonic()
     if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
     cfg = load_config(config, options)
     if blocks:
-        blocks = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
+        cfg.blocks = blocks = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
         cfg.model.backbone.depth = blocks[-1]
-    model = build_encoder(cfg, checkpoint, source, seed)
-    blocks, report = blocks or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
-    row = partial(
-        result_row,
-        checkpoint,
-        report.hash if report else '',
+    columns = dict(
+        data=data or data_name(cfg),
         method=method,
         metric='accuracy',
         seed=seed,
-        data=data or cfg.train_dataloader.dataset.type,
         label=label,
+        config_hash=config_hash(cfg),
+        data_hash=data_hash(cfg),
     )
+    content = read_checkpoint(checkpoint) if checkpoint else {}
+    model = build_encoder(cfg, checkpoint, source, seed, content)
+    blocks, report = blocks or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
     reference, query = (
         extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, blocks, workers=workers)
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
     )
-    rows = []
+    found = []
     for number in labels:
-        index = slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed)
+        index = (
+            slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed, remedy='lower --labels')
+        )
         for block, (features, classes), queries in zip(blocks, reference, query, strict=True):
             chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
             for task in tasks:
@@ -68,15 +77,17 @@ def judge(
                     if task == 'knn'
                     else (linear_accuracy(chosen, queries), f'logistic regression, {place}')
                 )
-                rows.append(row(task=task, labels=number, value=value, protocol=protocol))
-    return rows
+                found.append(dict(task=task, labels=number, value=value, protocol=protocol))
+    gpu_seconds = time.monotonic() - begin if torch.cuda.is_available() else 0.0
+    facts, weights = run_facts_of(content), report.hash if report else ''
+    return [result_row(checkpoint, weights, facts, gpu_seconds, **columns, **row) for row in found]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Judge each of the encoders, print their numbers, and keep them as rows if asked for."""
+    """Evaluate each encoder, print the results, and write the rows if a file was given."""
     rows = []
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
-        for row in judge(
+        for row in evaluate_features(
             args.config,
             checkpoint,
             seed,
@@ -91,10 +102,10 @@ def run(args: argparse.Namespace) -> None:
             label=args.label,
             blocks=args.blocks,
         ):
-            block = f' {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            block = f', {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
+            task = 'k-NN' if row.task == 'knn' else 'logistic regression'
             print(
-                f'{row.data} {row.method} seed {row.seed} {row.task:<6}{block} {row.labels:>4} labels: '
-                f'{row.value:.2f} %',
+                f'{row.data} {row.method} seed {row.seed} {task}{block}, {row.labels} labels: {row.value:.2f} %',
                 flush=True,
             )
             rows.append(row)

@@ -5,14 +5,15 @@ import io
 from dataclasses import asdict, dataclass
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import registry  # noqa: F401
 from ..config.batch import Batch, apply_batch
+from ..config.model import build_model
 from ..config.weights import input_statistics
 from ..engine.hooks.provenance import PRECISIONS
 
@@ -67,10 +68,8 @@ def count_images(cfg: Config) -> int:
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """The config's model without memory for its weights."""
-    model_cfg = ConfigDict(cfg.model.to_dict())  # mmdet's detectors take no plain dict
-    model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with torch.device('meta'):
-        return MODELS.build(model_cfg)
+        return build_model(cfg)
 
 
 def task_of(cfg: Config) -> str:

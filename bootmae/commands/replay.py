@@ -1,6 +1,5 @@
 """Repeat a training step that was not finite, from what the run wrote down, and find where it begins."""
 
-import copy
 import json
 import math
 from contextlib import nullcontext
@@ -9,12 +8,12 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import registry  # noqa: F401
-from ..checkpoints import load_run, read_checkpoint
+from ..config.model import build_model
 from ..data.seeding import seed_step
 from ..engine.hooks.nonfinite import FOLDER, sample_name
 from ..engine.runner.loops import device_stage
@@ -74,13 +73,9 @@ def weights_for(dump: dict, dump_path: str | Path, checkpoint: str | None) -> Pa
     )
 
 
-def build_model(cfg: Config, weights: Path, buffers: dict[str, float]) -> nn.Module:
+def training_model(cfg: Config, weights: Path, buffers: dict[str, float]) -> nn.Module:
     """The model of a run in training mode, with a checkpoint's weights and the numbers that no checkpoint has."""
-    model_cfg = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg and 'data_preprocessor' not in model_cfg:
-        model_cfg.data_preprocessor = cfg.data_preprocessor
-    model = MODELS.build(model_cfg)
-    load_run(model, read_checkpoint(weights), weights)
+    model = build_model(cfg, weights)
     for name, buffer in model.named_buffers():
         if name in buffers:
             buffer.fill_(buffers[name])
@@ -216,7 +211,7 @@ def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str 
         raise FileNotFoundError(f'no {config}, the config of the run, beside {dump_path}: copy it there')
     cfg, weights = Config.fromfile(str(config)), weights_for(dump, dump_path, checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    model = build_model(cfg, weights, dump['buffers'])
+    model = training_model(cfg, weights, dump['buffers'])
     own = precision or OF_WRAPPER.get(dump['wrapper'], 'float32')
     print(f'{dump_path}: rank {dump["rank"]} of {dump["world_size"]}, seed {dump["seed"]}, weights {weights}')
     results, parameters = [], sum(p.requires_grad for p in model.parameters())

@@ -1,14 +1,18 @@
-"""What ``tools/test.py`` does."""
+"""Implementation of ``tools/test.py``."""
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from mmengine.dist import is_main_process
 
 from .. import registry  # noqa: F401
+from ..config.load import load_config
 from ..config.steps import evaluation_config
+from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner
-from ..results.rows import replace_file
+from ..evaluation.rows import trained_columns, trained_rows
+from ..results.rows import replace_file, write_rows
 
 
 def evaluate(
@@ -18,16 +22,35 @@ def evaluate(
     options: dict | None = None,
     launcher: str = 'none',
     tta: bool = False,
+    init: str | None = None,
+    rows: str | None = None,
+    row: Sequence[str] = (),
 ) -> dict[str, float]:
-    """The metrics of a checkpoint on its config's test data."""
+    """The metrics of a checkpoint on its config's test data, also added to a file of result rows if given."""
+    columns = trained_columns(load_config(config, options), row) if rows else {}
     cfg = evaluation_config(config, checkpoint, options, tta)
-    metrics = build_runner(cfg, config, work_dir, launcher).test()
+    runner = build_runner(cfg, config, work_dir, launcher)
+    metrics = runner.test()
+    if rows and is_main_process():
+        encoder_hash, gpu_seconds = encoder_and_cost(runner)
+        cfg = load_config(config, options)  # without the changes for this test
+        write_rows(rows, trained_rows(cfg, metrics, columns, init, encoder_hash, gpu_seconds, tta))
     await_processes()
     return metrics
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, and write the metrics to a file if asked for."""
-    metrics = evaluate(args.config, args.checkpoint, args.work_dir, args.cfg_options, args.launcher, args.tta)
+    """Evaluate, and write the metrics to the files that were asked for."""
+    metrics = evaluate(
+        args.config,
+        args.checkpoint,
+        args.work_dir,
+        args.cfg_options,
+        args.launcher,
+        args.tta,
+        args.init,
+        args.rows,
+        args.row,
+    )
     if args.out and is_main_process():
         replace_file(args.out, json.dumps(metrics, indent=1, default=float) + '\n')

@@ -1,14 +1,29 @@
 """What ``tools/train.py`` does."""
 
-from mmengine.config import Config
+from collections.abc import Sequence
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from .. import registry  # noqa: F401
 from ..config.batch import norm_note
+from ..config.load import load_config
 from ..config.steps import training_config
+from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner, processes
-from ..engine.runner.ladder import ladder
+from ..evaluation.rows import trained_columns, trained_rows
+from ..results.rows import write_rows
+
+
+class LastValidation(Hook):
+    """Keeps the metrics of the newest validation."""
+
+    metrics: dict[str, float] | None = None
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.metrics = metrics
 
 
 def train(
@@ -21,22 +36,29 @@ def train(
     launcher: str = 'none',
     auto_scale_lr: bool = False,
     resume_changed: bool = False,
+    rows: str | None = None,
+    row: Sequence[str] = (),
 ) -> Runner:
     """What ``tools/train.py`` does; see there for the arguments."""
+    columns = trained_columns(load_config(config, options), row) if rows else {}
+    validation = LastValidation()
     cfg, batch = training_config(
         config, options, processes(launcher), auto_scale_lr, init, source, resume, resume_changed
     )
-
-    def run_once(cfg: Config) -> Runner:
-        runner = build_runner(cfg, config, work_dir, launcher)
-        print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
-        try:
-            runner.train()
-        finally:  # also where it is stopped: signal handlers go back, and the heartbeat's thread ends
-            for hook in runner.hooks:
-                getattr(hook, 'close', lambda: None)()
-        return runner
-
-    runner = ladder(run_once, cfg)
+    runner = build_runner(cfg, config, work_dir, launcher)
+    runner.register_hook(validation)
+    print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
+    try:
+        runner.train()
+    finally:  # also after an exception: restore the signal handlers and end the heartbeat's threads
+        for hook in runner.hooks:
+            getattr(hook, 'close', lambda: None)()
+    if rows:
+        # A run that was resumed after its last step has not validated yet.
+        metrics = validation.metrics or runner.val_loop.run()
+        encoder_hash, gpu_seconds = encoder_and_cost(runner)
+        if is_main_process():
+            cfg = load_config(config, options)  # without the changes for this run
+            write_rows(rows, trained_rows(cfg, metrics, columns, init, encoder_hash, gpu_seconds))
     await_processes()
     return runner

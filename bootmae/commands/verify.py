@@ -21,23 +21,24 @@ from mmengine.registry import DATASETS
 from mmengine.utils import track_iter_progress
 
 from .. import registry  # noqa: F401
-from ..config.checks import IGNORED, class_of, leaves
+from ..config.checks import IGNORED, class_of
 from ..config.load import load_config
-from ..data.images import read_list
-from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
-from ..data.scan_tar import scan_tar
-from ..data.tar import readable
-from ..data.verify import (
+from ..data.file_checks import (
     CLASS_ABSENT,
     DUPLICATE_WITHIN,
     IMAGE_UNUSED,
     NOT_FILES,
-    Finding,
+    FileFinding,
     Job,
     Outcome,
     check_coco,
-    examine,
+    inspect_files,
 )
+from ..data.images import read_list
+from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
+from ..data.scan_tar import scan_tar
+from ..data.subsets import leaves
+from ..data.tar import readable
 
 CHUNK = 16  # jobs that a process gets at a time
 SHOWN = 10  # findings of one kind on the screen
@@ -59,8 +60,8 @@ class Source:
     split: str
     title: str
     jobs: list[Job]
-    findings: list[Finding] = field(default_factory=list)
-    summarize: Callable[[dict[int, str]], list[Finding]] | None = None
+    findings: list[FileFinding] = field(default_factory=list)
+    summarize: Callable[[dict[int, str]], list[FileFinding]] | None = None
 
 
 @dataclass
@@ -75,13 +76,13 @@ class Report:
     """
 
     titles: list[str]
-    findings: list[Finding]
+    findings: list[FileFinding]
     images: int
     masks: int
     seconds: float
 
     @property
-    def faults(self) -> list[Finding]:
+    def faults(self) -> list[FileFinding]:
         return [finding for finding in self.findings if finding.fault]
 
     def text(self, shown: int | None = None) -> str:
@@ -158,7 +159,10 @@ def source_of_dataset(dataset: BaseDataset, split: str) -> Source:
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     if not infos or 'img_path' not in infos[0]:
         return Source(
-            split, f'{split}: {name}: not image files, nothing to verify', [], [Finding(NOT_FILES, name, split=split)]
+            split,
+            f'{split}: {name}: not image files, nothing to verify',
+            [],
+            [FileFinding(NOT_FILES, name, split=split)],
         )
     title = f'{split}: {name}: {len(infos):,} images, such as {readable(infos[0]["img_path"])}'
     if hasattr(dataset, 'reduce_zero_label'):
@@ -184,21 +188,21 @@ def _source_of_masks(dataset: BaseDataset, split: str, title: str, infos: list[d
             if os.path.normpath(path) not in expected
         )
         findings = [
-            Finding('mask without image', path, f'no image in {dataset.data_prefix["img_path"]}') for path in found
+            FileFinding('mask without image', path, f'no image in {dataset.data_prefix["img_path"]}') for path in found
         ]
     return Source(split, title, jobs, findings, lambda labels: _judge_labels(dataset, labels))
 
 
-def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[Finding]:
+def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[FileFinding]:
     """What all masks together tell: classes that never occur, and a ``reduce_zero_label`` that does not fit."""
     zero, classes = bool(dataset.reduce_zero_label), dataset.metainfo['classes']
     count = len(dataset.label_map or classes)
     present = {class_of(value, zero, dataset.label_map) for value in labels}
     folder = dataset.data_prefix.get('seg_map_path') or type(dataset).__name__
-    findings = [Finding(CLASS_ABSENT, folder, name) for label, name in enumerate(classes) if label not in present]
+    findings = [FileFinding(CLASS_ABSENT, folder, name) for label, name in enumerate(classes) if label not in present]
     if zero and set(labels) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
         findings.append(
-            Finding(
+            FileFinding(
                 'reduce_zero_label does not fit',
                 labels[0],
                 f'label 0 counts as unlabeled, but the '
@@ -208,7 +212,7 @@ def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[Finding]
         )
     if not zero and count in labels and not set(labels) - set(range(count + 1)) - {IGNORED}:
         findings.append(
-            Finding(
+            FileFinding(
                 'reduce_zero_label does not fit',
                 labels[count],
                 f'the masks hold 0..{count}: if 0 means unlabeled, set reduce_zero_label=True',
@@ -232,7 +236,7 @@ def _source_of_coco(dataset: BaseDataset, split: str) -> Source:
         jobs = [job for job in jobs if job.image in used]
     listed = {os.path.normpath(os.path.join(folder, image['file_name'])) for image in content['images']}
     present = scan_folders([folder], frozenset(EXTENSIONS)) if os.path.isdir(folder) else []
-    findings += [Finding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
+    findings += [FileFinding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
     title = (
         f'{split}: {type(dataset).__name__}: {len(jobs):,} images, {len(content["annotations"]):,} annotations '
         f'of {file}'
@@ -278,7 +282,7 @@ def _start_worker() -> None:
 
 
 def _examine_all(jobs: Sequence[Job]) -> list[Outcome]:
-    return [examine(job) for job in jobs]
+    return [inspect_files(job) for job in jobs]
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -292,7 +296,7 @@ def scan(jobs: Iterable[Job], workers: int) -> Iterator[Outcome]:
     A file at which a decoder crashes ends no scan: its process's jobs are repeated one by one.
     """
     if not workers:
-        yield from map(examine, jobs)
+        yield from map(inspect_files, jobs)
         return
     jobs, suspects, running = iter(jobs), [], {}
     pool = _pool(workers)
@@ -325,7 +329,7 @@ def _scan_singly(jobs: Iterable[Job]) -> Iterator[Outcome]:
         try:
             yield from pool.submit(_examine_all, [job]).result()
         except BrokenProcessPool:
-            yield Outcome(job, [Finding('crashes the decoder', job.image)])
+            yield Outcome(job, [FileFinding('crashes the decoder', job.image)])
             pool = None
     if pool:
         pool.shutdown()
@@ -362,7 +366,7 @@ def verify(
                 labels.setdefault(value, job.mask)
         if source.summarize and labels:
             found += source.summarize(labels)
-        findings += [Finding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
+        findings += [FileFinding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
     findings += duplicates(
         (source.split, [(job.image, outcomes[job].digest) for job in source.jobs]) for source in sources
     )
@@ -377,7 +381,7 @@ def verify(
     )
 
 
-def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]]) -> list[Finding]:
+def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]]) -> list[FileFinding]:
     """Images that occur twice, byte for byte: in training and another split (a fault), or within a split (a note).
 
     Args:
@@ -392,11 +396,11 @@ def duplicates(splits: Iterable[tuple[str, Iterable[tuple[str, bytes | None]]]])
     for group in groups.values():
         for split, paths in group.items():
             first, *others = paths.values()
-            findings += [Finding(DUPLICATE_WITHIN, other, f'same bytes as {first}', split) for other in others]
+            findings += [FileFinding(DUPLICATE_WITHIN, other, f'same bytes as {first}', split) for other in others]
             if split != TRAIN and TRAIN in group:
                 learnt = next(iter(group[TRAIN].values()))
                 findings += [
-                    Finding(
+                    FileFinding(
                         f'in {TRAIN} and {split}',
                         path,
                         'the same file' if os.path.realpath(path) in group[TRAIN] else f'same bytes as {learnt}',

@@ -16,10 +16,12 @@ from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ..config.load import load_config
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
+from ..data.subsets import spread
+from ..models import BootMAE
 from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
 from ..visualization.decoders import load_decoder, recorded_config
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
-from ..visualization.reconstruct import hide, reconstruct
+from ..visualization.reconstruct import draw_masks, hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; at smaller sizes crops of the photographs are shown, since nothing is left of whole ones
@@ -86,20 +88,21 @@ def draw_reconstruction(choice: Choice) -> bytes:
         raise ValueError('--source momentum: the decoders belong to the online encoder; use --what attention pca')
     found = load_decoder(choice.checkpoint, choice.config, choice.size, choice.target, choice.heads, choice.options)
     images = load_images(choice.images, found.img_size, choice.count)
-    orders = found.draw_orders(len(images), choice.seed)
-    columns = {'original': images, 'masked': hide(images, orders, found.num_masked, found.patch_size)}
+    ids_shuffle, num_masked = draw_masks(found.model, len(images), choice.seed)
+    columns = {'original': images, 'masked': hide(images, ids_shuffle, num_masked, found.patch_size)}
     kinds = (
         {'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalized else {'predicted pixels': 'none'}
     )
     for heading, statistics in kinds.items():
-        columns[heading] = reconstruct(found.model, images, orders, found.num_masked, found.patch_size, statistics)
-    mask = 'uniformly random' if found.masking is None else 'block-wise'
+        columns[heading] = reconstruct(found.model, images, ids_shuffle, num_masked, found.patch_size, statistics)
+    blockwise = isinstance(found.model, BootMAE)
+    mask = 'block-wise' if blockwise else 'uniformly random'
     text = (
-        f'{title(choice.checkpoint, found.kind)}: {found.num_masked} of {found.num_patches} patches masked '
+        f'{title(choice.checkpoint, found.kind)}: {num_masked} of {ids_shuffle.shape[1]} patches masked '
         f'({mask}, seed {choice.seed}). Only masked patches are predicted; the visible ones are pasted from the '
         'original. '
     )
-    over = 'over all colors together' if found.masking is None else 'of each color'
+    over = 'of each color' if blockwise else 'over all colors together'
     return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalized else PIXELS))
 
 
@@ -240,11 +243,11 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
     """
     size = to_2tuple(size)
     if list(where) == ['embedded'] and min(size) >= SMALL:
-        return np.stack([cover(photo(name), size) for name in evenly(sorted(PHOTOS), count)])
+        return np.stack([cover(photo(sorted(PHOTOS)[k]), size) for k in spread(len(PHOTOS), count)])
     if list(where) in (['embedded'], ['digits']):
         shared = dict(split='val', size=max(size), pipeline=[])
         data = PhotoCrops(**shared, crops_per_image=1) if where[0] == 'embedded' else DigitImages(**shared)
-        return np.stack([cover(image, size) for image in data.images(evenly(range(len(data)), count))])
+        return np.stack([cover(image, size) for image in data.images(spread(len(data), count))])
     files = []
     for place in map(Path, where):
         if place.is_dir() or not place.exists():
@@ -252,12 +255,7 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
             files += [data.get_data_info(index)['img_path'] for index in range(len(data))]
         else:
             files.append(str(place))
-    return np.stack([cover(read_image(path), size) for path in evenly(files, count)])
-
-
-def evenly(items: Sequence, count: int) -> list:
-    """At most ``count`` items, from the first to the last."""
-    return [items[int(k)] for k in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
+    return np.stack([cover(read_image(files[k]), size) for k in spread(len(files), count)])
 
 
 def read_image(path: str) -> np.ndarray:

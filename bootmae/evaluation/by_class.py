@@ -1,71 +1,53 @@
-"""What an evaluator found for each class, kept beside the log for the report."""
+"""Metrics that also keep the result of each class; :class:`ClassResultsHook` writes these beside the log.
 
-import json
+Per-class results are an attribute of the metric, ``by_class``, because mmengine's loggers and mmpretrain's ``EMAHook``
+accept only scalars in the returned dict, and 150 more scalars in each line of the log would help nobody.
+"""
+
 import math
-from collections.abc import Mapping, Sequence
-from logging import FileHandler
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from mmengine.logging import MMLogger, print_log
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.registry import METRICS
 
-from ..files import write_file
-
-FILE = 'classes.json'  # in the folder of the log; bootmae.report.classes reads it
+ClassResults = dict[str, dict[str, float]]  # by metric and class, in percent
 
 
-def log_folder() -> Path | None:
-    """Folder of this run's log; None without one, as on ranks that write no log."""
-    handlers = MMLogger.get_current_instance().handlers
-    folders = [Path(handler.baseFilename).parent for handler in handlers if isinstance(handler, FileHandler)]
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def keep_classes(found: Mapping[str, Mapping[str, float]]) -> None:
-    """Write percent by class, by metric, into the log's folder; a class without a number (NaN) is left out.
-
-    Beside the log and not into it: with 150 classes each line of a validation, and TensorBoard, would be of no use.
-    A metric of the same name is replaced, so that the file is of the newest validation. Without a log none is written.
-    """
-    folder = log_folder()
-    if folder is None or not found:
-        return
-    finite = {
-        metric: {name: round(float(value), 4) for name, value in values.items() if math.isfinite(value)}
-        for metric, values in found.items()
-    }
-    file = folder / FILE
-    try:
-        earlier = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
-        text = json.dumps(earlier | finite, ensure_ascii=False, indent=1)
-        write_file(file, lambda temporary: temporary.write_bytes(text.encode()))
-    except (OSError, ValueError) as error:  # a nicety of the report: no reason to end a training
-        print_log(f'{file}: what each class got is not kept ({error})', logger='current')
+def take_class_results(metrics: Iterable) -> ClassResults:
+    """Per-class results of the last evaluation, rounded, without classes that have none (NaN); clears the metrics'."""
+    found = {}
+    for metric in metrics:
+        for name, values in getattr(metric, 'by_class', {}).items():
+            found[name] = {key: round(float(value), 4) for key, value in values.items() if math.isfinite(value)}
+        if hasattr(metric, 'by_class'):
+            metric.by_class = {}
+    return found
 
 
 @METRICS.register_module()
 class AccuracyByClass(Accuracy):
     """mmpretrain's ``Accuracy``, which also keeps the top-1 accuracy of each class."""
 
+    by_class: ClassResults = {}
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         truth = torch.cat([result['gt_label'] for result in results])
-        guessed = torch.cat([top_label(result) for result in results])
-        count = int(max(truth.max(), guessed.max())) + 1
+        predicted = torch.cat([top_label(result) for result in results])
+        count = int(max(truth.max(), predicted.max())) + 1
         images = torch.bincount(truth, minlength=count)
-        right = torch.bincount(truth[guessed == truth], minlength=count)
+        correct = torch.bincount(truth[predicted == truth], minlength=count)
         names = class_names(self.dataset_meta, count)
-        keep_classes({'accuracy': dict(zip(names, (100 * right.double() / images).tolist()))})
+        self.by_class = {'accuracy': dict(zip(names, (100 * correct.double() / images).tolist()))}
         return super().compute_metrics(results)
 
 
 def top_label(result: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Predicted class of one image, (1, ): of scores the largest."""
+    """Predicted class of one image, shape (1, ): the largest score, or the stored label."""
     return result['pred_score'].topk(1).indices if 'pred_score' in result else result['pred_label'].reshape(1)
 
 
 def class_names(meta: Mapping | None, count: int) -> Sequence[str]:
-    """Names of the classes in label order; their numbers where the data set has none."""
+    """Class names in label order; the label itself where the data set has no name for it."""
     names = (meta or {}).get('classes') or ()
     return [names[label] if label < len(names) else str(label) for label in range(count)]

@@ -1,12 +1,12 @@
-"""COCO's metric, with the number of each class, and on a part of an annotation file.
+"""COCO metrics that keep the AP of each class and accept a subset of the annotated images.
 
-Not imported with the package, because it imports mmdet: detection configs name it in ``custom_imports``.
+Detection configs import this module through ``custom_imports``; the package does not, because it imports mmdet.
 """
 
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 
-from .by_class import keep_classes
+from .by_class import ClassResults
 
 NAMES = {'bbox': 'box AP', 'segm': 'mask AP'}
 PRECISION = '{}_precision'  # mmdet's key of a class
@@ -16,35 +16,37 @@ PRECISION = '{}_precision'  # mmdet's key of a class
 class CocoByClass(CocoMetric):
     """mmdet's ``CocoMetric``, which also keeps the AP of each class.
 
-    mmdet's ``classwise`` returns them as so many further scalars, under names that boxes and masks share: the later
-    replace the earlier. Here boxes and masks are asked for one after the other, and the scalars stay as they are.
+    mmdet's ``classwise`` adds one scalar per class, under the same name for boxes and masks, so that masks overwrite
+    boxes. This class evaluates boxes and masks one after the other and removes the extra scalars.
     """
 
+    by_class: ClassResults = {}
+
     def compute_metrics(self, results: list) -> dict[str, float]:
-        asked, classwise, found, classes = self.metrics, self.classwise, {}, {}
+        requested, classwise, found, by_class = self.metrics, self.classwise, {}, {}
         try:
             self.classwise = True
-            for self.metrics in ([metric] for metric in asked):
+            for self.metrics in ([metric] for metric in requested):
                 one = super().compute_metrics(results)
                 name = NAMES.get(self.metrics[0], self.metrics[0])
-                classes[name] = {
+                by_class[name] = {
                     kind: 100 * one.pop(PRECISION.format(kind))
                     for kind in self.dataset_meta['classes']
                     if PRECISION.format(kind) in one
                 }
                 found |= one
         finally:
-            self.metrics, self.classwise = asked, classwise
-        keep_classes({name: values for name, values in classes.items() if values})
+            self.metrics, self.classwise = requested, classwise
+        self.by_class = {name: values for name, values in by_class.items() if values}
         return found
 
 
 @METRICS.register_module()
 class SubsetCocoMetric(CocoByClass):
-    """COCO's metric over the images that were predicted.
+    """COCO metric over the predicted images only.
 
-    mmdet's own takes all images of ``ann_file`` and counts those without a prediction as missed, so that ``indices`` in
-    a data set silently lower the result; :func:`bootmae.config.checks.check_metric` refuses that.
+    mmdet's metric counts every image of ``ann_file`` without a prediction as missed, so ``indices`` in a data set would
+    silently lower the result; :func:`bootmae.config.checks.check_metric` rejects that combination.
     """
 
     takes_parts = True

@@ -1,6 +1,6 @@
-"""mmseg's metric that keeps the number of each class.
+"""mmseg's IoU metric, which also keeps the result of each class.
 
-Not imported with the package, because it imports mmseg: segmentation configs name it in ``custom_imports``.
+Segmentation configs import this module through ``custom_imports``; the package does not, because it imports mmseg.
 """
 
 from typing import Any
@@ -9,17 +9,21 @@ import numpy as np
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 
-from .by_class import keep_classes
+from .by_class import ClassResults
 
 
 @METRICS.register_module()
 class IoUByClass(IoUMetric):
-    """mmseg's ``IoUMetric``, which also keeps what it prints of each class, such as IoU and Acc."""
+    """mmseg's ``IoUMetric``, which also keeps the per-class numbers that it prints, such as IoU and Acc."""
+
+    by_class: ClassResults = {}
 
     def total_area_to_metrics(self, *areas: Any) -> dict[str, np.ndarray]:
         found = super().total_area_to_metrics(*areas)
         classes = self.dataset_meta['classes']
-        keep_classes(
-            {name: dict(zip(classes, (100 * values).tolist())) for name, values in found.items() if np.ndim(values)}
-        )  # aAcc is one number
+        self.by_class = {
+            name: dict(zip(classes, (100 * values).tolist()))
+            for name, values in found.items()
+            if np.ndim(values)  # aAcc is a single number
+        }
         return found

@@ -9,30 +9,16 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS
-from torch import nn
+from mmengine.registry import DATASETS
 
-from ..checkpoints import load_run, read_checkpoint
-from ..config.weights import follow_statistics
-
-
-def load_trained(cfg: Config, checkpoint: str | Path) -> nn.Module:
-    """The config's model with all weights of one of its runs, in eval mode.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is not there or does not fit; see :func:`load_run`.
-    """
-    content = read_checkpoint(checkpoint)
-    model = MODELS.build(cfg.model)
-    follow_statistics(model, content['meta'].get('bootmae', {}), str(checkpoint), cfg.get('adopt_statistics', False))
-    load_run(model, content, checkpoint)
-    return model.to(get_device()).eval()
+from ..config.model import build_model
 
 
 @torch.no_grad()
 def predict(cfg: Config, checkpoint: str | Path, indices: Sequence[int]) -> list:
     """mmseg's or mmdet's data samples, prediction and truth, of test images."""
-    model, dataset = load_trained(cfg, checkpoint), DATASETS.build(cfg.test_dataloader.dataset)
+    model = build_model(cfg, checkpoint).to(get_device()).eval()
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
     return [model.test_step(pseudo_collate([dataset[index]]))[0].cpu() for index in indices]
 
 

@@ -5,18 +5,18 @@ Shape letters: N reference images, Q query images, D feature width, K classes.
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.device import get_device
-from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
 from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from ..checkpoints import load_encoder, read_checkpoint
+from ..config.model import build_model
 from ..config.weights import apply_init
 from ..distributed.signals import shield_workers
 from ..models.vit import PlainViT
@@ -24,19 +24,32 @@ from ..models.vit import PlainViT
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 
 
-def build_encoder(cfg: Config, checkpoint: str | None, source: str = 'online', seed: int = 0) -> nn.Module:
-    """The classifier of a downstream config in eval mode, its encoder from a checkpoint or untrained.
+def build_encoder(
+    cfg: Config, checkpoint: str | None, source: str = 'online', seed: int = 0, content: dict | None = None
+) -> nn.Module:
+    """The classifier of a downstream config in eval mode, with the encoder of a checkpoint or random weights.
+
+    The backbone's ``load_report`` says what was loaded.
+
+    Args:
+        cfg: A classification config.
+        checkpoint: File of the encoder; None for random weights.
+        source: Which encoder of a BootMAE file, ``online`` or ``momentum``.
+        seed: Seed of the random weights.
+        content: Content of the checkpoint, if it was read before.
 
     Raises:
-        FileNotFoundError, ValueError: if the checkpoint does not fit; see :func:`apply_init`.
+        FileNotFoundError, ValueError: The checkpoint is missing or does not fit; see :func:`apply_init`.
     """
     if checkpoint:
-        apply_init(cfg, checkpoint, source)
+        content = content or read_checkpoint(checkpoint)
+        apply_init(cfg, checkpoint, source, content)
+        del cfg.model.backbone['init_cfg']  # would read the file again
     set_random_seed(seed)
-    model_cfg = cfg.model.to_dict()
-    model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-    model = MODELS.build(model_cfg)
+    model = build_model(cfg)
     model.init_weights()
+    if checkpoint:
+        model.backbone.load_report = load_encoder(model.backbone, checkpoint, source, content)
     return model.to(get_device()).eval()
 
 
@@ -117,21 +130,6 @@ def _read(
         labels.extend(int(sample.gt_label) for sample in data['data_samples'])
         progress()
     return [torch.cat(parts) for parts in zip(*features, strict=True)], torch.tensor(labels)
-
-
-def few_labels(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
-    """Indices of ``per_class`` random images of each class.
-
-    Raises:
-        ValueError: if a class has fewer.
-    """
-    rng, chosen = np.random.RandomState(seed), []
-    for value in labels.unique():
-        members = (labels == value).nonzero().flatten().numpy()
-        if len(members) < per_class:
-            raise ValueError(f'class {int(value)} has {len(members)} images, fewer than {per_class}: lower --labels')
-        chosen.append(rng.choice(members, per_class, replace=False))
-    return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 
 def knn_accuracy(

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..results.names import method_name, ordered_methods
+from ..results.names import CLASSES_FILE, RAW_WEIGHTS, method_name, ordered_methods
 from .summary import Difference, Spread, paired_difference, spread_of
-from .tables import Cell, Table, number, word
+from .tables import Table, TableCell, number, word
 from .verdicts import MINUS_MAE, TASK_NAMES, difference_text, rivals, signed
 
-FILE = 'classes.json'  # in the folder of the log, by metric and class, in percent
 TASK_OF_METRIC = {'accuracy': 'finetune', 'IoU': 'segmentation', 'box AP': 'detection', 'mask AP': 'detection'}
 NAMED = 3  # classes that the summary names at each end
 
@@ -24,8 +23,8 @@ def read_classes(work_dir: str | Path) -> dict[str, dict[str, float]]:
     Raises:
         ValueError: The file is damaged.
     """
-    found = sorted(Path(work_dir).glob(f'*/{FILE}'))  # timestamps sort by name
-    own = Path(work_dir) / FILE
+    found = sorted(Path(work_dir).glob(f'*/{CLASSES_FILE}'))  # timestamps sort by name
+    own = Path(work_dir) / CLASSES_FILE
     file = found[-1] if found else own
     return read_file(file) if file.is_file() else {}
 
@@ -45,11 +44,13 @@ def class_results(name: str, work_dir: str | Path, task: str | None = None) -> l
     found = read_classes(work_dir)
     if found and not seed.isdigit():
         raise ValueError(f'{name!r} is no data/method/seed, by which classes are averaged and compared')
-    return [
-        (data, task or TASK_OF_METRIC[metric], method, int(seed), metric, values)
-        for metric, values in found.items()
-        if metric in TASK_OF_METRIC
-    ]
+    results = []
+    for key, values in found.items():
+        metric = key.removesuffix(RAW_WEIGHTS)
+        if metric in TASK_OF_METRIC:
+            label = metric if metric == key else f'{metric} of the raw weights (headline: EMA)'
+            results.append((data, task or TASK_OF_METRIC[metric], method, int(seed), label, values))
+    return results
 
 
 def read_file(file: Path) -> dict[str, dict[str, float]]:
@@ -120,12 +121,12 @@ def _difference(of: dict[str, Spread], first: str) -> Difference | None:
     return paired_difference(of[first], of['mae']) if first in of and 'mae' in of else None
 
 
-def _mean(spread: Spread | None) -> Cell:
-    return number(round(spread.mean, 4), f'{spread.mean:.1f}') if spread else Cell('–')
+def _mean(spread: Spread | None) -> TableCell:
+    return number(round(spread.mean, 4), f'{spread.mean:.1f}') if spread else TableCell('–')
 
 
-def _gap(difference: Difference | None) -> Cell:
-    return number(round(difference.mean, 4), difference_text(difference)) if difference else Cell('–')
+def _gap(difference: Difference | None) -> TableCell:
+    return number(round(difference.mean, 4), difference_text(difference)) if difference else TableCell('–')
 
 
 def _summary(gaps: dict[str, Difference]) -> str:

@@ -8,25 +8,18 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..results.names import method_name, ordered_methods
+from ..results.names import LOGGED_METRICS, method_name, ordered_methods
 from .curves import Curve, read_curve
 from .figures import STYLE, method_colors, svg_of, thin
 
-# Key in the log: what the reader calls it, and the factor to percent.
-METRICS = {
-    'accuracy/top1': ('accuracy', 1.0),
-    'mIoU': ('mIoU', 1.0),
-    'coco/bbox_mAP': ('box AP', 100.0),
-    'coco/segm_mAP': ('mask AP', 100.0),
-    'probe/knn': ('online k-NN', 1.0),
-    'probe/linear': ('online linear probe', 1.0),
-}
+METRICS = LOGGED_METRICS | {'probe/knn': ('online k-NN', 1.0), 'probe/linear': ('online logistic regression', 1.0)}
 
 FEW = 6  # points up to which each is marked
 METRIC_CAPTION = (
-    'Validation results during training, percent, one line a seed. Online k-NN and linear probe read the frozen '
-    'encoder while it is pretrained. Other than losses, these compare between methods: the same images are judged the '
-    'same way. The last point of a fine-tuning, segmentation or detection is the result above.'
+    'Validation results during training, percent, one line a seed. Online k-NN and logistic regression read the '
+    'frozen encoder while it is pretrained. Unlike losses, these numbers are comparable between methods, because all '
+    'are evaluated on the same images in the same way. The last point of a fine-tuning, segmentation or detection run '
+    'is the result above.'
 )
 
 

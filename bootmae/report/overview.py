@@ -26,7 +26,7 @@ WIDTH = 120  # characters of a terminal line
 
 
 @dataclass(frozen=True)
-class Entry:
+class OverviewCell:
     """One number of the overview.
 
     Attributes:
@@ -56,7 +56,7 @@ class Overview:
     """
 
     columns: tuple[tuple[str, str, str], ...]
-    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    rows: tuple[tuple[str, tuple[OverviewCell, ...]], ...]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -67,21 +67,21 @@ class Overview:
 
 def overview(comparisons: Sequence[Comparison]) -> Overview:
     """One column a data set, task and metric, with the comparison that says most about it."""
-    chosen = choose(comparisons)
+    chosen = representative_comparisons(comparisons)
     columns = tuple((item.data, task_name(item), _details(item, comparisons)) for item in chosen)
-    rows = [(method_name(method), tuple(_entry(item, method) for item in chosen)) for method in method_order(chosen)]
+    rows = [(method_name(method), tuple(_cell(item, method) for item in chosen)) for method in method_order(chosen)]
     for method in rivals(method_order(chosen)):
         if any(against_mae(item, method) for item in chosen):
             rows.append((MINUS_MAE.format(method_name(method)), tuple(_difference(item, method) for item in chosen)))
     return Overview(columns, tuple(rows))
 
 
-def choose(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def representative_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """One comparison of every data set, task and metric: the one with the most labels, and of several protocols
     the one with the most measurements, then the one that judges the last block, else the first."""
     groups: dict[tuple, list[Comparison]] = {}
     for item in in_order(comparisons):
-        groups.setdefault((item.data, item.task, item.metric), []).append(item)
+        groups.setdefault((item.data, task_name(item)), []).append(item)
     return [max(group, key=_weight) for group in groups.values()]
 
 
@@ -94,20 +94,20 @@ def _details(item: Comparison, comparisons: Sequence[Comparison]) -> str:
     """Amount of labels, and the protocol where it was chosen among several."""
 
     def place(other: Comparison) -> tuple:
-        return other.data, other.task, other.metric, other.labels
+        return other.data, task_name(other), other.labels
 
     several = sum(place(other) == place(item) for other in comparisons) > 1
     return ', '.join(filter(None, [labels_phrase(item), item.protocol if several else '']))
 
 
-def _entry(item: Comparison, method: str) -> Entry:
+def _cell(item: Comparison, method: str) -> OverviewCell:
     spread = item.methods.get(method)
-    return Entry(spread_text(spread), method == best_method(item)) if spread else Entry('–')
+    return OverviewCell(spread_text(spread), method == best_method(item)) if spread else OverviewCell('–')
 
 
-def _difference(item: Comparison, method: str) -> Entry:
+def _difference(item: Comparison, method: str) -> OverviewCell:
     found = against_mae(item, method)
-    return Entry(difference_text(found.difference), outcome=found.outcome) if found else Entry('–')
+    return OverviewCell(difference_text(found.difference), outcome=found.outcome) if found else OverviewCell('–')
 
 
 def overview_markdown(rows: Sequence[ResultRow]) -> str:

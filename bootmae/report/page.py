@@ -34,13 +34,13 @@ from .tables import checkpoint_table, comparison_table, constants, cost_sentence
 from .verdicts import (
     DENSE_TASKS,
     RULE,
-    TASK_NAMES,
     against_mae,
     find_verdicts,
     headline,
     in_order,
     learned_headline,
     method_order,
+    plain_task_name,
     rivals,
 )
 
@@ -54,15 +54,15 @@ COST_NOTE = (
 MEDIA = {'PNG': 'image/png', 'JPEG': 'image/jpeg', 'WEBP': 'image/webp'}
 
 READING = (
-    'k-NN and linear probe judge the frozen encoder: k-NN asks which images lie close together, the linear '
-    'probe what one linear layer can read out. The untrained encoder is the floor, random weights under '
-    'the same evaluation; a pretraining that does not rise above it has taught nothing that these tasks '
-    'can see.',
-    'The spread covers the seeds of initialization, masks and order of the images. It does not cover '
-    'another choice of data, of hyper-parameters or of model size.',
-    'Both methods are compared after the same number of images wherever the section on cost says so. '
-    'BootMAE needs more time per image, because a second encoder sees the whole image; a comparison at '
-    'equal time can read differently.',
+    'k-NN, logistic regression and linear probes evaluate the frozen encoder. k-NN measures which images lie close '
+    'together; the other two measure what one linear layer can read from the features. Logistic regression is fitted '
+    'to stored features; a linear probe is a layer trained by SGD or LARS. The untrained encoder, random weights under '
+    'the same evaluation, is the floor: a pretraining at this level has learned nothing that these tasks can measure.',
+    'The spread covers the seeds of initialization, masks and image order. It does not cover other data, '
+    'hyperparameters or model sizes.',
+    'Both methods are compared after the same number of images where the section on cost says so. BootMAE needs more '
+    'time per image, because a second encoder processes the whole image; a comparison at equal time can turn out '
+    'differently.',
 )
 DENSE_READING = (
     'Segmentation and detection train the whole model, the encoder included. mIoU is the mean over classes of '
@@ -190,7 +190,7 @@ def lede(comparisons: Sequence[Comparison]) -> str:
         encoders.append('untrained ones' if pretrained else 'Untrained encoders')
     tasks: dict[tuple[str, ...], list[str]] = {}
     for data, group in _by_data(comparisons).items():
-        names = tuple(dict.fromkeys(TASK_NAMES.get(item.task, item.task) for item in group))
+        names = tuple(dict.fromkeys(plain_task_name(item) for item in group))
         tasks.setdefault(names, []).append(data)
     judged = ', and '.join(f'by {_listed(names)} on {_listed(data)}' for names, data in tasks.items())
     seeds = {spread.n for item in comparisons for spread in item.methods.values()}
@@ -275,7 +275,7 @@ def _fingerprints(rows: Sequence[ResultRow]) -> list[tuple[str, list[str]]]:
         if row.data_hash:
             data.setdefault(row.data, {})[row.data_hash] = None
         if row.config_hash:
-            configs.setdefault(f'{row.data}, {TASK_NAMES.get(row.task, row.task)}', {})[row.config_hash] = None
+            configs.setdefault(f'{row.data}, {plain_task_name(row)}', {})[row.config_hash] = None
     found = (('fingerprints of the judged data', data), ('hashes of the evaluation settings', configs))
     return [
         (name, [f'{place}: {", ".join(values)}' for place, values in places.items()])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..results.names import method_name, ordered_methods
 from ..results.rows import ResultRow
-from .entries import CONFIGS, OVER_MAE, Place, place_of
+from .model_results import CONFIGS, OVER_MAE, Place, place_of
 from .summary import Difference, Spread, paired_difference, spread_of
-from .tables import Cell, Table, number, word
+from .tables import Table, TableCell, number, word
 from .verdicts import difference_text, signed, spread_text, task_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,9 +75,9 @@ def beside_published(published: Sequence[ResultRow], rows: Sequence[ResultRow]) 
             word(task_name(row)),
             word(row.protocol),
             word(method_name(row.method)),
-            Cell('–'),
-            Cell(NOT_RUN),
-            *([Cell('–'), Cell('–')] if any_found else []),
+            TableCell('–'),
+            TableCell(NOT_RUN),
+            *([TableCell('–'), TableCell('–')] if any_found else []),
             word(row.config),
         ]
         body.append(tuple(cells))
@@ -131,15 +131,15 @@ def _published(row: ResultRow) -> str:
     return signed(row.value, 1) if row.metric.endswith(OVER_MAE) else f'{row.value:.1f}'
 
 
-def _measured(found: Spread | Difference | None) -> Cell:
+def _measured(found: Spread | Difference | None) -> TableCell:
     if found is None:
-        return Cell(NOT_RUN)
+        return TableCell(NOT_RUN)
     return number(found.mean, spread_text(found) if isinstance(found, Spread) else difference_text(found))
 
 
-def _gap(row: ResultRow, found: Spread | Difference | None) -> Cell:
+def _gap(row: ResultRow, found: Spread | Difference | None) -> TableCell:
     if found is None:
-        return Cell('–')
+        return TableCell('–')
     gap = found.mean - row.value
     if isinstance(found, Spread):
         error = found.std / found.n**0.5 if found.std is not None else None

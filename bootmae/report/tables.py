@@ -28,7 +28,7 @@ SHOWN = ('data', 'method', 'task', 'metric', 'value', 'seed')  # columns of ever
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell: its text, what it sorts by (None: last), and whether it is set bold."""
 
     text: str
@@ -49,24 +49,24 @@ class Table:
 
     name: str
     columns: tuple[tuple[str, bool], ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     wide: bool = False
 
 
-def word(text: str, strong: bool = False) -> Cell:
-    """Cell that sorts by its text."""
-    return Cell(text, text.lower() or None, strong)
+def word(text: str, strong: bool = False) -> TableCell:
+    """TableCell that sorts by its text."""
+    return TableCell(text, text.lower() or None, strong)
 
 
-def number(value: float, text: str, strong: bool = False) -> Cell:
-    """Cell that sorts by its number; a missing number is a dash."""
-    return Cell(text, value, strong) if math.isfinite(value) else Cell('–')
+def number(value: float, text: str, strong: bool = False) -> TableCell:
+    """TableCell that sorts by its number; a missing number is a dash."""
+    return TableCell(text, value, strong) if math.isfinite(value) else TableCell('–')
 
 
-def labels_cell(labels: str, text: str) -> Cell:
+def labels_cell(labels: str, text: str) -> TableCell:
     """Amount of labels, sorted by number with ``all`` as the largest."""
     amount = labels_amount(labels)
-    return Cell(text, None if math.isnan(amount) else min(amount, 1e12))
+    return TableCell(text, None if math.isnan(amount) else min(amount, 1e12))
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
@@ -86,9 +86,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         cells += [number(block_of(item) or math.nan, str(block_of(item)))] * blocks
         for method in methods:
             spread = item.methods.get(method)
-            cells.append(number(spread.mean, spread_text(spread), method == best) if spread else Cell('–'))
+            cells.append(number(spread.mean, spread_text(spread), method == best) if spread else TableCell('–'))
         gaps = [against_mae(item, method) for method in paired]
-        cells += [number(gap.difference.mean, difference_text(gap.difference)) if gap else Cell('–') for gap in gaps]
+        cells += [
+            number(gap.difference.mean, difference_text(gap.difference)) if gap else TableCell('–') for gap in gaps
+        ]
         rows.append((*cells, word(item.protocol)))
     return Table('comparison', tuple(columns), tuple(rows))
 
@@ -149,11 +151,11 @@ def cost_table(rows: Sequence[ResultRow]) -> Table:
     return Table('cost', tuple(columns), tuple(body))
 
 
-def _hours(run: Sequence[ResultRow]) -> Cell:
+def _hours(run: Sequence[ResultRow]) -> TableCell:
     """GPU-hours of a pretraining with one of its evaluations: of the cheapest to the dearest one."""
     known = [row.gpu_hours for row in run if row.gpu_hours]
     if not known:
-        return Cell('–')
+        return TableCell('–')
     return number(min(known), ' to '.join(dict.fromkeys(f'{value:,.1f}' for value in (min(known), max(known)))))
 
 
@@ -218,7 +220,7 @@ def _same(rows: Sequence[ResultRow]) -> list[str]:
     return [name for name in COLUMNS if name not in SHOWN and len({str(getattr(row, name)) for row in rows}) == 1]
 
 
-def _raw(row: ResultRow, name: str) -> Cell:
+def _raw(row: ResultRow, name: str) -> TableCell:
     value = getattr(row, name)
     if name == 'labels':
         return labels_cell(value, value)
@@ -227,11 +229,11 @@ def _raw(row: ResultRow, name: str) -> Cell:
     if name == 'seconds':
         return number(value, f'{value:,.1f}')
     if name in ('gpu_hours', 'memory'):
-        return number(value, f'{value:,.2f}') if value else Cell('–')
+        return number(value, f'{value:,.2f}') if value else TableCell('–')
     if name == 'images':
         return number(value, f'{value:,}')
     if name == 'checkpoint_hash':
-        return Cell(value[:12], value or None)
+        return TableCell(value[:12], value or None)
     return number(value, str(value)) if name == 'seed' else word(value)
 
 

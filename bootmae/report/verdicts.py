@@ -19,6 +19,7 @@ RULE = (
 
 FEW = 2  # pretrained methods up to which each has a sentence of its own
 MINUS_MAE = '{} − MAE'  # heading of a difference
+LOGISTIC = 'logistic regression'  # start of the protocol of frozen features whose rows have the task "linear"
 TASK_NAMES = {
     'knn': 'k-NN',
     'linear': 'linear probe',
@@ -104,10 +105,26 @@ def against_mae(item: Comparison, method: str) -> Judgment | None:
     return found if found.difference else None
 
 
+def plain_task_name(item: Comparison | ResultRow) -> str:
+    """Display name of the task.
+
+    Stored rows use the task ``linear`` both for a linear probe, which is a layer trained by SGD or LARS, and for
+    logistic regression on frozen features; the protocol tells them apart.
+    """
+    if item.task == 'linear' and item.protocol.startswith(LOGISTIC):
+        return LOGISTIC
+    return TASK_NAMES.get(item.task, item.task)
+
+
 def task_name(item: Comparison | ResultRow) -> str:
-    """Task for readers, with the metric where it is not the accuracy."""
-    name = TASK_NAMES.get(item.task, item.task)
+    """Display name of the task, with the metric unless it is the accuracy."""
+    name = plain_task_name(item)
     return name if item.metric == 'accuracy' else f'{name} {item.metric}'
+
+
+def protocol_name(item: Comparison | ResultRow) -> str:
+    """The protocol without what the task's name says already."""
+    return item.protocol.removeprefix(f'{LOGISTIC}, ')
 
 
 def labels_name(item: Comparison | ResultRow) -> str:

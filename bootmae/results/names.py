@@ -1,18 +1,27 @@
-"""Methods by their names for readers, and in the order in which they are shown."""
+"""Display names of methods and the order in which they are shown; names that several rooms share."""
 
 from collections.abc import Iterable
 
 METHOD_NAMES = {'untrained': 'Untrained', 'mae': 'MAE', 'bootmae': 'BootMAE'}
 FURTHER_NAMES = {'supervised': 'Supervised', 'simmim': 'SimMIM'}
+CLASSES_FILE = 'classes.json'  # per-class results in a run's log directory: by metric and class, in percent
+# Key in the log: metric in result rows, and factor to percent
+LOGGED_METRICS = {
+    'accuracy/top1': ('accuracy', 1.0),
+    'mIoU': ('mIoU', 1.0),
+    'coco/bbox_mAP': ('box AP', 100.0),
+    'coco/segm_mAP': ('mask AP', 100.0),
+}
+RAW_WEIGHTS = '_origin'  # mmpretrain's suffix for results of the raw weights where the EMA's are the headline
 
 
 def method_name(method: str) -> str:
-    """Name for readers; ``mae (1600 epochs)`` is MAE with something added."""
+    """Display name; a note stays behind it: ``mae (1600 epochs)`` becomes ``MAE (1600 epochs)``."""
     first, space, rest = method.partition(' ')
     return (METHOD_NAMES | FURTHER_NAMES).get(first, first) + space + rest
 
 
 def ordered_methods(methods: Iterable[str]) -> list[str]:
-    """These methods as they are shown: untrained, MAE, BootMAE, then others in order of appearance."""
+    """The methods in display order: untrained, MAE, BootMAE, then the others by first appearance."""
     found = dict.fromkeys(methods)
     return [name for name in METHOD_NAMES if name in found] + [name for name in found if name not in METHOD_NAMES]

@@ -12,6 +12,7 @@ from ..checkpoints.resume import run_files
 from ..results.provenance import REPOSITORY
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 
+DENSE_KINDS = ('segmentation', 'detection')
 TASKS_OF_KIND = {'knn': ('knn',), 'frozen': ('knn', 'linear')}
 
 
@@ -49,6 +50,18 @@ class Cell:
         return self.folder / 'run'
 
     @property
+    def rows_file(self) -> Path:
+        """Result rows of a finished evaluation."""
+        return self.folder / 'rows.csv'
+
+    @property
+    def data(self) -> str | None:
+        """Name of the test data, if the suite file gives it; None: the config tells."""
+        if self.task.data is None and len(self.suite.pretrainings) > 1 and self.task.kind not in DENSE_KINDS:
+            return self.task.origin
+        return self.task.data
+
+    @property
     def task(self) -> Task | None:
         """None for a pretraining."""
         return self.training if isinstance(self.training, Task) else None
@@ -78,56 +91,50 @@ class Cell:
         return self.method.weights.replace('{seed}', str(self.seed)) if self.method.weights else None
 
     def commands(self, gpus: int, slurm: str | None = None) -> list[list[str]]:
-        """What runs it, one after the other; a training goes on from its newest checkpoint if it has any.
+        """Commands of the cell, in order. A training resumes from its newest checkpoint if it has one.
 
         Args:
-            gpus: of this cell; 0: the CPU.
-            slurm: partition, if a training is to take its nodes by ``srun``.
+            gpus: GPUs of this cell; 0 for the CPU.
+            slurm: Partition, if a training gets its nodes from ``srun``.
         """
-        encoder = [] if self.weights is None else ['--init', self.weights]
-        if encoder and self.method.source != 'online':
-            encoder += ['--source', self.method.source]
+        init = [] if self.weights is None else ['--init', self.weights]
+        source = ['--source', self.method.source] if init and self.method.source != 'online' else []
         if not self.trains:
-            if self.weights is None:
-                encoder = ['--untrained', '1']
-            blocks = ['--blocks', *self.task.blocks] if self.task.blocks else []
-            return [
-                tool(
-                    'knn.py',
-                    self.config,
-                    *encoder,
-                    '--seed',
-                    str(self.seed),
-                    '--method',
-                    self.method.name,
-                    '--tasks',
-                    *TASKS_OF_KIND[self.task.kind],
-                    '--labels',
-                    *self.task.labels,
-                    *blocks,
-                    '--rows',
-                    str(self.folder / 'knn.csv'),
-                    *as_options(self.options),
-                )
-            ]
+            return [self._frozen_command(init + source or ['--untrained', '1'])]
         resume = ['--resume'] if self.run.is_dir() and run_files(self.run) else []
-        settings = ['--work-dir', str(self.run), *encoder, *resume, *as_options(self.options)]
+        tested = self.task is not None and self.task.test
+        rows = self._row_options() if self.task and not tested else []
+        settings = ['--work-dir', str(self.run), *init, *source, *resume, *rows, *as_options(self.options)]
         commands = [launch(self.config, settings, gpus, slurm, self.name)]
         for name, flags in (('test', []), ('tta', ['--tta'])):
             if self.task is not None and getattr(self.task, name):
-                # the checkpoint is not known before the training ends
-                commands.append(
-                    [
-                        *tool('test.py', self.config, LAST),
-                        *flags,
-                        '--work-dir',
-                        str(self.folder / name),
-                        '--out',
-                        str(self.folder / f'{name}.json'),
-                        *as_options(self.options),
-                    ]
-                )
+                settings = [*flags, '--work-dir', str(self.folder / name), *init, *self._row_options()]
+                commands.append([*tool('test.py', self.config, LAST), *settings, *as_options(self.options)])
         return commands
+
+    def _frozen_command(self, encoder: list[str]) -> list[str]:
+        task, columns = self.task, ['--method', self.method.name, '--label', self.suite.label]
+        return tool(
+            'knn.py',
+            self.config,
+            *encoder,
+            *['--seed', str(self.seed), *columns, *(['--data', self.data] if self.data else [])],
+            *['--tasks', *TASKS_OF_KIND[task.kind], '--labels', *task.labels],
+            *(['--blocks', *task.blocks] if task.blocks else []),
+            *['--rows', str(self.rows_file), *as_options(self.options)],
+        )
+
+    def _row_options(self) -> list[str]:
+        """What only the suite knows about the result rows of a trained model."""
+        columns = dict(
+            task=self.task.kind,
+            method=self.method.name,
+            labels=self.task.labels[0],
+            label=self.suite.label,
+            data=self.data,
+        )
+        pairs = [f'{name}={value}' for name, value in columns.items() if value]
+        return ['--rows', str(self.rows_file), '--row', *pairs]
 
 
 LAST = '{last checkpoint}'

@@ -19,7 +19,7 @@ from ..report.overview import overview_text
 from ..report.tables import text_table
 from ..results.provenance import REPOSITORY
 from .cells import Cell, make_cells, matching, select, suite_folder
-from .collect import cell_config, write_results
+from .collect import cell_config, data_name, write_results
 from .dry_run import TFLOPS, plan_text
 from .job_state import DONE, check_definition, definition, is_free, read_job_state, state_of
 from .machine import find_machine
@@ -108,6 +108,8 @@ def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str]
     for cell in every:  # pretrainings come before what needs them
         cfg = cell_config(cell)
         needs = definitions[cell.needs.name] if cell.needs else ''
+        if cell.task:
+            data_name(cell, cfg)  # a missing name is an error now, and not after the training
         definitions[cell.name] = definition(cell, cfg, needs)
         loop = cfg.get('train_cfg') or {}
         lengths[cell.name] = {key: loop[key] for key in ('max_epochs', 'max_iters') if key in loop}

@@ -13,18 +13,17 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from ..evaluation.rows import config_hash
 from ..results.rows import replace_file
 from .cells import Cell
 
 DONE, RUNNING, FAILED, STOPPED, KILLED, WAITING = 'done', 'running', 'failed', 'stopped', 'killed', 'waiting'
 ELSEWHERE = 'running elsewhere'
 BLOCKED = 'blocked'
-SEEDS = ('randomness', 'seed'), ('train_dataloader', 'dataset', 'subset_seed')
 
 
 @dataclass
@@ -125,7 +124,7 @@ def is_free(cell: Cell) -> bool:
 
 def is_done(cell: Cell, journal: JobState) -> bool:
     """Whether it is noted as done, and an evaluation's rows are there."""
-    return journal.state == DONE and (cell.task is None or rows_file(cell).is_file())
+    return journal.state == DONE and (cell.task is None or cell.rows_file.is_file())
 
 
 def state_of(cell: Cell, journal: JobState | None = None) -> str:
@@ -138,23 +137,6 @@ def state_of(cell: Cell, journal: JobState | None = None) -> str:
     if journal.state == RUNNING:
         return KILLED
     return WAITING if journal.state == DONE else journal.state
-
-
-def rows_file(cell: Cell) -> Path:
-    """Result rows of a finished cell; a pretraining has none."""
-    return cell.folder / 'rows.csv'
-
-
-def config_hash(cfg: Config) -> str:
-    """Hash of a config with all its overrides, but for seeds, the file's place and the work directory."""
-    content = cfg.to_dict()
-    content.pop('work_dir', None)
-    for *path, last in SEEDS:
-        inner: Any = content
-        for key in path:
-            inner = inner.get(key) or {}
-        inner.pop(last, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:

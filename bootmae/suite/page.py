@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import to_2tuple
 
+from ..config.model import build_model
+from ..data.subsets import spread
 from ..evaluation.predict import image_of, instances, label_map, predict
-from ..models.masking import BlockMasking
 from ..report.classes import ClassResult, class_results
 from ..report.curves import Curve, read_curve
 from ..report.metric_curves import read_metrics
@@ -19,7 +21,7 @@ from ..results.provenance import device_name, git_commit, versions
 from ..results.rows import ResultRow
 from ..visualization.grids import reconstruction_grid
 from ..visualization.predictions import detection_grid, segmentation_grid
-from ..visualization.reconstruct import hide, load_pretrained, reconstruct
+from ..visualization.reconstruct import draw_masks, hide, reconstruct
 from .cells import Cell, last_checkpoint, shell, suite_command
 from .collect import cell_config, data_name
 from .job_state import DONE, read_job_state, state_of
@@ -139,15 +141,14 @@ def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | Non
     if images.shape[1:3] != ((size, size) if isinstance(size, int) else tuple(size)):
         return None
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    masking = BlockMasking(grid=(images.shape[1] // patch[0], images.shape[2] // patch[1]), **cfg.model.masking)
-    rng = np.random.RandomState(0)
-    orders = np.stack([masking.draw_ids_shuffle(rng) for _ in images])
-    panels = dict(original=images, masked=hide(images, orders, masking.num_masked, patch))
+    with torch.device('meta'):
+        ids_shuffle, num_masked = draw_masks(build_model(cfg), len(images))
+    panels = dict(original=images, masked=hide(images, ids_shuffle, num_masked, patch))
     for method, cell in first.items():
         if not _same_task(cell_config(cell).model, cfg.model):
             continue
-        model = load_pretrained(cell.config, str(last_checkpoint(cell.run)), cell.options)
-        panels[method] = reconstruct(model, images, orders, masking.num_masked, patch)
+        model = build_model(cell_config(cell), last_checkpoint(cell.run)).eval()
+        panels[method] = reconstruct(model, images, ids_shuffle, num_masked, patch)
     return reconstruction_grid(panels)
 
 
@@ -174,8 +175,7 @@ def test_images(cfg: Config, count: int) -> np.ndarray:
     """Test images of a classification config, evenly spread, as its model sees them: RGB uint8 (n, H, W, 3)."""
     init_default_scope('mmpretrain')
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, test_mode=True))
-    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    images = [dataset[int(index)]['inputs'] for index in chosen]
+    images = [dataset[int(index)]['inputs'] for index in spread(len(dataset), count)]
     return np.stack([image.permute(1, 2, 0).numpy()[..., ::-1] for image in images])  # BGR
 
 

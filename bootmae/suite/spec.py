@@ -1,4 +1,4 @@
-"""What a suite file says: methods, seeds, pretrainings and tasks, checked before anything runs.
+"""Suite files: methods, seeds, pretrainings and tasks, checked before anything runs.
 
     title: BootMAE and MAE, ViT-B/16
     methods: [untrained, mae, bootmae]      # {method} in configs is replaced by these
@@ -7,88 +7,158 @@
     tasks:
       finetune: configs/cls/{method}_vitb_finetune.py
 
-All keys are in docs/suite.md.
+docs/suite.md documents all keys.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..results.provenance import REPOSITORY
-from ..results.rows import MEASURED
 
 UNTRAINED = 'untrained'
-KINDS = ('knn', 'frozen', 'linear', 'finetune', 'segmentation', 'detection')
-FROZEN_KINDS = ('knn', 'frozen')  # judged by tools/knn.py, without training
-PRETRAIN = 'pretrain'  # first word of the names of all pretrainings
-SUITE_KEYS = ('title', 'label', 'methods', 'seeds', 'gpus', 'pretrain', 'tasks', 'notes', 'sizes')
-METHOD_KEYS = ('weights', 'configs', 'source', 'options')
-TRAINING_KEYS = ('config', 'options', 'gpus')
-TASK_KEYS = (*TRAINING_KEYS, 'kind', 'from', 'data', 'labels', 'blocks', 'test', 'tta')
+FROZEN_KINDS = ('knn', 'frozen')  # evaluated by tools/knn.py, without training
+PRETRAIN = 'pretrain'  # the names of all pretrainings start with it
+GIVEN = ('name',)  # fields that come from the key of an entry, not from its content
+Count = Annotated[int, Field(strict=True, ge=1)]
+Seed = Annotated[int, Field(strict=True, ge=0)]
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda value: tuple(map(str, value if isinstance(value, list | tuple) else [value]))),
+]
 
 
-@dataclass(frozen=True)
-class Method:
-    """How an encoder comes about.
+class Entry(BaseModel):
+    """A part of a suite file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra='forbid', frozen=True, populate_by_name=True)
+
+
+class Method(Entry):
+    """How an encoder is made.
 
     Attributes:
-        name: in result rows.
-        configs: what replaces ``{method}`` in the names of configs.
-        weights: file or ``timm:NAME`` to take instead of pretraining, may hold ``{seed}``; None: pretrained here, or
-            untrained.
-        source: which encoder of a BootMAE file is judged, ``online`` or ``momentum``.
-        options: config values of its pretrainings, over those that the pretrainings have themselves.
+        name: Name in result rows.
+        configs: Replacement of ``{method}`` in the names of configs.
+        weights: File or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the suite pretrains
+            the method, or it is untrained.
+        source: Encoder of a BootMAE file that is evaluated.
+        options: Config values of its pretrainings, which override those of the pretrainings themselves.
     """
 
     name: str
     configs: str
     weights: str | None = None
-    source: str = 'online'
-    options: dict[str, Any] = field(default_factory=dict)
+    source: Literal['online', 'momentum'] = 'online'
+    options: dict[str, Any] = {}
 
     @property
     def pretrained(self) -> bool:
         """Whether the suite pretrains it."""
         return self.weights is None and self.name != UNTRAINED
 
+    @model_validator(mode='after')
+    def _check(self) -> 'Method':
+        if '/' in self.name:
+            raise ValueError('a name must not contain a slash')
+        if self.name == UNTRAINED and self.weights:
+            raise ValueError('an untrained encoder has no weights; give the method another name')
+        if self.options and not self.pretrained:
+            raise ValueError('options belong to the pretraining of a method, and this one has none; remove them')
+        return self
 
-@dataclass(frozen=True)
-class Training:
-    """A pretraining: ``config`` may hold ``{method}``, values of ``options`` (as of ``--cfg-options``) ``{seed}``."""
+
+class Training(Entry):
+    """A pretraining.
+
+    Attributes:
+        name: Name of its cells.
+        config: Config file; may contain ``{method}``.
+        options: Config values, as for ``--cfg-options``; a value ``{seed}`` is replaced.
+        gpus: GPUs of one training.
+    """
 
     name: str
     config: str
-    options: dict[str, Any] = field(default_factory=dict)
-    gpus: int = 1
+    options: dict[str, Any] = {}
+    gpus: Count = 1
 
 
-@dataclass(frozen=True)
 class Task(Training):
-    """How encoders are judged.
+    """How encoders are evaluated.
 
     Attributes:
-        kind: one of :data:`KINDS`.
-        origin: the pretraining whose encoders it takes (key ``from``); None where there is no pretraining.
-        data: name of the data in the rows; None: from the config.
-        labels: of ``knn`` and ``frozen``: amounts of labeled images per class, or ``all``. Of others: how the rows
-            call the amount that the config trains on.
-        blocks: of ``knn`` and ``frozen``: those after which features are judged, or ``all``; empty: as the config says.
-        test: whether a trained model is judged on the config's test data, by ``tools/test.py``; else its last
-            validation counts, and the two must be the same data.
-        tta: whether a trained segmentor is tested with several scales and flip as well.
+        kind: Kind of evaluation; the default is the task's name.
+        origin: Pretraining that its encoders come from (key ``from``); None without pretrainings.
+        data: Name of the data in the rows; None: from the config.
+        labels: For ``knn`` and ``frozen`` the numbers of labeled images per class, or ``all``. For the others the name
+            that the rows give to the number that the config trains on.
+        blocks: For ``knn`` and ``frozen`` the blocks whose output is evaluated, or ``all``; empty: the config's block.
+        test: Whether ``tools/test.py`` evaluates a trained model on the test data. Otherwise the last validation is the
+            result, and both must be the same data.
+        tta: Whether a segmentor is also tested with several scales and flips.
     """
 
-    kind: str = ''
-    origin: str | None = None
+    kind: Literal['knn', 'frozen', 'linear', 'finetune', 'segmentation', 'detection']
+    origin: str | None = Field(None, alias='from')
     data: str | None = None
-    labels: tuple[str, ...] = ('all',)
-    blocks: tuple[str, ...] = ()
+    labels: Texts = ('all',)
+    blocks: Texts = ()
     test: bool = False
     tta: bool = False
+
+    @field_validator('blocks')
+    @classmethod
+    def _check_blocks(cls, blocks: tuple[str, ...]) -> tuple[str, ...]:
+        if blocks != ('all',) and not all(block.isdecimal() and int(block) for block in blocks):
+            raise ValueError(f'{list(blocks)} is neither all nor a list of blocks counted from 1, such as [6, 9, 12]')
+        return blocks
+
+    @model_validator(mode='after')
+    def _check(self) -> 'Task':
+        frozen, kinds = self.kind in FROZEN_KINDS, ' and '.join(FROZEN_KINDS)
+        if self.name.startswith(PRETRAIN) or '/' in self.name:
+            raise ValueError(f'the name of a task must not start with {PRETRAIN!r} or contain a slash')
+        if self.test and frozen:
+            raise ValueError(f'test is for trained models; {self.kind} always uses the test data')
+        if self.tta and self.kind != 'segmentation':
+            raise ValueError('tta is for segmentation')
+        if self.blocks and not frozen:
+            raise ValueError(f'blocks is for {kinds}')
+        if len(self.labels) > 1 and not frozen:
+            raise ValueError(f'several values of labels are for {kinds}; write one task for each')
+        return self
+
+
+class SuiteFile(Entry):
+    """The top level of a suite file, as it is written."""
+
+    title: str | None = None
+    label: Literal['reproduced', 'demo'] = 'reproduced'
+    methods: dict[str, dict | None] = Field(min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
+    gpus: Count = 1
+    pretrain: str | dict | None = None
+    tasks: dict[str, str | dict] | None = None
+    notes: list[str] = []
+    sizes: dict[str, dict] | None = None
+
+    @field_validator('methods', mode='before')
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return {str(name): {} for name in value} if isinstance(value, list) else value
+
+    @field_validator('seeds')
+    @classmethod
+    def _check_seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f'{seeds} repeats a seed')
+        return seeds
 
 
 @dataclass(frozen=True)
@@ -110,12 +180,12 @@ def load_suite(path: str | Path, size: str | None = None) -> Suite:
     """Read a suite file.
 
     Args:
-        path: a YAML file.
-        size: name of one of its ``sizes``, which is merged over it.
+        path: A YAML file.
+        size: Name of one of its ``sizes``, which is merged over the rest.
 
     Raises:
-        FileNotFoundError: if it is not there, or a config that it names is not.
-        ValueError: for what cannot be meant; the message names file, key and remedy.
+        FileNotFoundError: The file, or a config that it names, does not exist.
+        ValueError: An invalid value; the message names file, key and remedy.
     """
     path = Path(path)
     if not path.is_file():
@@ -125,11 +195,16 @@ def load_suite(path: str | Path, size: str | None = None) -> Suite:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise ValueError(f'{path} is not YAML: {error}') from None
-    return _Reader(path).suite(content, size)
+    if size is not None:
+        sizes = parse(path, '', SuiteFile, content).sizes or {}
+        if size not in sizes:
+            raise ValueError(f'{path}, sizes: there is no size {size!r}; there are {", ".join(sizes) or "none"}')
+        content = merge(content, sizes[size])
+    return make_suite(path, size, parse(path, '', SuiteFile, content))
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
-    """``base`` with the values of ``over``; mappings are merged, all else is replaced."""
+    """``base`` with the values of ``over``; mappings are merged, everything else is replaced."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
@@ -137,174 +212,101 @@ def merge(base: Mapping, over: Mapping) -> dict:
     return result
 
 
-class _Reader:
-    """Turns the mapping of one file into a :class:`Suite`."""
+EntryType = TypeVar('EntryType', bound=Entry)
 
-    def __init__(self, path: Path):
-        self.path = path
 
-    def fail(self, key: str, problem: str) -> ValueError:
-        return ValueError(f'{self.path}, {key}: {problem}')
+def parse(path: Path, key: str, kind: type[EntryType], content: Any, **given: Any) -> EntryType:
+    """An entry of a suite file as an object.
 
-    def mapping(self, value: Any, key: str, known: tuple[str, ...]) -> dict:
-        """A mapping with known keys only."""
-        if not isinstance(value, Mapping):
-            raise self.fail(key, f'{value!r} is not a mapping of {", ".join(known)}')
-        for name in value:
-            if name not in known:
-                near = get_close_matches(str(name), known, 1)
-                raise self.fail(
-                    f'{key}.{name}' if key else str(name),
-                    'unknown key' + (f'; is {near[0]} meant?' if near else f'; known are {", ".join(known)}'),
+    Args:
+        path: The suite file.
+        key: Dotted key of the entry; empty for the whole file.
+        kind: Class of the result.
+        content: The entry.
+        given: Values that the entry does not contain (its name), and defaults.
+
+    Raises:
+        ValueError: An invalid or unknown key; names file, key, value and, for an unknown key, the nearest known one.
+    """
+    known = [field.alias or name for name, field in kind.model_fields.items() if name not in GIVEN]
+    if isinstance(content, Mapping) and (wrong := [name for name in content if name not in known]):
+        near = get_close_matches(str(wrong[0]), known, 1)
+        hint = f'is {near[0]} meant?' if near else f'known are {", ".join(known)}'
+        raise ValueError(f'{path}, {dotted(key, wrong[0])}: unknown key; {hint}')
+    try:
+        return kind.model_validate(given | dict(content) if isinstance(content, Mapping) else content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first['msg'].removeprefix('Value error, ')
+        value = f'{first["input"]!r} is invalid: ' if first['type'] not in ('value_error', 'missing') else ''
+        raise ValueError(f'{path}, {dotted(key, *first["loc"])}: {value}{message}') from None
+
+
+def dotted(*parts: object) -> str:
+    return '.'.join(str(part) for part in parts if part != '') or 'the file'
+
+
+def make_suite(path: Path, size: str | None, file: SuiteFile) -> Suite:
+    """The suite of a file whose top level has been checked.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`load_suite`.
+    """
+    methods = tuple(
+        parse(path, f'methods.{name}', Method, entry or {}, name=name, configs='bootmae' if name == UNTRAINED else name)
+        for name, entry in file.methods.items()
+    )
+    pretrainings = make_pretrainings(path, file)
+    if not pretrainings and any(method.pretrained for method in methods):
+        raise ValueError(f'{path}, pretrain: is missing: the configs that pretrain the methods')
+    tasks = tuple(make_task(path, name, entry, file.gpus, pretrainings) for name, entry in (file.tasks or {}).items())
+    if not tasks and not pretrainings:
+        raise ValueError(f'{path}, tasks: is missing, and so is pretrain: there is nothing to run')
+    notes = tuple(' '.join(note.split()) for note in file.notes)
+    title = file.title or path.stem
+    suite = Suite(path, size, title, file.label, methods, tuple(file.seeds), pretrainings, tasks, notes)
+    check_configs(suite)
+    return suite
+
+
+def make_pretrainings(path: Path, file: SuiteFile) -> dict[str, Training]:
+    """Pretrainings by name; a single one has an empty name."""
+    if file.pretrain is None:
+        return {}
+    single = isinstance(file.pretrain, str) or 'config' in file.pretrain
+    found = {}
+    for name, entry in ({'': file.pretrain} if single else file.pretrain).items():
+        key = dotted(PRETRAIN, name)
+        full_name = f'{PRETRAIN}-{name}' if name else PRETRAIN
+        found[name] = parse(path, key, Training, with_config(entry), name=full_name, gpus=file.gpus)
+    return found
+
+
+def make_task(path: Path, name: str, entry: str | dict, gpus: int, pretrainings: dict[str, Training]) -> Task:
+    key = f'tasks.{name}'
+    origin = next(iter(pretrainings)) if len(pretrainings) == 1 else None
+    task = parse(path, key, Task, {'kind': name, 'from': origin} | with_config(entry), name=name, gpus=gpus)
+    if pretrainings and task.origin not in pretrainings:
+        raise ValueError(f'{path}, {key}.from: {task.origin!r} is none of the pretrainings: {", ".join(pretrainings)}')
+    return task.model_copy(update=dict(gpus=1)) if task.kind in FROZEN_KINDS else task
+
+
+def with_config(entry: Any) -> Any:
+    """An entry that is only the name of a config, as a mapping."""
+    return {'config': entry} if isinstance(entry, str) else entry
+
+
+def check_configs(suite: Suite) -> None:
+    """Raise a FileNotFoundError unless every config that a cell needs exists."""
+    for method in suite.methods:
+        for training in [*(suite.pretrainings.values() if method.pretrained else ()), *suite.tasks]:
+            config = config_of(training, method)
+            if not (REPOSITORY / config).is_file():
+                key = f'tasks.{training.name}' if isinstance(training, Task) else training.name
+                raise FileNotFoundError(
+                    f'{suite.path}, {key}.config: there is no {config}, which method {method.name} needs; '
+                    f'methods.{method.name}.configs is what replaces {{method}}'
                 )
-        return dict(value)
-
-    def suite(self, content: Any, size: str | None) -> Suite:
-        content = self.mapping(content, '', SUITE_KEYS)
-        sizes = content.pop('sizes', None) or {}
-        if size is not None:
-            if size not in sizes:
-                raise self.fail('sizes', f'there is no size {size!r}; there are {", ".join(sizes) or "none"}')
-            content = merge(content, self.mapping(sizes[size], f'sizes.{size}', SUITE_KEYS[:-1]))
-        if not content.get('methods'):
-            raise self.fail('methods', 'is missing')
-        label = content.get('label', MEASURED[0])
-        if label not in MEASURED:
-            raise self.fail('label', f'{label!r} is none of {", ".join(MEASURED)}')
-        gpus = self.count(content.get('gpus', 1), 'gpus')
-        methods = self.methods(content['methods'])
-        pretrainings = self.pretrainings(content.get('pretrain'), gpus)
-        if not pretrainings and any(method.pretrained for method in methods):
-            raise self.fail('pretrain', 'is missing: the configs that pretrain the methods')
-        tasks = self.tasks(content.get('tasks') or {}, pretrainings, gpus)  # without: pretraining only
-        if not tasks and not pretrainings:
-            raise self.fail('tasks', 'is missing, and so is pretrain: there is nothing to run')
-        suite = Suite(
-            self.path,
-            size,
-            str(content.get('title', self.path.stem)),
-            label,
-            methods,
-            self.seeds(content.get('seeds', [0])),
-            pretrainings,
-            tasks,
-            tuple(' '.join(str(note).split()) for note in content.get('notes') or ()),
-        )
-        self.check_configs(suite)
-        return suite
-
-    def count(self, value: Any, key: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.fail(key, f'{value!r} is not a number of GPUs, 1 or more')
-        return value
-
-    def seeds(self, value: Any) -> tuple[int, ...]:
-        good = isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value)
-        if not good or len(set(value)) < len(value):
-            raise self.fail('seeds', f'{value!r} is not a list of different whole numbers, such as [0, 1, 2]')
-        return tuple(value)
-
-    def methods(self, value: Any) -> tuple[Method, ...]:
-        if isinstance(value, list):
-            value = {str(name): {} for name in value}
-        if not isinstance(value, Mapping):
-            raise self.fail('methods', f'{value!r} is neither a list of names nor a mapping')
-        return tuple(self.method(str(name), entry or {}) for name, entry in value.items())
-
-    def method(self, name: str, entry: Any) -> Method:
-        key = f'methods.{name}'
-        if '/' in name:
-            raise self.fail(key, 'a name holds no slash')
-        entry = self.mapping(entry, key, METHOD_KEYS)
-        if name == UNTRAINED and 'weights' in entry:
-            raise self.fail(key, 'an untrained encoder has no weights; give the method another name')
-        source = entry.get('source', 'online')
-        if source not in ('online', 'momentum'):
-            raise self.fail(f'{key}.source', f'{source!r} is neither online nor momentum')
-        options = entry.get('options', {})
-        if not isinstance(options, Mapping):
-            raise self.fail(f'{key}.options', f'{options!r} is not a mapping of config keys to values')
-        method = Method(
-            name,
-            entry.get('configs', 'bootmae' if name == UNTRAINED else name),
-            entry.get('weights'),
-            source,
-            dict(options),
-        )
-        if options and not method.pretrained:
-            raise self.fail(f'{key}.options', 'are those of its pretraining, and it has none: leave them away')
-        return method
-
-    def pretrainings(self, value: Any, gpus: int) -> dict[str, Training]:
-        if value is None:
-            return {}
-        single = isinstance(value, str) or (isinstance(value, Mapping) and 'config' in value)
-        found = {}
-        for name, entry in ({'': value} if single else dict(value)).items():
-            key = f'{PRETRAIN}.{name}' if name else PRETRAIN
-            entry = self.training(entry, key, TRAINING_KEYS, gpus)
-            found[name] = Training(f'{PRETRAIN}-{name}' if name else PRETRAIN, **entry)
-        return found
-
-    def training(self, value: Any, key: str, known: tuple[str, ...], gpus: int) -> dict:
-        entry = self.mapping({'config': value} if isinstance(value, str) else value, key, known)
-        if not isinstance(entry.get('config'), str):
-            raise self.fail(f'{key}.config', 'the name of a config file is missing')
-        if not isinstance(entry.setdefault('options', {}), Mapping):
-            raise self.fail(f'{key}.options', f'{entry["options"]!r} is not a mapping of config keys to values')
-        entry['gpus'] = self.count(entry.get('gpus', gpus), f'{key}.gpus')
-        return entry
-
-    def tasks(self, value: Any, pretrainings: dict[str, Training], gpus: int) -> tuple[Task, ...]:
-        if not isinstance(value, Mapping):
-            raise self.fail('tasks', f'{value!r} is not a mapping of names to configs')
-        return tuple(self.task(str(name), entry, pretrainings, gpus) for name, entry in value.items())
-
-    def task(self, name: str, value: Any, pretrainings: dict[str, Training], gpus: int) -> Task:
-        key = f'tasks.{name}'
-        if name.startswith(PRETRAIN) or '/' in name:
-            raise self.fail(key, f"a task's name does not begin with {PRETRAIN!r} and holds no slash")
-        entry = self.training(value, key, TASK_KEYS, gpus)
-        entry.setdefault('kind', name)
-        if entry['kind'] not in KINDS:
-            raise self.fail(key, f'kind {entry["kind"]!r} is none of {", ".join(KINDS)}; give tasks.{name}.kind')
-        if entry['kind'] in FROZEN_KINDS:
-            entry['gpus'] = 1
-        if entry.get('test') and entry['kind'] in FROZEN_KINDS:
-            raise self.fail(f'{key}.test', f'is for what is trained; {entry["kind"]} is judged on the test data anyway')
-        if entry.get('tta') and entry['kind'] != 'segmentation':
-            raise self.fail(f'{key}.tta', 'is for segmentation')
-        labels = entry.get('labels', 'all')
-        entry['labels'] = tuple(map(str, labels if isinstance(labels, list) else [labels]))
-        if 'blocks' in entry:
-            entry['blocks'] = self.blocks(entry['blocks'], f'{key}.blocks', entry['kind'])
-        origin = entry.pop('from', next(iter(pretrainings)) if len(pretrainings) == 1 else None)
-        if pretrainings and origin not in pretrainings:
-            raise self.fail(f'{key}.from', f'{origin!r} is none of the pretrainings: {", ".join(pretrainings)}')
-        if entry['kind'] not in FROZEN_KINDS and len(entry['labels']) > 1:
-            raise self.fail(f'{key}.labels', 'several amounts are for knn and frozen; make a task of each')
-        return Task(name, origin=origin, **entry)
-
-    def blocks(self, value: Any, key: str, kind: str) -> tuple[str, ...]:
-        if kind not in FROZEN_KINDS:
-            raise self.fail(key, f'is for {" and ".join(FROZEN_KINDS)}')
-        numbers = isinstance(value, list) and value and all(type(block) is int and block > 0 for block in value)
-        if value != 'all' and not numbers:
-            raise self.fail(key, f'{value!r} is neither all nor a list of blocks counted from 1, such as [6, 9, 12]')
-        return tuple(map(str, value)) if numbers else (value,)
-
-    def check_configs(self, suite: Suite) -> None:
-        """Every config that a cell will need is there."""
-        for method in suite.methods:
-            trainings = [*(suite.pretrainings.values() if method.pretrained else ()), *suite.tasks]
-            for training in trainings:
-                config = config_of(training, method)
-                if not (REPOSITORY / config).is_file():
-                    key = f'tasks.{training.name}' if isinstance(training, Task) else training.name
-                    raise FileNotFoundError(
-                        f'{suite.path}, {key}.config: there is no {config}, which method {method.name} needs; '
-                        f'methods.{method.name}.configs is what replaces {{method}}'
-                    )
 
 
 def config_of(training: Training, method: Method) -> str:

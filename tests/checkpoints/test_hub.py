@@ -11,7 +11,7 @@ from bootmae.checkpoints import find_encoder, hub, load_encoder, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
 from bootmae.config.load import load_config
 from bootmae.config.weights import apply_init
-from bootmae.evaluation.rows import result_row
+from bootmae.evaluation.rows import read_run_facts, result_row
 
 NAME = 'vit_base_patch16_224.mae'
 
@@ -55,6 +55,7 @@ def test_row_tells_name_and_hash(toy_hub):
     row = result_row(
         f'timm:{NAME}',
         'abc',
+        read_run_facts(f'timm:{NAME}'),
         data='d',
         task='knn',
         labels='all',

@@ -133,16 +133,16 @@ def test_duplicates_by_hash():
 def test_a_crashing_decoder_is_named_and_the_scan_goes_on(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(verify, 'CHUNK', chunk)
     jobs = [verify.Job(str(draw(tmp_path / f'{index}.png', index, (20, 20)))) for index in range(40)]
-    examine = verify.examine
+    inspect_files = verify.inspect_files
 
     def crash(job):
         if job.image.endswith('/17.png'):
             os.kill(os.getpid(), 9)
         if int(Path(job.image).stem) > 17:
             time.sleep(0.02)  # so that the crash is noticed while there are jobs to hand out
-        return examine(job)
+        return inspect_files(job)
 
-    monkeypatch.setattr(verify, 'examine', crash)
+    monkeypatch.setattr(verify, 'inspect_files', crash)
     outcomes = {outcome.job: outcome for outcome in scan(jobs, 2)}
     assert set(outcomes) == set(jobs)
     assert [(f.kind, f.path) for job in jobs for f in outcomes[job].findings] == [
@@ -314,8 +314,8 @@ def test_data_sets_that_are_no_files():
 
 
 def test_reports(tmp_path):
-    found = [verify.Finding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
-    report = verify.Report(['train: 20 images'], found + [verify.Finding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0)
+    found = [verify.FileFinding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
+    report = verify.Report(['train: 20 images'], found + [verify.FileFinding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0)
     lines = report.text(10).splitlines()
     assert lines[0] == 'train: 20 images'
     assert lines[2:4] == ['FAULT: train: truncated: 12', '  0.jpg: cut']

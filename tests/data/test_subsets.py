@@ -1,14 +1,14 @@
 """Few labels of each class and images held out: which are drawn, and what each mistake is called."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bootmae.data import embedded
 from bootmae.data.embedded import DigitImages
 from bootmae.data.images import ImageFiles
-from bootmae.data.subsets import few_labels, held_out
+from bootmae.data.subsets import few_labels, held_out, leaves, spread
 
 LABELS = np.array([0, 1, 2] * 8)
 
@@ -26,10 +26,27 @@ def names(dataset):
     return ['/'.join(dataset.get_data_info(i)['img_path'].split('/')[-2:]) for i in range(len(dataset))]
 
 
+def test_spread():
+    """All classes of a sorted list keep their share, and no index comes twice."""
+    assert spread(5, None).tolist() == spread(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert spread(10, 3).tolist() == [0, 3, 6]
+    many = spread(1_281_167, 50_000)
+    assert len(set(many.tolist())) == 50_000
+    assert many[-1] > 1_281_167 - 30
+
+
+def test_leaves_of_data_sets_and_of_configs():
+    one, two = SimpleNamespace(), SimpleNamespace()
+    wrapped = SimpleNamespace(datasets=[SimpleNamespace(dataset=one), two])
+    assert list(leaves(one)) == [one]
+    assert list(leaves(SimpleNamespace(dataset=wrapped))) == [one, two]
+    config = dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', dataset=dict(type='A')), dict(type='B')])
+    assert list(leaves(config)) == [dict(type='A'), dict(type='B')]
+
+
 def test_draws_are_those_of_stored_results():
-    """Computed before the function was shared; another draw would move results that are published."""
+    """Another draw would move results that are published."""
     assert few_labels(LABELS, 2, seed=7).tolist() == [0, 2, 10, 18, 19, 20]
-    assert embedded.few_labels is few_labels
 
 
 def test_held_out_share_of_each_class():

@@ -12,7 +12,7 @@ from mmengine import fileio
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from bootmae.commands.verify import examine, sources_of_path
+from bootmae.commands.verify import inspect_files, sources_of_path
 from bootmae.data import scan, tar
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
@@ -303,7 +303,7 @@ def test_verify_data_reads_them(tmp_path):
     archive = pack(tmp_path / 'a.tar', {'a/1.jpg': jpeg, 'a/2.jpg': jpeg[:300], '3.jpg': b'', '4.jpg': b'no image'})
     (source,) = sources_of_path(archive)
     assert source.title == f'images: 4 images in {archive}'
-    found = {finding.path: finding.kind for job in source.jobs for finding in examine(job).findings}
+    found = {finding.path: finding.kind for job in source.jobs for finding in inspect_files(job).findings}
     assert found == {
         f'{archive}!/a/2.jpg': 'truncated',
         f'{archive}!/3.jpg': 'empty file',

@@ -1,43 +1,35 @@
-"""What each class got: kept beside the log, the usual results as they were."""
+"""Metrics keep per-class results and report the usual numbers; the run writes both kinds of weights apart."""
 
 import json
-import logging
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS as MMDET_METRICS
-from mmengine.logging import MMLogger
+from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import METRICS
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS as MMSEG_METRICS
 
 import bootmae.evaluation.metrics_det  # noqa: F401  registers CocoByClass
-from bootmae.evaluation import by_class
-from bootmae.evaluation.by_class import FILE, keep_classes
-from bootmae.report.classes import FILE as READ_FILE
-from bootmae.report.classes import read_classes
-
-
-@pytest.fixture
-def work_dir(tmp_path):
-    """A work directory whose log the current logger writes, as in a run."""
-    folder = tmp_path / '20260101_100000'
-    folder.mkdir()
-    logger = MMLogger.get_instance(f'by_class_{tmp_path.name}', log_file=str(folder / 'a.log'))
-    yield tmp_path
-    for handler in logger.handlers:
-        handler.close()
-    MMLogger._instance_dict.pop(logger.instance_name)
+from bootmae.commands.train import train
+from bootmae.engine.hooks import class_results as hook_module
+from bootmae.engine.hooks.class_results import write_class_results
+from bootmae.evaluation.by_class import take_class_results
+from bootmae.report.classes import class_results, read_classes
+from bootmae.report.curves import read_curve
+from bootmae.results.names import CLASSES_FILE
+from bootmae.results.provenance import REPOSITORY
 
 
 def score(*numbers):
     return torch.tensor(numbers)
 
 
-def test_accuracy(work_dir):
+def test_accuracy():
     metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass', topk=(1, 2)))
     metric.dataset_meta = dict(classes=('cat', 'dog', 'cow', 'never seen'))
     guesses = [
@@ -51,10 +43,10 @@ def test_accuracy(work_dir):
     metric.process({}, [dict(pred_score=scores, gt_label=torch.tensor([truth])) for truth, scores in guesses])
     found = metric.evaluate(len(guesses))
     assert found == pytest.approx({'accuracy/top1': 400 / 6, 'accuracy/top2': 500 / 6})
-    assert read_classes(work_dir) == {'accuracy': {'cat': 75.0, 'dog': 100.0, 'cow': 0.0}}
+    assert take_class_results([metric]) == {'accuracy': {'cat': 75.0, 'dog': 100.0, 'cow': 0.0}}
 
 
-def test_accuracy_of_labels_without_names(work_dir):
+def test_accuracy_of_labels_without_names():
     metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass'))
     metric.process(
         {},
@@ -64,10 +56,10 @@ def test_accuracy_of_labels_without_names(work_dir):
         ],
     )
     assert metric.evaluate(3)['accuracy/top1'] == pytest.approx(200 / 3)
-    assert read_classes(work_dir) == {'accuracy': {'0': 50.0, '1': 100.0}}
+    assert take_class_results([metric]) == {'accuracy': {'0': 50.0, '1': 100.0}}
 
 
-def test_iou(work_dir):
+def test_iou():
     truth, guess = torch.tensor([[0, 0, 1, 1], [0, 255, 1, 1]]), torch.tensor([[0, 1, 1, 1], [0, 1, 1, 0]])
     results = {}
     for kind in (IoUMetric, MMSEG_METRICS.get('bootmae.evaluation.metrics_seg.IoUByClass')):
@@ -76,7 +68,7 @@ def test_iou(work_dir):
         metric.process({}, [dict(pred_sem_seg=dict(data=guess[None]), gt_sem_seg=dict(data=truth[None]))])
         results[kind.__name__] = metric.evaluate(1)
     assert results['IoUByClass'] == results['IoUMetric']
-    kept = read_classes(work_dir)
+    kept = take_class_results([metric])
     assert kept['IoU'] == {'sky': 50.0, 'sea': 60.0}  # 2 of 4, 3 of 5 pixels; the absent class has no number
     assert kept['Acc'] == pytest.approx({'sky': 66.6667, 'sea': 75.0})
 
@@ -123,7 +115,7 @@ def instances(masks):
     )
 
 
-def test_boxes_and_masks(work_dir):
+def test_boxes_and_masks(tmp_path):
     from pycocotools import mask
 
     right, wrong = np.zeros((32, 32), np.uint8, 'F'), np.zeros((32, 32), np.uint8, 'F')
@@ -131,7 +123,7 @@ def test_boxes_and_masks(work_dir):
     results = [
         (dict(img_id=1, width=32, height=32), instances([mask.encode(right)['counts'], mask.encode(wrong)['counts']]))
     ]
-    settings = dict(ann_file=coco_file(work_dir / 'truth.json'), metric=['bbox', 'segm'])
+    settings = dict(ann_file=coco_file(tmp_path / 'truth.json'), metric=['bbox', 'segm'])
     plain, ours = CocoMetric(**settings), MMDET_METRICS.build(dict(type='CocoByClass', **settings))
     for metric in (plain, ours):
         metric.dataset_meta = dict(classes=('cat', 'cow', 'ant'))
@@ -140,38 +132,55 @@ def test_boxes_and_masks(work_dir):
     assert found == expected
     assert list(found) == list(expected)
     assert (found['bbox_mAP'], found['segm_mAP']) == (1.0, 0.5)
-    assert read_classes(work_dir) == {'box AP': {'cat': 100.0, 'cow': 100.0}, 'mask AP': {'cat': 100.0, 'cow': 0.0}}
+    assert take_class_results([ours]) == {'box AP': {'cat': 100.0, 'cow': 100.0}, 'mask AP': {'cat': 100.0, 'cow': 0.0}}
     assert (ours.metrics, ours.classwise) == (['bbox', 'segm'], False)
 
 
-def test_newest_validation_counts_and_metrics_share_the_file(work_dir):
-    assert FILE == READ_FILE
-    keep_classes({'IoU': {'a': 1.0}, 'Acc': {'a': 5.0}})
-    keep_classes({'IoU': {'a': 2.0, 'b': float('nan')}})
-    assert read_classes(work_dir) == {'IoU': {'a': 2.0}, 'Acc': {'a': 5.0}}
-    later = work_dir / '20260102_100000'
-    later.mkdir()
-    assert read_classes(work_dir)['IoU'] == {'a': 2.0}  # no validation there yet
-    (later / FILE).write_text('{"IoU": {"a": 3}}')
-    assert read_classes(work_dir) == {'IoU': {'a': 3.0}}
-    assert read_classes(work_dir / 'nowhere') == {}
-    (later / FILE).write_text('[1]')
+def evaluator(**by_class):
+    metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass'))
+    metric.by_class = by_class
+    return Evaluator([metric])
+
+
+def test_newest_validation_counts_and_metrics_share_the_file(tmp_path):
+    first, later = tmp_path / '20260101_100000', tmp_path / '20260102_100000'
+    first.mkdir(), later.mkdir()
+    write_class_results(first, evaluator(IoU={'a': 1.0}, Acc={'a': 5.0}))
+    write_class_results(first, evaluator(IoU={'a': 2.0, 'b': float('nan')}))
+    assert read_classes(tmp_path) == {'IoU': {'a': 2.0}, 'Acc': {'a': 5.0}}
+    (later / CLASSES_FILE).write_text('{"IoU": {"a": 3}}')
+    assert read_classes(tmp_path) == {'IoU': {'a': 3.0}}
+    assert read_classes(tmp_path / 'nowhere') == {}
+    (later / CLASSES_FILE).write_text('[1]')
     with pytest.raises(ValueError, match=r'classes.json: not percent by class and metric .*; delete it'):
-        read_classes(work_dir)
+        read_classes(tmp_path)
 
 
-def test_a_full_disk_ends_no_training(work_dir, monkeypatch):
+def test_ema_and_raw_weights_are_kept_apart(tmp_path):
+    """The headline is of the EMA weights: mean over the (equally frequent) classes is the logged accuracy of each."""
+    ema = dict(type='EMAHook', momentum=1e-4, evaluate_on_ema=True, evaluate_on_origin=True)
+    options = dict(custom_hooks=[ema], train_cfg=dict(max_epochs=1), experiment_name='classes_of_ema')
+    train(str(REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'), str(tmp_path), options)
+    kept = read_classes(tmp_path)
+    assert list(kept) == ['accuracy', 'accuracy_origin']
+    for key in kept:
+        logged = read_curve('', tmp_path, having='accuracy/top1').values[key.replace('accuracy', 'accuracy/top1')]
+        assert fmean(kept[key].values()) == pytest.approx(logged[-1], abs=1e-3)
+    assert kept['accuracy'] != kept['accuracy_origin']
+    labels = [metric for *_, metric, _ in class_results('digits/mae/0', tmp_path)]
+    assert labels == ['accuracy', 'accuracy of the raw weights (headline: EMA)']
+
+
+def test_a_full_disk_ends_no_training(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError('disk full')
 
-    monkeypatch.setattr(by_class, 'write_file', fail)
-    keep_classes({'IoU': {'a': 1.0}})
-    log = next(work_dir.glob('*/a.log'))
-    for handler in MMLogger.get_current_instance().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.flush()
-    assert 'what each class got is not kept (disk full)' in log.read_text()
-    assert read_classes(work_dir) == {}
+    lines = []
+    monkeypatch.setattr(hook_module, 'write_file', fail)
+    monkeypatch.setattr(hook_module, 'print_log', lambda text, **_: lines.append(text))
+    write_class_results(tmp_path, evaluator(IoU={'a': 1.0}))
+    assert lines == [f'{tmp_path / CLASSES_FILE}: per-class results were not saved (disk full)']
+    assert read_classes(tmp_path) == {}
 
 
 def test_scopes_find_the_metrics():

@@ -8,15 +8,16 @@ import torch
 from mmpretrain.registry import DATASETS, MODELS
 from sklearn.neighbors import KNeighborsClassifier
 
-from bootmae.commands.knn import judge
+from bootmae.checkpoints import load, read
+from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import load_config
+from bootmae.data.subsets import few_labels
 from bootmae.evaluation import probe
 from bootmae.evaluation.probe import (
     Features,
     build_encoder,
     chosen_blocks,
     extract,
-    few_labels,
     knn_accuracy,
     linear_accuracy,
     pooled_blocks,
@@ -34,7 +35,7 @@ def clusters(count: int, noise: float, seed: int, classes: int = 5, width: int =
     return centers[labels] + noise * torch.randn(count, width, generator=generator), labels
 
 
-# --- k-NN and the linear probe ---
+# --- k-NN and logistic regression ---
 
 
 @pytest.mark.parametrize('k', [1, 5, 20, 1000])
@@ -76,17 +77,6 @@ def test_linear_probe():
     scale, shift = torch.tensor([1e-3, 1e3] * 4), torch.arange(8.0)
     moved = [(features * scale + shift, labels) for features, labels in (bank, queries)]
     assert linear_accuracy(*moved) == pytest.approx(linear_accuracy(bank, queries), abs=1.01)
-
-
-def test_few_labels():
-    labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 2, 1, 0])
-    index = few_labels(labels, 2, seed=0)
-    assert labels[index].bincount().tolist() == [2, 2, 2]
-    assert index.tolist() == sorted(set(index.tolist())) == few_labels(labels, 2, seed=0).tolist()
-    assert len({tuple(few_labels(labels, 2, seed).tolist()) for seed in range(8)}) > 1
-    assert len(few_labels(labels, 3, seed=0)) == 9
-    with pytest.raises(ValueError, match='class 1 has 3 images, fewer than 4: lower --labels'):
-        few_labels(labels, 4, seed=0)
 
 
 # --- features ---
@@ -178,8 +168,24 @@ def test_a_file_of_other_statistics_is_refused(checkpoint):
 SMALL = {'train_dataloader.dataset.labels_per_class': 8, 'test_dataloader.dataset.indices': 40}
 
 
+def test_few_labels_are_the_images_that_fine_tuning_takes(finetune, monkeypatch):
+    """The same labels and the same seed: k-NN votes with the images of ``labels_per_class`` and ``subset_seed``."""
+    voters = []
+    monkeypatch.setattr('bootmae.commands.knn.knn_accuracy', lambda reference, *_: voters.append(reference) or 0.0)
+    evaluate_features(
+        str(FINETUNE), None, seed=3, labels=['2'], options={'train_dataloader.dataset.labels_per_class': None}
+    )
+    dataset = dict(finetune.train_dataloader.dataset, labels_per_class=2, subset_seed=3)
+    model, pipeline = build_encoder(finetune, None, seed=3), finetune.test_dataloader.dataset.pipeline
+    features, labels = extract(model, dict(dataset=dataset), pipeline)
+    torch.testing.assert_close(voters[0][0], features)
+    assert voters[0][1].tolist() == labels.tolist()
+
+
 def test_judge(finetune, checkpoint):
-    rows = judge(str(FINETUNE), checkpoint, seed=3, tasks=('knn', 'linear'), labels=('all', '2'), k=5, options=SMALL)
+    rows = evaluate_features(
+        str(FINETUNE), checkpoint, seed=3, tasks=('knn', 'linear'), labels=('all', '2'), k=5, options=SMALL
+    )
     assert [f'{row.task} {row.labels}' for row in rows] == ['knn all', 'linear all', 'knn 2', 'linear 2']
     cfg = load_config(FINETUNE, SMALL)
     model, pipeline = build_encoder(cfg, checkpoint), cfg.test_dataloader.dataset.pipeline
@@ -193,16 +199,28 @@ def test_judge(finetune, checkpoint):
         linear_accuracy(few, query),
     ]
     assert {(row.data, row.method, row.seed, row.precision, row.seconds, row.images) for row in rows} == {
-        ('DigitImages', 'bootmae', 3, 'float32', 12.5, 320)
+        ('digits', 'bootmae', 3, 'float32', 12.5, 320)
     }
     assert len(rows[0].checkpoint_hash) == 12
     assert rows[0].protocol == 'k=5, block 2 of 2'
 
 
+def test_a_checkpoint_is_read_and_hashed_once(checkpoint, monkeypatch):
+    """For all rows of an encoder together; six rows here."""
+    calls, read_file, digest = [], read._read_torch, load.tensors_hash
+    monkeypatch.setattr(read, '_read_torch', lambda path: calls.append('read') or read_file(path))
+    monkeypatch.setattr(load, 'tensors_hash', lambda state: calls.append('hash') or digest(state))
+    rows = evaluate_features(
+        str(FINETUNE), checkpoint, tasks=('knn', 'linear'), labels=('all', '2', '4'), options=SMALL
+    )
+    assert len(rows) == 6
+    assert calls == ['read', 'hash']
+
+
 def test_judge_tells_encoders_apart(checkpoint):
     """Untrained, online and momentum encoders have hashes and methods of their own."""
     rows = [
-        judge(str(FINETUNE), path, source=source, options=SMALL)[0]
+        evaluate_features(str(FINETUNE), path, source=source, options=SMALL)[0]
         for path, source in ((None, 'online'), (checkpoint, 'online'), (checkpoint, 'momentum'))
     ]
     assert [row.method for row in rows] == ['untrained', 'bootmae', 'bootmae']
@@ -213,7 +231,7 @@ def test_judge_tells_encoders_apart(checkpoint):
 @pytest.mark.parametrize('labels', ['0', '-1', 'many', '1.5'])
 def test_judge_refuses_labels(labels):
     with pytest.raises(ValueError, match=f'--labels \'{labels}\': give "all" or a number'):
-        judge(str(FINETUNE), None, labels=('all', labels))
+        evaluate_features(str(FINETUNE), None, labels=('all', labels))
 
 
 # --- several blocks ---
@@ -245,11 +263,14 @@ def test_judge_blocks(checkpoint, monkeypatch):
     """Numbers of all blocks are those of runs with that depth, and each data set is built, so read, once."""
     args = dict(tasks=('knn', 'linear'), labels=('all', '2'))
     single = [
-        judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth}) for depth in (1, 2)
+        evaluate_features(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth})
+        for depth in (1, 2)
     ]
     built, build = [], DATASETS.build
     monkeypatch.setattr(probe.DATASETS, 'build', lambda cfg: built.append(cfg) or build(cfg))
-    rows = judge(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': 1}, blocks=['all'])
+    rows = evaluate_features(
+        str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': 1}, blocks=['all']
+    )
     assert len(built) == 2
     assert [row.protocol for row in rows[:4]] == [
         'k=20, block 1 of 2',
@@ -259,7 +280,7 @@ def test_judge_blocks(checkpoint, monkeypatch):
     ]
     assert {row.key: row.value for row in rows} == {row.key: row.value for found in single for row in found}
     assert len({row.value for row in rows}) > 2
-    first = judge(str(FINETUNE), checkpoint, **args, options=SMALL, blocks=[1])
+    first = evaluate_features(str(FINETUNE), checkpoint, **args, options=SMALL, blocks=[1])
     assert [row.value for row in first] == [row.value for row in single[0]]
 
 

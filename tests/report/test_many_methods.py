@@ -112,7 +112,7 @@ def test_the_last_block_stands_for_all():
         ['k-NN', 'all', '1'],
         ['k-NN', 'all', '2'],
         ['k-NN', 'all', '12'],
-        ['linear probe', 'all', '9'],
+        ['logistic regression', 'all', '9'],
     ]
     assert ('Block', True) not in comparison_table(kept).columns
     assert '>k=20, block 1 of 12<' in page

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bootmae.report import ResultRow, overview_markdown, overview_text, summarize, text_table
-from bootmae.report.overview import choose, overview
+from bootmae.report.overview import overview, representative_comparisons
 from bootmae.report.tables import checkpoint_table, cost_table
 from bootmae.report.verdicts import find_verdicts, in_order, labels_name, labels_phrase, task_name
 
@@ -64,9 +64,11 @@ def test_cells_by_hand():
 
 def test_of_several_protocols_the_most_measured_one_is_chosen_and_named():
     few, more = rows_of(protocol='k=5', mae=[1.0]), rows_of(protocol='k=20', mae=[2.0, 3.0])
-    assert [item.protocol for item in choose(summarize(few + more))] == ['k=20']
+    assert [item.protocol for item in representative_comparisons(summarize(few + more))] == ['k=20']
     assert overview(summarize(few + more)).columns == (('digits', 'k-NN', 'all labels, k=20'),)
-    assert [item.protocol for item in choose(summarize(few + rows_of(protocol='k=9', mae=[1.0])))] == ['k=5']
+    assert [
+        item.protocol for item in representative_comparisons(summarize(few + rows_of(protocol='k=9', mae=[1.0])))
+    ] == ['k=5']
     apart = few + rows_of(labels='5', protocol='k=20', mae=[2.0])
     assert overview(summarize(apart)).columns == (('digits', 'k-NN', 'all labels'),)
 
@@ -142,6 +144,17 @@ def test_markdown():
 def test_names_for_readers(task, metric, labels, names):
     row = replace(ROW, task=task, metric=metric, labels=labels)
     assert (task_name(row), labels_name(row), labels_phrase(row)) == names
+
+
+def test_logistic_regression_and_linear_probe_are_two_tasks():
+    """Both have the task ``linear`` in stored rows; with the same labels, each has its column."""
+    probe = rows_of(task='linear', protocol='linear layer trained, 90 epochs, 224 px', mae=[60.0], bootmae=[61.0])
+    frozen = rows_of(task='linear', protocol='logistic regression, block 12 of 12', mae=[50.0], bootmae=[52.0])
+    names = ['linear probe', 'logistic regression']
+    assert [task for _, task, _ in overview(summarize(probe + frozen)).columns] == names
+    assert [verdict.place for verdict in find_verdicts(summarize(probe + frozen))] == [
+        f'{name}, all labels' for name in names
+    ]
 
 
 def test_place_of_a_verdict_has_no_labels_where_they_go_without_saying():

@@ -8,11 +8,12 @@ import pytest
 from test_spec import cells_of
 
 from bootmae.config.load import load_config
+from bootmae.evaluation.rows import config_hash
 from bootmae.results.provenance import REPOSITORY
 from bootmae.suite import load_suite, make_cells
 from bootmae.suite.collect import cell_config
 from bootmae.suite.dry_run import detection_size, estimate, hours_text, plan_text
-from bootmae.suite.job_state import config_hash, definition
+from bootmae.suite.job_state import definition
 from bootmae.suite.slurm import script
 
 PAPER = REPOSITORY / 'suites' / 'paper_vitb.yaml'

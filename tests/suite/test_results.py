@@ -1,8 +1,8 @@
-"""What a suite makes of finished segmentation and detection runs: result rows, and pictures of their predictions."""
+"""Result rows of segmentation and detection runs, and pictures of their predictions."""
 
 import io
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,18 @@ from mmengine.registry import MODELS
 from PIL import Image
 
 from bootmae.checkpoints import load_encoder
+from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
+from bootmae.config.model import build_model
 from bootmae.data.scenes import SceneSpec, boxes_of, draw_scene
-from bootmae.evaluation.predict import image_of, instances, label_map, load_trained, predict
+from bootmae.evaluation.predict import image_of, instances, label_map, predict
+from bootmae.evaluation.rows import METRIC_KEYS, protocol_of, result_row, trained_columns, trained_rows
+from bootmae.results.names import LOGGED_METRICS
 from bootmae.results.rows import read_rows
 from bootmae.suite import Cell, Suite
 from bootmae.suite.cells import last_checkpoint
-from bootmae.suite.collect import METRICS, cell_config, collect, data_name, protocol_of
-from bootmae.suite.job_state import begin_attempt, read_job_state, rows_file, write_job_state
+from bootmae.suite.collect import cell_config, data_name
 from bootmae.suite.page import predictions
 from bootmae.suite.spec import Method, Task
 
@@ -35,6 +38,12 @@ KINDS = {'seg': 'segmentation', 'det': 'detection'}
 pytestmark = pytest.mark.slow
 
 
+def row_options(cell) -> dict:
+    """``rows`` and ``row`` as the suite's commands give them."""
+    _, file, _, *columns = cell._row_options()
+    return dict(rows=file, row=columns)
+
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """By task: a cell that was trained for two steps from a MAE file, and its runner."""
@@ -42,11 +51,15 @@ def runs(tmp_path_factory):
     init, made = write_files(root)['mae'], {}
     for short, kind in KINDS.items():
         config = write_config(root, short, root / 'scenes')
-        task = Task(kind, str(config), kind=kind, options={'log_level': 'ERROR', 'experiment_name': f'dense_{short}'})
+        task = Task(
+            name=kind,
+            config=str(config),
+            kind=kind,
+            options={'log_level': 'ERROR', 'experiment_name': f'dense_{short}'},
+        )
         suite = Suite(root / 'toy.yaml', None, 'toy', 'demo', (), (2,), {}, (task,))
-        cell = Cell(suite, task, Method('mae', 'mae', str(init)), 2, root)
-        begin_attempt(cell, read_job_state(cell))
-        runner = train(cell.config, str(cell.run), cell.options, init=cell.weights)
+        cell = Cell(suite, task, Method(name='mae', configs='mae', weights=str(init)), 2, root)
+        runner = train(cell.config, str(cell.run), cell.options, init=cell.weights, **row_options(cell))
         made[short] = cell, runner
     return made
 
@@ -54,10 +67,10 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize('short', KINDS)
 def test_rows(runs, short):
     cell, runner = runs[short]
-    rows = collect(cell, gpus=0)
-    assert rows == read_rows(rows_file(cell))
-    assert [row.metric for row in rows] == list(METRICS[KINDS[short]])
-    for row, (key, factor) in zip(rows, METRICS[KINDS[short]].values(), strict=True):
+    rows = read_rows(cell.rows_file)
+    for row, key in zip(rows, METRIC_KEYS[KINDS[short]], strict=True):
+        metric, factor = LOGGED_METRICS[key]
+        assert row.metric == metric
         assert row.value == pytest.approx(factor * runner.message_hub.get_scalar(f'val/{key}').current())
         assert (row.data, row.task, row.labels, row.method, row.seed, row.label) == (
             'digit scenes',
@@ -81,45 +94,62 @@ def test_rows(runs, short):
 
 
 def test_several_scales_are_another_protocol(runs):
-    cell, _ = runs['seg']
-    tta = Cell(
-        cell.suite,
-        Task('segmentation', cell.config, kind='segmentation', tta=True, options=cell.options),
-        cell.method,
-        cell.seed,
-        cell.root,
-    )
-    (cell.folder / 'tta.json').write_text(json.dumps({'mIoU': 12.5}))
-    single, several = collect(tta, gpus=0)
+    cfg = load_config(runs['seg'][0].config)
+    columns = trained_columns(cfg, ['task=segmentation', 'method=mae'])
+    single, several = (trained_rows(cfg, {'mIoU': 12.5}, columns, None, '', 0.0, tta)[0] for tta in (False, True))
     assert (several.value, several.protocol.rpartition(', ')[2]) == (12.5, 'multi-scale and flip')
     assert single.key != several.key
 
 
 def test_test_data_in_place_of_the_last_validation(runs):
+    """The row is written by tools/test.py then, and says the same of the encoder as that of a training."""
     cell, _ = runs['seg']
-    tested = Task('segmentation', cell.config, kind='segmentation', test=True, options=cell.options)
-    cell = Cell(cell.suite, tested, cell.method, cell.seed, cell.root)
-    assert [command[1].rpartition('/')[2] for command in cell.commands(0)] == ['train.py', 'test.py']
-    (cell.folder / 'test.json').write_text(json.dumps({'mIoU': 12.5, 'aAcc': 1.0}))
-    assert [row.value for row in collect(cell, gpus=0)] == [12.5]
+    tested = Task(name='segmentation', config=cell.config, kind='segmentation', test=True, options=cell.options)
+    cell = Cell(cell.suite, tested, cell.method, cell.seed, cell.root / 'tested')
+    commands = cell.commands(0)
+    assert [command[1].rpartition('/')[2] for command in commands] == ['train.py', 'test.py']
+    assert ['--rows' in command for command in commands] == [False, True]
+    run, given = runs['seg'][0], row_options(cell)
+    metrics = evaluate(
+        cell.config, str(last_checkpoint(run.run)), str(cell.folder), cell.options, init=cell.weights, **given
+    )
+    (row,), (validated,) = read_rows(cell.rows_file), read_rows(run.rows_file)
+    assert row.value == metrics['mIoU']
+    assert row == replace(validated, value=row.value, gpu_hours=row.gpu_hours)
+
+
+def test_a_training_that_is_resumed_at_its_end_still_writes_its_rows(runs, tmp_path):
+    cell, _ = runs['seg']
+    given = row_options(cell) | dict(rows=str(tmp_path / 'rows.csv'))
+    train(cell.config, str(cell.run), cell.options, init=cell.weights, resume='auto', **given)
+    assert read_rows(tmp_path / 'rows.csv') == read_rows(cell.rows_file)
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (['kind=x'], '--row kind: unknown column; give COLUMN=VALUE with one of data, method, task'),
+        (['method=mae'], '--row task=: give one of linear, finetune'),
+        (['task=linear', 'label=paper'], '--row label=paper: give one of reproduced, demo'),
+    ],
+)
+def test_wrong_columns(given, message):
+    with pytest.raises(ValueError, match=message):
+        trained_columns(load_config('configs/cls/bootmae_debug_finetune.py'), given)
 
 
 def test_other_data_in_validation_than_in_the_test_is_refused(runs):
     cell, _ = runs['seg']
     options = cell.options | {'test_dataloader.dataset.split': 'train'}
-    other = Task('segmentation', cell.config, kind='segmentation', options=options)
+    other = Task(name='segmentation', config=cell.config, kind='segmentation', options=options)
     with pytest.raises(ValueError, match='tasks.segmentation: .* give the task "test: true"'):
         cell_config(Cell(cell.suite, other, cell.method, cell.seed, cell.root))
 
 
-def test_gpu_hours(runs):
-    """Those of the evaluation; the pretraining's file tells of none."""
-    cell, _ = runs['seg']
-    journal = read_job_state(cell)
-    begin = journal.attempts[-1]['begin']
-    journal.attempts = [dict(begin=begin, end=begin + 1800), dict(begin=begin + 2000, end=begin + 3800)]
-    write_job_state(cell, journal)
-    assert [row.gpu_hours for row in collect(cell, gpus=4)] == [4.0]
+def test_gpu_hours():
+    """Those of pretraining and evaluation."""
+    columns = dict(data='d', task='knn', labels='all', metric='accuracy', value=1.0, seed=0)
+    assert result_row('a.pth', 'abc', dict(gpu_seconds=3600.0), 4 * 1800.0, **columns).gpu_hours == 3.0
 
 
 def test_protocols_of_the_recipes():
@@ -140,7 +170,7 @@ def test_unknown_data_needs_a_name(runs):
     cell, _ = runs['seg']
     cfg = cell_config(cell)
     cfg.test_dataloader.dataset.type = 'MyMasks'
-    with pytest.raises(ValueError, match=r'toy.yaml, tasks.segmentation.data: give the data of this task a name'):
+    with pytest.raises(ValueError, match=r'toy.yaml, tasks.segmentation.data: .* MyMasks has no name for result rows'):
         data_name(cell, cfg)
 
 
@@ -154,7 +184,7 @@ def test_the_hash_is_that_of_other_tasks(runs):
 @pytest.mark.parametrize('short', KINDS)
 def test_a_trained_model_sees_images_as_in_training(runs, short):
     cell, runner = runs[short]
-    model = load_trained(load_config(cell.config), last_checkpoint(cell.run))
+    model = build_model(load_config(cell.config), last_checkpoint(cell.run)).eval()
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(IMAGENET)
     assert not model.training
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in runner.model.state_dict().items())
@@ -187,7 +217,9 @@ def test_detection_samples(runs):
 def test_pictures(runs, short, monkeypatch):
     """A column for every method, with the classes and colors of the data set."""
     cell, _ = runs[short]
-    other = Cell(cell.suite, cell.training, Method('bootmae', 'bootmae', cell.weights), cell.seed, cell.root)
+    other = Cell(
+        cell.suite, cell.training, Method(name='bootmae', configs='bootmae', weights=cell.weights), cell.seed, cell.root
+    )
     (cell.root / other.name).mkdir(parents=True, exist_ok=True)
     if not other.run.exists():
         other.run.symlink_to(cell.run)

@@ -11,7 +11,7 @@ import time
 import pytest
 from test_spec import cells_of
 
-from bootmae.suite import running
+from bootmae.results.rows import COLUMNS
 from bootmae.suite.cells import Cell
 from bootmae.suite.command import redo
 from bootmae.suite.job_state import (
@@ -23,10 +23,10 @@ from bootmae.suite.job_state import (
     RUNNING,
     STOPPED,
     WAITING,
+    CellLock,
     begin_attempt,
     check_definition,
     read_job_state,
-    rows_file,
     state_of,
     write_job_state,
 )
@@ -46,14 +46,10 @@ def suite(tmp_path, monkeypatch):
 
     def commands(cell, gpus, slurm=None):
         note = NOTE.format(file=str(notes), name=cell.name)
-        return [[sys.executable, '-c', f'{scripts.get(cell.name, "")}\n{note}']]
-
-    def collect(cell, gpus):
-        rows_file(cell).write_text('rows')
-        return []
+        rows = f'open({str(cell.rows_file)!r}, "w").write({",".join(COLUMNS)!r})' if cell.task else ''
+        return [[sys.executable, '-c', f'{scripts.get(cell.name, "")}\n{rows}\n{note}']]
 
     monkeypatch.setattr(Cell, 'commands', commands)
-    monkeypatch.setattr(running, 'collect', collect)
     return cells, scripts, notes
 
 
@@ -109,14 +105,10 @@ def test_a_failed_pretraining_blocks_only_its_own(suite):
 
 def test_no_rows_no_success(suite, monkeypatch):
     cells, _, _ = suite
-
-    def collect(cell, gpus):
-        raise FileNotFoundError('no scalars.json')
-
-    monkeypatch.setattr(running, 'collect', collect)
+    monkeypatch.setattr(Cell, 'commands', lambda *_: [[sys.executable, '-c', '']])
     assert not start(cells).run()
     assert state_of(cells[-1]) == FAILED
-    assert read_job_state(cells[-1]).detail == 'no result: no scalars.json'
+    assert read_job_state(cells[-1]).detail.startswith(f'no result: {cells[-1].rows_file}: no such results file')
 
 
 def interrupt_when_up(log) -> None:
@@ -157,7 +149,7 @@ def test_killed_cells_are_named(suite):
 def test_a_command_that_outlives_its_suite_is_not_started_twice(suite):
     """The lock is the command's as well: who comes later waits for it."""
     cells, _, notes = suite
-    lock = running.CellLock(cells[0])
+    lock = CellLock(cells[0])
     assert lock.take()
     orphan = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1.5)'], pass_fds=[lock.file])
     begin_attempt(cells[0], read_job_state(cells[0]))

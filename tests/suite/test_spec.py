@@ -84,7 +84,7 @@ def test_commands(tmp_path):
     knn = by_name['knn/untrained-4'].commands(1)[0]
     assert shell(knn).startswith(
         'tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
-        '--method untrained --tasks knn --labels 5 all --rows '
+        '--method untrained --label reproduced --data digits --tasks knn --labels 5 all --rows '
     )
 
 
@@ -161,34 +161,44 @@ def test_only_what_is_there(tmp_path):
     ('keys', 'message'),
     [
         (dict(method=['mae']), r'toy.yaml, method: unknown key; is methods meant\?'),
-        (dict(methods=[]), 'methods: is missing'),
-        (dict(seeds=[0, 0]), r'seeds: \[0, 0\] is not a list of different whole numbers'),
-        (dict(gpus=0), 'gpus: 0 is not a number of GPUs'),
-        (dict(label='mine'), "label: 'mine' is none of reproduced, demo"),
+        (dict(methods=[]), 'methods: {} is invalid: Dictionary should have at least 1 item'),
+        (dict(seeds=[0, 0]), r'seeds: \[0, 0\] repeats a seed'),
+        (dict(seeds=[0, -1]), 'seeds.1: -1 is invalid: Input should be greater than or equal to 0'),
+        (dict(gpus=0), 'gpus: 0 is invalid: Input should be greater than or equal to 1'),
+        (dict(gpus=True), 'gpus: True is invalid: Input should be a valid integer'),
+        (dict(label='mine'), "label: 'mine' is invalid: Input should be 'reproduced' or 'demo'"),
         (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
-        (dict(methods={'mae': {'source': 'teacher'}}), "methods.mae.source: 'teacher' is neither online nor momentum"),
-        (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained.options: are those of its pretraining'),
-        (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine.options: .* it has none'),
-        (dict(methods={'mae': {'options': [1]}}), r'methods.mae.options: \[1\] is not a mapping of config keys'),
-        (dict(methods={'a/b': {}}), 'methods.a/b: a name holds no slash'),
+        (
+            dict(methods={'mae': {'source': 'teacher'}}),
+            "methods.mae.source: 'teacher' is invalid: Input should be 'online' or 'momentum'",
+        ),
+        (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained: options belong to the pretraining'),
+        (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine: options .* remove them'),
+        (dict(methods={'mae': {'options': [1]}}), r'methods.mae.options: \[1\] is invalid: .* valid dictionary'),
+        (dict(methods={'a/b': {}}), 'methods.a/b: a name must not contain a slash'),
         (dict(pretrain=None), 'pretrain: is missing'),
-        (dict(pretrain={'config': 3}), 'pretrain.config: the name of a config file is missing'),
-        (dict(tasks={'probe': 'x.py'}), "tasks.probe: kind 'probe' is none of knn, frozen"),
+        (dict(pretrain={'config': 3}), 'pretrain.config: 3 is invalid: Input should be a valid string'),
+        (dict(pretrain={'config': 'x.py', 'gpu': 2}), r'pretrain.gpu: unknown key; is gpus meant\?'),
+        (dict(tasks={'knn': {'labels': 5}}), 'tasks.knn.config: Field required'),
+        (dict(tasks={'probe': 'x.py'}), "tasks.probe.kind: 'probe' is invalid: Input should be 'knn', 'frozen'"),
         (dict(tasks={'knn': {'config': 'x.py', True: 'photos'}}), 'tasks.knn.True: unknown key; known are config'),
+        (dict(tasks={'knn': {'config': 'x.py', 'name': 'k'}}), 'tasks.knn.name: unknown key; known are config'),
         (
             dict(tasks={'knn': {'config': 'x.py', 'from': 'photos'}}),
             "tasks.knn.from: 'photos' is none of the pretrainings",
         ),
-        (dict(tasks={'knn': {'config': 'x.py', 'tta': True}}), 'tasks.knn.tta: is for segmentation'),
-        (dict(tasks={'knn': {'config': 'x.py', 'test': True}}), 'tasks.knn.test: is for what is trained'),
-        (dict(tasks={'linear': {'config': 'x.py', 'blocks': 'all'}}), 'tasks.linear.blocks: is for knn and frozen'),
-        (dict(tasks={'knn': {'config': 'x.py', 'blocks': [0]}}), r'tasks.knn.blocks: \[0\] is neither all nor a list'),
+        (dict(tasks={'knn': {'config': 'x.py', 'tta': True}}), 'tasks.knn: tta is for segmentation'),
+        (dict(tasks={'knn': {'config': 'x.py', 'test': True}}), 'tasks.knn: test is for trained models'),
+        (dict(tasks={'linear': {'config': 'x.py', 'blocks': 'all'}}), 'tasks.linear: blocks is for knn and frozen'),
         (
-            dict(tasks={'knn': {'config': 'x.py', 'blocks': 9}}),
-            'tasks.knn.blocks: 9 is neither all nor a list of blocks',
+            dict(tasks={'knn': {'config': 'x.py', 'blocks': [0]}}),
+            r"tasks.knn.blocks: \['0'\] is neither all nor a list",
         ),
-        (dict(tasks={'linear': {'config': 'x.py', 'labels': [1, 2]}}), 'tasks.linear.labels: several amounts'),
-        (dict(tasks={'pretrain2': 'x.py'}), "tasks.pretrain2: a task's name does not begin with 'pretrain'"),
+        (dict(tasks={'linear': {'config': 'x.py', 'labels': [1, 2]}}), 'tasks.linear: several values of labels'),
+        (
+            dict(tasks={'pretrain2': {'config': 'x.py', 'kind': 'knn'}}),
+            "tasks.pretrain2: the name of a task must not start with 'pretrain'",
+        ),
     ],
 )
 def test_wrong_files(tmp_path, keys, message):

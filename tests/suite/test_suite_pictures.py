@@ -6,11 +6,12 @@ import torch
 from mmpretrain.registry import MODELS
 from test_spec import cells_of
 
+from bootmae.config.model import build_model
 from bootmae.models.masking import BlockMasking
 from bootmae.suite import page
 from bootmae.suite.cells import Cell
 from bootmae.suite.collect import cell_config
-from bootmae.visualization.reconstruct import hide, load_pretrained, reconstruct
+from bootmae.visualization.reconstruct import hide, reconstruct
 
 METHODS = {
     'deeper-1': {'configs': 'bootmae', 'options': {'model.pixel_decoder.depth': 2, 'model.masking.num_block': 0}},
@@ -46,7 +47,7 @@ def test_models_are_built_with_their_options(tmp_path, monkeypatch):
     orders = np.stack([masking.draw_ids_shuffle(rng) for _ in drawn['original']])
     assert np.array_equal(drawn['masked'], hide(drawn['original'], orders, masking.num_masked, (4, 4)))
     for cell, name in zip(cells, ('deeper-1', 'bootmae', 'mae-2'), strict=False):
-        model = load_pretrained(cell.config, str(cell.run / 'epoch_1.pth'), cell.options)
+        model = build_model(cell_config(cell), cell.run / 'epoch_1.pth').eval()
         assert np.array_equal(drawn[name], reconstruct(model, drawn['original'], orders, masking.num_masked, (4, 4)))
     assert not np.array_equal(drawn['deeper-1'], drawn['bootmae'])
 

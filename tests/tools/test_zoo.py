@@ -11,7 +11,7 @@ import pytest
 import yaml
 from modelindex.load_model_index import load
 
-from bootmae.report.entries import config_of, entries, place_of, row_files
+from bootmae.report.model_results import config_of, model_results, place_of, row_files
 from bootmae.results.rows import ResultRow, published_rows, read_rows, write_rows
 from pages.markers import filled
 from pages.metafile import commands, full_size_configs, metafile
@@ -91,10 +91,7 @@ def test_the_command_checks_and_writes(copy, monkeypatch, capsys):
 
     assert run('--check') == (0, [])
     (copy / 'model-index.yml').write_text('Import: []\n')
-    assert run('--check') == (
-        1,
-        ['model-index.yml: is behind results/*.csv', 'tools/zoo.py --write brings them up to date'],
-    )
+    assert run('--check') == (1, ['model-index.yml: out of date', 'tools/zoo.py --write brings them up to date'])
     assert run('--write') == (0, ['model-index.yml: rewritten'])
     assert run('--check') == (0, [])
 
@@ -157,10 +154,10 @@ def test_published_measured_and_missing_meet():
 
 def test_not_run_gives_way_to_what_was_measured():
     rows = [MISSING, replace(MISSING, task='linear'), TUNED, replace(TUNED, seed=1, value=84.4)]
-    first, second = entries(rows, [PAPER])
+    first, second = model_results(rows, [PAPER])
     assert (first.config, first.paper, len(first.rows)) == ('configs/cls/bootmae_vitb_finetune.py', PAPER, 2)
     assert (second.paper, second.rows) == (None, [])
-    apart = entries([MISSING, TUNED, replace(TUNED, protocol='weights averaged')], [PAPER])
+    apart = model_results([MISSING, TUNED, replace(TUNED, protocol='weights averaged')], [PAPER])
     assert [entry.rows[0].protocol for entry in apart] == ['all weights trained', 'weights averaged']
 
 

@@ -13,10 +13,11 @@ from bootmae.checkpoints import convert
 from bootmae.checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD
 from bootmae.checkpoints.keys import MMPRETRAIN, rename, to_authors
 from bootmae.config.load import load_config
+from bootmae.config.model import build_model
 from bootmae.models.positions import resize_positions
 from bootmae.visualization import decoders
 from bootmae.visualization.decoders import load_decoder
-from bootmae.visualization.reconstruct import load_pretrained, reconstruct
+from bootmae.visualization.reconstruct import draw_masks, reconstruct
 
 BOOT, MAE = 'configs/pretrain/bootmae_debug.py', 'configs/pretrain/mae_debug.py'  # 32 pixels, patches of 4
 FACTS = {
@@ -116,16 +117,17 @@ def pictures(size: int = 32) -> np.ndarray:
 def test_run_finds_its_config(save_run, config):
     path, _ = save_run(config)
     found = load_decoder(path)
-    assert (found.img_size, found.patch_size, found.num_masked, found.num_patches) == ((32, 32), (4, 4), 48, 64)
+    assert (found.img_size, found.patch_size) == ((32, 32), (4, 4))
     assert found.normalized
-    orders = found.draw_orders(2, seed=3)
-    assert np.array_equal(np.sort(orders, axis=1), [range(64)] * 2)
-    assert np.array_equal(orders, found.draw_orders(2, seed=3))
-    model = load_pretrained(config, str(path))
+    model = build_model(parsed(config), path).eval()
+    ids_shuffle, num_masked = draw_masks(found.model, 2, seed=3)
+    assert num_masked == 48
+    assert np.array_equal(np.sort(ids_shuffle, axis=1), [range(64)] * 2)
+    assert np.array_equal(ids_shuffle, draw_masks(model, 2, seed=3)[0])
     if config == BOOT:
-        assert np.array_equal(orders[0], model.masking.draw_ids_shuffle(np.random.RandomState(3)))
+        assert np.array_equal(ids_shuffle[0], model.masking.draw_ids_shuffle(np.random.RandomState(3)))
     for each in (model, found.model):
-        shown = reconstruct(each, pictures(), orders, 48, (4, 4)).astype(int)
+        shown = reconstruct(each, pictures(), ids_shuffle, 48, (4, 4)).astype(int)
         first = shown if each is model else first  # noqa: F821
     assert np.abs(first - shown).max() <= 1, 'the key bias, which cancels, is lost on the way'
 
@@ -134,7 +136,8 @@ def test_run_finds_its_config(save_run, config):
 def test_other_size(save_run, config):
     path, state = save_run(config)
     found = load_decoder(path, size=(48, 64))
-    assert (found.num_patches, found.num_masked) == (192, 144)
+    ids_shuffle, num_masked = draw_masks(found.model, 1)
+    assert (ids_shuffle.shape[1], num_masked) == (192, 144)
     names = (
         ['backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed', 'feature_decoder.pos_embed']
         if config == BOOT
@@ -144,7 +147,7 @@ def test_other_size(save_run, config):
     for name in names:
         assert torch.equal(loaded[name], resize_positions(state[name], (8, 8), (12, 16)))
     images = np.zeros((1, 48, 64, 3), dtype=np.uint8)
-    assert reconstruct(found.model, images, found.draw_orders(1, 0), 144, (4, 4)).shape == images.shape
+    assert reconstruct(found.model, images, ids_shuffle, 144, (4, 4)).shape == images.shape
 
 
 def test_config_must_be_known_and_right(save_run, tmp_path):
@@ -152,9 +155,9 @@ def test_config_must_be_known_and_right(save_run, tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint of this config's MAE"):
         load_decoder(path, MAE)
     torch.save(dict(state_dict=state, meta=dict(bootmae=FACTS[BOOT] | dict(config='configs/gone.py'))), path)
-    with pytest.raises(ValueError, match='does not tell its config, or that is not here: give it, --config'):
+    with pytest.raises(ValueError, match='does not record a config that exists here: give --config'):
         load_decoder(path)
-    assert load_decoder(path, BOOT).num_masked == 48
+    assert load_decoder(path, BOOT).model.masking.num_masked == 48
 
 
 def test_lost_momentum_encoder_does_not_matter_here(save_run):
@@ -178,18 +181,21 @@ def test_mae_of_other_projects(toy_mae, tmp_path, names):
     path = tmp_path / 'mae.pth'
     torch.save(dict(model=names(toy_mae.state_dict()), args=argparse.Namespace(norm_pix_loss=True)), path)
     found = load_decoder(path, num_heads=4)
-    assert (found.num_masked, found.num_patches, found.masking, found.normalized) == (12, 16, None, True)
-    orders = found.draw_orders(2, 0)
-    shown, wanted = (reconstruct(each, pictures(), orders, 12, (8, 8)).astype(int) for each in (found.model, toy_mae))
+    assert found.normalized
+    ids_shuffle, num_masked = draw_masks(found.model, 2)
+    assert (ids_shuffle.shape, num_masked) == ((2, 16), 12)
+    shown, wanted = (
+        reconstruct(each, pictures(), ids_shuffle, 12, (8, 8)).astype(int) for each in (found.model, toy_mae)
+    )
     assert np.abs(shown - wanted).max() <= 1
-    with pytest.raises(ValueError, match='a width of 24 is not usual: give --heads'):
+    with pytest.raises(ValueError, match='a width of 24 is unusual: give --heads'):
         load_decoder(path)
 
 
 def test_target_of_mae_must_be_known(toy_mae, tmp_path):
     path = tmp_path / 'mae.pth'
     torch.save(dict(model=facebook_names(toy_mae.state_dict())), path)
-    with pytest.raises(ValueError, match='does not tell whether.*--target normalized.*--target pixels'):
+    with pytest.raises(ValueError, match='does not record whether.*--target normalized.*--target pixels'):
         load_decoder(path, num_heads=4)
     for target in ('normalized', 'pixels'):
         assert load_decoder(path, target=target, num_heads=4).normalized == (target == 'normalized')

@@ -18,7 +18,7 @@ def pictures():
 
 
 @pytest.fixture
-def orders():
+def ids_shuffle():
     return np.stack([np.random.RandomState(seed).permutation(16) for seed in range(3)])
 
 
@@ -53,55 +53,55 @@ def model(request, make_bootmae, randomize):
     ).eval()
 
 
-def masked_pixels(orders: np.ndarray) -> np.ndarray:
+def masked_pixels(ids_shuffle: np.ndarray) -> np.ndarray:
     """(n, 32, 32) bool."""
     white = np.full((3, 32, 32, 3), 255, dtype=np.uint8)
-    return (hide(white, orders, MASKED, PATCH, gray=0) == 0)[..., 0]
+    return (hide(white, ids_shuffle, MASKED, PATCH, gray=0) == 0)[..., 0]
 
 
-def test_visible_patches_are_pasted(model, pictures, orders):
-    hidden = masked_pixels(orders)
+def test_visible_patches_are_pasted(model, pictures, ids_shuffle):
+    hidden = masked_pixels(ids_shuffle)
     assert hidden.sum() == 3 * MASKED * 64
     for statistics in ('own', 'one', *(['none'] if type(model).__name__ == 'MAE' else [])):
-        shown = reconstruct(model, pictures, orders, MASKED, PATCH, statistics)
+        shown = reconstruct(model, pictures, ids_shuffle, MASKED, PATCH, statistics)
         assert np.array_equal(shown[~hidden], pictures[~hidden])
         assert (shown[hidden] != pictures[hidden]).mean() > 0.9
 
 
-def test_one_mean_and_deviation_leak_nothing(model, pictures, orders):
+def test_one_mean_and_deviation_leak_nothing(model, pictures, ids_shuffle):
     """Other pixels under the mask: without the leak not one predicted pixel changes, with it nearly all do."""
-    hidden = masked_pixels(orders)
+    hidden = masked_pixels(ids_shuffle)
     changed = np.where(hidden[..., None], pictures // 3 + 90, pictures).astype(np.uint8)
-    before, after = (reconstruct(model, x, orders, MASKED, PATCH, 'one') for x in (pictures, changed))
+    before, after = (reconstruct(model, x, ids_shuffle, MASKED, PATCH, 'one') for x in (pictures, changed))
     assert np.array_equal(before[hidden], after[hidden])
-    before, after = (reconstruct(model, x, orders, MASKED, PATCH, 'own') for x in (pictures, changed))
+    before, after = (reconstruct(model, x, ids_shuffle, MASKED, PATCH, 'own') for x in (pictures, changed))
     assert (before[hidden] != after[hidden]).mean() > 0.5
 
 
-def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures, orders):
+def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures, ids_shuffle):
     """With the right normalized patches, their own statistics give the image back, and one pair what is said of it."""
     model = make_bootmae(data_preprocessor=PREPROCESSOR).float().eval()
     predict = model.predict
 
-    def perfect(x, orders):
-        out = predict(x, orders)
+    def perfect(x, ids_shuffle):
+        out = predict(x, ids_shuffle)
         out.pixels = normalize_patches(out.patches)
         return out
 
     monkeypatch.setattr(model, 'predict', perfect)
-    assert np.abs(reconstruct(model, pictures, orders, MASKED, PATCH).astype(int) - pictures).max() <= 1
-    shown = reconstruct(model, pictures, orders, MASKED, PATCH, 'one')
+    assert np.abs(reconstruct(model, pictures, ids_shuffle, MASKED, PATCH).astype(int) - pictures).max() <= 1
+    shown = reconstruct(model, pictures, ids_shuffle, MASKED, PATCH, 'one')
     tiles = pictures.reshape(3, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 16, 64, 3).astype(float)
-    visible = np.stack([tiles[n, orders[n, :-MASKED]] for n in range(3)])
+    visible = np.stack([tiles[n, ids_shuffle[n, :-MASKED]] for n in range(3)])
     mean, deviation = visible.mean((0, 1, 2)), np.sqrt(visible.var(2).mean((0, 1)))
-    tile = tiles[1, orders[1, -1]]
+    tile = tiles[1, ids_shuffle[1, -1]]
     expected = (tile - tile.mean(0)) / tile.std(0) * deviation + mean
-    row, column = divmod(int(orders[1, -1]), 4)
+    row, column = divmod(int(ids_shuffle[1, -1]), 4)
     found = shown[1, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].reshape(64, 3)
     assert np.abs(found - expected.clip(0, 255)).max() <= 1
 
 
-def test_channel_orders():
+def test_channels_first_and_last():
     patch = torch.arange(12).view(1, 12)  # 3 channels of 4 pixels
     assert channel_last(patch, 3)[0].tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
     assert torch.equal(channel_first(channel_last(patch, 3), 3), patch)

@@ -5,6 +5,9 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
+import yaml
+
+from bootmae.report.page import write_page
 from bootmae.report.summary import summarize
 from bootmae.report.verdicts import (
     MINUS_MAE,
@@ -14,6 +17,7 @@ from bootmae.report.verdicts import (
     in_order,
     labels_name,
     method_order,
+    protocol_name,
     rivals,
     spread_text,
     task_name,
@@ -44,7 +48,7 @@ def comparison_table(rows: Sequence[ResultRow]) -> str:
             [
                 task_name(item),
                 labels_name(item),
-                item.protocol,
+                protocol_name(item),
                 *values,
                 *(f'{difference_text(judged.difference)}, {judged.outcome}' if judged else '–' for judged in found),
             ]
@@ -62,7 +66,7 @@ def comparison_table(rows: Sequence[ResultRow]) -> str:
 def methods_table(rows: Sequence[ResultRow]) -> str:
     """A line a method, a column a measurement: for many methods."""
     comparisons = in_order(summarize(rows))
-    heads = [', '.join(filter(None, [task_name(item), item.protocol])) for item in comparisons]
+    heads = [', '.join(filter(None, [task_name(item), protocol_name(item)])) for item in comparisons]
     lines = [
         [method_name(name), *(spread_text(item.methods[name]) if name in item.methods else '–' for item in comparisons)]
         for name in method_order(comparisons)
@@ -126,3 +130,14 @@ def makers(root: Path) -> Makers:
 
 def _table(path: Path, table: Callable[[Sequence[ResultRow]], str]) -> str:
     return table(read_rows(path)) if path.is_file() else MISSING
+
+
+def write_reports(root: Path, folder: Path) -> list[Path]:
+    """Write one HTML report per file of result rows, with title and notes of its suite; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for path in sorted((root / FOLDER).glob('*.csv')):
+        suite = yaml.safe_load((root / 'suites' / f'{path.stem.removesuffix("_cpu")}.yaml').read_text(encoding='utf-8'))
+        rows, notes = read_rows(path), suite.get('notes', ())
+        reports.append(write_page(folder / f'{path.stem}.html', suite['title'], rows, notes=notes))
+    return reports

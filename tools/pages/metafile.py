@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from bootmae.report.entries import Entry, entries, model_of, variant_of
+from bootmae.report.model_results import ModelResult, model_of, model_results, variant_of
 from bootmae.results.rows import ResultRow
 
 COLLECTIONS = {
@@ -70,7 +70,7 @@ def commands(config: str, task: str, multi_scale: bool, root: str | Path) -> lis
 def metafile(rows: Iterable[ResultRow], root: str | Path) -> str:
     """``metafile.yml``: both methods and each full-size config."""
     configs = full_size_configs(root)
-    measured = [entry for entry in entries(rows) if any(row.label == 'reproduced' for row in entry.rows)]
+    measured = [entry for entry in model_results(rows) if any(row.label == 'reproduced' for row in entry.rows)]
     collections = [
         {
             'Name': name,
@@ -92,7 +92,7 @@ def model_index() -> str:
     return HEAD + yaml.safe_dump({'Import': ['metafile.yml']})
 
 
-def _model(config: str, configs: Sequence[str], measured: Sequence[Entry], root: Path) -> dict[str, Any]:
+def _model(config: str, configs: Sequence[str], measured: Sequence[ModelResult], root: Path) -> dict[str, Any]:
     cfg = read_config(root / config)
     folder, model = Path(config).parent.name, model_of(config)
     length = (
@@ -117,7 +117,7 @@ def _model(config: str, configs: Sequence[str], measured: Sequence[Entry], root:
     return found | ({'Weights': urls[0]} if urls else {})
 
 
-def _result(entry: Entry, folder: str) -> dict[str, Any]:
+def _result(entry: ModelResult, folder: str) -> dict[str, Any]:
     row = entry.sample
     values = [row.value for row in entry.rows if row.label == 'reproduced']
     name = ', '.join(filter(None, [METRICS.get(row.metric, row.metric), variant_of(row) if folder == 'seg' else '']))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bootmae.report.entries import OVER_MAE, Entry, entries, model_of, row_files, variant_of
+from bootmae.report.model_results import OVER_MAE, ModelResult, model_of, model_results, row_files, variant_of
 from bootmae.report.overview import overview_markdown
 from bootmae.report.published import NOT_RUN, measured_at
 from bootmae.report.summary import Spread, spread_of
@@ -56,7 +56,7 @@ def zoo_table(rows: Sequence[ResultRow], published: Sequence[ResultRow], command
         root: of the repository; the page is one folder below it.
     """
     lines = []
-    for entry in entries(_sorted(rows) if command else rows, published):
+    for entry in model_results(_sorted(rows) if command else rows, published):
         row = entry.sample
         made = (
             [command.format(config=entry.config)]
@@ -87,7 +87,7 @@ def zoo_table(rows: Sequence[ResultRow], published: Sequence[ResultRow], command
     return markdown(heads, ([line[head] for head in heads] for line in lines))
 
 
-def _model(entry: Entry) -> str:
+def _model(entry: ModelResult) -> str:
     """Name of a full-size model or of an untrained config, else the method."""
     row = entry.sample
     untrained = Path(entry.config).stem if row.method == 'untrained' else ''
@@ -102,7 +102,8 @@ def _sorted(rows: Sequence[ResultRow]) -> list[ResultRow]:
 
 def _task(row: ResultRow) -> str:
     plain = task_name(row).removesuffix(f' {row.metric}')
-    return ', '.join(filter(None, [plain, variant_of(row)]))
+    variant = variant_of(row)
+    return plain if variant in ('', plain) else f'{plain}, {variant}'
 
 
 def _link(config: str, root: Path) -> str:

@@ -1,0 +1,41 @@
+"""The model of a config."""
+
+import copy
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+from torch import nn
+
+from ..checkpoints import load_run, read_checkpoint
+from .weights import follow_statistics
+
+
+def model_config(cfg: Config) -> ConfigDict:
+    """A copy of a config's model settings, with the shared data preprocessor unless the model has its own."""
+    settings = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        settings.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return settings
+
+
+def build_model(cfg: Config, checkpoint: str | Path | None = None) -> nn.Module:
+    """Build the model of a config.
+
+    Args:
+        cfg: The config.
+        checkpoint: A checkpoint of a run of this config, all weights of which are loaded. None leaves the model as it
+            was constructed, without ``init_weights``.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint does not fit the model, see :func:`load_run`, or its run normalized images
+            otherwise, see :func:`follow_statistics`.
+    """
+    model = MODELS.build(model_config(cfg))
+    if checkpoint is not None:
+        content = read_checkpoint(checkpoint)
+        recorded = content.get('meta', {}).get('bootmae', {})
+        follow_statistics(model, recorded, str(checkpoint), cfg.get('adopt_statistics', False))
+        load_run(model, content, checkpoint)
+    return model
