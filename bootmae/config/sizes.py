@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from .reader import pipelines_of
+from ..data.subsets import leaves
 
 
 def fill_sizes(cfg: Config) -> None:
@@ -17,8 +17,8 @@ def fill_sizes(cfg: Config) -> None:
     backbone = cfg.get('model', {}).get('backbone', {})
     size = backbone.get('img_size', 224)
     masks = dict(img_size=size, patch_size=backbone.get('patch_size', 16)) | cfg.get('model', {}).get('masking', {})
-    for dataset in pipelines_of((cfg.get('train_dataloader') or {}).get('dataset', {})):
-        for step in dataset['pipeline']:
+    for dataset in leaves((cfg.get('train_dataloader') or {}).get('dataset') or {}):
+        for step in dataset.get('pipeline', ()):
             missing = {'RandomResizedCrop': dict(scale=size), 'DrawMask': masks}.get(step['type'], {})
             for key, value in missing.items():
                 step.setdefault(key, value)
