@@ -1,4 +1,4 @@
-"""Checksums: no damage to a file of ours passes, and any other reader still reads it."""
+"""Checksums: any damage to a file of ours is detected, and other readers still read it."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def written(request, tmp_path) -> tuple:
 
 
 def silently_changed(path, data: bytes) -> bool:
-    """Whether a changed file is read without a word."""
+    """Whether a changed file is read without an error."""
     path.write_bytes(data)
     try:
         read_checkpoint(path)
@@ -39,7 +39,7 @@ def silently_changed(path, data: bytes) -> bool:
 
 
 def flips(data: bytes, number: int = 100, last: int = 300) -> list[bytes]:
-    """Copies with one bit flipped: at random places, and more at the end, where the mark is, and at the beginning."""
+    """Copies with one flipped bit: at random positions, and more of them at the beginning and in the record."""
     rng = random.Random(0)
     places = [rng.randrange(len(data)) for _ in range(number)]
     places += [rng.randrange(len(data) - last, len(data)) for _ in range(last)] + list(range(60))
@@ -53,7 +53,7 @@ def test_every_flipped_bit_is_found(written):
 
 
 def test_flipped_bits_of_a_stock_file_pass(tmp_path):
-    """The test above can fail: torch checks nothing."""
+    """The test above can fail, because torch does not check anything."""
     torch.save(content(), tmp_path / 'a.pth')
     data = (tmp_path / 'a.pth').read_bytes()
     assert sum(silently_changed(tmp_path / 'a.pth', changed) for changed in flips(data)[:100]) > 10

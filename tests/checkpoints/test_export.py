@@ -1,4 +1,4 @@
-"""Exports: other programs compute the same with them, and reading them back gives every bit."""
+"""Exports: other programs compute the same with them, and reading them back restores every bit."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_whole_models_come_back_whole(tmp_path, sources, source, to):
 
 
 def test_an_export_of_an_export_tells_where_it_began(tmp_path, sources):
-    """And which of two encoders it is, whatever the file in between was exported for."""
+    """An export of an export keeps the origin, and which encoder it is."""
     first, _ = sources('run')
     convert(first, 'authors', tmp_path / 'whole.pth')  # both encoders
     convert(tmp_path / 'whole.pth', 'timm', tmp_path / 'momentum.pth', 'momentum')
@@ -218,7 +218,7 @@ def test_mmpretrain_features(tmp_path, sources, make_vit):
 
 @pytest.mark.parametrize('neck', [None, dict(type='mmpretrain.ClsBatchNormNeck', input_features=24)])
 def test_mmpretrain_classifier(tmp_path, neck):
-    """With its neck, if it has one, which timm has no place for."""
+    """With its neck, if it has one; timm has no place for a neck."""
     ours = classifier(neck)
     torch.save(dict(state_dict=scramble(ours), meta={}), tmp_path / 'ours.pth')
     convert(tmp_path / 'ours.pth', 'mmpretrain', tmp_path / 'a.pth')
@@ -264,7 +264,7 @@ def test_mmseg_features_of_an_encoder(tmp_path, sources, make_vit):
 
 @pytest.mark.parametrize('source', ['ours', 'authors'])
 def test_a_segmentor_loads_whole(tmp_path, sources, source):
-    """What tools/test.py does with the file: every weight of the segmentor, the facts in meta."""
+    """tools/test.py can load the file: it has every weight of the segmentor, and the facts in meta."""
     path, state = sources('segmentor')
     if source == 'authors':
         convert(path, 'authors', tmp_path / 'authors.pth')
@@ -299,7 +299,7 @@ def test_segmentors_that_are_not_the_release_s(tmp_path, make, message):
 
 
 def test_mmdet_names(tmp_path, sources):
-    """Those of ViTDet, below backbone. for load_from, and as `model` without prefix for its own loader."""
+    """ViTDet's names, below backbone. for load_from, and as `model` without prefix for its own loader."""
     path, state = sources('run')
     line = convert(path, 'mmdet', tmp_path / 'a.pth')
     content = read_checkpoint(tmp_path / 'a.pth')
@@ -321,7 +321,7 @@ def test_mmdet_names(tmp_path, sources):
 
 
 def test_a_detector_gives_its_backbone(tmp_path):
-    """Without its pyramid and heads, which are not ViTDet's."""
+    """Without its pyramid and heads, which differ from ViTDet's."""
     weights = below('backbone.', encoder(Size())) | {
         'backbone.pyramid.levels.0.0.weight': torch.ones(2),
         'rpn_head.rpn_conv.weight': torch.ones(2),

@@ -1,4 +1,4 @@
-"""Weights by timm's names; the download is a stand-in, for tests reach no hub."""
+"""Weights named ``timm:NAME``, with a stand-in for the download."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ NAME = 'vit_base_patch16_224.mae'
 
 @pytest.fixture
 def toy_hub(monkeypatch, randomize):
-    """The hub holds a toy model under every name; gives the model and the names that were asked for."""
+    """A hub with a toy model under every name; yields the model and the requested names."""
     asked = []
     toy = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
 
@@ -107,7 +107,7 @@ def test_plain_models_are_taken():
 
 
 def test_hidden_differences_are_found():
-    """These do not show in names and shapes of weights."""
+    """Names and shapes of weights do not reveal these differences."""
     small = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=4)
     changes = [
         (dict(act_layer=torch.nn.ReLU), 'activation is ReLU'),
@@ -135,7 +135,7 @@ def test_no_network(monkeypatch):
 
 
 def test_export_of_a_name_keeps_what_is_known(toy_hub, tmp_path, make_vit):
-    """The way to a machine without network: statistics and name go with the file."""
+    """An exported file keeps the statistics and the name, for a machine without network."""
     from bootmae.checkpoints import convert
 
     convert(f'timm:{NAME}', 'timm', tmp_path / 'a.safetensors')

@@ -1,4 +1,4 @@
-"""What a file is: each known kind gives an encoder that computes what its own model computes."""
+"""Detection of the file format, of the encoder's prefix and of recorded facts."""
 
 import argparse
 
@@ -175,7 +175,7 @@ def test_unknown_source(make_bootmae):
     ],
 )
 def test_our_downstream_runs(make_vit, heads):
-    """The encoder and what else there is, under our names."""
+    """The encoder and the other weights, under our names."""
     vit = make_vit()
     state = {f'backbone.{key}': value for key, value in vit.state_dict().items()}
     encoder = find_encoder(dict(state_dict=state | {name: torch.ones(2) for name in heads}))
@@ -186,7 +186,7 @@ def test_our_downstream_runs(make_vit, heads):
 
 
 def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
-    """Neither encoder stands in for the other."""
+    """Neither encoder replaces the other."""
     state = make_bootmae().state_dict()
     for source, lost in (('online', 'backbone.'), ('momentum', 'momentum.')):
         left = {key: value for key, value in state.items() if not key.startswith(lost)}
@@ -239,7 +239,7 @@ def test_recorded_heads(make_bootmae):
 
 
 def test_statistics_of_an_export_are_the_recorded_or_unknown(release):
-    """A timm file under the authors' names is not a file of theirs, whose statistics are known."""
+    """A timm file exported to the authors' names does not get the statistics of the authors' files."""
     meta = dict(bootmae=dict(kind='timm ViT', source='online'))
     encoder = find_encoder(dict(model=release['model/'], meta=meta))
     assert encoder.kind == "authors' fine-tuned BootMAE, exported from timm ViT"

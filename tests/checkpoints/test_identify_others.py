@@ -69,7 +69,7 @@ def test_timm(make_vit, randomize):
 
 
 def test_timm_pooled(make_vit, randomize):
-    """The form of facebookresearch MAE's fine-tuned files too."""
+    """Fine-tuned files of facebookresearch MAE have this form too."""
     model = timm_model(randomize, global_pool='avg', fc_norm=True)
     encoder = find_encoder(dict(model=model.state_dict()))
     assert encoder.kind == 'timm ViT'
@@ -132,7 +132,7 @@ def test_mmseg_vit(make_vit, randomize):
 
 
 def test_mmseg_mae(randomize):
-    """Relative positions and layer scale, which our downstream backbone has too."""
+    """Relative positions and layer scale are loaded by our downstream backbone."""
     state, model = mmseg_run(dict(type='MAE', img_size=(32, 32), norm_cfg=dict(type='LN', eps=1e-6)), randomize)
     encoder = find_encoder(dict(state_dict=state))
     assert encoder.kind == 'mmseg MAE or BEiT'

@@ -97,7 +97,7 @@ def test_safetensors_of_timm(tmp_path, make_vit, randomize):
 
 
 def test_hash_is_of_the_files_encoder(run_file, tmp_path, make_vit):
-    """Whatever of it a model takes; the rest of the file has no part in it."""
+    """The hash does not depend on the model or on other parts of the file."""
     path, model = run_file
     first = load_encoder(make_vit(out_type='avg_featmap'), path).hash
     assert load_encoder(make_vit(out_type='avg_featmap'), path).hash == first
@@ -118,7 +118,7 @@ def test_hash_is_of_the_files_encoder(run_file, tmp_path, make_vit):
 
 
 def test_hash_by_hand():
-    """Names, types, shapes and values; the order in the dict and the memory layout are no matter."""
+    """The hash covers names, types, shapes and values, but not the order in the dict or the memory layout."""
     state = {'b': torch.arange(6.0).view(2, 3), 'a': torch.tensor(1.5, dtype=torch.bfloat16)}
     first = tensors_hash(state)
     assert tensors_hash(dict(reversed(state.items()))) == first
@@ -164,7 +164,7 @@ def test_positions_of_a_rectangle_stay_or_are_refused(tmp_path, make_bootmae, ma
 
 
 def test_recorded_rectangle_is_interpolated(tmp_path, make_bootmae, make_vit):
-    """32 patches as 4 x 8 and as 8 x 4 are equally many, and not the same."""
+    """4 x 8 and 8 x 4 patches are equally many, but not the same."""
     model = make_bootmae(backbone=dict(img_size=(32, 64)), masking={})
     path = tmp_path / 'a.pth'
     meta = dict(bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 64]))
@@ -245,7 +245,7 @@ def test_wrong_files_change_nothing(run_file, make_vit, name):
 
 
 def test_momentum_weights_do_not_fit_a_final_norm(run_file, make_vit):
-    """The momentum encoder has none; a norm of random weights would spoil its features silently."""
+    """The momentum encoder has no final norm, and a random one would silently spoil its features."""
     backbone = make_vit()
     before = snapshot(backbone)
     with pytest.raises(ValueError, match='2 missing: norm.weight, norm.bias'):

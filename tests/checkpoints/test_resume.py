@@ -1,4 +1,4 @@
-"""Which file a run goes on from, and which it refuses."""
+"""The choice of the checkpoint that a run resumes from, and the checks of it."""
 
 import copy
 import os
@@ -124,7 +124,7 @@ def test_stale_temporary_files(tmp_path, monkeypatch):
 
 
 def adam(*shapes: tuple, groups: int = 1) -> torch.optim.Optimizer:
-    """An AdamW that has made a step on weights of these shapes."""
+    """An AdamW after one step on weights of these shapes."""
     weights = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
     optimizer = torch.optim.AdamW([dict(params=weights[k::groups]) for k in range(groups)])
     sum(weight.sum() for weight in weights).backward()

@@ -1,4 +1,4 @@
-"""Writing: whole or not at all, and never over a file unasked."""
+"""Writing: complete or not at all, and never over an existing file unasked."""
 
 import errno
 import json
@@ -97,7 +97,7 @@ def test_targets(tmp_path):
 
 
 def test_bytes_of_tensors():
-    """As torch writes them: whole memory of a view, shared memory once."""
+    """As torch writes them: the whole memory of a view, and shared memory once."""
     a = torch.zeros(10, 10)
     assert bytes_of(dict(a=a)) == bytes_of([dict(a=a, b=a.T), (a[0],)]) == bytes_of(a[0]) == 400
     assert bytes_of(dict(a=a, b=torch.zeros(3, dtype=torch.bfloat16), c=1, d='x')) == 406
@@ -122,7 +122,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize('at', [1, 5, 30])
 def test_a_full_disk_has_its_own_error(tmp_path, monkeypatch, at):
-    """Not that of torch about positions in its file."""
+    """The OSError is raised, not torch's error about positions in its file."""
     calls, write = [], SummingFile.write
 
     class Full:

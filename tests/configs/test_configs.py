@@ -1,7 +1,4 @@
-"""Files of configs/pretrain and configs/cls: recipe, opening comment, and a few steps of training at toy size.
-
-Training starts from an empty folder, so configs must bring their imports and paths along.
-"""
+"""Files of configs/pretrain and configs/cls: recipes, opening comments, sizes and imports."""
 
 import re
 import subprocess
@@ -24,9 +21,6 @@ def name(request):
     return request.param
 
 
-# --- without training ---
-
-
 def test_the_files_are_there():
     assert len(PRETRAIN) >= 7
     assert len(CLS) >= 9
@@ -34,7 +28,7 @@ def test_the_files_are_there():
 
 @pytest.mark.slow
 def test_configs_bring_their_imports(tmp_path):
-    """Without importing bootmae first, from an empty folder, every file loads and the names in it are found."""
+    """Every file loads from an empty folder without importing bootmae first, and its names are registered."""
     code = f"""
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
@@ -51,7 +45,7 @@ for path in {[str(path) for path in FILES.values()]!r}:
 
 
 def test_opening_comment(name):
-    """It has the command, which names an existing tool and this file, the hardware, and whether it was run."""
+    """It states the command with an existing tool and this file, the hardware, and whether it was run."""
     text = header(name)
     command = re.search(r'(tools/\w+\.\w+) (configs/\S+\.py)( \d+)?', text)
     assert (REPOSITORY / command[1]).is_file()
@@ -67,7 +61,7 @@ def test_opening_comment(name):
 
 
 def test_batch(name):
-    """GPUs x batch x accumulation of the opening comment is the batch that the learning rate is meant for."""
+    """GPUs x batch x accumulation in the opening comment equals the batch of the learning rate."""
     cfg = Config.fromfile(FILES[name])
     stated = re.search(r'(\d+) GPUs? x (\d+)(?: x accumulation (\d+))?(?: = (\d+))?', header(name))
     gpus, per_gpu, accumulation, product = (
@@ -84,7 +78,7 @@ def test_batch(name):
 
 @pytest.mark.parametrize('name', [name for name in PRETRAIN if name.startswith('bootmae')])
 def test_masks_fit_the_model(name):
-    """The pipeline crops to the size and draws the masks that the model is built for, whatever is changed there."""
+    """The pipeline follows the model's image size and masks, also when options change them."""
     size = load_config(FILES[name]).model.backbone.img_size
     for options in ({}, {'model.backbone.img_size': (size, 2 * size), 'model.masking.num_block': 0}):
         cfg = load_config(FILES[name], options)
@@ -192,7 +186,7 @@ RECIPES = dict(
 
 
 def recipe(cfg: Config) -> dict:
-    """What a config says, under the names of the table above; values that it does not have are None."""
+    """The values of a config under the names of the table above; missing ones are None."""
     model, wrapper = cfg.model, cfg.optim_wrapper
     backbone, optimizer = model.backbone, wrapper.optimizer
     schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
@@ -243,7 +237,7 @@ def test_recipe(name):
 
 @pytest.mark.parametrize('path', sorted((REPOSITORY / 'configs').glob('*/mae_*.py')), ids=lambda path: path.stem)
 def test_no_baseline_inherits_from_the_method(path):
-    """An edit of BootMAE's configs leaves MAE's alone."""
+    """Edits of BootMAE's configs do not change MAE's."""
     bases, seen = [path], set()
     while bases:
         found = re.search(r'^_base_ = (.*)$', (file := bases.pop()).read_text(), re.MULTILINE)

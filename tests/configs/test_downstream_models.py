@@ -19,7 +19,7 @@ from bootmae.results.provenance import versions
 
 
 def step_of(pipeline: list, kind: str) -> dict:
-    """The one step of a pipeline of this type, without its type."""
+    """The only step of this type in a pipeline, without its type."""
     found = [step for step in pipeline if step['type'] == kind]
     assert len(found) == 1, kind
     return {key: value for key, value in found[0].items() if key != 'type'}
@@ -83,7 +83,7 @@ def test_detection_data(name):
 
 
 def test_multi_scale_images(tmp_path):
-    """Short sides of 512 times the ratio, at least 512, each also flipped; twelve images of one."""
+    """Short sides of 512 times the ratio, at least 512, each also flipped: twelve images."""
     init_default_scope('mmseg')
     path, labels = str(tmp_path / 'image.png'), str(tmp_path / 'labels.png')
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -102,13 +102,13 @@ def test_multi_scale_images(tmp_path):
 
 
 def encoder_size(width: int, depth: int, patches: int) -> int:
-    """Numbers of a ViT/16 without final norm: no key bias; positions with a class token."""
+    """Number of parameters of a ViT/16 without final norm and key bias, positions included."""
     block = 12 * width**2 + (3 - 1 + 1 + 5 + 4) * width  # qkv, proj and mlp; biases of qkv but k's, proj, mlp; norms
     return depth * block + 3 * 256 * width + width + width + (1 + patches) * width
 
 
 def test_size_of_an_encoder():
-    """It is timm's without the final norm and the key biases."""
+    """It equals timm's without the final norm and the key biases."""
     theirs = timm.create_model('vit_base_patch16_224', num_classes=0, device='meta')
     keys = 12 * 768
     assert encoder_size(768, 12, 196) == sum(p.numel() for p in theirs.parameters()) - 2 * 768 - keys
@@ -150,7 +150,7 @@ def test_number_of_parameters(name, total, patches, more):
 
 @pytest.mark.slow
 def test_configs_bring_their_imports(tmp_path):
-    """Without importing bootmae first, from an empty folder, all names are found and the models build."""
+    """All names are registered and models build from an empty folder, without importing bootmae first."""
     code = f"""
 import torch
 from mmengine.config import Config
@@ -180,7 +180,7 @@ for path in {[str(FILES[name]) for name in FILES if 'bootmae_vitb' in name or 'm
 
 
 def test_bases_of_mmseg_still_do_not_resolve(tmp_path):
-    """When this fails, configs/_base_/runtime_seg.py can derive from mmseg's."""
+    """When this fails, configs/_base_/runtime_seg.py can inherit from mmseg's."""
     if 'mmsegmentation' in versions(['onedl-mmsegmentation']):  # mmengine knows the original's name
         pytest.skip('the original mmsegmentation is installed')
     (tmp_path / 'config.py').write_text("_base_ = 'mmseg::_base_/default_runtime.py'\n")

@@ -1,4 +1,4 @@
-"""The full-size segmentation and detection configs: every number of their recipes, and what follows from it."""
+"""The full-size segmentation and detection configs: every number of their recipes."""
 
 import re
 
@@ -101,7 +101,7 @@ RECIPES = dict(
 
 
 def shared_part(cfg: Config) -> dict:
-    """What both kinds of configs say; values that a config does not have are None."""
+    """The values that both kinds of configs have; missing ones are None."""
     backbone, wrapper, loader = cfg.model.backbone, cfg.optim_wrapper, cfg.train_dataloader
     stats, warmup = cfg.model.data_preprocessor, cfg.param_scheduler[0]
     assert (backbone.type, warmup.type, warmup.by_epoch, warmup.begin) == ('TransferViT', 'LinearLR', False, 0)
@@ -203,7 +203,7 @@ def test_recipe(name):
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_command(name):
-    """It starts from the last checkpoint of the same method's and size's pretraining."""
+    """It starts from the last pretraining checkpoint of the same method and size."""
     command = re.search(
         r'^#   tools/dist_train.sh (\S+) (\d+) --init work_dirs/(\w+)/epoch_(\d+)\.pth$',
         FILES[name].read_text(),
@@ -222,7 +222,7 @@ def test_command(name):
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_batch(name):
-    """GPUs x batch x accumulation of the opening comment is the recipe's batch."""
+    """GPUs x batch x accumulation in the opening comment equals the recipe's batch."""
     stated = re.search(r'Hardware: (\d+) GPUs x (\d+)(?: x accumulation (\d+))? = (\d+)', FILES[name].read_text())
     gpus, per_gpu, accumulation, product = (int(number or 1) for number in stated.groups())
     assert gpus * per_gpu * accumulation == product == RECIPES[name]['batch']
@@ -231,7 +231,7 @@ def test_batch(name):
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_length(name):
-    """Passes over the data that the recipes' names speak of: 160k iterations, 12 and 100 epochs."""
+    """Lengths of the recipes: 160k iterations, 12 and 100 epochs."""
     cfg = load(name)
     images = cfg.train_cfg.get('max_iters', 0) * cfg.auto_scale_lr.base_batch_size
     if 'vitdet' in name:

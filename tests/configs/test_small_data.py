@@ -50,7 +50,7 @@ def options(**values) -> dict:
 
 @pytest.mark.slow
 def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
-    """The lines of docs/own_data.md for images of (height, width) 64 x 96."""
+    """The config of docs/own_data.md for images of (height, width) 64 x 96."""
     size = (64, 96)
     runner = run_training(
         str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'),
@@ -90,7 +90,7 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
 
 @pytest.mark.parametrize('size', [None, 'cpu'])
 def test_the_suite_is_set_in_three_places(labeled, tmp_path, size):
-    """A copy with its own folders and number of classes gives every cell these, and the right depth."""
+    """Folders and number of classes, set in a copy of the suite, reach every cell, with the right depth."""
     text = SUITE.read_text()
     for line, mine in (
         ('data/images', str(labeled / 'train')),
@@ -115,7 +115,7 @@ def test_the_suite_is_set_in_three_places(labeled, tmp_path, size):
 
 
 def test_the_suite_without_labels(tmp_path):
-    """Without tasks it pretrains, and needs no labeled folder."""
+    """Without tasks the suite only pretrains and needs no labeled folder."""
     content = yaml.safe_load(SUITE.read_text())
     del content['tasks'], content['sizes']['cpu']['tasks']
     (tmp_path / 'my.yaml').write_text(yaml.safe_dump(content))
@@ -125,7 +125,7 @@ def test_the_suite_without_labels(tmp_path):
 
 
 def test_both_methods_train_alike():
-    """Same encoder, images, batch, learning rate and length, at both sizes."""
+    """Both methods have the same encoder, images, batch, learning rate and length at both sizes."""
     for size in ('small_data', 'small_data_cpu'):
         ours, mae = (Config.fromfile(CONFIGS / f'pretrain/{method}_{size}.py') for method in ('bootmae', 'mae'))
         for cfg in (ours, mae):

@@ -111,7 +111,7 @@ def shrink(cfg: Config, images: Path) -> dict:
 
 @pytest.fixture(scope='module')
 def train(tmp_path_factory, imagenet):
-    """``train(name)`` steps a config once in a test session: the runner and its checkpoint."""
+    """``train(name)``: runner and checkpoint of a few steps of a config, once per session."""
     done = {}
 
     def once(name: str, init: Path | None = None):
@@ -130,7 +130,7 @@ def train(tmp_path_factory, imagenet):
 
 
 def check_training(runner, moving: tuple[str, ...], fixed: tuple[str, ...] = ()) -> None:
-    """Losses are finite, each part whose name starts as in ``moving`` has changed, and those in ``fixed`` have not."""
+    """Check that losses are finite, and that the parts in ``moving`` have changed and those in ``fixed`` have not."""
     observer = next(hook for hook in runner.hooks if isinstance(hook, ConfigsTestObserver))
     assert len(observer.losses) == 3
     assert np.isfinite(observer.losses).all()
@@ -157,7 +157,7 @@ def test_pretraining_steps(train, name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CLS)
 def test_downstream_steps(train, name):
-    """From a checkpoint of the pretraining config that its command names; the frozen backbone of a probe stays."""
+    """From a checkpoint of the pretraining config in its command; the frozen backbone of a probe does not change."""
     pretrained = train(init_of(name)[0])[1]
     runner, checkpoint = train(name, init=pretrained)
     report = runner.model.backbone.load_report

@@ -1,4 +1,4 @@
-"""The algorithm: what it sees, what it learns from, and what follows what."""
+"""The algorithm: construction, gradients, momentum encoder, masks and losses."""
 
 import copy
 
@@ -17,7 +17,7 @@ VISIBLE, MASKED = 5, 11  # of 16 patches
 
 
 def change_patches(inputs, ids, patch=8):
-    """Other pixels in patches ``ids`` (B, any) of 4 x 4."""
+    """Replace the pixels of patches ``ids`` (B, any) in a grid of 4 x 4."""
     changed = inputs.clone()
     for b, row in enumerate(ids.tolist()):
         for i in row:
@@ -93,9 +93,9 @@ def test_unknown_decoder_setting(make_bootmae):
 # Gradients and the momentum encoder
 
 
-def test_who_gets_a_gradient(make_bootmae, draw_orders):
+def test_who_gets_a_gradient(make_bootmae, draw_ids_shuffle):
     model = make_bootmae()
-    losses = model.loss(images(), samples(draw_orders(model)))
+    losses = model.loss(images(), samples(draw_ids_shuffle(model)))
     total, log = model.parse_losses(losses)
     assert total == losses['loss_pixel'] + losses['loss_feature']
     assert set(log) == {'loss', 'loss_pixel', 'loss_feature', 'feature_error'}
@@ -109,9 +109,9 @@ def test_who_gets_a_gradient(make_bootmae, draw_orders):
 
 
 @pytest.mark.parametrize('used, unused', [('loss_pixel', 'feature_decoder'), ('loss_feature', 'pixel_decoder')])
-def test_each_loss_trains_its_own_decoder(make_bootmae, draw_orders, used, unused):
+def test_each_loss_trains_its_own_decoder(make_bootmae, draw_ids_shuffle, used, unused):
     model = make_bootmae()
-    model.loss(images(), samples(draw_orders(model)))[used].backward()
+    model.loss(images(), samples(draw_ids_shuffle(model)))[used].backward()
     assert all(p.grad is None for p in getattr(model, unused).parameters())
     assert model.backbone.cls_token.grad.abs().max() > 0
 
@@ -171,8 +171,8 @@ def test_momentum_encoder_is_in_the_checkpoint(make_bootmae):
     assert names == backbone - {'norm.weight', 'norm.bias'}
     assert 'feature_weight' not in state, 'it belongs to the epoch, not to the weights'
     other.load_state_dict(state)
-    orders = torch.arange(16).expand(2, -1)
-    assert torch.equal(other.predict(images(), orders).targets, model.predict(images(), orders).targets)
+    ids_shuffle = torch.arange(16).expand(2, -1)
+    assert torch.equal(other.predict(images(), ids_shuffle).targets, model.predict(images(), ids_shuffle).targets)
 
 
 def test_momentum_encoder_stays_in_eval_mode(make_bootmae):
@@ -180,8 +180,8 @@ def test_momentum_encoder_stays_in_eval_mode(make_bootmae):
     assert model.train() is model
     assert model.backbone.training
     assert not any(module.training for module in model.momentum.modules())
-    orders = torch.arange(16).expand(2, -1)
-    first, second = model.predict(images(), orders), model.predict(images(), orders)
+    ids_shuffle = torch.arange(16).expand(2, -1)
+    first, second = model.predict(images(), ids_shuffle), model.predict(images(), ids_shuffle)
     assert torch.equal(first.targets, second.targets)
     assert not torch.equal(first.features, second.features), 'the online encoder drops paths'
     assert not first.targets.requires_grad
@@ -190,77 +190,79 @@ def test_momentum_encoder_stays_in_eval_mode(make_bootmae):
 # What is seen
 
 
-def test_targets_are_the_momentum_features_of_the_whole_image(make_bootmae, draw_orders):
+def test_targets_are_the_momentum_features_of_the_whole_image(make_bootmae, draw_ids_shuffle):
     model = make_bootmae()
-    orders = draw_orders(model)
+    ids_shuffle = draw_ids_shuffle(model)
     vit = model.momentum
     tokens = vit.embed(vit.patch_embed.patchify(images()), vit.pos_embed[:, 1:])
     whole = vit.forward_blocks(tokens)[0][:, 1:]  # without the final norm
-    out = model.predict(images(), orders)
-    assert torch.equal(out.ids_masked, orders[:, VISIBLE:])
+    out = model.predict(images(), ids_shuffle)
+    assert torch.equal(out.ids_masked, ids_shuffle[:, VISIBLE:])
     assert_close(out.targets, whole.gather(1, out.ids_masked[..., None].expand(-1, -1, 24)))
     patches = model.backbone.patch_embed.patchify(images())
     assert torch.equal(out.patches, patches.gather(1, out.ids_masked[..., None].expand(-1, -1, 192)))
 
 
-def test_masked_pixels_reach_the_targets_only(make_bootmae, draw_orders):
+def test_masked_pixels_reach_the_targets_only(make_bootmae, draw_ids_shuffle):
     model = make_bootmae()
-    orders = draw_orders(model)
-    before = model.predict(images(), orders)
-    after = model.predict(change_patches(images(), orders[:, VISIBLE:]), orders)
+    ids_shuffle = draw_ids_shuffle(model)
+    before = model.predict(images(), ids_shuffle)
+    after = model.predict(change_patches(images(), ids_shuffle[:, VISIBLE:]), ids_shuffle)
     assert torch.equal(after.pixels, before.pixels)
     assert torch.equal(after.features, before.features)
     assert ((after.targets - before.targets).abs().amax(-1) > 1e-3).all()
     assert ((after.patches - before.patches).abs().amax(-1) > 1e-3).all()
 
 
-def test_visible_pixels_reach_everything(make_bootmae, draw_orders):
+def test_visible_pixels_reach_everything(make_bootmae, draw_ids_shuffle):
     model = make_bootmae()
-    orders = draw_orders(model)
-    before = model.predict(images(), orders)
-    after = model.predict(change_patches(images(), orders[:, :1]), orders)
+    ids_shuffle = draw_ids_shuffle(model)
+    before = model.predict(images(), ids_shuffle)
+    after = model.predict(change_patches(images(), ids_shuffle[:, :1]), ids_shuffle)
     for key in ('pixels', 'features', 'targets'):
         assert ((getattr(after, key) - getattr(before, key)).abs().amax(-1) > 1e-6).all(), key
     assert torch.equal(after.patches, before.patches)
 
 
-def test_images_of_a_batch_do_not_mix(make_bootmae, draw_orders):
+def test_images_of_a_batch_do_not_mix(make_bootmae, draw_ids_shuffle):
     model = make_bootmae()
-    orders = draw_orders(model, 3)
-    whole = model.predict(images(3), orders)
-    alone = model.predict(images(3)[1:2], orders[1:2])
+    ids_shuffle = draw_ids_shuffle(model, 3)
+    whole = model.predict(images(3), ids_shuffle)
+    alone = model.predict(images(3)[1:2], ids_shuffle[1:2])
     for key in ('pixels', 'features', 'targets', 'weights'):
         assert_close(getattr(alone, key), getattr(whole, key)[1:2])
 
 
 @pytest.mark.parametrize('part', [slice(0, VISIBLE), slice(VISIBLE, None)], ids=['visible', 'masked'])
-def test_order_within_a_part_changes_no_loss(make_bootmae, draw_orders, part):
+def test_order_within_a_part_changes_no_loss(make_bootmae, draw_ids_shuffle, part):
     model = make_bootmae()
-    orders = draw_orders(model)
-    other = orders.clone()
+    ids_shuffle = draw_ids_shuffle(model)
+    other = ids_shuffle.clone()
     other[:, part] = other[:, part].flip(1)
-    ours, theirs = (model.loss(images(), samples(x)) for x in (orders, other))
+    ours, theirs = (model.loss(images(), samples(x)) for x in (ids_shuffle, other))
     for key in ours:
         assert_close(ours[key], theirs[key], rtol=1e-12, atol=0)
-    swapped = orders.clone()
-    swapped[:, [0, -1]] = orders[:, [-1, 0]]  # another mask
+    swapped = ids_shuffle.clone()
+    swapped[:, [0, -1]] = ids_shuffle[:, [-1, 0]]  # another mask
     assert abs(model.loss(images(), samples(swapped))['loss_pixel'] - ours['loss_pixel']) > 1e-6
 
 
 @pytest.mark.parametrize(
     'name, result, other', [('pixel_decoder', 'pixels', 'features'), ('feature_decoder', 'features', 'pixels')]
 )
-def test_a_planted_mask_token_shows_up_at_masked_positions_only(make_bootmae, draw_orders, name, result, other):
+def test_a_planted_mask_token_shows_up_at_masked_positions_only(make_bootmae, draw_ids_shuffle, name, result, other):
     model = make_bootmae()
-    decoder, orders, seen = getattr(model, name), draw_orders(model), []
-    before = model.predict(images(), orders)
+    decoder, ids_shuffle, seen = getattr(model, name), draw_ids_shuffle(model), []
+    before = model.predict(images(), ids_shuffle)
     decoder.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     decoder.mask_token.data.fill_(10_000)
-    after = model.predict(images(), orders)
+    after = model.predict(images(), ids_shuffle)
     planted = (seen[0] > 9_000).all(dim=-1)
     assert planted.tolist() == [[False] * (1 + VISIBLE) + [True] * MASKED] * 2
     assert seen[0][:, : 1 + VISIBLE].abs().max() < 100
-    assert_close(seen[0][:, 1 + VISIBLE :] - 10_000, decoder.pos_embed[0, 1:][orders[:, VISIBLE:]], rtol=0, atol=1e-9)
+    assert_close(
+        seen[0][:, 1 + VISIBLE :] - 10_000, decoder.pos_embed[0, 1:][ids_shuffle[:, VISIBLE:]], rtol=0, atol=1e-9
+    )
     assert ((getattr(after, result) - getattr(before, result)).abs().amax(-1) > 1e-3).all()
     assert torch.equal(getattr(after, other), getattr(before, other))
     assert torch.equal(after.targets, before.targets)
@@ -269,10 +271,10 @@ def test_a_planted_mask_token_shows_up_at_masked_positions_only(make_bootmae, dr
 # Masks and the loss
 
 
-def test_masks_come_from_the_pipeline(make_bootmae, draw_orders):
+def test_masks_come_from_the_pipeline(make_bootmae, draw_ids_shuffle):
     model = make_bootmae()
-    orders = draw_orders(model)
-    assert torch.equal(model.batch_ids_shuffle(samples(orders), 2, torch.device('cpu')), orders)
+    ids_shuffle = draw_ids_shuffle(model)
+    assert torch.equal(model.batch_ids_shuffle(samples(ids_shuffle), 2, torch.device('cpu')), ids_shuffle)
 
 
 @pytest.mark.parametrize('data_samples', [None, [DataSample(), DataSample()]])
@@ -286,9 +288,9 @@ def test_masks_are_drawn_without_a_pipeline(make_bootmae, data_samples):
 
 @pytest.mark.parametrize('shape', [(2, 17), (2, 15), (1, 16), (3, 16)])
 def test_masks_that_do_not_fit(make_bootmae, shape):
-    orders = torch.arange(shape[1]).expand(shape)
+    ids_shuffle = torch.arange(shape[1]).expand(shape)
     with pytest.raises(ValueError, match=r'ids_shuffle of shape .* does not fit 2 images of \(4, 4\) patches'):
-        make_bootmae().loss(images(), samples(orders))
+        make_bootmae().loss(images(), samples(ids_shuffle))
 
 
 def test_wrong_image_size(make_bootmae):
@@ -296,9 +298,9 @@ def test_wrong_image_size(make_bootmae):
         make_bootmae().loss(images(size=(40, 32)))
 
 
-def test_feature_weight(make_bootmae, draw_orders):
+def test_feature_weight(make_bootmae, draw_ids_shuffle):
     model = make_bootmae()
-    data = samples(draw_orders(model))
+    data = samples(draw_ids_shuffle(model))
     full = model.loss(images(), data)
     assert full['loss_feature'] == full['feature_error']
     model.feature_weight.fill_(0.25)
@@ -309,19 +311,22 @@ def test_feature_weight(make_bootmae, draw_orders):
     assert not part['feature_error'].requires_grad
 
 
-def test_weighting(make_bootmae, draw_orders):
+def test_weighting(make_bootmae, draw_ids_shuffle):
     weighted, plain = make_bootmae(), make_bootmae(weighted=False)
-    orders = draw_orders(weighted)
-    assert (plain.predict(images(), orders).weights == 1).all()
-    weights = weighted.predict(images(), orders).weights
+    ids_shuffle = draw_ids_shuffle(weighted)
+    assert (plain.predict(images(), ids_shuffle).weights == 1).all()
+    weights = weighted.predict(images(), ids_shuffle).weights
     assert weights.min() >= 1 + 1 / 9 - 1e-6
     assert weights.max() <= 2
-    assert weighted.loss(images(), samples(orders))['loss_pixel'] > plain.loss(images(), samples(orders))['loss_pixel']
+    assert (
+        weighted.loss(images(), samples(ids_shuffle))['loss_pixel']
+        > plain.loss(images(), samples(ids_shuffle))['loss_pixel']
+    )
 
 
-def test_forward_modes(make_bootmae, draw_orders):
+def test_forward_modes(make_bootmae, draw_ids_shuffle):
     model = make_bootmae().eval()
-    data = samples(draw_orders(model))
+    data = samples(draw_ids_shuffle(model))
     losses = model(images(), data, mode='loss')
     assert {key: value.item() for key, value in losses.items()} == {
         key: value.item() for key, value in model.loss(images(), data).items()

@@ -71,7 +71,7 @@ def test_mae_equals_facebookresearch(golden, name):
 
 
 def test_mae_is_compared_as_the_configs_build_it():
-    """The same model, number for number, as of the full-size config."""
+    """The model equals that of the full-size config in every number."""
     init_default_scope('mmpretrain')
     sizes = dict(
         img_size=224,
@@ -107,7 +107,7 @@ def test_vitdet_equals_detectron2(golden, name):
 
 
 def test_vitdet_without_relative_positions(golden, tmp_path):
-    """A file without tables is a model without tables: windows and padding alone."""
+    """A file without tables gives a model without relative positions."""
     with np.load(golden / VITDET) as archive:
         arrays = {key: 0 * value if '.rel_pos_' in key else value for key, value in archive.items()}
     np.savez(tmp_path / 'zero.npz', **arrays)

@@ -53,7 +53,7 @@ def normed_momentum(momentum_features):
 
 
 def blind_momentum(momentum_features):
-    """The momentum encoder sees the masked patches alone."""
+    """The momentum encoder sees only the masked patches."""
     return lambda self, patches, positions: momentum_features(
         self, patches[:, self.masking.num_visible :], positions[:, self.masking.num_visible :]
     )
@@ -81,9 +81,9 @@ def swapped_taps(build):
 def visible_positions_in_decoder(monkeypatch):
     seen, predict, forward = {}, BootMAE.predict, TargetAwareDecoder.forward
 
-    def predicting(self, images, orders):
-        seen['visible'] = orders[:, : self.masking.num_visible]
-        return predict(self, images, orders)
+    def predicting(self, images, ids_shuffle):
+        seen['visible'] = ids_shuffle[:, : self.masking.num_visible]
+        return predict(self, images, ids_shuffle)
 
     def decoding(self, latent, context, ids_masked):
         positions = self.pos_embed[0, 1:][seen['visible']]
@@ -322,7 +322,7 @@ def test_a_mistake_is_noticed(golden, monkeypatch, name):
 
 
 def test_a_trained_key_bias_is_noticed(golden, monkeypatch):
-    """It would cancel in the forward pass; what it adds is a parameter that the release does not have."""
+    """It cancels in the forward pass, but adds a parameter that the release does not have."""
 
     def with_key_bias(init):
         def building(self, *args):

@@ -13,9 +13,9 @@ from inputs import images, samples
         (torch.float32, torch.float16, 2e-3),  # 11 bits: 5e-4
     ],
 )
-def test_precisions_agree_with_float32(make_bootmae, draw_orders, dtype, autocast, tolerance):
+def test_precisions_agree_with_float32(make_bootmae, draw_ids_shuffle, dtype, autocast, tolerance):
     model = make_bootmae()
-    data, results = samples(draw_orders(model)), []
+    data, results = samples(draw_ids_shuffle(model)), []
     for precision, amp in ((torch.float32, None), (dtype, autocast)):
         model.to(precision).zero_grad()
         with torch.autocast('cpu', amp, enabled=amp is not None):
@@ -35,7 +35,7 @@ def test_precisions_agree_with_float32(make_bootmae, draw_orders, dtype, autocas
 
 
 @pytest.mark.parametrize('amp', [torch.bfloat16, torch.float16])
-def test_the_residual_stream_stays_in_float32(make_bootmae, draw_orders, amp):
+def test_the_residual_stream_stays_in_float32(make_bootmae, draw_ids_shuffle, amp):
     model, seen = make_bootmae().float(), []
     for module in (
         *model.backbone.blocks,
@@ -45,13 +45,13 @@ def test_the_residual_stream_stays_in_float32(make_bootmae, draw_orders, amp):
     ):
         module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     with torch.autocast('cpu', amp):
-        model.loss(images().float(), samples(draw_orders(model)))
+        model.loss(images().float(), samples(draw_ids_shuffle(model)))
     assert len(seen) == 3 + 2 + 2 + 3
     assert set(seen) == {torch.float32}
 
 
-def test_checkpointing_gives_identical_gradients(make_bootmae, draw_orders):
-    """The decoders follow the encoder's option, and each of their blocks is worked out twice."""
+def test_checkpointing_gives_identical_gradients(make_bootmae, draw_ids_shuffle):
+    """The decoders inherit the encoder's option, and each of their blocks runs twice."""
     gradients, calls = [], []
     for with_cp in (False, True):
         model = make_bootmae(backbone=dict(with_cp=with_cp))
@@ -65,7 +65,7 @@ def test_checkpointing_gives_identical_gradients(make_bootmae, draw_orders):
             for block in decoder.blocks:
                 block.mlp.register_forward_pre_hook(count)
         images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        sum(model.losses(images, draw_orders(model))).backward()
+        sum(model.losses(images, draw_ids_shuffle(model))).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert calls == [4, 8]
     assert set(gradients[0]) == set(gradients[1])

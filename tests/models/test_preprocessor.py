@@ -40,7 +40,7 @@ def normalized(images):
 
 
 def test_it_erases_as_timm_does(images):
-    """The same numbers as timm's own class gives for normalized images, of any size of the noise."""
+    """The result equals that of timm's class on normalized images."""
     seed(3)
     ours = build(erase_prob=0.5)(batch(images), training=True)['inputs']
     theirs = normalized(images)
@@ -86,7 +86,7 @@ def test_the_recipes_use_it(method, mean):
 
 
 def test_samples_stay_where_they_are():
-    """Images are normalized as by mmpretrain's preprocessor; of the samples no copy is made."""
+    """Images are normalized as in mmpretrain's preprocessor, and samples are not copied."""
     settings = dict(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0], to_rgb=True)
     images, samples = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), [DataSample(), DataSample()]
     ours, theirs = (
@@ -100,7 +100,7 @@ def test_samples_stay_where_they_are():
 
 @pytest.mark.parametrize('kind', ['PretrainPreprocessor', 'SelfSupDataPreprocessor'])
 def test_channels_are_not_indexed_with_a_list(kind):
-    """On a GPU the list would be sent there, and the host would wait for it; mmpretrain's own does so."""
+    """Indexing with a list copies the list to the GPU and waits for it, as in mmpretrain's preprocessor."""
 
     class Indexing(TorchDispatchMode):
         used = False

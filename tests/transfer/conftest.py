@@ -4,7 +4,7 @@ from mmengine.registry import init_default_scope
 
 @pytest.fixture
 def scope():
-    """``scope(library)``: the library in which names in configs are looked up, as ``default_scope`` sets it."""
+    """``scope(library)``: set the default scope of the registries."""
     yield init_default_scope
     init_default_scope('mmpretrain')
 

@@ -113,7 +113,7 @@ def test_full_attention_equals_loops(make):
 @pytest.mark.parametrize('relative_positions', [False, True])
 @pytest.mark.parametrize('grid', [(5, 7), (6, 3), (2, 4), (3, 3), (2, 2)])
 def test_window_attention_equals_loops(make, grid, relative_positions):
-    """Windows of 3 x 3 from the top left, cut at the edges; the class token sees itself alone."""
+    """Windows of 3 x 3 from the top left are cut at the edges, and the class token attends only to itself."""
     model = make(**WINDOWED | dict(relative_positions=relative_positions))
     attn, x = model.blocks[0].attn, tokens(1 + grid[0] * grid[1])
     table = attn.relative_position_bias_table
@@ -149,7 +149,7 @@ def test_groups_hold_each_token_once():
 
 
 def test_a_bias_is_contiguous(make):
-    """On a GPU the fused kernels refuse any other, and attention would keep all logits."""
+    """Fused GPU kernels need a contiguous bias; without them attention keeps all logits."""
     model = make(**DEEP | dict(relative_positions=True))
     bias = model.blocks[0].attn.position_bias(model.groups((4, 4), torch.device('cpu'))[0][0][0])
     assert bias.is_contiguous()
@@ -158,7 +158,7 @@ def test_a_bias_is_contiguous(make):
 @pytest.mark.parametrize('side', [4, 9])
 @pytest.mark.parametrize('relative_positions', [False, True])
 def test_a_window_over_the_grid_is_full_attention(make, side, relative_positions):
-    """... of the patches alone, with the same offsets in the middle of a larger table."""
+    """A window as large as the grid gives full attention of the patches, with the middle of a larger table."""
     settings = DEEP | dict(relative_positions=relative_positions)
     window, full = make(**settings, window_size=side, global_blocks=(3,)), make(**settings)
     windowed, whole = window.blocks[0].attn, full.blocks[0].attn

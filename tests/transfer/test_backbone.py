@@ -28,7 +28,7 @@ def test_taps_are_the_blocks_outputs(make):
 
 
 def test_new_parts_start_as_nothing(make_vit):
-    """Bias tables start at zero and layer scales at one: the pretrained function is unchanged."""
+    """Bias tables start at zero and layer scales at one, so the pretrained features are unchanged."""
     plain = make_vit(**DEEP, out_type='featmap', final_norm=False)
     model = (
         MODELS.build(
@@ -54,7 +54,7 @@ def test_layer_scale_by_hand(make):
 
 @pytest.mark.parametrize('size', [(32, 48), (16, 64), (72, 8)])
 def test_another_input_size(make, size):
-    """A model made for this size, with positions and tables interpolated beforehand, gives the same."""
+    """A model built for this size, with interpolated positions and tables, gives the same maps."""
     model, fitted = make(**WINDOWED), make(**WINDOWED, img_size=size)
     grid = tuple(n // 8 for n in size)
     state = model.state_dict()

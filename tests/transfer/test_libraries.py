@@ -103,7 +103,7 @@ def test_features_in_each_library(library, randomize, scope):
 
 @pytest.mark.parametrize('library', TOYS)
 def test_layer_decay_groups_in_each_library(library, scope):
-    """Half the rate a layer: 2**-5 for the embedding, 2**-(4 - k) for block k, and 1 after the blocks."""
+    """The rate halves per layer: 2**-5 for the embedding, 2**-(4 - k) for block k, and 1 after the blocks."""
     scope(library)
     model = TOYS[library]()
     table, ndim = parameter_table(model, layer_decay=0.5), {name: p.ndim for name, p in model.named_parameters()}
@@ -203,7 +203,7 @@ def test_vitb_segmentation_groups(decay_positions):
 
 
 def test_the_release_has_the_same_parameters(golden):
-    """Its names, through the key map, are our trainable parameters and the statistics of the batch norm."""
+    """Mapped to our names, its weights are our parameters and the statistics of the batch norm."""
     with np.load(golden / 'compact_segmentation.npz') as file:
         state = {
             key.replace('backbone/', 'backbone.'): torch.from_numpy(file[key])
@@ -217,7 +217,7 @@ def test_the_release_has_the_same_parameters(golden):
 
 
 def test_importing_the_suite_does_not_import_mmseg():
-    """It costs a second that only segmentation should pay. (mmdet is imported by mmpretrain's models in any case.)"""
+    """Importing mmseg takes a second, which only segmentation needs. (mmpretrain's models import mmdet anyway.)"""
     code = 'import sys, bootmae.registry; print("mmseg" in sys.modules, "bootmae.transfer" in sys.modules)'
     run = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
     assert run.stdout.split()[-2:] == ['False', 'True']

@@ -1,4 +1,4 @@
-"""Loading into the downstream ViT: what may be new, what is interpolated, what is refused, and in which libraries."""
+"""Loading into the downstream ViT: new parts, interpolation, errors, and the three libraries."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def build(**changes):
 
 @pytest.fixture
 def pretrained(tmp_path, make_bootmae):
-    """A BootMAE run's file, and its encoder's weights."""
+    """A checkpoint of a BootMAE run, and the weights of its encoder."""
     model = make_bootmae(backbone=dict(arch=ARCH)).float()
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'run.pth')
     return tmp_path / 'run.pth', model.backbone.state_dict()
@@ -149,7 +149,7 @@ def test_tables_are_interpolated(authors):
 
 
 def test_a_recorded_grid_is_believed(tmp_path, pretrained):
-    """2 x 8 patches are as many as 4 x 4: the size that our runs record tells them apart; else they are a square."""
+    """2 x 8 patches are as many as 4 x 4. The recorded size decides; without one the grid is a square."""
     path, encoder = pretrained
     report = load_encoder(build(img_size=(16, 64)), path)
     assert report.resized == ['pos_embed from 4x4 to 2x8']
@@ -335,7 +335,7 @@ def test_init_option_takes_a_downstream_config(pretrained):
 
 
 def test_starting_weights():
-    """The blocks start as in pretraining, the pyramid as torch starts its convolutions."""
+    """The blocks are initialized as in pretraining, the pyramid as torch initializes convolutions."""
     model = build(**TAPS, **NEW)
     before = {name: value.clone() for name, value in model.pyramid.named_parameters()}
     model.init_weights()

@@ -39,7 +39,7 @@ def make(make_vit):
 
 
 def test_attention_on_a_grid_by_loops():
-    """Queries are scaled for the content and not for the positions; the tables are shared by the heads."""
+    """Queries are scaled in the content term but not in the position terms; all heads share the tables."""
     (h, w), heads, width = (2, 3), 2, 4
     q, k, v = (random(1, h * w, heads * width, seed=seed) for seed in range(3))
     rows, columns = random(h, h, width, seed=3), random(w, w, width, seed=4)
@@ -67,7 +67,7 @@ def test_offsets_by_hand():
 
 
 def test_no_matrix_of_all_pairs_is_needed(make):
-    """Forward and backward work with the fused kernel alone, which takes no bias of its own."""
+    """Forward and backward need only the fused kernel, which does not take a bias."""
     model = make(pyramid=PYRAMID).float().train()
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         sum(level.square().mean() for level in model(random(1, 3, 40, 56).float())).backward()
@@ -87,7 +87,7 @@ def test_tiles_are_put_back(grid, side):
 
 
 def test_windows_see_their_padding_and_no_other_window(make):
-    """What a window's padding does: its keys are zero and its values are the bias, so that outputs are drawn to it."""
+    """Padding takes part in a window: its keys are zero and its values are the bias."""
     model = make(global_blocks=(3,), out_indices=(0, 3))
     before = model.maps(random(1, 3, 32, 32))[0]
     with torch.no_grad():
@@ -236,7 +236,7 @@ def test_a_damaged_file_is_refused(detectron2, changes, message):
 
 
 def test_a_pretrained_encoder_loads_without_its_class_token(tmp_path, make_bootmae, make):
-    """Tables and pyramid are new, and the report names the class token among what is not used."""
+    """Tables and pyramid are new, and the report lists the class token as not used."""
     pretrained = make_bootmae(backbone=dict(arch=VITDET['arch'])).float()
     torch.save(dict(state_dict=pretrained.state_dict()), tmp_path / 'run.pth')
     model = make(pyramid=PYRAMID)
