@@ -1,4 +1,4 @@
-# The digits, at toy size.
+# Fine-tuning on digits at toy size, for weights of either method.
 _base_ = './runtime.py'
 
 img_size, patch_size, num_classes = 32, 4, 10

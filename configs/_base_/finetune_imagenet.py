@@ -1,5 +1,5 @@
-# ImageNet-1k for fine-tuning with timm's augmentation; random erasing is done after normalization, on the device. The
-# methods differ in their input statistics, which also fill rotated images: each config takes one of the two pipelines.
+# ImageNet-1k for fine-tuning with timm's augmentation. Random erasing runs on the device, after normalization. The
+# input statistics, which also fill rotated images, depend on the method, so each config takes one of the two pipelines.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 

@@ -1,4 +1,4 @@
-# scikit-learn's handwritten digits for the debug and demo sizes: real images, no download, no files.
+# scikit-learn's handwritten digits for the debug size: real images without download or files.
 img_size, patch_size = 32, 4
 data_preprocessor = dict(type='PretrainPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
 train_pipeline = [

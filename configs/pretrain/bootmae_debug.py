@@ -1,4 +1,4 @@
-# BootMAE at toy size on handwritten digits: ends within seconds on a CPU. For tests, and to try the tools.
+# BootMAE at toy size on handwritten digits, for tests and for trying the tools: seconds on a CPU.
 #
 #   tools/train.py configs/pretrain/bootmae_debug.py
 #

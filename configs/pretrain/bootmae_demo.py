@@ -1,11 +1,11 @@
-# BootMAE at the size of `make demo`: crops of photographs that the Python wheels carry, 48 px, a minute or two.
+# BootMAE at the size of `make demo`: 48-px crops of photographs from installed Python packages, a minute or two.
 #
 #   tools/train.py configs/pretrain/bootmae_demo.py
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
-# The EMA is slow for a run of a thousand steps: with the paper's share of the run (a horizon of 0.4 % of the steps) the
-# momentum features collapse within 50 steps and come back, and k-NN stays behind (one seed: 44.4 against 51.0 % after 2
-# epochs, untrained 48.0, and 53.6 against 56.7 after 4).
+# The EMA is slow for a run of a thousand steps. With the paper's share of the run (a horizon of 0.4 % of the steps) the
+# momentum features collapse within 50 steps and recover, but k-NN accuracy stays lower (one seed: 44.4 %
+# instead of 51.0 % after 2 epochs, untrained 48.0 %, and 53.6 % instead of 56.7 % after 4).
 _base_ = './bootmae_debug.py'
 
 img_size = 48

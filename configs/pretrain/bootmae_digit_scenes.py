@@ -1,9 +1,9 @@
-# BootMAE with a micro model on the 2,000 training scenes of configs/_base_/digit_scenes.py, without their labels, for
+# BootMAE with a micro model on the 2,000 training scenes of configs/_base_/digit_scenes.py, without labels, for
 # Mask R-CNN and UperNet on the same scenes (suites/digit_scenes.yaml, docs/evidence.md).
 #
 #   tools/train.py configs/pretrain/bootmae_digit_scenes.py
 #
-# EMA as of bootmae_demo.py. Hardware: one CPU core. Expected: docs/evidence.md. Run here: see there.
+# The EMA is that of bootmae_demo.py. Hardware: one CPU core. Expected: docs/evidence.md. Run here: see there.
 _base_ = ['./bootmae_demo.py', '../_base_/digit_scenes.py']
 
 custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-# bootmae_small_data.py with a micro model at 64 px, in minutes on a CPU: to try your images before a GPU is rented.
+# bootmae_small_data.py with a micro model at 64 px, minutes on a CPU: to try your images before you rent a GPU.
 #
 #   tools/train.py configs/pretrain/bootmae_small_data_cpu.py --cfg-options train_dataloader.dataset.roots=/my/images
 #

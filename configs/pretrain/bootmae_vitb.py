@@ -9,7 +9,7 @@
 #   default_hooks.probe.interval=20 default_hooks.probe.max_images=50000 default_hooks.probe.workers=8
 _base_ = ['../_base_/pretrain_imagenet.py', '../_base_/runtime.py']
 
-# 0.5 of [0, 1], not ImageNet statistics
+# mean = std = 0.5 of [0, 1], not the statistics of ImageNet
 data_preprocessor = dict(type='PretrainPreprocessor', mean=[127.5] * 3, std=[127.5] * 3)
 
 model = dict(
@@ -29,5 +29,5 @@ train_pipeline = [  # image size, patch size and masks are the model's
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 param_scheduler = dict(type='WarmupCosineLR', warmup=40, min_lr=1e-4, convert_to_iter_based=True)
-train_cfg = dict(by_epoch=True, max_epochs=801)  # the release's, named 800; the schedule ends with it
+train_cfg = dict(by_epoch=True, max_epochs=801)  # the release calls these 800; the schedule ends with them
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.999), (100, 0.9999), (400, 0.99999)), ramp=0.25)]
