@@ -143,8 +143,13 @@ def verify_checksum(path: str | Path) -> bool:
 def tensors_digest(tensors: dict[str, torch.Tensor], facts: Iterable = ()) -> str:
     """Checksum of a safetensors file: SHA-256 of the names, types, shapes and values of tensors, and of plain facts."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def add_tensors(digest: 'hashlib._Hash', tensors: dict[str, torch.Tensor]) -> None:
+    """Add names, types, shapes and values of tensors to a hash."""
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()
         digest.update(f'{key}{value.dtype}{tuple(value.shape)}'.encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..models.positions import bias_table_size, resize_bias_table, resize_offsets, resize_positions
 from ..models.vit import PlainViT
+from .checksum import add_tensors
 from .identify import Encoder, find_encoder, weights_of
 from .keys import State
 from .read import read_checkpoint
@@ -60,10 +61,7 @@ def families(keys: list[str]) -> list[str]:
 def tensors_hash(state: State) -> str:
     """First 12 hex digits of the SHA-256 of names, types, shapes and values."""
     digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        digest.update(f'{key}{value.dtype}{tuple(value.shape)}'.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    add_tensors(digest, state)
     return digest.hexdigest()[:12]
 
 
