@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -147,8 +147,8 @@ def tensors_digest(tensors: dict[str, torch.Tensor], facts: Iterable = ()) -> st
     return digest.hexdigest()
 
 
-def add_tensors(digest: 'hashlib._Hash', tensors: dict[str, torch.Tensor]) -> None:
-    """Add names, types, shapes and values of tensors to a hash."""
+def add_tensors(digest: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Add names, types, shapes and values of tensors to a hash of hashlib."""
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()
         digest.update(f'{key}{value.dtype}{tuple(value.shape)}'.encode())

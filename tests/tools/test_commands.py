@@ -103,7 +103,7 @@ def test_a_pretraining_file_is_no_classifier(tmp_path, capsys):
         ('epoch_1', r'is not a checkpoint of this config.s ImageClassifier: \d+ weights missing'),
         ('weights', 'holds weights, not a run'),
         ('damaged', '(is damaged|was not read)'),
-        ('missing', 'give the path'),
+        ('missing', 'use the path'),
     ):
         assert (
             call(
