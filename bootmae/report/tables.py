@@ -283,18 +283,22 @@ def escape(text: str) -> str:
 
 
 def text_table(rows: Sequence[ResultRow]) -> str:
-    """Comparison of the measured rows for the terminal, percent; one line where nothing was measured."""
+    """Comparison of the measured rows for the terminal, in percent; a single line if nothing was measured."""
     heads, body, table = _plain(rows)
     if not body:
         return 'no measured rows\n'
-    lines = [heads, *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    lines.insert(1, ['-' * width for width in widths])
-    numeric = [is_number for _, is_number in table.columns]
-    texts = [
+    rule = ['-' * max(map(len, column)) for column in zip(heads, *body, strict=True)]
+    right = [place for place, (_, numeric) in enumerate(table.columns) if numeric]
+    return align_columns([heads, rule, *body], right) + '\n'
+
+
+def align_columns(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns of text, two spaces apart; the columns numbered in ``right`` are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return '\n'.join(
         '  '.join(
-            text.rjust(w) if right else text.ljust(w) for text, w, right in zip(line, widths, numeric, strict=False)
-        )
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
-    ]
-    return '\n'.join(text.rstrip() for text in texts) + '\n'
+    )

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..commands.plan import build_on_meta, count_images, gflop_per_image, length_of, task_of
 from ..config.batch import apply_batch
+from ..report.tables import align_columns
 from .cells import Cell
 from .collect import cell_config
 from .job_state import state_of
-from .status import aligned
 
 TFLOPS = 120.0
 ASSUMED = (
@@ -95,7 +95,7 @@ def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = 
     left = sum(hour or 0.0 for hour, line in zip(hours, lines, strict=True) if line[1] != 'done')
     return '\n'.join(
         [
-            aligned([heads, *lines], right=(3, 5)),
+            align_columns([heads, *lines], right=(3, 5)),
             f'{len(cells)} cells, about {left:,.0f} GPU-hours to do',
             ASSUMED.format(tflops=tflops),
         ]

@@ -109,18 +109,6 @@ def progress(cell: Cell, journal: JobState) -> str:
         return ''
 
 
-def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns of text, two spaces apart; those of numbers (``right``) end at one place."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join(
-        '  '.join(
-            text.rjust(width) if place in right else text.ljust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
 def last_line(path: Path) -> str:
     """The last whole line of a file."""
     with path.open('rb') as file:
