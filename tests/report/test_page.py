@@ -51,8 +51,8 @@ def test_every_section_is_there():
     assert 'BootMAE is above MAE in all 2 comparisons.' in text
     assert 'BootMAE is above MAE: +2.00 ± 0.00 points (standard error; 2 shared seeds, margin 0.14).' in text
     assert 'Not measured here.' in text
-    assert 'not comparable as numbers' in text
-    assert 'each original patch’s own mean and variance' in text
+    assert 'The losses of the two methods are not comparable' in text
+    assert 'with the mean and variance of the original patch' in text
     assert 'the visible patches are pasted' in text
     assert 'Nothing of the annotation reaches a prediction.' in text
     assert 'both methods saw the same number of images (5,000 a run)' in text
@@ -276,10 +276,10 @@ def test_segmentation_and_detection_read_well():
     assert (
         'judged by k-NN and linear probe on digits, and by segmentation and detection on digit scenes; 2 seeds each.'
     ) in text
-    assert 'neither is a share of right answers' in text
+    assert 'none is an accuracy' in text
     assert 'segmentation mIoU ▲ above MAE' in text
     assert 'all labels' not in text[text.index('segmentation mIoU ▲') : text.index('Rule.')]
-    assert 'neither is a share of right answers' not in words(build_page('Title', rows_of()))
+    assert 'none is an accuracy' not in words(build_page('Title', rows_of()))
     assert 'digits: both methods saw the same number of images (5,000 a run)' in text
     assert 'digit scenes: both' not in text  # the same pretrainings
     assert words(build_page('Title', dense_rows())).count('digit scenes: both methods saw the same number') == 1
