@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Kill training runs at random points and see whether they go on as if nothing had happened.
+"""Kill training runs at random points and check that they resume bit for bit.
 
     benchmarks/kills.py --kills 20 --ranks 1 2       # 20 during training and 20 during saving, on 1 and on 2 processes
 
-A toy BootMAE is trained without a break, then again with a kill -9 and `--resume`, as often as it takes. Every step of
-every attempt must have the losses, learning rate, EMA decay, images and masks of the unbroken run, bit for bit, and the
-final weights and moments too; and no more work may be lost than between two saves. Prints a line for each kill; exit
-code 1 if anything differs. Needs a CPU only. `--stock` shows that mmengine's own loops and checkpoints fail.
+A toy BootMAE is trained without interruption, then with a kill -9 and `--resume`. Every step must have the losses,
+learning rate, EMA decay, images and masks of the uninterrupted run bit for bit, and so must the final weights and
+moments. No more work may be lost than between two saves. Prints a line for each kill; the exit code is 1 if anything
+differs. Needs only a CPU. `--stock` shows that mmengine's own loops and checkpoints fail.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class StepRecorder(Hook):
             lr=runner.optim_wrapper.get_lr()['lr'],
             batch=digest.hexdigest(),
             ema=runner.message_hub.get_scalar('train/ema_decay').current(),
-            mean_loss=runner.message_hub.get_scalar('train/loss').current(),  # over all ranks, as it is logged
+            mean_loss=runner.message_hub.get_scalar('train/loss').current(),  # mean over all ranks, as logged
             **{name: float(value.detach()) for name, value in outputs.items()},
         )
         with open(f'{runner.work_dir}/record_{runner.rank}.jsonl', 'a', encoding='utf-8') as file:
@@ -70,11 +70,11 @@ class StepRecorder(Hook):
 
 @dataclass
 class Case:
-    """A run on some processes, under one of ``SETTINGS``."""
+    """A run with a number of processes and one of ``SETTINGS``."""
 
     ranks: int
     setting: str
-    drop_path: float = 0.2  # so that a step draws random numbers, which differ between ranks
+    drop_path: float = 0.2  # random numbers in each step that differ between ranks
 
     @property
     def iterations(self) -> int:
@@ -116,7 +116,7 @@ def count_file_events(work_dir: Path, act: Callable[[int], None]) -> None:
 
 
 def start(case: Case, work_dir: Path, kill_at_event: int = 0) -> list[int]:
-    """Fork the processes of a run, resuming whatever is in its work directory; gives their ids."""
+    """Fork the processes of a run, which resumes from its work directory; return their ids."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -131,7 +131,7 @@ def start(case: Case, work_dir: Path, kill_at_event: int = 0) -> list[int]:
 
 
 def _train(case: Case, work_dir: Path, rank: int, port: int, kill_at_event: int) -> None:
-    """The life of one process; does not return."""
+    """Train in a forked process. Does not return."""
     log = os.open(work_dir / f'log_{rank}.txt', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
     code = 1
@@ -164,7 +164,7 @@ def _train(case: Case, work_dir: Path, rank: int, port: int, kill_at_event: int)
 
 
 def finish(pids: list[int]) -> bool:
-    """Wait for the processes; when one dies, kill the others, as torchrun does. Whether all ended well."""
+    """Wait for the processes and return whether all succeeded. When one dies, kill the others, as torchrun does."""
     left, well = set(pids), True
     while left:
         pid, status = os.wait()
@@ -177,14 +177,14 @@ def finish(pids: list[int]) -> bool:
 
 
 def records(work_dir: Path, rank: int) -> list[dict]:
-    """The lines of a rank, of all attempts; one cut off by a kill is left out."""
+    """Return the lines of a rank from all attempts, without a line cut off by a kill."""
     path = work_dir / f'record_{rank}.jsonl'
     lines = path.read_text().split('\n')[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def kill_when(work_dir: Path, pids: list[int], line: int, delay: float) -> None:
-    """SIGKILL all processes some time after rank 0 has recorded so many iterations, or at their end."""
+    """Send SIGKILL to all processes ``delay`` seconds after rank 0 has recorded ``line`` iterations, or at its end."""
     look = os.WEXITED | os.WNOWAIT | os.WNOHANG
     while len(records(work_dir, 0)) < line and os.waitid(os.P_PID, pids[0], look) is None:
         time.sleep(0.002)
@@ -194,7 +194,7 @@ def kill_when(work_dir: Path, pids: list[int], line: int, delay: float) -> None:
 
 
 def outcome(work_dir: Path) -> tuple[str, str]:
-    """Hashes of the final weights and of the optimizer's moments."""
+    """Return the hashes of the final weights and of the optimizer's moments."""
     content = find_newest(work_dir).content
     moments = {
         f'{key}.{name}': value for key, state in content['optimizer']['state'].items() for name, value in state.items()
@@ -203,28 +203,33 @@ def outcome(work_dir: Path) -> tuple[str, str]:
 
 
 class Trial:
-    """The unbroken run of a case, and what differs in runs that are killed."""
+    """Runs a case without interruption and compares killed runs with it."""
 
     def __init__(self, case: Case, folder: Path):
         self.case, self.folder = case, folder
         work_dir = self.fresh()
         if not finish(start(case, work_dir)):
-            raise RuntimeError(f'the unbroken run failed:\n{(work_dir / "log_0.txt").read_text()[-3000:]}')
+            raise RuntimeError(f'the uninterrupted run failed:\n{(work_dir / "log_0.txt").read_text()[-3000:]}')
         self.expected = [{line['iter']: line for line in records(work_dir, rank)} for rank in range(case.ranks)]
         if len(self.expected[0]) != case.iterations:
-            raise RuntimeError(f'the unbroken run has {len(self.expected[0])} iterations, not {case.iterations}')
+            raise RuntimeError(f'the uninterrupted run has {len(self.expected[0])} iterations, not {case.iterations}')
         self.outcome = outcome(work_dir)
         self.file_events = int((work_dir / 'file_events.txt').read_text())
         self.number = 0
 
     def fresh(self) -> Path:
+        """Return an empty work directory."""
         work_dir = self.folder / 'run'
         shutil.rmtree(work_dir, ignore_errors=True)
         work_dir.mkdir(parents=True)
         return work_dir
 
     def kill(self, during: str, rng: random.Random) -> tuple[str, list[str]]:
-        """Kill a run once, resume it; where it was killed, and what differs from the unbroken run."""
+        """Kill a run once and resume it.
+
+        Returns:
+            Where it was killed, and its differences from the uninterrupted run.
+        """
         work_dir = self.fresh()
         if during == 'saving':
             event = rng.randint(1, self.file_events)
@@ -245,6 +250,7 @@ class Trial:
         return where, [f'{lost} iterations of {done} lost'] * too_much + self.differences(work_dir)
 
     def differences(self, work_dir: Path) -> list[str]:
+        """Describe the differences of a run from the uninterrupted one."""
         found = []
         for rank, expected in enumerate(self.expected):
             lines = records(work_dir, rank)
@@ -264,11 +270,11 @@ class Trial:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--kills', type=int, default=20, help='of each kind, over all numbers of processes')
+    parser.add_argument('--kills', type=int, default=20, help='number of kills during training, and during saving')
     parser.add_argument('--ranks', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--settings', nargs='+', choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--stock', action='store_true', help="with mmengine's loops, loader and checkpoints instead")
+    parser.add_argument('--stock', action='store_true', help="use mmengine's loops, loader and checkpoints")
     args = parser.parse_args()
     if args.stock:
         steps.apply_run_defaults = lambda cfg: None

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Memory of a long run: does it grow with steps, in the training process or in the workers, or with the list of files?
+"""Measure whether memory grows with training steps or with the list of files.
 
     benchmarks/memory.py                   # 20,000 steps, then a million file names; about ten minutes on one core
     benchmarks/memory.py --steps 2000 --files 100000
 
-Prints the memory at twentieths of the run and its slope over the second half, in MB per 1,000 steps, the size of
-the checkpoints, and what a worker adds per million files. Exit code 1 if a slope is above 1 MB, or a file grows.
+Prints the memory of the training process and its workers 20 times during the run, its slope over the second half in MB
+per 1,000 steps, the size of the checkpoints, and the memory that a worker adds for the list of files. The exit code is
+1 if a slope is above 1 MB or a file grows.
 """
 
 import argparse
@@ -33,18 +34,18 @@ POINTS = 20
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that is no file's, shared with its workers or not."""
+    """Return the anonymous memory of this process, shared with its workers or not."""
     return int(re.search(r'RssAnon:\s+(\d+)', Path('/proc/self/status').read_text())[1]) / 1024
 
 
 def private_mb(pid: int) -> float:
-    """Memory that a worker has written and shares with no other process."""
+    """Return the memory that a worker has written and does not share."""
     return int(re.search(r'Private_Dirty:\s+(\d+)', Path(f'/proc/{pid}/smaps_rollup').read_text())[1]) / 1024
 
 
 @HOOKS.register_module(force=True)
 class MemoryRecorder(Hook):
-    """Memory of this process and of its workers at ``POINTS`` of the run."""
+    """Records the memory of this process and its workers ``POINTS`` times during the run."""
 
     rows: list[tuple[int, float, float]] = []
 
@@ -55,13 +56,13 @@ class MemoryRecorder(Hook):
 
 
 def slope(steps: np.ndarray, values: np.ndarray) -> float:
-    """MB per 1,000 steps over the second half."""
+    """Return the slope over the second half in MB per 1,000 steps."""
     half = len(steps) // 2
     return 1000 * float(np.polyfit(steps[half:], values[half:], 1)[0])
 
 
 def train(steps: int, work_dir: str) -> list[str]:
-    """Train a toy BootMAE with two workers; what is wrong."""
+    """Train a toy BootMAE with two workers; return what grows."""
     MemoryRecorder.rows = []
     run_training(
         str(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'),
@@ -87,13 +88,13 @@ def train(steps: int, work_dir: str) -> list[str]:
         print(f'{name}: {growth:+.3f} MB per 1,000 steps')
         faults += [f'{name} grows'] if growth > LIMIT else []
     files = sorted(Path(work_dir).glob('iter_*.pth'), key=lambda path: int(path.stem.split('_')[1]))
-    sizes = [path.stat().st_size for path in files[1:]]  # the first holds less than the last 256 values of a curve
+    sizes = [path.stat().st_size for path in files[1:]]  # the first has fewer than 256 values of each curve
     print(f'checkpoints: {min(sizes):,} to {max(sizes):,} bytes')
     return faults + (['checkpoints grow'] if max(sizes) - min(sizes) > 0.01 * min(sizes) else [])
 
 
 class Names(Dataset):
-    """What a worker does with the list of files when it loads a sample, without the image."""
+    """Uses the list of files as a worker does, but reads no image."""
 
     def __init__(self, samples: SeededSamples):
         self.samples = samples
@@ -106,7 +107,7 @@ class Names(Dataset):
 
 
 def list_files(count: int, folder: str, workers: int = 2) -> list[str]:
-    """Go through a list of so many files in workers, without reading images; what is wrong."""
+    """Iterate over a list of ``count`` files in workers without reading images; return what grows."""
     path = Path(folder, 'list.txt')
     path.write_text(''.join(f'n{k % 1000:08d}/image_{k:08d}.jpg\n' for k in range(count)))
     samples = SeededSamples(ImageFiles(folder, list_file=str(path), check_files='none', pipeline=[]))

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What all that protects a run costs of a training step: seeds, guards, flags, heartbeat and the rest.
+"""Measure what the protections of a run cost per training step: seeds, guards, flags, heartbeat and the rest.
 
     benchmarks/protections.py --batch 64 --parts              # configs/pretrain/bootmae_vitb.py
     benchmarks/protections.py --config configs/pretrain/bootmae_demo_digits.py --steps 2000 --ranks 2
 
-Two runs of `tools/train.py` take turns in one process, some steps each: one as every run is, one without protections
-(mmengine's loop, loader, optimizer wrapper and checkpoint hook). A ratio compares a turn with the two of the other run
-around it, so that a machine that changes its speed does no harm. Configs of image files get ready-made samples in
-memory, others their own data; the global batch is --batch times --ranks, without accumulation: the worst case.
-Prints images/s, the ratio, and with --parts what each protection takes of a step; adds a row to a CSV file.
+Two runs of `tools/train.py` take turns of some steps in one process: a normal one and one without protections
+(mmengine's loop, loader, optimizer wrapper and checkpoint hook). Each turn is compared with the two turns of the other
+run around it, so changes in the machine's speed cancel. Configs with image files read ready-made samples from memory,
+others their own data. The global batch is --batch times --ranks without accumulation, which is the worst case.
+Prints images/s, the ratio, and with --parts the time of each protection per step; adds a row to a CSV file.
 """
 
 import argparse
@@ -22,8 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,7 +32,7 @@ import torch
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 import mmengine  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
@@ -43,23 +41,25 @@ from mmengine.hooks import CheckpointHook, Hook  # noqa: E402
 from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS  # noqa: E402
 from mmpretrain.registry import DATASETS  # noqa: E402
+from turns import GPU, Done, Stopwatch, Turns  # noqa: E402
 
 from bootmae.commands.train import train as run_training  # noqa: E402
 from bootmae.config import steps  # noqa: E402
 from bootmae.config.load import load_config  # noqa: E402
 from bootmae.data.samples import SeededSamples  # noqa: E402
+from bootmae.engine.hooks.bad_images import BadImagesHook  # noqa: E402
 from bootmae.engine.hooks.checkpoint import SafeCheckpointHook  # noqa: E402
 from bootmae.engine.hooks.heartbeat import HeartbeatHook  # noqa: E402
 from bootmae.engine.hooks.nonfinite import NonFiniteHook  # noqa: E402
-from bootmae.engine.hooks.preemption import PreemptionHook, save_now  # noqa: E402
+from bootmae.engine.hooks.preemption import PreemptionHook  # noqa: E402
 from bootmae.engine.hooks.provenance import PRECISIONS  # noqa: E402
 from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
 from bootmae.engine.runner import loops  # noqa: E402
 from bootmae.engine.runner.build import await_processes  # noqa: E402
+from bootmae.engine.runner.stop import save_now  # noqa: E402
 from bootmae.results.provenance import device_name, git_commit  # noqa: E402
 from bootmae.results.rows import replace_file  # noqa: E402
 
-GPU = torch.cuda.is_available()
 RESULTS = ROOT / 'benchmarks' / 'results' / 'protections.csv'
 SAVES = 1200  # seconds between two timed saves, SafeCheckpointHook's default
 PARTS = {  # part: (class or module, names of its functions)
@@ -67,11 +67,11 @@ PARTS = {  # part: (class or module, names of its functions)
     'sample seeds': [(SeededSamples, '__getitem__')],
     'guard': [(kind, name) for kind in (Guarded, GuardedAmpOptimWrapper) for name in ('update_params', 'step')],
     'non-finite': [(NonFiniteHook, 'before_train_iter'), (NonFiniteHook, 'after_train_iter')],
-    'flags': [(PreemptionHook, 'after_train_iter')],
+    'flags': [(BadImagesHook, 'after_train_iter'), (PreemptionHook, 'after_train_iter')],
     'histories': [(SafeCheckpointHook, 'after_train_iter')],
     'heartbeat': [(HeartbeatHook, 'before_train_iter'), (HeartbeatHook, 'after_train_iter')],
 }
-STOCK = [  # within parts, and no parts of them
+STOCK = [  # mmengine's functions inside the parts, which do not count
     (OptimWrapper, 'update_params'),
     (OptimWrapper, 'step'),
     (AmpOptimWrapper, 'step'),
@@ -104,7 +104,7 @@ COLUMNS = (
 
 @DATASETS.register_module(force=True)
 class ReadySamples(Dataset):
-    """Noise that has been through a pipeline: a few samples, given again and again under many numbers."""
+    """A few samples of noise that went through a pipeline once and are returned again and again."""
 
     metainfo: dict = {}
 
@@ -132,83 +132,17 @@ class ReadySamples(Dataset):
 
 @OPTIM_WRAPPERS.register_module(force=True)
 class BareAutocastOptimWrapper(AutocastOptimWrapper):
-    """bf16 without a guard."""
+    """bf16 autocast without the guard."""
 
     update_params, step = OptimWrapper.update_params, OptimWrapper.step
 
 
-class Done(Exception):
-    """Ends a run that has been timed."""
-
-
-def clocks() -> tuple[float, float]:
-    """Wall and CPU seconds, when the device has done all its work."""
-    if GPU:
-        torch.cuda.synchronize()
-    return time.perf_counter(), time.process_time()
-
-
-class Turns:
-    """Lets two threads run in turn, and notes how long each took.
-
-    Args:
-        turns: of each runner, after its warm-up.
-        size: iterations of a turn.
-        warmup: iterations before the first one.
-    """
-
-    def __init__(self, turns: int, size: int, warmup: int):
-        self.turns, self.size, self.warmup = turns, size, warmup
-        self.baton = {name: threading.Semaphore(0) for name in ('protected', 'without')}
-        self.times = {name: [] for name in (*self.baton, 'parts')}  # (wall, CPU) seconds of each turn
-        self.start: dict[str, tuple[float, float]] = {}
-        self.errors: list[BaseException] = []
-
-    def tick(self, name: str, iteration: int) -> None:
-        """To be called at the end of each iteration.
-
-        Raises:
-            Done: after the last turn.
-        """
-        done = iteration + 1 - self.warmup
-        if done < 0 or done % self.size:
-            return
-        if name in self.start:
-            self.times[name].append(tuple(b - a for a, b in zip(self.start[name], clocks())))
-        if done >= self.turns * self.size or self.errors:
-            raise Done
-        if name in self.baton:
-            self.give(name)
-            self.baton[name].acquire()
-        self.start[name] = clocks()
-
-    def give(self, name: str) -> None:
-        """Let the other one run."""
-        self.baton['without' if name == 'protected' else 'protected'].release()
-
-    def summary(self, batch: int) -> dict:
-        """Images per second, and what the protected run takes longer, in percent: median and quartiles over turns.
-
-        Each protected turn but the first is compared with the mean of the two turns beside it.
-        """
-        ours, bare = np.array(self.times['protected']), np.array(self.times['without'])
-        extra = 100 * (ours[1:] / ((bare[:-1] + bare[1:]) / 2) - 1)
-        row = dict(
-            images_per_s_protected=batch * self.size / float(np.median(ours[:, 0])),
-            images_per_s_without=batch * self.size / float(np.median(bare[:, 0])),
-        )
-        for name, values in zip(('wall', 'cpu'), extra.T):
-            low, row[f'{name}_percent'], high = np.percentile(values, (25, 50, 75)).tolist()
-            row[f'{name}_quartiles'] = f'{low:.2f}..{high:.2f}'
-        return row
-
-
-TURNS: Turns | None = None  # of the runs under way, which build their hooks from configs
+TURNS: Turns | None = None  # the turns of the current runs, whose hooks are built from configs
 
 
 @HOOKS.register_module(force=True)
 class TurnsHook(Hook):
-    """Ends a turn after some iterations. Named last in a config, it comes after all other hooks."""
+    """Ends a turn after some iterations. As the last hook of a config it runs after all others."""
 
     priority = 'LOWEST'
 
@@ -223,49 +157,8 @@ class TurnsHook(Hook):
         TURNS.tick(self.name, runner.iter)
 
 
-class Stopwatch:
-    """Seconds within functions, without those within other timed ones that they call."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.inner = [0.0]
-
-    @staticmethod
-    def now(device: bool) -> float:
-        if not GPU:
-            return time.process_time()
-        if device:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def wrap(self, function: Callable, name: str | None, device: bool) -> Callable:
-        """The function, timed under a name; None only takes it out of its caller's time. ``device``: it may use it."""
-
-        def timed(*args, **kwargs):
-            begin = self.now(device)
-            self.inner.append(0.0)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                total = self.now(device) - begin
-                own = total - self.inner.pop()
-                self.inner[-1] += total
-                if name:
-                    self.seconds[name] += own
-
-        return timed
-
-    def attach(self, stack: ExitStack, dataset: type) -> None:
-        """Time all parts until the stack is closed; ``dataset`` is the class within SeededSamples."""
-        places = [(owner, name, part) for part, pairs in PARTS.items() for owner, name in pairs]
-        places += [(owner, name, None) for owner, name in [*STOCK, (dataset, '__getitem__')]]
-        for owner, name, part in places:
-            timed = self.wrap(getattr(owner, name), part, device=name != '__getitem__')
-            stack.enter_context(mock.patch.object(owner, name, timed))
-
-
-def settings(args: argparse.Namespace, cfg: Config, name: str, workers: int) -> dict:
-    """Options that make a config a run of the benchmark."""
+def run_options(args: argparse.Namespace, cfg: Config, name: str, workers: int) -> dict:
+    """Return the options that turn a config into a run of the benchmark."""
     options = {
         'train_dataloader.batch_size': args.batch,
         'auto_scale_lr.base_batch_size': args.batch * args.ranks,
@@ -288,15 +181,15 @@ def settings(args: argparse.Namespace, cfg: Config, name: str, workers: int) -> 
 
 
 def train(args: argparse.Namespace, name: str, folder: str, workers: int) -> None:
-    """Run until it has been timed."""
+    """Train until the last timed turn."""
     cfg = load_config(args.config, args.cfg_options)
-    options = (args.cfg_options or {}) | settings(args, cfg, name, workers)
+    options = (args.cfg_options or {}) | run_options(args, cfg, name, workers)
     with suppress(Done):
         run_training(args.config, f'{folder}/{name}', options, launcher='pytorch' if args.ranks > 1 else 'none')
 
 
 def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: int) -> None:
-    """The two runs, the protected one in the main thread, which gets the signals."""
+    """Train both runs; the protected one runs in the main thread, which gets the signals."""
 
     def bare() -> None:
         turns.baton['without'].acquire()
@@ -319,7 +212,7 @@ def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: 
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """All numbers of this process, as a row."""
+    """Return all numbers of this process as a row."""
     global TURNS
     original, cfg = steps.apply_run_defaults, load_config(args.config, args.cfg_options)
     files = cfg.train_dataloader.dataset.type == 'ImageFiles'
@@ -353,18 +246,22 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def parts_of(args: argparse.Namespace, dataset: type, folder: str, step: float, workers: int) -> dict:
-    """Time each part in a protected run, with samples of class ``dataset`` loaded in the training process.
+    """Time each part in a protected run that loads samples of class ``dataset`` in the training process.
 
-    Gives microseconds of a step for each, and their sum as percent of an unprotected ``step`` (seconds).
+    Returns:
+        Microseconds per step of each part, and their sum in percent of an unprotected ``step`` (in seconds).
     """
     global TURNS
     turns = TURNS = Turns(1, max(args.turn, args.steps // 4), 3)
     watch = Stopwatch()
     with ExitStack() as stack:
-        watch.attach(stack, dataset)
+        places = [(owner, name, part) for part, pairs in PARTS.items() for owner, name in pairs]
+        watch.attach(stack, places + [(owner, name, None) for owner, name in [*STOCK, (dataset, '__getitem__')]])
         train(args, 'parts', folder, workers=0)
     costs = {part: watch.seconds[part] / (turns.size + turns.warmup) for part in PARTS}
-    total = sum(cost for part, cost in costs.items() if part != 'sample seeds' or not workers)  # workers: beside it
+    total = sum(
+        cost for part, cost in costs.items() if part != 'sample seeds' or not workers
+    )  # workers draw seeds in parallel
     return dict(
         {f'{part}_us': 1e6 * cost for part, cost in costs.items()},
         parts_percent=100 * total / step,
@@ -379,7 +276,7 @@ def cpu_model() -> str:
 
 
 def add_row(path: Path, row: dict) -> None:
-    """Append a row to a CSV file, which a crash leaves as it was.
+    """Append a row to a CSV file atomically.
 
     Raises:
         ValueError: if the file has other columns.
@@ -395,7 +292,7 @@ def add_row(path: Path, row: dict) -> None:
 
 
 def report(row: dict) -> str:
-    """What a row says."""
+    """Describe a row."""
     lines = [
         f'{row["device"]}, {row["versions"]}, commit {row["commit"]}, {row["date"]} UTC',
         f'{row["config"]} {row["options"]}: batch {row["batch"]} x {row["ranks"]} process(es), {row["precision"]}, '
@@ -416,7 +313,7 @@ def report(row: dict) -> str:
 
 
 def run_rank(rank: int, args: argparse.Namespace, port: int) -> None:
-    """A process of several."""
+    """Run one of several processes."""
     os.environ |= dict(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(args.ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)
     )
@@ -427,7 +324,7 @@ def run_rank(rank: int, args: argparse.Namespace, port: int) -> None:
 
 
 def finish(args: argparse.Namespace, rank: int = 0) -> None:
-    """Measure; the first process prints and writes the result."""
+    """Measure; rank 0 prints and writes the result."""
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     row = measure(args)
     if rank == 0:
@@ -439,15 +336,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default='configs/pretrain/bootmae_vitb.py')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='such as model.backbone.arch=small')
-    parser.add_argument('--batch', type=int, default=64, help='images of a process')
-    parser.add_argument('--steps', type=int, default=400, help='of both runs together')
-    parser.add_argument('--turn', type=int, default=5, help='steps until the other run goes on')
-    parser.add_argument('--ranks', type=int, default=1, help='processes; each its own GPU where there are GPUs')
+    parser.add_argument('--batch', type=int, default=64, help='number of images per process')
+    parser.add_argument('--steps', type=int, default=400, help='number of steps of both runs together')
+    parser.add_argument('--turn', type=int, default=5, help='number of steps per turn')
+    parser.add_argument('--ranks', type=int, default=1, help='number of processes, each on its own GPU, if any')
     parser.add_argument('--device', choices=('auto', 'cpu'), default='auto')
-    parser.add_argument('--parts', action='store_true', help='time each protection by itself, too')
+    parser.add_argument('--parts', action='store_true', help='also time each protection')
     parser.add_argument('--results', type=Path, default=RESULTS)
     args = parser.parse_args()
-    if args.device == 'cpu' and GPU:  # mmengine has chosen the device when it was imported
+    if args.device == 'cpu' and GPU:  # mmengine chose the device at its import
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
         os.execv(sys.executable, [sys.executable, *sys.argv])
     os.chdir(ROOT)

@@ -1,4 +1,4 @@
-"""Safe writing: a file is there whole or not at all."""
+"""Atomic writing: a file is complete or does not exist."""
 
 import errno
 import os
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def write_file(path: str | Path, save: Callable[[Path], None], size: int = 0) -> None:
-    """Let ``save`` write a temporary file beside a path, see it safely on the disk, then give it its name.
+    """Write a temporary file beside a path, flush it to the disk, then rename it.
 
     Args:
-        path: the file; until the last moment an older one of this name is what it was.
-        save: writes the file that it is given.
-        size: bytes that it will need, if known.
+        path: the file; an older one of this name is unchanged until the rename.
+        save: writes the file at the path that it gets.
+        size: size in bytes, if known, to check the free space first.
 
     Raises:
-        OSError: if there is less space than that, or anything fails; nothing half-written stays.
+        OSError: if there is too little space or writing fails; the temporary file is deleted.
     """
     path = Path(path)
     check_space(path, size)
@@ -37,21 +37,21 @@ def write_file(path: str | Path, save: Callable[[Path], None], size: int = 0) ->
 
 
 def check_space(path: Path, size: int) -> None:
-    """Raise an OSError, before anything is written, where a file of this many bytes has no room."""
+    """Raise an OSError if the disk has less free space than ``size`` bytes."""
     free = shutil.disk_usage(path.parent).free if size else 0
     if size > free:
         raise OSError(
             errno.ENOSPC,
-            f'not written: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB free; make '
-            'room in this folder or choose another disk',
+            f'not written: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; free some '
+            'space in this folder or choose another disk',
             str(path),
         )
 
 
 def remove_stale(folder: str | Path) -> list[Path]:
-    """Delete temporary files that writers left when they were killed; gives these.
+    """Delete and return the temporary files of writers that were killed.
 
-    A writer that lives on this machine, or that began within the hour and cannot be told from one, keeps its file.
+    A file stays if it is less than an hour old and a process with its writer's id runs on this machine.
     """
     stale = []
     for path in sorted(Path(folder).glob('.*.*.tmp')):
@@ -62,13 +62,13 @@ def remove_stale(folder: str | Path) -> list[Path]:
 
 
 def _is_written(path: Path, pid: int) -> bool:
-    """Whether a process of this number lives, and the file is young; this one writes nothing at the moment."""
+    """Whether another process with this id runs and the file is less than an hour old."""
     try:
         os.kill(pid, 0)
         return pid != os.getpid() and time.time() - path.stat().st_mtime < 3600
     except (ProcessLookupError, FileNotFoundError, OverflowError):
         return False
-    except PermissionError:  # it lives and is another user's
+    except PermissionError:  # the process belongs to another user
         return True
 
 

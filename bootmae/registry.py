@@ -10,6 +10,7 @@ compat.apply()
 
 from . import checkpoints, data, models, transfer  # noqa: E402, F401
 from .engine.hooks import (  # noqa: E402, F401
+    bad_images,
     checkpoint,
     class_results,
     collapse,

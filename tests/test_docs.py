@@ -18,7 +18,7 @@ def test_a_page_names_only_what_is_there(page):
 
 def test_the_names_are_found():
     names = paths_of((ROOT / 'docs' / 'reliability.md').read_text(encoding='utf-8'))
-    assert 'tests/engine/test_loops.py' in names
+    assert 'tests/engine/runner/test_loops.py' in names
     assert len(names) > 20
     commands = list(commands_of((ROOT / 'README.md').read_text(encoding='utf-8')))
     assert ['make', 'demo'] in commands

@@ -29,7 +29,7 @@ from ..checkpoints.keys import (
     mae_to_mmpretrain,
 )
 from ..engine.optimizers.layer_decay import ViTOptimWrapperConstructor
-from ..engine.runner.compile import compile_model, settings
+from ..engine.runner.compile import compile_model, compile_settings
 from ..models.layers import LAYER_NORM_EPS
 from ..models.objectives import token_weights
 
@@ -145,7 +145,7 @@ def build_bootmae(meta: dict) -> torch.nn.Module:
 
 def prepare(model: torch.nn.Module, how: How) -> torch.nn.Module:
     """Put a model where it is to be compared, and compile it if asked for."""
-    options = settings(how.compile, model)
+    options = compile_settings(how.compile, model)
     if options:
         compile_model(model, **options)
     return model.to(how.device)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -14,7 +13,6 @@ from ..config.load import load_config
 from ..config.steps import training_config
 from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner, processes
-from ..engine.runner.ladder import ladder
 from ..evaluation.rows import trained_columns, trained_rows
 from ..results.rows import write_rows
 
@@ -47,19 +45,14 @@ def train(
     cfg, batch = training_config(
         config, options, processes(launcher), auto_scale_lr, init, source, resume, resume_changed
     )
-
-    def run_once(cfg: Config) -> Runner:
-        runner = build_runner(cfg, config, work_dir, launcher)
-        runner.register_hook(validation)
-        print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
-        try:
-            runner.train()
-        finally:  # also where it is stopped: signal handlers go back, and the heartbeat's thread ends
-            for hook in runner.hooks:
-                getattr(hook, 'close', lambda: None)()
-        return runner
-
-    runner = ladder(run_once, cfg)
+    runner = build_runner(cfg, config, work_dir, launcher)
+    runner.register_hook(validation)
+    print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
+    try:
+        runner.train()
+    finally:  # also after an exception: restore the signal handlers and end the heartbeat's threads
+        for hook in runner.hooks:
+            getattr(hook, 'close', lambda: None)()
     if rows:
         # A run that was resumed after its last step has not validated yet.
         metrics = validation.metrics or runner.val_loop.run()

@@ -1,1 +1,1 @@
-"""From a config file and options to a runnable config. The steps and their order are in steps.py."""
+"""From a config file and options to a runnable config; steps.py lists the steps in their order."""

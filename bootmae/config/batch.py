@@ -1,4 +1,4 @@
-"""The global batch of a recipe on any number of GPUs."""
+"""Keeps the global batch of a recipe on any number of GPUs."""
 
 from dataclasses import dataclass
 
@@ -24,36 +24,37 @@ class Batch:
 
 
 def norm_note(batch: Batch, model: nn.Module) -> str:
-    """What a log says beside an accumulated batch: how many images batch normalization sees at a time, if there is any.
+    """Describe for the log how many images batch normalization sees at a time under accumulation, '' without either.
 
-    Gradients of an accumulated batch are those of the whole one; statistics are not.
+    Accumulation gives the gradients of the whole batch, but not its statistics.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if batch.accumulation == 1 or not norms:
         return ''
     synced = all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     images = batch.per_gpu * (batch.gpus if synced else 1)
-    return f'; batch normalization sees {images} images at a time, accumulation does not add to them'
+    return f'; batch normalization sees {images} images at a time, whatever the accumulation'
 
 
 def divisors(n: int) -> list[int]:
+    """Return all divisors in ascending order."""
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def settle_batch(gpus: int, per_gpu: int, recipe: int | None, accumulation: int | None = None) -> Batch:
-    """The batch to run with, so that it equals the recipe's.
+    """Return the batch that equals the global batch of the recipe.
 
     Args:
         gpus: number of processes.
-        per_gpu: images of one process in one iteration.
-        recipe: global batch that the learning rate is meant for; None: whatever comes out.
-        accumulation: iterations to an optimizer step; None: worked out from the recipe.
+        per_gpu: number of images per process and iteration.
+        recipe: global batch that the learning rate is meant for; None accepts any.
+        accumulation: iterations per optimizer step; None computes it from the recipe.
 
     Raises:
-        ValueError: if no whole accumulation gives the recipe's batch, with the settings that would.
+        ValueError: if no accumulation gives the recipe's batch; names options that do.
     """
     if gpus < 1 or per_gpu < 1 or (accumulation is not None and accumulation < 1):
-        raise ValueError(f'gpus={gpus}, batch_size={per_gpu}, accumulation={accumulation}: all must be at least 1')
+        raise ValueError(f'gpus={gpus}, batch_size={per_gpu}, accumulation={accumulation}: give at least 1 for each')
     if recipe is None:
         return Batch(gpus, per_gpu, accumulation or 1)
     if accumulation is None:
@@ -65,7 +66,8 @@ def settle_batch(gpus: int, per_gpu: int, recipe: int | None, accumulation: int 
 
 
 def remedy(gpus: int, per_gpu: int, recipe: int) -> str:
-    other = 'to train with the batch as it is and scale the learning rate with it, add --auto-scale-lr'
+    """Return options with which the batch equals that of the recipe."""
+    other = 'to keep this batch and scale the learning rate with it, add --auto-scale-lr'
     if recipe % gpus:
         fitting = [n for n in divisors(recipe) if n <= 64]
         return f'{gpus} GPUs do not divide it: use one of {fitting} GPUs; or, {other}.'
@@ -74,15 +76,15 @@ def remedy(gpus: int, per_gpu: int, recipe: int) -> str:
     return f'Add --cfg-options train_dataloader.batch_size={size} (accumulation {share // size} follows); or, {other}.'
 
 
-# mmengine's schedules that hold a value or follow a curve from begin to end, so that they can be stretched
+# mmengine's schedules that depend only on begin, end and their steps, so that they can be stretched
 STRETCHABLE = ('ConstantLR', 'LinearLR', 'PolyLR', 'CosineAnnealingLR', 'StepLR', 'MultiStepLR')
 
 
 def stretch_iterations(cfg: Config, accumulation: int) -> None:
-    """Multiply all that counts iterations by the accumulation, so that the run has the same optimizer steps.
+    """Multiply all numbers of iterations by the accumulation, so that the run makes the same optimizer steps.
 
-    In place: length and validation of an iteration-based run, its checkpoints, and schedules counted in iterations
-    (of an epoch-based run too: a warm-up). What counts epochs stays, since an epoch has the same images.
+    Changes length and validation interval of an iteration-based run, its checkpoint interval, and schedules counted in
+    iterations (also the warm-up of an epoch-based run). Numbers of epochs stay, since an epoch has the same images.
 
     Raises:
         ValueError: for a schedule that cannot be stretched.
@@ -93,7 +95,7 @@ def stretch_iterations(cfg: Config, accumulation: int) -> None:
     schedulers = [scheduler for scheduler in schedulers if not scheduler.get('by_epoch', True)]
     if 'max_iters' in cfg.train_cfg:
         for scheduler in schedulers:
-            scheduler.setdefault('end', cfg.train_cfg.max_iters)  # as mmengine would
+            scheduler.setdefault('end', cfg.train_cfg.max_iters)  # mmengine's default
         _multiply(cfg.train_cfg, ('max_iters', 'val_interval', 'val_begin'), accumulation)
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
     if not checkpoint.get('by_epoch', True):
@@ -103,21 +105,21 @@ def stretch_iterations(cfg: Config, accumulation: int) -> None:
 
 
 def stretch_schedule(scheduler: dict, accumulation: int) -> None:
-    """Stretch a schedule that counts iterations, so that each optimizer step finds the rate of the unstretched one.
+    """Stretch a schedule counted in iterations, in place, so that each optimizer step keeps its learning rate.
 
-    In place. Step ``u`` is made in iteration ``(u + 1) * accumulation - 1``, so that is where the schedule begins; the
-    rate of iterations before, in which no step is made, is of no account.
+    Step ``u`` is made in iteration ``(u + 1) * accumulation - 1``, so the schedule begins there. The learning rate of
+    iterations without an optimizer step does not matter.
 
     Raises:
-        ValueError: if its type is not one of ``STRETCHABLE``, nor ours, which counts optimizer steps itself.
+        ValueError: if its type is neither in ``STRETCHABLE`` nor ``WarmupCosineLR``, which counts optimizer steps.
     """
     if scheduler['type'] == 'WarmupCosineLR':
         _multiply(scheduler, ('warmup', 'end'), accumulation)
         return
     if scheduler['type'] not in STRETCHABLE:
         raise ValueError(
-            f'param_scheduler {scheduler["type"]} cannot be stretched over {accumulation} iterations to '
-            f'an optimizer step: use one of {", ".join(STRETCHABLE)}, or a batch without accumulation'
+            f'param_scheduler {scheduler["type"]} cannot be stretched over {accumulation} iterations '
+            f'per optimizer step: use one of {", ".join(STRETCHABLE)}, or a batch without accumulation'
         )
     begin = scheduler.get('begin', 0)
     if scheduler['type'] == 'CosineAnnealingLR':
@@ -134,16 +136,19 @@ def _multiply(section: dict, keys: tuple[str, ...], factor: int) -> None:
 
 
 def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
-    """Keep the recipe's global batch (``auto_scale_lr.base_batch_size``) by accumulation.
+    """Keep the recipe's global batch (``auto_scale_lr.base_batch_size``) by gradient accumulation.
+
+    Changes ``optim_wrapper.accumulative_counts``, all numbers of iterations (:func:`stretch_iterations`), the
+    accumulation of ``WarmupCosineLR``, the interval of ``EMAHook``, and with ``scale_lr`` the learning rate.
 
     Args:
-        cfg: changed in place: accumulation in all that counts iterations, and the learning rate if scaled.
+        cfg: the config, changed in place.
         gpus: number of processes.
-        scale_lr: take the batch as it comes and scale the learning rate linearly. The floor of the schedule stays, as
-            in the authors' release.
+        scale_lr: keep the batch of the config and scale the learning rate linearly. The floor of the schedule stays,
+            as in the authors' release.
 
     Raises:
-        ValueError: if the batch cannot be kept; see :func:`settle_batch`.
+        ValueError: if the batch cannot be kept, see :func:`settle_batch`.
     """
     per_gpu = cfg.train_dataloader.batch_size
     recipe = cfg.get('auto_scale_lr', {}).get('base_batch_size')
@@ -162,6 +167,6 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
         if scheduler.type == 'WarmupCosineLR':
             scheduler.accumulation = batch.accumulation
     for hook in cfg.get('custom_hooks', []):
-        if hook['type'] == 'EMAHook':  # averages every `interval` iterations; its decay is meant for optimizer steps
+        if hook['type'] == 'EMAHook':  # its decay is meant for optimizer steps, not iterations
             hook['interval'] = batch.accumulation
     return batch

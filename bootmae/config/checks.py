@@ -1,4 +1,4 @@
-"""Checks before the first step: what would make a run or a benchmark silently wrong is an error."""
+"""Checks before the first step: anything that would make a result silently wrong is an error."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,23 +13,23 @@ from torch import nn
 
 from ..data.subsets import leaves, spread
 
-NUM_MASKS = 200  # masks read, evenly spread over a data set; of a smaller one all
+NUM_MASKS = 200  # maximum number of masks to read of a data set, evenly spaced
 IGNORED = 255
 HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head', 'roi_head')
 
 
 def _whole_patches(what: str, size: int | Sequence[int], patch: tuple[int, int]) -> None:
-    """Raise a ValueError unless a size in pixels, (height, width) or both in one, is a multiple of the patch."""
+    """Raise a ValueError unless a size in pixels, (height, width) or one number, is a multiple of the patch."""
     if any(n % p for n, p in zip(to_2tuple(size), patch)):
         better = tuple(max(round(n / p), 1) * p for n, p in zip(to_2tuple(size), patch))
-        raise ValueError(f"{what}={size} is no multiple of the backbone's patch, {patch} pixels: use e.g. {better}")
+        raise ValueError(f"{what}={size} is not a multiple of the backbone's patch, {patch} pixels: use e.g. {better}")
 
 
 def check_sizes(cfg: Config) -> None:
-    """Crops of a segmentation config, and padding of a detection config too, must be whole patches, also in tests.
+    """Check that crops and padding of a segmentation or detection config are multiples of the patch. Changes nothing.
 
     Raises:
-        ValueError: if they are not, or if nothing pads images that are no multiple of the patch.
+        ValueError: if they are not, or if nothing pads images of other sizes.
     """
     backbone = cfg.model.get('backbone', {})
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
@@ -40,14 +40,14 @@ def check_sizes(cfg: Config) -> None:
         for step in cfg.train_dataloader.dataset.get('pipeline', ()):
             if step['type'] == 'RandomCrop':
                 _whole_patches('RandomCrop crop_size', step['crop_size'], patch)
-        for where, settings in (('', preprocessor), ('test_cfg.', preprocessor.get('test_cfg') or {})):
-            given = [name for name in ('size', 'size_divisor') if settings.get(name)]
+        for where, options in (('', preprocessor), ('test_cfg.', preprocessor.get('test_cfg') or {})):
+            given = [name for name in ('size', 'size_divisor') if options.get(name)]
             for name in given:
-                _whole_patches(f'data_preprocessor.{where}{name}', settings[name], patch)
+                _whole_patches(f'data_preprocessor.{where}{name}', options[name], patch)
             if not given:
                 raise ValueError(
-                    f'data_preprocessor.{where}size_divisor is not set, so an image that is no multiple '
-                    f'of the patch, {patch} pixels, would stop the run: set data_preprocessor.{where}'
+                    f'data_preprocessor.{where}size_divisor is not set, so an image whose size is not a '
+                    f'multiple of the patch, {patch} pixels, would stop the run: set data_preprocessor.{where}'
                     f'size_divisor={patch[0]} (or size), or pad=True in the backbone'
                 )
         if cfg.model.get('test_cfg', {}).get('mode') == 'slide':
@@ -57,7 +57,7 @@ def check_sizes(cfg: Config) -> None:
 
 
 def head_classes(model: nn.Module) -> dict[str, int]:
-    """Classes that each head of a segmentor or a detector tells apart, by the head's name; empty for other models."""
+    """Return the number of classes of each head of a segmentor or detector by name; empty for other models."""
     return {
         name: module.num_classes
         for name, module in model.named_modules()
@@ -66,11 +66,11 @@ def head_classes(model: nn.Module) -> dict[str, int]:
 
 
 def check_dataset(dataset, model: nn.Module) -> None:
-    """Check the labels of a data set of mmseg or mmdet against the model; of others nothing.
+    """Check the labels of a data set of mmseg or mmdet against the model; other data sets pass.
 
     Raises:
-        ValueError: for a head for another number of classes, labels outside their range, ``reduce_zero_label`` set
-            wrongly, and classes that the annotations do not know. Names a file and what to change.
+        ValueError: for a head with another number of classes, labels out of range, a wrong ``reduce_zero_label``, or
+            classes that the annotations do not have. The message names a file and the remedy.
         FileNotFoundError: for an image without a mask.
     """
     heads = head_classes(model)
@@ -89,22 +89,23 @@ def check_dataset(dataset, model: nn.Module) -> None:
 
 
 def _label_values(path: str) -> np.ndarray:
-    """The values that occur in a mask file."""
+    """Return the values that occur in a mask file."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f'no mask {path}: every image needs one of the same name')
+        raise FileNotFoundError(f'no mask {path}: every image needs a mask of the same name')
     with Image.open(path) as file:
         mask = np.asarray(file)
     if mask.ndim != 2:
         raise ValueError(
-            f'{path} has {mask.shape[-1]} channels: a mask holds one class number a pixel (gray or palette PNG)'
+            f'{path} has {mask.shape[-1]} channels: a mask needs one class number per pixel (gray or palette PNG)'
         )
     return np.unique(mask)
 
 
 def read_labels(dataset) -> tuple[dict[int, str], int]:
-    """Values in the masks of mmseg's data set and the first file with each; and how many masks were read.
+    """Read at most ``NUM_MASKS`` masks of an mmseg data set.
 
-    All masks of a small data set are read, ``NUM_MASKS`` of a large one.
+    Returns:
+        The first file with each value, and the number of masks that were read.
     """
     chosen, seen = spread(len(dataset), NUM_MASKS), {}
     for index in chosen:
@@ -115,16 +116,16 @@ def read_labels(dataset) -> tuple[dict[int, str], int]:
 
 
 def class_of(value: int, zero: bool, label_map: dict[int, int] | None) -> int:
-    """What mmseg makes of a value in a mask: first ``reduce_zero_label``, then the map to a choice of classes."""
+    """Return mmseg's class of a mask value: first apply ``reduce_zero_label`` (``zero``), then the label map."""
     if zero:
         value = IGNORED if value in (0, IGNORED) else value - 1
     return (label_map or {}).get(value, value)
 
 
 def check_masks(dataset, classes: Sequence[str]) -> None:
-    """Class numbers of mmseg masks; see :func:`check_dataset`."""
+    """Check the class numbers in mmseg masks, see :func:`check_dataset`."""
     zero, label_map = bool(dataset.reduce_zero_label), dataset.label_map
-    count = len(label_map or classes)  # in the files, from which some classes may be chosen
+    count = len(label_map or classes)  # classes in the files, of which the data set may use some
     seen, masks = read_labels(dataset)
     labels = {class_of(value, zero, label_map) for value in seen} - {IGNORED}
     wrong = sorted(set(seen) - set(range(count + zero)) - {IGNORED})
@@ -141,24 +142,24 @@ def check_masks(dataset, classes: Sequence[str]) -> None:
     if zero and set(seen) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
         raise ValueError(
             f'with reduce_zero_label=True label 0 counts as unlabeled, but the masks ({seen[0]}, ...) '
-            f'hold 0..{count - 1} and never {count}, as files do whose first class is 0: set '
-            'reduce_zero_label=False; or, if 0 does mean unlabeled and the last class just never '
+            f'hold 0..{count - 1} and never {count}, like files whose first class is 0: set '
+            'reduce_zero_label=False; or, if 0 does mean unlabeled and the last class never '
             'occurs, give the data set metainfo=dict(unlabeled=0)'
         )
     _tell_absent(
         dataset,
         [name for label, name in enumerate(classes) if label not in labels],
-        'masks' if masks == len(dataset) else f'{masks} masks looked at',
+        'masks' if masks == len(dataset) else f'{masks} masks that were read',
     )
 
 
 def check_instances(dataset, classes: Sequence[str]) -> None:
-    """Every class of mmdet's data set must be a category of the annotation file; mmdet drops others silently."""
+    """Check that the annotations have every class of an mmdet data set; mmdet drops unknown classes silently."""
     if len(dataset.cat_ids) != len(classes):
         known = [category['name'] for category in dataset.COCOAPI(dataset.ann_file).dataset['categories']]
         absent = [name for name in classes if name not in known]
         raise ValueError(
-            f'{dataset.ann_file} has no categories {absent[:5]}: it knows {known[:10]}'
+            f'{dataset.ann_file} has no categories {absent[:5]}: it has {known[:10]}'
             f'{" ..." if len(known) > 10 else ""}. Give the data set metainfo=dict(classes=...) with the '
             'names of the file'
         )
@@ -171,7 +172,7 @@ def _labels_of(dataset, index: int) -> list[int]:
 
 
 def check_metric(metric, dataset) -> None:
-    """Raise a ValueError if COCO's metric would count images that are not in the data set as missed."""
+    """Raise a ValueError if the COCO metric would count images outside the data set as missed."""
     truth = getattr(metric, '_coco_api', None)
     if truth is None or getattr(metric, 'takes_parts', False):
         return
@@ -182,8 +183,8 @@ def check_metric(metric, dataset) -> None:
     if asked != given:
         raise ValueError(
             f"the evaluator's ann_file has {len(asked)} images and the data set {len(given)}, "
-            f'{len(asked & given)} of them in common: those it lacks would count as missed. Give both '
-            "the same ann_file without indices, or take type='SubsetCocoMetric' in the evaluator"
+            f'{len(asked & given)} of them in common: images without predictions would count as missed. Give '
+            "both the same ann_file without indices, or use type='SubsetCocoMetric' in the evaluator"
         )
 
 
@@ -197,10 +198,11 @@ def _tell_absent(dataset, absent: list[str], where: str) -> None:
 
 
 def check_data(dataset: dict) -> None:
-    """Fail on a wrong image folder before time goes into a model; cheap, since no image is looked for.
+    """Check the image folders of a data set config, without listing images.
 
     Raises:
-        FileNotFoundError, ValueError: see :class:`ImageFiles`.
+        FileNotFoundError: if a folder does not exist, see :class:`ImageFiles`.
+        ValueError: for wrong arguments of :class:`ImageFiles`.
     """
     for leaf in leaves(dataset):
         if leaf.get('type') == 'ImageFiles':
@@ -208,7 +210,7 @@ def check_data(dataset: dict) -> None:
 
 
 def check_model(cfg: Config) -> None:
-    """A BootMAE without its hook would train towards a momentum encoder that never moves."""
+    """Raise a ValueError for a BootMAE without ``BootMAEHook``: its momentum encoder would never be updated."""
     hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
     if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Reading config files."""
+"""Reads config files."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from ..results.provenance import REPOSITORY
 
 
 def load_config(path: str | Path, options: dict | None = None) -> Config:
-    """Read a config and apply ``--cfg-options``; the scope is set so that names in it are found.
+    """Read a config and apply ``--cfg-options``. Sets the default scope of the registries.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -18,7 +18,7 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
     if not Path(path).is_file():
         near = sorted(str(p) for p in Path(path).parent.glob('*.py')) if Path(path).parent.is_dir() else []
         raise FileNotFoundError(f'no config {path}: {"there are " + ", ".join(near) if near else "see configs/"}')
-    if str(REPOSITORY) not in sys.path:  # for custom_imports of methods in examples/ or beside it
+    if str(REPOSITORY) not in sys.path:  # so that custom_imports find examples/
         sys.path.append(str(REPOSITORY))
     cfg = Config.fromfile(str(path))
     cfg.merge_from_dict(options or {})

@@ -1,4 +1,4 @@
-"""How training images are read: by mmpretrain's transforms, by one faster transform, or by the GPU."""
+"""Chooses how training images are read: by mmpretrain's transforms, one faster transform, or the GPU."""
 
 import torch
 from mmengine.config import Config
@@ -6,7 +6,7 @@ from mmengine.config import Config
 from ..data.subsets import leaves
 
 READERS = ('stock', 'cpu', 'gpu')
-# What the transforms that ReadCrop stands for may be set to; None for any value.
+# Arguments that the transforms may have which ReadCrop replaces; None for any value.
 LOAD = dict(backend_args=None, color_type='color', imdecode_backend='cv2', to_float32=False, ignore_empty=False)
 CROP = dict(
     scale=None,
@@ -17,24 +17,24 @@ CROP = dict(
     backend='pillow',
 )
 FLIP = dict(prob=None, direction='horizontal', swap_seg_labels=None)
-NO_PIXELS = ('DrawMask', 'PackInputs')  # steps that do not look at the image
+NO_PIXELS = ('DrawMask', 'PackInputs')  # transforms that do not read the image
 
 
 def apply_reader(cfg: Config) -> None:
-    """Let training images be read as ``reader`` in the config says; call it before :func:`apply_run_defaults`.
+    """Read training images as ``reader`` in the config says. Call it before :func:`apply_run_defaults`.
 
-    ``cpu``, the default: a pipeline that begins with LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop
-    (bicubic, Pillow) and perhaps RandomFlip (horizontal) gets :class:`ReadCrop` for these, with the same random
-    numbers; any other stays as it is.
-    ``gpu``: the same, but the images reach the training loop as files' bytes, for :class:`DeviceStage`, whose arguments
-    are then in ``cfg.device_stage``. ``stock``: nothing is changed. ``reader_device='cpu'`` lets that stage work
-    without a GPU.
+    - ``cpu`` (default) replaces LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop (bicubic, Pillow) and
+      RandomFlip (horizontal, optional) at the beginning of a pipeline by :class:`ReadCrop`, with the same random
+      numbers. Other pipelines stay as they are.
+    - ``gpu`` does the same, but workers send the bytes of files and :class:`DeviceStage` decodes them on the GPU.
+      ``reader_device='cpu'`` decodes on the CPU instead.
+    - ``stock`` changes nothing.
 
-    Args:
-        cfg: changed in place.
+    Changes the pipelines of ``train_dataloader``; ``gpu`` also changes its ``collate_fn`` and ``pin_memory``, and sets
+    ``device_stage``.
 
     Raises:
-        ValueError: for another reader. For ``gpu``: without a GPU, or for a pipeline that it cannot serve.
+        ValueError: for another reader; for ``gpu`` without a GPU or with a pipeline that it cannot read.
     """
     reader = cfg.get('reader', 'cpu')
     if reader not in READERS:
@@ -56,22 +56,25 @@ def apply_reader(cfg: Config) -> None:
     cfg.device_stage = dict(size=one_size([dataset['pipeline'][0]['crop']['scale'] for dataset in pipelines]))
     if device != 'cuda':
         cfg.device_stage.device = device
-    cfg.train_dataloader.collate_fn = dict(type='collate_encoded')  # the GPU's decoder reads ordinary memory
+    cfg.train_dataloader.collate_fn = dict(type='collate_encoded')  # the GPU decoder reads unpinned memory
     cfg.train_dataloader.pin_memory = False
 
 
 def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:
-    """A pipeline whose beginning is one ReadCrop; None if it does not begin as that transform does."""
+    """Return the pipeline with ReadCrop at its beginning, or None if it begins otherwise."""
     if len(pipeline) < 2:
         return None
-    load, crop = settings(pipeline[0], 'LoadImageFromFile', LOAD), settings(pipeline[1], 'RandomResizedCrop', CROP)
+    load, crop = (
+        arguments_of(pipeline[0], 'LoadImageFromFile', LOAD),
+        arguments_of(pipeline[1], 'RandomResizedCrop', CROP),
+    )
     clamped = crop is None
     if clamped:
-        crop = settings(pipeline[1], 'ClampedResizedCrop', CROP)
-    # By default both resize otherwise: bilinear, by OpenCV.
+        crop = arguments_of(pipeline[1], 'ClampedResizedCrop', CROP)
+    # Their default, bilinear by OpenCV, differs.
     if load is None or crop is None or {'scale', 'interpolation', 'backend'} - crop.keys():
         return None
-    flip = settings(pipeline[2], 'RandomFlip', FLIP) if len(pipeline) > 2 else None
+    flip = arguments_of(pipeline[2], 'RandomFlip', FLIP) if len(pipeline) > 2 else None
     rest = pipeline[2 if flip is None else 3 :]
     step = dict(type='ReadCrop', crop=crop, flip=flip, mode=mode) | (dict(clamped=True) if clamped else {})
     if load.get('backend_args') is not None:
@@ -81,9 +84,9 @@ def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:
     return [step, *rest]
 
 
-def settings(step: dict, name: str, allowed: dict) -> dict | None:
-    """The arguments of a step of a pipeline; None if it is another transform, or set to what is not allowed."""
-    # An inherited config of mmpretrain names its scope in each step.
+def arguments_of(step: dict, name: str, allowed: dict) -> dict | None:
+    """Return the arguments of a transform, or None if it is another one or has arguments that are not allowed."""
+    # Configs that inherit from mmpretrain name its scope in each transform.
     arguments = {
         key: value for key, value in step.items() if key != 'type' and (key, value) != ('_scope_', 'mmpretrain')
     }
@@ -94,16 +97,16 @@ def settings(step: dict, name: str, allowed: dict) -> dict | None:
 
 
 def steps_with_pixels(steps: list[dict]) -> list[str]:
-    """Names of those steps that may look at the image. Packing must be the last."""
+    """Return the names of the transforms that may read the image."""
     names = [str(step['type']).rpartition('.')[2] for step in steps]
     return [name for name in names if name not in NO_PIXELS]
 
 
 def for_gpu(pipeline: list[dict]) -> list[dict]:
-    """A pipeline that gives the bytes of files and boxes for :class:`DeviceStage`.
+    """Return the pipeline for ``reader=gpu``, which gives file bytes and crop boxes to :class:`DeviceStage`.
 
     Raises:
-        ValueError: if it does not begin as ReadCrop does, or if a later step needs the image.
+        ValueError: if ReadCrop cannot replace its beginning, or if a later transform needs the image.
     """
     merged = merge_reading(pipeline, 'gpu')
     names = [str(step['type']).rpartition('.')[2] for step in pipeline]
@@ -111,22 +114,22 @@ def for_gpu(pipeline: list[dict]) -> list[dict]:
         raise ValueError(
             'reader=gpu replaces LoadImageFromFile, RandomResizedCrop or ClampedResizedCrop '
             '(interpolation=bicubic, backend=pillow) and RandomFlip (horizontal), but the training '
-            f'pipeline begins with {", ".join(names[:3])}, or sets these otherwise: use reader=cpu'
+            f'pipeline begins with {", ".join(names[:3])} or has other arguments: use reader=cpu'
         )
     needy = steps_with_pixels(merged[1:])
     if needy:
         raise ValueError(
-            f'reader=gpu cannot serve {", ".join(needy)} of the training pipeline, which need the image '
-            'in the worker: use reader=cpu'
+            f'reader=gpu does not work with {", ".join(needy)} in the training pipeline, because they read the '
+            'image in the worker: use reader=cpu'
         )
     if names[-1] != 'PackInputs':
-        raise ValueError(f'reader=gpu needs PackInputs as the last step, not {names[-1]}: use reader=cpu')
+        raise ValueError(f'reader=gpu needs PackInputs as the last transform, not {names[-1]}: use reader=cpu')
     keys = list(merged[-1].get('algorithm_keys', ()))
     return [*merged[:-1], dict(merged[-1], algorithm_keys=[*keys, 'crop_box'])]
 
 
 def one_size(scales: list) -> int | tuple[int, int]:
-    """The size of the crops of all pipelines.
+    """Return the common size of the crops of all pipelines.
 
     Raises:
         ValueError: if they differ.
@@ -135,7 +138,7 @@ def one_size(scales: list) -> int | tuple[int, int]:
     if len(sizes) > 1:
         raise ValueError(
             f'reader=gpu makes crops of one size, but the training data sets have {sorted(sizes)}: give '
-            'them one scale, or use reader=cpu'
+            'them the same scale, or use reader=cpu'
         )
     height, width = sizes.pop()
     return height if height == width else (height, width)

@@ -1,4 +1,4 @@
-"""What every training run of this suite gets, whatever its config: exact resume, and guards against lost work."""
+"""Defaults of every training run, whatever its config: exact resuming and guards against lost work."""
 
 import logging
 import os
@@ -8,12 +8,13 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-SAMPLERS = dict(DefaultSampler=False, InfiniteSampler=True)  # those that StreamSampler replaces; whether without end
+SAMPLERS = dict(DefaultSampler=False, InfiniteSampler=True)  # replaced by StreamSampler; whether they are endless
 LOOPS = dict(EpochBasedTrainLoop='EpochLoop', IterBasedTrainLoop='IterLoop')
 WRAPPERS = dict(OptimWrapper='GuardedOptimWrapper', AmpOptimWrapper='GuardedAmpOptimWrapper')
 HOOKS = dict(
     runtime_info='AsyncLoggingHook',
     preemption='PreemptionHook',
+    bad_images='BadImagesHook',
     nonfinite='NonFiniteHook',
     heartbeat='HeartbeatHook',
     collapse='CollapseMonitorHook',
@@ -22,32 +23,43 @@ TRACKERS = dict(wandb='WandbVisBackend', mlflow='MLflowVisBackend')
 
 
 def apply_run_defaults(cfg: Config) -> None:
-    """Exchange loop, loader, optimizer wrapper and checkpoint hook for those that survive, and add the watching hooks.
-
-    Changes the config in place, after the accumulation is settled. Hooks that are named in ``default_hooks`` already
-    keep their settings; None there leaves one out. ``bad_images='raise'`` in the config ends the run at the first
-    unreadable image.
-    """
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    cfg.optim_wrapper['type'] = WRAPPERS.get(kind, kind)
-    cfg.setdefault('default_hooks', {})
-    hooks = cfg.default_hooks  # setdefault gives what it was given, of which the config has a copy
-    for name, hook in HOOKS.items():
-        if hooks.setdefault(name, dict(type=hook)) is not None:
-            hooks[name].setdefault('type', hook)
-        elif name != 'runtime_info':  # mmengine knows None of its own hooks alone
-            del hooks[name]
-    checkpoint = hooks.setdefault('checkpoint', dict(interval=1))
-    if checkpoint and checkpoint.get('type', 'CheckpointHook') == 'CheckpointHook':
-        checkpoint['type'] = 'SafeCheckpointHook'
+    """Apply the defaults of every training run, in place. Call it after the accumulation is known."""
+    guard_optimizer(cfg)
+    add_hooks(cfg)
     add_trackers(cfg)
     make_resumable(cfg)
 
 
-def add_trackers(cfg: Config) -> None:
-    """``track='wandb'``, ``'mlflow'`` or both in a list: write there too what TensorBoard gets. Changes the config.
+def guard_optimizer(cfg: Config) -> None:
+    """Replace mmengine's optimizer wrapper by one that skips steps that are not finite.
 
-    A backend that the visualizer has already stays as it is set there.
+    Changes ``optim_wrapper.type``.
+    """
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    cfg.optim_wrapper['type'] = WRAPPERS.get(kind, kind)
+
+
+def add_hooks(cfg: Config) -> None:
+    """Add the hooks that guard a run, and replace mmengine's checkpoint hook.
+
+    Changes ``default_hooks``. Hooks that are there keep their arguments; ``default_hooks.NAME=None`` leaves one out.
+    """
+    cfg.setdefault('default_hooks', {})
+    hooks = cfg.default_hooks  # the config holds a copy of what setdefault got
+    for name, hook in HOOKS.items():
+        if hooks.setdefault(name, dict(type=hook)) is not None:
+            hooks[name].setdefault('type', hook)
+        elif name != 'runtime_info':  # mmengine accepts None only for its own hooks
+            del hooks[name]
+    checkpoint = hooks.setdefault('checkpoint', dict(interval=1))
+    if checkpoint and checkpoint.get('type', 'CheckpointHook') == 'CheckpointHook':
+        checkpoint['type'] = 'SafeCheckpointHook'
+
+
+def add_trackers(cfg: Config) -> None:
+    """Log to Weights & Biases or MLflow, too, with ``track='wandb'``, ``'mlflow'`` or a list of both.
+
+    Changes ``visualizer``. Backends that it already has keep their arguments.
 
     Raises:
         ValueError: for another name, or if the package is not installed.
@@ -57,7 +69,7 @@ def add_trackers(cfg: Config) -> None:
         if name not in TRACKERS:
             raise ValueError(f'track={name!r}: give {" or ".join(map(repr, TRACKERS))}')
         if find_spec(name) is None:
-            raise ValueError(f'track={name!r}: the package is not installed: pip install {name}, or leave it out')
+            raise ValueError(f'track={name!r}: the package is not installed: pip install {name}, or remove track')
         cfg.setdefault('visualizer', dict(type='UniversalVisualizer'))
         cfg.visualizer.setdefault('vis_backends', [dict(type='LocalVisBackend')])
         backends = cfg.visualizer.vis_backends
@@ -66,9 +78,9 @@ def add_trackers(cfg: Config) -> None:
 
 
 def mlflow_store(folder: str = 'work_dirs') -> dict:
-    """Where mlflow keeps its runs: the server of ``MLFLOW_TRACKING_URI``, else one database for all runs of a folder.
+    """Return where MLflow stores runs: the server of ``MLFLOW_TRACKING_URI``, or a database in a folder.
 
-    mmengine's default, a folder of files a run, is refused by current releases.
+    Current releases of MLflow refuse mmengine's default, a folder of files per run.
     """
     uri = os.environ.get('MLFLOW_TRACKING_URI')
     if uri:
@@ -82,17 +94,19 @@ def mlflow_store(folder: str = 'work_dirs') -> dict:
 
 
 def make_resumable(cfg: Config) -> None:
-    """Let samples, their order and each step depend on seed, epoch and index alone; see ``SeededSamples``.
+    """Make samples, their order and each step depend only on seed, epoch and index, see ``SeededSamples``.
 
-    A loader with another sampler than mmengine's two stays as it is, with a warning.
+    Changes ``train_dataloader`` (sampler, batch sampler, data set) and the loop in ``train_cfg``. With
+    ``bad_images='raise'`` in the config, the first unreadable image ends the run. A loader with a sampler other than
+    ``DefaultSampler`` or ``InfiniteSampler`` stays as it is, with a warning.
     """
     loader, loop = cfg.train_dataloader, cfg.train_cfg
     sampler = dict(loader.get('sampler') or {})
     kind = sampler.pop('type', None)
     if kind not in SAMPLERS or 'num_batch_per_epoch' in loader:
         print_log(
-            f'the training loader with sampler {kind} is left as it is: a resumed run will not repeat the '
-            'crops, masks and order of an unbroken one (DefaultSampler and InfiniteSampler do)',
+            f'the training loader with sampler {kind} is not changed, so a resumed run has other crops, masks and '
+            'order than an unbroken one; use DefaultSampler or InfiniteSampler for exact resuming',
             logger='current',
             level=logging.WARNING,
         )

@@ -1,4 +1,4 @@
-"""From a config file and options to a runnable config: every step, in its order."""
+"""All steps from a config file and options to a runnable config, in their order."""
 
 from mmengine.config import Config
 
@@ -20,24 +20,24 @@ def training_config(
     resume: str | None = None,
     resume_changed: bool = False,
 ) -> tuple[Config, Batch]:
-    """The config of a training run and its batch; ``tools/train.py`` explains the arguments."""
-    cfg = load_config(path, options)
-    batch = apply_batch(cfg, gpus, scale_lr)
-    for loader in ('train_dataloader', 'val_dataloader'):
-        check_data((cfg.get(loader) or {}).get('dataset', {}))
-    check_sizes(cfg)
+    """Build the config of a training run and its batch; ``tools/train.py`` explains the arguments.
+
+    Each step is a function with one job, and its docstring says what it changes in the config.
+    """
+    cfg = load_config(path, options)  # the file, changed by --cfg-options
+    batch = apply_batch(cfg, gpus, scale_lr)  # the recipe's global batch on this number of GPUs
+    check_training(cfg)  # data folders and image sizes
     if init:
-        apply_init(cfg, init, source)
+        apply_init(cfg, init, source)  # start weights of the backbone
     if resume:
-        cfg.resume, cfg.resume_changed = True, resume_changed
-        cfg.load_from = None if resume == 'auto' else resume
-    apply_reader(cfg)
-    apply_run_defaults(cfg)
+        apply_resume(cfg, resume, resume_changed)  # the checkpoint to resume from
+    apply_reader(cfg)  # how training images are read
+    apply_run_defaults(cfg)  # exact resuming and guards against lost work
     return cfg, batch
 
 
 def evaluation_config(path: str, checkpoint: str, options: dict | None = None, tta: bool = False) -> Config:
-    """The config of a test; ``tools/test.py`` explains the arguments."""
+    """Build the config of a test; ``tools/test.py`` explains the arguments."""
     cfg = load_config(path, options)
     check_data(cfg.test_dataloader.dataset)
     if tta:
@@ -46,8 +46,30 @@ def evaluation_config(path: str, checkpoint: str, options: dict | None = None, t
     return cfg
 
 
+def check_training(cfg: Config) -> None:
+    """Check data folders and image sizes of a training config. Changes nothing."""
+    for loader in ('train_dataloader', 'val_dataloader'):
+        check_data((cfg.get(loader) or {}).get('dataset', {}))
+    check_sizes(cfg)
+
+
+def apply_resume(cfg: Config, resume: str, resume_changed: bool = False) -> None:
+    """Resume the run from a file, or from the newest checkpoint for 'auto'.
+
+    Changes ``resume``, ``resume_changed`` and ``load_from``.
+    """
+    cfg.resume, cfg.resume_changed = True, resume_changed
+    cfg.load_from = None if resume == 'auto' else resume
+
+
 def apply_tta(cfg: Config) -> None:
-    """Test with the config's augmentation (``tta_pipeline``, ``tta_model``): several scales and mirrored images."""
+    """Test with the config's test-time augmentation (``tta_pipeline``, ``tta_model``): scales and mirrored images.
+
+    Changes the test pipeline, and wraps ``model``.
+
+    Raises:
+        ValueError: if the config has no test-time augmentation.
+    """
     if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
         raise ValueError(f'{cfg.filename} has no tta_pipeline and tta_model: test without --tta')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

@@ -1,4 +1,6 @@
-"""Start weights: an encoder from a checkpoint, and images normalized as its run did."""
+"""Start weights: the encoder of a checkpoint, and the input statistics that it was trained with."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,15 +13,16 @@ from ..checkpoints import error_context, find_encoder, match, read_checkpoint
 
 
 def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: dict | None = None) -> None:
-    """Start the model's backbone from a checkpoint's encoder, after checking that the input statistics agree.
+    """Start the backbone from the encoder of a checkpoint.
 
-    With ``adopt_statistics=True`` in the config, images are normalized as the run that made the weights did.
-    ``content`` is that of the file, if it was read before.
+    Changes ``model.backbone.init_cfg``. With ``adopt_statistics=True`` in the config also changes the mean and standard
+    deviation of the data preprocessor to those of the checkpoint. ``content`` is that of the file, if it was read
+    before.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the config is none that starts from an encoder, if the encoder does not fit its backbone, or if
-            the config normalizes images otherwise than the run that made the weights.
+        ValueError: if the config does not start from an encoder, if the encoder does not fit the backbone, or if the
+            checkpoint was trained with other input statistics.
     """
     backbone = cfg.model.get('backbone', {}).get('type')
     if backbone != 'TransferViT' and (backbone != 'PlainViT' or 'head' not in cfg.model):
@@ -35,24 +38,24 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
     with torch.device('meta'):
         model = MODELS.build(cfg.model.backbone)
-    with error_context(checkpoint):  # at once, and not only when the data sets have been read
+    with error_context(checkpoint):  # fail before the data sets are read
         match(model, encoder)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
 
 
 def preprocessor_of(cfg: Config) -> dict:
-    """The data preprocessor of a config: the model's own, else the shared one."""
+    """Return the data preprocessor of a config: that of the model, or else the shared one."""
     return cfg.model.get('data_preprocessor') or cfg.data_preprocessor
 
 
 def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (of 0..255) that a config normalizes images with."""
+    """Return the mean and standard deviation (of 0..255) that a config normalizes images with."""
     preprocessor = preprocessor_of(cfg)
     return list(preprocessor.mean), list(preprocessor.std)
 
 
-def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
-    """Refuse weights made with other input statistics than the config's; None means unknown, and passes."""
+def check_statistics(cfg: Config, checkpoint: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Raise a ValueError for weights trained with other input statistics; ``mean=None`` (unknown) passes."""
     ours = input_statistics(cfg)
     if mean is not None and not np.allclose(ours, (mean, std), atol=0.01):
         raise ValueError(
@@ -63,13 +66,16 @@ def check_statistics(cfg: Config, checkpoint: str, mean, std) -> None:
 
 
 def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) -> None:
-    """Normalize images as the run of a checkpoint did, or refuse it.
+    """Normalize images as the run of a checkpoint did, or refuse the checkpoint.
 
     Args:
-        model: with a ``data_preprocessor``.
-        recorded: what the file says of itself, ``mean`` and ``std`` of 0..255 among it; else nothing is known.
-        path: of the file, for the message.
-        adopt: take the file's statistics; otherwise they must be the model's.
+        model: model with a ``data_preprocessor``, which is changed.
+        recorded: metadata of the file, with ``mean`` and ``std`` of 0..255 if they are known.
+        path: path of the file, for messages.
+        adopt: use the statistics of the file; otherwise they must equal those of the model.
+
+    Raises:
+        ValueError: if the statistics differ and ``adopt`` is off.
     """
     preprocessor = model.data_preprocessor
     if 'mean' not in recorded or getattr(preprocessor, 'mean', None) is None:

@@ -1,3 +1,5 @@
+"""Data sets, their reading, order and checks; importing it registers the classes with the OpenMMLab registries."""
+
 from .. import compat
 
 compat.apply()

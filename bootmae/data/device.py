@@ -1,18 +1,19 @@
-"""The device's part in reading images: JPEG files of a batch are decoded, cropped, resized and flipped there.
+"""Decoding, cropping, resizing and flipping of a batch of JPEG files on the GPU.
 
-B images, K of them finished by the workers, S_h x S_w output, H x W an image's own size.
+Shape letters: B images of a batch, K images that the workers have finished, S_h x S_w output size, H x W image size.
 
-nvJPEG through ``torchvision.io.decode_jpeg(list, device='cuda')``, as far as its source (torchvision 0.26) tells:
+``torchvision.io.decode_jpeg(list, device='cuda')`` calls nvJPEG. Its source (torchvision 0.26) shows:
 
-* It takes one-dimensional uint8 tensors on the CPU. Baseline files go to the chip's JPEG engine in one batch where
-  there is one (A100, H100); all others are decoded one by one, each with a wait.
-* The work runs on a stream of its own, for which the host waits before the call returns. So the host must be ahead of
-  the device by as much as decoding takes, which it is if it is called while a training step is still running.
-* The images' memory is allocated on the *current* stream, but is written to without waiting for it (a known fault,
-  pytorch/vision#9606). :meth:`DeviceStage._decode` therefore waits until that stream has read what it had.
-* One bad file fails the whole batch, and nothing says which it was.
-* Chroma is upsampled by repetition, unlike on the CPU, which interpolates. With libjpeg doing so in its place, crops of
-  54 ImageNet files in 4:2:0 differed from Pillow's by 0.53 levels on average, in one by 1.8; 190 in 4:4:4 by 0.18.
+* It takes one-dimensional uint8 tensors on the CPU. GPUs with a JPEG engine (A100, H100) decode baseline files in one
+  batch. All other files are decoded one by one, with a synchronization each.
+* The work runs on a stream of its own, and the call returns when that stream is done. Call it while a training step is
+  running, so that the host is ahead of the device by the time that decoding takes.
+* The memory of the images is allocated on the *current* stream, but written without waiting for it (a known bug,
+  pytorch/vision#9606). :meth:`DeviceStage._decode` therefore waits for that stream first.
+* One bad file fails the whole batch, and the error does not name it.
+* Chroma is upsampled by repetition; the CPU decoder interpolates. In crops of ImageNet files the mean difference from
+  Pillow, measured with libjpeg's repetition, was 0.53 levels for 54 files in 4:2:0 (1.8 in the worst one) and 0.18 for
+  190 files in 4:4:4.
 """
 
 import contextlib
@@ -27,24 +28,24 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from .samples import SeededSamples
 from .tar import readable
 
-BYTES_AT_ONCE = 2**26  # of files: 130 million pixels of ImageNet's, 400 MB decoded
-RESIZED_AT_ONCE = 64  # images that are float32 at a time: 39 MB at 224 pixels
-LARGEST_SCALE = 40  # CUDA's antialiased resizing keeps the weights of a pixel in 48 kB: about 47 is its end
+BYTES_AT_ONCE = 2**26  # compressed bytes; 130 million pixels of ImageNet, 400 MB decoded
+RESIZED_AT_ONCE = 64  # float32 images; 39 MB at 224 pixels
+LARGEST_SCALE = 40  # CUDA's antialiased resizing fails from about 47 on: its weights must fit 48 kB of shared memory
 
 Item = dict[str, torch.Tensor | BaseDataElement]
 
 
 @FUNCTIONS.register_module()
 def collate_encoded(items: Sequence[Item]) -> dict:
-    """A batch of files' bytes and of finished images, in few tensors: each costs a worker a file handle to send.
+    """Collate encoded files and finished images into few tensors; a worker needs a file handle to send each.
 
     Args:
-        items: ``inputs``, uint8, the bytes of a JPEG file (bytes, ) or a finished image (3, S_h, S_w), and
-            ``data_samples`` with ``crop_box`` (5, ): top, left, height, width and whether to flip.
+        items: Samples. ``inputs`` is uint8: the bytes of a JPEG file (bytes,) or a finished image (3, S_h, S_w).
+            ``data_samples`` has ``crop_box`` (5,): top, left, height, width and whether to flip.
 
     Returns:
-        ``data_samples``, without their boxes, and ``inputs``: ``data`` all bytes in a row, ``lengths`` (B, ) of the
-        files in it, 0 for a finished image, ``boxes`` (B, 5), and ``finished`` (K, 3, S_h, S_w).
+        ``data_samples`` without their boxes, and ``inputs``: ``data``, the concatenated bytes; ``lengths`` (B,) of the
+        files in it, 0 for a finished image; ``boxes`` (B, 5); and ``finished`` (K, 3, S_h, S_w).
     """
     tensors, samples = [item['inputs'] for item in items], [item['data_samples'] for item in items]
     files = [tensor for tensor in tensors if tensor.ndim == 1]
@@ -58,31 +59,31 @@ def collate_encoded(items: Sequence[Item]) -> dict:
 
 
 class DeviceStage:
-    """Turns a batch of the loader into images on the device: uint8 (B, 3, S_h, S_w), BGR.
+    """Turn a batch of the loader into images on the device: uint8 (B, 3, S_h, S_w), BGR.
 
-    Batches are those of :func:`collate_encoded`, or of ``pseudo_collate`` with a ``crop_box`` in each data sample. Any
-    other batch is copied to the device and left as it is, which is without waiting if its memory is pinned.
+    It takes batches of :func:`collate_encoded`, or of ``pseudo_collate`` with a ``crop_box`` in each data sample. Any
+    other batch is copied to the device unchanged, asynchronously if its memory is pinned.
 
-    On a GPU all happens on a stream of its own, for which the caller's stream waits. Call it when a training step has
-    just been launched, from the same thread: a thread of its own would meet CUDA graphs while they are captured.
-    On the CPU the same is done with torchvision's decoder, and the result is that of :class:`ReadCrop`.
+    On a GPU all work runs on a stream of its own, and the caller's stream waits for it. Call the stage right after a
+    training step has been launched, and from the same thread: another thread could interfere with the capture of CUDA
+    graphs. On the CPU torchvision's decoder gives the same result as :class:`ReadCrop`.
 
-    A file that the device's decoder refuses is decoded on the CPU. If that fails too it is a broken sample, which
-    ``samples`` reports and replaces (:meth:`SeededSamples.replace`).
+    A file that the device's decoder refuses is decoded on the CPU. If that fails too, ``samples`` reports and replaces
+    it (:meth:`SeededSamples.replace`).
 
     Args:
         size: S, or (S_h, S_w).
-        device: where to.
-        samples: the training loader's data set.
-        decode: as ``torchvision.io.decode_jpeg`` for a list, with ``mode`` and ``device``.
+        device: Target device, CUDA or CPU.
+        samples: Data set of the training loader.
+        decode: Decoder of a list of files, with the arguments of ``torchvision.io.decode_jpeg``.
 
     Attributes:
-        on_cpu: how many files the device's decoder has refused so far.
+        on_cpu: Number of files that the device's decoder has refused so far.
 
     Raises:
-        ValueError: for a device that is neither a GPU of CUDA nor the CPU. When called, for a broken sample without
-            ``samples`` to replace it; names the file.
-        UnreadableSample: when called, as of ``samples``.
+        ValueError: If the device is neither CUDA nor the CPU; when called, if a file is broken and there are no
+            ``samples`` to replace it. Names the file.
+        UnreadableSample: When called, see :class:`SeededSamples`.
     """
 
     def __init__(
@@ -101,9 +102,9 @@ class DeviceStage:
             )
         self.stream, self.on_cpu = None, 0
         if self.device.type == 'cuda':
-            if self.device.index is None:  # torchvision's decoder belongs to the device of its first call
+            if self.device.index is None:  # torchvision's decoder stays on the device of its first call
                 self.device = torch.device('cuda', torch.cuda.current_device())
-            # Its kernels are small, and the host waits for what is before them: they go first.
+            # High priority: the kernels are small, and the host waits for them.
             self.stream = torch.cuda.Stream(self.device, priority=-1)
 
     def __call__(self, batch: dict) -> dict:
@@ -120,16 +121,16 @@ class DeviceStage:
             caller = torch.cuda.current_stream(self.device)
             caller.wait_stream(self.stream)
             for tensor in _tensors(inputs):
-                tensor.record_stream(caller)  # or its memory would be given to the next batch while it is read
+                tensor.record_stream(caller)  # otherwise the next batch could get its memory while it is being read
         return dict(batch, inputs=inputs) | ({} if samples is None else dict(data_samples=samples))
 
     def _images(self, inputs: dict[str, torch.Tensor], samples: list[BaseDataElement]) -> torch.Tensor:
-        """The batch (B, 3, S_h, S_w); replaces the data samples of broken files."""
+        """Decode and crop a batch: (B, 3, S_h, S_w). Replaces the data samples of broken files in ``samples``."""
         lengths, boxes = inputs['lengths'].tolist(), inputs['boxes'].tolist()
-        files = inputs['data'].split(lengths)  # views, each contiguous
+        files = inputs['data'].split(lengths)  # contiguous views
         finished = iter(())
         if 'finished' in inputs:
-            finished = iter(inputs['finished'].to(self.device, non_blocking=True).flip(1))  # RGB, as a decoder gives it
+            finished = iter(inputs['finished'].to(self.device, non_blocking=True).flip(1))  # RGB, as decoded
         out = []
         for chunk in _chunks(lengths):
             decoded = iter(self._decode([files[i] for i in chunk if lengths[i]]))
@@ -143,16 +144,16 @@ class DeviceStage:
         return torch.cat(out)
 
     def _decode(self, files: list[torch.Tensor]) -> list[torch.Tensor | Exception]:
-        """The images (3, H, W), RGB, of files; the reason in place of one that cannot be decoded."""
+        """Decode files to RGB images (3, H, W). A file that cannot be decoded gives its exception instead."""
         if not files:
             return []
         if self.stream is not None:
-            self.stream.synchronize()  # for resizing of what was decoded before; it waits for no training step
+            self.stream.synchronize()  # the previous chunk must be resized; this does not wait for a training step
         try:
             return self.decode(files, mode=ImageReadMode.RGB, device=self.device)
         except RuntimeError:
             if self.stream is not None:
-                torch.cuda.synchronize(self.device)  # the decoder may still write to what is free again
+                torch.cuda.synchronize(self.device)  # the decoder may still write to memory that is free again
         if len(files) > 1:
             middle = len(files) // 2
             return self._decode(files[:middle]) + self._decode(files[middle:])
@@ -164,12 +165,12 @@ class DeviceStage:
         return [image.to(self.device)]
 
     def _replace(self, error: Exception, i: int, boxes: list[list[int]], samples: list[BaseDataElement]):
-        """The image that comes in the place of a broken one, RGB, on the device; changes its box and data sample."""
+        """Return the image that replaces a broken one, RGB, on the device; update its box and data sample."""
         while isinstance(error, Exception):
             if self.samples is None or 'sample_key' not in samples[i]:
                 raise ValueError(
                     f'{readable(samples[i].get("img_path", f"image {i} of the batch"))} cannot be decoded '
-                    f'({error}): mend or remove it; tools/verify_data.py finds all such files'
+                    f'({error}): repair or remove it; tools/verify_data.py finds all such files'
                 ) from error
             item = self.samples.replace(samples[i].sample_key, samples[i].sample_attempt, error)
             image, samples[i] = item['inputs'], item['data_samples']
@@ -181,14 +182,14 @@ class DeviceStage:
 def crop_and_resize(
     images: Sequence[torch.Tensor], boxes: Sequence[Sequence[int]], size: tuple[int, int], exact: bool | None = None
 ) -> torch.Tensor:
-    """Boxes of images, resized to one size (bicubic, antialiased), perhaps flipped, channels reversed.
+    """Crop boxes, resize them to one size (bicubic, antialiased), flip them if asked, and reverse the channels.
 
     Args:
         images: B uint8 tensors (3, H, W).
-        boxes: B times top, left, height, width and whether to flip.
+        boxes: Top, left, height, width and whether to flip, for each image.
         size: (S_h, S_w).
-        exact: resize in float32 and round once, to even, as torchvision does on a GPU; otherwise in uint8, which only
-            the CPU can and which rounds after each of its two passes. None: as the device of the images has it.
+        exact: True resizes in float32 and rounds once, to even, as torchvision does on a GPU. False resizes in uint8,
+            which only the CPU can do and which rounds after each of the two passes. None chooses by the device.
 
     Returns:
         uint8 (B, 3, S_h, S_w).
@@ -198,7 +199,7 @@ def crop_and_resize(
     for image, (top, left, height, width, _) in zip(images, boxes):
         row = image[None, :, top : top + height, left : left + width]
         if (height, width) != size:
-            # Two kernels an image, from here on some ten for all of them.
+            # Two kernels for each image; the rest takes about ten kernels for the whole batch.
             row = _resize(row.float() if exact else row, size)
         rows.append(row.float() if exact else row)
     out = torch.cat(rows)
@@ -217,7 +218,7 @@ def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """The numbers of the files of a batch, in order, so that not too much is decoded at once."""
+    """Yield the indices of a batch in chunks that limit the memory of decoded images."""
     chunk, total = [], 0
     for i, length in enumerate(lengths):
         if chunk and total + length > BYTES_AT_ONCE:
@@ -229,7 +230,7 @@ def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _move(inputs, device: torch.device):
-    """Tensors, alone or in lists and dicts, on a device."""
+    """Copy tensors, alone or nested in lists and dicts, to a device."""
     if isinstance(inputs, torch.Tensor):
         return inputs.to(device, non_blocking=True)
     if isinstance(inputs, dict):

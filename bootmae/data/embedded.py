@@ -1,7 +1,7 @@
-"""Real images that installed packages carry: digits and crops of photographs. Nothing is downloaded.
+"""Real images that come with installed packages: digits and crops of photographs. Nothing is downloaded.
 
 They serve tests, first runs and small comparisons on a machine without data. Results on them show that a
-pipeline works and that pretraining helps; they say nothing about ImageNet.
+pipeline works and that pretraining helps; they do not transfer to ImageNet.
 """
 
 from collections.abc import Iterable
@@ -17,10 +17,9 @@ from mmpretrain.registry import DATASETS
 
 from .subsets import few_labels
 
-# Class name: (distribution, import name, file). Left out: drawings, binary and synthetic pictures (horse,
-# logo, phantom, chessboards, color wheel), pages of text, motorcycle_right (its twin from 10 cm away),
-# microaneurysms (102 pixels), lfw_subset (25 pixels), and cell and clock_motion (almost all of their area is
-# featureless).
+# Class name: (distribution, import name, file). Left out: drawings, binary and synthetic images (horse, logo, phantom,
+# chessboards, color wheel), pages of text, motorcycle_right (stereo partner of motorcycle_left), microaneurysms (102
+# pixels), lfw_subset (25 pixels), and cell and clock_motion (almost featureless).
 PHOTOS = {
     'astronaut': ('scikit-image', 'skimage', 'data/astronaut.png'),
     'brick': ('scikit-image', 'skimage', 'data/brick.png'),
@@ -41,21 +40,21 @@ PHOTOS = {
     'rocket': ('scikit-image', 'skimage', 'data/rocket.jpg'),
     'text': ('scikit-image', 'skimage', 'data/text.png'),
 }
-# Crop sizes are for photographs whose shorter side is at most this; larger ones get larger crops.
+# Crop sizes hold for photographs whose shorter side is at most this long; larger ones get larger crops.
 NOMINAL_SIDE = 512
-# Left unused between the training and the validation half: a JPEG chroma block spans 16 pixels.
+# Unused pixels between the training and the validation half, the width of a JPEG chroma block.
 GAP = 16
-# Gray-level standard deviation below which a crop (plain sky, black border) is drawn again.
+# A crop with a smaller standard deviation of gray levels (plain sky, black border) is drawn again.
 MIN_CONTRAST = 4.0
 MAX_DRAWS = 100
 DIGITS_VAL_PER_CLASS = 50
 
 
 class EmbeddedImages(BaseDataset):
-    """Base of the datasets that hold all pictures in memory.
+    """Base class of data sets that hold all images in memory.
 
-    A sample reaches the pipeline with ``img`` (BGR uint8, H x W x 3, as LoadImageFromFile would give it),
-    ``img_shape``, ``ori_shape``, ``gt_label`` and ``sample_idx``: pipelines need no loading transform.
+    A sample enters the pipeline with ``img`` (BGR uint8, H x W x 3, as from LoadImageFromFile), ``img_shape``,
+    ``ori_shape``, ``gt_label`` and ``sample_idx``, so pipelines need no loading transform.
     """
 
     def __init__(self, split: str, size: int, labels_per_class: int | None, subset_seed: int, **kwargs):
@@ -73,55 +72,55 @@ class EmbeddedImages(BaseDataset):
         super().__init__(ann_file='', **kwargs)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """All pictures of the split, RGB uint8 (n, size, size, 3), and their labels (n,)."""
+        """Return all images of the split, RGB uint8 (n, size, size, 3), and their labels (n,)."""
         raise NotImplementedError
 
     def load_data_list(self) -> list[dict]:
-        """One dict(row, gt_label) a sample, after the pictures of the split have been prepared."""
+        """Prepare the images of the split and return dict(row, gt_label) for each sample."""
         pixels, labels = self.draw()
-        self._pixels = np.ascontiguousarray(pixels[..., ::-1])  # BGR once and for all, not for every sample
+        self._pixels = np.ascontiguousarray(pixels[..., ::-1])  # converted to BGR once, not for every sample
         rows = np.arange(len(labels))
         if self.labels_per_class is not None:
             rows = few_labels(labels, self.labels_per_class, self.subset_seed)
         return [dict(row=int(row), gt_label=int(labels[row])) for row in rows]
 
     def get_data_info(self, idx: int) -> dict:
-        """The sample before the pipeline; ``img`` is its own copy, so transforms may write into it."""
+        """Return a sample before the pipeline, with a copy of its image that transforms may change."""
         info = super().get_data_info(idx)
         info['img'] = self._pixels[info['row']].copy()
         info['img_shape'] = info['ori_shape'] = info['img'].shape[:2]
         return info
 
     def images(self, indices: Iterable[int]) -> np.ndarray:
-        """Pictures for a report, before any transform: RGB uint8 (n, size, size, 3)."""
+        """Return images before any transform: RGB uint8 (n, size, size, 3)."""
         rows = [super(EmbeddedImages, self).get_data_info(int(i))['row'] for i in indices]
         return np.ascontiguousarray(self._pixels[rows][..., ::-1])
 
     def describe(self) -> str:
-        """One line for the log: number of images, number of classes, what they are."""
+        """Return one line for the log: number of images, number of classes, source."""
         num_classes = len(self.metainfo['classes'])
         return f'{len(self):,} images, {num_classes} classes, {type(self).__name__} {self.split}'
 
     def extra_repr(self) -> list[str]:
-        """Lines for mmpretrain's ``repr``."""
+        """Return the lines for mmpretrain's ``repr``."""
         return [self.describe()] if self._fully_initialized else []
 
 
 @DATASETS.register_module()
 class DigitImages(EmbeddedImages):
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels, enlarged.
+    """The 1,797 handwritten digits of scikit-learn, enlarged from 8 x 8 pixels.
 
-    Validation holds 50 of each digit, 500 in all, drawn once and for all; training the other 1,297. Both
-    splits share their writers.
+    Validation holds a fixed draw of 50 images of each digit, training the other 1,297. Both splits share their writers.
 
     Args:
         split: 'train' or 'val'.
-        size: Side of the square pictures in pixels; enlarged bicubically from 8.
-        labels_per_class: Keep so many training images of each class; smaller subsets are part of larger ones.
-        subset_seed: Chooses which.
+        size: Side of the square images in pixels, enlarged bicubically.
+        labels_per_class: Number of training images of each class to keep. Smaller subsets are part of larger ones.
+        subset_seed: Seed of that draw.
         kwargs: Arguments of mmpretrain's BaseDataset, such as ``pipeline`` and ``test_mode``.
 
-    Errors: ValueError for a bad split, size or subset.
+    Raises:
+        ValueError: For an invalid split, size or subset.
     """
 
     METAINFO = dict(classes=tuple('0123456789'))
@@ -130,7 +129,7 @@ class DigitImages(EmbeddedImages):
         super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.datasets import load_digits  # takes a second to import; only this dataset needs it
+        from sklearn.datasets import load_digits  # the import takes a second, and only this data set needs it
 
         digits = load_digits()
         val = np.zeros(len(digits.target), dtype=bool)
@@ -146,28 +145,28 @@ class DigitImages(EmbeddedImages):
 class PhotoCrops(EmbeddedImages):
     """Square crops of the 18 photographs in ``PHOTOS``; the class of a crop is its photograph.
 
-    Training crops come from one half of each photograph (left, or upper where it is taller than wide),
-    validation crops from the other. A strip of 16 pixels between the halves is unused, so that the two share
-    no pixel and no JPEG block. The boxes are drawn from ``crop_seed`` and then fixed. To know a photograph by
-    its other half takes texture and color, not the recognition of objects.
+    Training crops come from one half of each photograph (left, or upper if it is taller than wide), validation crops
+    from the other. A strip of 16 pixels between the halves is unused, so that the splits share no pixel and no JPEG
+    block. The boxes are fixed by ``crop_seed``. Texture and color are enough to classify the other half of a
+    photograph; no recognition of objects is needed.
 
     Args:
         split: 'train' or 'val'.
-        size: Side of the crops after resizing, in pixels.
-        crop_size: Smallest and largest side of the crops in the photograph, in pixels of a photograph whose
-            shorter side is at most 512 (for larger ones in proportion).
-        crops_per_image: Number of crops of each photograph; by default 256 for training and 64 for
-            validation.
-        crop_seed: Chooses the boxes.
-        labels_per_class: Keep so many training crops of each class; smaller subsets are part of larger ones.
-        subset_seed: Chooses which.
+        size: Side of the crops in pixels after resizing.
+        crop_size: Smallest and largest side of the crops before resizing, in pixels of a photograph whose shorter side
+            is at most 512; scaled for larger ones.
+        crops_per_image: Number of crops of each photograph, by default 256 for training and 64 for validation.
+        crop_seed: Seed of the boxes.
+        labels_per_class: Number of training crops of each class to keep. Smaller subsets are part of larger ones.
+        subset_seed: Seed of that draw.
         kwargs: Arguments of mmpretrain's BaseDataset, such as ``pipeline`` and ``test_mode``.
 
     Attributes:
-        boxes: (n, 3) left, top and side of all crops of the split, photograph after photograph.
+        boxes: (n, 3) left, top and side of all crops of the split, sorted by photograph.
 
-    Errors: ValueError for a bad split, size or subset; FileNotFoundError naming the package without its
-        picture.
+    Raises:
+        ValueError: For an invalid split, size or subset.
+        FileNotFoundError: If an installed package lacks its photograph. Names the package.
     """
 
     METAINFO = dict(classes=tuple(PHOTOS))
@@ -191,7 +190,7 @@ class PhotoCrops(EmbeddedImages):
         if not 8 <= smallest <= largest <= 160:
             raise ValueError(
                 f'crop_size={crop_size} must be (smallest, largest) within 8 and 160 pixels: '
-                'half of the smallest photograph has to hold a crop'
+                'a crop must fit into half of the smallest photograph'
             )
         self.crop_size, self.crops_per_image, self.crop_seed = (smallest, largest), crops_per_image, crop_seed
         super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
@@ -199,7 +198,7 @@ class PhotoCrops(EmbeddedImages):
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
         boxes, crops = [], []
         for number, name in enumerate(PHOTOS):
-            # A stream for each photograph and split: asking for more crops leaves the first ones as they are.
+            # Each photograph and split has its own stream, so more crops leave the first ones unchanged.
             rng = np.random.default_rng((self.crop_seed, number, self.split == 'val'))
             image = photo(name)
             region = half(image.shape[:2], self.split)
@@ -213,9 +212,10 @@ class PhotoCrops(EmbeddedImages):
 
 @cache
 def photo(name: str) -> np.ndarray:
-    """A photograph of ``PHOTOS``, RGB uint8 (H, W, 3), decoded once per process and not writable.
+    """Return a photograph of ``PHOTOS``, RGB uint8 (H, W, 3), read-only and decoded once per process.
 
-    Errors: FileNotFoundError naming package, version and remedy when the picture is not there.
+    Raises:
+        FileNotFoundError: If the photograph is missing. Names package, version and remedy.
     """
     distribution, module, path = PHOTOS[name]
     spec = find_spec(module)
@@ -231,7 +231,7 @@ def photo(name: str) -> np.ndarray:
         except PackageNotFoundError:
             release = '(unknown version)'
         raise FileNotFoundError(
-            f'{distribution} {release} has no readable picture {file}: install its wheel '
+            f'{distribution} {release} has no readable photograph {file}: install its wheel '
             f'again, pip install --force-reinstall {distribution}'
         )
     image = np.ascontiguousarray(image[:, :, ::-1])
@@ -240,7 +240,7 @@ def photo(name: str) -> np.ndarray:
 
 
 def half(shape: tuple[int, int], split: str) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom (exclusive) of the half of an image (H, W) that belongs to a split."""
+    """Return left, top, right and bottom (exclusive) of the half of an image (H, W) that belongs to a split."""
     height, width = shape
     first_end, second_start = max(shape) // 2 - GAP // 2, max(shape) // 2 + GAP // 2
     if width >= height:
@@ -251,7 +251,7 @@ def half(shape: tuple[int, int], split: str) -> tuple[int, int, int, int]:
 def draw_box(
     image: np.ndarray, region: tuple[int, int, int, int], crop_size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int]:
-    """Left, top and side of a random square in ``region`` that is not featureless (after 100 tries: any)."""
+    """Draw left, top and side of a square in ``region`` that is not featureless; after 100 tries take any."""
     left, top, right, bottom = region
     scale = max(1.0, min(image.shape[:2]) / NOMINAL_SIDE)
     for _ in range(MAX_DRAWS):
@@ -263,7 +263,7 @@ def draw_box(
 
 
 def cut(image: np.ndarray, box: tuple[int, int, int], size: int) -> np.ndarray:
-    """The square ``box`` of an image, resized to (size, size, 3)."""
+    """Cut the square ``box`` out of an image and resize it to (size, size, 3)."""
     x, y, side = box
     method = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
     return cv2.resize(image[y : y + side, x : x + side], (size, size), interpolation=method)

@@ -1,7 +1,7 @@
-"""What is wrong with image, mask and COCO annotation files: checks of single files, from which a scan is made.
+"""Checks of single files: images, segmentation masks and COCO annotations.
 
-A fault would stop a run or spoil it; a note is an image that is read well but worth knowing of. Images are decoded as
-in training (OpenCV, turned as their EXIF data say) and by Pillow as well, which tells truncated files from others.
+A fault would stop a run or corrupt it. A note is about a file that is read correctly but unusual. Images are decoded as
+in training (OpenCV, with the EXIF orientation applied), and with Pillow, which detects truncated files.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from .jpeg import END, START, is_whole
 from .tar import is_tar_path, read_tar_path, readable
 
-TINY = 16  # pixels on the shorter side: less than one patch
+TINY = 16  # pixels on the shorter side, the size of a patch
 HUGE = 100_000_000  # pixels
-READABLE = 2**30  # pixels; OpenCV reads no larger image
+READABLE = 2**30  # pixels, the limit of OpenCV
 ORIENTATION = 0x0112  # EXIF tag
-TURNED = range(2, 9)  # its values that turn or mirror an image
-TOLERANCE = 1.0  # pixels by which boxes and polygons may exceed their image: published sets round
+TURNED = range(2, 9)  # values of that tag that rotate or mirror an image
+TOLERANCE = 1.0  # pixels by which boxes and polygons may exceed their image, since published sets round
 
-# kinds that are no faults
+# kinds of findings that are notes and not faults
 CMYK, SIXTEEN_BIT, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
     'CMYK',
     '16-bit',
@@ -49,7 +49,7 @@ NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS)
 
 @dataclass(frozen=True)
 class FileFinding:
-    """One thing found: its kind, the file, what exactly, and the split (set by the scan)."""
+    """A finding about a file: its kind, the file, details, and the split (set by the scan)."""
 
     kind: str
     path: str
@@ -63,13 +63,13 @@ class FileFinding:
 
 @dataclass(frozen=True)
 class Job:
-    """Files that are looked at together.
+    """Files to check together.
 
     Args:
-        image: path of an image.
-        mask: path of its segmentation mask, if it has one.
-        allowed: label values that may occur in the mask.
-        size: (height, width) of the image as annotations say.
+        image: Path of an image.
+        mask: Path of its segmentation mask, if it has one.
+        allowed: Label values that may occur in the mask.
+        size: (height, width) of the image according to the annotations.
     """
 
     image: str
@@ -80,36 +80,35 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What a job found, a hash of the image file's bytes (None if missing or empty), and the labels of its mask."""
+    """Result of a job: findings, a hash of the image file (None if missing or empty), and the labels of the mask."""
 
     job: Job
     findings: list[FileFinding] = field(default_factory=list)
     digest: bytes | None = None
     labels: tuple[int, ...] = ()
 
+    def add(self, kind: str, path: str, detail: str) -> None:
+        """Add a finding."""
+        self.findings.append(FileFinding(kind, path, detail))
+
 
 def inspect_files(job: Job) -> Outcome:
-    """Look at the files of a job."""
+    """Check the files of a job."""
     outcome = Outcome(job)
     size = None
-    if data := _read(job.image, 'image', outcome.findings):
+    if data := _read(job.image, 'image', outcome):
         outcome.digest = hashlib.blake2b(data, digest_size=16).digest()
-        size = check_image(readable(job.image), data, outcome.findings)
+        size = check_image(readable(job.image), data, outcome)
     if size and job.size and size != job.size:
-        outcome.findings.append(
-            FileFinding(
-                'size differs from the annotation',
-                readable(job.image),
-                f'the file is {_by(size)}, the annotation says {_by(job.size)}',
-            )
-        )
-    if job.mask and (data := _read(job.mask, 'mask', outcome.findings, f'of {job.image}')):
-        outcome.labels = check_mask(job.mask, data, size, job.allowed, outcome.findings)
+        detail = f'the file is {_by(size)}, the annotation says {_by(job.size)}'
+        outcome.add('size differs from the annotation', readable(job.image), detail)
+    if job.mask and (data := _read(job.mask, 'mask', outcome, f'of {job.image}')):
+        outcome.labels = check_mask(job.mask, data, size, job.allowed, outcome)
     return outcome
 
 
-def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -> bytes | None:
-    """Bytes of a file, or None and a finding."""
+def _read(path: str, what: str, outcome: Outcome, detail: str = '') -> bytes | None:
+    """Read a file; on failure add a finding and return None."""
     name = readable(path)
     try:
         if is_tar_path(path):
@@ -118,74 +117,72 @@ def _read(path: str, what: str, findings: list[FileFinding], detail: str = '') -
             with open(path, 'rb') as file:
                 data = file.read()
     except FileNotFoundError:
-        findings.append(FileFinding(f'missing {what}', name, detail or 'there is no such file'))
-    except (OSError, ValueError) as error:  # a ValueError of an archive that is cut off
-        findings.append(FileFinding('unreadable', name, getattr(error, 'strerror', None) or str(error)))
+        outcome.add(f'missing {what}', name, detail or 'there is no such file')
+    except (OSError, ValueError) as error:  # a truncated archive raises a ValueError
+        outcome.add('unreadable', name, getattr(error, 'strerror', None) or str(error))
     else:
         if data:
             return data
-        findings.append(FileFinding('empty file', name, '0 bytes'))
+        outcome.add('empty file', name, '0 bytes')
     return None
 
 
-def check_image(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int] | None:
-    """(height, width) of an image as training sees it, or None if it cannot be decoded; adds to the findings."""
-    image = _decode_with_pillow(path, data, findings)
+def check_image(path: str, data: bytes, outcome: Outcome) -> tuple[int, int] | None:
+    """Check an image and add to the findings; return its (height, width) in training, None if it is unreadable."""
+    image = _decode_with_pillow(path, data, outcome)
     if image is None:
         return None
     width, height, mode, turned = image
     with _stderr() as printed:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        findings.append(FileFinding('unreadable', path, 'OpenCV cannot decode it'))
+        outcome.add('unreadable', path, 'OpenCV cannot decode it')
         return None
-    if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoded nevertheless: its rest is zeros
-        findings.append(FileFinding('truncated', path, 'a JPEG file without its end'))
+    if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoders accept a rest of zeros
+        outcome.add('truncated', path, 'a JPEG file without its end')
     for line in {line for line in printed if 'Corrupt JPEG data' in line}:
         harmless = 'extraneous bytes' in line
-        findings.append(FileFinding(JPEG_WARNING if harmless else 'corrupt', path, line))
+        outcome.add(JPEG_WARNING if harmless else 'corrupt', path, line)
     if mode in ('CMYK', 'YCCK'):
-        findings.append(FileFinding(CMYK, path, 'converted to RGB on reading'))
+        outcome.add(CMYK, path, 'converted to RGB on reading')
     if mode.startswith(('I', 'F')) or _is_16_bit_png(data):
-        findings.append(FileFinding(SIXTEEN_BIT, path, 'reduced to 8 bits on reading'))
+        outcome.add(SIXTEEN_BIT, path, 'reduced to 8 bits on reading')
     if turned in TURNED:
-        findings.append(FileFinding(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}'))
+        outcome.add(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}')
     if min(width, height) < TINY:
-        findings.append(FileFinding(SMALL, path, f'{_by((height, width))} pixels'))
+        outcome.add(SMALL, path, f'{_by((height, width))} pixels')
     if width * height > HUGE:
-        findings.append(FileFinding(LARGE, path, f'{_by((height, width))} pixels'))
+        outcome.add(LARGE, path, f'{_by((height, width))} pixels')
     return decoded.shape[0], decoded.shape[1]
 
 
-def _decode_with_pillow(path: str, data: bytes, findings: list[FileFinding]) -> tuple[int, int, str, int] | None:
-    """Width, height, mode and EXIF orientation of an image that Pillow decodes to its end; else None and a finding."""
+def _decode_with_pillow(path: str, data: bytes, outcome: Outcome) -> tuple[int, int, str, int] | None:
+    """Decode an image to its end with Pillow: width, height, mode, EXIF orientation. On failure add a finding."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
             if width * height > READABLE:
-                findings.append(
-                    FileFinding('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
-                )
+                outcome.add('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
                 return None
-            image.draft(mode, (1, 1))  # a JPEG is read to its end, but at an eighth of its size: three times faster
+            image.draft(mode, (1, 1))  # decodes a JPEG at an eighth of its size, three times faster, to its end
             image.load()
             return width, height, mode, image.getexif().get(ORIENTATION, 1)
     except UnidentifiedImageError:
-        findings.append(FileFinding('not an image', path, f'starts with {data[:12]!r}'))
+        outcome.add('not an image', path, f'starts with {data[:12]!r}')
     except Exception as error:  # a decoder may raise anything
         cut = isinstance(error, OSError) and 'truncated' in str(error).lower()
-        findings.append(FileFinding('truncated' if cut else 'unreadable', path, f'{error}' or type(error).__name__))
+        outcome.add('truncated' if cut else 'unreadable', path, f'{error}' or type(error).__name__)
     return None
 
 
 @contextlib.contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Truncated files are errors, and large ones are not, whatever the program has set."""
+    """Make truncated files errors and allow large ones, whatever the program has set."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
     ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of odd metadata
+            warnings.simplefilter('ignore')  # about unusual metadata
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
@@ -193,9 +190,9 @@ def _strict_pillow() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr() -> Iterator[list[str]]:
-    """Yields a list that holds, at the end, the lines which libraries have written to the standard error stream.
+    """Yield a list that holds, after the context, what libraries have written to the standard error stream.
 
-    libjpeg tells of damaged data only there, and OpenCV returns the picture all the same.
+    libjpeg reports damaged data only there, and OpenCV returns the image nevertheless.
     """
     lines, before = [], os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -210,50 +207,45 @@ def _stderr() -> Iterator[list[str]]:
 
 
 def _is_16_bit_png(data: bytes) -> bool:
-    # Pillow opens color PNGs of 16 bits as if they had 8
+    # Pillow reduces color PNGs of 16 bits to 8 bits silently.
     return data.startswith(b'\x89PNG') and data[24:25] == b'\x10'
 
 
 def check_mask(
-    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, findings: list[FileFinding]
+    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, outcome: Outcome
 ) -> tuple[int, ...]:
-    """Label values of a mask, which must have its image's size, one channel, and no value but the allowed ones."""
+    """Return the label values of a mask; add findings for another size, several channels, or other labels."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(image)
     except Exception as error:  # a decoder may raise anything
-        findings.append(FileFinding('unreadable mask', path, f'{error}' or type(error).__name__))
+        outcome.add('unreadable mask', path, f'{error}' or type(error).__name__)
         return ()
     if mask.ndim != 2:
-        findings.append(
-            FileFinding(
-                'mask with several channels',
-                path,
-                f'{mask.shape[-1]} channels: a mask holds one class number a pixel (gray or palette PNG)',
-            )
-        )
+        detail = f'{mask.shape[-1]} channels: a mask holds one class number per pixel (gray or palette PNG)'
+        outcome.add('mask with several channels', path, detail)
         return ()
     if size and mask.shape != size:
-        findings.append(FileFinding('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}'))
+        outcome.add('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}')
     values, counts = _count(mask)
     if allowed is not None:
         wrong = {int(value): int(count) for value, count in zip(values, counts) if int(value) not in allowed}
         if wrong:
             shown = ', '.join(f'{value} ({count} pixels)' for value, count in list(wrong.items())[:5])
-            findings.append(FileFinding('label outside the classes', path, shown + (', ...' if len(wrong) > 5 else '')))
+            outcome.add('label outside the classes', path, shown + (', ...' if len(wrong) > 5 else ''))
     return tuple(int(value) for value in values)
 
 
 def _count(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values that occur, and how often."""
+    """Return the values that occur and their counts."""
     if mask.dtype != np.uint8:
         return np.unique(mask, return_counts=True)
-    counts = np.bincount(mask.ravel(), minlength=256)  # numpy.unique sorts, which takes longer than decoding
+    counts = np.bincount(mask.ravel(), minlength=256)  # faster than numpy.unique, which sorts
     return np.flatnonzero(counts), counts[counts > 0]
 
 
 def _by(size: Sequence[int]) -> str:
-    """A size, (height, width), as people write it: width x height."""
+    """Format a size (height, width) as width x height."""
     return f'{size[1]} x {size[0]}'
 
 
@@ -261,13 +253,13 @@ def _by(size: Sequence[int]) -> str:
 
 
 def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: bool) -> list[FileFinding]:
-    """What is wrong with the annotations of COCO's format, images aside.
+    """Check a COCO annotation file without its images.
 
     Args:
-        content: of the annotation file.
-        file: its path.
-        classes: of the data set; those that have no instance are noted.
-        with_masks: whether each annotation needs a mask.
+        content: Content of the file.
+        file: Path of the file.
+        classes: Classes of the data set. Those without instances are noted.
+        with_masks: Whether each annotation needs a mask.
     """
     findings, used = [], Counter()
     names = {category['id']: category['name'] for category in content['categories']}
@@ -300,7 +292,7 @@ def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: boo
 
 
 def _fault_of_box(box: Sequence[float] | None, size: tuple[int, int]) -> tuple[str, str]:
-    """Kind and detail of what is wrong with a box (x, y, width, height); two empty strings if nothing is."""
+    """Check a box (x, y, width, height); return kind and detail of a fault, or two empty strings."""
     if box is None or len(box) != 4 or not all(math.isfinite(number) for number in box):
         return 'box invalid', f'{box}'
     x, y, width, height = box
@@ -312,7 +304,7 @@ def _fault_of_box(box: Sequence[float] | None, size: tuple[int, int]) -> tuple[s
 
 
 def _fault_of_mask(mask, size: tuple[int, int], needed: bool) -> tuple[str, str]:
-    """As :func:`_fault_of_box`, of a mask: polygons, or a run-length code."""
+    """Check a mask, polygons or a run-length code, like :func:`_fault_of_box`."""
     if not mask:
         return ('annotation without mask', 'no segmentation') if needed else ('', '')
     if isinstance(mask, dict):
@@ -340,8 +332,10 @@ def _fault_of_runs(counts, size: tuple[int, int]) -> tuple[str, str]:
 
 
 def _decode_runs(code: bytes) -> list[int]:
-    """Run lengths of COCO's compressed code: numbers of 5 bits a character, from the third on relative to the last
-    but one. Decoded here, since pycocotools crashes on wrong ones."""
+    """Decode the compressed run lengths of COCO; pycocotools crashes on invalid ones.
+
+    Each character holds 5 bits of a number. From the fourth on, numbers are relative to the last but one.
+    """
     runs, value, shift = [], 0, 0
     for character in code:
         bits = character - 48

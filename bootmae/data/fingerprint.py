@@ -1,4 +1,4 @@
-"""A fingerprint of the images and annotations of a data set, to tell whether two results are of the same data."""
+"""A fingerprint of the images and annotations of a data set shows whether two results are on the same data."""
 
 import hashlib
 import json
@@ -11,17 +11,17 @@ from torch.utils.data import Dataset
 from .subsets import leaves
 
 PATHS = ('img_path', 'seg_map_path')
-ANSWERS = ('gt_label', 'instances')  # of a record, what is to be predicted
+ANSWERS = ('gt_label', 'instances')  # keys of what is to be predicted
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """12 hexadecimal digits that change with any image's name or size, label, mask file or instance.
+    """Return 12 hexadecimal digits that change with the name or size of any image, its label, mask or instances.
 
-    Files are told by their names within their data set and sizes in bytes, not by their content: a copy in another
-    folder has the same fingerprint, and no image is read. Pictures in memory are told by their pixels.
+    Files count with their names inside the data set and their sizes in bytes. Their content is not read, and a copy in
+    another folder has the same fingerprint. Images in memory count with their pixels.
 
     Args:
-        dataset: of mmpretrain, mmseg or mmdet, wrapped or not.
+        dataset: A data set of mmpretrain, mmseg or mmdet, wrapped or not.
     """
     infos = [leaf.get_data_info(index) for leaf in leaves(dataset) for index in range(len(leaf))]
     folders = [os.path.dirname(str(info[key])) for info in infos for key in PATHS if info.get(key)]
@@ -33,7 +33,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def _record(info: dict[str, Any], root: str) -> bytes:
-    """What makes one image: its files below ``root``, or its pixels, and what is to be predicted."""
+    """Encode one image: its files below ``root``, or its pixels, and what is to be predicted."""
     files = [(str(info[key])[len(root) :], _size(str(info[key]))) for key in PATHS if info.get(key)]
     pixels = hashlib.sha256(np.ascontiguousarray(info['img'])).hexdigest() if 'img' in info else ''
     answer = {key: info[key] for key in ANSWERS if key in info}
@@ -41,7 +41,7 @@ def _record(info: dict[str, Any], root: str) -> bytes:
 
 
 def _size(path: str) -> int:
-    """Bytes of a file; -1 for a place within an archive."""
+    """Size of a file in bytes; -1 for a path into an archive."""
     return os.path.getsize(path) if os.path.isfile(path) else -1
 
 

@@ -1,7 +1,6 @@
-"""Image files as a dataset: folders of any depth, class folders, ImageNet splits, list files and tar archives.
+"""A data set of image files: folders of any depth, class folders, ImageNet splits, list files and tar archives.
 
-Everything a user can get wrong about a folder is reported when the dataset is built, so a run can build its
-dataset first and fail before it spends time on a model.
+All errors about files and folders are reported when the data set is built, before a run spends time on a model.
 """
 
 import os
@@ -41,33 +40,31 @@ NUM_SPOT_CHECKS = 100
 class ImageFiles(BaseDataset):
     """Images on disk, with or without labels.
 
-    The order is fixed: depth first, in name order, root after root, or the order of the list file. Hidden
-    files and folders and ``__MACOSX`` are skipped. Links to folders are followed, and a folder reached twice
-    is used once. Uncompressed tar archives are read in place (:mod:`bootmae.data.tar`), in the order in which the
-    unpacked folder would be.
+    The order is fixed: roots in their order, each depth first and sorted by name, or the order of the list file. Hidden
+    files and folders and ``__MACOSX`` are skipped. Links to folders are followed, and every folder is used once.
+    Uncompressed tar archives are read in place, see :mod:`bootmae.data.tar`, in the order of the unpacked folder.
 
     Args:
-        roots: Folder or tar archive, or several (several folders without labels only) that are read one after the
-            other. ``*`` and ``{000..146}`` stand for many names.
-        list_file: Text file with one image a line, absolute or relative to the root, used instead of a scan; of
-            archives, the names of files inside.
-        labels: None for unlabeled images; 'folder' for one class per first-level folder, numbered in name
-            order, or per archive where several archives have no folders; 'list' for an integer after the last blank
-            of each line of ``list_file``.
-        split: Folder inside each root, for the ImageNet layout ROOT/train, ROOT/val. The class numbers of any
-            other split with labels='folder' are those of ROOT/train where that exists.
-        extensions: File name endings that count as images, in any case.
-        limit: Use at most so many images, spread evenly over the order, so that every class keeps its share.
-        check_files: How many files of a list must be seen to exist: 'some' (the first, the last and about 100
-            between them), 'all' or 'none'.
+        roots: Folder or tar archive, or several. Several folders are allowed only without labels. ``*`` and
+            ``{000..146}`` stand for many names.
+        list_file: Text file with one image per line, used instead of a scan. Paths are absolute or relative to the
+            root; for archives they are names of members.
+        labels: None for unlabeled images. 'folder' for one class per first-level folder, numbered in name order, or per
+            archive if several archives have no folders. 'list' for an integer at the end of each line of ``list_file``.
+        split: Folder inside each root, for the layout ROOT/train, ROOT/val of ImageNet. With labels='folder', other
+            splits take the class numbers of ROOT/train if it exists.
+        extensions: File name endings of images, in any case.
+        limit: Largest number of images. They are spread evenly over the order, so that every class keeps its share.
+        check_files: Files of a list that are checked for existence: 'some' (100, and the last), 'all' or 'none'.
         num_classes: Expected number of classes; labels outside the range are an error.
-        classes: Class names in label order, or a file with one name a line; fixes the class numbers.
-        labels_per_class: Keep so many random images of each class, out of those that ``limit`` leaves, in their
-            order; smaller subsets are part of larger ones. Not for a ``split`` that is for validation or test.
-        subset_seed: Chooses which.
+        classes: Class names in label order, or a file with one name per line. Fixes the class numbers.
+        labels_per_class: Number of random images of each class to keep, out of those that ``limit`` leaves. Smaller
+            subsets are part of larger ones. Not allowed for a ``split`` for validation or test.
+        subset_seed: Seed of that draw.
         kwargs: Arguments of mmpretrain's BaseDataset, such as ``pipeline`` and ``test_mode``.
 
-    Errors: ValueError or FileNotFoundError naming the path, the value and the remedy.
+    Raises:
+        ValueError, FileNotFoundError: Names the path, the value and the remedy.
     """
 
     def __init__(
@@ -115,7 +112,7 @@ class ImageFiles(BaseDataset):
         super().__init__(ann_file='', classes=classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """One dict(img_path[, gt_label]) an image; mmengine then packs them into a single byte buffer."""
+        """Return dict(img_path[, gt_label]) for each image; mmengine packs them into a single byte buffer."""
         paths, labels, names = self._find(self._metainfo.get('classes'))
         if labels is not None:
             self._metainfo['classes'] = self._class_names(names, labels)
@@ -127,7 +124,7 @@ class ImageFiles(BaseDataset):
         return [dict(img_path=paths[i], gt_label=labels[i]) for i in chosen]
 
     def _find(self, names: Sequence[str] | None):
-        """Paths of all images, their labels or None, and the names of classes, as far as they are known."""
+        """Return the paths of all images, their labels or None, and the class names as far as they are known."""
         if self.list_file is not None:
             root = '' if self.packed else self.roots[0]
             paths, labels = read_list(self.list_file, root, self.extensions, self.labels == 'list')
@@ -151,7 +148,7 @@ class ImageFiles(BaseDataset):
         return paths, None, names
 
     def _few(self, chosen: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-        """Of the images ``chosen``, ``labels_per_class`` of each class."""
+        """Draw ``labels_per_class`` images of each class from ``chosen``."""
         source = self.list_file or self.roots[0]
         remedy = f'lower labels_per_class{", raise limit" if len(chosen) < len(labels) else ""} or correct {source}'
         names = self._metainfo['classes']
@@ -165,7 +162,7 @@ class ImageFiles(BaseDataset):
         return data
 
     def _class_names(self, names: Sequence[str] | None, labels: Sequence[int]) -> tuple[str, ...]:
-        """Class names in label order, after checking every label against their number."""
+        """Check all labels against the number of classes and return the class names in label order."""
         source = self.list_file or self.roots[0]
         if names is not None and self.num_classes not in (None, len(names)):
             raise ValueError(
@@ -182,7 +179,7 @@ class ImageFiles(BaseDataset):
         return tuple(names) if names is not None else tuple(str(i) for i in range(num_classes))
 
     def describe(self) -> str:
-        """One line for the log: number of images, number of classes, where they come from."""
+        """Return one line for the log: number of images, number of classes, source."""
         classes = 'no labels' if self.labels is None else f'{len(self.metainfo["classes"])} classes'
         source = f', list {self.list_file}' if self.list_file else ''
         if self.labels_per_class is not None:
@@ -190,21 +187,32 @@ class ImageFiles(BaseDataset):
         return f'{len(self):,} images, {classes}, roots {shorten(self.roots)}{source}'
 
     def extra_repr(self) -> list[str]:
-        """Lines for mmpretrain's ``repr``."""
+        """Return the lines for mmpretrain's ``repr``."""
         return [self.describe()] if self._fully_initialized else []
 
     def images(self, indices: Iterable[int], size: int = 224) -> np.ndarray:
-        """Pictures for a report: RGB uint8 (n, size, size, 3), the middle square of each image, resized.
+        """Return the center square of images, resized: RGB uint8 (n, size, size, 3).
 
-        Errors: ValueError naming the file that cannot be decoded.
+        Raises:
+            ValueError: If a file cannot be decoded. Names the file.
         """
         return np.stack([_square(self.get_data_info(int(i))['img_path'], size) for i in indices])
 
 
 def read_list(list_file: str, root: str, extensions: frozenset[str], labeled: bool):
-    """Paths and labels (None unless ``labeled``) of a list file.
+    """Read a list file.
 
-    Errors: FileNotFoundError or ValueError naming the list, the line and what is wrong with it.
+    Args:
+        list_file: Path of the list.
+        root: Folder that relative paths start at.
+        extensions: File name endings of images.
+        labeled: Whether lines end with a label.
+
+    Returns:
+        Paths, and labels or None.
+
+    Raises:
+        FileNotFoundError, ValueError: Names the list, the line and the error.
     """
     if not os.path.isfile(list_file):
         raise FileNotFoundError(
@@ -224,7 +232,7 @@ def read_list(list_file: str, root: str, extensions: frozenset[str], labeled: bo
                 raise ValueError(_not_an_image(entry, f'{list_file}:{number}', extensions, labeled))
             paths.append(os.path.join(root, entry))
     if not paths:
-        raise ValueError(f'list_file {list_file} names no image: write one path a line')
+        raise ValueError(f'list_file {list_file} names no image: write one path per line')
     return paths, labels if labeled else None
 
 
@@ -259,7 +267,7 @@ def _check_whole(path: str):
 def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
     if how_many == 'none':
         return
-    last = len(paths) - 1  # a list that was cut off or extended shows there
+    last = len(paths) - 1  # truncated and extended lists show their error at the end
     for i in [*spread(len(paths), NUM_SPOT_CHECKS), last] if how_many == 'some' else range(len(paths)):
         if not os.path.isfile(paths[i]):
             raise FileNotFoundError(
@@ -304,7 +312,7 @@ def _check_subset(labels_per_class: int | None, labels: str | None, split: str |
 
 
 def _square(path: str, size: int) -> np.ndarray:
-    image = mmcv.imread(path)  # BGR: asked for RGB, it would fail on an undecodable file without naming it
+    image = mmcv.imread(path)  # BGR, since with RGB its error for a broken file would not name the file
     if image is None:
         raise ValueError(f'{readable(path)} cannot be decoded: remove the file or replace it')
     side = min(image.shape[:2])

@@ -1,36 +1,37 @@
-"""JPEG files before they are decoded: what their header says, and whether they are whole.
+"""Reading the header of a JPEG file, and checking that the file is complete.
 
-A file that is cut off, OpenCV may decode without a word, and what is missing becomes gray: up to 4.10 with any cut of a
-baseline JPEG; all versions, and Pillow too, where the missing part is filled with zeros, as a crash or a download that
-has reserved its space leaves it.
+Decoders may silently fill the missing part of a truncated file with gray. OpenCV up to 4.10 does so for every truncated
+baseline JPEG. All versions of OpenCV, and Pillow, do so if the missing part consists of zeros, which a crash or an
+interrupted download with preallocated space leaves behind.
 """
 
 import os
 from dataclasses import dataclass
 
 START, END, SCAN = b'\xff\xd8', b'\xff\xd9', 0xDA  # markers
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; the three are tables
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; the other three are tables
 EXIF, ADOBE = b'Exif\0\0', b'Adobe'
 ORIENTATION = 0x0112
-# Luma samples a chroma sample, across and down, that every decoder knows: 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1.
+# Luma samples per chroma sample (horizontal, vertical) that all decoders know: 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1.
 SUBSAMPLING = frozenset({(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)})
-PIXELS_FOR_GPU = 2**26  # 200 MB decoded; a damaged header may claim 13 GB
+PIXELS_FOR_GPU = 2**26  # 200 MB decoded; a damaged header may ask for 13 GB
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """What a JPEG file says of itself before its pixels.
+    """Header of a JPEG file.
 
     Attributes:
-        height: in pixels, as stored, that is before it is turned upright; 0 where the file gives it after the pixels.
-        width: in pixels, as stored.
-        components: 1 gray, 3 color, 4 CMYK or YCCK.
-        bits: of a component.
-        frame: number of the coding: 0 baseline, 1 extended sequential, 2 progressive, more for rare ones.
-        subsampling: luma samples a chroma sample, (across, down); None where the file has no such two numbers.
-        adobe: color transform of an Adobe segment, 0 for RGB, 1 for YCbCr; None without one.
-        orientation: of the EXIF segment, 1 upright to 8; 1 without one.
-        ids: names of the components; RGB files may say so by these.
+        height: Height in pixels as stored, before the EXIF orientation is applied. 0 if the file gives it only after
+            the pixels.
+        width: Width in pixels as stored.
+        components: 1 for gray, 3 for color, 4 for CMYK or YCCK.
+        bits: Bits of a component.
+        frame: Coding: 0 baseline, 1 extended sequential, 2 progressive, higher numbers are rare.
+        subsampling: Luma samples per chroma sample (horizontal, vertical); None for other layouts.
+        adobe: Color transform of an Adobe segment, 0 for RGB and 1 for YCbCr; None without such a segment.
+        orientation: EXIF orientation from 1 (upright) to 8; 1 without an EXIF segment.
+        ids: Names of the components, which may mark RGB files.
     """
 
     height: int
@@ -45,13 +46,13 @@ class JpegHeader:
 
     @property
     def common(self) -> bool:
-        """8-bit gray or YCbCr, sequential or progressive: what all decoders of the CPU turn into the same RGB."""
+        """Whether all CPU decoders agree on its RGB values: 8-bit gray or YCbCr, sequential or progressive."""
         color = self.components == 3 and self.adobe in (None, 1) and self.ids != b'RGB'
         return (color or self.components == 1) and self.bits == 8 and self.frame <= 2 and self.height * self.width > 0
 
     @property
     def for_gpu(self) -> bool:
-        """Whether a GPU's decoder is trusted with it: ``common``, color, sequential, upright, of usual subsampling."""
+        """Whether the GPU may decode it: ``common``, color, sequential, upright, with a usual subsampling."""
         return (
             self.common
             and self.frame <= 1
@@ -62,10 +63,16 @@ class JpegHeader:
 
 
 def parse_header(data: bytes) -> JpegHeader | None:
-    """The header of a JPEG file's bytes, of which the part before the pixels is enough; None for another format.
+    """Parse the header of a JPEG file.
+
+    Args:
+        data: Bytes of the file; those before the pixels are enough.
+
+    Returns:
+        The header, or None for another format.
 
     Raises:
-        ValueError: for a JPEG file that ends, or goes wrong, before its frame header.
+        ValueError: If a JPEG file ends, or is damaged, before its frame header.
     """
     if data[:2] != START:
         return None
@@ -79,7 +86,7 @@ def parse_header(data: bytes) -> JpegHeader | None:
         if kind in FRAMES:
             return _frame(kind, data[start:place], adobe, orientation)
         if kind == 0xE1 and data.startswith(EXIF, start):
-            # An orientation in any of several segments counts: readers differ in which they take.
+            # Readers differ in which of several EXIF segments they take, so an orientation in any of them counts.
             orientation = max(orientation, _orientation(data[start + len(EXIF) : place]))
         elif kind == 0xEE and data.startswith(ADOBE, start) and place - start >= 12:
             adobe = data[start + 11]
@@ -109,7 +116,7 @@ def _frame(kind: int, segment: bytes, adobe: int | None, orientation: int) -> Jp
 
 
 def _orientation(tiff: bytes) -> int:
-    """The orientation in an EXIF segment's first directory; 1 where there is none, or no valid one."""
+    """Read the orientation from the first directory of an EXIF segment; 1 if it is missing or invalid."""
     order = {b'II*\0': 'little', b'MM\0*': 'big'}.get(tiff[:4])
     if order is None:
         return 1
@@ -123,13 +130,13 @@ def _orientation(tiff: bytes) -> int:
 
 
 def check_whole(path: str) -> None:
-    """Refuse a JPEG file without an end marker behind its pixels; says nothing of other formats.
+    """Raise an error for a JPEG file without an end marker behind its pixels; accept all other formats.
 
-    Meant for files that have just been decoded: two short reads, 10 us.
+    For a file that has just been decoded it takes two short reads, 10 us.
 
     Raises:
-        ValueError: naming the file.
-        OSError: if there is no such file.
+        ValueError: If the file is truncated. Names the file.
+        OSError: If the file cannot be opened.
     """
     with open(path, 'rb', buffering=0) as file:
         if file.read(2) != START:
@@ -138,13 +145,13 @@ def check_whole(path: str) -> None:
         if file.read(2) == END:
             return
         file.seek(0)
-        data = file.read()  # of which some are followed by other data
+        data = file.read()  # some files have other data behind the end marker
     if not is_whole(data):
         raise ValueError(f'{path} is cut off: a JPEG file without its end')
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether a JPEG file's bytes have an end marker behind the pixels; that of a thumbnail before them is none."""
+    """Return whether the bytes of a JPEG file have an end marker behind the pixels, not only one of a thumbnail."""
     place = len(START)
     while data[place : place + 1] == b'\xff' and place + 4 <= len(data):
         kind = data[place + 1]

@@ -1,4 +1,4 @@
-"""Mask orders drawn with the images, in the loader's workers."""
+"""Masks drawn in the loader's workers, together with the images."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from ..models.vit import patch_grid
 
 @TRANSFORMS.register_module()
 class DrawMask(BaseTransform):
-    """Adds ``ids_shuffle`` (N,) to a sample, drawn from numpy's global generator.
+    """Add ``ids_shuffle`` (N,) to a sample, drawn from numpy's global generator.
 
-    That generator is seeded for each sample (``SeededSamples``), so a mask is a function of seed, epoch and image.
-    ``PackInputs`` hands it to the model with ``algorithm_keys=['ids_shuffle']``.
+    ``SeededSamples`` seeds that generator for each sample, so the mask depends on seed, epoch and image alone.
+    ``PackInputs(algorithm_keys=['ids_shuffle'])`` passes it to the model.
 
     Args:
-        img_size: of the crop, a number or (height, width) in pixels.
-        patch_size: a number or (height, width) in pixels.
-        masking: arguments of :class:`BlockMasking` but the grid; the model's ``masking``.
+        img_size: Size of the crop in pixels, a number or (height, width).
+        patch_size: Size of a patch in pixels, a number or (height, width).
+        masking: Arguments of :class:`BlockMasking` except the grid, the same as the model's ``masking``.
     """
 
     def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int | Sequence[int] = 16, **masking):

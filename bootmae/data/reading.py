@@ -1,6 +1,6 @@
-"""Reading, cropping and flipping a training image in one go, so that no pixel is touched more often than needed.
+"""Fast reading of training images: decoding, random crop, resizing and flip in one transform.
 
-Shapes: H x W image as its viewer sees it, S_h x S_w output. A box is (top, left, height, width) in pixels.
+Shape letters: H x W upright image, S_h x S_w output. A box is (top, left, height, width) in pixels.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from .tar import readable
 
 Box = tuple[int, int, int, int]
 MODES = ('cpu', 'gpu')
-# EXIF orientation: whether the stored image has to be transposed, and then flipped down and across, to stand upright.
+# EXIF orientation: whether to transpose the stored image, then flip it vertically and horizontally, to turn it upright.
 TURNS = {
     1: (False, False, False),
     2: (False, False, True),
@@ -35,17 +35,17 @@ TURNS = {
     7: (True, True, True),
     8: (True, True, False),
 }
-# Photographs are decoded at 1/2, 1/4 or 1/8 of their size where the crop stays this many times larger than the output.
-# benchmarks/README.md has the errors at other margins.
+# A photograph is decoded at 1/2, 1/4 or 1/8 of its size if its crop stays this many times larger than the output.
+# benchmarks/README.md lists the errors for other margins.
 MARGIN = 2
 
 
 @TRANSFORMS.register_module()
 class ClampedResizedCrop(RandomResizedCrop):
-    """mmpretrain's RandomResizedCrop, its box drawn once and its sides clamped to the image.
+    """mmpretrain's RandomResizedCrop with a box that is drawn once and clamped to the image.
 
-    That is the crop of linear probing in facebookresearch/mae and BootMAE. The base class draws up to ten boxes until
-    one fits, and else takes one in the center. Arguments are the base class's; ``max_attempts`` has no effect.
+    Linear probing in facebookresearch/mae and BootMAE crops in this way. The base class draws up to ten boxes until one
+    fits, and falls back to a center crop. The arguments are those of the base class; ``max_attempts`` has no effect.
     """
 
     @cache_randomness
@@ -61,29 +61,30 @@ class ClampedResizedCrop(RandomResizedCrop):
 class ReadCrop(BaseTransform):
     """LoadImageFromFile, RandomResizedCrop (bicubic, Pillow) and RandomFlip (horizontal) in one transform.
 
-    Crop and flip are drawn by these classes themselves, in their order: the same numbers as in the three-step pipeline.
-    Pixels differ by the rounding of the resizing, and a little more where a large photograph is decoded at less than
-    its full size (tests/data/test_reading.py states how much).
+    The upstream classes draw crop and flip in the order of the three-step pipeline, so the random numbers are the same.
+    Pixels differ by the rounding of the resizing, and slightly more if a large photograph is decoded at a reduced size;
+    tests/data/test_reading.py states the bounds.
 
-    Gives ``img``, ``img_shape``, ``ori_shape``, and with a flip ``flip`` and ``flip_direction``, as those three do.
+    Added keys are those of the three transforms: ``img``, ``img_shape``, ``ori_shape``, and with a flip ``flip`` and
+    ``flip_direction``.
 
     Args:
-        crop: arguments of mmpretrain's RandomResizedCrop; interpolation and backend are bicubic and pillow.
-        flip: arguments of mmcv's RandomFlip; None for no flip.
-        mode: ``cpu``: ``img`` is the crop. ``gpu``: ``img`` holds the bytes of the file, a uint8 tensor (bytes, ), and
-            ``crop_box`` (5, ) int64 the box and whether it is flipped, for :class:`DeviceStage`. A file that the GPU's
-            decoder is not trusted with becomes the crop here, with the whole of it as its box.
-        clamped: draw the box as :class:`ClampedResizedCrop` does.
-        planes: give the crop as a uint8 tensor (3, S_h, S_w), not as an array (S_h, S_w, 3). BGR in both cases. Always
-            so in mode ``gpu``.
-        backend_args: of mmengine's file backend, as for LoadImageFromFile.
+        crop: Arguments of mmpretrain's RandomResizedCrop; interpolation and backend are bicubic and pillow.
+        flip: Arguments of mmcv's RandomFlip; None for no flip.
+        mode: With ``cpu``, ``img`` is the crop. With ``gpu``, ``img`` holds the bytes of the file, a uint8 tensor
+            (bytes,), and ``crop_box`` (5,) int64 holds the box and whether to flip it, for :class:`DeviceStage`. Files
+            that the GPU should not decode are cropped on the CPU and get a box that covers the whole crop.
+        clamped: Draw the box as :class:`ClampedResizedCrop` does.
+        planes: Return the crop as a uint8 tensor (3, S_h, S_w) and not as an array (S_h, S_w, 3). The channels are BGR
+            in both cases. Mode ``gpu`` implies it.
+        backend_args: Arguments of mmengine's file backend, as for LoadImageFromFile.
 
     Attributes:
-        checks_whole: it refuses files that are cut off, from the bytes in hand.
+        checks_whole: True, since this transform itself refuses truncated files.
 
     Raises:
-        ValueError: for another mode, interpolation, backend, or direction of flips. When reading, for a file that is
-            cut off or cannot be decoded; names the file.
+        ValueError: For another mode, interpolation, backend, or direction of flips; when reading, for a file that is
+            truncated or cannot be decoded. Names the file.
     """
 
     checks_whole = True
@@ -117,14 +118,14 @@ class ReadCrop(BaseTransform):
             raise ValueError(f'{readable(results["img_path"])} {error}') from error
 
     def read(self, data: bytes, results: dict) -> dict:
-        """As :meth:`transform`, from a file's bytes; a ValueError does not know the file's name."""
+        """Do the work of :meth:`transform` on the bytes of a file; errors do not name the file."""
         header = check(data)
         image = None if header is not None and self.late(header) else decode(data)
         shape = upright_shape(header) if image is None else image.shape[:2]
         box, flipped = self.draw(shape, results)
         if self.mode == 'gpu' and image is None and header.for_gpu:
             place = (*box, flipped)
-            img = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # a copy: torch wants to be allowed to write
+            img = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # a copy, since torch requires writable memory
         else:
             place = (0, 0, *self.size, False)
             crop = cut_jpeg(data, header, box, self.size) if image is None else resize(image, box, self.size)
@@ -134,18 +135,18 @@ class ReadCrop(BaseTransform):
         return dict(results, img=img, img_shape=(*self.size, 3), ori_shape=shape)
 
     def late(self, header: JpegHeader) -> bool:
-        """Whether the box is drawn before the file is decoded: by the GPU, or perhaps at less than its full size."""
+        """Return whether to draw the box before decoding, which the GPU or a reduced size may do."""
         large = reduction((0, 0, *upright_shape(header)), self.size) > 1
         return header.common and (large or (self.mode == 'gpu' and header.for_gpu))
 
     def draw(self, shape: tuple[int, int], results: dict) -> tuple[Box, bool]:
-        """A random box of an image (H, W), and whether it is flipped, which is noted in ``results``."""
-        # The upstream method reads nothing but the shape; this array takes no memory.
+        """Draw a box of an image (H, W) and whether to flip it; store the flip in ``results``."""
+        # The upstream method only reads the shape; this array takes no memory.
         box = self.crop.rand_crop_params(np.broadcast_to(np.uint8(0), shape))
         if self.flip is None:
             return box, False
         direction = self.flip._choose_direction()
-        # As mmcv leaves it: a str of numpy, or None.
+        # The same values as mmcv: a numpy str, or None.
         results['flip'], results['flip_direction'] = direction is not None, direction
         return box, direction is not None
 
@@ -154,10 +155,10 @@ class ReadCrop(BaseTransform):
 
 
 def check(data: bytes) -> JpegHeader | None:
-    """The header of a JPEG file's bytes, None for another format.
+    """Return the header of a JPEG file, None for another format.
 
     Raises:
-        ValueError: for a JPEG file that is cut off. Does not know the file's name.
+        ValueError: If a JPEG file is truncated. Does not name the file.
     """
     header = parse_header(data)
     if header is not None and not data.endswith(END) and not is_whole(data):
@@ -166,14 +167,14 @@ def check(data: bytes) -> JpegHeader | None:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The image (H, W, 3), BGR and upright, as LoadImageFromFile decodes it.
+    """Decode an image to (H, W, 3), BGR and upright, as LoadImageFromFile does.
 
     Raises:
-        ValueError: if it cannot be decoded. Does not know the file's name.
+        ValueError: If it cannot be decoded. Does not name the file.
     """
     try:
         image = mmcv.imfrombytes(data, flag='color', backend='cv2')
-    except cv2.error as error:  # no bytes at all, or too many pixels
+    except cv2.error as error:  # an empty file, or too many pixels
         raise ValueError(f'cannot be decoded as an image: {error.err}') from error
     if image is None:
         raise ValueError('cannot be decoded as an image')
@@ -181,13 +182,13 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def upright_shape(header: JpegHeader) -> tuple[int, int]:
-    """Height and width of the image after it is turned upright."""
+    """Return height and width of the upright image."""
     turned = TURNS[header.orientation][0]
     return (header.width, header.height) if turned else (header.height, header.width)
 
 
 def stored_box(box: Box, header: JpegHeader) -> Box:
-    """Where a box of the upright image lies in the image as it is stored."""
+    """Convert a box of the upright image to the coordinates of the stored image."""
     transposed, down, across = TURNS[header.orientation]
     (height, width), (top, left, box_height, box_width) = upright_shape(header), box
     top = height - top - box_height if down else top
@@ -196,14 +197,14 @@ def stored_box(box: Box, header: JpegHeader) -> Box:
 
 
 def cut_jpeg(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int]) -> torch.Tensor:
-    """A box of a common JPEG file, resized: uint8 (3, S_h, S_w), BGR, upright.
+    """Decode, crop and resize a common JPEG file to uint8 (3, S_h, S_w), BGR, upright.
 
     Raises:
-        ValueError: if it cannot be decoded.
+        ValueError: If it cannot be decoded.
     """
     factor = reduction(box, size)
     if factor > 1:
-        with contextlib.suppress(OSError, SyntaxError, Image.DecompressionBombError):  # OpenCV may read it yet
+        with contextlib.suppress(OSError, SyntaxError, Image.DecompressionBombError):  # OpenCV may still read it
             return cut_reduced(data, header, box, size, factor)
     image = decode(data)
     if image.shape[:2] != upright_shape(header):
@@ -215,19 +216,19 @@ def cut_jpeg(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int]) -
 
 
 def reduction(box: Box, size: tuple[int, int]) -> int:
-    """By how much a JPEG may be reduced while it is decoded: 1, 2, 4 or 8."""
+    """Return the factor by which decoding may reduce a JPEG: 1, 2, 4 or 8."""
     ratio = min(box[2] / size[0], box[3] / size[1]) / MARGIN
     return 1 if ratio < 2 else min(8, 2 ** int(math.log2(ratio)))
 
 
 def cut_reduced(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int], factor: int) -> torch.Tensor:
-    """As :func:`cut_jpeg`, from an image decoded at 1 / factor of its size. Only the small output is turned upright.
+    """Do the work of :func:`cut_jpeg` on an image decoded at 1 / factor of its size; turn only the output upright.
 
     Raises:
-        OSError, SyntaxError, DecompressionBombError: of Pillow.
+        OSError, SyntaxError, DecompressionBombError: If Pillow cannot decode it.
     """
     transposed, down, across = TURNS[header.orientation]
-    # A pixel of the reduced image stands for factor x factor of the file's, whatever its size was rounded to.
+    # A reduced pixel covers factor x factor pixels of the file, however the reduced size is rounded.
     top, left, height, width = (side / factor for side in stored_box(box, header))
     with Image.open(io.BytesIO(data)) as image:
         image.draft(None, (header.width // factor, header.height // factor))
@@ -241,10 +242,10 @@ def cut_reduced(data: bytes, header: JpegHeader, box: Box, size: tuple[int, int]
 
 
 def resize(image: np.ndarray, box: Box, size: tuple[int, int]) -> torch.Tensor:
-    """A box of an image (H, W, 3), uint8, resized to (3, S_h, S_w), bicubic and antialiased.
+    """Crop a uint8 image (H, W, 3) and resize the box to (3, S_h, S_w), bicubic and antialiased.
 
-    Of two passes the horizontal comes first, as in Pillow up to 12; 13 sometimes takes the other order, and in both
-    what overshoots black or white is cut off between them.
+    The horizontal pass comes first, as in Pillow up to 12; Pillow 13 sometimes reverses the order. Both clip values
+    beyond black and white between the passes.
     """
     top, left, height, width = box
     planes = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1)
@@ -252,6 +253,6 @@ def resize(image: np.ndarray, box: Box, size: tuple[int, int]) -> torch.Tensor:
 
 
 def finish(crop: torch.Tensor, flipped: bool, planes: bool) -> torch.Tensor | np.ndarray:
-    """A crop (3, S_h, S_w), flipped if asked for; as an array (S_h, S_w, 3) unless ``planes``."""
+    """Flip a crop (3, S_h, S_w) if asked; return an array (S_h, S_w, 3) unless ``planes``."""
     crop = (crop.flip(2) if flipped else crop).contiguous()
     return crop if planes else cv2.merge(list(crop.numpy()))

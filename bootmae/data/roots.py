@@ -1,4 +1,4 @@
-"""Where a data set's images lie: folders and tar archives, written out, by pattern, or numbered."""
+"""The roots of a data set: folders and tar archives, given by path, by pattern, or as a numbered range."""
 
 import glob
 import os
@@ -13,28 +13,30 @@ ARCHIVE = re.compile(r'\.(tar|tgz|tbz2?|txz|tar\.\w+)$', re.IGNORECASE)
 
 
 def resolve_roots(roots: str | Sequence[str], split: str | None) -> list[str]:
-    """Existing folders and archives, none inside another.
+    """Resolve roots to existing folders and archives.
 
     Args:
-        roots: one or several; ``~`` is the home, ``*``, ``?`` and ``[...]`` match names, ``{000..146}`` counts.
-        split: folder inside each root that is a folder; those of archives are left to whoever reads them.
+        roots: One root or several. ``~`` is the home folder, ``*``, ``?`` and ``[...]`` match names, and ``{000..146}``
+            stands for a range of numbers.
+        split: Folder inside each root that is a folder. Readers of archives apply it themselves.
 
-    Errors: FileNotFoundError for a missing one; ValueError for a file that is no archive, for an empty value and for
-    overlaps.
+    Raises:
+        FileNotFoundError: If a root is missing.
+        ValueError: If a root is empty, is a file but no archive, or lies inside another one.
     """
     several = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
     if not several or '' in several:
         raise ValueError(f'roots={roots!r} names no folder: give the folder that holds the images')
     found = [_resolve(root, split) for pattern in several for root in _expand(os.path.expanduser(pattern))]
     parts = sorted((os.path.realpath(root).rstrip(os.sep).split(os.sep), root) for root in found)
-    for (outer, one), (inner, other) in pairwise(parts):  # what lies in a folder comes right after it
+    for (outer, one), (inner, other) in pairwise(parts):  # a folder is sorted directly before its contents
         if inner[: len(outer)] == outer:
             raise ValueError(f'roots {one} and {other} overlap, so images would count twice: remove one of them')
     return found
 
 
 def _expand(pattern: str) -> list[str]:
-    """The paths that a pattern means; itself if it means nothing but itself."""
+    """Return the paths that match a pattern, or the text itself if it is no pattern."""
     if os.path.lexists(pattern):
         return [pattern]
     if counted := RANGE.search(pattern):

@@ -1,4 +1,4 @@
-"""The order of samples: the same on any number of processes, and resumed at any batch."""
+"""An order of samples that is the same on any number of processes and can be resumed at any batch."""
 
 from collections.abc import Iterator, Sized
 from itertools import chain, count, islice
@@ -11,17 +11,17 @@ from torch.utils.data import BatchSampler, Sampler
 
 @DATA_SAMPLERS.register_module()
 class StreamSampler(Sampler):
-    """Keys ``epoch * len(dataset) + index``: the permutations of all epochs, dealt out to the ranks one by one.
+    """Yield keys ``epoch * len(dataset) + index``, dealt out to the ranks in turn.
 
-    A global batch so holds the same samples on any number of processes.
+    A global batch therefore holds the same samples on any number of processes.
 
     Args:
-        dataset: of N samples.
-        shuffle: draw a new permutation for each epoch, from ``seed + epoch``.
-        seed: of the run.
-        infinite: go on through all epochs; otherwise stop at the end of one (:meth:`set_epoch`).
-        drop_last: leave out the last N mod ranks samples of an epoch, so that every rank has as many; otherwise the
-            first ones are given twice.
+        dataset: Data set of N samples.
+        shuffle: Draw a new permutation for each epoch from ``seed + epoch``.
+        seed: Seed of the run.
+        infinite: Continue through all epochs. Otherwise stop at the end of one, see :meth:`set_epoch`.
+        drop_last: Leave out the last N mod ranks samples of an epoch, so that all ranks have equally many. Otherwise
+            the first samples come twice.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class StreamSampler(Sampler):
         self.epoch = epoch
 
     def keys(self, epoch: int) -> torch.Tensor:
-        """All keys of an epoch (N,), in order."""
+        """All keys of an epoch (N,) in their order."""
         size = len(self.dataset)
         generator = torch.Generator().manual_seed(self.seed + epoch)
         order = torch.randperm(size, generator=generator) if self.shuffle else torch.arange(size)
@@ -56,27 +56,27 @@ class StreamSampler(Sampler):
         return iter(keys[self.rank : total : self.world_size].tolist())
 
     def __len__(self) -> int:
-        """Samples of this rank in an epoch."""
+        """Number of samples of this rank in an epoch."""
         size = len(self.dataset)
         return size // self.world_size if self.drop_last else -(-size // self.world_size)
 
 
 @DATA_SAMPLERS.register_module()
 class ResumableBatches(BatchSampler):
-    """Batches of a sampler, from any batch on, without loading what comes before.
-
-    Args:
-        sampler: a :class:`StreamSampler`.
-        batch_size: samples of one process.
-        drop_last: leave out an incomplete batch at the end of an epoch.
-        accumulation: batches to an optimizer step. An epoch ends with a whole step: the last
-            ``len mod accumulation`` batches are left out.
-        inner: config of another batch sampler to take the batches of, such as mmdet's ``AspectRatioBatchSampler``.
+    """Batches of a sampler that can start at any batch without loading the previous ones.
 
     Set ``skip`` to the number of batches to leave out at the beginning of the next iteration.
 
+    Args:
+        sampler: A :class:`StreamSampler`.
+        batch_size: Samples in a batch of one process.
+        drop_last: Leave out an incomplete batch at the end of an epoch.
+        accumulation: Batches for each optimizer step. An epoch ends with a whole step, so the last
+            ``len mod accumulation`` batches are left out.
+        inner: Config of another batch sampler to wrap, such as mmdet's ``AspectRatioBatchSampler``.
+
     Raises:
-        ValueError: if an epoch has no whole step.
+        ValueError: If an epoch has no whole step.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ResumableBatches(BatchSampler):
             )
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A generator, since a loader with workers asks for two iterators and uses the second.
+        # Nothing runs before the first batch: a loader with workers creates two iterators and uses the second.
         skip, self.skip = self.skip, 0
         yield from islice(self.inner, skip, None if self.sampler.infinite else len(self))
 

@@ -1,4 +1,4 @@
-"""A data set whose samples are functions of (seed, epoch, index), and which outlives unreadable files."""
+"""A data set whose samples depend on (seed, epoch, index) alone, and which skips unreadable files."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ from .seeding import sample_seeds, seed_generators
 from .tar import readable
 
 MAX_WORKERS = 256
-SLOTS = 256  # unreadable samples of a worker that are remembered until the main process asks
-REPLACEMENTS = 16  # tries in a row before a sample is given up
-BUGS = (TypeError, AttributeError, NameError, KeyError, ImportError, NotImplementedError)  # of code, not of a file
+SLOTS = 256  # unreadable samples that a worker can store until the main process reads them
+REPLACEMENTS = 16  # attempts before a sample is an error
+BUGS = (TypeError, AttributeError, NameError, KeyError, ImportError, NotImplementedError)  # not caused by a file
 
 
 class UnreadableSample(ValueError):
-    """A sample that cannot be read. One line, also where a worker's traceback has been put around it."""
+    """A sample that cannot be read. The message is one line even if a worker has wrapped it in its traceback."""
 
     def __str__(self) -> str:
         return super().__str__().strip().rpartition(f'{type(self).__name__}: ')[2]
@@ -24,57 +24,57 @@ class UnreadableSample(ValueError):
 
 @DATASETS.register_module()
 class SeededSamples(Dataset):
-    """Wraps any data set of mmengine, its wrappers included.
+    """Wrap any data set of mmengine, including its wrappers.
 
-    A key is ``epoch * len(self) + index`` (:class:`StreamSampler`). The pipeline of that sample sees generators seeded
-    from (seed, epoch, index), whichever process, worker or run loads it. Without workers these are the generators of
-    the training process: what comes after has to be seeded again (:func:`seed_step`).
+    A key is ``epoch * len(self) + index``, see :class:`StreamSampler`. The pipeline runs with generators seeded from
+    (seed, epoch, index), no matter which process, worker or run loads the sample. Without workers these are the
+    generators of the training process, which must be seeded again for the step, see :func:`seed_step`.
 
-    A sample that cannot be read is reported and replaced by another one, which depends on (seed, epoch, index) alone.
-    Where a sample is the bytes of a file, which somebody else decodes (:class:`DeviceStage`), its data sample carries
-    ``sample_key`` and ``sample_attempt``, with which that one can have it replaced in the same way (:meth:`replace`).
+    A sample that cannot be read is reported and replaced by another one, chosen from (seed, epoch, index) alone. If a
+    sample consists of the bytes of a file that :class:`DeviceStage` decodes, its data sample carries ``sample_key`` and
+    ``sample_attempt``, with which the stage can replace it in the same way, see :meth:`replace`.
 
     Args:
-        dataset: the data set or its config.
-        seed: of the run; may be set until the first sample is loaded.
-        bad: ``skip`` or ``raise`` for samples that cannot be read. Errors of code are always raised.
+        dataset: The data set or its config.
+        seed: Seed of the run. It may be set until the first sample is loaded.
+        bad: ``skip`` or ``raise`` for samples that cannot be read. Programming errors are always raised.
 
     Raises:
-        ValueError: for another value of ``bad``.
-        UnreadableSample: when loading, under ``raise``, and for ``REPLACEMENTS`` unreadable ones in a row. Names the
+        ValueError: For another value of ``bad``.
+        UnreadableSample: When loading under ``raise``, or after ``REPLACEMENTS`` unreadable samples in a row. Names the
             file and the reason.
     """
 
     def __init__(self, dataset: dict | Dataset, seed: int = 0, bad: str = 'skip'):
         if bad not in ('skip', 'raise'):
-            raise ValueError(f"bad={bad!r}: give 'skip' or 'raise', what to do with images that cannot be read")
+            raise ValueError(f"bad={bad!r}: use 'skip' or 'raise' for images that cannot be read")
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.seed, self.bad = seed, bad
-        # Shared with the workers, a row for each and the first for this process. The main process alone reads them.
+        # Shared with the workers: row 0 belongs to this process, the others to the workers. Only this process reads.
         self._loading = torch.full((MAX_WORKERS + 1,), -1).share_memory_()
         self._bad = torch.zeros(MAX_WORKERS + 1, 1 + SLOTS, dtype=torch.int64).share_memory_()  # count, then indices
         self._taken = [0] * (MAX_WORKERS + 1)
-        self._reasons: dict[int, str] = {}  # of samples that were replaced from outside
+        self._reasons: dict[int, str] = {}  # why samples were replaced through `replace`
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @property
     def metainfo(self) -> dict:
-        """That of the wrapped data set, class names above all."""
+        """Metadata of the wrapped data set, such as class names."""
         return getattr(self.dataset, 'metainfo', {})
 
     def full_init(self) -> None:
-        """Read the list of samples, if the wrapped data set does so late."""
+        """Load the list of samples if the wrapped data set does so lazily."""
         if hasattr(self.dataset, 'full_init'):
             self.dataset.full_init()
 
     def get_data_info(self, key: int) -> dict:
-        """What the wrapped data set knows of a sample without loading it."""
+        """Return the record of a sample without loading it."""
         return self.dataset.get_data_info(int(key) % len(self))
 
     def path(self, index: int) -> str:
-        """Of a sample's image file; its number where there is no file."""
+        """Return the image file of a sample, or its number if there is no file."""
         info = self.get_data_info(index) if hasattr(self.dataset, 'get_data_info') else {}
         return readable(info['img_path']) if info.get('img_path') else f'sample {index}'
 
@@ -82,16 +82,17 @@ class SeededSamples(Dataset):
         return self._first_readable(int(key), self._tries(int(key)))
 
     def replace(self, key: int, attempt: int, error: Exception):
-        """What comes in the place of a sample that could be read, as bytes, but not be decoded.
+        """Replace a sample whose bytes were read but cannot be decoded.
 
-        It is the one that would have come if reading had failed with ``error``, and the sample is reported likewise.
+        The sample is reported and replaced as if reading had failed with ``error``.
 
         Args:
             key: ``sample_key`` of its data sample.
             attempt: ``sample_attempt`` of its data sample.
+            error: The error of the decoder.
 
         Raises:
-            UnreadableSample: under ``raise``, and when as many replacements in a row have failed.
+            UnreadableSample: Under ``raise``, or after ``REPLACEMENTS`` failures in a row.
         """
         tries = self._tries(key)
         index = next(index for number, index in tries if number == attempt)
@@ -100,7 +101,7 @@ class SeededSamples(Dataset):
         return self._first_readable(key, tries)
 
     def _tries(self, key: int) -> Iterator[tuple[int, int]]:
-        """Attempts, from 1 on, and the sample of each, with the generators seeded for it."""
+        """Yield (attempt, index) from attempt 1 on, and seed the generators for each."""
         epoch, index = divmod(key, len(self))
         seed_generators(self.seed, epoch, index)
         yield 1, index
@@ -121,10 +122,10 @@ class SeededSamples(Dataset):
         raise AssertionError('the last attempt reports with an error')
 
     def _report(self, index: int, attempt: int, error: Exception) -> None:
-        """Note an unreadable sample for :meth:`take_reports`, or raise."""
+        """Store an unreadable sample for :meth:`take_reports`, or raise an error."""
         if self.bad == 'raise' or attempt == REPLACEMENTS:
             raise UnreadableSample(
-                f'{self.path(index)} cannot be read ({reason(error)}): mend or remove it; '
+                f'{self.path(index)} cannot be read ({reason(error)}): repair or remove it; '
                 'tools/verify_data.py finds all such files'
             ) from error
         row = _row()
@@ -132,9 +133,9 @@ class SeededSamples(Dataset):
         self._bad[row, 0] += 1  # last: the main process reads up to this count
 
     def take_reports(self) -> list[tuple[str, str]]:
-        """Path and reason of samples that this process and its workers could not read since the last call.
+        """Return path and reason of all samples that could not be read since the last call.
 
-        A worker says only which sample it was; the reason comes from a second attempt, here.
+        Workers store only the index; this process reads the sample again to find the reason.
         """
         counts = self._bad[:, 0].tolist()
         if counts == self._taken:
@@ -158,25 +159,25 @@ class SeededSamples(Dataset):
         return 'could not be read once; a second attempt succeeded'
 
     def loading_paths(self) -> list[str]:
-        """Files that this process and its workers are reading, or have read last."""
+        """Return the files that this process and its workers are reading or have just read."""
         indices = self._loading.tolist()
         return list(dict.fromkeys(self.path(index) for index in indices if index >= 0))
 
 
 def _row() -> int:
-    """Of this process in the shared tables."""
+    """Return the row of this process in the shared tables."""
     worker = get_worker_info()
     return 0 if worker is None else 1 + worker.id % MAX_WORKERS
 
 
 def _mark(item, key: int, attempt: int):
-    """Tell the data sample of a file's bytes, a tensor (bytes, ), what to call it if they cannot be decoded."""
+    """Store key and attempt in the data sample of an encoded file (bytes,), for :meth:`SeededSamples.replace`."""
     if isinstance(item, dict) and isinstance(item.get('inputs'), torch.Tensor) and item['inputs'].ndim == 1:
         item['data_samples'].set_metainfo(dict(sample_key=key, sample_attempt=attempt))
     return item
 
 
 def reason(error: Exception) -> str:
-    """An exception in one line."""
+    """Format an exception as one line."""
     lines = str(error).strip().splitlines()
     return f'{type(error).__name__}: {lines[-1]}' if lines else type(error).__name__

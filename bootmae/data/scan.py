@@ -1,4 +1,4 @@
-"""Folders of images: what lies in them, in which order, with which class, and what to say if nothing does."""
+"""Scanning folders: images, their order and classes, and messages about folders that do not fit."""
 
 import logging
 import os
@@ -13,9 +13,15 @@ SPLIT_NAMES = {'train', 'val', 'test', 'valid', 'validation'}
 
 
 def scan_folders(folders: Sequence[str], extensions: frozenset[str], visited: set | None = None) -> list[str]:
-    """Paths of all images below the folders, those aside that are in ``visited`` from an earlier call.
+    """Return the paths of all images below the folders.
 
-    Errors: FileNotFoundError when one of them holds no image, saying what it holds instead.
+    Args:
+        folders: The folders, in order.
+        extensions: File name endings of images.
+        visited: Folders that earlier calls have scanned, to be skipped; new ones are added.
+
+    Raises:
+        FileNotFoundError: If a folder has no image. Says what it holds instead.
     """
     paths, visited = [], set() if visited is None else visited
     for folder in folders:
@@ -27,12 +33,20 @@ def scan_folders(folders: Sequence[str], extensions: frozenset[str], visited: se
 
 
 def scan_classes(root: str, extensions: frozenset[str], names: Sequence[str] | None = None):
-    """Images of a folder of class folders: paths, labels, class names.
+    """Scan a folder of class folders.
 
-    ``names`` fixes the classes and their order; otherwise they are the folders in name order.
+    Args:
+        root: The folder.
+        extensions: File name endings of images.
+        names: Classes in label order. By default the folders in name order.
 
-    Errors: FileNotFoundError for a root or class folder without images; ValueError for images outside the
-    class folders, for folders that are splits rather than classes, and for a folder unknown to ``names``.
+    Returns:
+        Paths, labels and class names.
+
+    Raises:
+        FileNotFoundError: If the root or a class folder has no images.
+        ValueError: If images lie outside the class folders, folders are splits and not classes, or a folder is not in
+            ``names``.
     """
     folders, loose = class_folders(root, extensions)
     check_classes(root, folders, loose, names)
@@ -41,7 +55,7 @@ def scan_classes(root: str, extensions: frozenset[str], names: Sequence[str] | N
         if name not in present:
             continue
         before = len(paths)
-        # `visited` is not shared: two class folders may be links to one folder if the user wants that.
+        # `visited` is not shared, since two class folders may be links to the same folder.
         _scan(os.path.join(root, name), extensions, set(), paths, others)
         labels.extend([label] * (len(paths) - before))
         if len(paths) == before:
@@ -51,14 +65,14 @@ def scan_classes(root: str, extensions: frozenset[str], names: Sequence[str] | N
     if empty:
         raise FileNotFoundError(
             f'no images in {len(empty)} class folders of {root}: {shorten(empty)}; fill '
-            f'or remove them (all that is not an image there: {shorten_counts(others)})'
+            f'or remove them (other files there: {shorten_counts(others)})'
         )
     warn_of_absent(root, present, names)
     return paths, labels, tuple(names or folders)
 
 
 def check_classes(where: str, folders: Sequence[str], loose: Sequence[str], names: Sequence[str] | None):
-    """Refuse what are no classes: images in no folder (``loose``), splits, and folders unknown to ``names``."""
+    """Raise a ValueError for images outside folders (``loose``), splits, and folders that are not in ``names``."""
     if loose:
         raise ValueError(
             f"labels='folder', but {where} holds images outside class folders, such as "
@@ -73,14 +87,14 @@ def check_classes(where: str, folders: Sequence[str], loose: Sequence[str], name
     unknown = sorted(set(folders) - set(names)) if names else []
     if unknown:
         raise ValueError(
-            f'{where} has folders that are none of the {len(names)} classes: '
+            f'{where} has folders that are not among the {len(names)} classes: '
             f'{shorten(unknown)}; remove them, or correct `classes` '
             '(by default, with `split`, the folders of ROOT/train)'
         )
 
 
 def warn_of_absent(where: str, present: Iterable[str], names: Sequence[str] | None):
-    """Warn of classes that have no folder."""
+    """Log a warning about classes without a folder."""
     absent = [name for name in names or () if name not in present]
     if absent:
         print_log(
@@ -112,7 +126,7 @@ def _scan(folder: str, extensions: frozenset[str], visited: set, paths: list[str
 
 
 def class_folders(root: str, extensions: frozenset[str]) -> tuple[list[str], list[str]]:
-    """Names of the folders, and of the image files, that lie directly in ``root``."""
+    """Return the names of the folders and of the image files that lie directly in ``root``."""
     folders, loose = [], []
     with os.scandir(root) as entries:
         for entry in entries:
@@ -126,7 +140,7 @@ def class_folders(root: str, extensions: frozenset[str]) -> tuple[list[str], lis
 
 
 def classes_of_train(root: str, split: str | None) -> list[str] | None:
-    """Class names of ROOT/train for another split of ROOT: a class it lacks must not shift the labels."""
+    """Return the class names of ROOT/train for another split, where a missing class must not shift the labels."""
     train = os.path.join(os.path.dirname(root), 'train')
     if split in (None, 'train') or not os.path.isdir(train):
         return None
@@ -134,7 +148,7 @@ def classes_of_train(root: str, split: str | None) -> list[str] | None:
 
 
 def warn_of_splits(root: str, folders: Iterable[str]):
-    """Warn of a root whose folders are splits, all of which are used."""
+    """Log a warning about a root that contains several splits, which are all used."""
     splits = sorted(SPLIT_NAMES.intersection(folders))
     if len(splits) > 1:
         print_log(
@@ -146,7 +160,7 @@ def warn_of_splits(root: str, folders: Iterable[str]):
 
 
 def contents(folder: str) -> str:
-    """What a folder holds, or the nearest one above that exists, for an error message."""
+    """List a folder, or its nearest existing parent, for an error message."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     names = sorted(name for name in os.listdir(folder) if not skipped(name))
@@ -154,7 +168,7 @@ def contents(folder: str) -> str:
 
 
 def no_images(folder: str, extensions: frozenset[str], others: Counter) -> str:
-    """The message for a folder or an archive without images."""
+    """Return the message for a folder or an archive without images."""
     return (
         f'no images in {folder}: looked for {listed(extensions)}, found {shorten_counts(others)}; '
         'correct the folder or extend `extensions`'
@@ -163,25 +177,25 @@ def no_images(folder: str, extensions: frozenset[str], others: Counter) -> str:
 
 
 def shorten(names: Sequence[str], count: int = 8) -> str:
-    """The first of many names, and how many there are."""
+    """Join the first names, and say how many there are."""
     return ', '.join(names[:count]) + (f', ... ({len(names)} in all)' if len(names) > count else '')
 
 
 def shorten_counts(others: Counter) -> str:
-    """What was found, the most frequent first."""
-    return shorten([f'{count} {ending}' for ending, count in others.most_common()]) or 'nothing at all'
+    """Join counts of file name endings, the most frequent first."""
+    return shorten([f'{count} {ending}' for ending, count in others.most_common()]) or 'nothing'
 
 
 def listed(extensions: frozenset[str]) -> str:
-    """File name endings as text."""
+    """Join file name endings."""
     return ' '.join('.' + extension for extension in sorted(extensions))
 
 
 def skipped(name: str) -> bool:
-    """Whether a file or folder is hidden, or something that a Mac leaves behind."""
+    """Return whether a file or folder is hidden or a resource folder of macOS."""
     return name.startswith('.') or name == '__MACOSX'
 
 
 def suffix(name: str) -> str:
-    """A file name's ending in lower case, without the dot."""
+    """Return the ending of a file name in lower case, without the dot."""
     return os.path.splitext(name)[1][1:].lower()

@@ -1,7 +1,6 @@
-"""Images of tar archives: which there are, in which order, with which class. The folder's rules (``scan``) hold inside.
+"""Scanning tar archives for images, with the rules of :mod:`bootmae.data.scan`.
 
-Names are those in the archives, of all files, whatever their ending; images come archive after archive, and inside one
-in the order in which they would be found in the unpacked folder.
+Images are sorted by archive, and inside an archive as in the unpacked folder.
 """
 
 import os
@@ -17,13 +16,13 @@ from .tar import index_tar, tar_path
 
 @dataclass
 class Packed:
-    """What is used of an archive: the images below a folder of it.
+    """The images below a folder of an archive.
 
     Attributes:
-        archive: its path.
-        folder: the folder, '' for all of it, with a slash at the end otherwise.
-        names: of the images, below the folder.
-        paths: of the images, for whoever reads them (:func:`tar_path`).
+        archive: Path of the archive.
+        folder: The folder with a slash at the end, '' for the whole archive.
+        names: Names of the images relative to the folder.
+        paths: Paths of the images, see :func:`tar_path`.
     """
 
     archive: str
@@ -37,17 +36,24 @@ class Packed:
         return f'{self.archive}!/{self.folder}' if self.folder else self.archive
 
     def folders(self) -> set[str]:
-        """The first-level folders with images."""
+        """Return the first-level folders that contain images."""
         return {name.partition('/')[0] for name in self.names if '/' in name}
 
 
 def scan_tar(
     archive: str, extensions: frozenset[str], split: str | None = None, places: dict[str, tuple[int, int]] | None = None
 ) -> Packed:
-    """The images of an archive, of which ``places`` may be the index, below the folder ``split`` if one is given.
+    """Return the images of an archive.
 
-    Errors: FileNotFoundError for an archive or a folder of it without images, saying what there is instead; ValueError
-    for a file that is no whole uncompressed archive.
+    Args:
+        archive: Path of the archive.
+        extensions: File name endings of images.
+        split: Folder to which the images are restricted.
+        places: Index of the archive, if it is known already.
+
+    Raises:
+        FileNotFoundError: If the archive or the folder has no images. Says what it holds instead.
+        ValueError: If the file is no complete uncompressed archive.
     """
     folder = f'{split.strip("/")}/' if split else ''
     places, others, found = index_tar(archive) if places is None else places, Counter(), []
@@ -67,28 +73,39 @@ def scan_tar(
         )
     if not found:
         raise FileNotFoundError(no_images(f'{archive}!/{folder}' if folder else archive, extensions, others))
-    found.sort(key=lambda name: name.replace('/', '\0'))  # as a walk through folders: part after part
+    found.sort(key=lambda name: name.replace('/', '\0'))  # the order of a walk through folders
     return Packed(archive, folder, found, [tar_path(archive, folder + name, *places[folder + name]) for name in found])
 
 
 def scan_tar_classes(
     archives: Sequence[str], extensions: frozenset[str], names: Sequence[str] | None, split: str | None = None
 ):
-    """Images of archives with classes: paths, labels, class names.
+    """Scan archives for images with classes.
 
-    Classes are the first-level folders in the archives, joined over all; or, where no archive has folders and there are
-    several, the names of the archives, as in ImageNet's train/n01440764.tar. ``names`` fixes classes and their order;
-    without it those of the folder ``train`` beside ``split`` do, if there is one.
+    Classes are the first-level folders of all archives together. If there are several archives without folders, classes
+    are the names of the archives, as in ImageNet's train/n01440764.tar.
 
-    Errors: ValueError for what may be meant in two ways: some images in folders and others not; one archive without
-    folders; numbered archives without folders, which are shards rather than classes; and a single folder of folders.
+    Args:
+        archives: Paths of the archives.
+        extensions: File name endings of images.
+        names: Classes in label order. By default those of the folder ``train`` beside ``split``, if there is one, else
+            those that are found.
+        split: Folder to which the images are restricted.
+
+    Returns:
+        Paths, labels and class names.
+
+    Raises:
+        ValueError: If the classes are ambiguous: some images lie in folders and others do not; one archive has no
+            folders; numbered archives without folders look like shards; or a single folder contains all folders.
     """
     indexes = {archive: index_tar(archive) for archive in archives}
     parts = [scan_tar(archive, extensions, split, places) for archive, places in indexes.items()]
     names = names or _names_of_train(indexes, extensions, split)
     loose = [name for part in parts for name in part.names if '/' not in name]
     if len(loose) == sum(len(part.names) for part in parts):
-        loose = _check_flat(archives, names)
+        _check_flat(archives, names)
+        loose = []
         classes = [[_stem(part.archive)] * len(part.names) for part in parts]
     else:
         classes = [[name.partition('/')[0] for name in part.names] for part in parts]
@@ -100,14 +117,21 @@ def scan_tar_classes(
     names = tuple(names or present)
     number = {name: label for label, name in enumerate(names)}
     found = [(number[name], path) for part, of_part in zip(parts, classes) for name, path in zip(of_part, part.paths)]
-    found.sort(key=lambda entry: entry[0])  # stable: in a class, archive after archive
+    found.sort(key=lambda entry: entry[0])  # stable, so archives keep their order inside a class
     return [path for _, path in found], array('q', (label for label, _ in found)), names
 
 
 def find_members(archives: Sequence[str], split: str | None, names: Sequence[str], list_file: str) -> list[str]:
-    """Paths of the images that a list names as they are called in the archives, below ``split``.
+    """Return the paths of images by their names in the archives.
 
-    Errors: FileNotFoundError naming the list, the image and the archives.
+    Args:
+        archives: Paths of the archives.
+        split: Folder that the names are relative to.
+        names: Names of the images.
+        list_file: The list that contains the names, for messages.
+
+    Raises:
+        FileNotFoundError: If an image is in no archive. Names the list, the image and the archives.
     """
     places = {name: (archive, name, *place) for archive in archives for name, place in index_tar(archive).items()}
     folder = f'{split.strip("/")}/' if split else ''
@@ -121,11 +145,11 @@ def find_members(archives: Sequence[str], split: str | None, names: Sequence[str
     return [tar_path(*places[folder + name]) for name in names]
 
 
-def _check_flat(archives: Sequence[str], names: Sequence[str] | None) -> list[str]:
-    """Refuse archives without folders that are no classes; gives the images outside classes, which are none then."""
+def _check_flat(archives: Sequence[str], names: Sequence[str] | None) -> None:
+    """Raise a ValueError for archives without folders that cannot be classes."""
     stems = [_stem(archive) for archive in archives]
     if names is not None:
-        return []
+        return
     if len(stems) == 1:
         raise ValueError(
             f"labels='folder', but {archives[0]} has no folders, so there would be one class, "
@@ -138,7 +162,6 @@ def _check_flat(archives: Sequence[str], names: Sequence[str] | None) -> list[st
             f"classes: use list_file with labels='list', or name the archives that are classes in "
             f'`classes`: {shorten(stems)}'
         )
-    return []
 
 
 def _refuse_wrapper(where: str, name: str, parts: Sequence[Packed]):
@@ -151,7 +174,7 @@ def _refuse_wrapper(where: str, name: str, parts: Sequence[Packed]):
 
 
 def _names_of_train(indexes: dict[str, dict], extensions: frozenset[str], split: str | None) -> list[str] | None:
-    """Class names of the folder ``train`` beside the split: a class that the split lacks must not shift the labels."""
+    """Return the class names of ``train`` beside the split, where a missing class must not shift the labels."""
     parent, _, last = (split or '').strip('/').rpartition('/')
     if last in ('', 'train'):
         return None

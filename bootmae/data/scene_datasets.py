@@ -1,6 +1,6 @@
-"""Digit scenes as data sets of mmpretrain, mmseg and mmdet, which draw their files when they are not there.
+"""Digit scenes as data sets of mmpretrain, mmseg and mmdet, which write their files on first use.
 
-Not imported with the package, because it imports mmseg: the configs that use them do so.
+Importing the package leaves this module out because it imports mmseg; configs import it where they need it.
 """
 
 from mmdet.datasets import CocoDataset
@@ -12,7 +12,7 @@ from mmseg.registry import DATASETS as MMSEG_DATASETS
 from .images import ImageFiles
 from .scenes import SPLITS, SceneSpec, write_scenes
 
-# Okabe and Ito's colors, which color-blind readers tell apart, and three more
+# the colors of Okabe and Ito, which color-blind readers can distinguish, and three more
 PALETTE = [
     (40, 40, 40),
     (230, 159, 0),
@@ -30,12 +30,13 @@ PALETTE = [
 
 @MMSEG_DATASETS.register_module()
 class DigitSceneMasks(BaseSegDataset):
-    """Semantic masks of digit scenes in ADE20K's layout: background and digits, 0 in the files is unlabeled.
+    """Semantic masks of digit scenes in the layout of ADE20K: background and digits; 0 in the files is unlabeled.
 
     Args:
         split: ``train`` or ``val``.
-        data_root: the folder; the scenes are drawn there unless they are there.
-        scenes: arguments of :class:`SceneSpec`.
+        data_root: Folder of the scenes, which is created if it does not exist.
+        scenes: Arguments of :class:`SceneSpec`.
+        kwargs: Arguments of mmseg's BaseSegDataset.
     """
 
     def __init__(self, split: str, data_root: str = 'data/digit_scenes', scenes: dict | None = None, **kwargs):
@@ -59,7 +60,7 @@ class DigitSceneMasks(BaseSegDataset):
 
 @MMDET_DATASETS.register_module()
 class DigitSceneInstances(CocoDataset):
-    """Instances of digit scenes in COCO's layout. Arguments as of :class:`DigitSceneMasks`."""
+    """Instances of digit scenes in the layout of COCO, with the arguments of :class:`DigitSceneMasks`."""
 
     def __init__(self, split: str, data_root: str = 'data/digit_scenes', scenes: dict | None = None, **kwargs):
         folder = SPLITS[split][1]
@@ -77,7 +78,7 @@ class DigitSceneInstances(CocoDataset):
 
 @MMPRETRAIN_DATASETS.register_module()
 class DigitSceneImages(ImageFiles):
-    """Digit scenes without their labels, to pretrain on. Arguments as of :class:`DigitSceneMasks`."""
+    """Unlabeled digit scenes for pretraining, with the arguments of :class:`DigitSceneMasks`."""
 
     def __init__(self, split: str, data_root: str = 'data/digit_scenes', scenes: dict | None = None, **kwargs):
         write_scenes(data_root, SceneSpec(**scenes or {}))

@@ -1,9 +1,9 @@
-"""Digit scenes: real handwritten digits of many sizes over textures of real photographs, with masks and instances.
+"""Digit scenes: handwritten digits of many sizes over real photographs, with masks and instances.
 
-They stand in for ADE20K and COCO where no data is at hand. Digits and photographs come with installed packages
-(:mod:`bootmae.data.embedded`); training and validation share neither a digit nor a part of a photograph.
+They replace ADE20K and COCO in demos and tests without data. Digits and photographs come with installed packages, see
+:mod:`bootmae.data.embedded`. Training and validation share neither a digit nor a part of a photograph.
 
-Shape letters: H and W image size, S side of a digit.
+Shape letters: H and W image size, K digits of a scene, S side of a digit.
 """
 
 import json
@@ -21,26 +21,27 @@ from pycocotools import mask as coco_mask
 
 from .embedded import PHOTOS, DigitImages, half, photo
 
-UNLABELLED, BACKGROUND = 0, 1  # values of ADE20K-style masks: 0 is no class; the digits follow
-SPLITS = {'train': ('training', 'train2017'), 'val': ('validation', 'val2017')}  # folders in ADE20K's and COCO's way
-VERSION = 1  # of the drawing below: scenes on disk of another version are refused
-INK, EDGE = 0.5, 0.15  # opacity above which a pixel is the digit's, and between which and INK it is unlabeled
-DARKENED = 0.4  # the photograph, so that bright digits stand out from any
-MIN_SHOWN = 0.85  # share of a digit that later ones must leave uncovered
-MAX_TRIES = 50  # places tried for a digit before it is left out
+UNLABELED, BACKGROUND = 0, 1  # values in masks, as in ADE20K; the digits follow
+SPLITS = {'train': ('training', 'train2017'), 'val': ('validation', 'val2017')}  # folders of ADE20K and of COCO
+VERSION = 1  # of the drawing; scenes of another version on disk are refused
+INK, EDGE = 0.5, 0.15  # opacity: from INK on a pixel belongs to the digit; between EDGE and INK it is unlabeled
+DARKENED = 0.4  # brightness of the photograph, so that bright digits stand out
+MIN_SHOWN = 0.85  # share of a digit that later digits must leave visible
+MAX_TRIES = 50  # positions to try before a digit is left out
 
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What to draw.
+    """Settings of a set of scenes.
 
     Args:
-        train, val: number of scenes.
-        size: height and width in pixels.
-        digits: least and largest number of digits in a scene.
-        side: least and largest side of a digit in pixels, log-uniform.
-        values: the digits that occur, ascending; each is a class.
-        seed: chooses everything.
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        size: Height and width in pixels.
+        digits: Smallest and largest number of digits in a scene.
+        side: Smallest and largest side of a digit in pixels, drawn log-uniformly.
+        values: Digits that occur, ascending; each is a class.
+        seed: Seed of all draws.
     """
 
     train: int = 400
@@ -55,15 +56,17 @@ class SceneSpec:
         for name in ('size', 'digits', 'side', 'values'):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if min(self.train, self.val, self.digits[0]) < 1 or self.digits[0] > self.digits[1]:
-            raise ValueError(f'{self}: at least one scene a split and one digit a scene, digits=(least, largest)')
+            raise ValueError(
+                f'{self}: each split needs a scene and each scene a digit, with digits=(smallest, largest)'
+            )
         if not 8 <= self.side[0] <= self.side[1] <= min(self.size):
-            raise ValueError(f'{self}: side=(least, largest) must lie within 8 and the smaller side of size')
+            raise ValueError(f'{self}: side=(smallest, largest) must lie between 8 and the smaller side of size')
         if not self.values or list(self.values) != sorted(set(self.values) & set(range(10))):
-            raise ValueError(f'{self}: values are some of 0..9, ascending')
+            raise ValueError(f'{self}: values must be some of 0..9 in ascending order')
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the instances' classes."""
+        """Names of the instance classes."""
         return tuple(map(str, self.values))
 
     @property
@@ -74,8 +77,14 @@ class SceneSpec:
 
 @dataclass
 class Scene:
-    """One scene: ``image`` RGB uint8 (H, W, 3), ``labels`` (K,) classes of the digits, counted from 0, ``masks``
-    (K, H, W) bool of what is seen of each, ``semantic`` uint8 (H, W) in ADE20K's way."""
+    """One scene.
+
+    Attributes:
+        image: RGB uint8 (H, W, 3).
+        labels: Classes of the digits (K,), counted from 0.
+        masks: Visible part of each digit, bool (K, H, W).
+        semantic: Mask in the format of ADE20K, uint8 (H, W).
+    """
 
     image: np.ndarray
     labels: np.ndarray
@@ -85,14 +94,14 @@ class Scene:
 
 @cache
 def _digits(split: str, values: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The digits of a split in their 8 x 8 pixels as opacity (n, 8, 8) in 0..1, and their classes (n,)."""
+    """Return the digits of a split as opacity (n, 8, 8) in 0..1, and their classes (n,)."""
     pixels, digits = DigitImages(split, size=8).draw()
     chosen = np.isin(digits, values)
     return pixels[chosen, ..., 0].astype(np.float32) / 255, np.searchsorted(values, digits[chosen])
 
 
 def _background(size: tuple[int, int], split: str, rng: np.random.Generator) -> np.ndarray:
-    """A random rectangle of the split's half of a random photograph, darkened, at a random scale: (H, W, 3) float32."""
+    """Draw a darkened crop of a photograph's half for the split, at a random scale: (H, W, 3) float32."""
     image = photo(sorted(PHOTOS)[rng.integers(len(PHOTOS))])
     left, top, right, bottom = half(image.shape[:2], split)
     scale = min(rng.uniform(1.0, 2.5), (bottom - top) / size[0], (right - left) / size[1])
@@ -103,12 +112,12 @@ def _background(size: tuple[int, int], split: str, rng: np.random.Generator) -> 
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
-    """A random bright color."""
+    """Draw a bright color."""
     return rng.uniform(150, 255, 3)
 
 
 def draw_scene(spec: SceneSpec, split: str, index: int) -> Scene:
-    """Scene ``index`` of a split; depends on nothing but the three."""
+    """Draw scene ``index`` of a split, which depends on the arguments alone."""
     rng = np.random.default_rng((spec.seed, split == 'val', index))
     opacities, classes = _digits(split, spec.values)
     (height, width), (low, high) = spec.size, np.log(spec.side)
@@ -137,15 +146,15 @@ def draw_scene(spec: SceneSpec, split: str, index: int) -> Scene:
 
 
 def _labeled(image: np.ndarray, labels: np.ndarray, owner: np.ndarray, edge: np.ndarray) -> Scene:
-    """The scene, given which digit each pixel belongs to (H, W; -1: none) and where edges blur (H, W)."""
+    """Build a scene from the digit that owns each pixel (H, W), -1 for none, and the mask of blurred edges (H, W)."""
     semantic = np.where(owner >= 0, labels[owner] + BACKGROUND + 1, BACKGROUND).astype(np.uint8)
-    semantic[edge & (owner < 0)] = UNLABELLED
+    semantic[edge & (owner < 0)] = UNLABELED
     masks = owner == np.arange(len(labels))[:, None, None]
     return Scene(image, labels, masks, semantic)
 
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
-    """(K, H, W) bool -> (K, 4) float x1, y1, x2, y2, the right and bottom ends exclusive."""
+    """Return the boxes of masks: (K, H, W) bool -> (K, 4) float x1, y1, x2, y2, right and bottom exclusive."""
     boxes = [
         (
             *(np.flatnonzero(mask.any(axis))[0] for axis in (0, 1)),
@@ -157,7 +166,7 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
 
 
 def _annotations(scene: Scene, image_id: int, first: int) -> Iterator[dict]:
-    """COCO annotations of a scene's digits, their ids counted from ``first``."""
+    """Yield the COCO annotations of the digits of a scene, with ids counted from ``first``."""
     for k, (label, mask, box) in enumerate(zip(scene.labels, scene.masks, boxes_of(scene.masks))):
         code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
         x1, y1, x2, y2 = box.tolist()
@@ -191,14 +200,15 @@ def _write_split(root: Path, spec: SceneSpec, split: str) -> None:
 
 
 def write_scenes(root: str | Path, spec: SceneSpec) -> Path:
-    """Make sure that a folder holds the scenes, in ADE20K's and in COCO's layout.
+    """Write the scenes to a folder, in the layouts of ADE20K and COCO, unless it holds them already.
 
-    ``images/`` and ``annotations/{training,validation}`` are ADE20K's, with ``reduce_zero_label``: 0 unlabeled (the
-    blurred edge of a digit), 1 background, then the digits. ``{train,val}2017`` with ``annotations/instances_*.json``
-    are COCO's. The folder appears whole or not at all, so several processes may ask for it at once.
+    ``images/`` and ``annotations/{training,validation}`` follow ADE20K with ``reduce_zero_label``: 0 is unlabeled (the
+    blurred edge of a digit), 1 the background, then the digits. ``{train,val}2017`` and
+    ``annotations/instances_*.json`` follow COCO. The folder is created atomically, so several processes may call this
+    function at once.
 
     Raises:
-        ValueError: if the folder is there and holds other scenes.
+        ValueError: If the folder exists and holds other scenes.
     """
     root, manifest = Path(root), json.dumps(asdict(spec) | dict(version=VERSION))
     if not root.exists():
@@ -211,13 +221,13 @@ def write_scenes(root: str | Path, spec: SceneSpec) -> Path:
             (temporary / 'scenes.json').write_text(manifest)
             temporary.rename(root)
         except OSError:
-            if not (root / 'scenes.json').is_file():  # else another process was faster
+            if not (root / 'scenes.json').is_file():  # otherwise another process was faster
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     found = root / 'scenes.json'
     if not found.is_file() or json.loads(found.read_text()) != json.loads(manifest):
         raise ValueError(
-            f'{root} does not hold the scenes {spec} (version {VERSION}): delete the folder, or give another one'
+            f'{root} does not hold the scenes {spec} (version {VERSION}): delete the folder, or choose another one'
         )
     return root

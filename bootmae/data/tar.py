@@ -1,11 +1,11 @@
-"""Images inside uncompressed tar archives, read in place: their paths, a reader of mmengine, an archive's index.
+"""Reading images in place from uncompressed tar archives: paths, a backend of mmengine, and the index of an archive.
 
-The path of such an image says where its bytes lie, so that no process needs the index again::
+The path of such an image contains the position of its bytes, so readers need no index::
 
     tar://512+109000@/data/a.tar!/n01/x.JPEG        109000 bytes from byte 512 on
 
-Everything that reads through ``mmengine.fileio`` can read it. What would be ambiguous in a name is written ``%25`` for
-``%``, ``%3A//`` for ``://``, and in the archive's own name ``%21/`` for ``!/``.
+Everything that uses ``mmengine.fileio`` can read these paths. Names are escaped: ``%25`` stands for ``%``, ``%3A//``
+for ``://``, and ``%21/`` for ``!/`` in the name of the archive.
 """
 
 import logging
@@ -19,26 +19,26 @@ from mmengine.fileio import BaseStorageBackend, register_backend
 from mmengine.logging import print_log
 
 PREFIX = 'tar://'
-OPEN_ARCHIVES = 128  # of a process; a set of one archive per class has a thousand, a process may open 1024 files
+OPEN_ARCHIVES = 128  # per process; ImageNet has 1000 archives, and a process may often open only 1024 files
 PACKED = {b'\x1f\x8b': 'gzip', b'BZh': 'bzip2', b'\xfd7zXZ': 'xz', b'\x28\xb5\x2f\xfd': 'zstd'}
 NESTED = '.tar'
 
 
 def tar_path(archive: str, name: str, offset: int, size: int) -> str:
-    """The path of ``size`` bytes at ``offset`` of an archive, called ``name`` there."""
+    """Return the path of the member ``name``, ``size`` bytes at ``offset`` of an archive."""
     return f'{PREFIX}{offset}+{size}@{_quote(archive).replace("!/", "%21/")}!/{_quote(name)}'
 
 
 def is_tar_path(path: str) -> bool:
-    """Whether a path is one of :func:`tar_path`."""
+    """Return whether a path was made by :func:`tar_path`."""
     return path.startswith(PREFIX)
 
 
 def split_tar_path(path: str) -> tuple[str, str, int, int]:
-    """Archive, name, offset and size of a path of :func:`tar_path`.
+    """Split a path of :func:`tar_path` into archive, name, offset and size.
 
     Raises:
-        ValueError: for any other text.
+        ValueError: If it is no such path.
     """
     place, _, rest = path.removeprefix(PREFIX).partition('@')
     archive, slash, name = rest.partition('!/')
@@ -52,19 +52,21 @@ def split_tar_path(path: str) -> tuple[str, str, int, int]:
 
 
 def readable(path: str) -> str:
-    """A path as people read it: ``/data/a.tar!/n01/x.JPEG`` for one into an archive, others as they are."""
+    """Format a path for messages: ``/data/a.tar!/n01/x.JPEG`` for an image in an archive, other paths unchanged."""
     return '!/'.join(split_tar_path(path)[:2]) if is_tar_path(path) else path
 
 
 def read_tar_path(path: str) -> bytes:
-    """The bytes of an image inside an archive.
+    """Read the bytes of an image inside an archive.
 
     Raises:
-        FileNotFoundError: if there is no such archive.
-        ValueError: if the archive ends before them; names both.
+        FileNotFoundError: If there is no such archive.
+        ValueError: If the archive is truncated. Names the archive and the image.
     """
     archive, name, offset, size = split_tar_path(path)
-    data = os.pread(_archive(archive).descriptor, size, offset)  # moves no file position: forked workers may share it
+    data = os.pread(
+        _archive(archive).descriptor, size, offset
+    )  # pread is safe for forked workers that share a descriptor
     if len(data) != size:
         raise ValueError(f'{archive} is cut off: {name} has {size} bytes there, {len(data)} are left')
     return data
@@ -72,19 +74,19 @@ def read_tar_path(path: str) -> bytes:
 
 @register_backend('tar', prefixes='tar', force=True)
 class TarBackend(BaseStorageBackend):
-    """Reads ``tar://`` paths for whoever uses ``mmengine.fileio``: LoadImageFromFile, mmseg, mmdet, mmcv.imread."""
+    """Backend of ``mmengine.fileio`` for ``tar://`` paths, used by LoadImageFromFile, mmseg, mmdet and mmcv.imread."""
 
     def get(self, filepath: str) -> bytes:
-        """The bytes; errors as :func:`read_tar_path`."""
+        """Read the bytes, see :func:`read_tar_path`."""
         return read_tar_path(str(filepath))
 
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """The bytes as text."""
+        """Read the bytes as text."""
         return self.get(filepath).decode(encoding)
 
 
 class _Archive:
-    """An open file, closed when the last one lets go of it: a thread may still read what the cache has dropped."""
+    """An open file that closes with its last reference: a thread may still read what the cache has dropped."""
 
     def __init__(self, path: str):
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, 'O_CLOEXEC', 0))
@@ -98,13 +100,13 @@ _archive = lru_cache(maxsize=OPEN_ARCHIVES)(_Archive)
 
 
 def index_tar(archive: str) -> dict[str, tuple[int, int]]:
-    """Offset and size of each file in an archive, by name; of two files with one name the last counts, as in unpacking.
+    """Return offset and size of each file in an archive by name; of two files with one name the last counts.
 
-    An archive inside the archive is a folder of its name without ``.tar``: ImageNet's training images come as one tar
-    of a thousand. Links to files inside the archive are followed; other links and folders are left out.
+    A nested archive counts as a folder with its name without ``.tar``, since the training images of ImageNet come as a
+    tar of a thousand tars. Links to files inside the archive are followed; other links and folders are left out.
 
     Raises:
-        ValueError: for a compressed, damaged or cut-off archive, and for what is none.
+        ValueError: If the file is compressed, damaged, truncated, or no tar archive.
     """
     with open(archive, 'rb') as file:
         _refuse_packed(archive, file.read(6))
@@ -119,12 +121,12 @@ def index_tar(archive: str) -> dict[str, tuple[int, int]]:
 
 
 def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Name and (offset, size) of the files in an archive that begins at byte ``start`` of the outermost one."""
+    """Yield name and (offset, size) of the files in an archive that begins at byte ``start`` of the outermost one."""
     places, links = {}, []
     with tarfile.open(fileobj=file, mode='r:') as tar:
-        # the offset is 0 where not even one member was found: Python 3.10 would look for the next before the file
+        # The offset is 0 if there is no member at all; Python 3.10 would then seek to a negative position.
         while tar.offset and (member := tar.next()) is not None:
-            tar.members.clear()  # 1 kB each, which a million need not leave behind
+            tar.members.clear()  # 1 kB for each of perhaps a million members
             name = _plain(member.name)
             if member.issparse():
                 raise ValueError(
@@ -148,7 +150,7 @@ def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> 
 
 
 def _check_end(archive: str, file: BinaryIO, place: int):
-    """tarfile takes whatever is no header for the end; an archive's end is a block of zeros."""
+    """Check for the zero block that ends an archive; tarfile takes any invalid header for the end."""
     file.seek(place)
     block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b'\0'):
@@ -171,7 +173,7 @@ def _refuse_packed(archive: str, head: bytes):
 
 
 def _plain(name: str) -> str:
-    """A member's name without what means "here": ``./a/b`` and ``/a/b`` are ``a/b``."""
+    """Normalize the name of a member: ``./a/b`` and ``/a/b`` become ``a/b``."""
     return os.path.normpath('/' + name).lstrip('/')
 
 

@@ -1,4 +1,4 @@
-"""The processes of a run: launcher, heartbeats, counters without waiting, exit codes, signals.
+"""The processes of a run: launcher, heartbeats, asynchronous counters, exit codes, signals.
 
-Needs torch alone, and nothing of the package.
+These modules import torch but nothing of this package.
 """

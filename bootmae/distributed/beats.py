@@ -1,6 +1,6 @@
-"""What the ranks of a run tell one another of their progress, and who is lost.
+"""Heartbeats of the ranks of a run, and the decision which rank is lost.
 
-Nothing of the package is imported here: the launcher, which reads this too, has to start at once.
+The launcher imports this module and must start at once, so it imports nothing of this package.
 """
 
 import json
@@ -10,14 +10,14 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-BUSY = ('data', 'step')  # phases that are short: the batch is awaited, the step is computed
-ORDER = dict(start=0, data=1, step=2)  # within an iteration; others: 3
-NONE = '-'  # in place of a beat: nothing heard yet
+BUSY = ('data', 'step')  # short phases: waiting for a batch, computing a step
+ORDER = dict(start=0, data=1, step=2)  # order of the phases within an iteration; others are 3
+NONE = '-'  # value of a rank that has not written a heartbeat yet
 
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank says of itself. ``count`` grows with every beat, ``progress`` with every change of phase."""
+    """The state of a rank. ``count`` grows with every heartbeat, ``progress`` with every change of phase."""
 
     rank: int
     host: str
@@ -30,7 +30,7 @@ class Beat:
 
     @property
     def place(self) -> tuple[int, int]:
-        """How far it is."""
+        """Position in the training, for comparison between ranks."""
         return self.iteration, ORDER.get(self.phase, 3)
 
     def __str__(self) -> str:
@@ -42,18 +42,18 @@ class Beat:
 
 
 def key(rank: int) -> str:
-    """Of a rank's beat in the store."""
+    """Return the TCPStore key of a rank's heartbeat."""
     return f'bootmae/heartbeat/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}/{rank}'
 
 
 class Observer:
-    """Judges by this process's own clock how long ago the others' beats changed: clocks of hosts are not compared.
+    """Measures with the clock of this process how long ago the heartbeats changed; clocks of hosts may differ.
 
     Args:
         world: number of ranks.
-        limit: seconds without a beat, or without progress of any rank in a short phase, that are too long.
-        patience: the same for ranks not heard of yet, and for start, validation and saving.
-        now: the time.
+        limit: maximum seconds without a heartbeat, or without progress of any rank in a short phase.
+        patience: the same for ranks without any heartbeat yet, and for start, validation and saving.
+        now: the current time in seconds.
     """
 
     def __init__(self, world: int, limit: float, patience: float, now: float):
@@ -62,7 +62,7 @@ class Observer:
         self.heard, self.moved = dict.fromkeys(range(world), now), dict.fromkeys(range(world), now)
 
     def see(self, beat: Beat, now: float) -> None:
-        """Take note of a rank's beat, a new one or the one seen before."""
+        """Record a rank's heartbeat, whether it is new or not."""
         before = self.beats.get(beat.rank)
         if before is None or beat.count != before.count:
             self.heard[beat.rank] = now
@@ -71,17 +71,17 @@ class Observer:
         self.beats[beat.rank] = beat
 
     def verdict(self, now: float) -> str | None:
-        """Which rank is lost, in one line; None while all is well."""
+        """Return one line that says which rank is lost, or None."""
         silent = [rank for rank in range(self.world) if self._is_silent(rank, now)]
         if silent:
-            return f'no sign of life for {self.limit:g} s from {self._names(silent)}: it was killed or stopped'
+            return f'no heartbeat for {self.limit:g} s from {self._names(silent)}: it was killed or suspended'
         if len(self.beats) < self.world or not all(self._is_stalled(beat, now) for beat in self.beats.values()):
             return None
         slow = [beat for beat in self.beats.values() if beat.phase not in (*BUSY, 'end')]
         first = min(beat.place for beat in self.beats.values())
         behind = [beat.rank for beat in slow or self.beats.values() if slow or beat.place == first]
-        which = '' if len(behind) < self.world else ' (all are at the same place)'
-        return f'no rank has made progress for {self.limit:g} s; behind is {self._names(behind)}{which}'
+        which = '' if len(behind) < self.world else ' (all are at the same position)'
+        return f'no rank has made progress for {self.limit:g} s; the last is {self._names(behind)}{which}'
 
     def _is_silent(self, rank: int, now: float) -> bool:
         if rank not in self.beats:
@@ -93,20 +93,20 @@ class Observer:
 
     def _names(self, ranks: list[int]) -> str:
         return ', '.join(
-            str(self.beats[rank]) if rank in self.beats else f'rank {rank} (never heard of)' for rank in ranks
+            str(self.beats[rank]) if rank in self.beats else f'rank {rank} (no heartbeat yet)' for rank in ranks
         )
 
 
 def connect(host: str, port: int, timeout: float) -> dist.TCPStore:
-    """A connection of one's own to the store that the run's processes have met at."""
+    """Open a new connection to the store of the run's rendezvous."""
     return dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout))
 
 
 def last_beat(host: str, port: int, rank: int) -> Beat | None:
-    """The last that was heard of a rank, for whoever has to say that it died; None if nothing."""
+    """Return the last heartbeat of a rank, or None, to report where it died."""
     try:
         store = connect(host, port, timeout=5)
         text = store.get(key(rank)).decode() if store.check([key(rank)]) else NONE
-    except (RuntimeError, OSError):  # the store is gone with its process
+    except (RuntimeError, OSError):  # the store ended with its process
         return None
     return Beat(**json.loads(text)) if text != NONE else None

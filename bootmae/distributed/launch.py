@@ -1,8 +1,8 @@
-"""torchrun whose processes can end in good order: ``python bootmae/distributed/launch.py`` takes torchrun's arguments.
+"""torchrun that lets a run stop in good order: ``python bootmae/distributed/launch.py`` takes torchrun's arguments.
 
-torchrun kills its processes 30 seconds after a signal, or at once after another one's end, and always exits with 1.
-This launcher hands SIGTERM and SIGUSR1 on and waits for the processes to save, and exits with the code of the one that
-ended first (exits.py). It runs as a script: the package imports the whole stack, which takes seconds.
+torchrun kills its processes 30 seconds after a signal, or at once when one of them ends, and always exits with 1. This
+launcher forwards SIGTERM and SIGUSR1, waits for the processes to save, and exits with the code of the process that
+ended first (exits.py). It runs as a script, because importing the package takes seconds.
 """
 
 import signal
@@ -27,68 +27,68 @@ else:
     from exits import BAD_DATA, LOST_RANK, NONFINITE, REQUEUE, USER_ERROR
     from signals import STOP_SIGNALS
 
-ORDERLY = (NONFINITE, BAD_DATA, REQUEUE)  # all processes of a run end so, within moments
-SETTLE = 20.0  # seconds that the others get to follow one that ended so
-GRACE = 300.0  # seconds from a signal to the end; a scheduler's patience is usually shorter
+ORDERLY = (NONFINITE, BAD_DATA, REQUEUE)  # all processes of a run end with these at the same time
+SETTLE = 20.0  # seconds that the other processes have to end, too
+GRACE = 300.0  # seconds from a signal until processes are killed; schedulers usually wait less
 MEANING = {
-    USER_ERROR: 'something given is wrong',
+    USER_ERROR: 'wrong argument, config or file',
     NONFINITE: 'losses or gradients are not finite',
     BAD_DATA: 'too many unreadable images',
     LOST_RANK: 'another process died or hangs',
-    REQUEUE: 'stopped by a signal; start again with --resume',
+    REQUEUE: 'saved and stopped after a signal; start again with --resume',
 }
 
 
 def cause(codes: dict[int, int]) -> tuple[int, int]:
-    """Rank and code of the process to blame, among those that ended by themselves before any other was stopped."""
+    """Return rank and exit code of the process that caused the end, among those that ended by themselves."""
     order = (*(-number for number in range(1, 65)), *ORDERLY, LOST_RANK, USER_ERROR)
     return min(codes.items(), key=lambda item: (order.index(item[1]) if item[1] in order else len(order), item[0]))
 
 
 def exit_code(code: int, asked: bool) -> int:
-    """Of the launcher, for a process's; one that dies of a signal is a lost rank, unless the signal was handed on."""
+    """Return the launcher's exit code. A process killed by a signal is a lost rank unless the signal was forwarded."""
     if code < 0:
         return REQUEUE if asked and -code in STOP_SIGNALS else LOST_RANK
     return code
 
 
 def describe(code: int) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended."""
     if code < 0:
         return f'was killed by {signal.Signals(-code).name} (exit code {128 - code})'
     return f'ended with exit code {code}' + (f': {MEANING[code]}' if code in MEANING else '')
 
 
 class PatientAgent(LocalElasticAgent):
-    """torchrun's agent, with patience. The last one made is ``latest``: torchrun keeps it to itself."""
+    """torchrun's agent that waits for processes to save. ``latest`` is the last instance, which torchrun hides."""
 
     latest: 'PatientAgent | None' = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         PatientAgent.latest = self
-        self.asked: float | None = None  # when a signal came
-        self.settling: float | None = None  # since when some have ended in good order
-        self.first: dict[int, int] = {}  # exit codes by rank, before any process was stopped
+        self.asked: float | None = None  # time of the first signal
+        self.settling: float | None = None  # time when the first process ended in good order
+        self.first: dict[int, int] = {}  # exit codes by rank of processes that ended by themselves
         self.report = ''
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
-        early: list[int] = []  # signals that came while the processes were being started
+        early: list[int] = []  # signals that arrive while the processes start
         for number in STOP_SIGNALS:
             signal.signal(number, lambda number, frame: early.append(number))
         pids = super()._start_workers(worker_group)
         for number in STOP_SIGNALS:
-            signal.signal(number, self._hand_on)
+            signal.signal(number, self._forward)
         for number in early:
-            self._hand_on(number, None)
+            self._forward(number, None)
         return pids
 
     def _processes(self) -> dict:
-        """The processes by local rank, as ``subprocess`` knows them."""
+        """Return the ``subprocess`` objects by local rank."""
         return {rank: handler.proc for rank, handler in self._pcontext.subprocess_handlers.items()}
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        """Signal the processes, not their data loaders' workers: the run still needs those."""
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        """Forward a signal to the processes but not to their data loading workers, which the run still needs."""
         if self.asked is None:
             self.asked = time.monotonic()
         for process in self._processes().values():
@@ -96,7 +96,7 @@ class PatientAgent(LocalElasticAgent):
                 process.send_signal(number)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        """Look at the processes; torchrun stops all when one has failed, so first let those end that are about to."""
+        """Check the processes. torchrun stops all when one fails, so first wait for those that are about to end."""
         codes = {rank: process.poll() for rank, process in self._processes().items()}
         failed = {rank: code for rank, code in codes.items() if code not in (None, 0)}
         orderly = bool(failed) and all(code in ORDERLY for code in failed.values())
@@ -109,22 +109,22 @@ class PatientAgent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         if orderly and worker_group.group_world_size > 1:
             self._exit_barrier_timeout = SETTLE
-            self._exit_barrier()  # the agents of other nodes need this one's store until they are done
+            self._exit_barrier()  # the agents of other nodes need the store of this one until they end
         return result
 
     def _has_time(self, since: str, seconds: float) -> bool:
-        """Whether an attribute's moment, now if it is None, is less than so many seconds ago."""
+        """Whether less than ``seconds`` passed since the time in an attribute, which starts now if it is None."""
         if getattr(self, since) is None:
             setattr(self, since, time.monotonic())
         return time.monotonic() - getattr(self, since) < seconds
 
     def _kill(self) -> None:
-        print(f'launcher: processes not ended {GRACE:g} s after the signal are killed', file=sys.stderr, flush=True)
+        print(f'launcher: killing processes still alive {GRACE:g} s after the signal', file=sys.stderr, flush=True)
         for process in self._processes().values():
             process.kill()
 
     def _note(self, worker_group: WorkerGroup, failed: dict[int, int]) -> None:
-        """Find the culprit while the store is still there."""
+        """Record which process caused the end while its heartbeat can be read."""
         if self.first:
             return
         ranks = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
@@ -132,16 +132,16 @@ class PatientAgent(LocalElasticAgent):
         rank, code = cause(self.first)
         pid = next(process.pid for local, process in self._processes().items() if ranks[local] == rank)
         beat = last_beat(worker_group.master_addr, worker_group.master_port, rank) if code < 0 else None
-        where = f'; last heard: {beat}' if beat is not None else ''
+        where = f'; last heartbeat: {beat}' if beat is not None else ''
         self.report = f'rank {rank} (host {socket.gethostname()}, pid {pid}) {describe(code)}{where}'
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run torchrun with our agent; gives the exit code."""
+    """Run torchrun with ``PatientAgent`` and return the exit code."""
     api.LocalElasticAgent = PatientAgent  # torchrun has no option for another agent
     try:
         given = torchrun.parse_args(arguments)
-        given.signals_to_handle = 'SIGINT,SIGHUP,SIGQUIT'  # the others are the agent's
+        given.signals_to_handle = 'SIGINT,SIGHUP,SIGQUIT'  # the agent handles the others
         torchrun.run(given)
     except ChildFailedError as error:
         agent = PatientAgent.latest
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         _, code = cause(codes)
         print(f'launcher: {agent.report}', file=sys.stderr, flush=True)
         return exit_code(code, agent.asked is not None)
-    except SignalException as stopped:  # Ctrl-C, or the terminal is gone
+    except SignalException as stopped:  # Ctrl-C or a closed terminal
         print(f'launcher: stopped by {stopped.sigval.name}', file=sys.stderr, flush=True)
         return 128 + stopped.sigval
     return 0

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 as wishes that the run grants at its next good moment."""
+"""SIGTERM and SIGUSR1 are recorded, so that the run can stop after the current step."""
 
 import atexit
 import functools
@@ -15,19 +15,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Handlers that only take note. ``asked`` is the signal that came first, None as long as there is none."""
+    """Handlers that only record a signal. ``asked`` is the first signal, or None."""
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def install(self) -> None:
-        """Put the handlers in place, if this is the main thread: Python allows it nowhere else."""
+        """Install the handlers in the main thread; Python does not allow it in others."""
         if threading.current_thread() is threading.main_thread() and not self._before:
             self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
 
     def restore(self) -> None:
-        """Put back what was there before."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
@@ -38,25 +38,25 @@ class StopSignals:
 
 @functools.cache
 def leaving() -> torch.Tensor:
-    """One number, shared with the workers of all loaders: whether this process is about to end."""
+    """Return a flag in shared memory that tells the workers of all loaders that this process is about to exit."""
     flag = torch.zeros(1, dtype=torch.uint8).share_memory_()
-    # Handlers run in reverse order, so this one comes before multiprocessing's, which asks workers to end, once, and
-    # then waits for them without end.
+    # Exit handlers run in reverse order, so this one runs before that of multiprocessing, which sends SIGTERM to the
+    # workers once and then waits for them without a limit.
     atexit.register(flag.fill_, 1)
     return flag
 
 
 def shield_workers(loader: DataLoader) -> None:
-    """Let the loader's processes outlive a signal that a scheduler sends to all processes of a job.
+    """Let the loader's workers ignore signals that a scheduler sends to all processes of a job.
 
-    The run still needs them for its last step. Call it before they are started.
+    The run needs them for its last step. Call it before the workers start.
     """
     if not isinstance(loader.worker_init_fn, functools.partial) or loader.worker_init_fn.func is not start_worker:
         loader.worker_init_fn = functools.partial(start_worker, inner=loader.worker_init_fn, leaving=leaving())
 
 
 def start_worker(worker_id: int, inner: Callable[[int], None] | None, leaving: torch.Tensor) -> None:
-    """Ignore SIGUSR1, and SIGTERM as long as the run's process has not said that it leaves."""
+    """Ignore SIGUSR1 in a worker, and SIGTERM until the main process sets the flag ``leaving``."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if leaving.item():

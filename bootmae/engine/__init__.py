@@ -1,1 +1,1 @@
-"""The running of a training: runner and loops, hooks, optimizers."""
+"""Everything that runs a training: the runner and its loops, hooks, optimizers."""

@@ -1,10 +1,11 @@
-"""The model within its wrappers."""
+"""Access to a run's model inside its wrappers."""
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
 from torch import nn
 
 
-def bare_model(runner) -> nn.Module:
-    """The model within wrappers for several processes and for test-time augmentation."""
+def bare_model(runner: Runner) -> nn.Module:
+    """Return the model without the wrappers for distributed training and test-time augmentation."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return model.module if isinstance(model, BaseTTAModel) else model

@@ -1,1 +1,1 @@
-"""What a model sees and predicts, as pictures: reconstructions, attention, principal components, grids."""
+"""Pictures of models: reconstructions, attention maps, principal components, and grids of predictions."""

@@ -1,6 +1,6 @@
-"""What an encoder looks at, and what its features tell apart: class-token attention and principal components.
+"""Attention of the class token, and principal components of patch features.
 
-Shape letters: B images, T tokens, H heads, D width, h and w rows and columns of patches.
+Shape letters: B images, C channels, T tokens, H heads, D width, h and w rows and columns of patches.
 """
 
 import re
@@ -15,17 +15,17 @@ from ..models.vit import ARCHS, patch_grid
 from ..transfer import TransferViT
 
 HUGE = dict(embed_dims=1280, depth=32, num_heads=16)
-HEAD_WIDTH = 64  # of every usual ViT but the huge one
+HEAD_WIDTH = 64  # of all common ViTs except ViT-H
 
 
 def heads_of(encoder: Encoder, num_heads: int | None = None) -> int:
-    """The number of attention heads: as recorded in the file, as given, or that of the usual ViT of this width.
+    """Return the number of attention heads: recorded in the file, given, or that of the common ViT of this width.
 
     Raises:
-        ValueError: if it is neither recorded nor given nor usual, or given otherwise than recorded.
+        ValueError: If the number is unknown, or differs between the file and the argument.
     """
     if None not in (encoder.num_heads, num_heads) and encoder.num_heads != num_heads:
-        raise ValueError(f'--heads {num_heads}, but the file says {encoder.num_heads} heads: leave --heads out')
+        raise ValueError(f'--heads {num_heads}, but the file records {encoder.num_heads} heads: leave --heads out')
     if encoder.num_heads or num_heads:
         return encoder.num_heads or num_heads
     width = encoder.state['pos_embed'].shape[-1]
@@ -34,7 +34,7 @@ def heads_of(encoder: Encoder, num_heads: int | None = None) -> int:
             return arch['num_heads']
     if width % HEAD_WIDTH:
         raise ValueError(
-            f'the file does not tell the number of attention heads, and a width of {width} is not usual: give --heads'
+            f'the file does not record the number of attention heads, and a width of {width} is unusual: give --heads'
         )
     return width // HEAD_WIDTH
 
@@ -46,17 +46,17 @@ def fit_encoder(
     num_heads: int | None = None,
     windows: dict | None = None,
 ) -> TransferViT:
-    """The encoder of a file as a model for images of one size, up to one block, in eval mode.
+    """Build the encoder of a file up to one block, in eval mode.
 
     Args:
-        encoder: of :func:`find_encoder`, of whatever project.
-        img_size: height and width; positions are interpolated to it.
-        block: the last block, counted from 0, negative ones from the end; by default the last one.
-        num_heads: for files that do not tell; see :func:`heads_of`.
-        windows: ``window_size`` and ``global_blocks`` of :class:`TransferViT`, which no file tells.
+        encoder: Result of :func:`find_encoder` for a file of any project.
+        img_size: Height and width of the images. Position embeddings are interpolated.
+        block: Last block, counted from 0, or from the end if negative. By default the last block of the encoder.
+        num_heads: Number of heads for files that do not record it, see :func:`heads_of`.
+        windows: ``window_size`` and ``global_blocks`` of :class:`TransferViT`, which no file records.
 
     Raises:
-        ValueError: if there is no such block, or the encoder is no plain ViT.
+        ValueError: If there is no such block, or the encoder is no plain ViT.
     """
     state = encoder.state
     last = encoder.depth - 1 if block is None else block + encoder.depth * (block < 0)
@@ -82,28 +82,27 @@ def fit_encoder(
 
 
 def window_options(encoder: Encoder, last: int, windows: dict) -> dict:
-    """Arguments of :class:`TransferViT` for the windows of a model that ends with block ``last``.
+    """Return the window arguments of :class:`TransferViT` for a model that ends with block ``last``.
 
     Raises:
-        ValueError: if the encoder attends within windows that are not known, or in all of these blocks.
+        ValueError: If the windows of the encoder are unknown, or all of these blocks attend within windows.
     """
     if not windows.get('window_size'):
         tables = [value for key, value in encoder.state.items() if key.endswith('relative_position_bias_table')]
         if encoder.grid and any(len(table) < bias_table_size(encoder.grid) for table in tables):
             raise ValueError(
-                'the encoder attends within windows, and the file does not tell which: give the config '
-                'that made it, --config'
+                'the encoder attends within windows, and the file does not record their size: give its config, --config'
             )
         return {}
     blocks = windows.get('global_blocks') or [quarter * encoder.depth // 4 - 1 for quarter in range(1, 5)]
     seen = [index + encoder.depth * (index < 0) for index in blocks]
     if not (kept := [index for index in seen if index <= last]):
-        raise ValueError(f'the blocks up to {last} attend within windows only: choose --block from {seen}')
+        raise ValueError(f'all blocks up to {last} attend within windows: choose --block from {seen}')
     return dict(window_size=windows['window_size'], global_blocks=kept)
 
 
 def attention_rows(attn: SelfAttention, x: torch.Tensor, group: TokenGroup | None, query: int = 0) -> torch.Tensor:
-    """How much of each token one query takes: (B, T, D) -> (B, H, T), each row adding up to one."""
+    """Return the attention weights of one query over all tokens: (B, T, D) -> (B, H, T). They sum to one."""
     q_weight, k_weight, _ = attn.qkv.weight.chunk(3)
     q = split_heads(nn.functional.linear(x[:, query : query + 1], q_weight, attn.q_bias), attn.num_heads)
     k = split_heads(nn.functional.linear(x, k_weight), attn.num_heads)
@@ -116,12 +115,19 @@ def attention_rows(attn: SelfAttention, x: torch.Tensor, group: TokenGroup | Non
 
 @torch.no_grad()
 def class_attention(model: TransferViT, images: torch.Tensor) -> torch.Tensor:
-    """Attention of the class token to the patches in the last block of a model: (B, C, height, width) -> (B, H, h, w).
+    """Return the attention of the class token to the patches in a model's last block.
 
-    The maps of an image add up to less than one: the class token also attends to itself.
+    Maps sum to less than one, since the class token also attends to itself.
+
+    Args:
+        model: A model of :func:`fit_encoder`.
+        images: (B, C, height, width).
+
+    Returns:
+        (B, H, h, w).
 
     Raises:
-        ValueError: if that block attends within windows, where the class token sees no patch.
+        ValueError: If that block attends within windows, where the class token sees no patch.
     """
     if model.windowed[-1]:
         raise ValueError(
@@ -144,22 +150,21 @@ def class_attention(model: TransferViT, images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def patch_features(model: TransferViT, images: torch.Tensor) -> torch.Tensor:
-    """Output of a model's last block for each patch, without final norm: (B, C, height, width) -> (B, D, h, w)."""
+    """Return the output of the last block without final norm: (B, C, height, width) -> (B, D, h, w)."""
     return model(images)[-1]
 
 
 def principal_components(features: torch.Tensor, number: int = 3) -> tuple[torch.Tensor, list[float]]:
-    """The patches of all images along the directions in which they differ most.
+    """Project the patches of all images onto their principal components.
 
-    Directions are ordered by variance. The sign, which is arbitrary, is chosen so that the largest weight of each
-    direction is positive.
+    The arbitrary sign of a component is chosen so that its largest weight is positive.
 
     Args:
         features: (B, D, h, w).
-        number: of directions.
+        number: Number of components.
 
     Returns:
-        (B, h, w, number), and the share of each direction in the variance; zeros where there are fewer directions.
+        Projections (B, h, w, number), and the share of variance of each component. Missing components are zero.
     """
     grid, flat = features.shape[2:], features.double().flatten(2).transpose(1, 2).flatten(0, 1)
     flat = flat - flat.mean(dim=0)

@@ -1,4 +1,4 @@
-"""A pretraining model with its decoder, from any file that has one, for images of any size."""
+"""Loading a pretraining model with its decoder from any checkpoint that has one, for images of any size."""
 
 import re
 from dataclasses import dataclass
@@ -18,24 +18,32 @@ from ..models.vit import patch_grid
 from ..results.provenance import REPOSITORY
 from .attention import heads_of
 
-MASK_RATIO, DECODER_HEADS = 0.75, 16  # of every MAE that was published
+MASK_RATIO, DECODER_HEADS = 0.75, 16  # of all published MAEs
 AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder -> config of this suite
 REMEDY = (
     "Reconstructions need a pretraining file: a run of configs/pretrain, mmpretrain's MAE, facebookresearch's "
-    "mae_visualize_*.pth (its mae_pretrain_*.pth are encoders alone), or the authors' BootMAE. For attention "
-    'and components any encoder will do: --what attention pca'
+    "mae_visualize_*.pth (its mae_pretrain_*.pth contain only the encoder), or the authors' BootMAE. Attention and "
+    'components work with any encoder: --what attention pca'
 )
 
 
 @dataclass
 class Pretrained:
-    """A model that predicts masked patches, and how it was trained to."""
+    """A model that predicts masked patches.
 
-    model: nn.Module  # a BootMAE, or mmpretrain's MAE; in eval mode
+    Attributes:
+        model: A BootMAE, or mmpretrain's MAE, in eval mode.
+        kind: Format of its file, see :class:`Encoder`.
+        img_size: Height and width of the images.
+        patch_size: Height and width of a patch.
+        normalized: Whether it predicts normalized patches and not pixels.
+    """
+
+    model: nn.Module
     kind: str
     img_size: tuple[int, int]
     patch_size: tuple[int, int]
-    normalized: bool  # whether it predicts normalized patches
+    normalized: bool
 
 
 def load_decoder(
@@ -46,19 +54,19 @@ def load_decoder(
     num_heads: int | None = None,
     options: dict | None = None,
 ) -> Pretrained:
-    """The model of a pretraining file.
+    """Load the model of a pretraining file.
 
     Args:
-        path: a BootMAE or MAE run of this suite, MAE of mmpretrain or facebookresearch, or the authors' BootMAE.
-        config: of its pretraining; by default the one that a run of this suite records.
-        size: height and width of the images, if others than in the training; positions are interpolated.
-        target: ``normalized`` or ``pixels``, what an MAE that does not tell was trained to predict.
-        num_heads: of its encoder, if it is not told and unusual.
-        options: overrides of the config.
+        path: A BootMAE or MAE run of this suite, an MAE of mmpretrain or facebookresearch, or the authors' BootMAE.
+        config: Config of the pretraining, by default the one that the file records.
+        size: Height and width of the images, by default those of the training. Position embeddings are interpolated.
+        target: ``normalized`` or ``pixels``, for an MAE whose file does not record what it predicts.
+        num_heads: Number of heads of the encoder if the file does not record it, see :func:`heads_of`.
+        options: Overrides of the config.
 
     Raises:
-        FileNotFoundError: if the file or the config is missing.
-        ValueError: if the file has no decoder, or does not fit the config.
+        FileNotFoundError: If the file or the config is missing.
+        ValueError: If the file has no decoder, or does not fit the config.
     """
     content = read_checkpoint(path)
     try:
@@ -67,21 +75,21 @@ def load_decoder(
         raise ValueError(f'{path}: {error}') from error
     kind = decoder_kind(encoder)
     if kind is None:
-        raise ValueError(f'{path} is a {what_it_is(encoder, content)} and has no decoder to reconstruct with. {REMEDY}')
+        raise ValueError(f'{path} is a {describe(encoder, content)} and has no decoder to reconstruct with. {REMEDY}')
     state = whole_state(encoder, kind)
     if found := config or recorded_config(content) or authors_config(encoder):
         model_cfg = model_config(load_config(found, options))
     elif kind == 'MAE':
         model_cfg = infer_mae(encoder, state, target or recorded_target(content, path), num_heads)
     else:
-        raise ValueError(f'{path} [{encoder.kind}] does not tell its config, or that is not here: give it, --config')
+        raise ValueError(f'{path} [{encoder.kind}] does not record a config that exists here: give --config')
     if encoder.mean is not None:
         model_cfg['data_preprocessor'] |= dict(mean=list(encoder.mean), std=list(encoder.std))
     return build(model_cfg, state, encoder, path, size)
 
 
 def decoder_kind(encoder: Encoder) -> str | None:
-    """``BootMAE`` or ``MAE``, as the decoder in a file says; None without one."""
+    """Return ``BootMAE`` or ``MAE`` for the decoder in a file; None without a decoder."""
 
     def any_key(pattern: str) -> bool:
         return any(re.match(pattern, key) for key in encoder.rest)
@@ -91,14 +99,14 @@ def decoder_kind(encoder: Encoder) -> str | None:
     return 'MAE' if any_key(r'(neck\.)?decoder_blocks\.') else None
 
 
-def what_it_is(encoder: Encoder, content: dict) -> str:
-    """For a message: the kind of a file without decoder, and what its run was."""
+def describe(encoder: Encoder, content: dict) -> str:
+    """Describe a file without decoder: its kind, and the method of its run."""
     method = recorded_facts(content).get('method')
     return f'file of kind [{encoder.kind}]' + (f', made by {method},' if method else '')
 
 
 def whole_state(encoder: Encoder, kind: str) -> State:
-    """All weights of a pretraining file under the names of its class here."""
+    """Return all weights of a pretraining file under the names of our class or mmpretrain's."""
     if kind == 'BootMAE':
         state = {f'backbone.{key}': value for key, value in encoder.state.items()} | encoder.rest
         momentum = {
@@ -106,7 +114,7 @@ def whole_state(encoder: Encoder, kind: str) -> State:
             for key, value in state.items()
             if key.startswith('backbone.') and not key.startswith('backbone.norm.')
         }
-        return momentum | state  # a file without it will do: no picture shows its features
+        return momentum | state  # the momentum encoder may be missing: no picture shows its features
     rest = (
         encoder.rest
         if any(key.startswith('neck.') for key in encoder.rest)
@@ -118,28 +126,28 @@ def whole_state(encoder: Encoder, kind: str) -> State:
 
 
 def recorded_config(content: dict) -> str | None:
-    """The config that a run of this suite records, if it is here."""
+    """Return the config that a run of this suite records, if it exists here."""
     name = recorded_facts(content).get('config')
     places = [REPOSITORY / name, Path(name)] if name else []
     return next((str(place) for place in places if place.is_file()), None)
 
 
 def authors_config(encoder: Encoder) -> str | None:
-    """The config of this suite for a pretraining file of BootMAE's authors, by its width."""
+    """Return our config for a pretraining file of BootMAE's authors, chosen by the width."""
     name = AUTHORS.get(encoder.state['cls_token'].shape[-1]) if encoder.kind.startswith('authors') else None
     return name and str(REPOSITORY / 'configs' / 'pretrain' / f'{name}.py')
 
 
 def recorded_target(content: dict, path: str | Path) -> str:
-    """What a MAE file of another project was trained to predict: in its arguments, or not known.
+    """Return what an MAE of another project predicts, as recorded in the arguments of its training.
 
     Raises:
-        ValueError: if it is not known; the two look alike in a file, and the wrong guess gives noise for a picture.
+        ValueError: If nothing is recorded. The weights do not show it, and a wrong guess draws noise.
     """
     told = getattr(content.get('args'), 'norm_pix_loss', None)
     if told is None:
         raise ValueError(
-            f'{path} does not tell whether its decoder predicts normalized patches or pixels: give '
+            f'{path} does not record whether its decoder predicts normalized patches or pixels: give '
             '--target normalized (norm_pix_loss, the published recipe) or --target pixels '
             "(facebookresearch's mae_visualize_*.pth)"
         )
@@ -147,7 +155,7 @@ def recorded_target(content: dict, path: str | Path) -> str:
 
 
 def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None) -> dict:
-    """Config of mmpretrain's MAE for weights of another project."""
+    """Return the config of mmpretrain's MAE for weights of another project."""
     width, _, *patch = state['backbone.patch_embed.projection.weight'].shape
     wide = state['neck.mask_token'].shape[-1]
     depth = 1 + max(int(m[1]) for key in state if (m := re.match(r'neck\.decoder_blocks\.(\d+)\.', key)))
@@ -188,13 +196,13 @@ def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None
 def build(
     model_cfg: dict, state: State, encoder: Encoder, path: str | Path, size: tuple[int, int] | None
 ) -> Pretrained:
-    """The model for images of one size, with all weights of a state."""
+    """Build the model for images of one size and load all weights of a state."""
     backbone = model_cfg['backbone']
     patch = backbone.get('patch_size', 16)
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
     old = encoder.grid
     if old is None:
-        raise ValueError(f'{path}: its positions are for no square grid, and it does not tell which')
+        raise ValueError(f'{path}: its position embeddings fit no square grid, and it does not record the grid')
     size = size or (old[0] * patch[0], old[1] * patch[1])
     grid = patch_grid(size, patch)
     backbone['img_size'] = size
@@ -212,7 +220,7 @@ def build(
 
 
 def scale_masking(masking: dict, factor: float) -> None:
-    """Change the settings of BootMAE's masks to the same shares of a grid with ``factor`` times as many patches."""
+    """Scale the settings of BootMAE's masks to a grid with ``factor`` times as many patches."""
     for key in ('num_masked', 'num_block'):
         if key in masking:
             masking[key] = round(masking[key] * factor)

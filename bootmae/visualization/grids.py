@@ -1,7 +1,7 @@
-"""Grids of pictures as PNG: one picture a row, one panel a column, headings on top."""
+"""Grids of pictures as PNG: one image per row, one panel per column, headings on top."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -9,22 +9,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..results.names import method_name
 
-PANEL_ORDER = ('original', 'masked', 'mae', 'bootmae')
+PANEL_ORDER = ('original', 'masked', 'truth', 'untrained', 'mae', 'bootmae')  # others follow
 GUTTER, HEADING = 4, 22
 HEADING_COLOR = (118, 118, 118, 255)
 
 
 def reconstruction_grid(panels: Mapping[str, np.ndarray], scale: int | None = None) -> bytes:
-    """PNG with one picture a row and one panel a column, headings on top, transparent gutters.
+    """Draw a grid with one image per row, one panel per column, headings on top, and transparent gutters.
 
     Args:
-        panels: By heading, uint8 (n, H, W, 3); ordered original, masked, MAE, BootMAE, then others.
-        scale: Whole factor by which pixels are repeated; the default makes a picture about 128 pixels wide.
+        panels: Images by heading, uint8 (n, H, W, 3).
+        scale: Integer factor of enlargement; by default images become about 128 pixels wide.
+
+    Returns:
+        A PNG file.
 
     Raises:
-        ValueError: No panel, another type, or panels of unequal shape.
+        ValueError: If there is no panel, or a panel has another type or shape.
     """
-    names = sorted(panels, key=_panel_rank)
+    names = ordered(panels)
     arrays = [np.asarray(panels[name]) for name in names]
     _check_panels(names, arrays)
     scale = scale or max(1, round(128 / arrays[0].shape[2]))
@@ -32,12 +35,12 @@ def reconstruction_grid(panels: Mapping[str, np.ndarray], scale: int | None = No
 
 
 def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
-    """Pictures (n, H, W, ...) with every pixel repeated along both sides."""
+    """Enlarge images (n, H, W, ...) by an integer factor."""
     return pictures.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def compose_grid(headings: Sequence[str], columns: Sequence[np.ndarray]) -> Image.Image:
-    """RGBA picture of one column a heading, each of uint8 tiles (n, H, W, 3) of one shape; transparent gutters."""
+    """Compose an RGBA picture from columns of uint8 tiles (n, H, W, 3), one for each heading."""
     n, tall, broad, _ = columns[0].shape
     bottom, right = tile_origin(n, len(columns), tall, broad)
     canvas = np.zeros((bottom - GUTTER, right - GUTTER, 4), dtype=np.uint8)
@@ -52,19 +55,21 @@ def compose_grid(headings: Sequence[str], columns: Sequence[np.ndarray]) -> Imag
 
 
 def png(picture: Image.Image) -> bytes:
-    """Bytes of a PNG file."""
+    """Encode a picture as PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG', optimize=True)
     return buffer.getvalue()
 
 
 def tile_origin(row: int, column: int, tile_height: int, tile_width: int) -> tuple[int, int]:
-    """Top and left pixel of a picture in the grid."""
+    """Return the top and left pixel of a tile in the grid."""
     return HEADING + row * (tile_height + GUTTER), column * (tile_width + GUTTER)
 
 
-def _panel_rank(name: str) -> int:
-    return PANEL_ORDER.index(name.lower()) if name.lower() in PANEL_ORDER else len(PANEL_ORDER)
+def ordered(names: Iterable[str]) -> list[str]:
+    """Sort the headings of panels by ``PANEL_ORDER``."""
+    ranks = {name: rank for rank, name in enumerate(PANEL_ORDER)}
+    return sorted(names, key=lambda name: ranks.get(name.lower(), len(ranks)))
 
 
 def _check_panels(names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
@@ -76,13 +81,13 @@ def _check_panels(names: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
         if array.shape != arrays[0].shape:
             raise ValueError(
                 f'panel {name!r} has the shape {array.shape}, {names[0]!r} has '
-                f'{arrays[0].shape}; give the same pictures in every panel'
+                f'{arrays[0].shape}; give the same images in every panel'
             )
 
 
 def _draw_headings(picture: Image.Image, names: Sequence[str], width: int) -> None:
     draw = ImageDraw.Draw(picture)
-    largest = 17 if width > 160 else 14  # broad pictures are shown smaller than they are
+    largest = 17 if width > 160 else 14  # pages scale wide pictures down
     for column, name in enumerate(names):
         left = tile_origin(0, column, 0, width)[1]
         size = next((s for s in range(largest, 6, -1) if draw.textlength(name, font_of(s)) <= width), 6)
@@ -91,5 +96,5 @@ def _draw_headings(picture: Image.Image, names: Sequence[str], width: int) -> No
 
 @lru_cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with Pillow."""
+    """Return the font that comes with Pillow."""
     return ImageFont.load_default(size)

@@ -1,6 +1,6 @@
-"""Pictures of predictions beside the annotation: label maps of segmentation, boxes and masks of detection.
+"""Pictures of predictions next to the ground truth: label maps of segmentation, boxes and masks of detection.
 
-Every panel but the image itself is drawn over the image in gray, so that colors mean classes only.
+Predictions are drawn over gray images, so that every color stands for a class.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,20 +14,19 @@ from PIL import Image, ImageDraw
 from torchvision.utils import draw_bounding_boxes
 
 from ..results.names import method_name
-from .grids import GUTTER, HEADING_COLOR, compose_grid, enlarge, font_of, png
+from .grids import GUTTER, HEADING_COLOR, compose_grid, enlarge, font_of, ordered, png
 
-IGNORED = 255  # label of pixels without annotation
-OPACITY = 0.6  # of a class color over the gray image
-DIMMED = 0.6  # brightness of what no instance covers, so that the instances stand out
-TILE = 200  # pixels that an enlarged image is wide, about
-LINE = 2  # width of a box, pixels of the enlarged image
-NAME_FONT, NAME_SIZE = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf'), 12  # of the names in boxes
-LUMINANCE = (0.299, 0.587, 0.114)
-KEY_SIZE, KEY_LINE, KEY_PAD, SWATCH = 15, 24, 8, 14  # font, line height, margin and square of the color key
-KEY_PAPER, KEY_INK = (38, 40, 44), (232, 232, 234)  # readable on a light and on a dark page
+IGNORED = 255  # label of unannotated pixels
+OPACITY = 0.6  # opacity of a class color over the gray image
+DIMMED = 0.6  # brightness outside all instances, so that the instances stand out
+TILE = 200  # approximate width of an enlarged image in pixels
+LINE = 2  # line width of a box in pixels of the enlarged image
+NAME_FONT, NAME_SIZE = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf'), 12  # names in boxes
+LUMINANCE = (0.299, 0.587, 0.114)  # weights of red, green and blue
+KEY_SIZE, KEY_LINE, KEY_PAD, SWATCH = 15, 24, 8, 14  # font size, line height, margin and swatch of the key
+KEY_PAPER, KEY_INK = (38, 40, 44), (232, 232, 234)  # readable on light and dark pages
 MIN_SCORE = 0.3
 Color = tuple[int, ...]
-PANEL_ORDER = ('truth', 'untrained', 'mae', 'bootmae')
 
 
 def segmentation_grid(
@@ -37,18 +36,20 @@ def segmentation_grid(
     classes: Sequence[str] | None = None,
     scale: int | None = None,
 ) -> bytes:
-    """PNG with one image a row; columns: the image, then every panel as colors over the gray image.
+    """Draw a grid with one image per row; the columns are the image and one label map per panel.
 
     Args:
         images: uint8 (n, H, W, 3).
-        panels: By heading, integer label maps (n, H, W), 255 where there is no annotation; ordered truth, untrained,
-            MAE, BootMAE, then others.
-        palette: Color of every class, 0 to 255 (classes, 3).
-        classes: Names of the classes; those that occur are listed in a key below.
-        scale: Whole factor by which pixels are repeated; the default makes an image about 200 pixels wide.
+        panels: Integer label maps (n, H, W) by heading, 255 for unannotated pixels.
+        palette: Color of each class, 0 to 255 (classes, 3).
+        classes: Names of the classes. A key below the grid lists those that occur.
+        scale: Integer factor of enlargement; by default images become about 200 pixels wide.
+
+    Returns:
+        A PNG file.
 
     Raises:
-        ValueError: Arrays of another kind or shape, or labels without a color.
+        ValueError: If an array has another type or shape, or a label has no color.
     """
     images, scale, names = _prepare(images, panels, scale)
     colors = _colors(palette, classes)
@@ -73,20 +74,22 @@ def detection_grid(
     scale: int | None = None,
     min_score: float = MIN_SCORE,
 ) -> bytes:
-    """PNG with one image a row; columns: the image, then every panel as outlined, tinted, named instances.
+    """Draw a grid with one image per row; the columns are the image and one set of instances per panel.
 
     Args:
         images: uint8 (n, H, W, 3).
-        panels: By heading, the instances of each of the n images: ``boxes`` (k, 4) as x1, y1, x2, y2 in pixels,
-            ``labels`` (k,), ``masks`` bool (k, H, W) or None, ``scores`` (k,) or None; ordered as for
-            :func:`segmentation_grid`.
-        classes: Names of the classes; those that occur are listed in a key below.
-        palette: Color of every class, 0 to 255 (classes, 3).
-        scale: Whole factor by which pixels are repeated; the default makes an image about 200 pixels wide.
-        min_score: Instances with a lower score are left out, and the key says so.
+        panels: Instances of each image by heading: ``boxes`` (k, 4) as x1, y1, x2, y2 in pixels, ``labels`` (k,),
+            ``masks`` bool (k, H, W) or None, ``scores`` (k,) or None.
+        classes: Names of the classes. A key below the grid lists those that occur.
+        palette: Color of each class, 0 to 255 (classes, 3).
+        scale: Integer factor of enlargement; by default images become about 200 pixels wide.
+        min_score: Smallest score of an instance that is drawn; the key states it.
+
+    Returns:
+        A PNG file.
 
     Raises:
-        ValueError: Arrays of another kind or shape, or labels without a color.
+        ValueError: If an array has another type or shape, or a label has no color.
     """
     images, scale, names = _prepare(images, panels, scale)
     colors = _colors(palette, classes)
@@ -110,13 +113,13 @@ def detection_grid(
 
 
 def gray(images: np.ndarray) -> np.ndarray:
-    """Luminance of uint8 (..., 3) in three equal channels, float32."""
+    """Return the luminance of uint8 (..., 3) in three equal channels, float32."""
     luminance = images.astype(np.float32) @ np.array(LUMINANCE, dtype=np.float32)
     return np.repeat(luminance[..., None], 3, axis=-1)
 
 
 def overlay(images: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Class colors (classes, 3) over the gray images (n, H, W, 3); pixels without annotation stay gray."""
+    """Draw class colors (classes, 3) over gray images (n, H, W, 3); unannotated pixels stay gray."""
     base = gray(images)
     known = labels != IGNORED
     tint = colors[np.where(known, labels, 0)]
@@ -139,7 +142,7 @@ def draw_instances(
     """
     base = gray(image)
     tile = DIMMED * base
-    # torchvision's draw_segmentation_masks would paint black whatever two instances share.
+    # draw_segmentation_masks of torchvision would paint the overlap of two instances black.
     for mask, label in zip(masks if masks is not None else (), labels, strict=False):
         tile[mask] = _mix(base[mask], colors[label])
     tile = enlarge(tile[None].round().astype(np.uint8), scale)[0]
@@ -168,7 +171,7 @@ def _mix(base: np.ndarray, tint: np.ndarray) -> np.ndarray:
 
 
 def _with_key(picture: Image.Image, entries: Iterable[tuple[str, Color | None]], note: str = '') -> Image.Image:
-    """The picture with a strip below it: a key of colors (None: bare gray image) and a note, wrapped to its width."""
+    """Add a strip below a picture with a key of colors (None for the gray image) and a note, wrapped to its width."""
     font, placed = font_of(KEY_SIZE), []
     x, y = KEY_PAD, KEY_PAD // 2
     for name, color, indent in [*((*entry, SWATCH + 6) for entry in entries), *([(note, None, 0)] if note else [])]:
@@ -198,20 +201,18 @@ def _draw_swatch(draw: ImageDraw.ImageDraw, left: int, top: int, color: Color | 
 
 
 def _headings(names: Sequence[str]) -> list[str]:
-    """Headings as readers know them; in lower case but for the names of methods."""
+    """Return the headings of all columns, with method names as readers know them."""
     return ['image', *(method_name(name.lower()) if name.lower() in ('mae', 'bootmae') else name for name in names)]
 
 
 def _prepare(images: np.ndarray, panels: Mapping[str, Any], scale: int | None) -> tuple[np.ndarray, int, list[str]]:
-    """Checked images, factor and headings in order."""
+    """Check the images, and return them, the factor of enlargement and the sorted headings."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
         raise ValueError(f'the images are {images.dtype} {images.shape}; give uint8 (n, height, width, 3)')
     if not panels:
         raise ValueError('no panel to draw; give at least the truth')
-    ranks = {name: index for index, name in enumerate(PANEL_ORDER)}
-    names = sorted(panels, key=lambda name: ranks.get(name.lower(), len(ranks)))
-    return images, scale or max(1, round(TILE / images.shape[2])), names
+    return images, scale or max(1, round(TILE / images.shape[2])), ordered(panels)
 
 
 def _colors(palette: Sequence[Sequence[int]], classes: Sequence[str] | None) -> np.ndarray:
@@ -219,13 +220,13 @@ def _colors(palette: Sequence[Sequence[int]], classes: Sequence[str] | None) -> 
     if colors.ndim != 2 or colors.shape[-1] != 3 or colors.min() < 0 or colors.max() > 255:
         raise ValueError(f'the palette has the shape {colors.shape}; give (classes, 3) with values from 0 to 255')
     if classes is not None and len(classes) != len(colors):
-        raise ValueError(f'{len(classes)} class names and {len(colors)} colors; give as many of both')
+        raise ValueError(f'{len(classes)} class names and {len(colors)} colors; give equally many')
     return colors.astype(int)
 
 
 def _check_labels(name: str, labels: np.ndarray, shape: tuple[int, ...], classes: int) -> None:
     if labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f'panel {name!r} is {labels.dtype} {labels.shape}; give integers {shape} as of the images')
+        raise ValueError(f'panel {name!r} is {labels.dtype} {labels.shape}; give integers {shape} like the images')
     _check_range(name, labels[labels != IGNORED], classes)
 
 
@@ -241,7 +242,7 @@ def _check_range(name: str, labels: np.ndarray, classes: int) -> None:
 def _instances(
     name: str, found: Mapping[str, Any], shape: tuple[int, int], classes: int, min_score: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Boxes, labels and masks of one image, those with a score at least ``min_score``, the best last."""
+    """Return boxes, labels and masks of one image with a score of at least ``min_score``, the best last."""
     boxes = np.asarray(found['boxes'], dtype=float).reshape(-1, 4)
     labels = np.asarray(found['labels'], dtype=int).reshape(-1)
     masks, scores = found.get('masks'), found.get('scores')
@@ -251,7 +252,7 @@ def _instances(
         raise ValueError(
             f'panel {name!r} has {len(boxes)} boxes, {len(labels)} labels, '
             f'{"no" if masks is None else len(masks)} masks and {"no" if scores is None else len(scores)} '
-            'scores for one image; give as many of each'
+            'scores for one image; give equally many'
         )
     _check_range(name, labels, classes)
     if scores is None:

@@ -1,8 +1,8 @@
-"""Pictures of what a pretrained model predicts for the masked patches.
+"""Reconstructions: the predictions of a pretrained model for masked patches.
 
-Both methods predict *normalized* patches. To show them as pixels, each original patch's own mean and variance are put
-back: brightness and contrast are given away, only the structure is the model's. Without that leak, all patches get one
-mean and deviation, those of the visible patches.
+Both methods predict *normalized* patches. To show them as pixels, each patch gets the mean and variance of the original
+patch back. This leaks brightness and contrast; only the structure comes from the model. A picture without this leak
+uses one mean and deviation for all patches, those of the visible patches.
 
 Shape letters: n images, N patches, M masked, C channels, P pixels of a patch and channel.
 """
@@ -33,30 +33,30 @@ def draw_masks(model: nn.Module, count: int, seed: int = 0) -> tuple[np.ndarray,
 
 
 def normalize(model: nn.Module, images: np.ndarray) -> torch.Tensor:
-    """RGB uint8 (n, H, W, 3) -> model input (n, 3, H, W)."""
+    """Convert RGB uint8 (n, H, W, 3) to model input (n, 3, H, W)."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     return (x - model.data_preprocessor.mean) / model.data_preprocessor.std
 
 
 def to_pixels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
-    """Inverse of :func:`normalize`, clipped."""
+    """Invert :func:`normalize` and clip."""
     x = x * model.data_preprocessor.std + model.data_preprocessor.mean
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def unpatchify(patches: torch.Tensor, patch_size: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:
-    """(n, N, C * ph * pw), channel first -> (n, C, H, W); the inverse of ``PatchEmbed.patchify``."""
+    """Invert ``PatchEmbed.patchify``: (n, N, C * ph * pw), channel first -> (n, C, H, W)."""
     x = patches.unflatten(1, grid).unflatten(3, (-1, *patch_size))  # n, rows, columns, C, ph, pw
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def bootmae_output(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor) -> torch.Tensor:
-    """BootMAE's prediction as it is: normalized patches (n, M, C * P), channel first."""
+    """Return the normalized patches that BootMAE predicts: (n, M, C * P), channel first."""
     return model.predict(x, ids_shuffle).pixels
 
 
 def mae_output(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor, num_masked: int) -> torch.Tensor:
-    """The same of mmpretrain's MAE, channel last, under a given mask instead of its own random one."""
+    """Return the patches that mmpretrain's MAE predicts under a given mask: (n, M, P * C), channel last."""
 
     def given_mask(tokens: torch.Tensor, mask_ratio: float):
         visible = ids_shuffle[:, :-num_masked]
@@ -73,22 +73,22 @@ def mae_output(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor, num
 
 
 def pick(patches: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Some patches of each image: (n, N, values), (n, M) -> (n, M, values)."""
+    """Select patches of each image: (n, N, values), (n, M) -> (n, M, values)."""
     return patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
 
 
 def channel_last(patches: torch.Tensor, channels: int) -> torch.Tensor:
-    """(..., C * P), channel first -> (..., P * C)."""
+    """Reorder (..., C * P), channel first, to (..., P * C)."""
     return patches.unflatten(-1, (channels, -1)).transpose(-1, -2).flatten(-2)
 
 
 def channel_first(patches: torch.Tensor, channels: int) -> torch.Tensor:
-    """(..., P * C), channel last -> (..., C * P)."""
+    """Reorder (..., P * C), channel last, to (..., C * P)."""
     return patches.unflatten(-1, (-1, channels)).transpose(-1, -2).flatten(-2)
 
 
 def predict_bootmae(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor) -> torch.Tensor:
-    """Predicted patches (n, M, C * P) in input units: each channel of a patch gets its own statistics back."""
+    """Predict patches (n, M, C * P) in input units; each channel of a patch gets its own statistics back."""
     out = model.predict(x, ids_shuffle)
     patches = out.patches.unflatten(-1, (x.shape[1], -1))
     mean, var = patches.mean(-1, keepdim=True), patches.var(-1, unbiased=False, keepdim=True)
@@ -96,7 +96,7 @@ def predict_bootmae(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor
 
 
 def predict_mae(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor, num_masked: int) -> torch.Tensor:
-    """The same of mmpretrain's MAE, whose patches are normalized over all channels together."""
+    """Do the same for mmpretrain's MAE, which normalizes patches over all channels together."""
     output = mae_output(model, x, ids_shuffle, num_masked)
     patches = PatchEmbed((model.head.patch_size,) * 2, x.shape[1], 1).patchify(x)
     target = pick(channel_last(patches, x.shape[1]), ids_shuffle[:, -num_masked:])
@@ -107,10 +107,11 @@ def predict_mae(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor, nu
 def predict_without_leak(
     model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor, num_masked: int, patch_size: tuple[int, int]
 ) -> torch.Tensor:
-    """Predicted patches (n, M, C * P) in input units, all with one mean and deviation: those of the visible patches.
+    """Predict patches (n, M, C * P) in input units with the mean and deviation of the visible patches.
 
-    BootMAE's are per channel, MAE's over all channels, as their targets are normalized: the mean of the visible
-    patches of all images, and the root mean square of the deviations within them. Nothing of a masked patch enters.
+    The mean is that of the visible patches of all images, the deviation the root mean square of those within patches.
+    As in their targets, the statistics are per channel for BootMAE and over all channels for MAE. Masked patches do not
+    contribute.
     """
     channels = x.shape[1]
     visible = pick(PatchEmbed(patch_size, channels, 1).patchify(x), ids_shuffle[:, :-num_masked])
@@ -136,16 +137,17 @@ def reconstruct(
     patch_size: tuple[int, int],
     statistics: str = 'own',
 ) -> np.ndarray:
-    """Images with their masked patches replaced by a model's predictions.
+    """Replace the masked patches of images by the predictions of a model.
 
     Args:
-        model: a BootMAE, or mmpretrain's MAE.
+        model: A BootMAE, or mmpretrain's MAE.
         images: RGB uint8 (n, H, W, 3).
-        ids_shuffle: (n, N) mask orders.
+        ids_shuffle: Patches of each image with the masked ones last (n, N).
         num_masked: M.
         patch_size: (height, width) in pixels.
-        statistics: what turns normalized predictions into pixels: ``own`` of each original patch (a leak), ``one`` for
-            all, see :func:`predict_without_leak`, or ``none`` for a model that was trained to predict pixels.
+        statistics: Conversion of normalized predictions to pixels: ``own`` takes the statistics of each original patch
+            (a leak), ``one`` the same for all patches, see :func:`predict_without_leak`. ``none`` is for a model that
+            predicts pixels.
 
     Returns:
         RGB uint8 (n, H, W, 3).
@@ -170,7 +172,7 @@ def reconstruct(
 def hide(
     images: np.ndarray, ids_shuffle: np.ndarray, num_masked: int, patch_size: tuple[int, int], gray: int = 128
 ) -> np.ndarray:
-    """Images (n, H, W, 3) with their masked patches painted gray."""
+    """Paint the masked patches of images (n, H, W, 3) gray."""
     rows, columns = images.shape[1] // patch_size[0], images.shape[2] // patch_size[1]
     mask = np.zeros(ids_shuffle.shape, dtype=bool)
     np.put_along_axis(mask, ids_shuffle[:, -num_masked:], True, axis=1)

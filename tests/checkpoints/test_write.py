@@ -111,7 +111,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch, name):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=need - 1))
     with monkeypatch.context() as patch:
         patch.setattr(Path, 'open', lambda *args: pytest.fail('written'))
-        with pytest.raises(OSError, match=r'1\.0 MB are needed and 1\.0 MB free; make room') as error:
+        with pytest.raises(OSError, match=r'1\.0 MB are needed and 1\.0 MB are free; free some space') as error:
             write_checkpoint(tmp_path / name, CONTENT)
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / name))
     assert (tmp_path / name).read_bytes() == before

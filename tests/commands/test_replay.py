@@ -3,20 +3,16 @@
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from breaking import BreakHook  # noqa: F401  registers it
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.replay import FirstBad, read_dump, replay
 from bootmae.commands.train import train
 from bootmae.distributed.exits import NonFiniteError
-
-sys.path.append(str(Path(__file__).parents[1] / 'engine'))
-
-from breaking import BreakHook  # noqa: F401  registers it
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 COUNT = itertools.count()

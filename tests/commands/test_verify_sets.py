@@ -314,8 +314,8 @@ def test_data_sets_that_are_no_files():
 
 
 def test_reports(tmp_path):
-    found = [verify.Finding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
-    report = verify.Report(['train: 20 images'], found + [verify.Finding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0)
+    found = [verify.FileFinding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
+    report = verify.Report(['train: 20 images'], found + [verify.FileFinding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0)
     lines = report.text(10).splitlines()
     assert lines[0] == 'train: 20 images'
     assert lines[2:4] == ['FAULT: train: truncated: 12', '  0.jpg: cut']

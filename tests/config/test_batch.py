@@ -1,4 +1,4 @@
-"""The recipe's global batch on any number of GPUs, and remedies that work."""
+"""The recipe's global batch is kept on any number of GPUs, and the remedies in messages work."""
 
 import copy
 import json
@@ -71,9 +71,7 @@ def test_kept_or_refused_with_a_remedy_that_works(recipe, per_gpu):
 def test_the_log_says_what_batch_normalization_sees(batch, layers, images):
     note = norm_note(Batch(*batch), torch.nn.Sequential(*layers))
     assert note == (
-        ''
-        if images is None
-        else f'; batch normalization sees {images} images at a time, accumulation does not add to them'
+        '' if images is None else f'; batch normalization sees {images} images at a time, whatever the accumulation'
     )
 
 
@@ -93,7 +91,7 @@ def test_a_given_accumulation_is_not_corrected_in_silence():
 
 @pytest.mark.parametrize('gpus, per_gpu, accumulation', [(0, 8, None), (1, 0, None), (-1, 8, None), (1, 8, 0)])
 def test_nonsense_is_refused(gpus, per_gpu, accumulation):
-    with pytest.raises(ValueError, match='all must be at least 1'):
+    with pytest.raises(ValueError, match='give at least 1 for each'):
         settle_batch(gpus, per_gpu, 32, accumulation)
 
 
@@ -131,7 +129,7 @@ SCHEDULES = dict(
 
 
 def rates(schedulers: list[dict], accumulation: int) -> list[float]:
-    """The learning rate that each of 30 optimizer steps is made with."""
+    """Return the learning rates of 30 optimizer steps."""
     cfg = iteration_based(*copy.deepcopy(schedulers))
     stretch_iterations(cfg, accumulation)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -172,7 +170,7 @@ def test_length_validation_and_checkpoints():
 
 
 def test_what_counts_epochs_stays():
-    """Of an epoch-based run only the warm-up in iterations is stretched; nothing is without accumulation."""
+    """Only the warm-up of an epoch-based run is in iterations and is stretched; nothing is without accumulation."""
     cfg = iteration_based(
         dict(type='LinearLR', start_factor=0.1, end=500),
         train_cfg=dict(max_epochs=12, val_interval=1),
@@ -196,7 +194,7 @@ def test_a_schedule_that_cannot_be_stretched_is_refused():
 
 @pytest.mark.slow
 def test_an_accumulated_run_keeps_the_optimizer_steps(tmp_path):
-    """Four steps of a segmentor, as one and as two iterations each: rates, validations, checkpoints, steps."""
+    """Four steps of a segmentor, as one and two iterations each, have the same rates, validations and checkpoints."""
     options = {
         'train_cfg.max_iters': 4,
         'train_cfg.val_interval': 2,

@@ -1,4 +1,4 @@
-"""Which pipelines are read faster, which are left alone, and which are refused."""
+"""Which pipelines ReadCrop replaces, which stay as they are, and which are refused."""
 
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def test_what_is_refused(monkeypatch):
     gpu = dict(reader='gpu', reader_device='cpu')
     with pytest.raises(ValueError, match='RandAugment .*reader=cpu'):
         merged('cls/bootmae_vitb_finetune.py', **gpu)
-    with pytest.raises(ValueError, match='PackInputs as the last step, not DrawMask'):
+    with pytest.raises(ValueError, match='PackInputs as the last transform, not DrawMask'):
         read(config(LOAD, CROP, PACK, dict(type='DrawMask'), **gpu))
     with pytest.raises(ValueError, match='no pipeline'):
         read(config(wrap=lambda each: dict(type='Synthetic'), **gpu))
@@ -137,7 +137,7 @@ def test_what_is_refused(monkeypatch):
 
 
 def test_the_gpu_route_gives_the_loop_what_it_needs(tmp_path):
-    """The bytes and boxes of a batch, cut by the stage on a CPU, are the batch of the CPU's route."""
+    """The stage on a CPU turns the bytes and boxes of a batch into the batch of reader=cpu."""
     from bootmae.data.device import DeviceStage
 
     Image.fromarray(photo('flower')[:200, :300]).save(tmp_path / 'a.jpg', subsampling=0, quality=95)

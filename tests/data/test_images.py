@@ -228,7 +228,7 @@ FAULTS = [
         FileNotFoundError,
         ['no images in {root}/text', '.bmp .jpeg .jpg', 'found 2 .txt, 1 .gif', 'extend `extensions`'],
     ),
-    (dict(roots='{root}/empty'), FileNotFoundError, ['no images in {root}/empty', 'found nothing at all']),
+    (dict(roots='{root}/empty'), FileNotFoundError, ['no images in {root}/empty', 'found nothing']),
     (dict(roots=['{root}/train', '{root}/text']), FileNotFoundError, ['no images in {root}/text']),
     (
         dict(roots='{root}', split='vall'),
@@ -259,9 +259,9 @@ FAULTS = [
     (
         dict(roots='{root}', split='val', labels='folder'),
         ValueError,
-        ['{root}/val has folders that are none of the 2 classes: new', 'ROOT/train'],
+        ['{root}/val has folders that are not among the 2 classes: new', 'ROOT/train'],
     ),
-    (dict(roots='{root}/train', labels='folder', classes=['a']), ValueError, ['none of the 1 classes: b']),
+    (dict(roots='{root}/train', labels='folder', classes=['a']), ValueError, ['not among the 1 classes: b']),
     (dict(roots='{root}/train', labels='folder', num_classes=3), ValueError, ['2 classes', 'num_classes=3', 'a, b']),
     (
         dict(roots='{root}', list_file='{root}/lists.txt'),
@@ -287,7 +287,7 @@ def test_mistakes_are_named(tmp_path, arguments, error, parts):
 
 
 LIST_FAULTS = [
-    ('', {}, ValueError, ['{list} names no image', 'one path a line']),
+    ('', {}, ValueError, ['{list} names no image', 'one path per line']),
     ('a.jpg\nlost.jpg', {}, FileNotFoundError, ['{list} names {root}/lost.jpg (image 2 of 2)', 'start at {root}']),
     ('a.jpg\n\na.jpg 3', {}, ValueError, ["{list}:3: 'a.jpg 3' has '3' after the file name", "labels='list'"]),
     ('a.jpg\nnotes.txt', {}, ValueError, ["{list}:2: 'notes.txt' does not end like an image", 'extensions']),

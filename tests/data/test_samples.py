@@ -168,7 +168,7 @@ def test_nothing_but_broken_files_ends():
 def test_raise_names_the_file():
     samples = broken([2], bad='raise')
     assert samples[1][0] == 1
-    with pytest.raises(ValueError, match='/images/2.jpg cannot be read .*: mend or remove it'):
+    with pytest.raises(ValueError, match='/images/2.jpg cannot be read .*: repair or remove it'):
         samples[2]
     with pytest.raises(ValueError, match="bad='ignore'"):
         broken([2], bad='ignore')

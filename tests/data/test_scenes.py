@@ -14,7 +14,7 @@ from mmseg.registry import DATASETS as MMSEG_DATASETS
 from pycocotools import mask as coco_mask
 
 from bootmae.data import scene_datasets, scenes  # noqa: F401  registers the data sets
-from bootmae.data.scenes import BACKGROUND, MIN_SHOWN, UNLABELLED, SceneSpec, boxes_of, draw_scene, write_scenes
+from bootmae.data.scenes import BACKGROUND, MIN_SHOWN, UNLABELED, SceneSpec, boxes_of, draw_scene, write_scenes
 
 SMALL = dict(train=5, val=3)
 SPEC = SceneSpec(**SMALL)
@@ -63,8 +63,8 @@ def test_labels_masks_and_semantic_map_agree():
             side = max(mask.any(0).sum(), mask.any(1).sum())
             assert 20 <= side <= 64
         rest = scene.semantic[~scene.masks.any(axis=0)]
-        assert set(rest) == {UNLABELLED, BACKGROUND}
-        assert 0.01 < np.mean(scene.semantic == UNLABELLED) < 0.25
+        assert set(rest) == {UNLABELED, BACKGROUND}
+        assert 0.01 < np.mean(scene.semantic == UNLABELED) < 0.25
         counts.append(len(scene.labels))
     assert set(counts) == {2, 3, 4}
 

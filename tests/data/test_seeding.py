@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bootmae.data.seeding import mixed, sample_seeds, seed_generators, seed_step
+from bootmae.data.seeding import sample_seeds, seed_generators, seed_step
 
 
 def draws() -> list[float]:
@@ -17,15 +17,6 @@ def test_seeds_are_pinned():
     # np.random.SeedSequence((1, 2, 3)).generate_state(3, np.uint64), numpy 2.2: the streams of stored runs hang on it
     assert sample_seeds(1, 2, 3) == (12997252459554536576, 1119972918, 611356723866378786)
     assert len({sample_seeds(*key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1, 1)]}) == 5
-
-
-@pytest.mark.parametrize('length', range(6))
-def test_seeds_are_numpy_s(length):
-    edges = [0, 1, 2**31, 2**32 - 1, 2**32, 2**70]
-    rng = np.random.default_rng(length)
-    keys = [tuple(rng.choice([rng.integers(2**32), *edges]) for _ in range(length)) for _ in range(50)]
-    for key in [tuple(map(int, key)) for key in keys]:
-        assert mixed(key) == tuple(np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()), key
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -1,4 +1,4 @@
-"""Numbers of all ranks, one step later; in one process and in two."""
+"""Sums over all ranks, known one step later; in one process and in two."""
 
 import os
 import socket
@@ -17,27 +17,33 @@ def free_port() -> int:
 
 
 def test_one_process_has_the_same_lag():
-    flags = AsyncCounters(('stop', 'bad'))
-    assert flags.group is None
-    assert flags.exchange(stop=1) == dict(stop=0, bad=0)
-    assert flags.exchange(bad=3) == dict(stop=1, bad=0)
-    assert flags.last() == dict(stop=0, bad=3)
-    assert flags.gather('mine') == ['mine']
-    assert flags.exchange() == dict(stop=0, bad=3)
+    counters = AsyncCounters()
+    counters.register('stop')
+    counters.register('bad')
+    counters.register('bad')  # by a second training of the same run
+    assert counters.group is None
+    assert (counters.exchange('bad', 0), counters.exchange('stop', True)) == (0, 0)
+    assert (counters.exchange('bad', 3), counters.exchange('stop', False)) == (0, 1)
+    assert counters.wait() == dict(stop=0, bad=3)
+    assert counters.gather('mine') == ['mine']
+    assert (counters.exchange('stop', 0), counters.exchange('bad', 0)) == (0, 3)
 
 
 def two_ranks(rank: int, port: int) -> None:
     os.environ |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     dist.init_process_group('gloo', rank=rank, world_size=2)
-    flags = AsyncCounters(('stop', 'bad'))
-    seen = [flags.exchange(stop=rank == 1 and step == 2, bad=10 * step + rank) for step in range(4)]
-    assert [sums['stop'] for sums in seen] == [0, 0, 0, 1]
-    assert [sums['bad'] for sums in seen] == [0, 1, 21, 41]
-    assert flags.gather([rank] * rank) == [[], [1]]
-    assert flags.broadcast(f'of {rank}') == 'of 0'
-    assert flags.exchange() == dict(stop=0, bad=61)
-    flags.last()
-    flags.gather(None)  # waits
+    counters = AsyncCounters()
+    counters.register('stop')
+    counters.register('bad')
+    seen = []
+    for step in range(4):
+        bad = counters.exchange('bad', 10 * step + rank)
+        seen.append((counters.exchange('stop', rank == 1 and step == 2), bad))
+    assert seen == [(0, 0), (0, 1), (0, 21), (1, 41)]
+    assert counters.gather([rank] * rank) == [[], [1]]
+    assert counters.broadcast(f'of {rank}') == 'of 0'
+    assert counters.wait() == dict(stop=0, bad=61)
+    counters.gather(None)  # waits
     dist.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""Runs over folders with unreadable images: within the budget, over it, strict, unprotected; and a killed worker."""
+"""Runs on folders with unreadable images: within and above the budget, strict, unprotected; and a killed worker."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scripts import shell
 from sklearn.datasets import load_digits
-from test_dist import shell
 from test_train import call, forget_logs, scalars
 
 from bootmae.checkpoints import read_checkpoint
@@ -21,14 +21,14 @@ from bootmae.config.load import load_config
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBUG = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 IMAGES, BAD = 64, ('007.jpg', '021.jpg', '040.jpg')  # an epoch has 2 steps; each kind of reading fails elsewhere
-BUDGET = 'default_hooks.preemption.budget=0.05'  # three images
+BUDGET = 'default_hooks.bad_images.budget=0.05'  # three images
 EACH_STEP = ['log_processor.window_size=1', 'custom_hooks.0.ema=[[0,0.9],[1,0.99]]']
 WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """64 digits as JPEG files: a truncated one, an empty one, and one that is text."""
+    """64 digits as JPEG files; one is truncated, one is empty, one is text."""
     folder = tmp_path / 'images'
     folder.mkdir()
     for number, digit in enumerate(load_digits().images[:IMAGES]):
@@ -42,7 +42,7 @@ def data(tmp_path) -> Path:
 
 @pytest.fixture
 def config(tmp_path, data) -> Path:
-    """The debug pretraining on these files."""
+    """A config of the debug pretraining on these files."""
     path = tmp_path / 'config.py'
     pipeline = [dict(type='LoadImageFromFile'), *load_config(DEBUG).to_dict()['train_pipeline']]
     path.write_text(f"""_base_ = {str(DEBUG)!r}
@@ -57,7 +57,7 @@ def mend(data: Path, *names: str) -> None:
 
 
 def listed(work_dir: Path) -> list[str]:
-    """Names in bad_images.txt, in order."""
+    """Return the names in bad_images.txt in order."""
     rows = [line.split('\t') for line in (work_dir / 'bad_images.txt').read_text().splitlines()]
     assert all(reason for _, reason in rows)
     return [Path(path).name for path, _ in rows]
@@ -69,7 +69,7 @@ def losses(work_dir: Path) -> list[float]:
 
 @pytest.mark.slow
 def test_within_the_budget_a_run_ends_well(data, config, tmp_path):
-    """The same losses with workers, and each bad image listed once, with its reason."""
+    """Losses are the same with workers, and each bad image is listed once with its reason."""
     for name, workers in (('plain', []), ('workers', WORKERS)):
         assert call('train', config, '--work-dir', tmp_path / name, options=[*EACH_STEP, BUDGET, *workers]) == 0
         assert sorted(listed(tmp_path / name)) == list(BAD)
@@ -88,13 +88,13 @@ def test_one_bad_image_is_always_allowed(data, config, tmp_path):
 
 @pytest.mark.slow
 def test_over_the_budget_a_run_ends_and_goes_on_as_its_message_says(data, config, tmp_path, capsys):
-    """It saves, keeps counting when resumed, and goes on with a larger budget and a new list, bit for bit."""
+    """It saves, counts on when resumed, and continues bit for bit with a larger budget and a new list."""
     work_dir, whole = tmp_path / 'run', tmp_path / 'whole'
     assert call('train', config, '--work-dir', whole, options=[*EACH_STEP, BUDGET]) == 0
     assert call('train', config, '--work-dir', work_dir, options=EACH_STEP) == 4
     message = capsys.readouterr().err.split('stopped: ')[-1]
     found = listed(work_dir)
-    assert message.startswith(f'{len(found)} of 64 images cannot be read, 1 may be (budget 0.0001):')
+    assert message.startswith(f'{len(found)} of 64 images cannot be read; at most 1 are allowed (budget 0.0001):')
     assert 2 <= len(found) <= 3
     assert all(f'  {data / name}: ' in message for name in found)
     assert 'Traceback' not in message
@@ -119,7 +119,7 @@ def test_strict_runs_name_the_first_bad_image(data, config, tmp_path, capsys):
         assert call('train', config, '--work-dir', tmp_path / 'run', options=options) == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith(f'error: {data / BAD[0]} cannot be read (AssertionError: failed to load image')
-        assert 'mend or remove it' in line
+        assert 'repair or remove it' in line
 
 
 def test_without_the_protection_a_run_dies_of_one_bad_image(data, config, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Segmentation and detection runs go on from the middle, bit for bit."""
+"""Segmentation and detection runs resume from the middle bit for bit."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def scenes(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize('task', ['seg', 'det'])
 def test_from_the_middle(scenes, tmp_path, task):
-    """With flips, drop path and sampled boxes; the rest of the run has two workers, the whole one none."""
+    """With flips, drop path and sampled boxes; the resumed run has two workers, the whole one none."""
 
     def train(name, workers, resume=None):
         folder = tmp_path / name

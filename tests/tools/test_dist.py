@@ -1,14 +1,12 @@
-"""dist_train.sh, dist_test.sh and slurm_train.sh: what they start, and that two processes train as one does."""
+"""Two processes train and evaluate as one does, through dist_train.sh, dist_test.sh and slurm_train.sh."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import REPOSITORY, as_arguments, shell
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.plan import make_plan
@@ -16,12 +14,9 @@ from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TOOLS = REPOSITORY / 'tools'
-LAUNCH = str(REPOSITORY / 'bootmae' / 'distributed' / 'launch.py')
 PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
-# logged losses are those of one step, not means over a window
+# Logged losses are those of one step, not means over a window.
 EACH_STEP = {'log_processor.window_size': 1, 'log_level': 'WARNING'}
 RECORDER = '''
 import os
@@ -54,248 +49,6 @@ class DistTestRecorder(AsyncLoggingHook):
         torch.save(list(self.steps), f'{runner.work_dir}/rank{os.environ.get("RANK", 0)}.pth')
         self.steps.clear()
 '''
-
-
-def shell(
-    script: str, *args, cwd: Path | str = REPOSITORY, timeout: int = 240, **env: str
-) -> subprocess.CompletedProcess:
-    """Run a script of tools/ with this Python, no GPU, and no settings of a surrounding job."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(('SLURM', 'MASTER_', 'NODE_'))}
-    env = clean | dict(PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='') | env
-    return subprocess.run(
-        [TOOLS / script, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout
-    )
-
-
-def as_arguments(options: dict) -> list[str]:
-    return ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-
-
-# --- what is started: Python is replaced by a script that prints its arguments ---
-
-
-@pytest.fixture
-def echo(tmp_path) -> str:
-    script = tmp_path / 'echo_python'
-    script.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@" "PYTHONPATH=$PYTHONPATH"\n')
-    script.chmod(0o755)
-    return str(script)
-
-
-def started(done: subprocess.CompletedProcess) -> list[str]:
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_one_machine_takes_a_free_port(echo, tmp_path):
-    """From any folder, with paths relative to that folder."""
-    arguments = started(shell('dist_train.sh', 'my.py', 2, '--work-dir', 'with space', cwd=tmp_path, PYTHON=echo))
-    assert arguments == [
-        LAUNCH,
-        '--standalone',
-        '--local_addr=127.0.0.1',
-        '--nproc_per_node=2',
-        str(TOOLS / 'train.py'),
-        'my.py',
-        '--launcher',
-        'pytorch',
-        '--work-dir',
-        'with space',
-        f'PYTHONPATH={REPOSITORY}' + (f':{path}' if (path := os.environ.get('PYTHONPATH')) else ''),
-    ]
-
-
-@pytest.mark.parametrize(
-    'env, expected',
-    [
-        (dict(PORT='4321'), ['--master_addr=127.0.0.1', '--master_port=4321']),
-        (
-            dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='first'),
-            ['--nnodes=2', '--node_rank=1', '--master_addr=first', '--master_port=29500'],
-        ),
-        (
-            dict(NNODES='2', NODE_RANK='0', MASTER_ADDR='first', PORT='99'),
-            ['--nnodes=2', '--node_rank=0', '--master_addr=first', '--master_port=99'],
-        ),
-    ],
-)
-def test_ports_and_machines(echo, env, expected):
-    assert started(shell('dist_train.sh', 'my.py', 4, PYTHON=echo, **env))[1:-5] == [*expected, '--nproc_per_node=4']
-
-
-def test_dist_test(echo):
-    arguments = started(shell('dist_test.sh', 'my.py', 'my.pth', 2, '--work-dir', 'x', PYTHON=echo))
-    assert arguments[1] == '--standalone'
-    assert arguments[3:-1] == [
-        '--nproc_per_node=2',
-        str(TOOLS / 'test.py'),
-        'my.py',
-        '--launcher',
-        'pytorch',
-        'my.pth',
-        '--work-dir',
-        'x',
-    ]
-
-
-@pytest.mark.parametrize(
-    'script, args, env, message',
-    [
-        ('dist_train.sh', [], {}, 'CONFIG and GPUS (the number of processes on this machine) are needed'),
-        ('dist_train.sh', ['my.py'], {}, 'CONFIG and GPUS'),
-        ('dist_train.sh', ['my.py', '--work-dir'], {}, 'GPUS=--work-dir is not a number of processes'),
-        ('dist_train.sh', ['my.py', '0'], {}, 'GPUS=0 is not a number'),
-        ('dist_train.sh', ['my.py', '2'], dict(NNODES='2'), 'NNODES=2 needs MASTER_ADDR'),
-        ('dist_train.sh', ['my.py', '2'], dict(NNODES='2', MASTER_ADDR='first'), 'NNODES=2 needs NODE_RANK'),
-        ('dist_train.sh', ['my.py', '2'], dict(NNODES='two'), 'NNODES=two is not a number'),
-        ('dist_test.sh', ['my.py', 'my.pth'], {}, ''),
-        ('slurm_train.sh', ['part', 'job', 'my.py'], {}, 'PARTITION, JOB_NAME, CONFIG and GPUS are needed'),
-        ('slurm_train.sh', ['part', 'job', 'my.py', 'all'], {}, 'GPUS=all is not a number'),
-        ('slurm_train.sh', ['part', 'job', 'my.py', '12'], {}, 'GPUS=12 is no multiple of GPUS_PER_NODE=8'),
-        ('slurm_train.sh', ['part', 'job', 'my.py', '4'], dict(GPUS_PER_NODE='0'), 'GPUS_PER_NODE=0 is not a number'),
-    ],
-)
-def test_usage_errors(echo, script, args, env, message):
-    done = shell(script, *args, PYTHON=echo, **env)
-    assert done.returncode == 2
-    assert not done.stdout
-    usage, *error = done.stderr.splitlines()
-    assert usage.startswith('usage: ')
-    assert script in usage
-    assert [line for line in error if not line.startswith(f'error: {message}')] == []
-    assert bool(error) == bool(message)
-
-
-# --- Slurm ---
-
-
-@pytest.mark.parametrize(
-    'gpus, env, expected',
-    [
-        (16, {}, ['--nodes=2', '--ntasks=2', '--ntasks-per-node=1', '--gres=gpu:8', '--cpus-per-task=80']),
-        (2, {}, ['--nodes=1', '--ntasks=1', '--ntasks-per-node=1', '--gres=gpu:2', '--cpus-per-task=20']),
-        (
-            8,
-            dict(GPUS_PER_NODE='4', CPUS_PER_GPU='5', SRUN_ARGS='--time=1:00 --exclude=node7'),
-            [
-                '--nodes=2',
-                '--ntasks=2',
-                '--ntasks-per-node=1',
-                '--gres=gpu:4',
-                '--cpus-per-task=20',
-                '--time=1:00',
-                '--exclude=node7',
-            ],
-        ),
-    ],
-)
-def test_slurm_dry_run(gpus, env, expected):
-    done = shell('slurm_train.sh', 'part', 'job', 'my.py', gpus, '--resume', DRY_RUN='1', **env)
-    command = started(done)[0]
-    assert command.startswith('srun --partition=part --job-name=job ')
-    assert [word for word in command.split() if word in expected] == expected
-    assert command.split()[-4:] == [
-        str(TOOLS / 'dist_train.sh'),
-        'my.py',
-        expected[3].removeprefix('--gres=gpu:'),
-        '--resume',
-    ]
-
-
-@pytest.fixture
-def cluster(tmp_path) -> str:
-    """A PATH with an srun that runs two tasks here, as two nodes would."""
-    (tmp_path / 'bin').mkdir()
-    (tmp_path / 'bin' / 'srun').write_text("""#!/usr/bin/env bash
-while [[ $1 == --* ]]; do shift; done
-export SLURM_JOB_ID=4711 SLURM_JOB_NODELIST='node[1-2]' SLURMD_NODENAME=127.0.0.1
-SLURM_NODEID=1 "$@" &
-SLURM_NODEID=0 "$@"
-wait $!
-""")
-    (tmp_path / 'bin' / 'scontrol').write_text("""#!/usr/bin/env bash
-[ "$*" = 'show hostnames node[1-2]' ] && printf '127.0.0.1\\n127.0.0.2\\n'
-""")
-    for script in (tmp_path / 'bin').iterdir():
-        script.chmod(0o755)
-    return f'{tmp_path / "bin"}:{os.environ["PATH"]}'
-
-
-def test_slurm_asks_for_a_signal_ahead_of_the_time_limit():
-    """All nodes may end by themselves: the first one's end must not kill those that are about to."""
-    words = started(shell('slurm_train.sh', 'part', 'job', 'my.py', 8, DRY_RUN='1'))[0].split()
-    assert {'--signal=USR1@120', '--kill-on-bad-exit=0', '--wait=150'} <= set(words)
-    assert words[-1] == '8'  # nothing to resume
-    words = started(
-        shell('slurm_train.sh', 'part', 'job', 'my.py', 8, DRY_RUN='1', SIGNAL='TERM@60', SLURM_RESTART_COUNT='1')
-    )[0].split()
-    assert '--signal=TERM@60' in words
-    assert words[-1] == '--resume'
-
-
-@pytest.mark.parametrize(
-    'code, state, env, requeued',
-    [
-        (75, 'RUNNING', {}, True),
-        (75, 'RUNNING', dict(REQUEUE='0'), False),
-        (75, 'COMPLETING', {}, False),
-        (75, 'RUNNING', dict(SLURM_JOB_ID=''), False),
-        (3, 'RUNNING', {}, False),
-        (0, 'RUNNING', {}, False),
-    ],
-)
-def test_slurm_requeues_a_run_that_a_signal_stopped(tmp_path, code, state, env, requeued):
-    """Not one that was canceled, nor one that failed."""
-    scripts = dict(srun=f'exit {code}', scontrol=f'echo "$*" >> {tmp_path}/calls; echo "  JobState={state} Why=x"')
-    for name, body in scripts.items():
-        (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
-        (tmp_path / name).chmod(0o755)
-    done = shell(
-        'slurm_train.sh',
-        'part',
-        'job',
-        'my.py',
-        2,
-        **dict(SLURM_JOB_ID='4711', PATH=f'{tmp_path}:{os.environ["PATH"]}') | env,
-    )
-    assert done.returncode == code
-    calls = (tmp_path / 'calls').read_text() if (tmp_path / 'calls').exists() else ''
-    assert ('requeue 4711' in calls) == requeued
-    assert ('will resume' in done.stderr) == requeued
-
-
-def test_slurm_hands_signals_on_and_waits(tmp_path):
-    (tmp_path / 'srun').write_text(f"""#!/usr/bin/env bash
-trap 'echo got >> {tmp_path}/calls; sleep 0.3; exit 75' USR1
-kill -USR1 $PPID
-while :; do sleep 0.1; done
-""")
-    (tmp_path / 'srun').chmod(0o755)
-    done = shell('slurm_train.sh', 'part', 'job', 'my.py', 2, timeout=20, PATH=f'{tmp_path}:{os.environ["PATH"]}')
-    assert done.returncode == 75
-    assert (tmp_path / 'calls').read_text() == 'got\n'
-
-
-def test_slurm_starts_torchrun_on_each_node(cluster, echo):
-    done = shell('slurm_train.sh', 'part', 'job', 'my.py', 2, GPUS_PER_NODE='1', PATH=cluster, PYTHON=echo)
-    lines = started(done)
-    port = 20000 + 4711 % 12000
-    for line in (
-        '--nnodes=2',
-        '--rdzv_id=4711',
-        '--rdzv_backend=c10d',
-        f'--rdzv_endpoint=127.0.0.1:{port}',
-        '--nproc_per_node=1',
-        'my.py',
-    ):
-        assert lines.count(line) == 2
-    assert sorted(line for line in lines if 'is_host' in line) == [
-        '--rdzv_conf=is_host=false',
-        '--rdzv_conf=is_host=true',
-    ]
-
-
-# --- two processes train as one does ---
 
 
 def curve(work_dir: Path) -> list[dict]:
@@ -368,9 +121,9 @@ def test_ranks_and_steps_have_masks_of_their_own(one, two):
     ranks, whole = [torch.load(two / f'rank{rank}.pth') for rank in (0, 1)], torch.load(one / 'rank0.pth')
     masks = torch.stack([torch.stack([step['masks'] for step in rank]) for rank in ranks])  # rank, step, image, patch
     assert masks.shape == (2, 10, 16, 64)
-    orders = masks.flatten(0, 2)
-    assert len(orders.unique(dim=0)) == len(orders)
-    assert torch.equal(orders.sort().values, torch.arange(64).expand_as(orders))
+    ids_shuffle = masks.flatten(0, 2)
+    assert len(ids_shuffle.unique(dim=0)) == len(ids_shuffle)
+    assert torch.equal(ids_shuffle.sort().values, torch.arange(64).expand_as(ids_shuffle))
     for step, expected in enumerate(whole):
         for key in ('masks', 'inputs'):
             # the sampler deals images in turn: the first to rank 0, the second to rank 1

@@ -1,4 +1,4 @@
-"""A run that is killed and goes on with other numbers of processes sees the same global batches and losses."""
+"""A killed run that resumes on other numbers of processes has the same global batches and losses."""
 
 import importlib.util
 from pathlib import Path
@@ -17,7 +17,7 @@ def kills():
 
 
 def losses(kills, work_dir: Path) -> dict[int, float]:
-    """Averaged over the ranks, by iteration; the last attempt counts."""
+    """Return the losses averaged over the ranks by iteration; the last attempt counts."""
     return {line['iter']: line['mean_loss'] for line in kills.records(work_dir, 0)}
 
 

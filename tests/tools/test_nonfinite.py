@@ -29,7 +29,7 @@ log_level = 'WARNING'
 
 
 def train_two(folder: Path, iterations: list[int], kind: str) -> list[subprocess.CompletedProcess]:
-    """tools/train.py in two processes; what became of each."""
+    """Run tools/train.py in two processes; return how each ended."""
     config = folder / 'broken.py'
     config.write_text(
         CONFIG.format(base=REPOSITORY / 'configs/pretrain/bootmae_debug.py', iterations=iterations, kind=kind)
@@ -56,7 +56,7 @@ def train_two(folder: Path, iterations: list[int], kind: str) -> list[subprocess
             | dict(
                 OMP_NUM_THREADS='1',
                 CUDA_VISIBLE_DEVICES='',
-                PYTHONPATH=f'{REPOSITORY}:{REPOSITORY / "tests" / "engine"}',
+                PYTHONPATH=f'{REPOSITORY}:{REPOSITORY / "tests"}',
                 RANK=str(rank),
                 LOCAL_RANK=str(rank),
                 WORLD_SIZE='2',
@@ -104,13 +104,13 @@ def test_two_processes_stop_alike(tmp_path, capsys):
 
 
 def call_replay(dump: Path) -> int:
-    """tools/replay.py in this process; its exit code."""
+    """Run tools/replay.py in this process; return its exit code."""
     spec = importlib.util.spec_from_file_location('tool_replay', REPOSITORY / 'tools' / 'replay.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['replay.py', str(dump)])
-        patch.syspath_prepend(str(REPOSITORY / 'tests' / 'engine'))  # the run's config imports the breaking hook
+        patch.syspath_prepend(str(REPOSITORY / 'tests'))  # the run's config imports the breaking hook
         with pytest.raises(SystemExit) as end:
             main(module.command)
     return end.value.code

@@ -1,4 +1,4 @@
-"""benchmarks/protections.py: what it compares, and that it times all protections and adds a row for each run."""
+"""benchmarks/protections.py compares turns, times all protections and adds a row for each run."""
 
 import argparse
 import csv

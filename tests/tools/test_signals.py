@@ -1,4 +1,4 @@
-"""Signals, dead and hanging processes: how runs of two real processes end, and that they can go on."""
+"""Runs of two processes end in good order after signals and dead or hanging processes, and can resume."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class Trouble(Hook):
-    """On one rank, before one iteration: no more work, or a signal to itself, its launcher, or its workers too."""
+    """On one rank before one iteration: hangs, or sends a signal to itself, its launcher, or also its workers."""
 
     def __init__(self, what, rank=1, iteration=2):
         self.what, self.rank, self.iteration = what, rank, iteration
@@ -57,7 +57,7 @@ OPTIONS = {
 
 @pytest.fixture
 def train(tmp_path):
-    """``train(name, *args, trouble=None, processes=2)``: run in ``tmp_path/name``; what it printed, its exit code."""
+    """``train(name, *args, trouble=None, processes=2)`` runs in ``tmp_path/name``; returns output and exit code."""
     (tmp_path / 'modules').mkdir()
     (tmp_path / 'modules' / 'trouble_hook.py').write_text(TROUBLE)
     config = tmp_path / 'config.py'
@@ -95,7 +95,7 @@ custom_imports = dict(imports=['bootmae.registry', 'trouble_hook'], allow_failed
 
 
 def losses(work_dir: Path) -> dict[int, float]:
-    """Of each step, of all runs in a work directory; the last counts."""
+    """Return the values of each step of all runs in a work directory; the last run counts."""
     found = {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime_ns):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -106,7 +106,7 @@ def losses(work_dir: Path) -> dict[int, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize('signal', ['SIGTERM', 'SIGUSR1', 'launcher_SIGTERM', 'family_SIGTERM'])
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_path, signal):
-    """To one process of two, to the launcher, or to one process and its workers, in the third step of four."""
+    """The signal goes to one of two processes, the launcher, or a process and its workers, in the third step."""
     workers = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True}
     if signal == 'SIGTERM':
         whole = train('whole')
@@ -134,12 +134,12 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_pa
     'trouble, said',
     [
         ('SIGKILL', 'was killed by SIGKILL (exit code 137)'),
-        ('SIGSTOP', 'no sign of life for 3 s from rank 1 (host '),
-        ('hang', 'no rank has made progress for 3 s; behind is rank 1 (host '),
+        ('SIGSTOP', 'no heartbeat for 3 s from rank 1 (host '),
+        ('hang', 'no rank has made progress for 3 s; the last is rank 1 (host '),
     ],
 )
 def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):
-    """Within 45 s here: torchrun waits 30 s for a stopped process to end; a killed or hanging one is quicker."""
+    """It takes at most 45 s: torchrun waits 30 s for a stopped process to end."""
     begin = time.monotonic()
     ended = train('run', trouble=trouble)
     assert time.monotonic() - begin < 110

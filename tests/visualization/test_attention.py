@@ -90,9 +90,9 @@ def test_windows_that_are_not_known_are_refused(randomize):
     found = find_encoder({f'backbone.{key}': value for key, value in theirs.state_dict().items()})
     model = fit_encoder(found, (32, 32), num_heads=4, windows=options).double()
     assert_close(patch_features(model, images()), theirs(images())[0], rtol=1e-6, atol=1e-9)
-    with pytest.raises(ValueError, match='attends within windows, and the file does not tell which.*--config'):
+    with pytest.raises(ValueError, match='attends within windows, and the file does not record their size.*--config'):
         fit_encoder(found, (32, 32), num_heads=4)
-    with pytest.raises(ValueError, match=r'blocks up to 0 attend within windows only: choose --block from \[1\]'):
+    with pytest.raises(ValueError, match=r'all blocks up to 0 attend within windows: choose --block from \[1\]'):
         fit_encoder(found, (32, 32), 0, num_heads=4, windows=options)
 
 
@@ -110,9 +110,9 @@ def test_heads():
         8,
     ]
     assert heads_of(encoder_of(24, 3, 4)) == heads_of(encoder_of(24, 3), 4) == 4
-    with pytest.raises(ValueError, match='a width of 24 is not usual: give --heads'):
+    with pytest.raises(ValueError, match='a width of 24 is unusual: give --heads'):
         heads_of(encoder_of(24, 3))
-    with pytest.raises(ValueError, match='--heads 3, but the file says 4 heads'):
+    with pytest.raises(ValueError, match='--heads 3, but the file records 4 heads'):
         heads_of(encoder_of(24, 3, 4), 3)
 
 

@@ -155,7 +155,7 @@ def test_config_must_be_known_and_right(save_run, tmp_path):
     with pytest.raises(ValueError, match="is no checkpoint of this config's MAE"):
         load_decoder(path, MAE)
     torch.save(dict(state_dict=state, meta=dict(bootmae=FACTS[BOOT] | dict(config='configs/gone.py'))), path)
-    with pytest.raises(ValueError, match='does not tell its config, or that is not here: give it, --config'):
+    with pytest.raises(ValueError, match='does not record a config that exists here: give --config'):
         load_decoder(path)
     assert load_decoder(path, BOOT).model.masking.num_masked == 48
 
@@ -188,14 +188,14 @@ def test_mae_of_other_projects(toy_mae, tmp_path, names):
         reconstruct(each, pictures(), ids_shuffle, 12, (8, 8)).astype(int) for each in (found.model, toy_mae)
     )
     assert np.abs(shown - wanted).max() <= 1
-    with pytest.raises(ValueError, match='a width of 24 is not usual: give --heads'):
+    with pytest.raises(ValueError, match='a width of 24 is unusual: give --heads'):
         load_decoder(path)
 
 
 def test_target_of_mae_must_be_known(toy_mae, tmp_path):
     path = tmp_path / 'mae.pth'
     torch.save(dict(model=facebook_names(toy_mae.state_dict())), path)
-    with pytest.raises(ValueError, match='does not tell whether.*--target normalized.*--target pixels'):
+    with pytest.raises(ValueError, match='does not record whether.*--target normalized.*--target pixels'):
         load_decoder(path, num_heads=4)
     for target in ('normalized', 'pixels'):
         assert load_decoder(path, target=target, num_heads=4).normalized == (target == 'normalized')

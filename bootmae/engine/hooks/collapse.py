@@ -1,4 +1,4 @@
-"""Numbers that tell whether a training is well, beside its losses: docs/watching.md says what they mean.
+"""Logs speed and signs of collapse beside the losses; docs/watching.md explains the numbers.
 
 Shape letters: B images, N patches, D encoder width, C channels.
 """
@@ -11,6 +11,7 @@ import torch
 from mmengine import dist
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,12 +19,12 @@ from ...models.bootmae import BootMAE
 from ...models.objectives import FEATURE_EPS, at_least_float32
 from ..unwrap import bare_model
 
-COLLAPSED = 0.1  # see CollapseMonitorHook
+COLLAPSED = 0.1  # explained in CollapseMonitorHook
 
 
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
-    """Within, compiled blocks run as written: a batch of another size would be compiled anew."""
+    """Run compiled blocks without compilation: a batch of another size would be compiled again."""
     stance = getattr(torch.compiler, 'set_stance', None)
     with stance('force_eager') if stance is not None else contextlib.nullcontext():
         yield
@@ -31,7 +32,7 @@ def uncompiled() -> Iterator[None]:
 
 @torch.no_grad()
 def target_features(model: BootMAE, images: torch.Tensor) -> torch.Tensor:
-    """BootMAE's feature target of all patches, as the loss sees it: normalized images (B, C, H, W) -> (B, N, D)."""
+    """Return the feature target of all patches as in the loss: normalized images (B, C, H, W) -> (B, N, D)."""
     encoder = model.momentum
     patches = encoder.patch_embed.patchify(images)
     x = encoder.forward_blocks(encoder.embed(patches, model.backbone.pos_embed[:, 1:]))[0][:, 1:]
@@ -39,12 +40,12 @@ def target_features(model: BootMAE, images: torch.Tensor) -> torch.Tensor:
 
 
 def target_variance(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much targets (B, N, D) differ, as shares of their power, which is 1: of all patches, and between images.
+    """Measure how much targets (B, N, D) differ between patches and between images. Their power is 1.
 
     Returns:
-        The variance over all patches of all images, and the one over images at the same place, both the mean over D.
-        The first is also the error of the best prediction that is the same for all patches, and the second of the best
-        one that knows the place alone. Both are 0 if all images have the same target; the second is NaN for one image.
+        The variance over all patches of all images, and the variance over images at the same position, both averaged
+        over D. The first is the error of the best constant prediction, the second the error of the best prediction
+        that knows only the position. Both are 0 if all targets are equal. The second is NaN for a single image.
     """
     whole = features.flatten(0, 1).var(dim=0, correction=0).mean()
     if len(features) < 2:
@@ -54,7 +55,7 @@ def target_variance(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 @torch.no_grad()
 def momentum_distance(model: BootMAE) -> torch.Tensor:
-    """|momentum - online| / |online| over all weights that are trained, ()."""
+    """Return ``|momentum - online| / |online|`` over all trained weights, ()."""
     online = dict(model.backbone.named_parameters())
     pairs = [(weight, online[name]) for name, weight in model.momentum.named_parameters() if online[name].requires_grad]
     apart = torch.stack([torch.linalg.vector_norm(momentum - weight) for momentum, weight in pairs])
@@ -64,22 +65,21 @@ def momentum_distance(model: BootMAE) -> torch.Tensor:
 
 @HOOKS.register_module()
 class CollapseMonitorHook(Hook):
-    """Logs, with the losses, how fast a training is; of BootMAE also whether its target collapses.
+    """Logs the speed of a training with its losses, and whether the target of BootMAE collapses.
 
-    All of it is worked out where the losses are brought to the host, for which the GPU has just been waited for, and in
-    no other step; nothing of the training changes.
+    ``images_per_second`` of all processes and ``waiting_for_data``, the share of the time without a batch, are means
+    since the last log line. BootMAE adds ``target_variance``, ``target_variance_images`` (:func:`target_variance`) and
+    ``momentum_distance`` (:func:`momentum_distance`), computed after the step.
 
-    ``images_per_second`` of all processes and ``waiting_for_data``, the share of the time that went by before the next
-    batch was there, are means since the last line of the log. BootMAE adds ``target_variance`` and
-    ``target_variance_images`` (:func:`target_variance`) and ``momentum_distance``, of the momentum encoder as it is
-    after the step.
+    The numbers are computed only in steps with a log line, for which the host waits for the GPU anyway. The training
+    itself does not change.
 
     Args:
-        images: so many of each process's batch are looked at; the momentum encoder sees them once more.
-        collapsed: ``target_variance_images`` below which the log warns. At 0.1, nine tenths of each target follow from
-            the place of the patch and can be predicted without looking at the image. Encoders with random weights, from
-            the demo's size to ViT-B, have 0.28 to 0.49, sound runs of the demo's size stay above 0.2, and those whose
-            momentum encoder follows too fast went to 0.04 and 0.08.
+        images: number of images of each process's batch that the momentum encoder sees once more.
+        collapsed: threshold of ``target_variance_images`` below which the log warns. At 0.1, nine tenths of each target
+            follow from the position of the patch and can be predicted without the image. Encoders with random weights,
+            from the demo's size to ViT-B, have 0.28 to 0.49; healthy runs of the demo's size stay above 0.2; runs
+            whose momentum encoder followed too fast fell to 0.04 and 0.08.
     """
 
     priority = 'NORMAL'  # after the timer and the momentum encoder, before the log
@@ -87,16 +87,18 @@ class CollapseMonitorHook(Hook):
     def __init__(self, images: int = 32, collapsed: float = COLLAPSED):
         if images < 2 or not 0 <= collapsed < 1:
             raise ValueError(
-                f'CollapseMonitorHook images={images}, collapsed={collapsed}: at least 2 images are '
-                'compared, and variances go from 0 to 1'
+                f'CollapseMonitorHook images={images}, collapsed={collapsed}: give at least 2 images and '
+                'a threshold from 0 to 1'
             )
         self.images, self.collapsed = images, collapsed
         self.steps, self.warned = 0, False
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         self.steps, self.warned = 0, False
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         self.steps += 1
         if not self.is_due(runner, batch_idx):
             return
@@ -112,10 +114,10 @@ class CollapseMonitorHook(Hook):
         for name, value in found.items():
             if math.isfinite(value):
                 runner.message_hub.update_scalar(f'train/{name}', value)
-        self.judge(runner, found)
+        self.warn_of_collapse(runner, found)
 
-    def is_due(self, runner, batch_idx: int) -> bool:
-        """Whether a line of the log follows this iteration, by the rules of mmengine's ``LoggerHook``."""
+    def is_due(self, runner: Runner, batch_idx: int) -> bool:
+        """Whether mmengine's ``LoggerHook`` writes a log line after this iteration."""
         length = len(runner.train_dataloader)
         last = self.end_of_epoch(runner.train_dataloader, batch_idx)
         return any(
@@ -125,8 +127,8 @@ class CollapseMonitorHook(Hook):
             if isinstance(hook, LoggerHook)
         )
 
-    def speed(self, runner) -> dict[str, float]:
-        """Images a second of all processes, and the share of the time in which there was no batch."""
+    def speed(self, runner: Runner) -> dict[str, float]:
+        """Return images per second of all processes, and the share of the time without a batch."""
         if 'train/time' not in runner.message_hub.log_scalars:  # a run without mmengine's timer
             return {}
         total, waited = (
@@ -136,7 +138,7 @@ class CollapseMonitorHook(Hook):
         return dict(images_per_second=images / total, waiting_for_data=waited / total)
 
     def health(self, model: nn.Module, data_batch: dict) -> dict[str, torch.Tensor]:
-        """Of a BootMAE whether its target is one; nothing of other models."""
+        """Return the variance of BootMAE's target and the momentum distance; nothing for other models."""
         if not isinstance(model, BootMAE):
             return {}
         batch = dict(inputs=data_batch['inputs'][: self.images], data_samples=None)
@@ -145,15 +147,15 @@ class CollapseMonitorHook(Hook):
             whole, between = target_variance(target_features(model, images))
         return dict(target_variance=whole, target_variance_images=between, momentum_distance=momentum_distance(model))
 
-    def judge(self, runner, found: dict[str, float]) -> None:
-        """Warn of a collapse: once, and again if the target had recovered in between."""
+    def warn_of_collapse(self, runner: Runner, found: dict[str, float]) -> None:
+        """Warn of a collapse once, and again after the target has recovered."""
         between = found.get('target_variance_images', math.nan)
         if between < self.collapsed and not self.warned:
             self.warned = True
             runner.logger.warning(
-                f'COLLAPSE: only {between:.2%} of the feature target tells images apart (target_variance_images), '
-                f'{found["target_variance"]:.2%} the patches of all images: the momentum encoder follows too fast. '
-                'If that lasts, start anew with larger EMA decays (BootMAEHook) or a lower rate; docs/watching.md'
+                f'COLLAPSE: only {between:.2%} of the feature target differs between images (target_variance_images), '
+                f'{found["target_variance"]:.2%} between patches: the momentum encoder follows too fast. If this '
+                'lasts, restart with larger EMA decays (BootMAEHook) or a lower learning rate; see docs/watching.md'
             )
         elif between > 2 * self.collapsed:
             self.warned = False

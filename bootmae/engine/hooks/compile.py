@@ -1,16 +1,17 @@
-"""What compiling a model cost."""
+"""Logs the time of compilation."""
 
 import time
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch._dynamo.utils import counters
 
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Logs what compiling cost, which is in the first step, and every later compilation, which should not be."""
+    """Logs how long the first step took to compile, and warns of every later compilation."""
 
     priority = 'VERY_HIGH'
 
@@ -18,11 +19,13 @@ class CompileHook(Hook):
         self.begin: float | None = None
         self.graphs = 0
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         if self.begin is None:
             self.begin, self.graphs = time.perf_counter(), 0
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         graphs = counters['stats']['unique_graphs']
         if graphs == self.graphs:
             return
@@ -35,6 +38,6 @@ class CompileHook(Hook):
         else:
             runner.logger.warning(
                 f'iteration {runner.iter + 1}: compiled again ({graphs - self.graphs} graphs): a '
-                'size or a setting has changed'
+                'size or an option has changed'
             )
         self.graphs = graphs

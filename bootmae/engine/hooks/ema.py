@@ -1,26 +1,27 @@
-"""The momentum encoder of BootMAE in a run: its EMA, and the weight of the loss towards it."""
+"""Schedules of BootMAE: the EMA of the momentum encoder and the weight of the feature loss."""
 
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from ...models.schedules import EMA_BASE, ema_decay, feature_weight
-from .provenance import bare_model
+from ..unwrap import bare_model
 
 
 @HOOKS.register_module()
 class BootMAEHook(Hook):
-    """Sets the feature weight and the EMA decay of each epoch, and moves the momentum encoder after each update.
+    """Sets feature weight and EMA decay of each epoch, and updates the momentum encoder after each optimizer step.
 
     Args:
-        ema: (epoch, decay) points of :func:`ema_decay`.
-        ramp: share of all epochs over which the feature weight rises to its peak.
-        peak: feature weight after the ramp; 0 trains without the momentum target.
-        total_epochs: epochs that the ramp is a share of; default: the run's.
+        ema: (epoch, decay) points of the schedule, see :func:`ema_decay`.
+        ramp: fraction of all epochs in which the feature weight rises to its peak.
+        peak: feature weight after the ramp; 0 trains without the feature loss.
+        total_epochs: number of epochs that ``ramp`` refers to; by default those of the run.
     """
 
-    priority = 'ABOVE_NORMAL'  # before anything that looks at or saves the weights
+    priority = 'ABOVE_NORMAL'  # before any hook that reads or saves the weights
 
     def __init__(
         self,
@@ -30,17 +31,19 @@ class BootMAEHook(Hook):
         total_epochs: int | None = None,
     ):
         if peak < 0:
-            raise ValueError(f'peak={peak}: the weight of the feature loss is 0 or more')
+            raise ValueError(f'BootMAEHook peak={peak}: give a weight of the feature loss of at least 0')
         self.ema, self.ramp, self.peak, self.total_epochs = ema, ramp, peak, total_epochs
         self.decay = None
 
-    def before_train_epoch(self, runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         weight = self.peak * feature_weight(runner.epoch, self.total_epochs or runner.max_epochs, self.ramp)
         self.decay = ema_decay(runner.epoch, self.ema)
         bare_model(runner).feature_weight.fill_(weight)
         runner.message_hub.update_scalar('train/ema_decay', self.decay)
         runner.message_hub.update_scalar('train/feature_weight', weight)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if runner.optim_wrapper.should_update():  # an update has just been made, not a mere accumulation
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        if runner.optim_wrapper.should_update():  # an optimizer step was made, not only an accumulation
             bare_model(runner).update_momentum(self.decay)

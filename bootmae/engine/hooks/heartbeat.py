@@ -1,4 +1,4 @@
-"""Notices that another process of the run is dead or hangs, and ends this one instead of waiting for half an hour."""
+"""Ends this process when another one of the run died or hangs, instead of waiting for half an hour."""
 
 import atexit
 import contextlib
@@ -16,21 +16,26 @@ import torch.distributed as dist
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from ...distributed.beats import NONE, Beat, Observer, connect, key
 from ...distributed.exits import LOST_RANK
 
-FILES = 3  # that are named
+FILES = 3  # number of files that a message names
 
 
 class Heart:
-    """Two threads of this process: one writes and reads beats, which may block, the other judges.
+    """Two threads of this process: one writes and reads heartbeats, which may block; the other checks them.
 
     Args:
-        store: a connection of its own.
-        beat: this rank's first.
-        files: tells what is being read.
-        fail: called with the verdict, once.
+        store: connection to the run's store, used by these threads only.
+        beat: first heartbeat of this rank.
+        world: number of ranks.
+        limit: see :class:`HeartbeatHook`.
+        patience: see :class:`HeartbeatHook`.
+        interval: see :class:`HeartbeatHook`.
+        files: returns the files that are being read.
+        fail: called once, with the reason, when a rank is lost.
     """
 
     def __init__(
@@ -48,11 +53,11 @@ class Heart:
         self.limit, self.files, self.fail = limit, files, fail
         self.observer = Observer(world, limit, patience, time.monotonic())
         self.answered, self.asleep = time.monotonic(), time.monotonic()
-        self.count, self.lock = 0, threading.Lock()  # of the observer, which both threads use
+        self.count, self.lock = 0, threading.Lock()  # the lock guards the observer, which both threads use
         self.stopping = threading.Event()
         self.threads = [
             threading.Thread(target=target, daemon=True, name=f'heartbeat {target.__name__}')
-            for target in (self._talk, self._judge)
+            for target in (self._talk, self._watch)
         ]
 
     def start(self) -> None:
@@ -60,35 +65,35 @@ class Heart:
             thread.start()
 
     def stop(self, phase: str | None = None) -> None:
-        """End both threads; with ``phase='end'`` the others are told that this rank is done."""
+        """Stop both threads. A ``phase`` (``'end'``) is written as the last heartbeat: this rank is done."""
         self.stopping.set()
         for thread in self.threads:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(timeout=2)
         if phase is not None and not self.threads[0].is_alive():
-            with contextlib.suppress(RuntimeError):  # the store went with the first that ended
+            with contextlib.suppress(RuntimeError):  # the store ends with the first rank that ends
                 self._write(replace(self.beat, phase=phase))
 
     def move(self, phase: str, iteration: int) -> None:
-        """Note progress; cheap, for the training thread."""
+        """Record progress. Cheap, because the training thread calls it."""
         self.beat = replace(self.beat, phase=phase, iteration=iteration, progress=self.beat.progress + 1)
 
     def _write(self, beat: Beat) -> None:
         self.count += 1
         try:
             files = [path[-300:] for path in self.files()[:FILES]]
-        except Exception:  # whatever is wrong with a data set, a beat is due
+        except Exception:  # the heartbeat must be written whatever is wrong with the data set
             files = []
         self.store.set(key(beat.rank), json.dumps(asdict(replace(beat, count=self.count, files=files))))
 
     def _talk(self) -> None:
-        """A beat, and one question for all ranks', every ``interval`` seconds."""
+        """Write this rank's heartbeat and read those of all ranks every ``interval`` seconds."""
         keys = [key(rank) for rank in range(self.world)]
         placed = False
         while not self.stopping.is_set():
             try:
                 if not placed:
-                    for name in keys:  # so that none has to be waited for
+                    for name in keys:  # multi_get would wait for missing keys
                         self.store.compare_set(name, '', NONE)
                     placed = True
                 self._write(self.beat)
@@ -102,7 +107,8 @@ class Heart:
                 print_log(f'heartbeat: the store does not answer: {error}', 'current', logging.DEBUG)
             self.stopping.wait(self.interval)
 
-    def _judge(self) -> None:
+    def _watch(self) -> None:
+        """Call ``fail`` when a rank is lost."""
         while not self.stopping.wait(min(self.interval, 1.0)):
             verdict = self.check(time.monotonic())
             if verdict is not None and not self.stopping.is_set():
@@ -110,34 +116,33 @@ class Heart:
                 return
 
     def check(self, now: float) -> str | None:
-        """What is wrong, in one line; None while all is well."""
+        """Return one line that says which rank is lost, or None."""
         with self.lock:
             return self._check(now)
 
     def _check(self, now: float) -> str | None:
         woken, self.asleep = now - self.asleep > self.limit / 2, now
-        if woken:  # this process itself was stopped, or its host: hear the others first
+        if woken:  # this process or its host was suspended: first hear from the others again
             self.answered = now
             self.observer.heard = dict.fromkeys(self.observer.heard, now)
             self.observer.moved = dict.fromkeys(self.observer.moved, now)
             return None
         if now - self.answered > self.limit:
-            return f"the store of rank 0's host does not answer for {self.limit:g} s: the host, or rank 0, is lost"
+            return f"the store of rank 0's host has not answered for {self.limit:g} s: the host or rank 0 is lost"
         return self.observer.verdict(now)
 
 
 @HOOKS.register_module()
 class HeartbeatHook(Hook):
-    """Ends this process with exit code 5 when another rank dies or hangs, naming it.
+    """Ends this process with exit code 5 when another rank dies or hangs, and names that rank.
 
-    A rank that is gone on another host leaves the others waiting in a collective, for 10 to 30 minutes by default.
-    Nothing is started for a run of one process.
+    Without it the other ranks wait in a collective for 10 to 30 minutes. A run with one process starts no threads.
 
     Args:
-        limit: seconds until a silent rank, or a standstill of all ranks within training, ends the run. The first step,
-            which may compile, counts as start.
-        patience: seconds of standstill in start, validation and saving.
-        interval: seconds between beats.
+        limit: seconds after which a silent rank, or a standstill of all ranks in training, ends the run. The first
+            step may compile and counts as the start.
+        patience: the same for a standstill in the start, in validation and while saving.
+        interval: seconds between two heartbeats.
     """
 
     priority = 'LOWEST'
@@ -145,14 +150,14 @@ class HeartbeatHook(Hook):
     def __init__(self, limit: float = 90, patience: float = 1800, interval: float = 5):
         if not 0 < interval < limit <= patience:
             raise ValueError(
-                f'HeartbeatHook interval={interval}, limit={limit}, patience={patience}: each must be '
-                'larger than the one before'
+                f'HeartbeatHook interval={interval}, limit={limit}, patience={patience}: give '
+                '0 < interval < limit <= patience'
             )
         self.limit, self.patience, self.interval = limit, patience, interval
         self.heart: Heart | None = None
-        self.runner = None
+        self.runner: Runner | None = None
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         if runner.world_size < 2 or self.heart is not None or 'MASTER_ADDR' not in os.environ:
             return
         self.runner = runner
@@ -164,22 +169,23 @@ class HeartbeatHook(Hook):
         self.heart.start()
         atexit.register(self.close)
 
-    def after_run(self, runner) -> None:
+    def after_run(self, runner: Runner) -> None:
         self.close('end')
 
     def close(self, phase: str | None = None) -> None:
-        """Stop the threads; also for runs that end by an exception."""
+        """Stop the threads; also called for runs that end with an exception."""
         if self.heart is not None:
             self.heart.stop(phase)
             self.heart = None
 
     def _files(self) -> list[str]:
+        """Return the files that the training data set is reading."""
         loop = getattr(self.runner, '_train_loop', None)
         paths = getattr(getattr(getattr(loop, 'dataloader', None), 'dataset', None), 'loading_paths', None)
         return paths() if paths is not None else []
 
     def _fail(self, verdict: str) -> None:
-        """Say it and leave at once: the main thread may hang in a collective that nothing can interrupt."""
+        """Print the reason and exit at once: the main thread may hang in a collective that nothing can interrupt."""
         line = f'rank {self.runner.rank} ({socket.gethostname()}): {verdict}'
         self.runner.logger.error(line)
         print(f'stopped: {line}', file=sys.stderr, flush=True)
@@ -187,39 +193,35 @@ class HeartbeatHook(Hook):
             handler.flush()
         os._exit(LOST_RANK)
 
-    def _move(self, runner, phase: str) -> None:
+    def report_progress(self, runner: Runner, phase: str | None = None) -> None:
+        """Record progress of this rank, in the current phase or a new one; other hooks send it as an event."""
         if self.heart is not None:
-            self.heart.move(phase, runner.iter)
+            self.heart.move(phase or self.heart.beat.phase, runner.iter)
 
-    def before_train_epoch(self, runner) -> None:
-        self._resume_work(runner)
-
-    def after_val(self, runner) -> None:
-        self._resume_work(runner)
-
-    def _resume_work(self, runner) -> None:
+    def _enter(self, runner: Runner, phase: str) -> None:
+        """Enter a phase of a training step, unless the first step is not done yet."""
         if self.heart is not None and self.heart.beat.phase != 'start':
-            self._move(runner, 'data')
+            self.report_progress(runner, phase)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if self.heart is not None and self.heart.beat.phase != 'start':
-            self._move(runner, 'step')
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._enter(runner, 'data')
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    after_val = before_train_epoch
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        self._enter(runner, 'step')
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         if self.heart is not None:
             self.heart.move('data', runner.iter + 1)
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._move(runner, 'save')
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.report_progress(runner, 'save')
 
-    def after_train_epoch(self, runner) -> None:
-        self._move(runner, 'between epochs')
+    def after_train_epoch(self, runner: Runner) -> None:
+        self.report_progress(runner, 'between epochs')
 
-    def before_val(self, runner) -> None:
-        self._move(runner, 'val')
+    def before_val(self, runner: Runner, *args, **kwargs) -> None:
+        self.report_progress(runner, 'val')
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self._move(runner, 'val')
-
-    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self._move(runner, 'val')
+    after_val_iter = after_test_iter = before_val

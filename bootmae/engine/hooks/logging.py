@@ -1,25 +1,28 @@
-"""Losses over all ranks, logged without waiting for the GPU."""
+"""Logs losses averaged over all ranks without waiting for the GPU."""
 
 import torch
 from mmengine import dist
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 
 @HOOKS.register_module()
 class AsyncLoggingHook(RuntimeInfoHook):
-    """mmengine's, with losses averaged over all ranks, and brought to the host only when they are logged or saved.
+    """Averages losses over all ranks and copies them to the host only when they are logged or saved.
 
-    mmengine logs rank 0 alone, and reads each loss in each step, for which the host waits until the GPU has done the
-    step: nothing of the next one is then prepared beside it. What is logged and saved in the end is the same.
+    mmengine's ``RuntimeInfoHook`` logs the losses of rank 0 and reads them in every step, so the host waits for the GPU
+    and cannot prepare the next step meanwhile. The logged and saved values have the same form.
     """
 
     priority = 'VERY_HIGH'
 
     def __init__(self):
-        self.pending: list[tuple[tuple[str, ...], torch.Tensor]] = []  # of each step: names, their values (K,)
+        self.pending: list[tuple[tuple[str, ...], torch.Tensor]] = []  # names and values (K,) of each step
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         logged, grad_norm = dict(outputs or {}), getattr(runner.optim_wrapper, 'grad_norm', None)
         if grad_norm is not None:
             logged['grad_norm'] = grad_norm
@@ -34,11 +37,11 @@ class AsyncLoggingHook(RuntimeInfoHook):
 
     @staticmethod
     def interval(runner) -> int:
-        """Iterations between two lines of the log; 1 where no hook of the usual kind writes them."""
+        """Return the iterations between two log lines; 1 for a run without a ``LoggerHook``."""
         return min((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), default=1)
 
-    def flush_logs(self, runner) -> None:
-        """Bring what is pending to the message hub, where logs and checkpoints look for it. Waits for the GPU."""
+    def flush_logs(self, runner: Runner) -> None:
+        """Move pending losses to the message hub, for the log and checkpoints. Waits for the GPU."""
         pending, self.pending = self.pending, []
         if not pending:
             return
@@ -47,10 +50,10 @@ class AsyncLoggingHook(RuntimeInfoHook):
             for name in names:
                 runner.message_hub.update_scalar(f'train/{name}', next(numbers))
 
-    def before_val(self, runner) -> None:
+    def before_val(self, runner: Runner) -> None:
         self.flush_logs(runner)
         super().before_val(runner)
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         self.flush_logs(runner)
         super().after_train(runner)

@@ -1,10 +1,10 @@
-"""Losses and gradients that are not finite: noticed without waiting, written down, and a way on.
+"""Records steps with NaN or Inf in losses or gradients, and stops a run after several in a row.
 
-The optimizer wrapper has skipped such a step on the device (:class:`bootmae.engine.optimizers.wrappers.Guarded`). The
-hook here learns of it one step later. What it writes lies in ``nonfinite/`` of the work directory; ``tools/replay.py``
-repeats the step from it.
+The optimizer wrapper skips such a step on the device (:class:`bootmae.engine.optimizers.wrappers.Guarded`), and the
+hook learns of it one step later. It writes a file to ``nonfinite/`` in the work directory, from which
+``tools/replay.py`` repeats the step.
 
-The momentum encoder still moves after a skipped step: towards the online encoder, which is finite and unchanged.
+The momentum encoder is still updated after a skipped step, towards the unchanged, finite online encoder.
 """
 
 import json
@@ -18,7 +18,7 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -31,10 +31,10 @@ FOLDER = 'nonfinite'
 
 
 class Readback:
-    """Numbers on their way from a device to the host, without waiting for them until they are read."""
+    """An asynchronous copy of values from a device to the host; only ``read`` waits for it."""
 
     def __init__(self, values: torch.Tensor):
-        self.host = values.to('cpu', non_blocking=True)  # into pinned memory, if it comes from a GPU
+        self.host = values.to('cpu', non_blocking=True)  # from a GPU into pinned memory
         self.event = torch.cuda.Event() if values.is_cuda else None
         if self.event:
             self.event.record()
@@ -46,16 +46,17 @@ class Readback:
 
 
 class Step:
-    """What is known of an optimizer step until it is judged: its batches, and its numbers on their way to the host."""
+    """The batches and values of one optimizer step, until it is known whether the step was finite."""
 
     def __init__(self):
         self.batches: list[dict] = []  # one for each accumulated iteration
-        self.samples: list = []  # what the loader gave for each of them
-        self.values: list[torch.Tensor] = []  # of each: the loss of this process, then what is logged
-        self.buffers: dict[str, float] = {}  # of the model; see single_buffers
+        self.samples: list = []  # data samples of each batch
+        self.values: list[torch.Tensor] = []  # of each batch: the loss of this process, then the logged values
+        self.buffers: dict[str, float] = {}  # of the model, see unsaved_scalars
         self.readback: Readback | None = None
 
     def add(self, iteration: int, epoch: int, data_batch, loss: torch.Tensor, outputs: dict | None) -> None:
+        """Add one accumulated iteration."""
         logged = {
             name: value
             for name, value in (outputs or {}).items()
@@ -66,12 +67,13 @@ class Step:
         self.values += [value.detach().float().reshape(()) for value in (loss, *logged.values())]
 
     def send(self, nonfinite: torch.Tensor, buffers: dict[str, torch.Tensor]) -> None:
+        """Start the copy of all values to the host."""
         self.buffers = dict.fromkeys(buffers)
         numbers = [value.float().reshape(()) for value in (nonfinite, *buffers.values())]
         self.readback, self.values = Readback(torch.stack(numbers + self.values)), []
 
     def read(self) -> bool:
-        """Whether the step was not finite; its numbers and the names of its files are then in its attributes."""
+        """Return whether the step was not finite; if so, fill the attributes with its values and file names."""
         flag, *values = self.readback.read()
         if flag:
             self.buffers = dict(zip(self.buffers, values))
@@ -85,35 +87,34 @@ class Step:
 
 
 def sample_name(sample) -> str:
-    """The path of a data sample's image, or its number in the data set where there is no file."""
+    """Return the path of a data sample's image, or its index in the data set if it has no file."""
     path = sample.get('img_path')
     return readable(str(path)) if path else f'sample {sample.get("sample_idx", "?")}'
 
 
 def running_statistics(model: nn.Module) -> list[torch.Tensor]:
-    """Buffers that a forward pass writes into: those of batch normalization."""
+    """Return the buffers that a forward pass writes, those of batch normalization."""
     return [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers(False)]
 
 
-def single_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Numbers that a model keeps outside its checkpoint, such as BootMAE's feature weight of the epoch."""
+def unsaved_scalars(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the scalar buffers that no checkpoint holds, such as BootMAE's feature weight of the epoch."""
     saved = model.state_dict()
     return {name: value for name, value in model.named_buffers() if value.numel() == 1 and name not in saved}
 
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Writes down every step that was skipped because its loss or gradients were not finite; ends the run at several.
+    """Records every skipped step, and ends the run after several in a row.
 
-    The flag is the same in every process, and each reads it one step later, so that nothing waits; after a bad step at
-    once, so that the run ends with the weights that the bad steps met. Batch normalization gets back the statistics of
-    before a bad step.
+    Each process writes ``nonfinite/step_<iteration>_rank<rank>.json`` for a bad step; iterations count from 0. Batch
+    normalization gets back its statistics from before the step.
 
-    For each bad step every process writes ``nonfinite/step_<iteration>_rank<rank>.json``; iterations count from 0.
+    The flag of a bad step is the same in all processes. It is read one step later, so that no step waits; after a bad
+    step it is read at once, so that the run ends with the weights that the bad steps started from.
 
     Args:
-        patience: so many bad steps in a row end the run.
-        reseed: added to the seed of the checkpoint that a run is resumed from, to go another way; see :func:`ladder`.
+        patience: number of bad steps in a row that end the run.
 
     Raises:
         NonFiniteError: after ``patience`` bad steps in a row, with the weights saved in ``nonfinite/``.
@@ -121,38 +122,36 @@ class NonFiniteHook(Hook):
 
     priority = 80  # between LOW, when losses are averaged and schedules moved, and VERY_LOW, when weights are saved
 
-    def __init__(self, patience: int = 3, reseed: int = 0):
+    def __init__(self, patience: int = 3):
         if patience < 1:
-            raise ValueError(f'NonFiniteHook: patience={patience} must be at least 1')
-        self.patience, self.reseed = patience, reseed
-        self.row: list[int] = []  # iterations of the bad steps in a row
-        self.checkpoint: str | None = None  # newest one when the row began
+            raise ValueError(f'NonFiniteHook patience={patience}: give at least 1')
+        self.patience = patience
+        self.row: list[int] = []  # iterations of the current bad steps in a row
+        self.checkpoint: str | None = None  # the newest one before the first of them
         self.current, self.pending = Step(), None
         self.statistics: list[torch.Tensor] = []
         self.buffers: dict[str, torch.Tensor] = {}
         self.saved: list[torch.Tensor] = []
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        if self.reseed and runner._resume and checkpoint['meta'].get('seed') is not None:
-            checkpoint['meta']['seed'] += self.reseed
-
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         self.active = isinstance(runner.optim_wrapper, Guarded)
         if not self.active:
             print_log(
-                f'{type(runner.optim_wrapper).__name__} does not hold back losses that are not finite: use '
+                f'{type(runner.optim_wrapper).__name__} does not skip steps that are not finite: use '
                 'GuardedOptimWrapper, AutocastOptimWrapper or GuardedAmpOptimWrapper',
                 'current',
                 logging.WARNING,
             )
             return
-        self.statistics, self.buffers = running_statistics(runner.model), single_buffers(bare_model(runner))
+        self.statistics, self.buffers = running_statistics(runner.model), unsaved_scalars(bare_model(runner))
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         if self.active and self.statistics and not self.current.batches:
             self.saved = [buffer.clone() for buffer in self.statistics]
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
         if not self.active:
             return
         wrapper = runner.optim_wrapper
@@ -163,19 +162,19 @@ class NonFiniteHook(Hook):
         for buffer, saved in zip(self.statistics, self.saved):
             buffer.copy_(torch.where(wrapper.nonfinite > 0, saved, buffer))
         before, self.pending, self.current = self.pending, self.current, Step()
-        self._judge(runner, before)
-        if self.row:  # in trouble: no further step before this one is known to be good
-            self._judge_pending(runner)
+        self._check(runner, before)
+        if self.row:  # after a bad step, make no further one before this one is known to be good
+            self._check_pending(runner)
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         if self.active:
-            self._judge_pending(runner)
+            self._check_pending(runner)
 
-    def _judge_pending(self, runner) -> None:
+    def _check_pending(self, runner: Runner) -> None:
         step, self.pending = self.pending, None
-        self._judge(runner, step)
+        self._check(runner, step)
 
-    def _judge(self, runner, step: Step | None) -> None:
+    def _check(self, runner: Runner, step: Step | None) -> None:
         if step is None:
             return
         if not step.read():
@@ -197,54 +196,51 @@ class NonFiniteHook(Hook):
         if len(self.row) >= self.patience:
             self._stop(runner)
 
-    def _stop(self, runner) -> None:
-        """Save the weights, which no bad step has touched, and end the run."""
+    def _stop(self, runner: Runner) -> None:
+        """Save the weights, which no bad step has changed, and end the run."""
         weights = weights_path(runner.work_dir, self.row[0])
         try:
             runner.save_checkpoint(str(weights.parent), weights.name, by_epoch=False)
-        except OSError as problem:  # such as a full disk; the other processes must not wait for this one
+        except OSError as problem:  # such as a full disk; the other processes wait below
             print_log(f'{weights} was not saved: {problem}', 'current', logging.ERROR)
-        gone = self.checkpoint and not os.path.isfile(self.checkpoint)  # a newer one has replaced it: finite as well
-        places = [newest_checkpoint(runner.work_dir) if gone else self.checkpoint]
-        dist.broadcast_object_list(places)  # processes may have looked while one of them was writing
+        dist.barrier()  # the end of a process makes the launcher stop the others, so wait for rank 0
         iterations = ', '.join(map(str, self.row))
-        error = NonFiniteError(
-            f'loss or gradients were not finite {len(self.row)} times in a row, in iterations {iterations}. No weight '
-            f'was touched by them: {weights}. See in which layer it begins: '
-            f'tools/replay.py {dump_path(runner.work_dir, self.row[-1], 0)}. Go on with --resume and a lower learning '
-            'rate, clipping or float32, or let the run try by itself: nonfinite_ladder (docs/reliability.md)'
+        raise NonFiniteError(
+            f'loss or gradients were not finite {len(self.row)} times in a row, in iterations {iterations}. '
+            f'The weights before them are in {weights}. Find the first bad layer: '
+            f'tools/replay.py {dump_path(runner.work_dir, self.row[-1], 0)}. Then continue with --resume '
+            '--resume-changed and a lower optim_wrapper.optimizer.lr, model.fp32_decoder=True (BootMAE) or '
+            'optim_wrapper.type=GuardedOptimWrapper (float32); see docs/reliability.md'
         )
-        error.checkpoint = places[0]
-        raise error
 
 
 def dump_path(work_dir: str | Path, iteration: int, rank: int | str) -> Path:
+    """Return the file that describes a bad step of one process."""
     return Path(work_dir, FOLDER, f'step_{iteration}_rank{rank}.json')
 
 
 def weights_path(work_dir: str | Path, first: int) -> Path:
-    """Weights of a run that was stopped by a row of bad steps, as the first of them met them (a step later, if one
-    bad step was enough).
+    """Return the file for the weights of a stopped run, as they were before its first bad step.
 
-    Of a name, and in a folder, that a run is not resumed from by itself.
+    With ``patience=1`` they are one step newer. ``--resume`` does not look for this name.
     """
     return Path(work_dir, FOLDER, f'stopped_{first}.pth')
 
 
 def newest_checkpoint(work_dir: str | Path) -> str | None:
-    """The checkpoint of a run that was written last, if it is still there."""
+    """Return the checkpoint of a run that was written last, if it still exists."""
     path = find_latest_checkpoint(str(work_dir))
     return path if path and os.path.isfile(path) else None
 
 
-def write_dump(runner, step: Step, first: int, checkpoint: str | None) -> Path:
-    """Write down what ``tools/replay.py`` needs to repeat this process's share of an optimizer step.
+def write_dump(runner: Runner, step: Step, first: int, checkpoint: str | None) -> Path:
+    """Write what ``tools/replay.py`` needs to repeat this process's part of an optimizer step.
 
     Args:
-        runner: of the run.
-        step: the bad step, read.
-        first: iteration of the first bad step in the row.
-        checkpoint: newest one when that was noticed.
+        runner: the run.
+        step: the bad step, after :meth:`Step.read`.
+        first: iteration of the first bad step in a row.
+        checkpoint: the newest checkpoint before that step.
     """
     last = step.batches[-1]
     path = dump_path(runner.work_dir, last['iteration'], dist.get_rank())
@@ -271,6 +267,6 @@ def write_dump(runner, step: Step, first: int, checkpoint: str | None) -> Path:
     return path
 
 
-def run_seed(runner) -> int:
-    """The seed that samples and steps are drawn from: rank 0's, which the training loop has spread."""
+def run_seed(runner: Runner) -> int:
+    """Return the seed of samples and steps: that of rank 0, which the training loop broadcasts."""
     return getattr(runner.train_loop, 'seed', runner.seed)

@@ -1,11 +1,9 @@
-"""The frozen encoder of a pretraining judged while it trains: ``tools/knn.py`` at an interval.
+"""Evaluates the frozen encoder during pretraining: ``tools/knn.py`` at an interval.
 
 Shape letters: N images, D feature width.
 """
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import Dataset, Subset
@@ -25,50 +24,24 @@ from ...config.model import build_model
 from ...config.weights import check_statistics
 from ...data.subsets import few_labels, spread
 from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
+from ...results.provenance import REPOSITORY
 from ..unwrap import bare_model
-from .heartbeat import HeartbeatHook
+from .between_epochs import is_due, kept_random_state
 from .provenance import num_heads
 
 TASKS = ('knn', 'linear')
-HELD_OUT = 5  # of a folder without train and val, each fifth image is a query
-THIS_RUN = 'the encoder in training'
-
-
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Afterwards the generators of Python, numpy and torch, the current GPU's too, are what they were."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
-        if gpu is not None:
-            torch.cuda.set_rng_state(gpu)
-
-
-def beat(runner, phase: str | None = None) -> None:
-    """Tell the other processes that this one goes on, in a phase that has time if one is given."""
-    for hook in runner.hooks:
-        if isinstance(hook, HeartbeatHook) and hook.heart is not None:
-            hook.heart.move(phase or hook.heart.beat.phase, runner.iter)
-
-
-def is_due(hook: Hook, runner) -> bool:
-    """Whether an epoch that has just been trained is one of a hook's, which the last one always is."""
-    return hook.every_n_epochs(runner, hook.interval) or hook.is_last_train_epoch(runner)
+HELD_OUT = 5  # every fifth image of a folder without train and val is a query
+THIS_RUN = 'the encoder in training'  # stands for a file name in messages
 
 
 def find_config(path: str) -> Path:
-    """A config as named from the current folder, else from this repository's."""
-    beside = Path(__file__).resolve().parents[2] / path
-    return beside if not Path(path).is_file() and beside.is_file() else Path(path)
+    """Return the config file in the current folder, or else in this repository."""
+    ours = REPOSITORY / path
+    return ours if not Path(path).is_file() and ours.is_file() else Path(path)
 
 
 def encoder_content(model: nn.Module) -> dict:
-    """A pretraining model as a checkpoint of it would be read, without copies."""
+    """Return what a checkpoint of a pretraining model would hold, without copying the weights."""
     facts = dict(
         mean=model.data_preprocessor.mean.flatten().tolist(),
         std=model.data_preprocessor.std.flatten().tolist(),
@@ -78,8 +51,8 @@ def encoder_content(model: nn.Module) -> dict:
     return dict(state_dict=model.state_dict(), meta=dict(bootmae=facts))
 
 
-def choose(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subset:
-    """The labeled images: ``labels`` of each class (all: 'all'), of at most ``limit`` images."""
+def select_images(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subset:
+    """Select ``labels`` images of each class ('all': every image) from at most ``limit`` evenly spaced ones."""
     index = spread(len(dataset), limit)
     if labels != 'all':
         classes = np.asarray(dataset.get_gt_labels())[index]
@@ -88,12 +61,12 @@ def choose(dataset: Dataset, labels: str, limit: int | None, seed: int) -> Subse
 
 
 def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
-    """Labeled images and queries, without augmentation.
+    """Build the data sets of labeled images and of queries, without augmentation.
 
     Args:
         cfg: a config of configs/cls.
-        folder: of images to take in place of the config's: with a folder a class, or ``train`` and ``val`` (or
-            ``test``) that have them. Without these, each fifth image is a query.
+        folder: image folder that replaces the config's data: one folder per class, either directly or in ``train`` and
+            ``val`` (or ``test``). Without ``train`` and ``val`` every fifth image is a query.
     """
     pipeline = cfg.test_dataloader.dataset.pipeline
 
@@ -112,12 +85,12 @@ def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
 
 
 def shared_features(extract: Callable[[Subset], Features], images: Subset) -> Features:
-    """Features of images, each process working out its part; all get all of them, in order."""
+    """Extract features, a part on each process; every process gets all of them, in order."""
     world, rank = dist.get_world_size(), dist.get_rank()
     if world == 1:
         return extract(images)
     count = len(images)
-    each = -(-count // world)  # all give as many, some an image twice
+    each = -(-count // world)  # all parts have the same size, so some images are used twice
     part = Subset(images, [(rank * each + k) % count for k in range(each)])
     device = dist.get_comm_device()
     gathered = [torch.cat(dist.all_gather(values.to(device))).cpu()[:count] for values in extract(part)]
@@ -126,30 +99,30 @@ def shared_features(extract: Callable[[Subset], Features], images: Subset) -> Fe
 
 @HOOKS.register_module()
 class OnlineProbeHook(Hook):
-    """Every few epochs, and after the last, what ``tools/knn.py`` says of the encoder as it is then.
+    """Logs the accuracy of ``tools/knn.py`` on the current encoder every few epochs and after the last one.
 
-    Before the first epoch the untrained encoder is judged, with which the later numbers are to be compared. They are
-    logged with the epoch as step, as ``probe/knn`` and ``probe/linear``, in percent. All processes share the images;
-    nothing of the training changes.
+    It also evaluates the untrained encoder before the first epoch, as the reference for later numbers. The accuracies
+    (``probe/knn`` and ``probe/linear``, in percent) are logged with the epoch as step. All processes share the images.
+    The training itself does not change.
 
     Args:
-        config: a config of configs/cls with the encoder's size and input statistics: its training images are the
-            labeled ones, its test images the queries.
-        interval: epochs from one time to the next.
-        tasks: ``knn`` and ``linear`` (a logistic regression on the CPU, which takes long with many classes).
-        labels: labeled images per class, or 'all'.
-        max_images: so many labeled images and so many queries at most, evenly spread over the data set's order.
-        folder: of labeled images in place of the config's, see :func:`data_sets`; '' for none: then nothing is done.
-        options: changes to the config, as of ``--cfg-options``.
-        source: BootMAE's ``online`` or ``momentum`` encoder.
-        k: neighbors.
-        seed: draws the labeled images.
-        workers: processes that read images, of each process.
-        batch_size: images at a time.
+        config: config of configs/cls with the encoder's size and input statistics. Its training images are the labeled
+            images and its test images the queries.
+        interval: number of epochs between two evaluations.
+        tasks: ``knn`` and ``linear`` (logistic regression on the CPU, slow with many classes).
+        labels: number of labeled images per class, or 'all'.
+        max_images: maximum number of labeled images and of queries, evenly spaced in the order of the data set.
+        folder: image folder that replaces the config's data, see :func:`data_sets`; '' turns the hook off.
+        options: changes to the config, as with ``--cfg-options``.
+        source: encoder of BootMAE, ``online`` or ``momentum``.
+        k: number of neighbors.
+        seed: seed of the choice of labeled images.
+        workers: data loading processes per process of the run.
+        batch_size: images per forward pass.
 
     Raises:
-        ValueError, FileNotFoundError: for wrong values, and before the first step if encoder, config and data do not
-            fit.
+        ValueError: for a wrong argument, and before the first step if encoder, config and data do not fit.
+        FileNotFoundError: if the config or the images do not exist.
     """
 
     priority = 'NORMAL'
@@ -171,19 +144,19 @@ class OnlineProbeHook(Hook):
     ):
         tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         if wrong := [task for task in tasks if task not in TASKS]:
-            raise ValueError(f'OnlineProbeHook tasks={wrong[0]!r}: give some of {", ".join(TASKS)}')
+            raise ValueError(f'OnlineProbeHook tasks={wrong[0]!r}: choose from {", ".join(TASKS)}')
         if labels != 'all' and not (str(labels).isdecimal() and int(labels) > 0):
             raise ValueError(f'OnlineProbeHook labels={labels!r}: give "all" or a number of images per class')
         for name, value in dict(interval=interval, max_images=max_images, k=k, batch_size=batch_size).items():
             if value is not None and value < 1:
-                raise ValueError(f'OnlineProbeHook {name}={value}: give a number from 1 on')
+                raise ValueError(f'OnlineProbeHook {name}={value}: give a number of at least 1')
         self.config, self.interval, self.tasks, self.labels = config, interval, tasks, str(labels)
         self.max_images, self.folder, self.options, self.source = max_images, folder, options, source
         self.k, self.seed, self.workers, self.batch_size = k, seed, workers, batch_size
         self.classifier: nn.Module | None = None
         self.reference = self.query = None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         if self.folder == '':
             return
         with kept_random_state():
@@ -197,11 +170,12 @@ class OnlineProbeHook(Hook):
             self.probe(runner, 0)
 
     def prepare(self, model: nn.Module) -> None:
-        """Build what takes the encoder and the data sets; refuse what does not fit."""
+        """Build the classifier and the data sets, and check that they fit the encoder."""
         cfg = load_config(find_config(self.config), self.options)
         if cfg.model.type != 'ImageClassifier':
             raise ValueError(
-                f'OnlineProbeHook config={self.config!r}: its model is no ImageClassifier; give a config of configs/cls'
+                f'OnlineProbeHook config={self.config!r}: its model is not an ImageClassifier; '
+                'give a config of configs/cls'
             )
         content = encoder_content(model)
         facts = content['meta']['bootmae']
@@ -210,18 +184,18 @@ class OnlineProbeHook(Hook):
         with error_context(THIS_RUN):
             match(self.classifier.backbone, find_encoder(content, self.source))
         reference, query = data_sets(cfg, self.folder)
-        self.reference = choose(reference, self.labels, self.max_images, self.seed)
-        self.query = choose(query, 'all', self.max_images, self.seed)
+        self.reference = select_images(reference, self.labels, self.max_images, self.seed)
+        self.query = select_images(query, 'all', self.max_images, self.seed)
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
         if self.classifier is not None and is_due(self, runner):
-            beat(runner, 'val')
+            runner.call_hook('report_progress', phase='val')
             self.probe(runner, runner.epoch + 1)
 
-    def probe(self, runner, epoch: int) -> None:
-        """Judge the encoder and log it."""
+    def probe(self, runner: Runner, epoch: int) -> None:
+        """Evaluate the encoder and log the result."""
         with kept_random_state():
-            scores = self.judge(bare_model(runner), lambda: beat(runner))
+            scores = self.accuracies(bare_model(runner), lambda: runner.call_hook('report_progress'))
         scores = {f'probe/{task}': score for task, score in scores.items()}
         runner.logger.info(
             f'online probe, epoch {epoch}: ' + ', '.join(f'{name} {score:.2f} %' for name, score in scores.items())
@@ -229,8 +203,8 @@ class OnlineProbeHook(Hook):
         files = [hook.json_log_path for hook in runner.hooks if hasattr(hook, 'json_log_path')]
         runner.visualizer.add_scalars(scores, step=epoch, file_path=files[0] if files else None)
 
-    def judge(self, model: nn.Module, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Percent right by task, the same on all processes."""
+    def accuracies(self, model: nn.Module, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Return the accuracy of each task in percent, the same on all processes."""
         found = match(self.classifier.backbone, find_encoder(encoder_content(model), self.source))
         self.classifier.backbone.load_state_dict(found.state, strict=False)
         self.classifier.to(get_device())
@@ -241,7 +215,7 @@ class OnlineProbeHook(Hook):
         reference, query = (shared_features(extract, images) for images in (self.reference, self.query))
         self.classifier.cpu()
         scores = [None]
-        if dist.is_main_process():  # the others wait for it below
+        if dist.is_main_process():  # the others wait in broadcast_object_list
             scores[0] = {
                 task: knn_accuracy(reference, query, self.k) if task == 'knn' else linear_accuracy(reference, query)
                 for task in self.tasks

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: method, input statistics, size, cost, commit."""
+"""Records method, input statistics, size, cost and commit in every checkpoint."""
 
 import resource
 import sys
@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...results.provenance import git_commit, portable
-from ..runner.state import run_facts
+from ..runner.state import resume_signature
 from ..unwrap import bare_model
 
 PRECISIONS = {
@@ -24,21 +24,21 @@ PRECISIONS = {
 
 
 def num_heads(backbone: nn.Module) -> int:
-    """Attention heads of our ViT or of mmpretrain's, which no weight tells."""
+    """Return the number of attention heads, which the weights do not tell, of our ViT or mmpretrain's."""
     return backbone.num_heads if hasattr(backbone, 'num_heads') else backbone.layers[0].attn.num_heads
 
 
 @HOOKS.register_module()
 class ProvenanceHook(Hook):
-    """Writes into each checkpoint what is needed to use it rightly: method, input statistics, size, cost, commit."""
+    """Writes everything into a checkpoint that its later use needs: method, input statistics, size, cost, commit."""
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         self.commit, self.begin, self.earlier = git_commit(), time.time(), {}
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.earlier = checkpoint['meta'].get('bootmae', {})
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model, wrapper = bare_model(runner), type(runner.optim_wrapper).__name__
         seconds = time.time() - self.begin
         checkpoint['meta']['bootmae'] = dict(
@@ -55,7 +55,7 @@ class ProvenanceHook(Hook):
             memory=round(max(self.earlier.get('memory', 0.0), peak_memory()), 2),
             commit=self.commit,
             accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
-            run=run_facts(runner),
+            run=resume_signature(runner),
             **initial_weights(model),
         )
 
@@ -75,13 +75,13 @@ def encoder_and_cost(runner: Runner) -> tuple[str, float]:
 
 
 def peak_memory() -> float:
-    """Most GiB that this process has held: of the GPU's memory, or resident ones without a GPU."""
+    """Return the peak memory of this process in GiB: CUDA memory if available, else RSS."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == 'darwin' else 2**20)
 
 
 def initial_weights(model: nn.Module) -> dict[str, str]:
-    """File name, kind and hash of the encoder that a downstream model started from; empty if from none."""
+    """Return file name, kind and hash of the encoder that a downstream model started from; empty without one."""
     verdict = getattr(model.backbone, 'verdict', None)
     return {} if verdict is None else dict(init=portable(verdict.path), init_kind=verdict.kind, init_hash=verdict.hash)

@@ -1,4 +1,4 @@
-"""Pictures of what a pretraining predicts, drawn while it trains.
+"""Draws reconstructed training images during pretraining.
 
 Shape letters: n images, N patches, M masked.
 """
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from mmengine.visualization import MLflowVisBackend
 from mmpretrain.models.selfsup import MAE
 from PIL import Image
@@ -20,14 +21,17 @@ from ...models.bootmae import BootMAE
 from ...visualization.grids import reconstruction_grid
 from ...visualization.reconstruct import draw_masks, hide, reconstruct, to_pixels
 from ..unwrap import bare_model
-from .online_probe import beat, is_due, kept_random_state
+from .between_epochs import is_due, kept_random_state
 
 NAME = 'reconstructions'
 
 
-def first_images(runner, count: int) -> tuple[torch.Tensor, list]:
-    """Training images, evenly spread over the data set, as the first epoch shows them: normalized (n, 3, H, W), on the
-    CPU, and their data samples."""
+def first_images(runner: Runner, count: int) -> tuple[torch.Tensor, list]:
+    """Load evenly spaced training images as the first epoch sees them.
+
+    Returns:
+        The normalized images (n, 3, H, W) on the CPU, and their data samples.
+    """
     loader, stage = runner.train_dataloader, getattr(runner.train_loop, 'stage', None)
     dataset = loader.dataset
     batch = loader.collate_fn([dataset[int(index)] for index in spread(len(dataset), count)])
@@ -37,7 +41,11 @@ def first_images(runner, count: int) -> tuple[torch.Tensor, list]:
 
 
 def masks_of(model: nn.Module, samples: list | None, count: int) -> tuple[np.ndarray, int]:
-    """Mask orders (n, N), those of the images' data samples where they have any, and M."""
+    """Return the masks of the data samples if they have any, else draw some.
+
+    Returns:
+        The masks as ids_shuffle (n, N), and the number of masked patches M.
+    """
     ids_shuffle, num_masked = draw_masks(model, count)
     if isinstance(model, BootMAE) and samples is not None and 'ids_shuffle' in samples[0]:
         ids_shuffle = np.stack([sample.ids_shuffle for sample in samples])
@@ -45,13 +53,13 @@ def masks_of(model: nn.Module, samples: list | None, count: int) -> tuple[np.nda
 
 
 def patch_of(backbone: nn.Module) -> tuple[int, int]:
-    """Height and width of a patch, of our ViT or of mmpretrain's."""
+    """Return height and width of a patch in pixels, for our ViT and mmpretrain's."""
     grid = backbone.grid if hasattr(backbone, 'grid') else backbone.patch_resolution
     return backbone.img_size[0] // grid[0], backbone.img_size[1] // grid[1]
 
 
 def on_white(png: bytes) -> np.ndarray:
-    """A PNG with transparency as RGB uint8 (H, W, 3) on white, which tools that show logs take for granted."""
+    """Convert a PNG with transparency to RGB uint8 (H, W, 3) on white, as log viewers expect."""
     picture = Image.open(io.BytesIO(png)).convert('RGBA')
     white = Image.new('RGBA', picture.size, 'white')
     return np.asarray(Image.alpha_composite(white, picture).convert('RGB'))
@@ -59,35 +67,35 @@ def on_white(png: bytes) -> np.ndarray:
 
 @HOOKS.register_module()
 class ReconstructionHook(Hook):
-    """Draws original, masked and predicted training images every few epochs, before the first and after the last.
+    """Draws original, masked and predicted training images before the first epoch, every few epochs, after the last.
 
-    The pictures go wherever the run's visualizer writes to, as ``reconstructions`` with the epoch as step:
-    ``vis_data/vis_image/`` and TensorBoard by default. Images, crops and masks are the same each time. Rank 0 draws,
-    with a copy of the model on the CPU; nothing of the training changes.
+    The run's visualizer gets the pictures as ``reconstructions`` with the epoch as step (by default
+    ``vis_data/vis_image/`` and TensorBoard). Images, crops and masks are the same each time. Rank 0 draws with a copy
+    of the model on the CPU. The training itself does not change.
 
-    Predictions are of normalized patches: each gets the mean and deviation of its original back, see
+    The model predicts normalized patches; each gets the mean and standard deviation of its original back, see
     :mod:`bootmae.visualization.reconstruct`.
 
     Args:
-        interval: epochs from one time to the next.
-        count: n.
+        interval: number of epochs between two pictures.
+        count: number of images n.
 
     Raises:
-        ValueError: for wrong values, and before the first step for a model that predicts no patches.
+        ValueError: for a wrong argument, and before the first step for a model that predicts no patches.
     """
 
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 10, count: int = 6):
         if interval < 1 or count < 1:
-            raise ValueError(f'ReconstructionHook interval={interval}, count={count}: give numbers from 1 on')
+            raise ValueError(f'ReconstructionHook interval={interval}, count={count}: give numbers of at least 1')
         self.interval, self.count = interval, count
         self.copy: nn.Module | None = None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         model = bare_model(runner)
         if not isinstance(model, BootMAE | MAE):
-            raise ValueError(f'ReconstructionHook: {type(model).__name__} predicts no patches; take the hook away')
+            raise ValueError(f'ReconstructionHook: {type(model).__name__} predicts no patches; remove the hook')
         if runner.rank:
             return
         with kept_random_state():
@@ -98,21 +106,21 @@ class ReconstructionHook(Hook):
         if runner.iter == 0:
             self.draw(runner, 0)
 
-    def after_train_epoch(self, runner) -> None:
+    def after_train_epoch(self, runner: Runner) -> None:
         if self.copy is not None and is_due(self, runner):
-            beat(runner, 'val')
+            runner.call_hook('report_progress', phase='val')
             self.draw(runner, runner.epoch + 1)
 
-    def draw(self, runner, epoch: int) -> None:
-        """Draw and hand over the picture of an epoch."""
+    def draw(self, runner: Runner, epoch: int) -> None:
+        """Draw the picture of an epoch and give it to the visualizer."""
         image = self.picture(bare_model(runner))
         for backend in runner.visualizer._vis_backends.values():
-            # mlflow's picture is a file: its ending is the format, and it has no step
+            # mlflow stores a file: its suffix gives the format, and it has no step
             name = f'{NAME}/epoch_{epoch}.png' if isinstance(backend, MLflowVisBackend) else NAME
             backend.add_image(name, image, epoch)
 
     def picture(self, model: nn.Module) -> np.ndarray:
-        """RGB uint8 (H, W, 3): an image a row."""
+        """Return the picture, RGB uint8 (H, W, 3), with one row per image."""
         self.copy.load_state_dict(model.state_dict())
         patch = patch_of(self.copy.backbone)
         panels = dict(original=self.images, masked=hide(self.images, self.ids_shuffle, self.num_masked, patch))

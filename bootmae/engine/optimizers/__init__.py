@@ -1,1 +1,1 @@
-"""Parameter groups with layer-wise learning rates, guarded optimizer wrappers, the schedule."""
+"""Optimizer wrappers that skip bad steps, parameter groups with layer-wise lr decay, and the schedule."""

@@ -1,4 +1,4 @@
-"""Parameter groups: weight decay and layer-wise learning rates."""
+"""Parameter groups: weight decay and layer-wise lr decay."""
 
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
@@ -20,16 +20,18 @@ def decays(
 ) -> bool:
     """Whether weight decay applies: not to 1-D parameters, biases, absolute positions and the class token.
 
-    So layer scales (1-D) do not decay, and relative position bias tables (2-D) do, as in the authors' release.
+    Layer scales (1-D) do not decay and relative position bias tables (2-D) do, as in the authors' release.
 
     Args:
-        decay_positions: let the absolute positions and the class token decay. The release's segmentation recipe does,
-            because its list of exceptions lacks the prefix that the names have there; meant is surely what its
-            pretraining and fine-tuning do, and the default here: no decay.
-        decay_class_token: let the class token alone decay, as in the pretraining of facebookresearch/mae, where only
-            1-D values and biases are exempt (its positions are fixed).
-        decay_biases: let the biases decay, but not those of norms, as in detectron2's ViTDet.
-        of_norm: whether the parameter is a norm's.
+        name: name of the parameter.
+        parameter: the parameter.
+        decay_positions: decay the absolute positions and the class token. The release's segmentation recipe does so,
+            because its list of exceptions lacks a prefix of the names. The default, no decay, is that of its
+            pretraining and fine-tuning.
+        decay_class_token: decay the class token, as in the pretraining of facebookresearch/mae, which exempts only 1-D
+            parameters and biases (its positions are fixed).
+        decay_biases: decay biases, except those of norms, as in detectron2's ViTDet.
+        of_norm: whether the parameter belongs to a norm.
     """
     last = name.rpartition('.')[2]
     if decay_biases and last.endswith('bias') and not of_norm:
@@ -39,7 +41,7 @@ def decays(
 
 
 def lr_scale(model: nn.Module, name: str, layer_decay: float) -> float:
-    """Factor on a parameter's learning rate: ``layer_decay ** (groups after its own)`` (bootmae.md, section 5)."""
+    """Return a parameter's learning rate factor, ``layer_decay ** (number of later groups)`` (docs/method.md)."""
     if layer_decay == 1:
         return 1.0
     backbone = getattr(model, 'backbone', None)
@@ -53,9 +55,12 @@ def lr_scale(model: nn.Module, name: str, layer_decay: float) -> float:
 
 
 def parameter_table(model: nn.Module, layer_decay: float = 1.0, **decay_options: bool) -> dict[str, tuple[float, bool]]:
-    """Learning-rate scale and whether weight decay applies, for every trainable parameter.
+    """Return the learning rate factor of every trainable parameter, and whether weight decay applies.
 
-    ``decay_options`` are those of :func:`decays`.
+    Args:
+        model: the model.
+        layer_decay: factor per layer; 1 for none.
+        decay_options: options of :func:`decays`.
     """
     norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
     return {
@@ -70,11 +75,13 @@ def parameter_table(model: nn.Module, layer_decay: float = 1.0, **decay_options:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ViTOptimWrapperConstructor:
-    """Builds an optimizer whose groups follow :func:`parameter_table`; parameters alike share a group.
+    """Builds an optimizer with the parameter groups of :func:`parameter_table`.
 
-    The same groups for a classifier, a segmentor and a detector: the model's ``backbone`` tells the group.
+    It works for classifiers, segmentors and detectors, because the ``backbone`` gives the layer of a parameter.
 
-    ``paramwise_cfg`` takes ``layer_decay`` (default 1, none) and the options of :func:`decays` (default False) alone.
+    Args:
+        optim_wrapper_cfg: config of the optimizer wrapper.
+        paramwise_cfg: ``layer_decay`` (default 1, none) and the options of :func:`decays` (default False).
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
@@ -86,7 +93,7 @@ class ViTOptimWrapperConstructor:
         if paramwise_cfg:
             raise ValueError(
                 f'unknown paramwise_cfg {sorted(paramwise_cfg)}: ViTOptimWrapperConstructor takes '
-                f'layer_decay, {", ".join(DECAY_OPTIONS)} alone'
+                f'only layer_decay, {", ".join(DECAY_OPTIONS)}'
             )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:

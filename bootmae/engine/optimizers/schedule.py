@@ -1,4 +1,4 @@
-"""The learning rate of all recipes: linear warm-up from zero, then half a cosine to a floor."""
+"""The learning rate schedule of all recipes: linear warm-up from zero, then half a cosine to a floor."""
 
 import math
 
@@ -7,14 +7,14 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 
 def warmup_cosine(step: int, warmup: int, total: int, floor: float, endpoint: bool = True) -> float:
-    """Factor on the peak learning rate at a step (bootmae.md, section 5).
+    """Return the factor on the peak learning rate at a step (docs/method.md).
 
     Args:
-        step: 0 .. total - 1.
-        warmup: steps of warm-up; the first has factor 0.
-        total: all steps.
-        floor: factor that the cosine falls to after ``total``.
-        endpoint: whether the last step of the warm-up has factor 1 already (BootMAE), or the first one after it (MAE,
+        step: from 0 to total - 1.
+        warmup: number of warm-up steps; the first has factor 0.
+        total: number of all steps.
+        floor: factor that the cosine reaches at ``total``.
+        endpoint: whether the last step of the warm-up already has factor 1 (BootMAE), or only the step after it (MAE
             and all linear probes).
     """
     if step < warmup:
@@ -24,18 +24,22 @@ def warmup_cosine(step: int, warmup: int, total: int, floor: float, endpoint: bo
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_ParamScheduler):
-    """:func:`warmup_cosine` for every parameter group, in proportion to the group's own peak.
+    """Scales the learning rate of each parameter group by :func:`warmup_cosine`.
 
-    In a config: ``dict(type='WarmupCosineLR', warmup=40, end=801, min_lr=1e-4, by_epoch=True,
-    convert_to_iter_based=True)``, in epochs.
+    In a config, in epochs: ``dict(type='WarmupCosineLR', warmup=40, end=801, min_lr=1e-4, by_epoch=True,
+    convert_to_iter_based=True)``.
 
     Args:
+        optimizer: the optimizer or its wrapper.
         warmup: length of the warm-up.
         end: length of the whole schedule.
-        endpoint: whether the last step of the warm-up has the peak already; see :func:`warmup_cosine`.
-        min_lr: floor for a group with the optimizer's learning rate; layer decay scales the floor too.
-        accumulation: iterations to an optimizer step. The schedule counts optimizer steps, so that accumulation does
-            not change it.
+        min_lr: floor of a group with the optimizer's learning rate; layer-wise lr decay scales it, too.
+        endpoint: whether the last step of the warm-up already has the peak, see :func:`warmup_cosine`.
+        accumulation: iterations per optimizer step. The schedule counts optimizer steps, so that accumulation does not
+            change it.
+        by_epoch: of the base class.
+        last_step: of the base class.
+        verbose: of the base class.
     """
 
     def __init__(
@@ -63,13 +67,13 @@ class WarmupCosineLR(_ParamScheduler):
     def build_iter_from_epoch(
         cls, *args, warmup: float, end: float, epoch_length: int, by_epoch: bool = True, **kwargs
     ) -> 'WarmupCosineLR':
-        """The same schedule given in epochs, counted in iterations (called by mmengine's runner)."""
+        """Build a schedule in iterations from numbers of epochs; mmengine's runner calls it."""
         if not by_epoch:
             raise ValueError('convert_to_iter_based needs by_epoch=True')
         return cls(*args, warmup=int(warmup * epoch_length), end=int(end * epoch_length), by_epoch=False, **kwargs)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take the place in the schedule, but keep the config's length, shape and accumulation."""
+        """Take the position from the state, but keep the config's length, shape and accumulation."""
         own = {name: getattr(self, name) for name in ('end', 'warmup', 'total', 'floor', 'endpoint', 'accumulation')}
         place = min(state_dict['_global_step'], self.end - 1)
         super().load_state_dict(state_dict | own | dict(last_step=place))

@@ -1,4 +1,4 @@
-"""Optimizer wrappers: precision, and steps that are not made if not finite."""
+"""Optimizer wrappers that skip steps with NaN or Inf, in float32, bfloat16 and float16."""
 
 from contextlib import contextmanager
 
@@ -11,13 +11,14 @@ from torch import nn
 
 
 def gradients_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return all gradients of an optimizer's parameters."""
     return [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
 
 
 def any_nonfinite(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """1.0 if any value of the tensors of one device is NaN or infinite, else 0.0; () float32 on that device.
+    """Return 1.0 if any value in tensors of one device is NaN or infinite, else 0.0; () float32 on that device.
 
-    torch's own check under loss scaling, in one pass and without synchronization; it multiplies by 1 in place.
+    Uses torch's check for loss scaling, in one pass and without synchronization; it multiplies by 1 in place.
     """
     device = gradients[0].device if gradients else None
     found, one = torch.zeros((), device=device), torch.ones((), device=device)
@@ -28,31 +29,31 @@ def any_nonfinite(gradients: list[torch.Tensor]) -> torch.Tensor:
 
 
 def poisoned(loss: torch.Tensor) -> torch.Tensor:
-    """The loss; if it is not finite, so that its gradients are NaN. A finite one keeps every bit.
+    """Return the loss; if it is not finite, its gradients become NaN. A finite loss does not change.
 
-    Processes exchange gradients: so all of them learn, without an exchange of its own, that one had a bad loss.
+    The all-reduce of gradients then tells all processes that one of them had a bad loss.
     """
     return loss * (loss.detach() * 0 + 1)
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer leaves weights and state alone if its ``found_inf`` is 1: fused Adam and AdamW.
+    """Whether the optimizer changes neither weights nor state if its ``found_inf`` is 1: fused Adam and AdamW.
 
-    Fused SGD does so too, but takes the empty momentum of a skipped first step for a real one afterwards.
+    Fused SGD does the same, but after a skipped first step it uses an uninitialized momentum.
     """
     return isinstance(optimizer, torch.optim.Adam) and getattr(optimizer, '_step_supports_amp_scaling', False)
 
 
 class Guarded:
-    """Mixin for mmengine's ``OptimWrapper``: a step whose loss or gradients are not finite changes nothing.
+    """Mixin for mmengine's ``OptimWrapper`` that skips steps whose loss or gradients are not finite.
 
-    Weights and the optimizer's state, step counters included, keep every bit. Fused Adam and AdamW skip on the device;
-    for other optimizers the flag is read, a synchronization, and the gradients are dropped.
+    A skipped step changes no bit of the weights and the optimizer state. Fused Adam and AdamW skip on the device. For
+    other optimizers the host reads the flag, which synchronizes, and drops the gradients.
 
     Attributes:
-        nonfinite: () float32, 1 if the last step was skipped because it was not finite; None before the first one.
-        loss: the last loss of this process, detached.
-        grad_norm: () of the last step's gradients before they were clipped; None where they are not, or not yet.
+        nonfinite: () float32, 1 if the last step was skipped; None before the first step.
+        loss: last loss of this process, detached.
+        grad_norm: () norm of the last step's gradients before clipping; None without clipping.
     """
 
     nonfinite: torch.Tensor | None = None
@@ -66,7 +67,7 @@ class Guarded:
         super().update_params(poisoned(loss), step_kwargs, zero_kwargs)
 
     def step(self, **kwargs) -> None:
-        # Before clipping, which turns an infinite gradient into a finite one if it clips values.
+        # Check before clipping, since clipping by value makes infinite gradients finite.
         self.nonfinite = any_nonfinite(gradients_of(self.optimizer))
         if skips_on_device(self.optimizer):
             self.optimizer.found_inf = self.nonfinite
@@ -80,7 +81,7 @@ class Guarded:
         super().step(**kwargs)
 
     def _clip_grad(self) -> None:
-        """As mmengine's, which logs the norm at once, so that the host waits; ``AsyncLoggingHook`` logs it later."""
+        """Clip gradients. ``AsyncLoggingHook`` logs the norm later; mmengine logs it at once, so the host waits."""
         parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
         if parameters:
             self.grad_norm = self.clip_func(parameters, **self.clip_grad_kwargs)
@@ -93,10 +94,10 @@ class GuardedOptimWrapper(Guarded, OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(Guarded, OptimWrapper):
-    """Mixed precision in bfloat16, without a loss scaler, on any device; see :class:`Guarded`.
+    """Mixed precision in bfloat16 on any device, without a loss scaler; see :class:`Guarded`.
 
-    mmengine's ``AmpOptimWrapper`` keeps a loss scaler under bf16 and refuses a machine without accelerator; for fp16,
-    which needs the scaler, use that one.
+    mmengine's ``AmpOptimWrapper`` has a loss scaler under bf16 and does not work without an accelerator. For fp16,
+    which needs the scaler, use ``GuardedAmpOptimWrapper``.
     """
 
     @contextmanager
@@ -107,11 +108,10 @@ class AutocastOptimWrapper(Guarded, OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class GuardedAmpOptimWrapper(Guarded, AmpOptimWrapper):
-    """Mixed precision in float16 with mmengine's loss scaler, which skips what is not finite and lowers its scale.
+    """Mixed precision in float16 with mmengine's loss scaler, which skips bad steps and lowers its scale.
 
-    Gradients beyond float16 are part of its work. As not finite (``nonfinite``) count a bad loss, of any process, and
-    bad gradients at a scale of at most 1, which cannot have caused them. With a constant ``loss_scale`` only bad losses
-    count.
+    Gradients that overflow at a large scale are normal and do not count as ``nonfinite``. A bad loss of any process
+    counts, and so do bad gradients at a scale of at most 1. With a constant ``loss_scale`` only bad losses count.
     """
 
     bad_loss: torch.Tensor | None = None
@@ -125,7 +125,7 @@ class GuardedAmpOptimWrapper(Guarded, AmpOptimWrapper):
 
     def step(self, **kwargs) -> None:
         flag, self.bad_loss = self.bad_loss, None
-        dist.all_reduce(flag, 'max')  # gradients do not tell a bad loss from too large a scale
+        dist.all_reduce(flag, 'max')  # gradients cannot tell a bad loss from too large a scale
         before = self.loss_scaler._get_scale_async().clone()
         AmpOptimWrapper.step(self, **kwargs)
         lowered = self.loss_scaler._get_scale_async() < before

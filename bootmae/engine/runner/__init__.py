@@ -1,1 +1,1 @@
-"""The runner, its loops, and the state that a run is resumed from."""
+"""The runner, its loops, and the state that a run resumes from."""

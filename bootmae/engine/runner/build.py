@@ -1,4 +1,4 @@
-"""The runner of a config, for one process or several."""
+"""Builds the runner of a config, for one process or several."""
 
 import os
 from pathlib import Path
@@ -12,16 +12,16 @@ from .runner import SuiteRunner
 
 
 def await_processes() -> None:
-    """Wait for the other processes of a run before it ends.
-
-    One that left at once would take the others' connections with it. See ``cli.leave`` too.
-    """
+    """Wait for the other processes at the end of a run: a process that leaves early breaks their connections."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 def apply_devices(cfg: Config, launcher: str) -> None:
-    """Let a multi-process run work without GPUs: gloo, and no device numbers. mmengine assumes CUDA there."""
+    """Let several processes train without GPUs: use gloo and no device ids, where mmengine assumes CUDA.
+
+    Changes ``env_cfg.dist_cfg`` and ``model_wrapper_cfg``.
+    """
     if launcher == 'none' or torch.cuda.is_available():
         return
     cfg.env_cfg.dist_cfg.backend = 'gloo'
@@ -31,18 +31,18 @@ def apply_devices(cfg: Config, launcher: str) -> None:
 
 
 def build_runner(cfg: Config, config_path: str | Path, work_dir: str | None = None, launcher: str = 'none') -> Runner:
-    """The runner of a config, its work directory ``work_dirs/<config name>`` unless given."""
+    """Build the runner of a config. The default work directory is ``work_dirs/<config name>``."""
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_path).stem)
     cfg.launcher = launcher
-    # mmseg and mmdet give it one name, by which a second run in this process would go on with the first one's curves.
+    # mmseg and mmdet name it, and a second run in this process would get the visualizer of that name with its curves.
     cfg.get('visualizer', {}).pop('name', None)
     check_model(cfg)
     apply_devices(cfg, launcher)
-    if cfg.get('randomness', {}).get('deterministic'):  # cuBLAS, which looks at its first product, refuses without
+    if cfg.get('randomness', {}).get('deterministic'):  # cuBLAS reads it at its first product
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     return SuiteRunner.from_cfg(cfg)
 
 
 def processes(launcher: str) -> int:
-    """Number of processes of this run, as the launcher says."""
+    """Return the number of processes of this run, as set by the launcher."""
     return int(os.environ.get('SLURM_NTASKS' if launcher == 'slurm' else 'WORLD_SIZE', 1)) if launcher != 'none' else 1

@@ -1,4 +1,4 @@
-"""``torch.compile`` of a model in training: what of it, how, and what it cost."""
+"""Compiles a model for training with ``torch.compile``."""
 
 import os
 import shutil
@@ -17,18 +17,17 @@ SCOPES = ('whole', 'blocks')
 BLOCKS = (Block, DecoderBlock, TransformerEncoderLayer)
 
 
-def settings(value: Any, model: nn.Module) -> dict:
-    """The config's ``compile`` as ``dict(scope=..., **arguments of torch.compile)``; empty for no compilation.
+def compile_settings(value: Any, model: nn.Module) -> dict:
+    """Expand ``compile`` of a config to ``dict(scope=..., **arguments of torch.compile)``; empty for no compilation.
 
     Args:
         value: True, 'whole', 'blocks', or a dict with ``scope`` and arguments of ``torch.compile``, such as
-            ``dict(scope='whole', mode='max-autotune')``; None or False for none.
-        model: to be trained. True stands for its ``whole``, where it is a BootMAE in one process, else for ``blocks``:
-            the gradients of a whole graph come all at once, so that nothing of their exchange between processes would
-            overlap with the backward pass.
+            ``dict(scope='whole', mode='max-autotune')``; None or False for no compilation.
+        model: the model to train. True means ``whole`` for a BootMAE in one process, otherwise ``blocks``: a whole
+            graph gives all gradients at once, so that their all-reduce cannot overlap with the backward pass.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for any other value, or ``whole`` for another model than BootMAE.
     """
     if not value:
         return {}
@@ -42,23 +41,25 @@ def settings(value: Any, model: nn.Module) -> dict:
         )
     if options['scope'] == 'whole' and not whole:
         raise ValueError(
-            f"compile={value!r}: the whole of a {type(model).__name__} cannot be compiled, give compile='blocks'"
+            f"compile={value!r}: {type(model).__name__} cannot be compiled as a whole; give compile='blocks'"
         )
     return options
 
 
 def compile_model(model: nn.Module, scope: str, **options) -> int:
-    """Compile a model's training in place; gives the number of parts. Weights, names and results stay as they are.
+    """Compile a model in place for training. Weights, names and results do not change.
 
     Args:
-        model: without wrappers.
-        scope: ``whole``: BootMAE from images and masks to its two losses, momentum encoder included, in one graph.
-            ``blocks``: each transformer block by itself; equal ones share a graph, so that it takes a fraction of the
-            time to compile.
-        options: of ``torch.compile``.
+        model: the model without wrappers.
+        scope: ``whole`` compiles BootMAE from images and masks to its losses, with the momentum encoder, as one graph.
+            ``blocks`` compiles each transformer block; equal blocks share a graph, which takes much less time.
+        options: arguments of ``torch.compile``.
+
+    Returns:
+        The number of compiled parts.
 
     Raises:
-        ValueError: if the model has no transformer block of ours or of mmpretrain, or if there is no compiler.
+        ValueError: if the model has no transformer block of this package or mmpretrain, or without a C++ compiler.
     """
     if options.get('backend', 'inductor') == 'inductor':
         check_compiler()
@@ -67,17 +68,17 @@ def compile_model(model: nn.Module, scope: str, **options) -> int:
         return 1
     blocks = [module for module in model.modules() if isinstance(module, BLOCKS)]
     if not blocks:
-        raise ValueError(f'compile: {type(model).__name__} has no transformer block of ours or of mmpretrain')
+        raise ValueError(f'compile: {type(model).__name__} has no transformer block of this package or mmpretrain')
     for block in blocks:
         block.compile(**options)
     return len(blocks)
 
 
 def check_compiler() -> None:
-    """Raise a ValueError without a C++ compiler, which torch calls for its kernels on a CPU and launchers on a GPU."""
+    """Raise a ValueError without a C++ compiler, which torch needs for CPU kernels and GPU launchers."""
     compilers = [os.environ.get('CXX'), 'c++', 'g++', 'clang++']
     if not any(shutil.which(name) for name in compilers if name):
         raise ValueError(
-            'compile: torch.compile needs a C++ compiler, and there is none: install one (Debian: sudo '
-            'apt-get install g++), or leave compile out'
+            'compile: torch.compile needs a C++ compiler and found none: install one (Debian: sudo '
+            'apt-get install g++), or remove compile from the config'
         )

@@ -1,4 +1,4 @@
-"""Going on with a run on another number of processes, or with other settings of the optimizer."""
+"""Resumes a run on another number of processes, or with other learning rates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,9 @@ from ..optimizers.schedule import WarmupCosineLR
 
 
 def fit_processes(content: dict, runner: Runner) -> None:
-    """Convert a checkpoint's counters from its accumulation to the run's; changes ``content`` in place.
+    """Convert a checkpoint's counters from its gradient accumulation to that of the run; changes ``content`` in place.
 
-    The global batch is the same (checked before), so that an iteration of the file, ``1 / accumulation`` of an
-    optimizer step, becomes another share of a step.
+    The global batch is the same (checked before), but an iteration, ``1 / accumulation`` of an optimizer step, is not.
 
     Raises:
         ValueError: for a learning rate schedule that cannot be converted.
@@ -29,9 +28,9 @@ def fit_processes(content: dict, runner: Runner) -> None:
             continue
         if not isinstance(scheduler, WarmupCosineLR):
             raise ValueError(
-                f'this run has accumulation {new}, the checkpoint accumulation {old}, and '
-                f'{type(scheduler).__name__} cannot be converted: resume with as many processes and the '
-                'batch_size that the run was started with'
+                f'this run has accumulation {new}, the checkpoint has accumulation {old}, and '
+                f'{type(scheduler).__name__} cannot be converted: resume with the number of processes and the '
+                'batch_size of the original run'
             )
         for count in ('last_step', '_global_step'):
             state[count] += meta['iter'] - before
@@ -39,12 +38,12 @@ def fit_processes(content: dict, runner: Runner) -> None:
 
 @contextmanager
 def config_rates(runner: Runner) -> Iterator[None]:
-    """While a checkpoint is loaded within, keep the learning rates and weight decays of the config, not of the file."""
+    """Keep the learning rates and weight decays of the config while a checkpoint is loaded in the block."""
     optimizer, schedulers = runner.optim_wrapper.optimizer, runner.param_schedulers or []
     wanted = [(group.get('initial_lr', group['lr']), group['weight_decay']) for group in optimizer.param_groups]
     yield
     for group, (rate, decay) in zip(optimizer.param_groups, wanted):
-        group['lr'] *= rate / group.get('initial_lr', rate)  # keeps the place in the schedule
+        group['lr'] *= rate / group.get('initial_lr', rate)  # keeps the position in the schedule
         group.update(initial_lr=rate, weight_decay=decay)
     for scheduler in schedulers if isinstance(schedulers, list) else []:
         if scheduler.param_name == 'lr':

@@ -1,4 +1,4 @@
-"""Training loops that go on from any step, bit for bit; mmengine's, but for the order of samples and the seeds."""
+"""Training loops that resume from any step bit for bit, thanks to seeds that depend only on the position."""
 
 from collections.abc import Iterator
 
@@ -15,9 +15,9 @@ from ...data.seeding import seed_step
 
 
 def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
-    """What brings batches to the GPU: decodes files there (``reader='gpu'``), or copies; None without either.
+    """Build the stage that brings batches to the GPU, where ``reader='gpu'`` decodes files; None if nothing is to do.
 
-    Without a GPU, where such a run may be replayed, files are decoded on the CPU.
+    Without a GPU a run with ``reader='gpu'`` can still be replayed: the files are then decoded on the CPU.
     """
     options, gpu = cfg.get('device_stage'), torch.cuda.is_available()
     if options is None:
@@ -26,16 +26,16 @@ def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
 
 
 class _Seeded:
-    """Mixin: each iteration starts from the seeds of (seed, iteration, rank), samples from those of (seed, epoch).
+    """Mixin: (seed, iteration, rank) seed each iteration, and (seed, epoch, index) each sample.
 
-    The training loader has a ``SeededSamples``, a ``StreamSampler`` and ``ResumableBatches``
-    (:func:`apply_run_defaults`).
+    The training loader needs ``SeededSamples``, ``StreamSampler`` and ``ResumableBatches``, see
+    :func:`bootmae.config.run_defaults.make_resumable`.
     """
 
     def begin(self) -> None:
-        """Give the run's seed to samples, order and steps; at the start of training."""
-        # With randomness=dict(diff_rank_seed=True) each rank has a seed of its own; all follow that of rank 0.
-        # A resumed run has the seed of its checkpoint by now.
+        """Set the seed of samples, their order and steps at the start of training."""
+        # With randomness=dict(diff_rank_seed=True) each rank has its own seed; all use that of rank 0.
+        # A resumed run already has the seed of its checkpoint.
         seed = torch.tensor(self.runner.seed)
         broadcast(seed, src=0)
         self.seed = self.dataloader.dataset.seed = self.dataloader.batch_sampler.sampler.seed = int(seed)
@@ -43,7 +43,7 @@ class _Seeded:
         self.runner.call_hook('before_train')
 
     def batches(self) -> Iterator[dict]:
-        """Those of the loader, brought to the device while it works on the step before; see ``DeviceStage``."""
+        """Iterate over the loader's batches; they reach the device during the previous step, see ``DeviceStage``."""
         return iter(self.dataloader) if self.stage is None else map(self.stage, self.dataloader)
 
     def run_iter(self, *args) -> None:
@@ -52,7 +52,7 @@ class _Seeded:
         super().run_iter(*args)
 
     def validate(self, done: int, last: bool) -> None:
-        """Run the validation if it is due after so many epochs or iterations."""
+        """Run the validation if it is due after ``done`` epochs or iterations."""
         self._decide_current_val_interval()
         if self.runner.val_loop is not None and done >= self.val_begin and (last or done % self.val_interval == 0):
             self.runner.val_loop.run()
@@ -60,13 +60,13 @@ class _Seeded:
 
 @LOOPS.register_module()
 class EpochLoop(_Seeded, EpochBasedTrainLoop):
-    """Epochs; the first one of a resumed run may begin in its middle.
+    """Trains epochs. A resumed run may start in the middle of one.
 
-    A resumed run first repeats the validation that was due after its checkpoint, which may have been cut short.
+    A resumed run first repeats the validation that was due at its checkpoint, since it may have been interrupted.
     """
 
     def run(self) -> nn.Module:
-        """Train, or go on with it.
+        """Train from the current position to the end.
 
         Raises:
             ValueError: if the checkpoint's epoch and iteration do not fit the length of an epoch.
@@ -75,7 +75,7 @@ class EpochLoop(_Seeded, EpochBasedTrainLoop):
         if not self._epoch * length <= self._iter <= (self._epoch + 1) * length:
             raise ValueError(
                 f'the checkpoint is at epoch {self._epoch}, iteration {self._iter}, but an epoch now has '
-                f'{length} iterations: resume with the data set and the batch that it was made with'
+                f'{length} iterations: resume with the data set and the batch size of the original run'
             )
         self.begin()
         if self._epoch and self._iter == self._epoch * length:
@@ -87,7 +87,7 @@ class EpochLoop(_Seeded, EpochBasedTrainLoop):
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train an epoch, or the rest of it."""
+        """Train an epoch, or the rest of a resumed one."""
         done = self._iter - self._epoch * len(self.dataloader)
         self.dataloader.batch_sampler.sampler.set_epoch(self._epoch)
         self.dataloader.batch_sampler.skip = done
@@ -101,10 +101,10 @@ class EpochLoop(_Seeded, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class IterLoop(_Seeded, IterBasedTrainLoop):
-    """Iterations over a stream of samples without end; a resumed run repeats the validation due, as ``EpochLoop``."""
+    """Trains iterations on an endless stream of samples. A resumed run repeats a validation as in ``EpochLoop``."""
 
     def run(self) -> nn.Module:
-        """Train, or go on with it."""
+        """Train from the current position to the end."""
         self.begin()
         self.runner.call_hook('before_train_epoch')
         if self._iter:

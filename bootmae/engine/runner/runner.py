@@ -1,8 +1,9 @@
-"""mmengine's runner with safe and whole loading, and batch normalization that works wherever it runs."""
+"""mmengine's runner with safe loading, exact resuming, and early checks of data and models."""
 
 import logging
 import time
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,28 +22,34 @@ from ...checkpoints.resume import Found, check_facts, check_optimizer, choose
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
 from ...config.weights import follow_statistics
+from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
 from ..hooks.checkpoint import checkpoint_folder
 from ..hooks.class_results import ClassResultsHook, has_class_results
 from ..hooks.compile import CompileHook
 from ..unwrap import bare_model
-from .compile import compile_model, settings
+from .compile import compile_model, compile_settings
 from .elastic import config_rates, fit_processes
-from .state import cap_histories, history_length, run_content, run_facts
+from .state import cap_histories, history_length, resume_signature, run_content
 
-PATIENCE = 60  # seconds that a file written by one machine may take to be seen by another
+PATIENCE = 60  # seconds until a file written on one machine is visible on another
 
 
 @RUNNERS.register_module()
 class SuiteRunner(Runner):
-    """mmengine's ``Runner`` falls back to unsafe pickles and goes on with missing weights; this one refuses both."""
+    """mmengine's ``Runner``, but it refuses unsafe pickles and checkpoints with missing weights."""
 
-    found: Found | None = None  # of an automatic resume, until it has been loaded
+    found: Found | None = None  # the checkpoint of an automatic resume, until it is loaded
+
+    @cached_property
+    def counters(self) -> AsyncCounters:
+        """Counters that hooks sum over all ranks; all ranks must use it first in the same place."""
+        return AsyncCounters()
 
     def load_checkpoint(self, filename: str, map_location='cpu', strict: bool = True, revise_keys=()) -> dict:
         """Load all weights of a run, for ``load_from`` and for resuming; see :func:`load_run`.
 
-        The arguments after the first are the base class's and have no effect: loading is strict, names are ours.
+        Loading is always strict; the arguments after ``filename`` only exist for the base class.
         """
         content = self._content_of(filename)
         if 'meta' not in content:
@@ -60,23 +67,23 @@ class SuiteRunner(Runner):
         return content
 
     def _content_of(self, filename: str) -> dict:
-        """What is in a file; of a file that was found and read just now, that."""
+        """Read a checkpoint, unless the search for the newest one has just read it."""
         found, self.found = self.found, None
         if found is not None and found.content is not None and str(found.path) == str(filename):
             return found.content
         return read_checkpoint(filename)
 
     def _prepare_resume(self, content: dict, filename: str) -> None:
-        """Refuse a file of another run, and fit its counters to the number of processes of this one."""
+        """Refuse the checkpoint of another run, and convert its counters to the number of processes of this one."""
         optimizer = getattr(self.optim_wrapper, 'optimizer', None)
         if optimizer is not None:
             check_optimizer(content, filename, optimizer)
-        for difference in check_facts(content, filename, run_facts(self), self.cfg.get('resume_changed', False)):
-            self.logger.warning(f'resumed with another config, as asked: {difference}')
+        for difference in check_facts(content, filename, resume_signature(self), self.cfg.get('resume_changed', False)):
+            self.logger.warning(f'resumed with another config (--resume-changed): {difference}')
         fit_processes(content, self)
 
     def resume(self, filename: str, *args, **kwargs) -> None:
-        """As mmengine's, which goes on with whatever the file holds; see :mod:`bootmae.checkpoints.resume`."""
+        """Resume from a checkpoint that fits this run; see :mod:`bootmae.checkpoints.resume`."""
         before, self._resume = self._resume, True
         rates = config_rates(self) if self.cfg.get('resume_changed') else nullcontext()
         try:
@@ -86,20 +93,20 @@ class SuiteRunner(Runner):
             self._resume = before
 
     def load_or_resume(self) -> None:
-        """As mmengine's, which follows a note of the last file, whole or not, on each process by itself."""
+        """Load or resume. All ranks resume automatically from the newest complete file that rank 0 finds."""
         if self._has_loaded or not self._resume or self._load_from is not None:
             super().load_or_resume()
             return
         path = self._agree_on_newest()
         if path is None:
-            self.logger.info(f'no checkpoint in {checkpoint_folder(self)}: the run starts anew')
+            self.logger.info(f'no checkpoint in {checkpoint_folder(self)}: the run starts from the beginning')
             return
         self.logger.info(f'resuming from the newest checkpoint, {path}')
         await_file(path)
         self.resume(path)
 
     def _agree_on_newest(self) -> str | None:
-        """The newest whole checkpoint as rank 0 sees it; the others take its word, since folders may show late."""
+        """Return the newest complete checkpoint that rank 0 sees, since shared folders may update late elsewhere."""
         answer = [None, None]  # path, error
         if is_main_process():
             remove_stale(checkpoint_folder(self))
@@ -125,16 +132,16 @@ class SuiteRunner(Runner):
         by_epoch: bool = True,
         backend_args=None,
     ) -> None:
-        """As mmengine's, which builds the file in memory and writes it over the old one; see :func:`write_checkpoint`.
+        """Write a checkpoint beside its final path and rename it; see :func:`write_checkpoint`.
 
         Raises:
-            OSError: if the file could not be written; an older one of its name is what it was.
+            OSError: if the file could not be written; an older file of this name is unchanged.
         """
         if file_client_args or backend_args:
-            raise ValueError('checkpoints are written to local folders: take file_client_args and backend_args away')
+            raise ValueError('checkpoints are written to local folders: remove file_client_args and backend_args')
         counters = (
             dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else dict(epoch=self.epoch, iter=self.iter + 1)
-        )  # as called by hooks, before the loop counts
+        )  # hooks call it before the loop counts the iteration
         cap_histories(self.message_hub, history_length(self))
         self.call_hook('flush_logs')
         content = run_content(self, counters | (meta or {}), save_optimizer, save_param_scheduler)
@@ -143,33 +150,33 @@ class SuiteRunner(Runner):
         write_checkpoint(Path(out_dir, filename), content)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """As mmengine's, which turns SyncBN into BN for a single process; here also where there is no GPU for it."""
+        """Wrap the model for several processes; without GPUs replace SyncBN by BN first."""
         if self.distributed and not torch.cuda.is_available() and has_norm(model, nn.SyncBatchNorm):
             print_log('SyncBN needs GPUs: each process normalizes its own batch (BN)', 'current', logging.WARNING)
             model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _maybe_compile(self, target: str) -> None:
-        """As mmengine's, which compiles the whole step, logs and checks included; see compile.py."""
+        """Compile the model as the config's ``compile`` says; see compile.py."""
         model = bare_model(self)
-        options = settings(self.cfg.get('compile'), model)
+        options = compile_settings(self.cfg.get('compile'), model)
         if options:
             parts = compile_model(model, **options)
             self.register_hook(CompileHook())
             self.logger.info(
-                f'compile={options}: {parts} parts, compiled in the first step, which takes a minute or more'
+                f'compile={options}: {parts} parts are compiled in the first step, which takes a minute or more'
             )
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs) -> DataLoader:
-        """As mmengine's, whose data sets fail with "need at least one array to concatenate" where there is no image."""
+        """Build a data loader; explain the "need at least one array to concatenate" of an empty data set."""
         try:
             return Runner.build_dataloader(dataloader, *args, **kwargs)
         except ValueError as error:
             if 'at least one array' not in str(error):
                 raise
             dataset = dataloader['dataset']
-            dataset = dataset.get('dataset', dataset)  # within SeededSamples
+            dataset = dataset.get('dataset', dataset)  # SeededSamples wraps the data set
             raise ValueError(
                 f'{dataset["type"]} found no image: check its data_root={dataset.get("data_root")!r}, '
                 f'data_prefix, {"img_suffix" if "ann_file" not in dataset else "ann_file"} and filter_cfg'
@@ -185,7 +192,7 @@ class SuiteRunner(Runner):
         return self._checked(super().build_test_loop(loop))
 
     def _checked(self, loop):
-        """The loop, once its data set and metrics are found to fit the model and one another."""
+        """Return the loop after checking that its data set, metrics and model fit together."""
         check_dataset(loop.dataloader.dataset, bare_model(self))
         metrics = loop.evaluator.metrics if hasattr(loop, 'evaluator') else ()
         for metric in metrics:
@@ -195,13 +202,13 @@ class SuiteRunner(Runner):
         return loop
 
     def train(self) -> nn.Module:
-        """As mmengine's, after the checks that need the model."""
+        """Train, after the checks that need the model."""
         if self.cfg.train_dataloader.get('batch_size') == 1:
             check_single_image(bare_model(self))
         return super().train()
 
     def test(self) -> dict[str, float]:
-        """As mmengine's, but only the first process writes the metrics: there all do, into one file at once."""
+        """Test; only rank 0 writes the metrics, while in mmengine all ranks write the same file at once."""
         for hook in self.hooks:
             if isinstance(hook, LoggerHook):
                 hook.after_test_epoch = master_only(hook.after_test_epoch)
@@ -209,14 +216,14 @@ class SuiteRunner(Runner):
 
 
 def await_file(path: str, seconds: float = PATIENCE) -> None:
-    """Wait until a file that another process has seen shows here too; a shared folder may be late."""
+    """Wait until a file that another process has seen is visible here; shared folders may update late."""
     end = time.monotonic() + seconds
     while not Path(path).is_file() and time.monotonic() < end:
         time.sleep(0.1)
 
 
 def has_norm(model: nn.Module, kind: type) -> bool:
-    """Whether a trained layer of this kind is in the model."""
+    """Whether the model has a trainable layer of this kind."""
     return any(
         isinstance(module, kind) and module.weight is not None and module.weight.requires_grad
         for module in model.modules()
@@ -224,7 +231,7 @@ def has_norm(model: nn.Module, kind: type) -> bool:
 
 
 def check_single_image(model: nn.Module) -> None:
-    """Raise a ValueError for batch normalization over a single image, whose statistics are useless or undefined."""
+    """Raise a ValueError for batch normalization over a single image, whose statistics are undefined."""
     if has_norm(model, _BatchNorm) and not has_norm(model, nn.SyncBatchNorm):
         raise ValueError(
             f'train_dataloader.batch_size=1, but {type(model).__name__} has batch normalization, which '

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and the facts that a resumed run is compared by."""
+"""The content of a run's checkpoint, and the facts that must not change when it resumes."""
 
 import time
 
@@ -6,26 +6,29 @@ import mmengine
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, weights_to_cpu
+from mmengine.runner import EpochBasedTrainLoop, Runner, weights_to_cpu
 from mmengine.utils import apply_to, get_git_hash
 
-HISTORY = 256  # values that are kept of each logged scalar
+HISTORY = 256  # minimum number of values that are kept of each logged scalar
 
 
-def history_length(runner) -> int:
-    """Values of each logged scalar that the log processor may look at, and at least ``HISTORY``."""
+def history_length(runner: Runner) -> int:
+    """Return how many values of each logged scalar to keep: all that the log processor may average."""
     windows = [item.get('window_size') for item in runner.log_processor.custom_cfg]
     if 'global' in windows:
         return 1_000_000  # mmengine's own limit
-    loaders = [getattr(loop, 'dataloader', ()) for loop in (runner._val_loop, runner._train_loop)]  # built or not
+    # Loops that are not built yet are configs without a loader.
+    loaders = [getattr(loop, 'dataloader', ()) for loop in (runner._val_loop, runner._train_loop)]
     lengths = [len(loader) for loader in (loaders if 'epoch' in windows else loaders[:1])]
     numbers = [size for size in (*windows, runner.log_processor.window_size) if isinstance(size, int)]
     return max(HISTORY, *lengths, *numbers)
 
 
 def cap_histories(hub: MessageHub, length: int) -> None:
-    """Keep the last values of each logged scalar. mmengine keeps a million, copies all of them at each step, and saves
-    all of them with each checkpoint."""
+    """Keep only the last values of each logged scalar.
+
+    mmengine keeps a million, copies them in each step, and saves them in each checkpoint.
+    """
     for buffer in hub.log_scalars.values():
         buffer.max_length = length
         if len(buffer._log_history) > length:
@@ -33,8 +36,8 @@ def cap_histories(hub: MessageHub, length: int) -> None:
             buffer._count_history = buffer._count_history[-length:].copy()
 
 
-def run_facts(runner) -> dict:
-    """What changes the meaning of a run, in plain types; none of it depends on the number of processes."""
+def resume_signature(runner: Runner) -> dict:
+    """Return the facts that must not change when a run resumes; none depends on the number of processes."""
     wrapper, loop = runner.optim_wrapper, runner.train_loop
     accumulation = getattr(wrapper, '_accumulative_counts', 1)
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
@@ -53,8 +56,8 @@ def run_facts(runner) -> dict:
     )
 
 
-def run_content(runner, meta: dict, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict:
-    """What mmengine's ``Runner.save_checkpoint`` writes of a run, under its keys; tensors on the CPU are not copied."""
+def run_content(runner: Runner, meta: dict, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict:
+    """Return what mmengine's ``Runner.save_checkpoint`` writes, with its keys, without copying CPU tensors."""
     meta = meta | dict(
         cfg=runner.cfg.pretty_text,
         seed=runner.seed,

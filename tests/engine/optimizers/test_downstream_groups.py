@@ -1,4 +1,4 @@
-"""Learning-rate scale and weight decay of every parameter of segmentors and detectors, as their configs build them."""
+"""Learning rate factor and weight decay of every parameter of segmentors and detectors, built from their configs."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from bootmae.checkpoints.detectron2 import from_detectron2
 from bootmae.checkpoints.keys import from_authors_finetuned
 from bootmae.engine.optimizers.layer_decay import parameter_table
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 BLOCK = {
     'norm1.weight': False,
     'norm1.bias': False,
@@ -35,7 +35,7 @@ SEGMENTATION_BLOCK = BLOCK | {'gamma_1': False, 'gamma_2': False, 'attn.relative
 
 
 def backbone_table(depth: int, block: dict[str, bool]) -> dict[str, tuple[float, bool]]:
-    """Layer decay 2 (so that the numbers are plain): the embedding has group 0, block k group k + 1."""
+    """Expected values for a layer decay of 2: the embedding is group 0, block k is group k + 1."""
     return {
         'backbone.cls_token': (2.0 ** (depth + 1), False),
         'backbone.pos_embed': (2.0 ** (depth + 1), False),
@@ -50,7 +50,7 @@ def backbone_table(depth: int, block: dict[str, bool]) -> dict[str, tuple[float,
 
 
 def convolution(name: str, bias: bool = True) -> dict[str, tuple[float, bool]]:
-    """Kernels decay, biases do not; after the blocks nothing is scaled. Linear layers too."""
+    """Kernels of convolutions and linear layers decay, biases do not; nothing after the blocks is scaled."""
     return {f'{name}.weight': (1.0, True)} | ({f'{name}.bias': (1.0, False)} if bias else {})
 
 
@@ -59,7 +59,7 @@ def norm(name: str) -> dict[str, tuple[float, bool]]:
 
 
 def with_norm(name: str, kind: str = 'bn') -> dict[str, tuple[float, bool]]:
-    """mmcv's ConvModule."""
+    """Expected values of mmcv's ConvModule."""
     return convolution(f'{name}.conv', bias=False) | norm(f'{name}.{kind}')
 
 
@@ -129,7 +129,7 @@ VITDET = table(
 
 
 def build(config: str, arch: dict | None = None, taps: tuple[int, ...] | None = None) -> tuple[Config, torch.nn.Module]:
-    """A config's model without memory, with another ViT if given (its heads keep their width: only names matter)."""
+    """Build a config's model on the meta device, with another ViT if given (only names matter)."""
     cfg = Config.fromfile(CONFIGS / config)
     init_default_scope(cfg.default_scope)
     if arch:
@@ -158,7 +158,7 @@ def test_toy_table(config, depth, taps, expected):
 
 
 def split_bias(rates: dict[str, float]) -> dict[str, float]:
-    """Rates under our names; a fused bias, which the key map would cut in tensors, is two here."""
+    """Return the rates under our names; a fused bias counts as two."""
     rates = dict(rates)
     for name in [name for name in rates if name.endswith('qkv.bias')]:
         rates[name.replace('qkv.bias', 'q_bias')] = rates[name.replace('qkv.bias', 'v_bias')] = rates.pop(name)
@@ -166,7 +166,7 @@ def split_bias(rates: dict[str, float]) -> dict[str, float]:
 
 
 def test_vitdet_equals_detectron2(golden):
-    """Its learning rates; and all decays but norms and absolute positions, biases too."""
+    """The learning rates are the same, and weight decay applies to everything but norms and absolute positions."""
     stored = json.loads((golden / 'vitdet_lr_rates.json').read_text())
     cfg, model = build('det/bootmae_vitb_vitdet.py')
     options = cfg.optim_wrapper.paramwise_cfg
@@ -186,7 +186,7 @@ def test_vitdet_equals_detectron2(golden):
 
 
 def test_backbones_are_alike_in_all_libraries():
-    """What a classifier's backbone shares with a segmentor's and a detector's has the same groups."""
+    """The shared parameters of classifier, segmentor and detector backbones have the same groups."""
     tables = {}
     for task, config in (
         ('cls', 'bootmae_vitb_finetune'),
@@ -245,7 +245,7 @@ def test_vitb_segmentation_equals_the_release(golden, decay_positions):
 
 
 def test_configs_take_the_intended_decay():
-    """The release's own is one option away; see docs/recipes.md."""
+    """One option gives that of the release; see docs/recipes.md."""
     cfg, model = build('seg/bootmae_vitb_upernet.py', toy(4), (0, 1, 2, 3))
     settings = cfg.optim_wrapper.paramwise_cfg
     assert settings == dict(layer_decay=0.65)

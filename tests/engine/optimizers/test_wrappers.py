@@ -18,7 +18,7 @@ CLIP = dict(none=None, norm=dict(max_norm=0.5), value=dict(type='value', clip_va
 @pytest.mark.parametrize('clip', CLIP)
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_a_bad_step_changes_nothing(optimizer, clip, bad):
-    """No bit of weights and state; and the steps afterwards are those of a run without it."""
+    """Weights and state keep every bit, and later steps are those of a run without the bad one."""
     toy, clean = (Toy(optimizer=optimizer, clip_grad=CLIP[clip]) for _ in range(2))
     for seed in range(3):
         toy.batch(seed)
@@ -38,7 +38,7 @@ def test_a_bad_step_changes_nothing(optimizer, clip, bad):
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_a_bad_first_step(optimizer):
-    """When the optimizer has no state yet."""
+    """The optimizer has no state yet."""
     toy, clean = Toy(optimizer=optimizer), Toy(optimizer=optimizer)
     toy.batch(99, ('gradient', NAN))
     for seed in range(3):
@@ -49,7 +49,7 @@ def test_a_bad_first_step(optimizer):
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_mmengines_wrapper_takes_it(optimizer):
-    """What is guarded against does happen."""
+    """This shows that the tests above can fail."""
     toy = Toy('OptimWrapper', optimizer)
     toy.batch(0)
     toy.batch(1, ('gradient', NAN))
@@ -77,7 +77,7 @@ def test_finite_steps_are_those_of_mmengine(optimizer, clip):
 @pytest.mark.parametrize('bad', [('loss', NAN), ('gradient', INF)])
 @pytest.mark.parametrize('where', [0, 1, 2])
 def test_accumulation(where, bad):
-    """One bad batch of three spoils its step, and that step alone."""
+    """One bad batch of three skips its step, and only that step."""
     toy, clean = Toy(accumulative_counts=3), Toy(accumulative_counts=3)
     for seed in range(3):
         toy.batch(seed, bad if seed == where else None)

@@ -1,4 +1,4 @@
-"""From a config to a runner: batch, starting weights, devices, data and model checks, all without training."""
+"""The steps from a config to a runner: batch, start weights, checks, devices."""
 
 import os
 from pathlib import Path
@@ -64,18 +64,11 @@ def test_apply_batch_keeps_the_recipe(pretrain, gpus, per_gpu, accumulation):
 
 
 def test_apply_batch_slows_the_average_of_weights(finetune):
-    """EMAHook averages at each `interval`-th iteration: its decay holds for optimizer steps."""
+    """EMAHook averages once per optimizer step, which its decay is meant for."""
     finetune.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
     finetune.train_dataloader.batch_size = 8
     apply_batch(finetune, 1)
     assert finetune.custom_hooks[0].interval == 4
-
-
-def test_apply_batch_leaves_other_schedules_alone():
-    cfg = load_config(CONFIGS / 'pretrain' / 'mae_vitb.py')
-    before = [dict(scheduler) for scheduler in cfg.param_scheduler]
-    apply_batch(cfg, 4)
-    assert cfg.param_scheduler == before
 
 
 def test_scaling_the_learning_rate_instead(pretrain):
@@ -105,7 +98,7 @@ def test_number_of_processes(monkeypatch):
 
 @pytest.fixture
 def make_file(tmp_path, pretrain):
-    """``make_file(name, prefix, **content)``: a file with the encoder of the debug size."""
+    """``make_file(name, prefix, **content)`` writes a file with an encoder of the debug size."""
     state = MODELS.build(pretrain.model.backbone).state_dict()
 
     def make(name: str = 'run.pth', prefix: str = 'backbone.', **content) -> str:
@@ -300,7 +293,7 @@ def test_training_moves_all_and_the_loss_falls(tmp_path):
 
 @pytest.mark.slow
 def test_average_of_weights_under_accumulation(tmp_path):
-    """EMAHook averages after updates, not after iterations that only accumulate; its last average is one behind."""
+    """EMAHook averages after optimizer steps, not after accumulation only; its last average is one behind."""
     files = []
     for batch in (32, 16):
         train(

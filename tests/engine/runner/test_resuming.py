@@ -1,4 +1,4 @@
-"""Resuming: the newest whole file is found by rank 0 for all, and files of other runs are refused."""
+"""Rank 0 finds the newest complete file for all ranks, and files of other runs are refused."""
 
 import logging
 import lzma
@@ -24,7 +24,7 @@ from bootmae.engine.runner import state
 from bootmae.engine.runner.build import build_runner
 from bootmae.engine.runner.runner import await_file
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RELEASES = ROOT / 'tests' / 'checkpoints'
 CONFIG = ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py'
 
@@ -37,7 +37,7 @@ def warned(monkeypatch):
 
 
 def edit(path: Path, change) -> None:
-    """Change the content of a checkpoint; it is whole afterwards."""
+    """Change the content of a checkpoint and give it a valid checksum."""
     content = read_checkpoint(path)
     change(content)
     write_checkpoint(path, content)
@@ -45,7 +45,7 @@ def edit(path: Path, change) -> None:
 
 @pytest.fixture
 def half(tmp_path) -> Path:
-    """The folder of a run after two of four epochs, with three files."""
+    """The folder of a run after two of four epochs."""
     toy_runner(tmp_path, dict(max_keep_ckpts=-1), epochs=2).train()
     return tmp_path
 
@@ -97,7 +97,7 @@ def test_the_file_is_read_once(half, monkeypatch):
 
 
 def test_other_ranks_follow_rank_0(half, monkeypatch):
-    """Rank 1's view of the folder is an hour old: it sees no file, and waits for the one that rank 0 names."""
+    """Rank 1 has an old view of the folder without files and waits for the file that rank 0 names."""
     hidden = half / 'hidden'
     hidden.mkdir()
     shutil.move(half / 'epoch_2.pth', hidden)
@@ -123,7 +123,7 @@ def test_waiting_for_a_file_ends(tmp_path):
 
 
 def test_a_folder_of_its_own(tmp_path):
-    """``out_dir``: files are written and looked for there."""
+    """Files are written to ``out_dir`` and found there."""
     out, work = tmp_path / 'other' / 'work', tmp_path / 'work'
     toy_runner(work, dict(out_dir=str(out)), epochs=1).train()
     assert [path.name for path in (out / 'work').glob('*.pth')] == ['epoch_1.pth']
@@ -159,14 +159,14 @@ def test_a_run_with_another_config_is_refused_unless_wanted(half, warned):
         toy_runner(half, epochs=3, resume=True, **changes).train()
     toy_runner(half, epochs=3, resume=True, resume_changed=True).train()
     assert [line for line in warned if 'resumed' in line] == [
-        'resumed with another config, as asked: max_epochs 2, here 3'
+        'resumed with another config (--resume-changed): max_epochs 2, here 3'
     ]
 
 
-def test_facts_that_are_recorded(tmp_path):
+def test_resume_signature(tmp_path):
     runner = toy_runner(tmp_path, epochs=2, **{'optim_wrapper.accumulative_counts': 2})
     runner.train()
-    assert state.run_facts(runner) == dict(
+    assert state.resume_signature(runner) == dict(
         loop='epochs', global_batch=4, train_samples=8, optimizer='AdamW', max_epochs=2, lr=0.1, weight_decay=0.01
     )
     runner = toy_runner(
@@ -176,7 +176,7 @@ def test_facts_that_are_recorded(tmp_path):
         train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=6),
     )
     runner.train()
-    assert state.run_facts(runner) == dict(
+    assert state.resume_signature(runner) == dict(
         loop='iterations', global_batch=4, train_samples=8, optimizer='AdamW', max_steps=3, lr=0.1, weight_decay=0.01
     )
 
@@ -186,7 +186,7 @@ def test_facts_that_are_recorded(tmp_path):
 
 @pytest.mark.parametrize('release', sorted(path.name for path in RELEASES.glob('release_*.pth.xz')))
 def test_files_of_released_versions_load_and_resume(tmp_path, release):
-    """After one of two epochs of two steps; whatever version wrote them."""
+    """The files hold one of two epochs of two steps."""
     (tmp_path / 'epoch_1.pth').write_bytes(lzma.decompress((RELEASES / release).read_bytes()))
     tiny = dict(embed_dims=8, depth=1, num_heads=1)
     cfg = load_config(
@@ -258,9 +258,9 @@ def test_windows_of_the_log_stay_whole(tmp_path):
 
 
 def test_files_do_not_grow(tmp_path, monkeypatch):
-    """Neither do the histories in memory: 40 epochs of four iterations, with room for 30 values."""
+    """Histories in memory do not grow either: 40 epochs of four iterations, with room for 30 values."""
     monkeypatch.setattr(state, 'HISTORY', 30)
-    monkeypatch.setattr(checkpoint, 'EVERY', 10)
+    monkeypatch.setattr(checkpoint, 'CAP_INTERVAL', 10)
     runner = toy_runner(tmp_path, dict(interval=20, max_keep_ckpts=-1, minutes=0), epochs=40)
     runner.train()
     first, last = (tmp_path / f'epoch_{epoch}.pth' for epoch in (20, 40))

@@ -1,66 +1,57 @@
-"""The parts of the online probe: which images, shared by how many processes, and what it refuses."""
+"""The online probe: choice of images, sharing between processes, and refused arguments."""
 
-import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook
 from mmpretrain.registry import MODELS
 
 from bootmae.config.load import load_config
 from bootmae.engine.hooks import online_probe as online
-from bootmae.engine.hooks.heartbeat import HeartbeatHook
-from bootmae.engine.hooks.online_probe import OnlineProbeHook, choose, data_sets, kept_random_state, shared_features
+from bootmae.engine.hooks.online_probe import OnlineProbeHook, data_sets, find_config, select_images, shared_features
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
 
 
-def test_random_state_is_kept():
-    def draw() -> list:
-        return [random.random(), np.random.rand(), float(torch.rand(()))]
-
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = draw()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with kept_random_state():
-        draw(), np.random.seed(5), torch.manual_seed(7)
-    assert draw() == expected
+def test_configs_of_this_repository_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config('configs/cls/bootmae_debug_finetune.py') == Path(FINETUNE)
+    (tmp_path / 'mine.py').touch()
+    assert find_config('mine.py') == Path('mine.py')
 
 
 class Labeled(list):
-    """Images that are their numbers, three classes in a row."""
+    """Numbers in place of images, sorted by three classes."""
 
     def get_gt_labels(self) -> np.ndarray:
         return np.arange(len(self)) * 3 // len(self)
 
 
-def test_choose():
+def test_select_images():
     data = Labeled(range(30))
-    assert list(choose(data, 'all', None, 0)) == list(data)
-    assert list(choose(data, 'all', 6, 0)) == [0, 5, 10, 15, 20, 25]
-    few = list(choose(data, '2', 15, seed=3))
+    assert list(select_images(data, 'all', None, 0)) == list(data)
+    assert list(select_images(data, 'all', 6, 0)) == [0, 5, 10, 15, 20, 25]
+    few = list(select_images(data, '2', 15, seed=3))
     assert [number // 10 for number in few] == [0, 0, 1, 1, 2, 2]
     assert all(number % 2 == 0 for number in few)
-    assert few == list(choose(data, '2', 15, seed=3)) != list(choose(data, '2', 15, seed=4))
+    assert few == list(select_images(data, '2', 15, seed=3)) != list(select_images(data, '2', 15, seed=4))
     with pytest.raises(ValueError, match='class 0 has 5 training images: lower labels or raise max_images'):
-        choose(data, '6', 15, 0)
+        select_images(data, '6', 15, 0)
 
 
 @pytest.mark.parametrize('count, world', [(10, 1), (10, 2), (11, 4), (2, 3)])
 def test_processes_share_the_images(monkeypatch, count, world):
-    """Each works out its part, and all get all of them, in order."""
+    """Each process computes a part, and all get all features in order."""
 
     def extract(images):
         numbers = torch.tensor([float(image) for image in images])
         seen.append(len(numbers))
         return torch.stack([numbers, -numbers], dim=1), numbers.long()
 
-    images, seen, gathered = choose(Labeled(range(100, 100 + count)), 'all', None, 0), [], {}
+    images, seen, gathered = select_images(Labeled(range(100, 100 + count)), 'all', None, 0), [], {}
     monkeypatch.setattr(online.dist, 'get_world_size', lambda: world)
     for ours in range(world):
         monkeypatch.setattr(online.dist, 'get_rank', lambda rank=ours: rank)
@@ -95,7 +86,7 @@ def names(dataset) -> list[str]:
 
 
 def test_a_folder_of_labeled_images(tmp_path):
-    """Each fifth image is a query, unless there are splits."""
+    """Every fifth image is a query, unless there are splits."""
     cfg = load_config(FINETUNE)
     write_images(tmp_path / 'plain', 10)
     reference, query = data_sets(cfg, str(tmp_path / 'plain'))
@@ -118,12 +109,12 @@ def model():
 
 
 def test_the_encoder_must_fit(model):
-    """Before the first step."""
+    """It is refused before the first step."""
     with pytest.raises(ValueError, match=r'the encoder in training was made with mean \[127.5.*123.6'):
         OnlineProbeHook(FINETUNE, options={'data_preprocessor.mean': [123.675, 116.28, 103.53]}).prepare(model)
     with pytest.raises(ValueError, match="the encoder in training was not loaded .* 2 blocks, the model's arch has 3"):
         OnlineProbeHook(FINETUNE, options={'model.backbone.arch.depth': 3}).prepare(model)
-    with pytest.raises(ValueError, match='is no ImageClassifier; give a config of configs/cls'):
+    with pytest.raises(ValueError, match='is not an ImageClassifier; give a config of configs/cls'):
         OnlineProbeHook(str(CONFIGS / 'pretrain' / 'bootmae_debug.py')).prepare(model)
     with pytest.raises(FileNotFoundError, match='no config nothing.py'):
         OnlineProbeHook('nothing.py').prepare(model)
@@ -132,7 +123,7 @@ def test_the_encoder_must_fit(model):
 @pytest.mark.parametrize(
     'wrong, message',
     [
-        (dict(tasks=['knn', 'svm']), "tasks='svm': give some of knn, linear"),
+        (dict(tasks=['knn', 'svm']), "tasks='svm': choose from knn, linear"),
         (dict(labels=0), 'labels=0: give "all"'),
         (dict(labels='few'), "labels='few'"),
         (dict(interval=0), 'interval=0: give a number'),
@@ -145,20 +136,8 @@ def test_wrong_arguments(wrong, message):
 
 
 def test_without_a_folder_it_rests():
-    """The config of small data names the probe, for whoever has labeled images."""
+    """The config for small data names the probe without a folder, which turns it off."""
     hook = OnlineProbeHook(FINETUNE, folder='')
     hook.before_train(None)
     hook.after_train_epoch(None)
     assert hook.classifier is None
-
-
-def test_other_processes_hear_of_progress():
-    """In a phase that has time, and before the first step, which may compile, in the one it is in."""
-    heartbeat, moves = HeartbeatHook(), []
-    heartbeat.heart = SimpleNamespace(beat=SimpleNamespace(phase='start'), move=lambda *args: moves.append(args))
-    runner = SimpleNamespace(hooks=[Hook(), heartbeat], iter=7)
-    online.beat(runner)
-    online.beat(runner, 'val')
-    assert moves == [('start', 7), ('val', 7)]
-    heartbeat.heart = None
-    online.beat(runner)

@@ -1,4 +1,4 @@
-"""Real runs that are watched: nothing of the training changes, and what is logged is true of the checkpoints."""
+"""Runs with the monitoring hooks: the training does not change, and the logged numbers fit the checkpoints."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from bootmae.config.model import build_model
 from bootmae.engine.hooks.collapse import CollapseMonitorHook, momentum_distance, target_features, target_variance
 from bootmae.engine.hooks.reconstruction import ReconstructionHook
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = REPOSITORY / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
 MAE_INPUT = {'data_preprocessor.mean': [123.675, 116.28, 103.53], 'data_preprocessor.std': [58.395, 57.12, 57.375]}
@@ -31,7 +31,7 @@ COUNT = itertools.count()
 
 
 def options_of(method: str) -> dict:
-    """The debug config on 48 images: 3 iterations of 16 an epoch, 2 epochs; a line of the log every second one."""
+    """Return options for 2 epochs of 3 iterations of the debug config, with a log line every second iteration."""
     probe = dict(
         type='OnlineProbeHook',
         config='configs/cls/bootmae_debug_finetune.py',
@@ -55,7 +55,7 @@ def options_of(method: str) -> dict:
 
 @pytest.fixture(scope='module')
 def watched(tmp_path_factory):
-    """``watched(method)``: work directory, runner, and the lines of its log."""
+    """``watched(method)`` returns the work directory, the runner, and its log lines."""
     made = {}
 
     def make(method: str) -> SimpleNamespace:
@@ -75,7 +75,7 @@ def watched(tmp_path_factory):
 
 
 def test_watching_changes_no_weight(watched, tmp_path):
-    """Also of a model that draws random masks in the step, as MAE does."""
+    """Also for a model that draws random masks in the step, as MAE does."""
     for method in ('bootmae', 'mae'):
         options = options_of(method) | {'default_hooks.collapse': None, 'experiment_name': f'bare_{next(COUNT)}'}
         options = {key: value for key, value in options.items() if not key.endswith(('.probe', '.pictures'))}
@@ -86,7 +86,7 @@ def test_watching_changes_no_weight(watched, tmp_path):
 
 @pytest.mark.parametrize('method', ['bootmae', 'mae'])
 def test_the_online_probe_is_tools_knn(watched, method):
-    """On the checkpoint of that moment; and before the first step it judges an untrained encoder."""
+    """It gives the numbers of tools/knn.py on the same checkpoint, and evaluates the untrained encoder first."""
     found = watched(method)
     logged = {line['step']: line for line in found.lines if 'probe/knn' in line}
     assert sorted(logged) == [0, 1, 2]
@@ -105,7 +105,7 @@ def test_the_online_probe_is_tools_knn(watched, method):
 
 
 def test_what_is_logged_of_the_target(watched):
-    """The last line, of iteration 5 of 6, recomputed with the weights and images of then."""
+    """The last line is recomputed with the weights and images of its iteration."""
     found = watched('bootmae')
     lines = [line for line in found.lines if 'loss' in line]
     assert [line['step'] for line in lines] == [2, 5]
@@ -170,7 +170,7 @@ def test_pictures_are_of_the_checkpoint_and_of_the_same_images(watched, method):
 
 @pytest.mark.slow
 def test_two_processes_watch_as_one(watched, tmp_path):
-    """With accumulation: each process has half of the images of the probe, and all say the same."""
+    """With accumulation; each process has half of the probe's images."""
     one = watched('bootmae')
     options = options_of('bootmae') | {
         'train_dataloader.batch_size': 4,

@@ -1,4 +1,4 @@
-"""torch.compile: what is compiled, that results stay, and what is logged. tools/parity.py --compile has the backend."""
+"""Compiled parts, equal results, and log lines of torch.compile; tools/parity.py --compile tests the real backend."""
 
 import itertools
 import logging
@@ -15,9 +15,9 @@ from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
 from bootmae.engine.hooks.compile import CompileHook
 from bootmae.engine.runner import compile as compiling
-from bootmae.engine.runner.compile import compile_model, settings
+from bootmae.engine.runner.compile import compile_model, compile_settings
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIG = str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py')
 MAE = str(REPOSITORY / 'configs' / 'pretrain' / 'mae_debug.py')
 TRACED = dict(backend='aot_eager')  # the graphs of forward and backward pass, without generated code
@@ -38,24 +38,24 @@ def build(config: str = CONFIG) -> torch.nn.Module:
 
 def test_settings_of_a_model():
     model = build()
-    assert settings(None, model) == settings(False, model) == {}
-    assert settings(True, model) == dict(scope='whole')
-    assert settings('blocks', model) == dict(scope='blocks')
-    assert settings(dict(mode='max-autotune'), model) == dict(scope='whole', mode='max-autotune')
-    assert settings(True, build(MAE)) == dict(scope='blocks')
+    assert compile_settings(None, model) == compile_settings(False, model) == {}
+    assert compile_settings(True, model) == dict(scope='whole')
+    assert compile_settings('blocks', model) == dict(scope='blocks')
+    assert compile_settings(dict(mode='max-autotune'), model) == dict(scope='whole', mode='max-autotune')
+    assert compile_settings(True, build(MAE)) == dict(scope='blocks')
 
 
 def test_several_processes_compile_blocks(monkeypatch):
-    """So that the exchange of gradients overlaps with the backward pass."""
+    """The all-reduce of gradients then overlaps with the backward pass."""
     monkeypatch.setattr(compiling.dist, 'get_world_size', lambda: 2)
-    assert settings(True, build()) == dict(scope='blocks')
+    assert compile_settings(True, build()) == dict(scope='blocks')
 
 
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="compile='half': give True, 'whole' or 'blocks'"):
-        settings('half', build())
-    with pytest.raises(ValueError, match='the whole of a MAE cannot be compiled'):
-        settings('whole', build(MAE))
+        compile_settings('half', build())
+    with pytest.raises(ValueError, match='MAE cannot be compiled as a whole'):
+        compile_settings('whole', build(MAE))
     with pytest.raises(ValueError, match='Sequential has no transformer block'):
         compile_model(torch.nn.Sequential(), 'blocks', **TRACED)
 
@@ -64,7 +64,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
     model = build()
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setenv('PATH', '')
-    with pytest.raises(ValueError, match='needs a C.. compiler, and there is none: install one'):
+    with pytest.raises(ValueError, match='needs a C.. compiler and found none: install one'):
         compile_model(model, 'whole')
     compile_model(model, 'whole', **TRACED)  # another backend may do without
 
@@ -81,8 +81,8 @@ def test_a_missing_compiler_is_named(monkeypatch):
     ],
 )
 def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
-    """Losses, gradients and an update, in one graph without a break, or a block at a time; features of a backbone."""
-    monkeypatch.setattr('bootmae.commands.parity.settings', lambda value, model: dict(scope=value, **TRACED))
+    """Losses, gradients, an update and features are equal, in one graph without breaks or block by block."""
+    monkeypatch.setattr('bootmae.commands.parity.compile_settings', lambda value, model: dict(scope=value, **TRACED))
     _, errors = compare(golden / f'compact_{name}.npz', compile=scope)
     assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
     assert counters['stats']['unique_graphs'] > 0
@@ -91,7 +91,7 @@ def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
 def test_generated_code_of_a_block(golden):
-    """The fine-tuned model of the release, its blocks compiled by torch's own backend; they share one graph."""
+    """The blocks of the release's fine-tuned model, compiled by the default backend, share one graph."""
     _, errors = compare(golden / 'compact_finetune.npz', compile='blocks')
     assert errors['logits'] <= TOLERANCE
     assert counters['stats']['unique_graphs'] == 1
@@ -109,7 +109,7 @@ def train(work_dir: Path, config: str = CONFIG, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize('config, scope, parts', [(CONFIG, 'whole', 1), (MAE, 'blocks', 4)])
 def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
-    """Weights after five steps, in float32 (momentum encoder included) and in bf16; and what the log says of it."""
+    """The weights after five steps agree, in float32 (with the momentum encoder) and bf16, and the log names it."""
     wrapper = {'optim_wrapper.type': 'AutocastOptimWrapper'} if config is MAE else {}
     plain = train(tmp_path / 'plain', config, log_level='ERROR', **wrapper).model.state_dict()
     runner = train(tmp_path / 'compiled', config, compile=dict(scope=scope, **TRACED), **wrapper)
@@ -122,7 +122,7 @@ def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
 
 
 def test_another_compilation_is_logged(caplog):
-    """One that comes after the first step."""
+    """A compilation after the first step is a warning."""
     hook, runner = CompileHook(), type('Runner', (), dict(iter=7, logger=logging.getLogger('compile')))
     with caplog.at_level(logging.INFO, 'compile'):
         for graphs in (2, 2, 3):

@@ -1,4 +1,4 @@
-"""Saving: at every point where a save may be killed or fail, a whole checkpoint is left and found again."""
+"""Wherever a save is killed or fails, a complete checkpoint remains and is found again."""
 
 import errno
 import logging
@@ -28,7 +28,7 @@ def names(folder: Path, pattern: str = '*.pth') -> list[str]:
 
 @pytest.fixture
 def said(monkeypatch):
-    """What loggers are told at error level."""
+    """The messages that are logged at error level."""
     messages = []
     monkeypatch.setattr(logging.Logger, 'log', lambda self, level, message, *args: messages.append(message))
     return messages
@@ -36,7 +36,7 @@ def said(monkeypatch):
 
 @pytest.fixture
 def trained(tmp_path):
-    """A runner at the end of its third epoch of five, its hook, and its folder with ``epoch_2.pth`` alone."""
+    """A runner at the end of its third epoch of five, its hook, and its folder with only ``epoch_2.pth``."""
     folder = tmp_path / 'run'
     runner = toy_runner(folder, epochs=2)
     runner.train()
@@ -47,10 +47,14 @@ def trained(tmp_path):
 
 
 def at_every_boundary(runner, hook, folder: Path, monkeypatch, act, spoiled, every: int = 1) -> list[int]:
-    """Save the third epoch once for each boundary of a save, acting there; the newest iterations found after each.
+    """Save the third epoch once for each file operation of a save, and call ``act`` there.
 
-    ``spoiled(save)`` runs the save and tells whether it ended as it should; of the many small writes, one of ``every``
-    is spoiled.
+    Args:
+        spoiled: runs the save and returns whether it ended as expected.
+        every: act only in each ``every``-th of the many small writes.
+
+    Returns:
+        The iteration of the newest checkpoint after each save.
     """
     base = folder.with_name('base')
     shutil.copytree(folder, base)
@@ -78,7 +82,7 @@ def at_every_boundary(runner, hook, folder: Path, monkeypatch, act, spoiled, eve
 
 @pytest.mark.parametrize('every', [16, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_every_boundary(trained, monkeypatch, every):
-    """One whole checkpoint is left wherever a save is killed, the newest is found, and no rubbish stays."""
+    """A complete checkpoint remains, the newest is found, and no temporary file stays."""
     runner, hook, folder = trained
     iterations = at_every_boundary(runner, hook, folder, monkeypatch, die, killed, every)
     assert iterations == sorted(iterations)
@@ -92,7 +96,7 @@ def test_killed_at_every_boundary(trained, monkeypatch, every):
 
 
 def test_the_stock_hook_loses_the_only_file(tmp_path, monkeypatch):
-    """The test above can fail: mmengine's hook has deleted the old file when it begins to write."""
+    """This shows that the test above can fail: mmengine's hook deletes the old file before it writes."""
     runner = toy_runner(tmp_path, dict(type='CheckpointHook', max_keep_ckpts=1), epochs=2)
     runner.train()
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'CheckpointHook')
@@ -107,7 +111,7 @@ def test_the_stock_hook_loses_the_only_file(tmp_path, monkeypatch):
 
 
 def test_a_failure_at_every_boundary(trained, monkeypatch):
-    """The run goes on after each, with all old files, and tries again."""
+    """The run continues with all old files and saves again later."""
     runner, hook, folder = trained
 
     def fail() -> None:
@@ -127,7 +131,7 @@ def test_a_failure_at_every_boundary(trained, monkeypatch):
 
 
 def test_a_full_disk(trained, said):
-    """A real one, as far as this process goes: no file may grow beyond 2000 bytes."""
+    """A limit of 2000 bytes per file stands for a full disk."""
     runner, hook, folder = trained
     before, ids = (folder / 'epoch_2.pth').read_bytes(), list(hook.keep_ckpt_ids)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -140,7 +144,7 @@ def test_a_full_disk(trained, said):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert len(said) == 1
-    assert re.search(r'CHECKPOINT NOT SAVED: .*File too large.*epoch_3.pth.*The run goes on', said[0])
+    assert re.search(r'CHECKPOINT NOT SAVED: .*File too large.*epoch_3.pth.*The run continues', said[0])
     assert (names(folder), (folder / 'epoch_2.pth').read_bytes()) == (['epoch_2.pth'], before)
     assert not names(folder, '.*.tmp')
     assert list(hook.keep_ckpt_ids) == ids == runner.message_hub.get_info('keep_ckpt_ids')
@@ -152,12 +156,12 @@ def test_space_is_looked_for_before_writing(trained, said, monkeypatch):
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=900_000))
     monkeypatch.setattr(SummingFile, 'write', lambda self, data: pytest.fail('written'))
     hook._save_checkpoint(runner)
-    assert re.search(r'1\.\d MB are needed and 0\.9 MB free; make room', said[0])
+    assert re.search(r'1\.\d MB are needed and 0\.9 MB are free; free some space', said[0])
     assert names(folder) == ['epoch_2.pth']
 
 
 def test_the_old_file_goes_last(trained, monkeypatch):
-    """First the new file, then the note of it, then the deletion."""
+    """The new file comes first, then its record, then the deletion."""
     runner, hook, folder = trained
     events, replace, unlink = [], os.replace, Path.unlink
     monkeypatch.setattr(os, 'replace', lambda a, b: events.append(Path(b).name) or replace(a, b))
@@ -175,7 +179,7 @@ def test_the_old_file_goes_last(trained, monkeypatch):
 
 
 def test_fewer_files_to_keep_on_resuming(tmp_path):
-    """The superfluous ones go when a new file is safe; mmengine deletes them before the first step."""
+    """Old files are deleted after the next save; mmengine deletes them before the first step."""
     toy_runner(tmp_path, dict(max_keep_ckpts=3), epochs=3).train()
     seen = []
 
@@ -213,7 +217,7 @@ class Clock:
 
 
 def recorded(monkeypatch) -> list[tuple]:
-    """(name, epoch, iteration, other step files in the folder) of each file as it is written."""
+    """(name, epoch, iteration, other step files in the folder) of each file when it is written."""
     files, write = [], runner_module.write_checkpoint
 
     def note(path, content):
@@ -226,7 +230,7 @@ def recorded(monkeypatch) -> list[tuple]:
 
 @pytest.mark.parametrize('accumulation, steps', [(1, [3, 7]), (2, [4])])
 def test_saved_every_few_minutes(tmp_path, monkeypatch, accumulation, steps):
-    """In the middle of epochs of four iterations, at whole optimizer steps, the newest only, until a newer file is."""
+    """Saves happen within epochs, after whole optimizer steps; only the newest stays, until a newer file exists."""
     clock, files = Clock(monkeypatch), recorded(monkeypatch)
     runner = toy_runner(
         tmp_path, dict(minutes=3, max_keep_ckpts=-1), epochs=3, **{'optim_wrapper.accumulative_counts': accumulation}
@@ -319,7 +323,7 @@ def test_best_files(tmp_path):
 
 
 def test_a_best_file_that_cannot_be_written(tmp_path, said, monkeypatch):
-    """The one before stays, in the folder and in what the next checkpoint says."""
+    """The previous best file stays, in the folder and in the records of the next checkpoint."""
     write = runner_module.write_checkpoint
 
     def fail(path, content):
@@ -343,7 +347,7 @@ def test_options_that_make_no_sense():
 
 
 def test_a_run_deletes_what_killed_writers_left(tmp_path):
-    """Also one that does not resume."""
+    """Also a run that does not resume."""
     (tmp_path / f'.epoch_9.pth.{os.getpid()}.tmp').write_bytes(b'half')
     toy_runner(tmp_path, epochs=1).train()
     assert not names(tmp_path, '.*.tmp')

@@ -1,4 +1,4 @@
-"""SuiteRunner: data and metrics are checked before the first step, norms fit the processes, statistics are followed."""
+"""SuiteRunner checks data and metrics before the first step, fits norms to the processes, follows statistics."""
 
 import itertools
 import logging
@@ -23,7 +23,7 @@ from bootmae.config.weights import follow_statistics
 from bootmae.engine.runner.build import build_runner
 from bootmae.engine.runner.runner import SuiteRunner, check_single_image, has_norm
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 SEG, DET = CONFIGS / 'seg' / 'upernet_debug.py', CONFIGS / 'det' / 'mask_rcnn_debug.py'
 HALF, IMAGENET = ([127.5] * 3,) * 2, ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 COUNT = itertools.count()
@@ -37,7 +37,7 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def options(scenes, tmp_path) -> dict:
-    """Options for two steps of two images of a debug config, without validation."""
+    """Options for two steps of two images with a debug config, without validation."""
     values = {
         'log_level': 'ERROR',
         'experiment_name': f'runner_{next(COUNT)}',
@@ -55,7 +55,7 @@ def options(scenes, tmp_path) -> dict:
 
 @pytest.fixture
 def short(options) -> dict:
-    """The same for the segmentor: one step, then validation."""
+    """The same options for the segmentor: one step, then validation."""
     return options | {
         'param_scheduler': [dict(type='ConstantLR', factor=1.0, by_epoch=False)],
         'train_cfg.max_iters': 1,
@@ -66,7 +66,7 @@ def short(options) -> dict:
 
 @pytest.fixture
 def steps(monkeypatch) -> list:
-    """Each training step that is begun."""
+    """A list with an entry for each training step that starts."""
     from mmseg.models import EncoderDecoder
 
     begun, step = [], EncoderDecoder.train_step
@@ -84,7 +84,7 @@ def test_training_data_is_checked(short, steps):
 
 
 def test_validation_data_is_checked_before_training(short, steps, tmp_path):
-    """Its masks too, although they are needed only after training."""
+    """Its masks are checked before training, too."""
     short |= {'val_dataloader.dataset.data_root': str(tmp_path / 'broken')}
     DATASETS.build(load_config(SEG, short).val_dataloader.dataset)
     mask = tmp_path / 'broken' / 'annotations' / 'validation' / '000001.png'
@@ -105,7 +105,7 @@ def test_a_metric_over_other_images_is_refused_before_training(options, scenes, 
 
 
 def test_test_data_is_checked(short, tmp_path, options):
-    """Also by tools/test.py, before a checkpoint is looked for."""
+    """tools/test.py checks it before it reads the checkpoint."""
     with pytest.raises(ValueError, match='num_classes is 77 in auxiliary_head'):
         evaluate(str(SEG), str(tmp_path / 'none.pth'), None, options | {'model.auxiliary_head.num_classes': 77})
 
@@ -152,7 +152,7 @@ def test_single_images_and_batch_normalization():
 
 
 def test_a_batch_of_one_is_refused_with_bn(short, steps):
-    """Also where the config says SyncBN, which is BN on a single process."""
+    """Also for SyncBN in the config, which is BN in a single process."""
     options = short | {'train_dataloader.batch_size': 1, 'auto_scale_lr.base_batch_size': 1}
     for kind in ('BN', 'SyncBN'):
         heads = {f'model.{head}.norm_cfg.type': kind for head in ('decode_head', 'auxiliary_head')}
@@ -172,7 +172,7 @@ def test_a_batch_of_one_trains_with_gn(short, steps):
 
 @pytest.mark.parametrize('gpu, kept', [(True, nn.SyncBatchNorm), (False, None)])
 def test_synchronized_norms_need_gpus(monkeypatch, gpu, kept):
-    """Of several processes; without GPUs they become BN, and the log says so."""
+    """SyncBN of several processes becomes BN without GPUs, with a log line."""
     said = []
     monkeypatch.setattr(
         'bootmae.engine.runner.runner.print_log', lambda message, logger, level: said.append((message, level))
@@ -237,7 +237,7 @@ def test_weights_without_a_run_are_refused(short, tmp_path):
 
 
 def test_a_second_run_keeps_its_own_curves(short, tmp_path):
-    """mmseg names the visualizer of each config alike; it must not be shared by the runs of a process."""
+    """mmseg gives every visualizer the same name, but runs of a process must not share one."""
     for name in ('first', 'second'):
         train(str(SEG), str(tmp_path / name), short | {'experiment_name': f'runner_{name}'})
     assert all(len(list((tmp_path / name).glob('*/vis_data/scalars.json'))) == 1 for name in ('first', 'second'))
@@ -245,7 +245,7 @@ def test_a_second_run_keeps_its_own_curves(short, tmp_path):
 
 @pytest.mark.parametrize('first', [True, False])
 def test_one_process_writes_the_metrics(tmp_path, monkeypatch, first):
-    """mmengine's LoggerHook writes them from all processes into one file, which then holds more than its JSON."""
+    """mmengine's LoggerHook writes them from all processes into the same file, which corrupts its JSON."""
     ours, hook = SuiteRunner.__new__(SuiteRunner), LoggerHook()
     ours._hooks, hook.json_log_path = [hook], 'metrics.json'
     written = SimpleNamespace(

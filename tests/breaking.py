@@ -1,4 +1,4 @@
-"""What breaks chosen steps of a run, also of runs in other processes, and a toy that needs no run."""
+"""A hook that breaks chosen steps of a run, and a small regression that needs no run."""
 
 import os
 from copy import deepcopy
@@ -23,10 +23,10 @@ OPTIMIZERS = dict(
 
 @HOOKS.register_module()
 class BreakHook(Hook):
-    """Breaks iterations, in all processes or in one.
+    """Breaks iterations in all processes or in one.
 
-    ``loss`` the pixels that BootMAE predicts, ``autocast`` the same if it predicts them under autocast, ``gradient``
-    that of the class token.
+    The kind ``loss`` breaks the pixels that BootMAE predicts, ``autocast`` only those predicted under autocast, and
+    ``gradient`` the gradient of the class token.
     """
 
     def __init__(self, iterations, kind: str = 'loss', rank: int | None = None):
@@ -51,7 +51,7 @@ class BreakHook(Hook):
 
 
 class Toy:
-    """A small regression with an optimizer wrapper; ``bad`` is what to break in a batch."""
+    """A small regression with an optimizer wrapper; ``bad`` says what to break in a batch."""
 
     def __init__(self, wrapper: str = 'GuardedOptimWrapper', optimizer: str = 'fused_adamw', **settings):
         torch.manual_seed(0)
@@ -77,7 +77,7 @@ class Toy:
             handle.remove()
 
     def state(self) -> list[torch.Tensor]:
-        """Copies of weights, moments and step counters."""
+        """Return copies of weights, moments and step counters."""
         moments = self.wrapper.optimizer.state_dict()['state'].values()
         return [p.detach().clone() for p in self.model.parameters()] + [
             torch.as_tensor(value).clone() for state in moments for value in state.values() if value is not None

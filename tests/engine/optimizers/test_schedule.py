@@ -11,7 +11,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from bootmae.engine.optimizers.schedule import WarmupCosineLR, warmup_cosine
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 # peak, warm-up epochs, epochs, floor; the golden values are for a batch of 2048 in pretraining
 RECIPES = {
     'lr_base_pretrain': (1.5e-4 * 2048 / 256, 40, 801, 1e-4),
@@ -32,7 +32,7 @@ def make_wrapper(lr, *scales):
 
 
 def build(wrapper, warmup, end, min_lr, epoch_length, **kwargs):
-    """As the runner builds it from a config."""
+    """Build the scheduler as the runner does from a config."""
     return PARAM_SCHEDULERS.build(
         dict(
             type='WarmupCosineLR',
@@ -48,7 +48,7 @@ def build(wrapper, warmup, end, min_lr, epoch_length, **kwargs):
 
 
 def run(wrapper, scheduler, iterations):
-    """Learning rate of the first group in each iteration: steps as the runner's hook does, after each."""
+    """Return the learning rate of the first group in each iteration; the scheduler steps after each."""
     rates = []
     for _ in range(iterations):
         rates.append(wrapper.param_groups[0]['lr'])
@@ -82,7 +82,7 @@ def test_every_iteration_equals_the_release(release, recipe):
     ],
 )
 def test_every_iteration_equals_facebookresearch_mae(golden, config, recipe):
-    """As the config says, at the batch that it is for."""
+    """With the batch size that the config is meant for."""
     stored = json.loads((golden / 'mae_schedules.json').read_text())
     cfg = Config.fromfile(CONFIGS / f'{config}.py')
     wrapper, length = make_wrapper(cfg.optim_wrapper.optimizer.lr), stored['iters_per_epoch']
@@ -97,7 +97,7 @@ def test_every_iteration_equals_facebookresearch_mae(golden, config, recipe):
 @pytest.mark.parametrize('recipe', ['lr_base_finetune', 'lr_large_finetune'])
 @pytest.mark.parametrize('accumulation', [2, 3])
 def test_accumulation_changes_nothing(release, recipe, accumulation):
-    """The same learning rate in the same optimizer step, whatever number of iterations makes one."""
+    """Each optimizer step has the same learning rate, whatever its number of iterations."""
     peak, warmup, epochs, floor = RECIPES[recipe]
     length, stride = release['lr_iters_per_epoch'], release['lr_stride']
     wrapper = make_wrapper(peak)
@@ -108,7 +108,7 @@ def test_accumulation_changes_nothing(release, recipe, accumulation):
 
 
 def test_each_group_in_proportion():
-    """Layer decay scales the peak and the floor of a group."""
+    """Layer-wise lr decay scales the peak and the floor of a group."""
     wrapper = make_wrapper(1.0, 1.0, 0.5, 0.125)
     scheduler = build(wrapper, 1, 4, 0.1, 3)
     rates = []

@@ -1,4 +1,4 @@
-"""A run that goes on from the middle of an epoch, or of a stream, is the unbroken one, bit for bit."""
+"""A run resumed in the middle of an epoch or a stream equals an uninterrupted one bit for bit."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train as run_training
 
 pytestmark = pytest.mark.slow  # two runs each; test_train.py has a resumed run among the fast tests
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 PRETRAIN = CONFIGS / 'pretrain' / 'bootmae_debug.py'
 MAE = CONFIGS / 'pretrain' / 'mae_debug.py'
 FINETUNE = CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
@@ -20,7 +20,7 @@ QUIET = {'log_level': 'ERROR', 'visualizer.vis_backends': []}
 
 @HOOKS.register_module(force=True)
 class JobState(Hook):
-    """What each iteration saw, and whether a validation came; of the last run."""
+    """Records what each iteration saw and whether a validation followed, for the last run."""
 
     lines: dict = {}
 
@@ -41,7 +41,7 @@ class JobState(Hook):
 
 
 def train(config: Path, work_dir: Path, options: dict | None = None, **kwargs) -> tuple[dict, dict]:
-    """The journal and the final weights of a run."""
+    """Train; return the records and the final weights."""
     runner = run_training(
         str(config),
         str(work_dir),
@@ -58,7 +58,7 @@ def train(config: Path, work_dir: Path, options: dict | None = None, **kwargs) -
 
 
 def assert_goes_on(config: Path, tmp_path: Path, options: dict, iteration: int) -> None:
-    """A run resumed after so many iterations has the journal and the weights of the whole one."""
+    """Check that a run resumed after ``iteration`` has the records and weights of the uninterrupted one."""
     saving = options | {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 1}
     whole, weights = train(config, tmp_path / 'whole', saving)
     path = tmp_path / 'whole' / f'iter_{iteration}.pth'
@@ -98,7 +98,7 @@ def test_masks_drawn_in_the_model(tmp_path, workers):
 
 
 def test_fine_tuning_with_mixup_and_validation(tmp_path):
-    """The validation due right after the checkpoint is repeated."""
+    """The validation right after the checkpoint is repeated."""
     assert_goes_on(FINETUNE, tmp_path, {'train_cfg.val_interval': 1}, 5)
 
 
@@ -118,7 +118,7 @@ def test_another_length_of_the_epoch_is_refused(tmp_path):
 
 
 def test_a_longer_schedule_is_that_of_the_config(tmp_path):
-    """And not the one in the checkpoint."""
+    """It is not that of the checkpoint."""
     longer = {'train_cfg.max_epochs': 4}
     whole, _ = train(PRETRAIN, tmp_path / 'whole', longer)
     train(PRETRAIN, tmp_path / 'short')
@@ -128,7 +128,7 @@ def test_a_longer_schedule_is_that_of_the_config(tmp_path):
 
 @pytest.mark.parametrize('accumulation', [1, 2])
 def test_another_accumulation(tmp_path, accumulation):
-    """Half of the run with the one, half with the other: the losses of the run with either."""
+    """A run whose accumulation changes in the middle has the losses of a run with either."""
 
     def options(n):
         return {
@@ -159,7 +159,7 @@ def test_other_schedules_are_not_converted(tmp_path):
     schedule = {'param_scheduler': [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=10)]}
     every = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
     train(PRETRAIN, tmp_path, schedule | every)
-    with pytest.raises(ValueError, match='accumulation 2, the checkpoint accumulation 1, and LinearLR cannot be'):
+    with pytest.raises(ValueError, match='accumulation 2, the checkpoint has accumulation 1, and LinearLR cannot be'):
         train(
             PRETRAIN,
             tmp_path,
@@ -169,7 +169,7 @@ def test_other_schedules_are_not_converted(tmp_path):
 
 
 def test_an_average_of_the_weights(tmp_path):
-    """mmengine's EMAHook, as in the fine-tuning of ViT-L: the average goes on too."""
+    """The average of mmengine's EMAHook, as in the fine-tuning of ViT-L, is resumed, too."""
     hook = {'custom_hooks': [dict(type='EMAHook', momentum=0.1, priority='ABOVE_NORMAL')]}
     assert_goes_on(FINETUNE, tmp_path, hook, 3)
     averages = [

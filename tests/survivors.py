@@ -1,4 +1,4 @@
-"""Runs of a toy model whose saves can be made to fail or to be killed at every boundary."""
+"""Runs of a toy model whose saves can fail or be killed at every file operation."""
 
 import itertools
 import logging
@@ -43,7 +43,7 @@ class SurvivorModel(BaseModel):
 
 @METRICS.register_module(force=True)
 class SurvivorMetric(BaseMetric):
-    """Scores as listed, one a validation."""
+    """Returns the listed scores, one per validation."""
 
     scores: list[float] = []
 
@@ -55,7 +55,7 @@ class SurvivorMetric(BaseMetric):
 
 
 def toy_runner(work_dir: Path, checkpoint: dict | None = None, epochs: int = 2, **changes) -> SuiteRunner:
-    """A runner of four iterations an epoch; ``changes`` are merged into its config."""
+    """Build a runner with four iterations per epoch; ``changes`` are merged into its config."""
     loader = dict(
         batch_size=2,
         num_workers=0,
@@ -82,7 +82,7 @@ def toy_runner(work_dir: Path, checkpoint: dict | None = None, epochs: int = 2, 
 
 
 def validated(scores: list[float]) -> dict:
-    """Changes to :func:`toy_runner`: it validates after each epoch, and these are the scores."""
+    """Return changes for :func:`toy_runner` that give these scores in a validation after each epoch."""
     SurvivorMetric.scores = list(scores)
     return dict(
         val_dataloader=dict(
@@ -142,7 +142,7 @@ class Boundaries:
 
 
 def killed(function: Callable[[], None]) -> bool:
-    """Run a function in a copy of this process; whether it ended with :func:`die`."""
+    """Run a function in a fork of this process; return whether it ended with :func:`die`."""
     child = os.fork()
     if not child:
         logging.disable()
@@ -158,5 +158,5 @@ def killed(function: Callable[[], None]) -> bool:
 
 
 def die() -> None:
-    """End as after kill -9: no clean-up runs."""
+    """End without any cleanup, as after kill -9."""
     os._exit(KILLED)

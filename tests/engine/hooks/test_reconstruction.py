@@ -1,4 +1,4 @@
-"""The parts of the pictures of a run; tests/engine/test_watching.py has whole ones."""
+"""The parts of the reconstruction pictures; test_watched_runs.py has whole ones."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from bootmae.config.load import load_config
 from bootmae.engine.hooks.reconstruction import ReconstructionHook, masks_of, on_white, patch_of
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 
 
 def build(name: str):
@@ -29,19 +29,19 @@ def test_masks_are_those_of_the_images():
         def __contains__(self, key):
             return key in self.__dict__
 
-    orders, masked = masks_of(model, [Sample(**vars(sample)) for sample in given], 3)
-    np.testing.assert_array_equal(orders, np.stack([sample.ids_shuffle for sample in given]))
+    ids_shuffle, masked = masks_of(model, [Sample(**vars(sample)) for sample in given], 3)
+    np.testing.assert_array_equal(ids_shuffle, np.stack([sample.ids_shuffle for sample in given]))
     assert masked == 48
 
 
 @pytest.mark.parametrize('name', ['bootmae_debug', 'mae_debug'])
 def test_masks_are_the_same_each_time(name):
-    """And the share that the model masks, in patches of its size."""
+    """They mask the model's number of patches."""
     model = build(name)
-    (orders, masked), (again, _) = masks_of(model, None, 3), masks_of(model, None, 3)
-    np.testing.assert_array_equal(orders, again)
-    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(64), (3, 1)))
-    assert (orders[0] != orders[1]).any()
+    (ids_shuffle, masked), (again, _) = masks_of(model, None, 3), masks_of(model, None, 3)
+    np.testing.assert_array_equal(ids_shuffle, again)
+    np.testing.assert_array_equal(np.sort(ids_shuffle, axis=1), np.tile(np.arange(64), (3, 1)))
+    assert (ids_shuffle[0] != ids_shuffle[1]).any()
     assert masked == 48
     assert patch_of(model.backbone) == (4, 4)
 
@@ -55,7 +55,7 @@ def test_on_white():
 
 
 def test_every_backend_gets_a_name_it_can_use(monkeypatch):
-    """A file name with its ending for mlflow, which takes no step."""
+    """mlflow takes a file name with a suffix and no step."""
     seen = []
     backends = {}
     for kind in (LocalVisBackend, MLflowVisBackend):
@@ -70,7 +70,7 @@ def test_every_backend_gets_a_name_it_can_use(monkeypatch):
 def test_refusals():
     with pytest.raises(ValueError, match='ReconstructionHook: Linear predicts no patches'):
         ReconstructionHook().before_train(SimpleNamespace(model=nn.Linear(1, 1)))
-    with pytest.raises(ValueError, match='interval=0, count=6: give numbers from 1 on'):
+    with pytest.raises(ValueError, match='interval=0, count=6: give numbers of at least 1'):
         ReconstructionHook(interval=0)
     with pytest.raises(ValueError, match='count=0'):
         ReconstructionHook(count=0)

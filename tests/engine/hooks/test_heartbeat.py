@@ -1,0 +1,85 @@
+"""Heartbeats of real threads through a store, and the events that move them."""
+
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch.distributed as dist
+
+from bootmae.distributed.beats import Beat, connect, key, last_beat
+from bootmae.engine.hooks.heartbeat import Heart, HeartbeatHook
+
+BEATS = [Beat(rank, f'node{rank}', 100 + rank, phase='step', iteration=7, files=[f'{rank}.jpg']) for rank in range(2)]
+
+
+def hearts(port: int, **settings) -> tuple[list[Heart], list[tuple[int, str]]]:
+    failures: list[tuple[int, str]] = []
+    made = [
+        Heart(
+            connect('127.0.0.1', port, 5),
+            BEATS[rank],
+            2,
+            1.5,
+            60,
+            0.1,
+            lambda rank=rank: [f'{rank}.png'],
+            lambda verdict, rank=rank: failures.append((rank, verdict)),
+            **settings,
+        )
+        for rank in range(2)
+    ]
+    return made, failures
+
+
+def move_until(heart: Heart, end: float) -> None:
+    """Record progress as a training thread does, until a time or until a rank is found lost."""
+    while heart.threads[1].is_alive() and time.monotonic() < end:
+        heart.move('step', 8)
+        time.sleep(0.05)
+
+
+def test_through_a_store():
+    """One of two ranks becomes silent, and the launcher can read its last heartbeat."""
+    store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    (zero, one), failures = hearts(store.port)
+    assert last_beat('127.0.0.1', store.port, 1) is None
+    zero.start()
+    one.start()
+    move_until(zero, time.monotonic() + 2)  # longer than the limit
+    assert failures == []
+    one.stop()
+    move_until(zero, time.monotonic() + 20)
+    zero.stop()
+    assert [rank for rank, _ in failures] == [0]
+    assert failures[0][1].startswith('no heartbeat for 1.5 s from rank 1 (host node1, pid 101, phase step')
+    assert last_beat('127.0.0.1', store.port, 1) == replace(BEATS[1], count=one.count, files=['1.png'])
+    assert store.check([key(0)])
+
+
+def test_a_lost_store_is_noticed():
+    store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    (zero, _), failures = hearts(store.port)
+    zero.start()
+    time.sleep(0.3)
+    del store
+    zero.threads[1].join(timeout=10)
+    zero.stop()
+    assert 'has not answered' in failures[0][1]
+
+
+@pytest.mark.parametrize('wrong', [dict(interval=0), dict(limit=3), dict(limit=2000)])
+def test_wrong_arguments(wrong):
+    with pytest.raises(ValueError, match='give 0 < interval < limit <= patience'):
+        HeartbeatHook(**wrong)
+
+
+def test_other_hooks_report_progress():
+    """In a new phase or the current one, which is 'start' before the first step."""
+    hook, moves, runner = HeartbeatHook(), [], SimpleNamespace(iter=7)
+    hook.heart = SimpleNamespace(beat=SimpleNamespace(phase='start'), move=lambda *args: moves.append(args))
+    hook.report_progress(runner)
+    hook.report_progress(runner, phase='val')
+    assert moves == [('start', 7), ('val', 7)]
+    hook.heart = None
+    hook.report_progress(runner)
