@@ -53,7 +53,7 @@ def test_every_section_is_there():
     assert 'Not measured here.' in text
     assert 'The losses of the two methods are not comparable' in text
     assert 'with the mean and variance of the original patch' in text
-    assert 'the visible patches are pasted' in text
+    assert 'the visible patches are copied' in text
     assert 'Nothing of the annotation reaches a prediction.' in text
     assert 'both methods saw the same number of images (5,000 a run)' in text
     assert 'They cannot show which method is better' in text
