@@ -74,8 +74,8 @@ RECONSTRUCTION_CAPTION = (
 PREDICTION_CAPTION = (
     'Each row is one image. The first two columns are the image and its annotation; the others are predictions of the '
     'same model, trained from each of the encoders. Colors are classes, see the key below each picture; bright gray '
-    'areas of a label map have no annotation and are ignored. So few images show kinds of mistakes. Only the numbers '
-    'above, which cover all images and seeds, tell which encoder makes fewer of them.'
+    'areas of a label map have no annotation and are ignored. Predictions never use the annotation. A few images show '
+    'kinds of mistakes; only the numbers above, which cover all images and seeds, tell which encoder makes fewer.'
 )
 
 
