@@ -35,6 +35,7 @@ import torch
 import bootmae.registry  # noqa: F401  before the stack
 from bootmae import compat
 from bootmae.config.load import load_config
+from bootmae.config.model import build_model
 from bootmae.engine.hooks.provenance import PRECISIONS as NAMES
 from bootmae.models.vit import resolve_arch
 
@@ -47,7 +48,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
@@ -235,9 +236,8 @@ def be_quiet() -> None:
 def stepper(cfg: Config, batch: dict, device: measure.Device) -> Callable[[], dict]:
     """Builds model and optimizer; the function that it gives takes a training step."""
     be_quiet()
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
-        model = MODELS.build(cfg.model)
+        model = build_model(cfg)
         model.init_weights()
         model = model.to(device).train()
         with redirect_stdout(io.StringIO()):  # mmseg prints all its groups

@@ -219,7 +219,8 @@ def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def _chunks(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Yield the indices of a batch in chunks that limit the memory of decoded images."""
-    chunk, total = [], 0
+    chunk: list[int] = []
+    total = 0
     for i, length in enumerate(lengths):
         if chunk and total + length > BYTES_AT_ONCE:
             yield chunk

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from pycocotools import mask as coco_mask
+from torchvision.ops import masks_to_boxes
 
 from .embedded import PHOTOS, DigitImages, half, photo
 
@@ -155,14 +157,8 @@ def _labeled(image: np.ndarray, labels: np.ndarray, owner: np.ndarray, edge: np.
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
     """Return the boxes of masks: (K, H, W) bool -> (K, 4) float x1, y1, x2, y2, right and bottom exclusive."""
-    boxes = [
-        (
-            *(np.flatnonzero(mask.any(axis))[0] for axis in (0, 1)),
-            *(np.flatnonzero(mask.any(axis))[-1] + 1 for axis in (0, 1)),
-        )
-        for mask in masks
-    ]
-    return np.array(boxes, dtype=float).reshape(-1, 4)
+    boxes = masks_to_boxes(torch.from_numpy(masks)).double().numpy()
+    return boxes + (0, 0, 1, 1)
 
 
 def _annotations(scene: Scene, image_id: int, first: int) -> Iterator[dict]:

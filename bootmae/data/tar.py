@@ -64,9 +64,8 @@ def read_tar_path(path: str) -> bytes:
         ValueError: If the archive is truncated. Names the archive and the image.
     """
     archive, name, offset, size = split_tar_path(path)
-    data = os.pread(
-        _archive(archive).descriptor, size, offset
-    )  # pread is safe for forked workers that share a descriptor
+    # pread moves no file position, so forked workers may share a descriptor.
+    data = os.pread(_archive(archive).descriptor, size, offset)
     if len(data) != size:
         raise ValueError(f'{archive} is cut off: {name} has {size} bytes there, {len(data)} are left')
     return data

@@ -95,6 +95,6 @@ def _draw_headings(picture: Image.Image, names: Sequence[str], width: int) -> No
 
 
 @lru_cache
-def font_of(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return the font that comes with Pillow."""
     return ImageFont.load_default(size)

@@ -50,11 +50,6 @@ def unpatchify(patches: torch.Tensor, patch_size: tuple[int, int], grid: tuple[i
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
-def bootmae_output(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor) -> torch.Tensor:
-    """Return the normalized patches that BootMAE predicts: (n, M, C * P), channel first."""
-    return model.predict(x, ids_shuffle).pixels
-
-
 def mae_output(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor, num_masked: int) -> torch.Tensor:
     """Return the patches that mmpretrain's MAE predicts under a given mask: (n, M, P * C), channel last."""
 
@@ -87,7 +82,7 @@ def channel_first(patches: torch.Tensor, channels: int) -> torch.Tensor:
     return patches.unflatten(-1, (-1, channels)).transpose(-1, -2).flatten(-2)
 
 
-def predict_bootmae(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor) -> torch.Tensor:
+def predict_bootmae(model: BootMAE, x: torch.Tensor, ids_shuffle: torch.Tensor) -> torch.Tensor:
     """Predict patches (n, M, C * P) in input units; each channel of a patch gets its own statistics back."""
     out = model.predict(x, ids_shuffle)
     patches = out.patches.unflatten(-1, (x.shape[1], -1))
@@ -116,10 +111,8 @@ def predict_without_leak(
     channels = x.shape[1]
     visible = pick(PatchEmbed(patch_size, channels, 1).patchify(x), ids_shuffle[:, :-num_masked])
     if isinstance(model, BootMAE):
-        output, parts = (
-            bootmae_output(model, x, ids_shuffle).unflatten(-1, (channels, -1)),
-            visible.unflatten(-1, (channels, -1)),
-        )
+        output = model.predict(x, ids_shuffle).pixels.unflatten(-1, (channels, -1))
+        parts = visible.unflatten(-1, (channels, -1))
     else:
         output = channel_first(mae_output(model, x, ids_shuffle, num_masked), channels).unsqueeze(-2)
         parts = visible.unsqueeze(-2)
@@ -152,19 +145,17 @@ def reconstruct(
     Returns:
         RGB uint8 (n, H, W, 3).
     """
-    x, ids_shuffle = normalize(model, images), torch.from_numpy(ids_shuffle)
+    x, ids = normalize(model, images), torch.from_numpy(ids_shuffle)
     if statistics == 'one':
-        predicted = predict_without_leak(model, x, ids_shuffle, num_masked, patch_size)
+        predicted = predict_without_leak(model, x, ids, num_masked, patch_size)
     elif statistics == 'none':
-        predicted = channel_first(mae_output(model, x, ids_shuffle, num_masked), x.shape[1])
+        predicted = channel_first(mae_output(model, x, ids, num_masked), x.shape[1])
+    elif isinstance(model, BootMAE):
+        predicted = predict_bootmae(model, x, ids)
     else:
-        predicted = (
-            predict_bootmae(model, x, ids_shuffle)
-            if isinstance(model, BootMAE)
-            else predict_mae(model, x, ids_shuffle, num_masked)
-        )
+        predicted = predict_mae(model, x, ids, num_masked)
     patches = PatchEmbed(patch_size, x.shape[1], 1).patchify(x)
-    patches.scatter_(1, ids_shuffle[:, -num_masked:].unsqueeze(-1).expand_as(predicted), predicted)
+    patches.scatter_(1, ids[:, -num_masked:].unsqueeze(-1).expand_as(predicted), predicted)
     grid = x.shape[2] // patch_size[0], x.shape[3] // patch_size[1]
     return to_pixels(model, unpatchify(patches, patch_size, grid))
 

@@ -1,4 +1,4 @@
-"""Real files of every bad kind through the pipeline of small data: read rightly, or replaced and reported."""
+"""Unusual files are read correctly and broken ones replaced and reported, in the pipeline for small data."""
 
 import contextlib
 import io
@@ -45,14 +45,14 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def with_thumbnail(picture: np.ndarray) -> bytes:
-    """A JPEG with a whole one in its header, as cameras write it."""
+    """A JPEG file with a thumbnail in its header, as cameras write it."""
     small = b'Exif\0\0' + encoded(picture[::2, ::2])
     data = encoded(picture)
     return data[:2] + b'\xff\xe1' + (len(small) + 2).to_bytes(2, 'big') + small + data[2:]
 
 
 def claims(side: int, kind: str) -> bytes:
-    """A tiny file whose header says side x side pixels."""
+    """A tiny file whose header claims side x side pixels."""
     data = encoded(PICTURE, kind)
     if kind == 'JPEG':
         place = data.index(b'\xff\xc0') + 5
@@ -75,7 +75,7 @@ JPEG, PNG, WHOLE, PROGRESSIVE = (
     encoded(LARGE, progressive=True),
 )
 DEEP = np.linspace(0, 65535, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
-# name: (bytes, the picture to be seen, how far off a pixel may be)
+# name: (bytes, expected image, tolerance of a pixel)
 READ = {
     'plain.jpg': (JPEG, PICTURE, 12),
     'progressive.jpg': (encoded(PICTURE, progressive=True), PICTURE, 12),
@@ -102,7 +102,7 @@ READ = {
     'more_behind.jpg': (JPEG + b'made by a camera' * 20, PICTURE, 12),
     'thumbnail.jpg': (with_thumbnail(PICTURE), PICTURE, 12),
 }
-# name: (bytes, or None to delete the file after the scan; what the reason says)
+# name: (bytes, or None to delete the file after the scan; pattern of the reason)
 BAD = {
     'empty.jpg': (b'', 'error: .*buf.empty'),
     'text.jpg': (b'<html>404 Not Found</html>', 'failed to load image'),
@@ -125,7 +125,7 @@ BAD = {
 
 
 def data_set(folder: Path, whole: bool = False) -> dict:
-    """The training set of bootmae_small_data at 32 pixels; ``whole``: without crop and flip, the picture itself."""
+    """The training set of bootmae_small_data at 32 pixels; ``whole`` turns off crop and flip."""
     config = load_config(CONFIG).train_dataloader.dataset.to_dict()
     for step in config['pipeline']:
         if step['type'] == 'RandomResizedCrop':
@@ -152,7 +152,7 @@ def load(samples: SeededSamples, keys, workers: int = 0) -> list[torch.Tensor]:
 
 @pytest.fixture(scope='module')
 def readable(tmp_path_factory) -> dict[str, np.ndarray]:
-    """What the pipeline makes of each readable file: RGB (32, 32, 3)."""
+    """Images of all readable files after the pipeline: RGB (32, 32, 3)."""
     samples = SeededSamples(data_set(write(tmp_path_factory.mktemp('read') / 'images', READ), whole=True), bad='raise')
     return {
         Path(samples.path(k)).name: samples[k]['inputs'].numpy()[::-1].transpose(1, 2, 0) for k in range(len(samples))
@@ -160,7 +160,7 @@ def readable(tmp_path_factory) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize('name', READ)
-def test_unusual_files_are_read_rightly(readable, name):
+def test_unusual_files_are_read_correctly(readable, name):
     picture, expected, tolerance = readable[name], READ[name][1], READ[name][2]
     assert picture.dtype == np.uint8
     difference = np.abs(picture.astype(float) - expected)
@@ -170,7 +170,7 @@ def test_unusual_files_are_read_rightly(readable, name):
 
 @pytest.fixture(scope='module')
 def unreadable(tmp_path_factory) -> tuple[dict, dict]:
-    """The bad files alone and one good: by name, the error under ``raise``, and what is reported under ``skip``."""
+    """Errors under ``raise`` and reports under ``skip`` by file name, for all bad files and one good file."""
     folder = write(tmp_path_factory.mktemp('bad') / 'images', BAD | {'good.jpg': (JPEG,)})
     strict = SeededSamples(data_set(folder, whole=True), bad='raise')
     lenient = SeededSamples(strict.dataset, bad='skip')
@@ -204,7 +204,7 @@ def test_good_files_are_not_reported(unreadable):
 
 @pytest.fixture
 def one(tmp_path):
-    """``one(data)``: the picture that the pipeline makes of a file, None if it is refused."""
+    """``one(data)``: the image of a file after the pipeline, None if the file is refused."""
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images' / 'a.jpg').write_bytes(WHOLE)
     samples = SeededSamples(data_set(tmp_path / 'images', whole=True), bad='raise')
@@ -236,7 +236,7 @@ CUTS = (0.001, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.
 
 @pytest.mark.parametrize('data', [WHOLE, PROGRESSIVE], ids=['baseline', 'progressive'])
 def test_no_cut_of_a_jpeg_passes(one, data):
-    """Neither with the rest gone, nor with zeros in its place."""
+    """The missing part is absent or replaced by zeros."""
     assert one(data) is not None
     for share in CUTS:
         assert one(data[: int(share * len(data))]) is None, share
@@ -244,7 +244,7 @@ def test_no_cut_of_a_jpeg_passes(one, data):
 
 
 def test_the_decoder_alone_takes_a_cut_jpeg_for_a_whole_one(one, monkeypatch):
-    """So that the test above says something: this is what the stock stack trains on."""
+    """Without our check, the pipeline trains on the truncated image."""
     whole = one(WHOLE)
     monkeypatch.setattr(images, 'check_whole', lambda path: None)
     half = one(zeros_from(WHOLE, 0.5))
@@ -291,7 +291,7 @@ def test_a_file_without_permission_is_replaced(tmp_path):
 
 
 def test_a_folder_of_everything_is_read_to_its_end(tmp_path):
-    """Random crops and flips; two epochs, the same with 0 and 2 workers, the bad ones reported and no others."""
+    """Two epochs are the same with 0 and 2 workers, and exactly the bad files are reported."""
     good = {f'{k:03}.jpg': (encoded(digit(k, 24 + k % 40)),) for k in range(GOOD)}
     folder = write(tmp_path / 'images', good | READ | BAD)
     samples = SeededSamples(data_set(folder), seed=5)

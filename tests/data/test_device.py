@@ -1,4 +1,4 @@
-"""DeviceStage on the CPU: the images that ReadCrop gives, and broken ones replaced alike. tests/gpu has the GPU."""
+"""DeviceStage on the CPU gives the images of ReadCrop and replaces broken files; tests/gpu tests it on a GPU."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def picture(seed: int, kind: str = 'JPEG', mode: str = 'RGB', **options) -> byte
 
 
 def undecodable(data: bytes) -> bytes:
-    """A whole file with a sound header, but with a Huffman table that cannot be."""
+    """A complete file with a valid header and an invalid Huffman table."""
     place = data.index(b'\xff\xc4') + 5
     return data[:place] + b'\xff' * 16 + data[place + 16 :]
 
@@ -69,7 +69,7 @@ def read(data: SeededSamples, keys: Iterable[int]) -> torch.Tensor:
 
 
 def assert_same(images: torch.Tensor, expected: torch.Tensor):
-    """But for the rounding of two builds of libjpeg: torchvision's here, OpenCV's there."""
+    """Up to the rounding of two builds of libjpeg, that of torchvision and that of OpenCV."""
     difference = (images.int() - expected).abs().float()
     assert difference.max() <= 3
     assert difference.mean() < 0.1
@@ -100,7 +100,7 @@ def test_a_batch_keeps_its_order_and_labels(tmp_path):
 
 
 def test_resizing_as_torchvision_does_it_on_a_gpu():
-    """In float32, clamped and rounded to even once; the CPU rounds and clamps after each of two passes."""
+    """It rounds once in float32, to even; the CPU rounds and clamps after each of two passes."""
     images = [decode_jpeg(torch.frombuffer(bytearray(picture(seed)), dtype=torch.uint8)) for seed in range(4)]
     boxes = [[0, 0, 54, 80, 0], [3, 5, 20, 20, 1], [1, 2, SIZE, SIZE, 1], [0, 0, 10, 70, 0]]
     for image, (*box, flipped), row in zip(images, boxes, crop_and_resize(images, boxes, (SIZE, SIZE), exact=True)):
@@ -115,7 +115,7 @@ def test_resizing_as_torchvision_does_it_on_a_gpu():
 
 
 class Picky:
-    """A device's decoder that refuses a batch with one of some files in it, and does not say why."""
+    """A decoder that fails on batches with certain files and does not name them."""
 
     def __init__(self, *refused: bytes):
         self.refused, self.sizes = refused, []
@@ -186,7 +186,7 @@ def test_devices_without_a_decoder_are_refused():
 
 
 def test_streams(tmp_path, monkeypatch):
-    """No image is decoded into memory that is still read, and none is used before it is finished."""
+    """No image is decoded into memory that is still being read, and none is used before it is complete."""
     events = []
 
     class Stream:

@@ -1,4 +1,4 @@
-"""Each kind of damage to an image, a mask or a COCO file is found under its own name; sound files give nothing."""
+"""Each kind of damage to an image, a mask or a COCO file has its own finding; valid files have none."""
 
 import io
 import os
@@ -62,7 +62,7 @@ NOTES = {
 
 @pytest.fixture
 def look(tmp_path):
-    """``look(data, mask=..., **job)``: kinds found in an image file of these bytes, and (kind, fault) pairs."""
+    """``look(data, mask=..., **job)``: (kind, fault) of all findings about an image file with these bytes."""
 
     def run(data: bytes, mask: bytes | None = None, **job) -> list[FileFinding]:
         (tmp_path / 'image').write_bytes(data)
@@ -83,7 +83,7 @@ def test_faults_of_images(look, kind):
 
 
 def test_a_jpeg_that_goes_on_as_zeros(look):
-    """Both decoders take it; the last rows are wrong."""
+    """Both decoders accept it, although the last rows are wrong."""
     kept = len(JPEG) * 97 // 100
     assert look(JPEG[:kept] + bytes(len(JPEG) - kept)) == [('truncated', True)]
     assert look.outcome.findings[0].detail == 'a JPEG file without its end'
@@ -129,7 +129,7 @@ def test_settings_of_the_program_neither_matter_nor_change(look, monkeypatch):
 
 
 def test_an_image_that_opencv_does_not_take_is_not_decoded(look):
-    """A small file that says it has 4e9 pixels costs neither time nor memory."""
+    """A small file that claims 4e9 pixels takes neither time nor memory."""
     data = encoded(Image.new('1', (8, 8)), 'PNG')
     head = b'IHDR' + (65_000).to_bytes(4, 'big') * 2 + data[24:29]
     assert look(data[:12] + head + zlib.crc32(head).to_bytes(4, 'big') + data[33:]) == [('too large', True)]

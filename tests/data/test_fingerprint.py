@@ -1,4 +1,4 @@
-"""A data set's fingerprint changes with what is judged, and with nothing else."""
+"""The fingerprint of a data set changes with its images and labels, and with nothing else."""
 
 import shutil
 

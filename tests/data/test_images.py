@@ -1,6 +1,5 @@
-"""Image files: what is found, in which order, with which label, and what each mistake is called."""
+"""ImageFiles: files, order, labels, and messages about errors."""
 
-import gc
 import os
 import pickle
 
@@ -16,14 +15,6 @@ from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomResizedCrop', scale=8), dict(type='PackInputs')]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def light_collections():
-    """mmengine collects garbage whenever it builds a dataset: 0.2 s each time with all of torch to look at."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def touch(root, *names):

@@ -1,4 +1,4 @@
-"""What a JPEG file's header says, against files made by Pillow and by hand."""
+"""Headers of JPEG files, made by Pillow and by hand."""
 
 import io
 
@@ -21,7 +21,7 @@ def jpeg(picture: Image.Image = PICTURE, orientation: int | None = None, **optio
 
 
 def with_frame(data: bytes, place: int, value: bytes) -> bytes:
-    """The file with other bytes in its frame header; 0 is the number of bits."""
+    """Change bytes of the frame header; byte 0 is the number of bits."""
     start = data.index(b'\xff\xc0') + 4 + place
     return data[:start] + value + data[start + len(value) :]
 

@@ -1,4 +1,4 @@
-"""Reading, cropping and flipping in one go, against the stock transforms."""
+"""ReadCrop compared with the upstream transforms."""
 
 import io
 
@@ -23,7 +23,7 @@ FLIP = dict(prob=0.5)
 
 
 def files() -> dict[str, bytes]:
-    """The same photograph, 180 x 240, in the formats of the wild; ``small`` ones are 30 x 40."""
+    """The same photograph in common formats, 180 x 240; ``small`` is 30 x 40."""
     picture = Image.fromarray(photo('flower')).resize((240, 180), Image.Resampling.LANCZOS)
     turned, small = {}, picture.resize((40, 30))
     for orientation in range(2, 9):
@@ -72,8 +72,10 @@ def seeded(pipeline, path, seed: int) -> dict:
 
 
 def error_of(ours: np.ndarray, path, seed: int, step: ReadCrop) -> np.ndarray:
-    """Against the stock transforms' image, resized by Pillow in two passes, as always up to Pillow 12; 13 sometimes
-    takes the vertical one first, which moves what lies beside the sharpest edges."""
+    """Difference from the crop as Pillow up to 12 resizes it, horizontally first.
+
+    Pillow 13 sometimes resizes vertically first, which changes pixels next to the sharpest edges.
+    """
     image = cv2.imread(str(path))
     np.random.seed(seed)
     (top, left, height, width), flipped = step.draw(image.shape[:2], {})
@@ -85,8 +87,7 @@ def error_of(ours: np.ndarray, path, seed: int, step: ReadCrop) -> np.ndarray:
 
 @pytest.mark.parametrize('name', FILES)
 def test_the_same_image_as_from_the_stock_transforms(name, tmp_path):
-    """Within 1 level of 255 of a Pillow that resizes horizontally first (2 where the image is enlarged), and within 0.5
-    on average of any."""
+    """Off by at most 1 level (2 if enlarged) from horizontal-first resizing, by 0.5 on average from any Pillow."""
     path = tmp_path / name
     path.write_bytes(FILES[name])
     step, reference, flips = ReadCrop(CROP, FLIP), stock(), set()
@@ -175,7 +176,7 @@ def test_planes_are_packed_as_arrays_are(tmp_path):
 @pytest.mark.parametrize('mode', ['cpu', 'gpu'])
 @pytest.mark.parametrize('case', ['cut', 'zeros', 'header only', 'empty', 'text', 'png', 'no such', 'claims'])
 def test_broken_files_are_named(case, mode, tmp_path):
-    """In one reading of the file: the data set asks for no second one."""
+    """The data set reads the file only once."""
     whole = FILES['420']
     frame = whole.index(b'\xff\xc0') + 5
     data = {
@@ -226,7 +227,7 @@ def test_settings_that_it_does_not_do():
 
 
 def boxes_of_mae(number: int, height: int, width: int) -> np.ndarray:
-    """Sides of boxes by the words of facebookresearch/mae: area and log aspect uniform, then clamped; nothing else."""
+    """Sides of boxes as facebookresearch/mae describes them: uniform area and log aspect ratio, then clamped."""
     rng = np.random.default_rng(1)
     area, aspect = height * width * rng.uniform(0.08, 1, number), np.exp(rng.uniform(-1, 1, number) * np.log(4 / 3))
     return np.stack(
@@ -237,7 +238,7 @@ def boxes_of_mae(number: int, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize('shape', [(20, 100), (100, 20), (60, 60)])
 def test_clamped_boxes(shape):
-    """Sides are distributed as in facebookresearch/mae, and places evenly; on a long image most boxes are clamped."""
+    """Sides follow facebookresearch/mae, positions are uniform; on a long image most boxes are clamped."""
     crop = ClampedResizedCrop(scale=SIZE)
     boxes = np.array([crop.rand_crop_params(np.broadcast_to(np.uint8(0), shape)) for _ in range(4000)])
     places, sides = boxes[:, :2], boxes[:, 2:]

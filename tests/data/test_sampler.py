@@ -1,4 +1,4 @@
-"""The order of samples: every one once an epoch, the same global batches on any layout, and resumed at any batch."""
+"""Every sample comes once per epoch, global batches do not depend on the layout, and any batch can be the first."""
 
 from itertools import islice
 
@@ -42,7 +42,7 @@ def layout(monkeypatch):
 
 
 def test_the_order_is_mmengines(layout):
-    """So that earlier runs are repeated."""
+    """Earlier runs stay reproducible."""
     (ours,) = layout(10, seed=3)
     theirs = DefaultSampler(Length(10), seed=3)
     for epoch in (0, 4):
@@ -81,7 +81,7 @@ def test_the_stream_goes_through_all_epochs(layout):
 @pytest.mark.parametrize('infinite', [True, False])
 @pytest.mark.parametrize('ranks, batch, accumulation', [(1, 4, 2), (2, 4, 1), (2, 2, 2), (4, 2, 1), (1, 1, 8)])
 def test_any_layout_has_the_same_global_batches(layout, infinite, ranks, batch, accumulation):
-    """Of 8 samples; 29 divide neither by ranks nor by batches."""
+    """Batches of 8 of 29 samples, which no layout divides evenly."""
 
     def steps(ranks, batch, accumulation):
         each = [

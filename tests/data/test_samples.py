@@ -1,4 +1,4 @@
-"""SeededSamples: samples are functions of (seed, epoch, index), and unreadable ones are replaced and reported."""
+"""Samples depend on (seed, epoch, index) alone; unreadable ones are replaced and reported."""
 
 import pickle
 import random
@@ -115,7 +115,7 @@ def test_a_broken_file_is_replaced_as_a_function_of_the_sample():
 
 
 def test_a_sample_that_turns_out_broken_later_is_replaced_in_the_same_way():
-    """As if reading it had failed: the bytes of a file may be read, and not be decoded."""
+    """The bytes of a file can be read but not decoded."""
 
     def as_bytes(info):
         return dict(inputs=torch.tensor([info['number']]), data_samples=BaseDataElement(drawn=draw(info)))
@@ -152,7 +152,7 @@ def test_reports_name_path_and_reason_once(workers):
 
 
 def test_many_reports_do_not_block_a_worker():
-    """More than a pipe would hold, and nobody asks for them."""
+    """There are more than a pipe would hold, and nobody reads them."""
     samples = broken([1], length=2)
     load(samples, [2 * epoch + 1 for epoch in range(SLOTS + 50)], num_workers=1)
     assert samples._bad[1, 0] > SLOTS

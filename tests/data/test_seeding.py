@@ -1,4 +1,4 @@
-"""Seeds of samples and steps: pinned, distinct, and in force for all generators."""
+"""Seeds of samples and steps are pinned, distinct, and used by all generators."""
 
 import random
 

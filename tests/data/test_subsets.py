@@ -1,4 +1,4 @@
-"""Few labels of each class and images held out: which are drawn, and what each mistake is called."""
+"""Spread indices, unwrapped data sets, few labels of each class, held-out images, and messages about errors."""
 
 import os
 from types import SimpleNamespace
@@ -61,7 +61,7 @@ def test_held_out_share_of_each_class():
 
 
 def test_images_held_out_are_not_the_few_labels_of_the_same_seed():
-    """With one stream for both they would be the same images, for every seed."""
+    """One stream for both would give the same images for every seed."""
     same = [
         np.flatnonzero(held_out(LABELS, 0.25, seed)).tolist() == few_labels(LABELS, 2, seed).tolist()
         for seed in range(4)
@@ -107,7 +107,7 @@ def test_image_files_keep_few_of_each_class_in_their_order(tmp_path):
 
 
 def test_image_files_and_embedded_images_draw_alike(tmp_path):
-    """The same labels in the same order and the same seed: the same images."""
+    """The same order of labels and the same seed give the same images."""
     whole = DigitImages('train', size=8)
     labels = [whole.get_data_info(i)['gt_label'] for i in range(len(whole))]
     path = tmp_path / 'list.txt'
@@ -154,7 +154,7 @@ def test_faults_of_few_labels_are_named(tmp_path, kwargs, message):
 
 
 def test_label_that_a_list_skips_is_named(tmp_path):
-    """Such as 0, in a list that counts from 1."""
+    """A list that counts from 1 skips 0."""
     path = tmp_path / 'list.txt'
     path.write_text('a.jpg 1\nb.jpg 1\nc.jpg 2\n')
     with pytest.raises(ValueError, match='class 0 has 0 training images: lower labels_per_class or correct .*list.txt'):

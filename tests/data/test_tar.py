@@ -1,4 +1,4 @@
-"""Images inside tar archives: the same images as in the folder that was packed, and every mistake named."""
+"""Tar archives give the same images as the folder that was packed; messages about errors."""
 
 import io
 import os
@@ -22,7 +22,7 @@ PIPELINE = [dict(type='LoadImageFromFile'), dict(type='RandomResizedCrop', scale
 
 
 def pack(path, files: dict[str, bytes] | list[str], links: dict[str, str] | None = None, **kwargs) -> str:
-    """A tar archive of files; of a list of names, each with its own name as its content."""
+    """Write a tar archive; files of a list of names contain their own names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, 'w', **kwargs) as archive:
         for name in files:
@@ -105,7 +105,7 @@ def test_few_archives_are_open_at_a_time(tmp_path, monkeypatch):
 
 
 def test_the_same_images_in_the_same_order_as_in_the_folder(tmp_path):
-    """So that a run gives the same from either; crops included."""
+    """A run on an archive is the same as one on the folder, including crops."""
     files = ['b.png', 'a/z.PNG', 'a/deep/er/x.png', 'a.png', 'a-b/1.png', 'c/10.png', 'c/9.png']
     packed = {name: picture(i, 'PNG') for i, name in enumerate(files)}
     for name, data in packed.items():

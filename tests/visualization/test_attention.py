@@ -1,4 +1,4 @@
-"""Class-token attention and components, against the modules they look into, timm and scikit-learn."""
+"""Attention of the class token and principal components, compared with the modules, timm and scikit-learn."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pretraining models from files that have a decoder, and the refusal of those that have none."""
+"""Loading pretraining models from files with a decoder, and errors about files without one."""
 
 import argparse
 import copy
@@ -177,7 +177,7 @@ def test_authors_file(save_run):
 
 @pytest.mark.parametrize('names', [dict, facebook_names])
 def test_mae_of_other_projects(toy_mae, tmp_path, names):
-    """Built from the weights alone; predictions are those of the model that they come from."""
+    """The model is built from the weights alone and gives the same predictions."""
     path = tmp_path / 'mae.pth'
     torch.save(dict(model=names(toy_mae.state_dict()), args=argparse.Namespace(norm_pix_loss=True)), path)
     found = load_decoder(path, num_heads=4)
@@ -202,7 +202,7 @@ def test_target_of_mae_must_be_known(toy_mae, tmp_path):
 
 
 def test_files_without_decoder_are_refused(save_run, toy_mae, tmp_path):
-    """Each is named with what it is, and the remedy."""
+    """The message names the kind of file and the remedy."""
     path, state = save_run(BOOT)
     exported, classifier, bare = (tmp_path / f'{name}.pth' for name in ('exported', 'classifier', 'mae_pretrain'))
     convert(path, 'timm', exported)

@@ -1,4 +1,4 @@
-"""Pictures with captions: attention over images, components as colors."""
+"""Pictures with captions: attention maps and components as colors."""
 
 import io
 

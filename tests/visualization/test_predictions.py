@@ -1,4 +1,4 @@
-"""Pictures of predictions, pixel by pixel: what lies where, in which color, in which order."""
+"""Pictures of predictions: position, color and order of everything that is drawn."""
 
 import io
 
@@ -26,7 +26,7 @@ def decode(data):
 
 
 def tile(grid, row, column):
-    """One enlarged tile of a grid, without its opacity."""
+    """An enlarged tile of a grid, without the alpha channel."""
     top, left = tile_origin(row, column, H * SCALE, W * SCALE)
     return grid[top : top + H * SCALE, left : left + W * SCALE, :3]
 
@@ -37,12 +37,12 @@ def gray_of(image):
 
 
 def mixed(image, color):
-    """What a class color over the gray image must look like (H, W, 3)."""
+    """Expected blend of a class color and the gray image (H, W, 3)."""
     return (1 - OPACITY) * gray_of(image)[..., None] + OPACITY * np.array(color, dtype=float)
 
 
 def column_of(headings, grid):
-    """Whether something is drawn above each of so many columns."""
+    """Whether each column has a heading."""
     return [
         bool((grid[:HEADING, left : left + W * SCALE, 3] > 100).any())
         for left in (column * (W * SCALE + GUTTER) for column in range(headings))

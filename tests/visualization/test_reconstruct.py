@@ -1,4 +1,4 @@
-"""Reconstructions: what is pasted, what leaks, and what statistics do."""
+"""Reconstructions: pasted patches, leaks, and statistics."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_visible_patches_are_pasted(model, pictures, ids_shuffle):
 
 
 def test_one_mean_and_deviation_leak_nothing(model, pictures, ids_shuffle):
-    """Other pixels under the mask: without the leak not one predicted pixel changes, with it nearly all do."""
+    """With other pixels under the mask no predicted pixel changes, but with the leak nearly all do."""
     hidden = masked_pixels(ids_shuffle)
     changed = np.where(hidden[..., None], pictures // 3 + 90, pictures).astype(np.uint8)
     before, after = (reconstruct(model, x, ids_shuffle, MASKED, PATCH, 'one') for x in (pictures, changed))
@@ -79,7 +79,7 @@ def test_one_mean_and_deviation_leak_nothing(model, pictures, ids_shuffle):
 
 
 def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures, ids_shuffle):
-    """With the right normalized patches, their own statistics give the image back, and one pair what is said of it."""
+    """Perfect predictions give the image back with own statistics, and the documented values with one pair."""
     model = make_bootmae(data_preprocessor=PREPROCESSOR).float().eval()
     predict = model.predict
 

@@ -208,8 +208,10 @@ def test_backbones_are_alike_in_all_libraries():
 
 @pytest.mark.parametrize('decay_positions', [False, True])
 def test_vitb_segmentation_equals_the_release(golden, decay_positions):
-    """Every parameter of the backbone. Groups and decay are what the release's own fine-tuning stores for the same
-    name (there 0.6 a layer); what only segmentation has follows from the rules of bootmae.md, sections 5 and 6.
+    """Every parameter of the backbone equals the release.
+
+    Groups and decay are those that its fine-tuning stores for the same name (0.6 per layer); for parameters that only
+    segmentation has, they follow from docs/method.md.
     """
     cfg, model = build('seg/bootmae_vitb_upernet.py')
     settings = cfg.optim_wrapper.to_dict() | dict(type='OptimWrapper')
