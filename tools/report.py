@@ -28,7 +28,7 @@ from bootmae.report.verdicts import headline, learned_headline
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write the comparison report from a results file.')
-    parser.add_argument('results', help='CSV file of result rows; with --screenshots a report')
+    parser.add_argument('results', help='CSV file of result rows; with --screenshots an HTML report')
     parser.add_argument('--out', default='report.html', help='HTML file to write')
     parser.add_argument(
         '--run',
@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar='NAME=WORK_DIR',
         type=named,
-        help='losses of a pretraining to draw, and its online probe; NAME is data/method or data/method/seed',
+        help='pretraining whose losses and online probe are drawn; NAME is data/method or data/method/seed',
     )
     parser.add_argument(
         '--downstream',
@@ -44,15 +44,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar='NAME=WORK_DIR',
         type=named,
-        help='validations of a downstream training to draw, and its classes; NAME is data/method/seed',
+        help='downstream training whose validations and per-class results are shown; NAME is data/method/seed',
     )
     parser.add_argument(
-        '--picture',
-        action='append',
-        default=[],
-        metavar='CAPTION=FILE',
-        type=named,
-        help='picture of reconstructions to show',
+        '--picture', action='append', default=[], metavar='CAPTION=FILE', type=named, help='picture of reconstructions'
     )
     parser.add_argument(
         '--prediction',
@@ -60,25 +55,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar='CAPTION=FILE',
         type=named,
-        help='picture of predictions beside the annotation to show',
+        help='picture of predictions beside the annotation',
     )
     parser.add_argument('--title', default='BootMAE and MAE compared')
     parser.add_argument(
         '--provenance',
         metavar='FILE',
-        help='JSON object: versions, device and so on; its "commands" (an object, command by '
-        'purpose) and "notes" (a list) have their own places on the page',
+        help='JSON object with versions, device and so on; "commands" (an object: command by purpose) and "notes" (a '
+        'list) are shown in sections of their own',
     )
     parser.add_argument(
-        '--screenshots',
-        metavar='FOLDER',
-        help='write report-wide.png and report-narrow.png of the report given instead of results',
+        '--screenshots', metavar='FOLDER', help='write report-wide.png and report-narrow.png of the HTML report'
     )
     return parser.parse_args(arguments)
 
 
 def named(text: str) -> tuple[str, str]:
-    """``NAME=VALUE`` as a pair; a caption may hold an equals sign, a path should not."""
+    """``NAME=VALUE`` as a pair, split at the last equals sign because captions may contain one."""
     name, sign, value = text.rpartition('=')
     if not (sign and name and value):
         raise argparse.ArgumentTypeError(f'{text!r} is not NAME=VALUE')
@@ -86,7 +79,7 @@ def named(text: str) -> tuple[str, str]:
 
 
 def read_provenance(path: str | None) -> dict:
-    """Content of the provenance file, empty without one."""
+    """Content of the provenance file; empty without one."""
     if path is None:
         return {}
     try:
