@@ -37,7 +37,8 @@ class SummingFile:
     """A binary file that hashes what is written and keeps the first OSError, which torch replaces by its own."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.digest, self.error = file, hashlib.sha256(), None
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:

@@ -169,12 +169,12 @@ class SelfAttention(nn.Module):
         """Attention within each group; the T tokens are ordered by group."""
         if groups[0].shape is None:
             return attend(q, k, v, self.num_heads, self.position_bias(groups[0]))
-        sizes = [group.shape[0] * group.shape[1] for group in groups]
+        batch, sizes = len(q), [group.shape[0] * group.shape[1] for group in groups]
         outputs = []
         for group, *parts in zip(groups, *(x.split(sizes, dim=1) for x in (q, k, v)), strict=True):
-            windows = (x.unflatten(1, group.shape).flatten(0, 1) for x in parts)  # B * W, L, I
-            out = attend(*windows, self.num_heads, self.position_bias(group))
-            outputs.append(out.reshape(len(q), -1, out.shape[-1]))  # B, W * L, I
+            q, k, v = (x.unflatten(1, group.shape).flatten(0, 1) for x in parts)  # B * W, L, I
+            out = attend(q, k, v, self.num_heads, self.position_bias(group))
+            outputs.append(out.reshape(batch, -1, out.shape[-1]))  # B, W * L, I
         return torch.cat(outputs, dim=1)
 
     def attend_tiles(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
@@ -198,7 +198,7 @@ class SelfAttention(nn.Module):
             q, k, v = F.linear(tiling.split(x) if tiling else x, self.qkv.weight, bias).chunk(3, dim=-1)
             if tiling:
                 return self.proj(tiling.join(self.attend_tiles(q, k, v, tiling.window)))
-            if groups is not None:
+            if groups is not None and not isinstance(groups, Tiling):
                 return self.proj(self.attend_groups(q, k, v, groups))
         else:
             q_weight, kv_weight = self.qkv.weight.tensor_split((len(self.q_bias),))

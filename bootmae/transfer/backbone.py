@@ -4,6 +4,7 @@ Shape letters: B batch, C channels, H and W image size, h and w rows and columns
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -83,7 +84,7 @@ class TransferViT(PlainViT):
     ):
         num_blocks = resolve_arch(arch)['depth'] if depth is None else depth
         windowed = _windowed(num_blocks, window_size, global_blocks)
-        shared = dict(
+        shared: dict[str, Any] = dict(
             arch=arch,
             img_size=img_size,
             patch_size=patch_size,
@@ -194,7 +195,7 @@ class TransferViT(PlainViT):
             return [Tiling(grid, self.window_size if windowed else None) for windowed in self.windowed], None
         within = order = None
         if any(self.windowed):
-            within, order = window_groups(grid, self.window_size, self.relative_positions, device)
+            within, order = window_groups(grid, self.window_size, bool(self.relative_positions), device)
         everywhere = all_tokens(grid, order, device) if self.relative_positions and not all(self.windowed) else None
         return [within if windowed else everywhere for windowed in self.windowed], order
 

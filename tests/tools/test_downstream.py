@@ -1,6 +1,5 @@
 """From every kind of pretrained file to a segmentation and a detection result, by the commands that a user gives."""
 
-import importlib.util
 import itertools
 import json
 import re
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from calling import call_tool
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from toy_runs import DEBUG, write_config, write_files
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.checkpoints.keys import from_mmpretrain
-from bootmae.commands.cli import main
 from bootmae.config.load import load_config
 from bootmae.models.positions import resize_positions
 
@@ -41,16 +40,8 @@ DEMO = Size(embed_dims=64, depth=3, num_heads=2, img_size=48, patch_size=8)
 
 
 def call(tool: str, *args, options=()) -> int:
-    """Run a tool in this process; its exit code. Runs get names of their own, since mmengine keeps them by name."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', REPOSITORY / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    options = ['--cfg-options', f'experiment_name=downstream_{next(COUNT)}', *options]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [f'{tool}.py', *map(str, args), *options])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    """Each run gets its own name, since mmengine keeps runs by name."""
+    return call_tool(tool, *args, '--cfg-options', f'experiment_name=downstream_{next(COUNT)}', *options)
 
 
 @dataclass

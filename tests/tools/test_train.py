@@ -1,6 +1,5 @@
 """tools/train.py: starting weights, resuming, batch, and one line for each error a user can make."""
 
-import importlib.util
 import itertools
 import json
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from calling import call_tool
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.cli import main
@@ -23,16 +23,8 @@ QUIET = ['log_level=ERROR', 'train_dataloader.dataset.indices=64']
 
 
 def call(tool: str, *args, options=()) -> int:
-    """Run a tool in this process; its exit code. Runs get names of their own, since mmengine keeps them by name."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', REPOSITORY / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    options = ['--cfg-options', f'experiment_name=train_{next(COUNT)}', *QUIET, *options]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [f'{tool}.py', *map(str, args), *options])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    """Each run gets its own name, since mmengine keeps runs by name."""
+    return call_tool(tool, *args, '--cfg-options', f'experiment_name=train_{next(COUNT)}', *QUIET, *options)
 
 
 def scalars(work_dir: Path) -> list[dict]:

@@ -107,7 +107,7 @@ class SuiteRunner(Runner):
 
     def _agree_on_newest(self) -> str | None:
         """Return the newest complete checkpoint that rank 0 sees, since shared folders may update late elsewhere."""
-        answer = [None, None]  # path, error
+        answer: list[str | None] = [None, None]  # path, error
         if is_main_process():
             remove_stale(checkpoint_folder(self))
             try:
