@@ -113,8 +113,8 @@ def make_bootmae():
 
 
 @pytest.fixture
-def draw_orders():
-    """``draw_orders(model, batch_size, seed)``: mask orders (B, N) as a tensor."""
+def draw_ids_shuffle():
+    """``draw_ids_shuffle(model, batch_size, seed)``: (B, N) patch orders as a tensor."""
 
     def draw(model: torch.nn.Module, batch_size: int = 2, seed: int = 0) -> torch.Tensor:
         rng = np.random.RandomState(seed)

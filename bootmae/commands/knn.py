@@ -71,7 +71,7 @@ def evaluate_features(
     )
     content = read_checkpoint(checkpoint) if checkpoint else {}
     model = build_encoder(cfg, checkpoint, source, seed, content)
-    numbers, verdict = numbers or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
+    numbers, report = numbers or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
     reference, query = (
         extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, numbers, workers=workers)
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
@@ -91,7 +91,7 @@ def evaluate_features(
                 )
                 found.append(dict(task=task, labels=number, value=value, protocol=protocol))
     gpu_seconds = time.monotonic() - begin if torch.cuda.is_available() else 0.0
-    facts, weights = run_facts_of(content), verdict.hash if verdict else ''
+    facts, weights = run_facts_of(content), report.hash if report else ''
     return [result_row(checkpoint, weights, facts, gpu_seconds, **columns, **row) for row in found]
 
 

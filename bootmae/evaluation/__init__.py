@@ -1,1 +1,1 @@
-"""What an encoder or a trained model is worth: frozen features, metrics that keep each class, predictions."""
+"""Evaluation of encoders and trained models: frozen features, per-class metrics, predictions, result rows."""

@@ -16,19 +16,19 @@ from ..config.model import build_model
 
 @torch.no_grad()
 def predict(cfg: Config, checkpoint: str | Path, indices: Sequence[int]) -> list:
-    """mmseg's or mmdet's data samples, prediction and truth, of test images."""
+    """Data samples of mmseg or mmdet, with prediction and annotation, for the given test images."""
     model = build_model(cfg, checkpoint).to(get_device()).eval()
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     return [model.test_step(pseudo_collate([dataset[index]]))[0].cpu() for index in indices]
 
 
 def image_of(sample) -> np.ndarray:
-    """The image of a data sample as in its file: RGB uint8 (H, W, 3)."""
+    """The image file of a data sample: RGB uint8 (H, W, 3)."""
     return np.ascontiguousarray(mmcv.imread(sample.img_path)[..., ::-1])
 
 
 def label_map(sample, truth: bool = False) -> np.ndarray:
-    """(H, W) classes of a segmentation sample: predicted, or annotated (255: ignored)."""
+    """Classes (H, W) of a segmentation sample, predicted or annotated (255: ignored)."""
     return (sample.gt_sem_seg if truth else sample.pred_sem_seg).data[0].numpy()
 
 

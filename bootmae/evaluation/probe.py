@@ -1,4 +1,4 @@
-"""Frozen features judged without training the encoder: k-NN and logistic regression.
+"""Evaluation of frozen features: k-NN and logistic regression.
 
 Shape letters: N reference images, Q query images, D feature width, K classes.
 """
@@ -29,7 +29,7 @@ def build_encoder(
 ) -> nn.Module:
     """The classifier of a downstream config in eval mode, with the encoder of a checkpoint or random weights.
 
-    The backbone's ``verdict`` reports what was loaded.
+    The backbone's ``load_report`` says what was loaded.
 
     Args:
         cfg: A classification config.
@@ -49,7 +49,7 @@ def build_encoder(
     model = build_model(cfg)
     model.init_weights()
     if checkpoint:
-        model.backbone.verdict = load_encoder(model.backbone, checkpoint, source, content)
+        model.backbone.load_report = load_encoder(model.backbone, checkpoint, source, content)
     return model.to(get_device()).eval()
 
 
@@ -57,9 +57,11 @@ def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 25
     """Features (before the head) and labels of all images of a dataset.
 
     Args:
-        model: a classifier.
-        loader: the config of a dataloader; its dataset is read in order, without augmentation.
-        pipeline: transforms for evaluation.
+        model: A classifier.
+        loader: Config of a dataloader; its dataset is read in order, without augmentation.
+        pipeline: Transforms for evaluation.
+        batch_size: Images per batch.
+        workers: Number of processes that read images.
     """
     return features_of(
         model, DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True)), batch_size, workers
@@ -83,7 +85,7 @@ def features_of(
 def extract_blocks(
     model: nn.Module, loader: dict, pipeline: list, blocks: Sequence[int], batch_size: int = 256, workers: int = 0
 ) -> list[Features]:
-    """Features after each of ``blocks`` (from 1), and labels: :func:`extract`, with every image read once."""
+    """Features after each of ``blocks`` (counted from 1) and labels, as :func:`extract`; every image is read once."""
     dataset = DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True))
     features, labels = _read(
         model, dataset, lambda images: pooled_blocks(model.backbone, images, blocks), batch_size, workers
@@ -92,10 +94,10 @@ def extract_blocks(
 
 
 def pooled_blocks(backbone: PlainViT, images: torch.Tensor, blocks: Sequence[int]) -> list[torch.Tensor]:
-    """What the backbone would give with ``depth`` at each of these blocks (from 1), one (B, D) each, in one pass.
+    """Outputs (B, D) of the backbone if ``depth`` were each of these blocks (counted from 1), in one pass.
 
     Raises:
-        ValueError: if it gives no vector for an image.
+        ValueError: The backbone does not return one vector per image.
     """
     if backbone.out_type not in ('avg_featmap', 'cls_token'):
         raise ValueError(
@@ -119,7 +121,7 @@ def _read(
     workers: int,
     progress: Callable[[], None] = lambda: None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Each of the ``outputs`` of a batch's images for the whole dataset, (N, D) on the CPU, and the labels (N,)."""
+    """Results (N, D) of the function ``outputs`` over the whole dataset, on the CPU, and the labels (N,)."""
     batches = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
     if workers:
         shield_workers(batches)
@@ -135,13 +137,14 @@ def _read(
 def knn_accuracy(
     reference: Features, query: Features, k: int = 20, temperature: float = 0.07, chunk: int = 1024
 ) -> float:
-    """Percent right of a k-NN vote, weighted by ``exp(cosine / temperature)`` (the usual protocol of Wu et al. 2018).
+    """Accuracy in percent of k-NN with votes weighted by ``exp(cosine / temperature)`` (Wu et al. 2018).
 
     Args:
-        reference: labeled features.
-        query: features to classify.
-        k: neighbors; all if there are fewer.
-        chunk: queries at a time.
+        reference: Labeled features.
+        query: Features to classify.
+        k: Number of neighbors; all if there are fewer.
+        temperature: Temperature of the weights.
+        chunk: Number of queries at a time.
     """
     device = get_device()
     bank, labels = F.normalize(reference[0], dim=1).to(device), reference[1].to(device)
@@ -155,8 +158,8 @@ def knn_accuracy(
 
 
 def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> float:
-    """Percent right of a logistic regression (L-BFGS, L2 penalty 1 / c) on standardized features."""
-    from sklearn.linear_model import LogisticRegression  # seconds to import, and no other task needs it
+    """Accuracy in percent of logistic regression (L-BFGS, L2 penalty 1 / c) on standardized features."""
+    from sklearn.linear_model import LogisticRegression  # slow to import, and no other task needs it
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -166,10 +169,10 @@ def linear_accuracy(reference: Features, query: Features, c: float = 1.0) -> flo
 
 
 def chosen_blocks(blocks: Sequence[int | str], depth: int) -> list[int]:
-    """Blocks that were asked for, each once and in their order, of an encoder of ``depth``; ``all`` is each of them.
+    """The requested blocks of an encoder with ``depth`` blocks, sorted and without repetition; ``all`` is all of them.
 
     Raises:
-        ValueError: for a block that it does not have.
+        ValueError: The encoder has no such block.
     """
     asked = range(1, depth + 1) if list(map(str, blocks)) == ['all'] else blocks
     for block in asked:

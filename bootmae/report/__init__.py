@@ -1,4 +1,4 @@
-"""Result rows to tables, plots and one HTML page."""
+"""From result rows to tables, plots and one HTML page."""
 
 from ..results.rows import ResultRow, published_rows, read_rows, write_rows
 from ..visualization.grids import reconstruction_grid

@@ -1,4 +1,4 @@
-"""An encoder judged after several of its blocks: the last of them stands for it, and a figure shows all."""
+"""Results after several blocks of an encoder: tables use the last one, a figure shows all."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from .verdicts import labels_phrase, method_order, task_name
 
 BLOCK = re.compile(r', block (\d+) of (\d+)$')  # end of the protocol of frozen features
 BLOCKS_CAPTION = (
-    'By block: the frozen features after several blocks, a line a method, the mean over seeds, and a band of one '
-    'standard deviation to either side. All else on this page reads the last of these blocks, for every method; the '
-    'best one was not chosen for any, as that would choose by the test images.'
+    'By block: frozen features after several blocks, one line per method, mean over seeds with a band of one standard '
+    'deviation. Everything else on this page uses the last of these blocks for every method. Choosing the best block '
+    'would be a choice by the test images.'
 )
 
 
 def block_of(item: Comparison) -> int:
-    """The block after which the features were judged, 0 where the protocol names none."""
+    """The block whose output was evaluated; 0 if the protocol names none."""
     found = BLOCK.search(item.protocol)
     return int(found[1]) if found else 0
 
 
 def by_blocks(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
-    """Comparisons that differ in nothing but the block, together, by block; in order of first appearance."""
+    """Groups of comparisons that differ only in the block, sorted by block, in order of first appearance."""
     groups: dict[tuple, list[Comparison]] = {}
     for item in comparisons:
         place = item.data, item.task, item.labels, item.metric, BLOCK.sub(r' of \2', item.protocol)
@@ -34,13 +34,13 @@ def by_blocks(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
 
 
 def last_blocks(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Without those that differ from another only in that they judge an earlier block."""
+    """The comparisons without those of earlier blocks."""
     last = [group[-1] for group in by_blocks(comparisons)]
     return [item for item in comparisons if any(item is other for other in last)]
 
 
 def block_plots(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
-    """Heading and SVG for every data set, task and amount of labels that was judged after several blocks."""
+    """Heading and SVG for every data set, task and number of labels with results after several blocks."""
     return [
         (
             ', '.join(filter(None, [group[0].data, task_name(group[0]), labels_phrase(group[0]), 'by block'])),
@@ -52,7 +52,7 @@ def block_plots(comparisons: Sequence[Comparison], colors: Mapping[str, str] | N
 
 
 def block_svg(group: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> str:
-    """Percent over blocks, a line a method."""
+    """Percent over blocks, one line per method."""
     methods = method_order(group)
     colors = colors or method_colors(methods)
     with matplotlib.rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""Results of each class: read from a run, averaged over seeds, and set as tables."""
+"""Per-class results: read from a run, averaged over seeds, and shown as tables."""
 
 import json
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from .tables import Table, TableCell, number, word
 from .verdicts import MINUS_MAE, TASK_NAMES, difference_text, rivals, signed
 
 TASK_OF_METRIC = {'accuracy': 'finetune', 'IoU': 'segmentation', 'box AP': 'detection', 'mask AP': 'detection'}
-NAMED = 3  # classes that the summary names at each end
+NAMED = 3  # classes that the summary names at either end
 
 # Data set, task, method, seed, metric, and percent by class.
 ClassResult = tuple[str, str, str, int, str, dict[str, float]]
 
 
 def read_classes(work_dir: str | Path) -> dict[str, dict[str, float]]:
-    """Percent by class, by metric, of the newest validation in a work directory; empty where none was kept.
+    """Percent by metric and class of the newest evaluation in a work directory; empty if there is none.
 
     Raises:
         ValueError: The file is damaged.
@@ -30,7 +30,7 @@ def read_classes(work_dir: str | Path) -> dict[str, dict[str, float]]:
 
 
 def class_results(name: str, work_dir: str | Path, task: str | None = None) -> list[ClassResult]:
-    """What the page takes of a downstream training: those metrics that have a table; empty where none were kept.
+    """Per-class results of a downstream training for the page, with the metrics that have a table; may be empty.
 
     Args:
         name: ``data/method/seed``.
@@ -43,7 +43,7 @@ def class_results(name: str, work_dir: str | Path, task: str | None = None) -> l
     data, method, seed, *_ = [*name.split('/', 2), '', '']
     found = read_classes(work_dir)
     if found and not seed.isdigit():
-        raise ValueError(f'{name!r} is no data/method/seed, by which classes are averaged and compared')
+        raise ValueError(f'{name!r} is not data/method/seed, by which per-class results are averaged and compared')
     results = []
     for key, values in found.items():
         metric = key.removesuffix(RAW_WEIGHTS)
@@ -54,7 +54,7 @@ def class_results(name: str, work_dir: str | Path, task: str | None = None) -> l
 
 
 def read_file(file: Path) -> dict[str, dict[str, float]]:
-    """Content of one file.
+    """Content of one file of per-class results.
 
     Raises:
         ValueError: It is damaged.
@@ -68,12 +68,12 @@ def read_file(file: Path) -> dict[str, dict[str, float]]:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Classes of one data set, task and metric.
+    """Per-class results of one data set, task and metric.
 
     Attributes:
         title: Data set, task and metric.
-        summary: How many classes each method leads, and where BootMAE gains and loses most against MAE.
-        table: One row a class.
+        summary: In how many classes BootMAE leads, and where it gains and loses most against MAE.
+        table: One row per class.
     """
 
     title: str
@@ -82,7 +82,7 @@ class ClassTable:
 
 
 def class_tables(results: Sequence[ClassResult]) -> list[ClassTable]:
-    """One table a data set, task and metric, in the order given; classes in the order of the data set."""
+    """One table per data set, task and metric, in the given order; classes in the order of the data set."""
     groups: dict[tuple, list[ClassResult]] = {}
     for result in results:
         groups.setdefault((result[0], result[1], result[4]), []).append(result)
@@ -109,7 +109,7 @@ def _class_table(data: str, task: str, metric: str, group: Sequence[ClassResult]
 
 
 def _spreads(group: Sequence[ClassResult], name: str) -> dict[str, Spread]:
-    """By method, the seeds that have a number of this class."""
+    """Results of one class by method, over the seeds that have one."""
     values: dict[str, dict[int, float]] = {}
     for _, _, method, seed, _, found in group:
         if name in found:
@@ -130,7 +130,7 @@ def _gap(difference: Difference | None) -> TableCell:
 
 
 def _summary(gaps: dict[str, Difference]) -> str:
-    """Classes gained and lost by BootMAE; says nothing where the two methods share no class."""
+    """Classes gained and lost by BootMAE; empty if the two methods share no class."""
     if not gaps:
         return ''
     ascending = sorted(gaps, key=lambda name: gaps[name].mean)

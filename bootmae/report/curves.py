@@ -1,7 +1,7 @@
-"""Training curves from the scalars that mmengine's LocalVisBackend leaves in a work directory.
+"""Training curves from the scalars that mmengine's LocalVisBackend writes to a work directory.
 
-Layout: ``WORK_DIR/<timestamp>/vis_data/scalars.json``, one JSON object a line. A resumed run writes a new
-timestamp, so one training can be spread over several files.
+Layout: ``WORK_DIR/<timestamp>/vis_data/scalars.json``, one JSON object per line. A resumed run
+creates a new timestamp, so one training can be spread over several files.
 """
 
 import json
@@ -14,13 +14,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Curve:
-    """What one training logged.
+    """Logged values of one training.
 
     Attributes:
         name: ``data/method`` or ``data/method/seed``; the figures group and color by it.
-        steps: Iterations at which something was logged, ascending (K).
-        values: By key, such as ``loss`` or ``lr``, one number a step (K); NaN where it was not logged.
-        unit: What the steps count: ``iteration`` or ``epoch``.
+        steps: Logged iterations or epochs, ascending (K).
+        values: One number per step (K) by key, such as ``loss`` or ``lr``; NaN if it was not logged.
+        unit: Unit of the steps, ``iteration`` or ``epoch``.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Curve:
 
     @property
     def parts(self) -> tuple[str, str, str]:
-        """Data set, method and seed of the name; what is missing is empty, a lone word is the method."""
+        """Data set, method and seed of the name; missing parts are empty, and a single word is the method."""
         words = self.name.split('/', 2)
         if len(words) == 1:
             return '', words[0], ''
@@ -38,16 +38,16 @@ class Curve:
 
 
 def read_curve(name: str, work_dir: str | Path, having: str = 'loss') -> Curve:
-    """Curve of the newest training in a work directory, resumed parts merged.
+    """Curve of the newest training in a work directory, with resumed parts merged.
 
     Args:
         name: Name of the curve.
         work_dir: Work directory of the runner, or one of its timestamp directories.
-        having: Only lines with this key are read; the default skips lines of validation and of hooks.
+        having: Only lines with this key are read; the default skips lines of validations and hooks.
 
     Raises:
-        FileNotFoundError: The directory holds no such line.
-        ValueError: A file is damaged (an unfinished last line is not: a crash leaves one).
+        FileNotFoundError: The directory has no such line.
+        ValueError: A file is damaged. An unfinished last line is accepted, because a crash leaves one.
     """
     points: dict[int, dict[str, float]] = {}
     for folder, file in _runs(Path(work_dir)):
@@ -63,24 +63,24 @@ def read_curve(name: str, work_dir: str | Path, having: str = 'loss') -> Curve:
 
 
 def _runs(work_dir: Path) -> list[tuple[Path, Path]]:
-    """Folder and scalar file of every run, oldest first: timestamps sort by name."""
+    """Folder and scalar file of every run, oldest first; timestamps sort by name."""
     found = []
     for folder in [*sorted(work_dir.glob('*/vis_data')), work_dir / 'vis_data', work_dir]:
         whole = folder / 'scalars.json'
-        # Each line is written to scalars.json and to <timestamp>.json: reading both would double it.
+        # Each line is in scalars.json and in <timestamp>.json; reading both would count it twice.
         files = [whole] if whole.is_file() else sorted(folder.glob('[0-9]*_[0-9]*.json'))
         found += [(folder, file) for file in files]
     return found
 
 
 def _restarted(folder: Path) -> bool:
-    """Whether the run's dumped config says that it began anew; without a config the steps decide."""
+    """Whether the run started from scratch according to its dumped config; without a config the steps decide."""
     config = folder / 'config.py'
     return config.is_file() and bool(re.search(r'^resume = False$', config.read_text(encoding='utf-8'), re.M))
 
 
 def _merge(old: dict[int, dict], new: dict[int, dict]) -> dict[int, dict]:
-    """Old points before the first new step, then the new ones: what the resumed run repeated counts once."""
+    """Old points before the first new step, then the new points, so that repeated steps count once."""
     first = min(new)
     return {**{step: point for step, point in old.items() if step < first}, **new}
 

@@ -1,4 +1,4 @@
-"""Figures of the report: SVG that follows the page's light or dark colors."""
+"""Figures of the report, as SVG that follows the page's light or dark colors."""
 
 import io
 import re
@@ -16,12 +16,12 @@ from .curves import Curve
 from .summary import Comparison, Spread
 from .verdicts import against_mae, labels_name, method_order, rivals, task_name
 
-# Drawn in these colors, then replaced by the page's variables of the same name.
+# Figures are drawn in these colors; svg_of replaces them by the page's CSS variables.
 INK, MUTED, RULE = '#1b1c1e', '#5d6066', '#d9dadd'
 METHOD_COLORS = {'untrained': '#75777c', 'mae': '#0b62a4', 'bootmae': '#c2410c'}
-# Of further methods, in order of appearance. Those that the style sheet does not know are readable on light and dark.
+# Further methods in order of appearance; colors without a CSS variable are readable on light and dark.
 OTHER_COLORS = ('#6b4ea0', '#0f766e', '#a3195b', '#7a5c00', '#5b8c1a', '#b64fc8', '#9c7a5b', '#d0566b', '#3d8fa8')
-KNOWN_OTHERS = 4  # of these are in the style sheet
+KNOWN_OTHERS = 4  # number of these that have a CSS variable
 VARIABLES = {
     INK: 'ink',
     MUTED: 'muted',
@@ -56,41 +56,37 @@ LINES = {'loss': ('loss', '-'), 'loss_pixel': ('pixel loss', '-'), 'loss_feature
 MAX_POINTS = 300
 
 LOSS_CAPTION = (
-    'Training losses as logged, one thin line a seed. The losses of the two methods are not comparable as '
-    'numbers: MAE averages the pixel error over the masked patches, BootMAE weights each masked patch by '
-    'its masked neighbors, normalizes its target per channel and adds the feature loss. Compare the '
-    'encoders by the results above.'
+    'Logged training losses, one thin line per seed. The losses of the two methods are not comparable: MAE averages '
+    'the pixel error over the masked patches; BootMAE weights each masked patch by its masked neighbors, normalizes '
+    'its target per channel and adds the feature loss. Compare the encoders by the results above.'
 )
 COMPARISON_CAPTION = (
-    'Results: every seed is a ring, the upright stroke is the mean over seeds and the bar one standard '
-    'deviation to either side; the axis does not begin at zero. Difference: every shared seed is a ring, '
-    'the dot is the mean and the bar its standard error; the gray band is the margin of the rule, so a dot '
-    'outside it reads “above” or “below”.'
+    'Results: each ring is a seed, the vertical stroke is the mean over seeds and the bar is one standard deviation to '
+    'either side; the axis does not start at zero. Difference: each ring is a shared seed, the dot is the mean and the '
+    'bar its standard error; the gray band is the margin of the rule, so a dot outside it reads “above” or “below”.'
 )
 RECONSTRUCTION_CAPTION = (
-    'Only the masked patches are predicted; the visible patches are pasted from the original. Both methods '
-    'predict normalized patches, and turning them back into pixels uses each original patch’s own mean and '
-    'variance. That is a leak of information: brightness and contrast of the predictions are given, only '
-    'their structure is the model’s.'
+    'Only the masked patches are predicted; the visible patches are copied from the original. Both methods predict '
+    'normalized patches, which are converted to pixels with the mean and variance of the original patch. Brightness '
+    'and contrast of the predictions are therefore given; only their structure comes from the model.'
 )
 
 PREDICTION_CAPTION = (
-    'Each row is one image; the first two columns are the image and its annotation, the others what the same model '
-    'predicts when it was trained from each of the encoders. Colors mean classes, by the key below each picture; '
-    'bright gray parts of a label map have no annotation and are not judged. Nothing of the annotation reaches a '
-    'prediction. So few images show what kinds of mistakes there are. Which encoder makes fewer of them is said '
-    'only by the numbers above, which cover all images and seeds.'
+    'Each row is one image. The first two columns are the image and its annotation; the others are predictions of the '
+    'same model, trained from each of the encoders. Colors are classes, see the key below each picture; bright gray '
+    'areas of a label map have no annotation and are ignored. Predictions never use the annotation. A few images show '
+    'kinds of mistakes; only the numbers above, which cover all images and seeds, tell which encoder makes fewer.'
 )
 
 
 def series(curve: Curve) -> list[tuple[str, np.ndarray]]:
-    """Losses of a curve worth drawing: its parts where it logs any, else the total."""
+    """Losses of a curve to draw: its parts if it logs any, else the total."""
     parts = [key for key in curve.values if key.startswith('loss_')]
     return [(key, curve.values[key]) for key in parts or ['loss'] if key in curve.values]
 
 
 def thin(steps: np.ndarray, values: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``limit`` evenly spread finite points; first and last stay."""
+    """At most ``limit`` evenly spread finite points, with the first and the last."""
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
     if len(steps) <= limit:
@@ -100,7 +96,7 @@ def thin(steps: np.ndarray, values: np.ndarray, limit: int = MAX_POINTS) -> tupl
 
 
 def method_colors(methods: Iterable[str]) -> dict[str, str]:
-    """A color for every method: its own for the usual ones, the next one for each further; the last one repeats."""
+    """A color for every method: fixed for the usual ones, the next free one for others; the last one repeats."""
     methods = ordered_methods(methods)
     others = [method for method in methods if method not in METHOD_COLORS]
     last = len(OTHER_COLORS) - 1
@@ -108,7 +104,7 @@ def method_colors(methods: Iterable[str]) -> dict[str, str]:
 
 
 def loss_svg(curves: Sequence[Curve], colors: Mapping[str, str] | None = None) -> str:
-    """Losses of one method on one data set, one thin line a seed."""
+    """Losses of one method on one data set, one thin line per seed."""
     colors = colors or method_colors(curve.parts[1] for curve in curves)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout='constrained')
@@ -136,7 +132,7 @@ def loss_svg(curves: Sequence[Curve], colors: Mapping[str, str] | None = None) -
 
 
 def comparison_svg(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> str:
-    """Seeds, mean and standard deviation of every method, one group of lines a comparison of one data set."""
+    """Seeds, mean and standard deviation of every method, one group of lines per comparison of a data set."""
     colors = colors or method_colors(method_order(comparisons))
     with matplotlib.rc_context(STYLE):
         heights = [len(item.methods) + 0.9 for item in comparisons]
@@ -153,9 +149,9 @@ def comparison_svg(comparisons: Sequence[Comparison], colors: Mapping[str, str] 
 
 
 def difference_svg(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> str:
-    """Methods minus MAE: shared seeds, mean, standard error and margin of the rule, one group a comparison.
+    """Methods minus MAE: shared seeds, mean, standard error and margin of the rule, one group per comparison.
 
-    BootMAE alone is drawn in the color of the text, several methods in their own.
+    BootMAE alone has the text color; several methods have their own colors.
     """
     methods = rivals(method_order(comparisons))
     items = [item for item in comparisons if any(against_mae(item, method) for method in methods)]
@@ -228,13 +224,13 @@ def _difference_marks(axes: Axes, y: float, item: Comparison, method: str, color
 
 
 def svg_of(figure: Figure, name: str) -> str:
-    """The figure as an ``<svg>`` element for inlining: colors and fonts of the page, ids of its own."""
+    """The figure as an inline ``<svg>`` element with the page's colors and fonts and unique ids."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({'svg.hashsalt': name}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None})
     text = buffer.getvalue().decode()
     text = text[text.index('<svg') :]
-    # The style element of matplotlib would hold for the whole page.
+    # matplotlib's style element would apply to the whole page.
     text = re.sub(r'<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>', '', text, flags=re.S)
     head, rest = text.split('>', 1)
     text = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', '', head) + '>' + rest
@@ -250,7 +246,7 @@ def _page_color(match: re.Match) -> str:
 
 
 def _own_ids(svg: str, name: str) -> str:
-    """Prefix every id, so that several figures can stand in one page."""
+    """Prefix every id, so that a page can have several figures."""
     plain = re.sub(r'\W+', '-', name).strip('-').lower()
     prefix = f'{plain}-{zlib.crc32(name.encode()):08x}-'  # "mae (long)" and "mae-long" are two names
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
@@ -259,12 +255,12 @@ def _own_ids(svg: str, name: str) -> str:
 
 
 def legend(methods: Sequence[str], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
-    """Reader's name and color variable of every method."""
+    """Display name and CSS color of every method."""
     colors = colors or method_colors(methods)
     return [(method_name(method), _variable(colors[method])) for method in methods]
 
 
 def _variable(color: str) -> str:
-    """What stands within ``var()``: the page's name of a color, and itself where the style sheet may lack the name."""
+    """Argument of ``var()``: the CSS variable of a color, with the color as fallback if the variable may be missing."""
     further = color in OTHER_COLORS[KNOWN_OTHERS:]
     return f'{VARIABLES[color]}, {color}' if further else VARIABLES[color]

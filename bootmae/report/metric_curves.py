@@ -1,4 +1,4 @@
-"""Curves of what a validation or an online probe measured during a training, all methods in one plot."""
+"""Curves of validation metrics and online probes during training, with all methods in one plot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from .figures import STYLE, method_colors, svg_of, thin
 
 METRICS = LOGGED_METRICS | {'probe/knn': ('online k-NN', 1.0), 'probe/linear': ('online logistic regression', 1.0)}
 
-FEW = 6  # points up to which each is marked
+FEW = 6  # curves with at most this many points have markers
 METRIC_CAPTION = (
     'Validation results during training, percent, one line a seed. Online k-NN and logistic regression read the '
     'frozen encoder while it is pretrained. Unlike losses, these numbers are comparable between methods, because all '
@@ -24,11 +24,11 @@ METRIC_CAPTION = (
 
 
 def read_metrics(name: str, work_dir: str | Path) -> list[Curve]:
-    """A curve for each metric that a training logged, in percent; empty where it logged none.
+    """A curve, in percent, for each metric that a training logged; may be empty.
 
     Args:
-        name: as for :func:`~bootmae.report.read_curve`.
-        work_dir: work directory of a pretraining with an online probe, or of a downstream training.
+        name: As for :func:`~bootmae.report.read_curve`.
+        work_dir: Work directory of a pretraining with an online probe, or of a downstream training.
 
     Raises:
         ValueError: A file of scalars is damaged.
@@ -45,7 +45,7 @@ def read_metrics(name: str, work_dir: str | Path) -> list[Curve]:
 
 
 def _epochs(work_dir: str | Path) -> float:
-    """Epochs that the training has begun, 0 where it does not count them."""
+    """Number of epochs that the training has started; 0 if it does not count them."""
     try:
         return float(np.nanmax(read_curve('', work_dir).values.get('epoch', [0.0])))
     except FileNotFoundError:
@@ -53,7 +53,7 @@ def _epochs(work_dir: str | Path) -> float:
 
 
 def metric_plots(curves: Sequence[Curve], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
-    """Heading and SVG for every data set and metric; curves of one point, such as a last test alone, are left out."""
+    """Heading and SVG for every data set and metric; curves of a single point are left out."""
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
         for key, values in curve.values.items():
@@ -66,7 +66,7 @@ def metric_plots(curves: Sequence[Curve], colors: Mapping[str, str] | None = Non
 
 
 def metric_svg(curves: Sequence[Curve], key: str, colors: Mapping[str, str] | None = None) -> str:
-    """One metric of several trainings on one data set: a line a seed, a color a method."""
+    """One metric of several trainings on one data set: one line per seed, one color per method."""
     methods = ordered_methods(curve.parts[1] for curve in curves)
     colors = colors or method_colors(methods)
     with matplotlib.rc_context(STYLE):

@@ -1,7 +1,7 @@
-"""Models at tasks: result rows joined with the published numbers and the configs that make them.
+"""Results of models on tasks: rows joined with published numbers and with the configs that produce them.
 
-A full-size config that nobody has run yet has a row with the label ``not run``, whose config is the one to run. A
-measured row names the config of its pretraining; the config that judged it follows from that and from the task.
+A full-size config without a run has a row labeled ``not run``, which names the config to run. A measured row names the
+config of its pretraining; the config of the evaluation follows from that and from the task.
 """
 
 import csv
@@ -13,7 +13,11 @@ from pathlib import Path
 from ..results.rows import COLUMNS, ResultRow, read_rows
 
 OVER_MAE = ' over MAE'
-VARIANTS = ('multi-scale', 'ViTDet', 'logistic regression')  # of a task: other numbers than those of the plain one
+VARIANTS = (
+    'multi-scale',
+    'ViTDet',
+    'logistic regression',
+)  # protocols whose numbers must not be mixed with the plain task's
 CONFIGS = {
     'knn': 'pretrain/{}.py',
     'linear': 'cls/{}_linear.py',
@@ -28,7 +32,7 @@ FIRST = ('published', 'full_size')
 
 @dataclass(frozen=True)
 class Place:
-    """What agrees between a published number, the measured one and the row that says ``not run``."""
+    """What a published number, a measured one and a row labeled ``not run`` have in common."""
 
     data: str
     method: str
@@ -41,13 +45,13 @@ class Place:
 
 @dataclass
 class ModelResult:
-    """One model at one task.
+    """Result of one model on one task.
 
     Attributes:
-        config: the config that makes the number; empty where no file of the repository does.
-        rows: measured ones, a seed each; none where it was not run.
-        paper: the published number.
-        sample: any row of it.
+        sample: Any of its rows.
+        config: Config that produces the number; empty if the repository has none.
+        rows: Measured rows, one per seed; empty if it was not run.
+        paper: The published number.
     """
 
     sample: ResultRow
@@ -57,10 +61,10 @@ class ModelResult:
 
 
 def row_files(folder: str | Path) -> dict[str, list[ResultRow]]:
-    """Rows by file name without ending, published and full-size ones first; files of something else are left out.
+    """Rows by file stem, published and full-size ones first; other CSV files are skipped.
 
     Raises:
-        ValueError: a file of result rows has other columns or a row that cannot be read.
+        ValueError: A file of result rows has wrong columns or an unreadable row.
     """
     paths = sorted(Path(folder).glob('*.csv'), key=lambda path: (path.stem not in FIRST, path.stem))
     return {path.stem: read_rows(path) for path in paths if _holds_rows(path)}
@@ -72,19 +76,19 @@ def _holds_rows(path: Path) -> bool:
 
 
 def model_of(config: str) -> str:
-    """``bootmae_vitb`` for each full-size config of that model, else empty."""
+    """Model name of a full-size config, such as ``bootmae_vitb``; empty for other configs."""
     found = MODEL.match(Path(config).name)
     return found[0] if found else ''
 
 
 def variant_of(row: ResultRow) -> str:
-    """How a task differs from the plain one of its name."""
+    """How the protocol differs from the plain task; empty if it does not."""
     text = f'{row.protocol} {row.config}'.lower()
     return ', '.join(name for name in VARIANTS if name.lower() in text)
 
 
 def place_of(row: ResultRow, method: str | None = None) -> Place:
-    """The place of a row, or the same place of another method."""
+    """The place of a row, or the same place for another method."""
     found = MODEL.match(Path(row.config).name)
     size = f'ViT-{found[1].upper()}' if found else ''.join(re.findall(r'^ViT-\w+', row.protocol))
     return Place(
@@ -93,7 +97,7 @@ def place_of(row: ResultRow, method: str | None = None) -> Place:
 
 
 def config_of(row: ResultRow) -> str:
-    """The config that makes a row's number: of the evaluation where it is known, else of the pretraining."""
+    """The config that produces a row's number: that of the evaluation if known, else of the pretraining."""
     model, variant = model_of(row.config), variant_of(row)
     if not row.measured or not model or not row.config.startswith('configs/pretrain/') or 'logistic' in variant:
         return row.config
@@ -102,9 +106,9 @@ def config_of(row: ResultRow) -> str:
 
 
 def model_results(rows: Sequence[ResultRow], published: Sequence[ResultRow] = ()) -> list[ModelResult]:
-    """Models at tasks, by place in order of first appearance; several protocols at a place are several entries.
+    """Results by place in order of first appearance; each protocol at a place is a result of its own.
 
-    A row that says ``not run`` is an entry only where nothing was measured.
+    A row labeled ``not run`` counts only if nothing was measured.
     """
     papers = {place_of(row): row for row in published}
     places = {row: place_of(row) for row in rows}

@@ -1,4 +1,4 @@
-"""The tasks side by side: one row a method, one column a task, for the page, for Markdown and for the terminal."""
+"""The tasks side by side: one row per method, one column per task, for the page, Markdown and the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ WIDTH = 120  # characters of a terminal line
 
 @dataclass(frozen=True)
 class OverviewCell:
-    """One number of the overview.
+    """One cell of the overview.
 
     Attributes:
-        text: ``mean ± std (n)``, or the difference with its standard error; a dash where there is none.
-        strong: Whether the method is above every other by the rule.
-        outcome: Of a difference: ``above``, ``level``, ``below`` or ``undecided``; else empty.
+        text: ``mean ± std (n)``, or a difference with its standard error; a dash if there is none.
+        strong: Whether the method is above all others by the rule.
+        outcome: Outcome of a difference, ``above``, ``level``, ``below`` or ``undecided``; else empty.
     """
 
     text: str
@@ -41,7 +41,7 @@ class OverviewCell:
 
     @property
     def parts(self) -> tuple[str, str]:
-        """The number and what stands behind it."""
+        """The number and the text behind it."""
         number, _, rest = self.text.partition(' ')
         return number, rest
 
@@ -51,8 +51,8 @@ class Overview:
     """The table.
 
     Attributes:
-        columns: Data set, task and details (amount of labels) of every column; columns of a data set are adjacent.
-        rows: Name and as many entries as there are columns: the methods, then the differences that there are.
+        columns: Data set, task and details (number of labels) of every column; columns of a data set are adjacent.
+        rows: Name and cells, first of the methods, then of the differences.
     """
 
     columns: tuple[tuple[str, str, str], ...]
@@ -60,13 +60,13 @@ class Overview:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Data sets and how many columns each has."""
+        """Data sets and the number of their columns."""
         data = [column[0] for column in self.columns]
         return [(name, data.count(name)) for name in dict.fromkeys(data)]
 
 
 def overview(comparisons: Sequence[Comparison]) -> Overview:
-    """One column a data set, task and metric, with the comparison that says most about it."""
+    """One column per data set, task and metric, with its most informative comparison."""
     chosen = representative_comparisons(comparisons)
     columns = tuple((item.data, task_name(item), _details(item, comparisons)) for item in chosen)
     rows = [(method_name(method), tuple(_cell(item, method) for item in chosen)) for method in method_order(chosen)]
@@ -77,8 +77,11 @@ def overview(comparisons: Sequence[Comparison]) -> Overview:
 
 
 def representative_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """One comparison of every data set, task and metric: the one with the most labels, and of several protocols
-    the one with the most measurements, then the one that judges the last block, else the first."""
+    """One comparison per data set, task and metric.
+
+    It is the one with the most labels; among several protocols the one with the most measurements, then the one of the
+    last block, then the first.
+    """
     groups: dict[tuple, list[Comparison]] = {}
     for item in in_order(comparisons):
         groups.setdefault((item.data, task_name(item)), []).append(item)
@@ -91,7 +94,7 @@ def _weight(item: Comparison) -> tuple[float, int, int]:
 
 
 def _details(item: Comparison, comparisons: Sequence[Comparison]) -> str:
-    """Amount of labels, and the protocol where it was chosen among several."""
+    """Number of labels, and the protocol if there are several."""
 
     def place(other: Comparison) -> tuple:
         return other.data, task_name(other), other.labels
@@ -111,7 +114,7 @@ def _difference(item: Comparison, method: str) -> OverviewCell:
 
 
 def overview_markdown(rows: Sequence[ResultRow]) -> str:
-    """Overview of the measured rows as a Markdown table, percent, best in bold; empty without rows."""
+    """Overview of the measured rows as a Markdown table, in percent, best in bold; empty without rows."""
     table = overview(summarize(rows))
     if not table.columns:
         return ''
@@ -125,7 +128,7 @@ def overview_markdown(rows: Sequence[ResultRow]) -> str:
 
 
 def overview_text(rows: Sequence[ResultRow], width: int = WIDTH) -> str:
-    """Overview of the measured rows for the terminal, percent; wrapped between data sets, empty without rows."""
+    """Overview of the measured rows for the terminal, in percent, wrapped between data sets; empty without rows."""
     table = overview(summarize(rows))
     names = ['', '', '', *(name for name, _ in table.rows)]
     labels = _left(names)
@@ -142,7 +145,7 @@ def overview_text(rows: Sequence[ResultRow], width: int = WIDTH) -> str:
 
 
 def _block(table: Overview, data: str, columns: Sequence[int]) -> list[str]:
-    """Lines of one data set: its name over a rule, the task, the details, then the numbers."""
+    """Lines of one data set: its name in a rule, the task, the details, then the numbers."""
     body = []
     for column in columns:
         texts = [*table.columns[column][1:], *(entries[column].text for _, entries in table.rows)]

@@ -44,12 +44,12 @@ from .verdicts import (
     rivals,
 )
 
-LARGEST_PICTURE = 300_000  # bytes of PNG beyond which a picture is stored as WebP
+LARGEST_PICTURE = 300_000  # bytes; larger pictures are scaled down and stored as WebP
 LONGEST_SIDE = 1600  # pixels
-MANY = 4  # methods beyond which the table of results is printed across
+MANY = 4  # with more methods the table of results uses the full width
 COST_NOTE = (
-    'GPU-hours: the pretraining together with one of its evaluations, from the cheapest to the dearest. Memory: the '
-    'peak of one process of the pretraining, on the GPU, or resident on a CPU.'
+    'GPU-hours: the pretraining plus one of its evaluations, from the cheapest to the most expensive. Memory: the '
+    'peak of one pretraining process, GPU memory or, on a CPU, resident memory.'
 )
 MEDIA = {'PNG': 'image/png', 'JPEG': 'image/jpeg', 'WEBP': 'image/webp'}
 
@@ -65,16 +65,15 @@ READING = (
     'differently.',
 )
 DENSE_READING = (
-    'Segmentation and detection train the whole model, the encoder included. mIoU is the mean over classes of '
-    'intersection over union of the pixels. Box AP and mask AP are COCO’s average precision, averaged over classes '
-    'and over the overlaps 0.50 to 0.95 from which an instance counts as found. Both are given in percent, but '
-    'neither is a share of right answers, and numbers of different tasks do not compare.'
+    'Segmentation and detection train the whole model, including the encoder. mIoU is the intersection over union of '
+    'the pixels, averaged over classes. Box AP and mask AP are COCO’s average precision, averaged over classes and '
+    'over the IoU thresholds 0.50 to 0.95. All are in percent, but none is an accuracy, and numbers of different '
+    'tasks are not comparable.'
 )
 DEMO_READING = (
-    'Rows labeled “demo” come from minutes of training of a very small model on few, small images. They '
-    'can show that the pipeline works from end to end and that the pretraining learns something. They '
-    'cannot show which method is better at the size of the publications, and a lead of either method here '
-    'does not carry over: the published runs use ViT-B, ImageNet-1k and 800 epochs.'
+    'Rows labeled “demo” come from a very small model, trained for minutes on few small images. They show that the '
+    'pipeline works end to end and that the pretraining learns something. They do not show which method is better at '
+    'the size of the publications, which use ViT-B, ImageNet-1k and 800 epochs; a lead in the demo does not transfer.'
 )
 
 
@@ -91,20 +90,20 @@ def build_page(
     classes: Sequence[ClassResult] = (),
     cells: Sequence[CellState] = (),
 ) -> str:
-    """The page as text, with everything it shows inside it.
+    """The page as text, self-contained.
 
     Args:
         title: Title of the page.
-        rows: Result rows; published ones among them are ignored, the page brings its own.
-        curves: Curves of the pretrainings' losses, named ``data/method`` or ``data/method/seed``.
+        rows: Result rows; published ones among them are ignored, because the page has its own.
+        curves: Loss curves of the pretrainings, named ``data/method`` or ``data/method/seed``.
         pictures: PNG, JPEG or WebP files by caption, such as reconstruction grids.
         provenance: Versions, device, commit and so on; values may be texts, numbers, lists or mappings.
-        commands: Commands by what they do.
+        commands: Commands by purpose.
         notes: Further paragraphs on how to read the page.
-        predictions: Pictures of predictions beside the annotation by caption; the caption says of which images.
-        metrics: Curves of validations and online probes, named likewise, see :func:`~bootmae.report.read_metrics`.
-        classes: Data set, task, method, seed, metric, and percent by class, see :func:`~bootmae.report.read_classes`.
-        cells: Name, state and detail of every cell of a suite; the page says so on top while any is not ``done``.
+        predictions: Pictures of predictions beside the annotation, by caption.
+        metrics: Curves of validations and online probes, named likewise; see :func:`~bootmae.report.read_metrics`.
+        classes: Data set, task, method, seed, metric, and percent by class; see :func:`~bootmae.report.read_classes`.
+        cells: Name, state and detail of every cell of a suite; shown at the top while any is not ``done``.
 
     Raises:
         ValueError: A picture cannot be read.
@@ -172,13 +171,13 @@ def build_page(
 
 
 def write_page(path: str | Path, *args: Any, **keywords: Any) -> Path:
-    """Build the page and write it whole; a crash leaves the old file. Arguments as of :func:`build_page`."""
+    """Build the page and write it atomically; the arguments are those of :func:`build_page`."""
     replace_file(path, build_page(*args, **keywords))
     return Path(path)
 
 
 def lede(comparisons: Sequence[Comparison]) -> str:
-    """What was compared, in one sentence. The data sets are those of the tasks: a pretraining may have had others."""
+    """What was compared, in one sentence. It names the data sets of the tasks; pretrainings may have used others."""
     if not comparisons:
         return 'No measured rows yet: run the pretrainings and their evaluations first.'
     methods = method_order(comparisons)
@@ -210,7 +209,7 @@ def _by_data(items: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _comparison_plots(comparisons: Sequence[Comparison], colors: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Heading and SVG for every data set: the results, and the differences where MAE and another are there."""
+    """Heading and SVG for every data set: the results, and the differences to MAE if it was measured."""
     plots = []
     for data, group in _by_data(comparisons).items():
         plots.append((f'{data}, results', comparison_svg(group, colors)))
@@ -231,7 +230,7 @@ def _loss_plots(curves: Sequence[Curve], colors: Mapping[str, str]) -> list[tupl
 
 
 def _embed(caption: str, data: bytes) -> dict[str, Any]:
-    """A picture as a data URI with its size; a large one is made smaller."""
+    """A picture as a data URI with its size; a large one is scaled down."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if len(data) > LARGEST_PICTURE:
@@ -249,7 +248,7 @@ def _embed(caption: str, data: bytes) -> dict[str, Any]:
 
 
 def _provenance(rows: Sequence[ResultRow], given: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Name and lines: what was given, then what the measured rows say."""
+    """Name and lines: the given facts, then those from the measured rows."""
     entries = [(str(name).replace('_', ' '), _lines(value)) for name, value in given.items()]
     measured = [row for row in rows if row.measured]
     known = {name.lower() for name, _ in entries}
@@ -269,7 +268,7 @@ def _provenance(rows: Sequence[ResultRow], given: Mapping[str, Any]) -> list[tup
 
 
 def _fingerprints(rows: Sequence[ResultRow]) -> list[tuple[str, list[str]]]:
-    """What was judged, by data set, and with which settings, by data set and task."""
+    """Fingerprints of the test data by data set, and config hashes by data set and task."""
     data, configs = {}, {}
     for row in rows:
         if row.data_hash:

@@ -1,12 +1,12 @@
-"""How far a suite has come: one sentence and the cells that are not done, for the top of its report."""
+"""Progress of a suite: one sentence and the unfinished cells, for the top of its report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 DONE = 'done'
-STATES = ('failed', 'killed', 'stopped', 'running', 'blocked', 'waiting', 'not run')  # in the order of the list
-QUIET = ('waiting', 'not run')  # of these the names alone
-NAMED = 12  # cells of a state that are named
+STATES = ('failed', 'killed', 'stopped', 'running', 'blocked', 'waiting', 'not run')  # order in the list
+QUIET = ('waiting', 'not run')  # listed by name only
+NAMED = 12  # maximum number of cells listed per state
 
 CellState = tuple[str, str, str]  # name, state, detail
 
@@ -16,9 +16,9 @@ class Progress:
     """State of an unfinished suite.
 
     Attributes:
-        sentence: How many cells are done, and how many in each other state.
-        lines: State, name, detail of every cell that needs a look.
-        names: State and names of those that merely have not begun.
+        sentence: Number of cells that are done and in every other state.
+        lines: State, name and detail of every cell that needs attention.
+        names: State and names of the cells that have not started.
     """
 
     sentence: str
@@ -27,7 +27,7 @@ class Progress:
 
 
 def progress_of(cells: Sequence[CellState]) -> Progress | None:
-    """What to say of a suite's cells; None where all are done, or there are none."""
+    """Progress of a suite's cells; None if all are done or there are none."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for name, state, detail in cells:
         groups.setdefault(state, []).append((name, detail))
@@ -44,7 +44,7 @@ def progress_of(cells: Sequence[CellState]) -> Progress | None:
 
 
 def _lines(state: str, cells: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """A line a cell, as many as fit the top of a page."""
+    """One line per cell, up to the maximum."""
     lines = [(state, name, detail) for name, detail in cells[:NAMED]]
     return lines + ([(state, f'{len(cells) - NAMED} more', '')] if len(cells) > NAMED else [])
 

@@ -1,4 +1,4 @@
-"""Published numbers and measured ones in one table, and the commands of what was not run."""
+"""Published and measured numbers in one table, and the commands that measure what is missing."""
 
 import re
 from collections.abc import Sequence
@@ -13,15 +13,16 @@ from .verdicts import difference_text, signed, spread_text, task_name
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_RUN = 'not run'
-HEAD_COMMAND = re.compile(r'^#   (tools/\S.*)$', re.MULTILINE)  # in the comment on top of a config
+HEAD_COMMAND = re.compile(r'^#   (tools/\S.*)$', re.MULTILINE)  # in the header comment of a config
 
 Found = tuple[str, Spread | Difference]  # protocol, and the mean over seeds or the gain over MAE
 
 
 def measured_at(rows: Sequence[ResultRow], row: ResultRow) -> list[Found]:
-    """What was measured where a published number stands: same data, task, metric, method, model and variant.
+    """Measurements of a published number: same data, task, metric, method, model and variant.
 
-    Only rows labeled ``reproduced``; a gain over MAE is compared with the paired difference. One entry a protocol.
+    Only rows labeled ``reproduced`` count. A published gain over MAE is compared with the paired difference. There is
+    one entry per protocol.
     """
     ours = _by_protocol(rows, place_of(row))
     if not row.metric.endswith(OVER_MAE):
@@ -40,10 +41,10 @@ def _by_protocol(rows: Sequence[ResultRow], place: Place) -> dict[str, Spread]:
 
 
 def beside_published(published: Sequence[ResultRow], rows: Sequence[ResultRow]) -> Table:
-    """One row a published number: what was measured in its place, and the difference to it.
+    """One row per published number, with the measurement and its difference to it.
 
-    Rows labeled ``not run`` that no publication has a number for follow. The difference's error is that of the mean
-    over our seeds; what the published number itself may be off by is not known.
+    Rows labeled ``not run`` without a published number follow. The error of a difference is that of the mean over our
+    seeds; the uncertainty of the published number is unknown.
     """
     any_found = any(measured_at(rows, row) for row in published)
     columns = [
@@ -85,13 +86,13 @@ def beside_published(published: Sequence[ResultRow], rows: Sequence[ResultRow]) 
 
 
 def missing_rows(published: Sequence[ResultRow], rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """Rows that say ``not run`` and whose place neither a publication nor a measurement fills."""
+    """Rows labeled ``not run`` for which there is neither a published nor a measured number."""
     filled = {place_of(row) for row in [*published, *(row for row in rows if row.measured)]}
     return [row for row in rows if row.label == NOT_RUN and place_of(row) not in filled]
 
 
 def missing_commands(published: Sequence[ResultRow], rows: Sequence[ResultRow], root: Path = ROOT) -> dict[str, str]:
-    """By place, the command that would measure what is not; without those whose config the repository lacks."""
+    """Commands that measure what is missing, by place; without those whose config does not exist."""
     found = {}
     for row in [*_side_by_side(published), *missing_rows(published, rows)]:
         command = '' if row.label != NOT_RUN and measured_at(rows, row) else command_of(row, root)
@@ -104,7 +105,7 @@ def missing_commands(published: Sequence[ResultRow], rows: Sequence[ResultRow], 
 
 
 def command_of(row: ResultRow, root: Path = ROOT) -> str:
-    """The command on top of the config that makes a row's number; empty where there is none."""
+    """The command in the header of the config that makes a row's number; empty if there is none."""
     place = place_of(row)
     name = CONFIGS.get('ViTDet' if 'ViTDet' in place.variant else row.task)
     given = row.config if row.config.endswith('.py') else ''

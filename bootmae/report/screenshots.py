@@ -1,4 +1,4 @@
-"""Pictures of a report for the README, taken by a headless browser: a desk's screen and a phone's."""
+"""Screenshots of a report for the README, taken by a headless browser at desktop and phone width."""
 
 import io
 import shutil
@@ -13,7 +13,7 @@ from PIL import Image
 from ..files import write_file
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome')
-LARGEST = 250_000  # bytes of a picture
+LARGEST = 250_000  # bytes per picture
 FLAGS = (
     '--headless=new',
     '--no-sandbox',
@@ -22,12 +22,12 @@ FLAGS = (
     '--no-first-run',
     '--hide-scrollbars',
 )
-SMALLEST_WINDOW = 600  # pixels; browsers make no narrower one, so the page stands in a frame of its width
+SMALLEST_WINDOW = 600  # pixels; browsers allow no narrower window, so the page is in a frame of its width
 
 
 @dataclass(frozen=True)
 class Screen:
-    """One picture: the page's width and height in CSS pixels, picture pixels a CSS pixel, and the colors."""
+    """One screenshot: page width and height in CSS pixels, picture pixels per CSS pixel, and the color theme."""
 
     width: int
     height: int
@@ -57,7 +57,7 @@ def take_screenshots(report: str | Path, folder: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: No such report, or no browser.
-        ValueError: The browser made no picture.
+        ValueError: The browser wrote no picture.
     """
     report, folder = Path(report).resolve(), Path(folder)
     if not report.is_file():
@@ -73,7 +73,7 @@ def take_screenshots(report: str | Path, folder: str | Path) -> list[Path]:
 
 
 def _shoot(browser: str, report: Path, screen: Screen) -> Image.Image:
-    """The page's top as this screen shows it."""
+    """The top of the page on this screen."""
     with tempfile.TemporaryDirectory() as temporary:
         frame, picture = Path(temporary, 'frame.html'), Path(temporary, 'picture.png')
         address = escape(f'{report.as_uri()}?theme={screen.theme}')
@@ -98,13 +98,13 @@ def _shoot(browser: str, report: Path, screen: Screen) -> Image.Image:
             timeout=120,
         )
         if not picture.is_file():
-            raise ValueError(f'{browser} made no picture of {report}: {done.stderr.strip()[-300:]}')
+            raise ValueError(f'{browser} wrote no picture of {report}: {done.stderr.strip()[-300:]}')
         with Image.open(picture) as whole:
             return whole.convert('RGB').crop((0, 0, screen.width * screen.scale, screen.height * screen.scale))
 
 
 def small_png(picture: Image.Image, largest: int = LARGEST) -> bytes:
-    """PNG with a palette, of as many colors as the limit of bytes allows.
+    """PNG with a palette of as many colors as the size limit allows.
 
     Raises:
         ValueError: Even 16 colors are too many.

@@ -15,7 +15,7 @@ class Spread:
     Attributes:
         values: Percent by seed.
         mean: Mean over seeds.
-        std: Sample standard deviation over seeds (n - 1), None for a single seed.
+        std: Sample standard deviation over seeds (n - 1); None for a single seed.
     """
 
     values: dict[int, float]
@@ -29,12 +29,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference of two methods over the seeds that both have, in points.
+    """Paired difference of two methods over their shared seeds, in points.
 
     Attributes:
         n: Number of shared seeds.
         mean: Mean difference.
-        standard_error: Standard error of that mean, None for a single shared seed.
+        standard_error: Standard error of that mean; None for a single shared seed.
     """
 
     n: int
@@ -48,7 +48,7 @@ class Comparison:
 
     Attributes:
         methods: Spread by method, in order of first appearance.
-        difference: BootMAE minus MAE; None where either is missing or they share no seed.
+        difference: BootMAE minus MAE; None if either is missing or they share no seed.
     """
 
     data: str
@@ -68,7 +68,7 @@ def spread_of(values: dict[int, float]) -> Spread:
 
 
 def paired_difference(first: Spread, second: Spread) -> Difference | None:
-    """First minus second over the shared seeds; None where they share none."""
+    """First minus second over the shared seeds; None if they share none."""
     shared = [seed for seed in first.values if seed in second.values]
     if not shared:
         return None

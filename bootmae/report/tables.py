@@ -29,7 +29,7 @@ SHOWN = ('data', 'method', 'task', 'metric', 'value', 'seed')  # columns of ever
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell: its text, what it sorts by (None: last), and whether it is set bold."""
+    """One table cell: its text, sort key (None sorts last), and whether it is bold."""
 
     text: str
     sort: float | str | None = None
@@ -42,9 +42,9 @@ class Table:
 
     Attributes:
         name: Short name for screen readers and anchors.
-        columns: Heading and whether the column holds numbers.
-        rows: Cells, as many a row as there are columns.
-        wide: Whether it needs more than the width of the text.
+        columns: Heading, and whether the column contains numbers.
+        rows: Cells of every row, one per column.
+        wide: Whether it is wider than the text.
     """
 
     name: str
@@ -54,25 +54,25 @@ class Table:
 
 
 def word(text: str, strong: bool = False) -> TableCell:
-    """TableCell that sorts by its text."""
+    """A cell that sorts by its text."""
     return TableCell(text, text.lower() or None, strong)
 
 
 def number(value: float, text: str, strong: bool = False) -> TableCell:
-    """TableCell that sorts by its number; a missing number is a dash."""
+    """A cell that sorts by its number; NaN becomes a dash."""
     return TableCell(text, value, strong) if math.isfinite(value) else TableCell('–')
 
 
 def labels_cell(labels: str, text: str) -> TableCell:
-    """Amount of labels, sorted by number with ``all`` as the largest."""
+    """Number of labels, with ``all`` as the largest."""
     amount = labels_amount(labels)
     return TableCell(text, None if math.isnan(amount) else min(amount, 1e12))
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """One row a comparison, one column a method; bold where a method is above every other by the rule.
+    """One row per comparison, one column per method; bold if a method is above all others by the rule.
 
-    The block of frozen features has a column where several were judged.
+    The block of frozen features has a column if several blocks were evaluated.
     """
     methods, blocks = method_order(comparisons), any(len(group) > 1 for group in by_blocks(comparisons))
     columns = [('Data', False), ('Task', False), ('Labels', True), *[('Block', True)] * blocks]
@@ -96,17 +96,19 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def pretraining_runs(rows: Sequence[ResultRow]) -> list[list[ResultRow]]:
-    """Measured rows of each pretraining: many evaluations share one."""
+    """Measured rows grouped by pretraining, which many evaluations share."""
     runs: dict[tuple, list[ResultRow]] = {}
     for row in _dense_last(rows):
         if row.images or row.seconds:
-            weights = row.checkpoint_hash or row.data  # without a hash only rows of one data set are surely of one run
+            weights = (
+                row.checkpoint_hash or row.data
+            )  # without a hash only rows of the same data set belong to one run for certain
             runs.setdefault((row.method, row.seed, weights, row.config), []).append(row)
     return list(runs.values())
 
 
 def _dense_last(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """Measured rows; segmentation and detection behind the rest, as they may judge an encoder of other data."""
+    """Measured rows, segmentation and detection last, because their encoder may come from other data."""
     return sorted((row for row in rows if row.measured), key=lambda row: row.task in DENSE_TASKS)
 
 
@@ -115,7 +117,7 @@ def _data_of(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def cost_table(rows: Sequence[ResultRow]) -> Table:
-    """Time, images, speed, memory and GPU-hours of every pretraining; the last two only where any is known."""
+    """Time, images, speed, memory and GPU-hours of every pretraining; the last two only if known."""
     runs = pretraining_runs(rows)
     memory, hours = (any(getattr(row, name) for run in runs for row in run) for name in ('memory', 'gpu_hours'))
     columns = [
@@ -152,7 +154,7 @@ def cost_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def _hours(run: Sequence[ResultRow]) -> TableCell:
-    """GPU-hours of a pretraining with one of its evaluations: of the cheapest to the dearest one."""
+    """GPU-hours of a pretraining plus one of its evaluations, from the cheapest to the most expensive."""
     known = [row.gpu_hours for row in run if row.gpu_hours]
     if not known:
         return TableCell('–')
@@ -162,7 +164,7 @@ def _hours(run: Sequence[ResultRow]) -> TableCell:
 def cost_sentences(rows: Sequence[ResultRow]) -> list[str]:
     """For every data set: whether both methods had the same budget of images, and how their times compare.
 
-    A data set that only judges pretrainings of which an earlier sentence speaks gets none of its own.
+    A data set whose pretrainings an earlier sentence covers gets no sentence.
     """
     runs = [(_data_of(run), run[0]) for run in pretraining_runs(rows)]
     sentences, told = [], set()
@@ -199,7 +201,7 @@ def _time(ours: Sequence[ResultRow], mae: Sequence[ResultRow]) -> str:
 
 
 def rows_table(rows: Sequence[ResultRow]) -> Table:
-    """Every row, with the columns that tell rows apart; the others are :func:`constants`."""
+    """All rows with the columns that differ; :func:`constants` has the others."""
     same = _same(rows)
     names = [name for name in COLUMNS if name not in same]
     columns = tuple((name.replace('_', ' '), TYPES[name] is not str) for name in names)
@@ -208,13 +210,13 @@ def rows_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def constants(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
-    """Name and text of the columns that are the same in all rows, without empty ones."""
+    """Name and text of the columns that are equal in all rows, without empty ones."""
     cells = [(name.replace('_', ' '), _raw(rows[0], name).text) for name in _same(rows)]
     return [(name, text) for name, text in cells if text not in ('', '–')]
 
 
 def _same(rows: Sequence[ResultRow]) -> list[str]:
-    """Columns with one value; none of a single row, and what is measured always stands in the table."""
+    """Columns with a single value, except those that every table shows; none for a single row."""
     if len(rows) < 2:
         return []
     return [name for name in COLUMNS if name not in SHOWN and len({str(getattr(row, name)) for row in rows}) == 1]
@@ -238,7 +240,7 @@ def _raw(row: ResultRow, name: str) -> TableCell:
 
 
 def checkpoint_table(rows: Sequence[ResultRow]) -> Table:
-    """Weights that were judged, with their hashes."""
+    """The evaluated weights with their hashes."""
     found = {}
     for row in _dense_last(rows):
         if row.checkpoint or row.checkpoint_hash:
@@ -258,7 +260,7 @@ def checkpoint_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def _plain(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], Table]:
-    """Headings and texts of the comparison; the protocol only where it tells two rows apart."""
+    """Headings and texts of the comparison, with the protocol only if it tells two rows apart."""
     table = comparison_table(in_order(summarize(rows)))
     body = [[cell.text for cell in cells] for cells in table.rows]
     heads = [name for name, _ in table.columns]
@@ -268,7 +270,7 @@ def _plain(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], Table
 
 
 def markdown_table(rows: Sequence[ResultRow]) -> str:
-    """Comparison of the measured rows as a Markdown table, percent, best in bold as on the page."""
+    """Comparison of the measured rows as a Markdown table, in percent, best in bold as on the page."""
     heads, body, table = _plain(rows)
     strong = [
         [f'**{text}**' if cell.strong else text for text, cell in zip(texts, cells, strict=False)]
@@ -283,18 +285,22 @@ def escape(text: str) -> str:
 
 
 def text_table(rows: Sequence[ResultRow]) -> str:
-    """Comparison of the measured rows for the terminal, percent; one line where nothing was measured."""
+    """Comparison of the measured rows for the terminal, in percent; a single line if nothing was measured."""
     heads, body, table = _plain(rows)
     if not body:
         return 'no measured rows\n'
-    lines = [heads, *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    lines.insert(1, ['-' * width for width in widths])
-    numeric = [is_number for _, is_number in table.columns]
-    texts = [
+    rule = ['-' * max(map(len, column)) for column in zip(heads, *body, strict=True)]
+    right = [place for place, (_, numeric) in enumerate(table.columns) if numeric]
+    return align_columns([heads, rule, *body], right) + '\n'
+
+
+def align_columns(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns of text, two spaces apart; the columns numbered in ``right`` are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return '\n'.join(
         '  '.join(
-            text.rjust(w) if right else text.ljust(w) for text, w, right in zip(line, widths, numeric, strict=False)
-        )
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
-    ]
-    return '\n'.join(text.rstrip() for text in texts) + '\n'
+    )

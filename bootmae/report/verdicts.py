@@ -1,4 +1,4 @@
-"""Verdicts in plain words, computed from the summaries by one stated rule."""
+"""Verdicts in words, computed from the summaries by one stated rule."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ RULE = (
     'not a significance test.'
 )
 
-FEW = 2  # pretrained methods up to which each has a sentence of its own
+FEW = 2  # with at most this many pretrained methods each has its own sentence
 MINUS_MAE = '{} − MAE'  # heading of a difference
 LOGISTIC = 'logistic regression'  # start of the protocol of frozen features whose rows have the task "linear"
 TASK_NAMES = {
@@ -26,18 +26,18 @@ TASK_NAMES = {
     'finetune': 'fine-tuning',
     'segmentation': 'segmentation',
     'detection': 'detection',
-}  # in the order of the report
-DENSE_TASKS = ('segmentation', 'detection')  # their labels are whole images, nearly always all of them
+}  # in report order
+DENSE_TASKS = ('segmentation', 'detection')  # their labels are counted in images
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """How one method stands to another.
+    """Outcome of comparing one method with another.
 
     Attributes:
         outcome: ``above``, ``level``, ``below`` or ``undecided``.
-        difference: Paired difference in points, None without a shared seed.
-        margin: Points that the difference must exceed, None where undecided.
+        difference: Paired difference in points; None without a shared seed.
+        margin: Points that the difference must exceed; None if undecided.
     """
 
     outcome: str
@@ -53,8 +53,8 @@ class Verdict:
         data: Data set.
         place: Task and labels, as a short title.
         learned: Outcome of each pretrained method against the untrained encoder.
-        outcome: Outcome of BootMAE against MAE, None where one of them is missing.
-        sentences: The same with numbers.
+        outcome: Outcome of BootMAE against MAE; None if one of them is missing.
+        sentences: The verdict with numbers.
     """
 
     data: str
@@ -76,7 +76,7 @@ def judge(first: Spread, second: Spread) -> Judgment:
 
 
 def best_method(comparison: Comparison) -> str | None:
-    """Method above every other one by the rule, None where there is none."""
+    """The method that is above all others by the rule; None if there is none."""
     for name, spread in comparison.methods.items():
         others = [other for key, other in comparison.methods.items() if key != name]
         if others and all(judge(spread, other).outcome == 'above' for other in others):
@@ -85,7 +85,7 @@ def best_method(comparison: Comparison) -> str | None:
 
 
 def method_order(rows_or_comparisons: Sequence[ResultRow] | Sequence[Comparison]) -> list[str]:
-    """Methods that occur: untrained, MAE, BootMAE, then others in order of appearance."""
+    """Methods in the given items: untrained, MAE, BootMAE, then others in order of appearance."""
     found: dict[str, None] = {}
     for item in rows_or_comparisons:
         found.update(dict.fromkeys(item.methods if isinstance(item, Comparison) else [item.method]))
@@ -93,12 +93,12 @@ def method_order(rows_or_comparisons: Sequence[ResultRow] | Sequence[Comparison]
 
 
 def rivals(methods: Sequence[str]) -> list[str]:
-    """Methods that are compared with MAE: all pretrained ones, none where MAE is missing."""
+    """Methods that are compared with MAE: all other pretrained ones; none if MAE is missing."""
     return [name for name in methods if name not in ('untrained', 'mae')] if 'mae' in methods else []
 
 
 def against_mae(item: Comparison, method: str) -> Judgment | None:
-    """How a method stands to MAE in a comparison; None where one of them is missing or they share no seed."""
+    """Outcome of a method against MAE; None if one of them is missing or they share no seed."""
     if method not in item.methods or 'mae' not in item.methods:
         return None
     found = judge(item.methods[method], item.methods['mae'])
@@ -128,26 +128,26 @@ def protocol_name(item: Comparison | ResultRow) -> str:
 
 
 def labels_name(item: Comparison | ResultRow) -> str:
-    """Amount of labels for readers; empty where all images of segmentation and detection go without saying."""
+    """Number of labels for display; empty for all images of segmentation and detection."""
     if item.task in DENSE_TASKS:
         return '' if item.labels == 'all' else f'{item.labels} images'
     return 'all' if item.labels == 'all' else f'{item.labels} per class'
 
 
 def labels_phrase(item: Comparison | ResultRow) -> str:
-    """The same with its noun, such as ``5 labels per class``."""
+    """Number of labels with its noun, such as ``5 labels per class``."""
     if item.task in DENSE_TASKS:
         return '' if item.labels == 'all' else f'{item.labels} labeled images'
     return 'all labels' if item.labels == 'all' else f'{item.labels} labels per class'
 
 
 def labels_amount(labels: str) -> float:
-    """Amount of labels to sort by: ``all`` is infinite, what is no number is NaN."""
+    """Number of labels as a sort key: ``all`` is infinite, other text is NaN."""
     return math.inf if labels == 'all' else float(labels) if labels.isdigit() else math.nan
 
 
 def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons by data set, task and amount of labels; data sets by their first task, then as they come."""
+    """Comparisons sorted by data set, task and number of labels; data sets sort by their first task."""
     tasks = [*TASK_NAMES, *dict.fromkeys(item.task for item in comparisons if item.task not in TASK_NAMES)]
     first: dict[str, int] = {}
     for item in comparisons:
@@ -162,7 +162,7 @@ def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Number with its sign and a real minus; zero has none."""
+    """Number with its sign, using the minus character; zero has no sign."""
     text = f'{abs(value):.{digits}f}'
     if float(text) == 0:
         return text
@@ -170,7 +170,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def spread_text(spread: Spread) -> str:
-    """``mean ± std (n)`` in percent, n the number of seeds."""
+    """``mean ± std (n)`` in percent, where n is the number of seeds."""
     std = '' if spread.std is None else f' ± {spread.std:.1f}'
     return f'{spread.mean:.1f}{std} ({spread.n})'
 
@@ -185,7 +185,7 @@ def difference_text(difference: Difference | None) -> str:
 
 
 def find_verdicts(comparisons: Sequence[Comparison]) -> list[Verdict]:
-    """Words for every comparison; one with a protocol of its own names it."""
+    """A verdict for every comparison; the protocol is named if there are several."""
     places = Counter(_place(item) for item in comparisons)
     return [_verdict(item, with_protocol=places[_place(item)] > 1) for item in comparisons]
 
@@ -231,7 +231,7 @@ def _learned_sentences(item: Comparison, learned: dict[str, Judgment]) -> list[s
 
 
 def _learned_in_short(item: Comparison, learned: dict[str, Judgment], floor: str) -> str:
-    """Many methods against the untrained encoder, by outcome."""
+    """Many methods against the untrained encoder, grouped by outcome."""
     parts = []
     for outcome in ('above', 'level', 'below', 'undecided'):
         means = [
@@ -256,7 +256,7 @@ def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judgm
 
 
 def _others_sentence(found: dict[str, Judgment]) -> str:
-    """Further methods against MAE, in short."""
+    """Further methods against MAE in one sentence."""
     parts = [
         f'{method_name(name)} {outcome.outcome} ({difference_text(outcome.difference)})'
         for name, outcome in found.items()
@@ -300,7 +300,7 @@ def headline(found: Sequence[Verdict]) -> tuple[str, str]:
 
 
 def learned_headline(found: Sequence[Verdict]) -> str:
-    """One sentence on the pretrained encoders against the untrained one, empty where nothing was measured."""
+    """One sentence on the pretrained encoders against the untrained one; empty if nothing was measured."""
     count = Counter(outcome for verdict in found for outcome in verdict.learned.values())
     total = count.total()
     if not total:

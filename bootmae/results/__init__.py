@@ -1,1 +1,1 @@
-"""Result rows, and where a result comes from. Knows no other room."""
+"""Result rows and their provenance. Imports no other room."""

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, versions, device."""
+"""Provenance of a result: commit, versions, device."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'timm', 'scikit-learn')
-# where the originals are installed in place of the maintained builds
+# original packages that may be installed instead of the maintained builds
 ORIGINALS = {
     'onedl-mmengine': ('mmengine',),
     'onedl-mmcv': ('mmcv-lite', 'mmcv'),
@@ -23,7 +23,7 @@ ORIGINALS = {
 
 
 def git_commit() -> str:
-    """Commit of the suite, ``+`` appended if tracked files differ from it; empty outside a repository."""
+    """Current commit, with ``+`` if tracked files differ from it; empty outside a repository."""
 
     def git(*args: str) -> str:
         return subprocess.run(('git', '-C', REPOSITORY, *args), capture_output=True, text=True, check=True).stdout
@@ -36,7 +36,7 @@ def git_commit() -> str:
 
 
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Python's version, and those of the packages that decide a result and of ``more``, if they are installed."""
+    """Versions of Python, of the packages that affect results, and of ``more``, if installed."""
     found = {'python': platform.python_version()}
     for package in (*PACKAGES, *more):
         for name in (package, *ORIGINALS.get(package, ())):
@@ -47,12 +47,12 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The GPU's name, or how many cores the CPU has."""
+    """Name of the GPU, or number of CPU cores."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {os.cpu_count()} cores'
 
 
 def portable(path: str | Path | None) -> str:
-    """A path as it should stand in a result: relative to the repository if below it, else its last part."""
+    """A path for result rows: relative to the repository if below it, else the file name."""
     if not path:
         return ''
     path = Path(path).resolve()

@@ -1,4 +1,4 @@
-"""Result rows: one measured or published number each, kept in a CSV file."""
+"""Result rows: one measured or published number each, stored in a CSV file."""
 
 import csv
 import io
@@ -19,32 +19,32 @@ PUBLISHED = Path(__file__).resolve().parents[2] / 'results' / 'published.csv'
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One number and what is needed to judge it or to make it again.
+    """One number and what is needed to interpret and reproduce it.
 
     Attributes:
         data: Name of the data set, such as ``digits``.
-        method: How the encoder was made: ``untrained``, ``mae``, ``bootmae`` or another name.
-        task: How the encoder was judged: ``knn``, ``linear``, ``finetune``, ``segmentation``, ``detection`` or
-            another name.
-        labels: ``all``, or the number of labeled images: per class, and in all for segmentation and detection.
+        method: Method of the encoder: ``untrained``, ``mae``, ``bootmae`` or another name.
+        task: Evaluation of the encoder: ``knn``, ``linear``, ``finetune``, ``segmentation``, ``detection`` or another
+            name. ``linear`` is a linear probe, or logistic regression on frozen features if ``protocol`` says so.
+        labels: ``all`` or the number of labeled images, per class (in total for segmentation and detection).
         metric: Name of the number, such as ``accuracy``, ``mIoU`` or ``box AP``; higher is better.
-        value: The number, in percent; NaN only where ``label`` is ``not run``.
-        seed: Seed of pretraining and evaluation; -1 where a publication does not state it.
-        protocol: Details of the evaluation that must agree between rows to compare them.
+        value: The number in percent; NaN only if ``label`` is ``not run``.
+        seed: Seed of pretraining and evaluation; -1 if a publication does not state it.
+        protocol: Details of the evaluation that rows must share to be comparable.
         config: Config file of the pretraining, or the source of a published number.
-        checkpoint: File name of the judged weights.
+        checkpoint: File name of the evaluated weights.
         checkpoint_hash: Hash of these weights.
         commit: Commit of the code.
         device: Device that ran it.
-        precision: Arithmetic of the pretraining, such as ``float32``.
-        seconds: Wall-clock seconds of the pretraining; 0 where unknown or untrained.
-        images: Images that the pretraining saw, repeats counted; 0 where unknown or untrained.
+        precision: Precision of the pretraining, such as ``float32``.
+        seconds: Wall-clock seconds of the pretraining; 0 if unknown or untrained.
+        images: Images that the pretraining processed, with repetitions; 0 if unknown or untrained.
         date: ISO date of the evaluation.
         label: ``reproduced``, ``demo``, ``paper`` or ``not run``.
-        config_hash: Hash of the evaluation's config, all overrides applied, its seed left out.
-        data_hash: Fingerprint of the images and annotations that were judged.
-        gpu_hours: GPU-hours of pretraining and evaluation together; 0 on a CPU or where unknown.
-        memory: Peak memory of the pretraining in GiB (GPU's, or resident on a CPU); 0 where unknown or untrained.
+        config_hash: Hash of the evaluation's config with all overrides but without the seed.
+        data_hash: Fingerprint of the test images and annotations.
+        gpu_hours: GPU-hours of pretraining and evaluation together; 0 on a CPU or if unknown.
+        memory: Peak memory of the pretraining in GiB (GPU, or resident on a CPU); 0 if unknown or untrained.
     """
 
     data: str
@@ -72,12 +72,12 @@ class ResultRow:
 
     @property
     def key(self) -> tuple:
-        """What makes two rows the same measurement."""
+        """Identity of the measurement; a new row replaces an old one with the same key."""
         return tuple(getattr(self, name) for name in IDENTITY)
 
     @property
     def measured(self) -> bool:
-        """Whether this suite computed the number."""
+        """Whether the number was measured with this code."""
         return self.label in MEASURED
 
 
@@ -86,7 +86,7 @@ TYPES: dict[str, Any] = {field.name: field.type for field in fields(ResultRow)}
 
 
 def problem_of(row: ResultRow) -> tuple[str, str] | None:
-    """First column of a row with an impossible value and what is wrong with it, or None."""
+    """First column with an impossible value and the problem; None if all are possible."""
     if row.label not in LABELS:
         return 'label', f'{row.label!r} is none of {", ".join(LABELS)}'
     if not math.isfinite(row.value) and row.label != 'not run':
@@ -101,11 +101,11 @@ def problem_of(row: ResultRow) -> tuple[str, str] | None:
 
 
 def read_rows(path: str | Path) -> list[ResultRow]:
-    """Rows of a CSV file in its order.
+    """Rows of a CSV file in file order.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: Wrong columns or a value that cannot be read; names file, line, column and remedy.
+        ValueError: Wrong columns or an unreadable value; names file, line, column and remedy.
     """
     path = Path(path)
     if not path.is_file():
@@ -131,7 +131,7 @@ def _header_problem(header: Sequence[str]) -> str:
 
 def _parse(cells: Sequence[str], place: str) -> ResultRow:
     if len(cells) != len(COLUMNS):
-        raise ValueError(f'{place}: {len(cells)} cells where {len(COLUMNS)} belong; {REPAIR}')
+        raise ValueError(f'{place}: {len(cells)} cells instead of {len(COLUMNS)}; {REPAIR}')
     values = {}
     for name, text in zip(COLUMNS, cells, strict=True):
         try:
@@ -147,9 +147,9 @@ def _parse(cells: Sequence[str], place: str) -> ResultRow:
 
 
 def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
-    """Add rows to a CSV file, replacing those of the same identity; a crash leaves the old file.
+    """Add rows to a CSV file, replacing rows with the same key; the write is atomic.
 
-    Two processes must not write one file at the same time: the later would drop the rows of the earlier.
+    Two processes must not write to one file at the same time: rows of one would be lost.
 
     Raises:
         ValueError: A row holds an impossible value, or the existing file cannot be read.
@@ -169,15 +169,15 @@ def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
 
 
 def replace_file(path: str | Path, text: str) -> None:
-    """Write a whole text file or leave the old one untouched (temporary file, fsync, rename)."""
+    """Write a text file atomically (temporary file, fsync, rename)."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_file(path, lambda file: file.write_bytes(text.encode()))
 
 
 def published_rows(path: str | Path = PUBLISHED) -> list[ResultRow]:
-    """Numbers of the publications (percent or points); nothing of this was measured here.
+    """Published numbers, in percent or points.
 
-    None where the package was installed without the repository's results.
+    Empty if the package was installed without the repository's results.
 
     Raises:
         ValueError: A row of the file is labeled as something else, or the file cannot be read.
@@ -186,7 +186,7 @@ def published_rows(path: str | Path = PUBLISHED) -> list[ResultRow]:
     wrong = [row for row in rows if row.label != 'paper']
     if wrong:
         raise ValueError(
-            f'{path}: {wrong[0].key} is labeled {wrong[0].label!r}; only numbers of publications belong '
-            'here, with the label "paper"'
+            f'{path}: {wrong[0].key} is labeled {wrong[0].label!r}; this file is for published '
+            'numbers with the label "paper"'
         )
     return rows

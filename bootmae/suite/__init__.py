@@ -1,4 +1,4 @@
-"""A whole comparison: methods x tasks x seeds, from one file, resumed where it was left."""
+"""A complete comparison from one file, methods x tasks x seeds, which resumes after any interruption."""
 
 from .cells import Cell, make_cells
 from .spec import Suite, load_suite

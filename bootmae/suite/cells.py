@@ -1,4 +1,4 @@
-"""The cells of a suite: one pretraining, or one evaluation of its encoder, for one method and seed."""
+"""Cells of a suite: one pretraining or one evaluation, of one method with one seed."""
 
 import shlex
 import sys
@@ -21,11 +21,12 @@ class Cell:
     """One cell.
 
     Attributes:
-        suite: that it is of.
-        training: the pretraining or task.
-        method, seed: of the encoder.
-        root: the suite's folder.
-        needs: the pretraining whose encoder it judges, None where it needs none.
+        suite: The suite that it belongs to.
+        training: The pretraining or task.
+        method: Method of the encoder.
+        seed: Seed of pretraining and evaluation.
+        root: The suite's folder.
+        needs: The pretraining whose encoder it evaluates, if any.
     """
 
     suite: Suite
@@ -37,7 +38,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Unique in the suite, and its folder below the suite's."""
+        """Name of the cell, unique in the suite; also its folder below the suite's."""
         return f'{self.training.name}/{self.method.name}-{self.seed}'
 
     @property
@@ -46,7 +47,7 @@ class Cell:
 
     @property
     def run(self) -> Path:
-        """Work directory of its training."""
+        """Work directory of the cell's training."""
         return self.folder / 'run'
 
     @property
@@ -63,12 +64,12 @@ class Cell:
 
     @property
     def task(self) -> Task | None:
-        """None for a pretraining."""
+        """The task of an evaluation; None for a pretraining."""
         return self.training if isinstance(self.training, Task) else None
 
     @property
     def trains(self) -> bool:
-        """Whether its command is a training, which can be resumed."""
+        """Whether its command is a training, which can resume."""
         return self.task is None or self.task.kind not in FROZEN_KINDS
 
     @property
@@ -77,15 +78,15 @@ class Cell:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The config values of this cell by dotted key: the seed, the suite's options, and of a pretraining those of
-        the method, which come last and win."""
+        """Config values of the cell by dotted key: the seed, then the suite's options, then (for a pretraining) those
+        of the method; later ones win."""
         pairs = _flat(self.training.options) + ([] if self.task else _flat(self.method.options))
         values = {'randomness.seed': self.seed} if self.trains else {}
         return values | {key: self.seed if value == '{seed}' else value for key, value in pairs}
 
     @property
     def weights(self) -> str | None:
-        """File, or name, of the encoder that it judges; None: an untrained one, or a pretraining."""
+        """File or name of the encoder that it evaluates; None for an untrained one and for a pretraining."""
         if self.needs is not None:
             return str(last_checkpoint(self.needs.run))
         return self.method.weights.replace('{seed}', str(self.seed)) if self.method.weights else None
@@ -137,11 +138,11 @@ class Cell:
         return ['--rows', str(self.rows_file), '--row', *pairs]
 
 
-LAST = '{last checkpoint}'
+LAST = '{last checkpoint}'  # replaced by the path when the training has ended
 
 
 def launch(config: str, settings: list[str], gpus: int, slurm: str | None, name: str) -> list[str]:
-    """The command that trains on so many GPUs."""
+    """The command that trains on this number of GPUs."""
     if slurm:
         script = str(REPOSITORY / 'tools' / 'slurm_train.sh')
         return [script, slurm, name.replace('/', '.'), config, str(max(gpus, 1)), *settings]
@@ -155,10 +156,10 @@ def tool(name: str, *args: str) -> list[str]:
 
 
 def as_options(values: dict[str, Any]) -> list[str]:
-    """``--cfg-options`` with config values; empty without any.
+    """``--cfg-options`` with config values; empty if there are none.
 
     Raises:
-        ValueError: for a text that the command line would take for a list.
+        ValueError: A text that the command line would parse as a list.
     """
     pairs = []
     for key, value in _flat(values):
@@ -187,17 +188,17 @@ def last_checkpoint(folder: Path) -> Path:
     """The newest checkpoint of a work directory.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: The directory has none.
     """
     note = folder / 'last_checkpoint'
     if not note.is_file():
-        raise FileNotFoundError(f'{folder} has no finished training: there is no {note.name}')
+        raise FileNotFoundError(f'{folder} has no {note.name}, so its training has not finished: run it first')
     path = Path(note.read_text().strip())
     return path if path.is_file() else folder / path.name  # the folder may have been moved
 
 
 def make_cells(suite: Suite, root: Path) -> list[Cell]:
-    """All cells in the order in which they are run: by seed, so that whole comparisons are there early."""
+    """All cells in running order: by seed, so that complete comparisons are available early."""
     pretrainings = {
         (name, method.name, seed): Cell(suite, training, method, seed, root)
         for name, training in suite.pretrainings.items()
@@ -216,10 +217,10 @@ def make_cells(suite: Suite, root: Path) -> list[Cell]:
 
 
 def matching(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """Cells whose name matches a pattern (``*`` as in a shell), or whose task or pretraining is called so.
+    """Cells whose name matches a pattern (``*`` as in a shell), or whose task or pretraining has that name.
 
     Raises:
-        ValueError: for a pattern that matches none.
+        ValueError: A pattern matches no cell.
     """
     chosen: set[str] = set()
     for pattern in patterns:
@@ -231,7 +232,7 @@ def matching(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """Matching cells and the pretrainings that they need; without patterns all."""
+    """Matching cells and the pretrainings that they need; all cells without patterns."""
     if not patterns:
         return list(cells)
     chosen = {cell.name for cell in matching(cells, patterns)}
@@ -240,12 +241,12 @@ def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
 
 def suite_folder(suite: Suite) -> Path:
-    """Where a suite's runs and report go unless said otherwise."""
+    """Default folder of a suite's runs and report."""
     return REPOSITORY / 'work_dirs' / 'suites' / (suite.path.stem + (f'_{suite.size}' if suite.size else ''))
 
 
 def suite_command(cell: Cell) -> str:
-    """The command that runs the suite of a cell, as one would type it at the top of the repository."""
+    """The command that runs the suite of a cell, relative to the top of the repository."""
     path = cell.suite.path.resolve()
     words = ['tools/suite.py', str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)]
     if cell.suite.size:
@@ -257,6 +258,6 @@ def suite_command(cell: Cell) -> str:
 
 
 def shell(command: Sequence[str]) -> str:
-    """A command as one would type it at the top of the repository."""
+    """A command as typed at the top of the repository."""
     words = command[1:] if command[0] == sys.executable else command
     return shlex.join(word.removeprefix(f'{REPOSITORY}/') for word in words)

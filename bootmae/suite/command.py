@@ -1,4 +1,4 @@
-"""What ``tools/suite.py`` does."""
+"""Implementation of ``tools/suite.py``."""
 
 import argparse
 import io
@@ -33,12 +33,12 @@ FAILED_CELLS = 1  # exit code
 
 
 def run_suite(args: argparse.Namespace) -> int:
-    """Do what the command line asks for; the exit code."""
-    MMLogger.get_instance('suite', log_level='ERROR')  # libraries tell of each config and data set
-    warnings.filterwarnings('ignore', message='Default ``avg_non_ignore``')  # of mmseg, each time
+    """Do what the command line asks for and return the exit code."""
+    MMLogger.get_instance('suite', log_level='ERROR')  # libraries log every config and data set
+    warnings.filterwarnings('ignore', message='Default ``avg_non_ignore``')  # mmseg warns each time
     suite = replace(load_suite(args.suite, args.size), path=args.suite.resolve())
     root = (args.out or suite_folder(suite)).resolve()
-    os.chdir(REPOSITORY)  # to which configs and data are relative, whoever calls from where
+    os.chdir(REPOSITORY)  # configs and data are relative to it, wherever the call comes from
     every = make_cells(suite, root)
     cells = select(every, args.only)
     if args.dry_run:
@@ -65,7 +65,7 @@ def run_here(
     definitions: dict[str, str],
     lengths: dict[str, dict],
 ) -> int:
-    """Run cells on this machine, then write the report."""
+    """Run cells on this machine, write the report, and return the exit code."""
     machine = find_machine(args.gpus, args.lanes)
     status = Status(cells)
     done = sum(state_of(cell) == DONE for cell in cells)
@@ -76,11 +76,11 @@ def run_here(
     )
     run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm)
     whole = run.run(status.tick)
-    if not args.in_slurm:  # there a job of its own writes it
+    if not args.in_slurm:  # on Slurm the last job writes it
         finish(every, root, not args.no_pictures)
     if run.stopping is not None or (args.in_slurm and 'stopped' in run.states.values()):
         print(
-            f'stopped by {run.stopping.name if run.stopping else "a signal"}: start the same command again to go on',
+            f'stopped by {run.stopping.name if run.stopping else "a signal"}: run the same command again to resume',
             file=sys.stderr,
         )
         return REQUEUE
@@ -91,21 +91,24 @@ def run_here(
     ]
     if bad:
         print(
-            '\n'.join([f'{len(bad)} of {len(cells)} cells are not done; the same command tries them again:', *bad]),
+            '\n'.join(
+                [f'{len(bad)} of {len(cells)} cells are not done; run the same command again to retry them:', *bad]
+            ),
             file=sys.stderr,
         )
     return 0 if whole else FAILED_CELLS
 
 
 def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str], dict[str, dict]]:
-    """Fingerprint and length of each cell, by name.
+    """Definition hash and training length of each cell, by name.
 
     Raises:
-        ValueError: if a cell was run as something else before; see :func:`check_definition`.
+        ValueError: A cell was run with another definition before (see :func:`check_definition`), or its data has no
+            name for result rows.
     """
     definitions: dict[str, str] = {}
     lengths: dict[str, dict] = {}
-    for cell in every:  # pretrainings come before what needs them
+    for cell in every:  # pretrainings come first
         cfg = cell_config(cell)
         needs = definitions[cell.needs.name] if cell.needs else ''
         if cell.task:
@@ -119,22 +122,28 @@ def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str]
 
 
 def redo(every: Sequence[Cell], patterns: Sequence[str]) -> None:
-    """Drop what cells have, and what was judged from them.
+    """Delete the folders of cells and of the evaluations that need them.
 
     Raises:
-        ValueError: if one of them is running.
+        ValueError: One of them is running.
     """
     named = {cell.name for cell in matching(every, patterns)}
     chosen = [cell for cell in every if cell.name in named or (cell.needs and cell.needs.name in named)]
     for cell in chosen:
         if not is_free(cell):
-            raise ValueError(f'{cell.name} is running: wait for it, or stop it, before --redo')
+            raise ValueError(f'{cell.name} is running: wait for it or stop it before --redo')
     for cell in chosen:
         shutil.rmtree(cell.folder, ignore_errors=True)
 
 
 def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
-    """Write result rows and report of what is done, with test images or without, and print the tables."""
+    """Write result rows and report of the finished cells and print the tables.
+
+    Args:
+        every: All cells of the suite.
+        root: The suite's folder.
+        pictures: Whether the report shows test images.
+    """
     rows = write_results(list(every), root / 'results.csv')
     if not any(state_of(cell) == DONE for cell in every):
         print('no cell is done: no report')
@@ -149,12 +158,12 @@ def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
 
 
 def shown(path: Path) -> str:
-    """A path as short as it can be said at the top of the repository."""
+    """A path relative to the top of the repository if it is below it."""
     return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
 
 
 def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
-    """Print, or run, the script that submits the cells that are not done."""
+    """Print or run the script that submits the unfinished cells; returns the exit code."""
     left = [cell for cell in cells if state_of(cell) != DONE]
     given = [str(cells[0].suite.path), *(['--size', args.size] if args.size else []), '--out', str(root)]
     text = script(left, given, args.slurm, root)

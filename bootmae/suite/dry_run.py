@@ -1,4 +1,4 @@
-"""What a suite would do, without doing it: commands, arithmetic, and an estimate of GPU-hours for each cell."""
+"""Plan of a suite without running it: state, images, batch and estimated GPU-hours of each cell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +9,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..commands.plan import build_on_meta, count_images, gflop_per_image, length_of, task_of
 from ..config.batch import apply_batch
+from ..report.tables import align_columns
 from .cells import Cell
 from .collect import cell_config
 from .job_state import state_of
-from .status import aligned
 
 TFLOPS = 120.0
 ASSUMED = (
-    'GPU-hours are an estimate: arithmetic divided by a sustained {tflops:g} TFLOP/s a GPU (--tflops; the '
-    "authors' release does 111 on an H100 in ViT-B pretraining: 1,198 images/s). Detection counts images of "
-    "the test's size, backbone, pyramid and proposals, but not the heads on boxes."
+    "GPU-hours are estimated: FLOP divided by a sustained {tflops:g} TFLOP/s per GPU (--tflops; the authors' release "
+    'reaches 111 in ViT-B pretraining on an H100, 1,198 images/s). Detection assumes the test image size and includes '
+    'backbone, pyramid and proposals, but not the RoI heads.'
 )
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one cell: images it computes, GFLOP for each (None: unknown), global batch of its training (0: none)."""
+    """Cost of one cell.
+
+    Attributes:
+        images: Images that it processes.
+        gflop: GFLOP per image; None if unknown.
+        batch: Global batch of its training as text; empty without a training.
+    """
 
     images: int
     gflop: float | None
@@ -35,10 +41,15 @@ class Estimate:
 
 
 def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
-    """Work out one cell on so many GPUs; ``known`` holds those that are alike but for the seed.
+    """Cost of one cell.
+
+    Args:
+        cell: The cell.
+        known: Cache; cells that differ only in the seed share an estimate.
+        gpus: GPUs of the cell.
 
     Raises:
-        ValueError, FileNotFoundError: if its config cannot be run like this.
+        ValueError, FileNotFoundError: The config cannot run like this.
     """
     key = cell.config, cell.training.name, gpus, repr(cell.method.options) if cell.task is None else ''
     if key not in known:
@@ -62,14 +73,14 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
 
 
 def detection_size(cfg: Config) -> tuple[int, int]:
-    """Height and width of a photograph of 4 : 3 after the test's ``Resize``, in whole strides of 32."""
+    """Height and width of a 4:3 photograph after the test's ``Resize``, rounded up to multiples of 32."""
     scale = next((step['scale'] for step in cfg.test_dataloader.dataset.pipeline if step['type'] == 'Resize'), None)
     short, long = sorted(scale or cfg.model.backbone.img_size)
     return tuple(-(-side // 32) * 32 for side in (short, min(long, short * 4 // 3)))
 
 
 def detection_gflop(model: torch.nn.Module, size: tuple[int, int]) -> float:
-    """GFLOP of a training step of a detector for one image of this size, without the heads on boxes."""
+    """GFLOP of a detector's training step for one image of this size, without the RoI heads."""
     images = torch.empty(1, 3, *size, device='meta')
     with FlopCounterMode(display=False) as counter:
         found = model.rpn_head(model.extract_feat(images))
@@ -84,7 +95,7 @@ def hours_text(hours: float | None) -> str:
 
 
 def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = None) -> str:
-    """A line for each cell, and the sum; ``gpus`` is the most that a cell may use."""
+    """A line for each cell, and the sum; ``gpus`` limits the GPUs of a cell."""
     known: dict = {}
     lines, hours = [], []
     for cell in cells:
@@ -95,8 +106,8 @@ def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = 
     left = sum(hour or 0.0 for hour, line in zip(hours, lines, strict=True) if line[1] != 'done')
     return '\n'.join(
         [
-            aligned([heads, *lines], right=(3, 5)),
-            f'{len(cells)} cells, about {left:,.0f} GPU-hours to do',
+            align_columns([heads, *lines], right=(3, 5)),
+            f'{len(cells)} cells, about {left:,.0f} GPU-hours left',
             ASSUMED.format(tflops=tflops),
         ]
     )

@@ -1,8 +1,8 @@
-"""What is known of a cell on disk: its state, its attempts, and the lock that says whether it runs at this moment.
+"""State of a cell on disk: its attempts, and a lock that tells whether it is running.
 
-Everything is in the cell's folder: ``cell.json`` (written whole or not at all), ``rows.csv`` once it is done,
-``log.txt`` of its commands, and ``lock``, which the running command inherits: a cell whose command lives on is not
-started twice, be the suite itself killed or started a second time.
+The cell's folder holds ``cell.json`` (written atomically), ``rows.csv`` with its results, ``log.txt`` of its commands,
+and ``lock``. The running command inherits the lock, so that a cell is never started twice, even if the suite is killed
+and its command lives on.
 """
 
 import fcntl
@@ -31,11 +31,11 @@ class JobState:
     """The content of ``cell.json``.
 
     Attributes:
-        state: of the last attempt; ``running`` with a free lock means that it was killed.
-        definition: fingerprint of what the cell is; see :func:`definition`.
-        attempts: begin and end (seconds since 1970), exit code, host and process of each.
-        length: epochs or iterations of its training, to tell how far it is.
-        detail: why it failed, in a line.
+        state: State of the last attempt; ``running`` with a free lock means that it was killed.
+        definition: Hash of the cell's definition; see :func:`definition`.
+        attempts: Begin and end (seconds since 1970), exit code, host and process ID of each attempt.
+        length: Epochs or iterations of its training, for the progress line.
+        detail: Reason of a failure, in one line.
     """
 
     state: str = WAITING
@@ -46,15 +46,15 @@ class JobState:
 
     @property
     def seconds(self) -> float:
-        """Of all attempts that ended."""
+        """Total seconds of finished attempts."""
         return sum(attempt['end'] - attempt['begin'] for attempt in self.attempts if attempt.get('end'))
 
 
 def read_job_state(cell: Cell) -> JobState:
-    """What is noted of a cell; of one that was never started, nothing.
+    """The stored state of a cell; a new one if it was never started.
 
     Raises:
-        ValueError: if the note is damaged.
+        ValueError: The file is damaged.
     """
     path = cell.folder / 'cell.json'
     if not path.is_file():
@@ -63,38 +63,38 @@ def read_job_state(cell: Cell) -> JobState:
         return JobState(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f'{path} is damaged ({error}): remove the folder {cell.folder}, and the cell is run anew'
+            f'{path} is damaged ({error}): delete the folder {cell.folder} to run the cell again'
         ) from None
 
 
-def write_job_state(cell: Cell, journal: JobState) -> None:
+def write_job_state(cell: Cell, job: JobState) -> None:
     cell.folder.mkdir(parents=True, exist_ok=True)
-    replace_file(cell.folder / 'cell.json', json.dumps(asdict(journal), indent=1) + '\n')
+    replace_file(cell.folder / 'cell.json', json.dumps(asdict(job), indent=1) + '\n')
 
 
-def begin_attempt(cell: Cell, journal: JobState) -> None:
-    """Note that it runs from now on."""
-    journal.state, journal.detail = RUNNING, ''
-    journal.attempts.append(dict(begin=time.time(), host=socket.gethostname(), pid=os.getpid()))
-    write_job_state(cell, journal)
+def begin_attempt(cell: Cell, job: JobState) -> None:
+    """Store that the cell is running."""
+    job.state, job.detail = RUNNING, ''
+    job.attempts.append(dict(begin=time.time(), host=socket.gethostname(), pid=os.getpid()))
+    write_job_state(cell, job)
 
 
-def end_attempt(cell: Cell, journal: JobState, state: str, code: int | None = None, detail: str = '') -> None:
-    """Note how it ended."""
-    journal.attempts[-1].update(end=time.time(), code=code)
-    journal.state, journal.detail = state, detail
-    write_job_state(cell, journal)
+def end_attempt(cell: Cell, job: JobState, state: str, code: int | None = None, detail: str = '') -> None:
+    """Store how the attempt ended."""
+    job.attempts[-1].update(end=time.time(), code=code)
+    job.state, job.detail = state, detail
+    write_job_state(cell, job)
 
 
 class CellLock:
-    """The lock of one cell; its file descriptor is handed on to the cell's command, which then holds it as well."""
+    """The lock of one cell. The cell's command inherits the file descriptor and then holds the lock too."""
 
     def __init__(self, cell: Cell):
         self.path = cell.folder / 'lock'
         self.file: int | None = None
 
     def take(self) -> bool:
-        """Whether it is ours now."""
+        """Try to take the lock; returns whether it worked."""
         if self.file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -113,7 +113,7 @@ class CellLock:
 
 
 def is_free(cell: Cell) -> bool:
-    """Whether nobody runs the cell at this moment."""
+    """Whether no process is running the cell."""
     if not (cell.folder / 'lock').exists():
         return True
     lock = CellLock(cell)
@@ -122,48 +122,48 @@ def is_free(cell: Cell) -> bool:
     return free
 
 
-def is_done(cell: Cell, journal: JobState) -> bool:
-    """Whether it is noted as done, and an evaluation's rows are there."""
-    return journal.state == DONE and (cell.task is None or cell.rows_file.is_file())
+def is_done(cell: Cell, job: JobState) -> bool:
+    """Whether the cell is stored as done and, for an evaluation, has its rows."""
+    return job.state == DONE and (cell.task is None or cell.rows_file.is_file())
 
 
-def state_of(cell: Cell, journal: JobState | None = None) -> str:
-    """The state of a cell as it is now."""
-    journal = journal or read_job_state(cell)
-    if is_done(cell, journal):
+def state_of(cell: Cell, job: JobState | None = None) -> str:
+    """The current state of a cell."""
+    job = job or read_job_state(cell)
+    if is_done(cell, job):
         return DONE
     if not is_free(cell):
         return ELSEWHERE
-    if journal.state == RUNNING:
+    if job.state == RUNNING:
         return KILLED
-    return WAITING if journal.state == DONE else journal.state
+    return WAITING if job.state == DONE else job.state
 
 
 def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
-    """Fingerprint of what a cell does: where it differs from the noted one, old results are not of this suite.
+    """Hash of what a cell does. If it differs from the stored one, the old results belong to another experiment.
 
     Args:
-        cell: the cell.
-        cfg: its config, with its options.
-        pretraining: the fingerprint of the cell that it needs.
+        cell: The cell.
+        cfg: Its config, with its options.
+        pretraining: Hash of the cell that it needs.
     """
     task = cell.task
     encoder = (pretraining or cell.method.weights, cell.method.source)
-    # without a test as before there was the key, so that what was run then stays done
+    # no element for "test: false": cells that ran before this key existed stay done
     judged = (task.kind, task.labels, task.tta, *(['test'] if task.test else [])) if task else ()
     text = json.dumps([config_hash(cfg), cell.seed, encoder, judged], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def check_definition(cell: Cell, journal: JobState, now: str) -> None:
+def check_definition(cell: Cell, job: JobState, now: str) -> None:
     """Refuse to mix results of two definitions of a cell.
 
     Raises:
-        ValueError: if the cell was run as something else.
+        ValueError: The cell was run with another definition.
     """
-    if journal.definition and journal.definition != now:
+    if job.definition and job.definition != now:
         raise ValueError(
-            f'{cell.name} was run with another config, option or encoder than the suite file now says '
-            f'({journal.definition}, now {now}): --redo {cell.name} runs it again and drops what it had; or take back '
-            'the change, or give the suite another folder by --out'
+            f'{cell.name} was run with another config, option or encoder than the suite file has now '
+            f'({job.definition}, now {now}): --redo {cell.name} deletes its results and runs it again; or undo the '
+            'change, or use another folder with --out'
         )

@@ -1,4 +1,4 @@
-"""Which devices a suite may use."""
+"""Devices that a suite may use."""
 
 import os
 
@@ -10,21 +10,21 @@ MOST_LANES = 6
 
 
 def find_machine(gpus: int | None, lanes: int | None = None) -> Machine:
-    """GPUs of this machine that may be used, or lanes of its CPU where it has none.
+    """GPUs of this machine, or CPU lanes if it has none.
 
     Args:
-        gpus: how many; None: all that are visible; 0: use the CPU.
-        lanes: cells at a time on a CPU, one thread each; None: one a core, at most six.
+        gpus: Number of GPUs; None for all visible ones, 0 for the CPU.
+        lanes: Cells at a time on the CPU, with one thread each; None for one per core, at most six.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: The machine has fewer GPUs.
     """
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     there = torch.cuda.device_count()
     names = visible.split(',')[:there] if visible else [str(index) for index in range(there)]
     if gpus is not None and gpus > there:
         raise ValueError(
-            f'--gpus {gpus}: this machine has {there}; with fewer the recipes keep their batch by accumulation'
+            f'--gpus {gpus}: this machine has {there}; give at most that many (accumulation keeps the batch)'
         )
     if gpus == 0 or not names:
         count = lanes or max(1, min(os.cpu_count() or 1, MOST_LANES))

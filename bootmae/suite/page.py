@@ -1,4 +1,4 @@
-"""The report of a suite, of whatever is finished of it: rows, curves, pictures, commands, provenance."""
+"""The report of a suite, which may be unfinished: rows, curves, pictures, commands, provenance."""
 
 import os
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ RECONSTRUCTED, PREDICTED = 6, 5  # images
 
 
 def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path, pictures: bool = True) -> Path:
-    """Write the page of a suite.
+    """Write the report of a suite.
 
     Args:
-        cells: all of the suite, finished or not.
-        rows: results of the finished ones.
+        cells: All cells of the suite, finished or not.
+        rows: Results of the finished ones.
         path: HTML file to write.
-        pictures: whether test images are drawn, with reconstructions and predictions.
+        pictures: Whether the report shows test images, with reconstructions and predictions.
     """
     done = [cell for cell in cells if state_of(cell) == DONE]
     suite = cells[0].suite
@@ -59,22 +59,22 @@ def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path, p
 
 
 def pretraining_name(cell: Cell) -> str:
-    """What the report calls the data of a pretraining."""
+    """Name of a pretraining's data in the report; empty for a single pretraining."""
     return cell.training.name.partition('-')[2]
 
 
 def curves(done: Sequence[Cell]) -> list[Curve]:
-    """Losses of the pretrainings."""
+    """Loss curves of the pretrainings."""
     return [read_curve(_curve_name(cell), cell.run) for cell in done if cell.task is None]
 
 
 def metrics(done: Sequence[Cell]) -> list[Curve]:
-    """What was measured during trainings: validations, online probes."""
+    """Metrics measured during trainings: validations and online probes."""
     return [curve for cell in done if cell.trains for curve in read_metrics(_curve_name(cell), cell.run)]
 
 
 def classes(done: Sequence[Cell]) -> list[ClassResult]:
-    """Numbers of each class from trained evaluations."""
+    """Per-class results of trained models."""
     return [
         result
         for cell in done
@@ -86,13 +86,13 @@ def classes(done: Sequence[Cell]) -> list[ClassResult]:
 
 
 def _curve_name(cell: Cell) -> str:
-    """Data, method and seed."""
+    """Data, method and seed of a curve."""
     data = data_name(cell, cell_config(cell)) if cell.task else pretraining_name(cell)
     return f'{data}/{cell.method.name}/{cell.seed}'
 
 
 def commands(cells: Sequence[Cell]) -> dict[str, str]:
-    """How to repeat it: the suite, and the first cell's command of each training, and of each method with options."""
+    """The command of the suite, and that of the first cell of each training and of each method with options."""
     found = {'This comparison': suite_command(cells[0])}
     for cell in cells:
         if cell.needs is None or state_of(cell.needs) == DONE:
@@ -112,7 +112,7 @@ def first_of_methods(cells: Sequence[Cell]) -> dict[str, Cell]:
 
 
 def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
-    """Of each pretraining a picture of test images under BootMAE's masks, by the first seed of each method."""
+    """A picture per pretraining: test images under BootMAE's masks, reconstructed by the first seed of each method."""
     pictures = {}
     for name in dict.fromkeys(cell.training.name for cell in done if cell.task is None):
         first = first_of_methods([cell for cell in done if cell.training.name == name])
@@ -126,7 +126,7 @@ def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
 
 
 def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | None:
-    """None where no BootMAE is there, whose masks are used, or no labeled images of the same size."""
+    """The picture; None without a BootMAE run, whose masks are used, or without labeled images of the same size."""
     plain_first = sorted(first.values(), key=lambda cell: bool(cell.method.options))
     ours = next((cell for cell in plain_first if cell_config(cell).model.type == 'BootMAE'), None)
     judged = next(
@@ -155,8 +155,7 @@ def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | Non
 def _same_task(model: ConfigDict, ours: ConfigDict) -> bool:
     """Whether a model can predict the same masked patches.
 
-    Of other methods it is not known how they predict; and a method's options may have changed its patches or, of a
-    BootMAE, how many are masked.
+    Only MAE and BootMAE are supported, and options may have changed the patch size or BootMAE's mask ratio.
     """
     sizes, masked = zip(
         *(
@@ -172,7 +171,7 @@ def _same_task(model: ConfigDict, ours: ConfigDict) -> bool:
 
 
 def test_images(cfg: Config, count: int) -> np.ndarray:
-    """Test images of a classification config, evenly spread, as its model sees them: RGB uint8 (n, H, W, 3)."""
+    """Evenly spread test images of a classification config, as its model sees them: RGB uint8 (n, H, W, 3)."""
     init_default_scope('mmpretrain')
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, test_mode=True))
     images = [dataset[int(index)]['inputs'] for index in spread(len(dataset), count)]
@@ -180,7 +179,7 @@ def test_images(cfg: Config, count: int) -> np.ndarray:
 
 
 def predictions(done: Sequence[Cell]) -> dict[str, bytes]:
-    """Of each segmentation and detection a picture: predictions of the first seed of each method beside the truth."""
+    """A picture per segmentation and detection task: predictions of each method's first seed beside the annotation."""
     pictures = {}
     for name in dict.fromkeys(cell.training.name for cell in done if cell.task):
         cells = [cell for cell in done if cell.training.name == name]

@@ -1,4 +1,4 @@
-"""Runs the cells of a suite on this machine, several at a time, and takes note of how each ends."""
+"""Run the cells of a suite on this machine, several at a time, and store how each ends."""
 
 import os
 import signal
@@ -36,12 +36,12 @@ PATIENCE = 120  # seconds that stopped commands have to save
 
 @dataclass
 class Machine:
-    """What the suite may use: names of GPUs (as of ``CUDA_VISIBLE_DEVICES``), or lanes of a CPU.
+    """Devices of the suite: GPU names (as in ``CUDA_VISIBLE_DEVICES``) or CPU lanes.
 
     Attributes:
-        devices: free ones.
-        total: how many there are.
-        gpu: whether they are GPUs.
+        devices: Free devices.
+        total: Number of all devices.
+        gpu: Whether they are GPUs.
     """
 
     devices: list[str]
@@ -49,7 +49,7 @@ class Machine:
     gpu: bool
 
     def share(self, cell: Cell) -> int:
-        """Devices of a cell: as many as the suite file gives it, or all."""
+        """Number of devices of a cell: as many as the suite file says, at most all."""
         return min(cell.training.gpus, self.total) if self.gpu else 1
 
     def gpus(self, cell: Cell) -> int:
@@ -65,10 +65,10 @@ class Machine:
 
 @dataclass
 class Run:
-    """A cell that is running: its commands left to do, and the process of the present one."""
+    """A running cell: its remaining commands and the process of the current one."""
 
     cell: Cell
-    journal: JobState
+    job: JobState
     lock: CellLock
     devices: list[str]
     left: list[list[str]]
@@ -77,7 +77,7 @@ class Run:
     log: IO | None = None
 
     def start_next(self, environment: dict[str, str]) -> None:
-        """Start its next command, which inherits the lock, in a group of its own: Ctrl-C reaches the suite only."""
+        """Start its next command, which inherits the lock, in its own process group: Ctrl-C reaches only the suite."""
         command = [str(last_checkpoint(self.cell.run)) if word == LAST else word for word in self.left.pop(0)]
         self.log = self.log or (self.cell.folder / 'log.txt').open('w')
         self.process = subprocess.Popen(
@@ -102,15 +102,15 @@ class Run:
 
 
 class SuiteRun:
-    """Runs cells in order, as devices become free and the pretrainings they need are done.
+    """Runs cells in order, as devices become free and the pretrainings that they need are done.
 
     Args:
-        cells: all that are to be done.
-        definitions: fingerprint of each by name.
-        lengths: epochs or iterations of each training by name.
-        machine: devices.
-        tell: called with a cell, its state and a text whenever one begins or ends.
-        slurm: partition, if trainings are to take nodes by ``srun``.
+        cells: Cells to run.
+        definitions: Definition hash of each cell by name.
+        lengths: Epochs or iterations of each training by name.
+        machine: Devices.
+        tell: Called with a cell, its state and a text when a cell starts or ends.
+        slurm: Partition, if trainings get their nodes from ``srun``.
     """
 
     def __init__(
@@ -125,14 +125,14 @@ class SuiteRun:
         self.cells, self.definitions, self.lengths, self.machine = list(cells), definitions, lengths, machine
         self.tell, self.slurm = tell, slurm
         self.states = {cell.name: state_of(cell) for cell in cells}
-        for cell in cells:  # those that did not come to an end are tried again
+        for cell in cells:  # retry those that did not finish
             if self.states[cell.name] not in (DONE, ELSEWHERE):
                 self.states[cell.name] = WAITING
         self.running: list[Run] = []
         self.stopping: signal.Signals | None = None
 
     def run(self, tick: Callable[['SuiteRun'], None] = lambda suite: None) -> bool:
-        """Run until all is done or a signal asks to stop; whether all cells are done."""
+        """Run until everything is done or a signal asks to stop; returns whether all cells are done."""
         handlers = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         }
@@ -150,7 +150,7 @@ class SuiteRun:
         return all(state == DONE for state in self.states.values())
 
     def _on_signal(self, number: int, frame) -> None:
-        """Ask the running commands to save and stop; the second time, end them."""
+        """Ask the running commands to save and stop; kill them at the second signal."""
         again = self.stopping is not None
         self.stopping = signal.Signals(number)
         for run in self.running:
@@ -162,7 +162,7 @@ class SuiteRun:
         return bool(self.running) or any(state in (WAITING, ELSEWHERE) for state in self.states.values())
 
     def _start(self) -> None:
-        """Start what can be started, in order."""
+        """Start the cells that can start, in order."""
         for cell in self.cells:
             state = self.states[cell.name]
             if state == ELSEWHERE:
@@ -173,7 +173,7 @@ class SuiteRun:
                     self._begin(cell, [self.machine.devices.pop(0) for _ in range(count)])
 
     def _is_ready(self, cell: Cell) -> bool:
-        """Whether the pretraining that it needs is done; without hope of that it is blocked."""
+        """Whether the pretraining that a cell needs is done; if it has failed, the cell is blocked."""
         if cell.needs is None:
             return True
         state = self.states.get(cell.needs.name) or state_of(cell.needs)
@@ -183,7 +183,7 @@ class SuiteRun:
         return state == DONE
 
     def _look_again(self, cell: Cell) -> None:
-        """A cell that another suite, or the command of a killed one, was running."""
+        """Update a cell that was running in another suite, or in a command that outlived its suite."""
         state = state_of(cell)
         if state != ELSEWHERE:
             self.states[cell.name] = DONE if state == DONE else WAITING
@@ -196,23 +196,23 @@ class SuiteRun:
             self.states[cell.name] = ELSEWHERE
             self.machine.devices += devices
             return
-        journal = read_job_state(cell)
-        if is_done(cell, journal):  # another suite was quicker
+        job = read_job_state(cell)
+        if is_done(cell, job):  # another suite finished it meanwhile
             lock.release()
             self.machine.devices += devices
             self.states[cell.name] = DONE
             return
-        journal.definition, journal.length = self.definitions[cell.name], self.lengths.get(cell.name, {})
-        begin_attempt(cell, journal)
-        run = Run(cell, journal, lock, devices, self._commands(cell))
+        job.definition, job.length = self.definitions[cell.name], self.lengths.get(cell.name, {})
+        begin_attempt(cell, job)
+        run = Run(cell, job, lock, devices, self._commands(cell))
         resumed = any('--resume' in command for command in run.left)
         self.running.append(run)
         self.states[cell.name] = RUNNING
-        self.tell(cell, RUNNING, 'goes on from its newest checkpoint' if resumed else '')
+        self.tell(cell, RUNNING, 'resumes from its newest checkpoint' if resumed else '')
         run.start_next(self._environment(run))
 
     def _commands(self, cell: Cell) -> list[list[str]]:
-        if self.slurm:  # the job has what the suite file asks for, on several nodes maybe
+        if self.slurm:  # the job has all GPUs of the suite file, possibly on several nodes
             return cell.commands(cell.training.gpus, self.slurm)
         return cell.commands(self.machine.gpus(cell))
 
@@ -230,7 +230,7 @@ class SuiteRun:
             self._finish(run, code)
 
     def _finish(self, run: Run, code: int) -> None:
-        """Note how a cell ended; of a finished evaluation, its rows."""
+        """Store how a cell ended and, for a finished evaluation, show its rows."""
         state, detail = self._judge(run, code)
         if state == DONE and run.cell.task is not None:
             try:
@@ -238,7 +238,7 @@ class SuiteRun:
                 detail = ', '.join(f'{row.metric} {row.value:.1f}' for row in rows[:2])
             except (OSError, ValueError) as error:
                 state, detail = FAILED, f'no result: {error}'
-        end_attempt(run.cell, run.journal, state, code, '' if state == DONE else detail)
+        end_attempt(run.cell, run.job, state, code, '' if state == DONE else detail)
         run.close()
         self.running.remove(run)
         self.machine.devices += run.devices
@@ -255,7 +255,7 @@ class SuiteRun:
         return FAILED, f'exit code {code}: {tail[-1] if tail else "no output"}'
 
     def _end_all(self) -> None:
-        """Where the suite itself fails: no command is left behind."""
+        """Stop all commands, so that none is left behind if the suite itself fails."""
         end = time.monotonic() + PATIENCE
         for run in self.running:
             run.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A suite as Slurm jobs: one a cell, evaluations waiting for their pretraining, and one that writes the report."""
+"""A suite as Slurm jobs: one per cell, where evaluations wait for their pretraining, and one that writes the report."""
 
 import shlex
 import sys
@@ -14,15 +14,15 @@ REPORT = 'report'
 def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, root: Path, cpus: int = 10) -> str:
     """A shell script that submits the jobs.
 
-    A job runs ``tools/suite.py --only CELL``, whose training takes the job's nodes by ``tools/slurm_train.sh``: at the
-    time limit it saves, is requeued, and goes on.
+    A job runs ``tools/suite.py --only CELL``, and its training gets the job's nodes from ``tools/slurm_train.sh``: at
+    the time limit it saves, is requeued, and resumes.
 
     Args:
-        cells: those that are not done.
-        suite_args: arguments that name the suite, its size and folder.
-        partition: of the cluster.
-        root: the suite's folder, for logs.
-        cpus: a GPU.
+        cells: Unfinished cells.
+        suite_args: Arguments that name the suite, its size and folder.
+        partition: Partition of the cluster.
+        root: The suite's folder, for logs.
+        cpus: CPU cores per GPU.
     """
     names = {cell.name: f'job{number}' for number, cell in enumerate(cells)}
     lines = ['#!/usr/bin/env bash', 'set -euo pipefail', f'mkdir -p {shlex.quote(str(root / "slurm"))}']

@@ -1,4 +1,4 @@
-"""What a running suite tells on the terminal: a line for each event, and below them a bar with the time left."""
+"""Terminal output of a running suite: a line for each event, and a progress bar with the time left."""
 
 import datetime
 import json
@@ -19,11 +19,11 @@ REFRESH = 1.0  # seconds
 
 
 class Status:
-    """Prints events; on a terminal also a line that is drawn anew every second.
+    """Prints events and, on a terminal, a progress line that is updated every second.
 
     Args:
-        cells: of this call.
-        out: where to.
+        cells: Cells of this call.
+        out: Output stream.
     """
 
     def __init__(self, cells: Sequence[Cell], out: TextIO = sys.stdout):
@@ -31,9 +31,9 @@ class Status:
         self.bar, self.ended = out.isatty(), sum(state_of(cell) == DONE for cell in cells)
 
     def tell(self, cell: Cell, state: str, text: str) -> None:
-        """One line for one event of a cell."""
+        """Print one event of a cell."""
         if state == RUNNING and not self.bar and not text:
-            return  # a file needs no line for each start
+            return  # in a log file, starts are noise
         self.ended += state in ENDS
         total = len(self.cells)
         place = '' if state == RUNNING else f'{self.ended}/{total}'
@@ -48,7 +48,7 @@ class Status:
         )
 
     def tick(self, suite: SuiteRun) -> None:
-        """Draw the bar, at most once a second."""
+        """Update the progress line, at most once a second."""
         if self.bar and time.monotonic() - self.drawn > REFRESH:
             self.drawn = time.monotonic()
             self._clear()
@@ -56,12 +56,12 @@ class Status:
             print(self.line(suite)[:width], end='', file=self.out, flush=True)
 
     def line(self, suite: SuiteRun) -> str:
-        """The bar, the time left, and how far each running cell is."""
+        """The bar, the time left, and the progress of each running cell."""
         states = list(suite.states.values())
         done = sum(state in ENDS for state in states)
         filled = 20 * done // max(len(states), 1)
         left = time_left(suite)
-        running = ', '.join(f'{run.cell.name}{progress(run.cell, run.journal)}' for run in suite.running)
+        running = ', '.join(f'{run.cell.name}{progress(run.cell, run.job)}' for run in suite.running)
         return (
             f'[{"#" * filled}{"." * (20 - filled)}] {done}/{len(states)} '
             f'{"about " + duration(left) + " left" if left is not None else "time left unknown"}  {running}'
@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
 
 
 def time_left(suite: SuiteRun) -> float | None:
-    """Seconds until the last cell, from how long finished cells of the same kind took; None while none has finished."""
+    """Estimated seconds until all cells are done, from the times of finished ones; None without any."""
     took: dict[str, list[float]] = {}
     for cell in suite.cells:
         if suite.states[cell.name] == DONE:
@@ -96,33 +96,21 @@ def time_left(suite: SuiteRun) -> float | None:
     return max(sum(left) / lanes, max(left, default=0.0))
 
 
-def progress(cell: Cell, journal: JobState) -> str:
-    """How far a training is, in percent, from what it logged last; empty if unknown."""
+def progress(cell: Cell, job: JobState) -> str:
+    """Progress of a training in percent, from its last log line; empty if unknown."""
     files = sorted(cell.run.glob('*/vis_data/scalars.json'))  # their folders are times
-    if not files or not journal.length:
+    if not files or not job.length:
         return ''
     try:
         record = json.loads(last_line(files[-1]))
-        key = 'epoch' if 'max_epochs' in journal.length else 'step'
-        return f' {100 * min(record[key] / next(iter(journal.length.values())), 1):.0f} %'
+        key = 'epoch' if 'max_epochs' in job.length else 'step'
+        return f' {100 * min(record[key] / next(iter(job.length.values())), 1):.0f} %'
     except (ValueError, KeyError, TypeError):
         return ''
 
 
-def aligned(lines: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns of text, two spaces apart; those of numbers (``right``) end at one place."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join(
-        '  '.join(
-            text.rjust(width) if place in right else text.ljust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
 def last_line(path: Path) -> str:
-    """The last whole line of a file."""
+    """The last complete line of a file."""
     with path.open('rb') as file:
         file.seek(0, 2)
         file.seek(max(file.tell() - 4096, 0))
@@ -130,25 +118,25 @@ def last_line(path: Path) -> str:
 
 
 def interrupted(cells: Sequence[Cell]) -> list[str]:
-    """A line for each cell that an earlier call began and did not finish."""
+    """A line for each cell that an earlier call started and did not finish."""
     lines = []
     for cell in cells:
-        journal = read_job_state(cell)
-        state = state_of(cell, journal)
+        job = read_job_state(cell)
+        state = state_of(cell, job)
         if state not in (KILLED, STOPPED, FAILED, ELSEWHERE):
             continue
-        attempt = journal.attempts[-1]
+        attempt = job.attempts[-1]
         began = datetime.datetime.fromtimestamp(attempt['begin']).strftime('%Y-%m-%d %H:%M:%S')
         if state == ELSEWHERE:
-            lines.append(f'still running: {cell.name}, begun {began} on {attempt["host"]}; this call waits for it')
+            lines.append(f'still running: {cell.name}, started {began} on {attempt["host"]}; this call waits for it')
             continue
         again = (
-            'goes on from its newest checkpoint'
+            'resumes from its newest checkpoint'
             if any('--resume' in command for command in cell.commands(0))
             else 'starts over'
         )
         lines.append(
-            f'{state}: {cell.name}, begun {began} on {attempt["host"]}'
-            f'{"; " + journal.detail if journal.detail else ""}; it {again}'
+            f'{state}: {cell.name}, started {began} on {attempt["host"]}'
+            f'{"; " + job.detail if job.detail else ""}; it {again}'
         )
     return lines

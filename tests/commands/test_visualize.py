@@ -109,7 +109,7 @@ def test_momentum_encoder(run_file, capsys):
         (['--what', 'reconstruction'], 'vit.pth is a file of kind [timm ViT] and has no decoder to reconstruct with'),
         ([], 'has no decoder to reconstruct with'),
         (['--what', 'pca', '--block', '2'], 'vit.pth cannot be drawn: --block 2: the encoder has the blocks 0 to 1'),
-        (['--what', 'pca', '--size', '30'], 'image size (30, 30) is no multiple of the patch size (8, 8)'),
+        (['--what', 'pca', '--size', '30'], 'image size (30, 30) is not a multiple of the patch size (8, 8)'),
         (['--what', 'pca', '--count', '0'], '--count 0: draw at least one image'),
         (['--what', 'pca', '--images', 'gone'], 'gone does not exist'),
         (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth cannot be read as an image'),

@@ -71,7 +71,7 @@ def test_mae_equals_facebookresearch(golden, name):
 
 
 def test_mae_is_compared_as_the_configs_build_it():
-    """The same model, number for number, as of the full-size config."""
+    """The model equals that of the full-size config in every number."""
     init_default_scope('mmpretrain')
     sizes = dict(
         img_size=224,
@@ -107,7 +107,7 @@ def test_vitdet_equals_detectron2(golden, name):
 
 
 def test_vitdet_without_relative_positions(golden, tmp_path):
-    """A file without tables is a model without tables: windows and padding alone."""
+    """A file without tables gives a model without relative positions."""
     with np.load(golden / VITDET) as archive:
         arrays = {key: 0 * value if '.rel_pos_' in key else value for key, value in archive.items()}
     np.savez(tmp_path / 'zero.npz', **arrays)
@@ -252,7 +252,7 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
         (
             SEGMENTATION,
             {'backbone/blocks.1.attn.relative_position_index': lambda index: index.T},
-            'blocks.1.attn.relative_position_index orders the relative positions otherwise than the release',
+            'blocks.1.attn.relative_position_index orders relative positions differently',
         ),
         (
             SEGMENTATION,
@@ -276,7 +276,7 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
         (MAE, {'mae/decoder_blocks.0.mlp.fc1.bias': None}, 'Missing key.*neck.decoder_blocks.0.ffn.layers.0.0.bias'),
         (MAE, dict(mask=None), "lacks 'mask'"),
         (VITDET, {'vitdet/net.extra': np.zeros(3)}, 'do not match the sizes in meta.*Unexpected key.*extra'),
-        (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is no part of ViTDet's backbone"),
+        (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is not a weight of ViTDet's backbone"),
         (VITDET, {'vitdet/simfp_3.1.norm.bias': None}, 'Missing key.*pyramid.levels.2.3.norm.bias'),
         (VITDET, dict(meta=meta(window_size=None)), "lacks 'window_size' in its meta"),
         (MAE, dict(meta=meta(decoder_num_heads=None)), "lacks 'decoder_num_heads' in its meta"),

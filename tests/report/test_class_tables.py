@@ -54,7 +54,7 @@ def test_results_of_a_training(tmp_path):
         ('COCO', 'detection', 'mae', 2, 'box AP', {'cat': 1.0}),
         ('COCO', 'detection', 'mae', 2, 'mask AP', {'cat': 2.0}),
     ]
-    with pytest.raises(ValueError, match="'COCO/mae' is no data/method/seed"):
+    with pytest.raises(ValueError, match="'COCO/mae' is not data/method/seed"):
         class_results('COCO/mae', tmp_path)
     assert class_results('COCO/mae', tmp_path / 'none') == []
 

@@ -124,7 +124,7 @@ def test_grid_gutters_are_transparent_and_headings_are_drawn():
     ('change', 'message'),
     [
         ({'MAE': np.zeros((3, 5, 7, 3), np.float32)}, "panel 'MAE' is float32"),
-        ({'MAE': np.zeros((2, 5, 7, 3), np.uint8)}, 'the same pictures in every panel'),
+        ({'MAE': np.zeros((2, 5, 7, 3), np.uint8)}, 'the same images in every panel'),
         ({'MAE': np.zeros((5, 7, 3), np.uint8)}, 'give uint8'),
     ],
 )

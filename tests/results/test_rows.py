@@ -115,7 +115,7 @@ def line_with(**cells: str) -> str:
         (line_with(label='mine'), "line 2, column label: 'mine' is none of reproduced, demo, paper, not run"),
         (line_with(value='nan'), 'line 2, column value: nan is not a finite number'),
         (line_with(seconds='-1'), 'line 2, column seconds: -1.0 is not a duration'),
-        ('digits,mae', 'line 2: 2 cells where 22 belong'),
+        ('digits,mae', 'line 2: 2 cells instead of 22'),
     ],
 )
 def test_bad_line_is_named(tmp_path, line, message):

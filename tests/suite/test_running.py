@@ -99,7 +99,7 @@ def test_a_failed_pretraining_blocks_only_its_own(suite):
     assert states['knn/bootmae-0'] == states['knn/untrained-0'] == DONE
     assert read_job_state(cells[0]).detail == 'exit code 3: loss is nan'
     del scripts['pretrain/mae-0']
-    assert interrupted(cells)[0].startswith('failed: pretrain/mae-0, begun 20')
+    assert interrupted(cells)[0].startswith('failed: pretrain/mae-0, started 20')
     assert start(cells).run(), 'the same command tries it again'
 
 
@@ -141,7 +141,7 @@ def test_killed_cells_are_named(suite):
     begin_attempt(cells[1], read_job_state(cells[1]))
     assert state_of(cells[1]) == KILLED
     (line,) = interrupted(cells)
-    assert line.startswith('killed: pretrain/bootmae-0, begun 20')
+    assert line.startswith('killed: pretrain/bootmae-0, started 20')
     assert line.endswith('it starts over')
     assert start(cells).run()
 
@@ -187,7 +187,7 @@ def test_damaged_notes(suite):
     cells, _, _ = suite
     cells[0].folder.mkdir(parents=True)
     (cells[0].folder / 'cell.json').write_text('{"state": ')
-    with pytest.raises(ValueError, match='cell.json is damaged .*remove the folder'):
+    with pytest.raises(ValueError, match='cell.json is damaged .*delete the folder'):
         state_of(cells[0])
 
 
@@ -198,20 +198,20 @@ def test_the_bar(suite):
     run = start(cells, lanes=1)
     for name, seconds in (('pretrain/mae-0', 100), ('pretrain/bootmae-0', 140)):
         cell = next(cell for cell in cells if cell.name == name)
-        journal = read_job_state(cell)
-        journal.attempts = [dict(begin=1000.0, end=1000.0 + seconds)]
-        write_job_state(cell, journal)
+        job = read_job_state(cell)
+        job.attempts = [dict(begin=1000.0, end=1000.0 + seconds)]
+        write_job_state(cell, job)
     for cell in cells[2:]:
         run.states[cell.name] = WAITING
     assert time_left(run) == pytest.approx(3 * 120)
-    journal, folder = read_job_state(cells[0]), cells[0].run / '20260101_000000' / 'vis_data'
+    job, folder = read_job_state(cells[0]), cells[0].run / '20260101_000000' / 'vis_data'
     folder.mkdir(parents=True)
     (folder / 'scalars.json').write_text('{"epoch": 1, "step": 5}\n{"epoch": 3, "step": 15}\n')
-    journal.length = dict(max_epochs=12)
-    assert progress(cells[0], journal) == ' 25 %'
-    journal.length = dict(max_iters=30)
-    assert progress(cells[0], journal) == ' 50 %'
-    assert progress(cells[1], journal) == ''
+    job.length = dict(max_epochs=12)
+    assert progress(cells[0], job) == ' 25 %'
+    job.length = dict(max_iters=30)
+    assert progress(cells[0], job) == ' 50 %'
+    assert progress(cells[1], job) == ''
     line = Status(cells, io.StringIO()).line(run)
     assert line.startswith('[########............] 2/5 about 0:06:00 left')
     run.states = dict.fromkeys(run.states, WAITING)
@@ -223,11 +223,11 @@ def test_events_are_lines_of_a_file(suite):
     out = io.StringIO()
     status = Status(cells, out)
     status.tell(cells[0], RUNNING, '')
-    status.tell(cells[0], RUNNING, 'goes on from its newest checkpoint')
+    status.tell(cells[0], RUNNING, 'resumes from its newest checkpoint')
     status.tell(cells[0], DONE, '')
     status.tell(cells[1], FAILED, 'exit code 3: loss is nan')
     assert [' '.join(line.split()[1:]) for line in out.getvalue().splitlines()] == [
-        'start pretrain/mae-0: goes on from its newest checkpoint',
+        'start pretrain/mae-0: resumes from its newest checkpoint',
         '1/5 done pretrain/mae-0',
         '2/5 FAILED pretrain/bootmae-0: exit code 3: loss is nan',
     ]

@@ -62,7 +62,7 @@ def test_killed_and_started_again(command, tmp_path):
     before = weights.stat().st_mtime_ns
     text, errors = command().communicate(timeout=200)
     assert 'toy.yaml: 4 cells, 1 done before; 2 at a time on the CPU' in text
-    assert 'pretrain/bootmae-1, begun 20' in text, 'the killed cell is named'
+    assert 'pretrain/bootmae-1, started 20' in text, 'the killed cell is named'
     assert weights.stat().st_mtime_ns == before, 'the finished cell was not repeated'
     rows = read_rows(out / 'results.csv')
     assert [(row.method, row.task, row.labels, row.seed, row.label) for row in rows] == [

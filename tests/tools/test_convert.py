@@ -70,7 +70,7 @@ def test_momentum(runs, tmp_path, capsys):
         )
         == 0
     )
-    assert 'layernorm (the file has no final norm: transformers will draw a new one)' in capsys.readouterr().out
+    assert 'layernorm (the file has no final norm: transformers will initialize a new one)' in capsys.readouterr().out
     state = read_checkpoint(runs / 'pretrain.pth')['state_dict']
     theirs = read_checkpoint(tmp_path / 'model.safetensors')['state_dict']
     assert torch.equal(theirs['encoder.layer.1.intermediate.dense.weight'], state['momentum.blocks.1.mlp.fc1.weight'])
@@ -79,10 +79,10 @@ def test_momentum(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     'name, args, message',
     [
-        ('exists', ['pretrain.pth', '--to', 'timm', 'old.pth'], r'old\.pth exists: give another name, or --force'),
+        ('exists', ['pretrain.pth', '--to', 'timm', 'old.pth'], r'old\.pth exists: use another name, or --force'),
         ('itself', ['pretrain.pth', '--to', 'timm', 'pretrain.pth', '--force'], 'pretrain.pth is the file to read'),
         ('missing', ['missing.pth', '--to', 'timm', 'new.pth'], r'no checkpoint missing\.pth'),
-        ('no folder', ['pretrain.pth', '--to', 'timm', 'no/new.pth'], r'no folder no for new\.pth: make it first'),
+        ('no folder', ['pretrain.pth', '--to', 'timm', 'no/new.pth'], r'no folder no for new\.pth: create it first'),
         ('a folder', ['pretrain.pth', '--to', 'timm', '.'], r'\. is a folder'),
         (
             'no momentum',
@@ -102,7 +102,7 @@ def test_momentum(runs, tmp_path, capsys):
         (
             'two states',
             ['pretrain.pth', '--to', 'authors', 'new.safetensors'],
-            r'new\.safetensors: a \.safetensors file has no place for model, model_ema: give a name that ends in \.pth',
+            r'new\.safetensors: a \.safetensors file has no place for model, model_ema: use a name that ends in \.pth',
         ),
     ],
 )
@@ -175,7 +175,9 @@ def test_an_exported_encoder_is_no_run(runs, tmp_path, capsys):
         == 2
     )
     line = capsys.readouterr().err.splitlines()[-1]
-    assert re.match(r'error: .*vit\.pth is no checkpoint of this config.s ImageClassifier: .* use --init', line), line
+    assert re.match(r'error: .*vit\.pth is not a checkpoint of this config.s ImageClassifier: .* use --init', line), (
+        line
+    )
 
 
 @pytest.mark.parametrize('to', ['timm', 'mmpretrain', 'mmseg', 'mmdet', 'authors', 'hf', 'safetensors'])
@@ -194,7 +196,7 @@ def test_exports_are_starting_weights(runs, tmp_path, to):
     model.init_weights()
     state = read_checkpoint(runs / 'pretrain.pth')['state_dict']
     assert torch.equal(model.backbone.blocks[1].attn.qkv.weight, state['backbone.blocks.1.attn.qkv.weight'])
-    assert 'BootMAE run (online)' in str(model.backbone.verdict)
+    assert 'BootMAE run (online)' in str(model.backbone.load_report)
     wrong = ConfigDict(
         model=cfg.model, data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
     )

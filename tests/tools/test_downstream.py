@@ -27,7 +27,7 @@ from wrong_files import MOMENTUM, WRONG_FILES, Size  # noqa: E402
 
 COUNT = itertools.count()
 HALF, IMAGENET = [127.5] * 3, [123.675, 116.28, 103.53]
-# format: (kind in the verdict, mean of its images; None: the file does not tell, the config's stays)
+# format: (kind in the report, mean of its images; None: the file does not tell, the config's stays)
 FORMATS = dict(
     bootmae=('BootMAE run (online)', HALF),
     mae=('mmpretrain MAE', IMAGENET),
@@ -132,14 +132,14 @@ def assert_starts_from(run: Run, encoder: dict, task: str) -> None:
 
 
 def assert_recorded(run: Run, form: str) -> None:
-    """One verdict line in the log; what it says, and how images were normalized, is in the checkpoint."""
+    """One report line in the log; what it says, and how images were normalized, is in the checkpoint."""
     kind, mean = FORMATS[form]
-    (verdict,) = re.findall(r'INFO - (loaded .*)\n', run.log)
+    (report,) = re.findall(r'INFO - (loaded .*)\n', run.log)
     number, total, name, found, digest = re.fullmatch(
-        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})', verdict
+        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})', report
     ).groups()
     assert (number, total, Path(name).name, found) == ('43', '43', f'{form}.pth', kind)
-    assert ('interpolated: pos_embed from 6x6 to' in verdict) == ('new' in verdict) == True  # noqa: E712
+    assert ('interpolated: pos_embed from 6x6 to' in report) == ('new' in report) == True  # noqa: E712
     facts = run.content['meta']['bootmae']
     assert (facts['init_hash'], facts['init_kind'], facts['init']) == (digest, kind, f'{form}.pth')
     assert facts['mean'] == pytest.approx(mean or HALF)

@@ -199,13 +199,13 @@ ERRORS = dict(
     resume_without_momentum=(
         [PRETRAIN, '--resume', 'no_momentum.pth'],
         [],
-        'no_momentum.pth is no checkpoint .* Its momentum encoder is lost',
+        'no_momentum.pth is not a checkpoint .* Its momentum encoder is missing',
     ),
     resume_of_weights=([PRETRAIN, '--resume', 'weights.pth'], [], 'weights.pth holds weights, not a run: .*--init'),
     resume_of_another_size=(
         [PRETRAIN, '--resume', 'run.pth'],
         ['model.backbone.arch.depth=1', 'model.feature_decoder.tap=0'],
-        'run.pth is no checkpoint of this config.s BootMAE',
+        'run.pth is not a checkpoint of this config.s BootMAE',
     ),
     hook=([PRETRAIN], ['custom_hooks=[]'], '.* the momentum encoder never moves'),
 )

@@ -1,1 +1,1 @@
-"""The generated parts of README, docs and model index, from the rows in results/. For maintainers."""
+"""Generators for README tables, docs and model index, from the rows in results/. For maintainers."""

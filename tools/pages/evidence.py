@@ -1,4 +1,4 @@
-"""Tables of docs/evidence.md, from the rows of its suites in results/evidence/."""
+"""Tables of docs/evidence.md and HTML reports, from the rows in results/evidence/."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,12 +29,12 @@ from .markers import Makers, markdown
 
 FOLDER = Path('results', 'evidence')
 SUITES = ('cifar10_choice', 'cifar10', 'ablations', 'camvid', 'digit_scenes')
-SIZES = ('', '_cpu')  # of a suite, as in the names of their folders
+SIZES = ('', '_cpu')  # suffixes of the row files
 MISSING = '*Not run yet.*\n'
 
 
 def comparison_table(rows: Sequence[ResultRow]) -> str:
-    """A line a measurement, a column a method, and the paired differences to MAE with what they mean."""
+    """One line per measurement, one column per method, and the paired differences to MAE with their outcome."""
     comparisons = in_order(summarize(rows))
     methods = method_order(comparisons)
     others = rivals(methods)
@@ -64,7 +64,7 @@ def comparison_table(rows: Sequence[ResultRow]) -> str:
 
 
 def methods_table(rows: Sequence[ResultRow]) -> str:
-    """A line a method, a column a measurement: for many methods."""
+    """One line per method, one column per measurement: for many methods."""
     comparisons = in_order(summarize(rows))
     heads = [', '.join(filter(None, [task_name(item), protocol_name(item)])) for item in comparisons]
     lines = [
@@ -75,7 +75,7 @@ def methods_table(rows: Sequence[ResultRow]) -> str:
 
 
 def cost_table(rows: Sequence[ResultRow]) -> str:
-    """What the pretrainings of a suite cost, and with which code and machine its rows were made."""
+    """Cost of a suite's pretrainings, with the commit and machine of its rows."""
     lines = []
     for method in method_order(rows):
         own = [row for row in rows if row.method == method]
@@ -119,7 +119,7 @@ def cost_table(rows: Sequence[ResultRow]) -> str:
 
 
 def makers(root: Path) -> Makers:
-    """What stands between the markers of docs/evidence.md, such as ``evidence/cifar10`` and ``cost/cifar10``."""
+    """Generators of the tables of docs/evidence.md by marker, such as ``evidence/cifar10`` and ``cost/cifar10``."""
     names = [suite + size for suite in SUITES for size in SIZES]
     return {
         f'{kind}/{name}': partial(_table, root / FOLDER / f'{name}.csv', table)

@@ -1,7 +1,7 @@
-"""Generated parts of Markdown pages, each between two comments on lines of their own.
+"""Generated parts of Markdown pages, each between two comments on their own lines.
 
 <!-- KIND: NAME -->
-whatever the command that owns KIND writes
+generated text
 <!-- /KIND -->
 """
 
@@ -13,16 +13,16 @@ Makers = Mapping[str, Callable[[], str]]
 
 
 def filled(page: str, name: str, kind: str, makers: Makers) -> str:
-    """A page's text with all parts of one kind as their makers say.
+    """Text of a page with all parts of one kind generated.
 
     Args:
-        page: text of the page; parts of other kinds stay as they are.
-        name: of the page, for errors.
-        kind: first word of the markers, such as ``speed``.
-        makers: what stands between the markers, lines with their ends, by name of the part.
+        page: Text of the page; parts of other kinds stay unchanged.
+        name: Name of the page, for errors.
+        kind: First word of the markers, such as ``speed``.
+        makers: Generators of the text between the markers, by name of the part.
 
     Raises:
-        ValueError: if a marker is of no part or is not closed.
+        ValueError: A marker names no part or is not closed.
     """
     end = f'<!-- /{kind} -->'
     opened = re.compile(rf'^<!-- {kind}:.*$', re.MULTILINE)
@@ -47,14 +47,14 @@ def filled(page: str, name: str, kind: str, makers: Makers) -> str:
 
 
 def stale(paths: Iterable[str | Path], kind: str, makers: Makers) -> dict[Path, str]:
-    """Pages whose parts of a kind say something else than their makers, and what they should say."""
+    """Pages that are out of date, with their new text."""
     texts = {path: path.read_text(encoding='utf-8') for path in map(Path, paths)}
     right = {path: filled(page, path.name, kind, makers) for path, page in texts.items()}
     return {path: page for path, page in right.items() if page != texts[path]}
 
 
 def pages(root: str | Path) -> list[Path]:
-    """The repository's pages: those of its root, docs and benchmarks."""
+    """The Markdown pages of the repository: those in its root, docs and benchmarks."""
     return [page for folder in ('.', 'docs', 'benchmarks') for page in sorted(Path(root, folder).glob('*.md'))]
 
 

@@ -1,7 +1,7 @@
 """The model index of OpenMMLab (``metafile.yml``, ``model-index.yml``), from the configs and the result rows.
 
-Those who read these files take a number for the model's own, so a published one never stands there: a model has
-results once they are reproduced here, and weights once a row says where they can be fetched.
+Published numbers are never written there, because readers take the numbers for the model's own. A model has results
+once they are reproduced here, and weights once a row has their URL.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ HEAD = '# Written by tools/zoo.py from configs/ and results/: change those, then
 
 
 def read_config(path: Path) -> Config:
-    """A config without what it imports: only values are looked at."""
+    """A config without its custom imports, because only its values are needed."""
     return _read_config(path.resolve())
 
 
@@ -53,7 +53,7 @@ def full_size_configs(root: str | Path) -> list[str]:
 
 
 def commands(config: str, task: str, multi_scale: bool, root: str | Path) -> list[str]:
-    """What makes the number of a full-size config on 8 GPUs, its pretraining done; none for other configs."""
+    """Commands that produce the number of a full-size config on 8 GPUs; empty for other configs."""
     model, root = model_of(config), Path(root)
     pretraining = root / 'configs' / 'pretrain' / f'{model}.py'
     if not (model and pretraining.is_file() and (root / config).is_file()):
@@ -68,7 +68,7 @@ def commands(config: str, task: str, multi_scale: bool, root: str | Path) -> lis
 
 
 def metafile(rows: Iterable[ResultRow], root: str | Path) -> str:
-    """``metafile.yml``: both methods and each full-size config."""
+    """Content of ``metafile.yml``: both methods and all full-size configs."""
     configs = full_size_configs(root)
     measured = [entry for entry in model_results(rows) if any(row.label == 'reproduced' for row in entry.rows)]
     collections = [
@@ -88,7 +88,7 @@ def metafile(rows: Iterable[ResultRow], root: str | Path) -> str:
 
 
 def model_index() -> str:
-    """``model-index.yml``: where the metafile is."""
+    """Content of ``model-index.yml``: the path of the metafile."""
     return HEAD + yaml.safe_dump({'Import': ['metafile.yml']})
 
 

@@ -1,4 +1,4 @@
-"""Tables of the README and of the model zoo, and the model index: from the result rows, and nothing else."""
+"""Tables of the README and the model zoo, and the model index, generated from the result rows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,43 +17,45 @@ from . import evidence
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
 
-APART = {'demo': 'make demo', 'photographs': 'tools/train.py {config}'}  # files with a table of their own; command
+APART = {'demo': 'make demo', 'photographs': 'tools/train.py {config}'}  # files with their own table; command
 
 
 def paper_text(row: ResultRow | None) -> str:
-    """A published number; a gain says so."""
+    """A published number, marked if it is a gain over MAE."""
     if row is None:
         return ''
     return f'{signed(row.value, 1)}{OVER_MAE}' if row.metric.endswith(OVER_MAE) else f'{row.value:.1f}'
 
 
 def measured_text(rows: Sequence[ResultRow]) -> str:
-    """Mean, spread and number of seeds, or that it was not run."""
+    """Mean, spread and number of seeds, or ``not run``."""
     return spread_text(spread_of({row.seed: row.value for row in rows})) if rows else NOT_RUN
 
 
 def together(values: Iterable[object]) -> str:
-    """Different values, in order of appearance."""
+    """Distinct values in order of appearance."""
     return ', '.join(dict.fromkeys(str(value) for value in values if value))
 
 
 def short(commit: str) -> str:
-    """A commit's first digits; the plus stays that says that the tree was changed."""
+    """First digits of a commit, with the plus of a changed tree."""
     return commit[:7] + '+' * commit.endswith('+')
 
 
 def gpu_hours(rows: Sequence[ResultRow]) -> str:
-    """Mean of those that know it."""
+    """Mean GPU-hours of the rows that have them."""
     known = [row.gpu_hours for row in rows if row.gpu_hours]
     return f'{sum(known) / len(known):,.1f}' if known else ''
 
 
 def zoo_table(rows: Sequence[ResultRow], published: Sequence[ResultRow], command: str, root: Path) -> str:
-    """One line a model and task, columns that are empty throughout left out.
+    """One line per model and task, without empty columns.
 
     Args:
-        command: that makes a line's number, with ``{config}``; empty: as for a full-size config.
-        root: of the repository; the page is one folder below it.
+        rows: Result rows.
+        published: Published numbers.
+        command: Command that produces the numbers, with ``{config}``; empty for full-size configs.
+        root: Root of the repository; the page is one folder below it.
     """
     lines = []
     for entry in model_results(_sorted(rows) if command else rows, published):
@@ -88,14 +90,14 @@ def zoo_table(rows: Sequence[ResultRow], published: Sequence[ResultRow], command
 
 
 def _model(entry: ModelResult) -> str:
-    """Name of a full-size model or of an untrained config, else the method."""
+    """Name of a full-size model or of an untrained config, else of the method."""
     row = entry.sample
     untrained = Path(entry.config).stem if row.method == 'untrained' else ''
     return model_of(entry.config) or untrained or method_name(row.method)
 
 
 def _sorted(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """By data set, task, labels and method."""
+    """Rows sorted by data set, task, labels and method."""
     methods = method_order(rows)
     return in_order(sorted(rows, key=lambda row: methods.index(row.method)))
 
@@ -132,7 +134,7 @@ def published_markdown(published: Sequence[ResultRow], rows: Sequence[ResultRow]
 
 
 def _reproduced(row: ResultRow, method: str, rows: Sequence[ResultRow]) -> str:
-    """The number of a method at the place of a published row; of several protocols, each."""
+    """Measured numbers of a method at the place of a published row, one per protocol."""
     if method == 'mae' and row.metric.endswith(OVER_MAE):
         return '–'
     found = [value for _, value in measured_at(rows, replace(row, method=method))]
@@ -141,7 +143,7 @@ def _reproduced(row: ResultRow, method: str, rows: Sequence[ResultRow]) -> str:
 
 
 def demo_markdown(rows: Sequence[ResultRow]) -> str:
-    """The demo's overview, and a line that says where its numbers come from."""
+    """The demo's overview, and a line with the provenance of its numbers."""
     seeds = len({row.seed for row in rows})
     facts = [
         together(short(row.commit) for row in rows),
@@ -155,7 +157,7 @@ def demo_markdown(rows: Sequence[ResultRow]) -> str:
 
 
 def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
-    """What stands between the markers ``zoo: NAME`` of the pages, from the rows by file."""
+    """Generators of the tables between the markers ``zoo: NAME``, from the rows by file."""
     published, full = files.get('published', []), full_size(files)
     apart = {name: files.get(name, []) for name in APART}
     return {
@@ -168,21 +170,21 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
 
 
 def full_size(files: dict[str, list[ResultRow]]) -> list[ResultRow]:
-    """Rows of all files that have no table of their own."""
+    """Rows of all files without their own table."""
     return [row for name, rows in files.items() if name not in ('published', *APART) for row in rows]
 
 
 def pages_behind(root: str | Path) -> dict[Path, str]:
-    """Pages of a repository that say something else than its rows, and what they should say.
+    """Pages of a repository that are out of date, with their new text.
 
     Raises:
-        ValueError: a row or a marker is wrong; names the file.
+        ValueError: A row or a marker is wrong; names the file.
     """
     return stale(pages(root), 'zoo', makers(row_files(Path(root, 'results')), Path(root)))
 
 
 def index_behind(root: str | Path) -> dict[Path, str]:
-    """The same of the model index, for which all full-size configs are read."""
+    """Files of the model index that are out of date, with their new text."""
     root = Path(root)
     texts = {
         root / 'metafile.yml': metafile(full_size(row_files(root / 'results')), root),
@@ -194,5 +196,5 @@ def index_behind(root: str | Path) -> dict[Path, str]:
 
 
 def behind(root: str | Path) -> dict[Path, str]:
-    """Both."""
+    """All files that are out of date, with their new text."""
     return pages_behind(root) | index_behind(root)
