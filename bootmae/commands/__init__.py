@@ -1,1 +1,1 @@
-"""What each tools/NAME.py does, one module each."""
+"""Implementations of the commands in tools/, one module for each command."""
