@@ -1,6 +1,6 @@
-# Every target that needs Python packages makes .venv first (tools/setup_env.py); later that takes half a second.
-# PYTHON=/path/to/python3.12 chooses the Python, DEMO=small the size of the demo, ARGS='-k nms' goes to pytest, which runs
-# JOBS=2 files side by side (0: one after the other, in one process).
+# Targets that need Python packages create .venv first (tools/setup_env.py), which takes half a second if it exists.
+# PYTHON=/path/to/python3.12 selects the Python, DEMO=small the size of the demo. ARGS='-k nms' goes to pytest, which runs
+# JOBS=2 files in parallel (0: all in one process).
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor demo test test-fast parity bench lint format lock clean
@@ -18,38 +18,39 @@ setup: ## install everything into .venv, or repair it
 		'or name one: make setup PYTHON=/path/to/python3.12' >&2; exit 1; }; \
 	'$(or $(PYTHON),python3)' tools/setup_env.py
 
-demo: setup ## pretrain, judge and compare on images that the wheels carry (DEMO=small: shorter; goes on where it was stopped)
+demo: setup ## pretrain, evaluate and compare on images from installed packages (DEMO=small: shorter); resumes after a stop
 	$(RUN) tools/suite.py suites/demo.yaml $(if $(DEMO),--size $(DEMO)) --out work_dirs/demo$(if $(DEMO),_$(DEMO)) $(ARGS)
 
-doctor: ## say what is wrong with the installation or the machine
+doctor: ## diagnose the installation and the machine
 	@$(if $(wildcard $(RUN)),$(RUN),python3) tools/doctor.py
 
-# Tests of a GPU come first, in one process. The others are for a CPU, and pytest's last line, which CI reads, is theirs.
-test: setup ## run all tests, those of tests/gpu only where there is a GPU
+# GPU tests run first, in one process. The CPU tests run last, because CI reads the last line of pytest.
+test: setup ## run all tests (tests/gpu only with a GPU)
 	$(if $(ARGS),,@if nvidia-smi -L > /dev/null 2>&1; then $(RUN) -m pytest tests/gpu; fi)
 	$(PYTEST) $(ARGS)
 
 test-fast: setup ## run the tests that take seconds
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-parity: setup ## compare with the numbers of the authors' release (ARGS=--compile: compiled, some minutes)
+parity: setup ## compare with numbers of the authors' release (ARGS=--compile: compiled, takes minutes)
 	$(RUN) tools/parity.py tests/golden/*.npz $(ARGS)
 
-bench: setup ## measure this machine's speed; writes benchmarks/results and the tables (ARGS='--part step')
+bench: setup ## measure the speed of this machine and update benchmarks/results and the tables (ARGS='--part step')
 	$(RUN) benchmarks/all.py $(ARGS)
 
-lint: setup ## check the code and its format (ruff), who imports whom (import-linter) and the spelling (codespell)
+lint: setup ## check code and format (ruff), imports between folders (import-linter), types (mypy) and spelling (codespell)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check -q .
 	.venv/bin/lint-imports --no-logo
+	$(RUN) -m mypy
 	$(RUN) -m codespell_lib
 
-format: setup ## format the code, and fix what ruff can fix by itself
+format: setup ## format the code and apply ruff's automatic fixes
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-# --universal: one file for all supported Pythons and machines; sed drops what is true for all of them, or for none.
-lock: setup ## make requirements.lock again from pyproject.toml (UPGRADE=1: with the newest versions)
+# --universal: one file for all supported Pythons and machines; sed drops conditions that always or never hold.
+lock: setup ## update requirements.lock from pyproject.toml (UPGRADE=1: to the newest versions)
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
 	$(if $(UPGRADE),,cp requirements.lock "$$tmp/lock";) \
 	$(RUN) -m uv pip compile -q --universal --python-version 3.10 --extra dev --no-python-downloads \

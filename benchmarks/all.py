@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Measure this machine: equality, step, reading, downstream and scaling; then the tables. What `make bench` runs.
+"""Measure this machine: equality, step, reading, downstream and scaling; then the tables. `make bench` runs this.
 
     benchmarks/all.py                                       # ten minutes on two CPU cores; with a GPU benchmarks/gpu.py
-    benchmarks/all.py --images imagenet_part.tar            # read these; otherwise photographs of installed packages
+    benchmarks/all.py --images imagenet_part.tar            # read these images instead of packaged photographs
     benchmarks/all.py --part step scaling                   # two parts
 
 Each part is a command of its own, printed before it runs, so that one that fails costs no other. Rows are added to
@@ -27,7 +27,7 @@ SMALL_STEP = ['--batch', '16', '--steps', '2', '--turns', '5', '--warmup', '1', 
 
 
 def commands(gpu: bool, images: list[str]) -> dict[str, list[list[str]]]:
-    """The commands of each part."""
+    """Return the commands of each part."""
     last = dict(scaling=[['benchmarks/scaling.py']], tables=[['benchmarks/tables.py', '--write']])
     if gpu:
         out = f'work_dirs/gpu_{time.strftime("%Y%m%d_%H%M%S")}'
@@ -70,7 +70,7 @@ def main() -> int:
         '--part',
         nargs='+',
         metavar='PART',
-        help='of equality, step, reading, downstream, demo_step, '
+        help='parts to run: equality, step, reading, downstream, demo_step, '
         'scaling, tables; with a GPU of gpu, scaling, tables (default: all)',
     )
     parser.add_argument('--images', help='folder or .tar of images to read')

@@ -1,4 +1,4 @@
-"""What the project claims of a GPU, and what the records of `benchmarks/gpu.py` say of it.
+"""Compare the claims of the project about GPUs with the records of `benchmarks/gpu.py`.
 
 Targets are for one H100 (80 GB); the floor and the published speeds behind them stand in docs/speed.md.
 """
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PENDING = 'pending'  # the verdict of a claim that nothing was measured for
+PENDING = 'pending'  # verdict of a claim without measurements
 GRAPHS = 'whole:reduce-overhead'
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what became of it. ``verdict``: met, missed, failed, measured (there is no target) or pending."""
+    """A claim and its result. ``verdict`` is met, missed, failed, measured (no target) or pending."""
 
     claim: str
     target: str
@@ -24,7 +24,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Number:
-    """A number to be measured: ``value`` finds it in the records, None if it is not there."""
+    """A number to measure. ``value`` finds it in the records and returns None if it is missing."""
 
     claim: str
     value: Callable[['Records'], float | None]
@@ -50,7 +50,7 @@ class Number:
 
 
 class Records:
-    """The records of a run, by what the claims ask for."""
+    """Records of a run, with lookups for the claims."""
 
     def __init__(self, records: Iterable[dict]):
         self.records = list(records)
@@ -59,7 +59,7 @@ class Records:
         return [r['row'] for r in self.records if r['kind'] == 'row' and r['table'] == table]
 
     def step(self, variant: str, column: str = 'images_per_s') -> float | None:
-        """A column of the row of a step; that of the turns of all variants, else that of the first turn alone."""
+        """Return a column of a step: of the turns of all variants if there are any, else of the first turn."""
         rows = [row for row in self.rows('step') if row.get('variant') == variant]
         return max(rows, key=lambda row: row['turns'])[column] if rows else None
 
@@ -77,7 +77,7 @@ class Records:
 
 
 def fastest(column: str = 'images_per_s') -> Callable[[Records], float | None]:
-    """A column of the fastest compiled variant of BootMAE-B at batch 256."""
+    """Return a column of the fastest compiled variant of BootMAE-B at batch 256."""
 
     def value(records: Records) -> float | None:
         names = [f'bootmae_vitb, 256, {compile}' for compile in ('blocks', 'whole', GRAPHS)]
@@ -92,7 +92,7 @@ def of_step(variant: str, column: str = 'images_per_s') -> Callable[[Records], f
 
 
 def over(first: str, second: str) -> Callable[[Records], float | None]:
-    """Ratio of the rates of two variants."""
+    """Return the speed ratio of two variants."""
 
     def value(records: Records) -> float | None:
         a, b = records.step(first), records.step(second)
@@ -147,7 +147,7 @@ NUMBERS = (
 
 
 def of_tests(records: Iterable[dict], files: Iterable[Path]) -> Iterator[Claim]:
-    """A claim for each file of tests, named by the first line of its docstring: all of its tests pass."""
+    """Make one claim per test file, named by the first line of its docstring: all of its tests pass."""
     last = {r['test']: r for r in records if r['kind'] == 'test'}
     for path in files:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or path.stem
@@ -163,11 +163,11 @@ def of_tests(records: Iterable[dict], files: Iterable[Path]) -> Iterator[Claim]:
 
 
 def judge(records: list[dict], files: Iterable[Path]) -> list[Claim]:
-    """All claims in the order of the phases."""
+    """Return all claims in the order of the phases."""
     return [*of_tests(records, files), *(number.judge(Records(records)) for number in NUMBERS)]
 
 
 def table(claims: Iterable[Claim]) -> str:
-    """The claims as a Markdown table."""
+    """Format the claims as a Markdown table."""
     lines = ['| claim | target | measured | verdict |', '| --- | --- | --- | --- |']
     return '\n'.join(lines + [f'| {c.claim} | {c.target} | {c.measured} | {c.verdict} |' for c in claims])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where the time of a small pretraining step on a CPU goes, and how much of it is arithmetic.
+"""Measure where the time of a small pretraining step on a CPU goes, and how much of it is computation.
 
     benchmarks/demo_step.py                                     # the pretraining configs of `make demo`
     benchmarks/demo_step.py configs/pretrain/bootmae_demo.py --steps 600 --label 'before'
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from unittest import mock
 
-import measure  # first: it finds the package
+import measure  # first, since it adds the package to sys.path
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -40,7 +40,7 @@ from bootmae.models.masking import BlockMasking
 CONFIGS = tuple(
     f'configs/pretrain/{name}.py' for name in ('bootmae_demo', 'bootmae_demo_digits', 'mae_demo', 'mae_demo_digits')
 )
-PARTS = {  # part: (class or module, name of its function); a part is without those within it
+PARTS = {  # part: (class or module, function name); the time of a part excludes parts within it
     'arithmetic': [(BaseModel, '_run_forward'), (OptimWrapper, 'update_params'), (BootMAE, 'update_momentum')],
     'loader': [(_BaseDataLoaderIter, '__next__')],
     'masks': [(BlockMasking, 'draw_ids_shuffle')],
@@ -52,18 +52,18 @@ clock = time.process_time
 
 
 class Done(Exception):
-    """Ends a run that has been timed."""
+    """Ends a timed run."""
 
 
 class Stopwatch:
-    """Seconds within functions, without those within other timed ones that they call."""
+    """Measures the seconds within functions, without the time of other timed functions that they call."""
 
     def __init__(self):
         self.seconds: dict[str, float] = defaultdict(float)
         self.inner = [0.0]
 
     def wrap(self, function: Callable, part: str) -> Callable:
-        """The function, its own time added to a part."""
+        """Wrap a function so that its own time is added to a part."""
 
         def timed(*args, **kwargs):
             begin = clock()
@@ -79,7 +79,7 @@ class Stopwatch:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Time all parts within."""
+        """Time all parts inside the context."""
         with ExitStack() as stack:
             for part, places in PARTS.items():
                 for owner, name in places:
@@ -88,7 +88,7 @@ class Stopwatch:
 
 
 def bare_step(runner, batch: dict) -> Callable[[], None]:
-    """A call that makes one training step on a batch, and nothing else."""
+    """Return a function that runs one training step on a batch and nothing else."""
     model, optimizer = runner.model, runner.optim_wrapper.optimizer
     data = model.data_preprocessor(batch, True)
 
@@ -104,7 +104,7 @@ def bare_step(runner, batch: dict) -> Callable[[], None]:
 
 
 class Turns:
-    """Seconds of turns of the run and, if ``compare``, of as many bare steps after each of them."""
+    """Measures the seconds of turns of the run and, if ``compare``, of as many bare steps after each turn."""
 
     def __init__(self, count: int, size: int, compare: bool):
         self.count, self.size, self.compare = count, size, compare
@@ -113,7 +113,7 @@ class Turns:
         self.start = None
 
     def tick(self, runner, batch: dict) -> None:
-        """To be called at the end of each iteration; the first turn is a warm-up.
+        """Call this at the end of each iteration; the first turn is a warm-up.
 
         Raises:
             Done: after the last turn.
@@ -134,12 +134,12 @@ class Turns:
         self.start = clock()
 
 
-TURNS: Turns | None = None  # of the run under way, which builds its hooks from a config
+TURNS: Turns | None = None  # of the current run, which builds its hooks from a config
 
 
 @HOOKS.register_module(force=True)
 class TurnsHook(Hook):
-    """Ends turns. Named last in a config, it comes after all other hooks."""
+    """Ends turns. It is the last hook in the config, so it runs after all others."""
 
     priority = 'LOWEST'
 
@@ -147,12 +147,12 @@ class TurnsHook(Hook):
         try:
             TURNS.tick(runner, data_batch)
         except Done:
-            runner.visualizer.close()  # its threads write into a folder that goes
+            runner.visualizer.close()  # its threads write to a temporary folder
             raise
 
 
 def train(config: str, turns: Turns) -> None:
-    """Run a config until its turns are over, within a folder that goes."""
+    """Run a config in a temporary folder until its turns are over."""
     global TURNS
     TURNS = turns
     hooks = load_config(config).get('custom_hooks', [])
@@ -168,7 +168,7 @@ def train(config: str, turns: Turns) -> None:
 
 
 def measure_config(config: str, steps: int, size: int = 6) -> dict:
-    """All numbers of a config, as a row: ``size`` iterations a turn, ``steps`` in all."""
+    """Measure a config and return a row: ``size`` iterations per turn, ``steps`` in total."""
     count = max(2, steps // (2 * size))
     turns, parts, watch = Turns(count, size, compare=True), Turns(count, size, compare=False), Stopwatch()
     train(config, turns)
@@ -177,7 +177,7 @@ def measure_config(config: str, steps: int, size: int = 6) -> dict:
     batch = load_config(config).train_dataloader.batch_size
     loop, bare = (statistics.median(times) / size for times in (turns.loop, turns.bare))
     ratio = statistics.median(b / a for a, b in zip(turns.loop, turns.bare, strict=True))
-    steps = (count + 1) * size  # the stopwatch was there in the warm-up, too
+    steps = (count + 1) * size  # the warm-up was timed, too
     timed = {part: seconds / steps for part, seconds in watch.seconds.items()}
     total = statistics.mean(parts.loop) / size
     timed['rest'] = max(0.0, total - sum(timed.values()))
@@ -194,7 +194,7 @@ def measure_config(config: str, steps: int, size: int = 6) -> dict:
 
 
 def report(row: dict) -> str:
-    """What a row says."""
+    """Format a row."""
     parts = [name for name in row if name.endswith('_ms')]
     total = sum(row[name] for name in parts)
     lines = [
@@ -211,9 +211,9 @@ def report(row: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', default=CONFIGS)
-    parser.add_argument('--steps', type=int, default=240, help='of each config')
-    parser.add_argument('--label', default='', help='stands in the row')
-    parser.add_argument('--folder', help='of the table, instead of benchmarks/results')
+    parser.add_argument('--steps', type=int, default=240, help='number of steps per config')
+    parser.add_argument('--label', default='', help='label of the row')
+    parser.add_argument('--folder', help='folder of the table (default: benchmarks/results)')
     args = parser.parse_args()
     torch.set_num_threads(1)
     for config in args.configs:

@@ -1,20 +1,19 @@
 #!/usr/bin/env python3
-"""A training step of fine-tuning, UperNet and Mask R-CNN, against the stock configuration of the same model and size.
+"""Compare a training step of fine-tuning, UperNet and Mask R-CNN with the stock config of the same model and size.
 
     benchmarks/downstream.py                              # full size on a GPU, shrunk models without one
     benchmarks/downstream.py --task seg --batch 16 --precision bf16 --profile
 
-Both take turns on one synthetic batch that lies on the device, each through `train_step` with the optimizer wrapper
-of its config, without hooks. The peak memory is that of tensors on a GPU; on a CPU it is taken in a process of its own,
-and on one thread images/s are those of a second of CPU time. `configured` compares the two as their configs say, the
-other precisions are those of both. Prints images/s, ratios and memory, and adds a row for each task and precision to
-benchmarks/results/downstream.csv. What stock means:
+Both alternate on one synthetic batch on the device, each through `train_step` with the optimizer wrapper of its config
+and without hooks. Peak memory is that of tensors on a GPU; on a CPU it is measured in a separate process. With one
+thread, images/s are per second of CPU time. `configured` uses the precision of each config, the other precisions apply
+to both. The command prints images/s, ratios and memory, and adds a row per task and precision to
+benchmarks/results/downstream.csv. The stock configs are:
 
-    cls     mmpretrain's fine-tuning of MAE
-    seg     mmseg's UperNet on MAE; its key for mixed precision is dead, so it trains in float32
+    cls     fine-tuning of MAE in mmpretrain
+    seg     UperNet on MAE in mmseg; its key for mixed precision has no effect, so it trains in float32
     det     mmdet has no ViT: its Mask R-CNN and AdamW with mmpretrain's ViT and mmseg's pyramid before the FPN
-    vitdet  the same heads as ours of mmdet's own classes, with mmpretrain's ViTSAM (windows, decomposed relative
-            positions) and our pyramid
+    vitdet  our heads with mmdet's classes, mmpretrain's ViTSAM (windows, decomposed relative positions), our pyramid
 """
 
 import argparse
@@ -26,7 +25,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import measure
 import numpy as np
@@ -34,15 +32,12 @@ import torch
 
 import bootmae.registry  # noqa: F401  before the stack
 from bootmae import compat
-from bootmae.config.load import load_config
 from bootmae.config.model import build_model
 from bootmae.engine.hooks.provenance import PRECISIONS as NAMES
-from bootmae.models.vit import resolve_arch
 
 import mmdet.models  # noqa: F401  isort: skip
-import mmpretrain
-import mmseg
-import mmseg.models
+import mmseg.models  # noqa: F401
+from downstream_configs import BATCHES, CONFIGS, IMAGES, our_config, stock_config
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, DictAction
@@ -53,18 +48,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-CONFIGS = dict(
-    cls='cls/bootmae_vitb_finetune',
-    seg='seg/bootmae_vitb_upernet',
-    det='det/bootmae_vitb_maskrcnn_1x',
-    vitdet='det/bootmae_vitb_vitdet',
-)
-BATCHES = dict(full=dict(cls=128, seg=2, det=2, vitdet=4), tiny=dict(cls=8, seg=2, det=2, vitdet=2))
-IMAGES = dict(
-    full=dict(cls=(224, 224), seg=(512, 512), det=(800, 1216), vitdet=(1024, 1024)),
-    tiny=dict(cls=(224, 224), seg=(256, 256), det=(256, 320), vitdet=(448, 448)),
-)
-WRAPPERS = {  # of ours and of stock; None: as configured
+WRAPPERS = {  # ours, stock; None: as configured
     'configured': (None, None),
     'bf16': (dict(type='AutocastOptimWrapper'), dict(type='AmpOptimWrapper', dtype='bfloat16')),
     'fp16': (
@@ -73,128 +57,7 @@ WRAPPERS = {  # of ours and of stock; None: as configured
     ),
     'float32': (dict(type='GuardedOptimWrapper'), dict(type='OptimWrapper')),
 }
-TINY = 192  # width of a shrunk ViT
-HEADS = 64  # width of the heads on it
-OBJECTS = 8  # in each image of a detector
-
-
-def packaged(package, path: str) -> Config:
-    """A config of an installed package; `mmseg::` in front of a name does not resolve."""
-    return Config.fromfile(Path(package.__path__[0], '.mim', 'configs', path))
-
-
-def our_config(task: str, size: str, options: dict) -> Config:
-    return load_config(
-        measure.ROOT / 'configs' / f'{CONFIGS[task]}.py', (shrunk(task) if size == 'tiny' else {}) | options
-    )
-
-
-def shrunk(task: str) -> dict:
-    """Options that make our config small."""
-    options: dict[str, object] = {'backbone.arch': 'tiny'}
-    height = IMAGES['tiny'][task][0]
-    if task == 'cls':
-        options |= {'head.in_channels': TINY}
-    elif task == 'seg':
-        options |= {'backbone.img_size': height, **small_upernet()}
-    else:
-        box, mask = 'roi_head.bbox_head', 'roi_head.mask_head'
-        options |= dict.fromkeys(
-            (
-                'rpn_head.in_channels',
-                'rpn_head.feat_channels',
-                f'{box}.in_channels',
-                f'{box}.fc_out_channels',
-                f'{mask}.in_channels',
-                f'{mask}.conv_out_channels',
-                'roi_head.bbox_roi_extractor.out_channels',
-                'roi_head.mask_roi_extractor.out_channels',
-                'train_cfg.rcnn.sampler.num',
-            ),
-            HEADS,
-        )
-        options |= (
-            {'neck.in_channels': [TINY] * 4, 'neck.out_channels': HEADS}
-            if task == 'det'
-            else {
-                'backbone.pyramid.out_channels': HEADS,
-                f'{box}.conv_out_channels': HEADS,
-                'data_preprocessor.pad_size_divisor': height,
-            }
-        )
-    return {f'model.{key}': value for key, value in options.items()}
-
-
-def small_upernet() -> dict:
-    return {
-        'decode_head.in_channels': [TINY] * 4,
-        'decode_head.channels': HEADS,
-        'auxiliary_head.in_channels': TINY,
-        'auxiliary_head.channels': HEADS,
-        'data_preprocessor.size': IMAGES['tiny']['seg'],
-    }
-
-
-def stock_config(task: str, size: str) -> Config:
-    """What a user of the stock libraries would train; its weights start random."""
-    if task == 'cls':
-        cfg = packaged(mmpretrain, 'mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py')
-        cfg.model.backbone.init_cfg = None
-        small = {'backbone.arch': 'deit-tiny', 'head.in_channels': TINY}
-    elif task == 'seg':
-        cfg = packaged(mmseg, 'mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py')
-        cfg.model.pretrained = None
-        small = {
-            'backbone.embed_dims': TINY,
-            'backbone.num_heads': 3,
-            'backbone.img_size': IMAGES[size][task],
-            'neck.embed_dim': TINY,
-            **small_upernet(),
-        }
-    else:
-        return stock_detector(our_config(task, size, {}), task, IMAGES[size][task])
-    cfg.merge_from_dict({f'model.{key}': value for key, value in small.items()} if size == 'tiny' else {})
-    return cfg
-
-
-def stock_detector(cfg: Config, task: str, image: tuple[int, int]) -> Config:
-    """Our detector with the libraries' backbone, pyramid, proposals, pooling and optimizer in place of ours."""
-    model, ours = cfg.model, cfg.model.backbone
-    arch = resolve_arch(ours.arch)
-    width, depth = arch['embed_dims'], arch['depth']
-    arch = dict(embed_dims=width, num_layers=depth, num_heads=arch['num_heads'], feedforward_channels=4 * width)
-    shared = dict(patch_size=16, drop_path_rate=ours.drop_path_rate, out_type='featmap')
-    if task == 'det':
-        model.backbone = dict(
-            type='mmpretrain.VisionTransformer',
-            arch=arch,
-            img_size=224,
-            final_norm=False,
-            out_indices=list(ours.out_indices),
-            **shared,
-        )
-        model.neck = [dict(type='mmseg.Feature2Pyramid', embed_dim=width), model.neck]
-    else:
-        arch['global_attn_indexes'] = [quarter * depth // 4 - 1 for quarter in range(1, 5)]
-        model.backbone = dict(
-            type='mmpretrain.ViTSAM',
-            arch=arch,
-            img_size=image,
-            out_channels=0,
-            use_rel_pos=True,
-            window_size=ours.window_size,
-            **shared,
-        )
-        model.neck = dict(ours.pyramid, in_channels=width)
-    model.rpn_head.type = 'RPNHead'
-    for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
-        extractor.type = 'SingleRoIExtractor'
-    optimizer = cfg.optim_wrapper.optimizer
-    cfg.optim_wrapper = dict(
-        type='OptimWrapper',
-        optimizer=dict(type='AdamW', lr=optimizer.lr, betas=(0.9, 0.999), weight_decay=optimizer.weight_decay),
-    )
-    return cfg
+OBJECTS = 8  # per image of a detector
 
 
 def compiled_ops() -> bool:
@@ -202,14 +65,14 @@ def compiled_ops() -> bool:
 
 
 def choose_ops(kind: str) -> None:
-    """Let NMS and RoIAlign be mmcv's compiled ones, or the stand-in for them, in both detectors."""
+    """Select mmcv's compiled NMS and RoIAlign, or torchvision's, for both detectors."""
     if kind == 'torchvision':
         for name in ('nms', 'roi_align'):
             sys.modules[f'mmcv.ops.{name}'].ext_module = compat._make_standin_ops()
 
 
 def config_of(name: str, args: argparse.Namespace, precision: str) -> Config:
-    """The config of `ours` or `stock`, in some precision."""
+    """Return the config of `ours` or `stock` with a precision."""
     ours = name == 'ours'
     cfg = our_config(args.task, args.size, args.cfg_options) if ours else stock_config(args.task, args.size)
     wrapper = WRAPPERS[precision][0 if ours else 1]
@@ -220,7 +83,7 @@ def config_of(name: str, args: argparse.Namespace, precision: str) -> Config:
 
 
 def precision_of(cfg: Config) -> str:
-    """`bf16 autocast`, `fp16 autocast, scaler`, ..."""
+    """Return `bf16 autocast`, `fp16 autocast, scaler`, ..."""
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     name = 'bf16 autocast' if wrapper.get('dtype') == 'bfloat16' else NAMES.get(kind, kind)
@@ -229,24 +92,24 @@ def precision_of(cfg: Config) -> str:
 
 @functools.cache
 def be_quiet() -> None:
-    """No line for each weight that is initialized and for each group of parameters."""
+    """Hide the log lines of weight initialization and parameter groups."""
     MMLogger.get_instance('downstream', log_level='ERROR')
 
 
 def stepper(cfg: Config, batch: dict, device: measure.Device) -> Callable[[], dict]:
-    """Builds model and optimizer; the function that it gives takes a training step."""
+    """Build model and optimizer, and return a function that runs a training step."""
     be_quiet()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
         model = build_model(cfg)
         model.init_weights()
         model = model.to(device).train()
-        with redirect_stdout(io.StringIO()):  # mmseg prints all its groups
+        with redirect_stdout(io.StringIO()):  # mmseg prints all parameter groups
             wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     return lambda: model.train_step(dict(batch), wrapper)
 
 
 def batch_of(task: str, image: tuple[int, int], count: int, device: measure.Device) -> dict:
-    """Noise with random labels, as a loader gives it, but on the device."""
+    """Create a batch of noise with random labels on the device."""
     rng = np.random.default_rng(0)
     inputs = [torch.from_numpy(rng.integers(0, 256, (3, *image), np.uint8)).to(device) for _ in range(count)]
     sample = dict(cls=labeled, seg=labeled_pixels).get(task, labeled_boxes)
@@ -265,7 +128,7 @@ def labeled_pixels(rng: np.random.Generator, image: tuple[int, int]) -> SegDataS
 
 
 def labeled_boxes(rng: np.random.Generator, image: tuple[int, int]) -> DetDataSample:
-    """Boxes of an eighth to a half of the image, their masks filled."""
+    """Draw boxes with sides of an eighth to half of the image, and their filled masks."""
     height, width = image
     sides = np.stack((rng.uniform(width / 8, width / 2, OBJECTS), rng.uniform(height / 8, height / 2, OBJECTS)), 1)
     corners = rng.uniform(0, 1, (OBJECTS, 2)) * ((width, height) - sides)
@@ -283,7 +146,7 @@ def labeled_boxes(rng: np.random.Generator, image: tuple[int, int]) -> DetDataSa
 
 
 def memory_of(name: str, args: argparse.Namespace, precision: str) -> float:
-    """GiB that model, optimizer and three steps need at the worst moment on a CPU, in a process of its own."""
+    """Measure the peak memory in GiB of model, optimizer and three steps on a CPU; runs in a separate process."""
     torch.set_num_threads(args.threads)
     choose_ops(args.ops)
     batch = batch_of(args.task, args.image, args.batch, args.device)
@@ -296,13 +159,13 @@ def memory_of(name: str, args: argparse.Namespace, precision: str) -> float:
 
 
 def compare(args: argparse.Namespace, precision: str) -> dict:
-    """Speed and memory of both in one precision, as a row."""
+    """Measure speed and memory of both in one precision, and return a row."""
     configs = {name: config_of(name, args, precision) for name in ('ours', 'stock')}
     choose_ops(args.ops)
     batch = batch_of(args.task, args.image, args.batch, args.device)
-    torch.backends.cudnn.benchmark = args.task == 'seg'  # as both configs of it say
+    torch.backends.cudnn.benchmark = args.task == 'seg'  # as in both configs
     peaks, steps = {}, {}
-    own_process = args.memory and not measure.on_gpu(args.device)  # resident memory is that of a whole process
+    own_process = args.memory and not measure.on_gpu(args.device)  # resident memory belongs to a whole process
     for name, cfg in configs.items():
         if own_process:
             with torch.multiprocessing.get_context('spawn').Pool(1) as pool:
@@ -345,13 +208,13 @@ def compare(args: argparse.Namespace, precision: str) -> dict:
 
 
 def quartiles(times: dict[str, list[float]]) -> str:
-    """Of the ratio over rounds."""
+    """Format the quartiles of the speed ratio over the rounds."""
     low, high = np.percentile(np.divide(times['stock'], times['ours']), (25, 75))
     return f'{low:.2f}..{high:.2f}'
 
 
 def report(row: dict) -> str:
-    """What a row says."""
+    """Format a row."""
     return '\n'.join(
         [
             f'{row["task"]} ({row["size"]}, {row["img_size"]}, batch {row["batch"]}) on {row["device"]}:',
@@ -375,7 +238,7 @@ def settings(
     batch: int | None = None,
     **others,
 ) -> argparse.Namespace:
-    """What :func:`compare` needs; what is not given is as for the device."""
+    """Return the arguments of :func:`compare`; defaults depend on the device."""
     gpu, threads = measure.on_gpu(device), torch.get_num_threads()
     size = size or ('full' if gpu else 'tiny')
     known = dict(
@@ -403,30 +266,30 @@ def main() -> None:
     parser.add_argument('--task', nargs='+', choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument('--device', choices=('cuda', 'cpu'), default=measure.default_device())
     parser.add_argument('--size', choices=BATCHES, help='default: full on a GPU, tiny on a CPU')
-    parser.add_argument('--batch', type=int, help='default: that of the stock configs for a GPU')
+    parser.add_argument('--batch', type=int, help='default: batch size of the stock configs on a GPU')
     parser.add_argument(
         '--precision', nargs='+', choices=WRAPPERS, help='default: configured and bf16 on a GPU, float32 on a CPU'
     )
-    parser.add_argument('--rounds', type=int, help='turns of each; default 20 on a GPU, 8 on a CPU')
-    parser.add_argument('--turn', type=int, help='steps of a turn; default 5 on a GPU, 1 on a CPU')
+    parser.add_argument('--rounds', type=int, help='number of turns; default: 20 on a GPU, 8 on a CPU')
+    parser.add_argument('--turn', type=int, help='steps per turn; default: 5 on a GPU, 1 on a CPU')
     parser.add_argument(
         '--ops',
         choices=('compiled', 'torchvision'),
         default='compiled' if compiled_ops() else 'torchvision',
-        help='NMS and RoIAlign of detectors: of mmcv, where it is compiled, or not',
+        help="NMS and RoIAlign of detectors: mmcv's compiled ops or torchvision's",
     )
-    parser.add_argument('--profile', action='store_true', help='name what takes the time of both')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='changes of our config')
+    parser.add_argument('--profile', action='store_true', help='print the most expensive kernels of both')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override values of our config')
     args = parser.parse_args()
     gpu = measure.on_gpu(args.device)
-    if not gpu and torch.cuda.is_available():  # mmengine has chosen the GPU when it was imported
+    if not gpu and torch.cuda.is_available():  # mmengine chose the GPU when it was imported
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
         os.execv(sys.executable, [sys.executable, *sys.argv])
     precisions = args.precision or (['configured', 'bf16'] if gpu else ['float32'])
     if not gpu and {'bf16', 'fp16'} & set(precisions):
         raise SystemExit('--precision bf16 and fp16 need a GPU: mmengine has no mixed precision without one')
     if args.ops == 'compiled' and not compiled_ops():
-        raise SystemExit('--ops compiled needs an mmcv with compiled ops: see bootmae/compat.py')
+        raise SystemExit('--ops compiled needs mmcv with compiled ops: see docs/install.md')
     for task in args.task:
         for precision in precisions:
             row = compare(settings(**vars(args) | dict(task=task)), precision)

@@ -29,14 +29,14 @@ import claims
 import phases
 from phases import ROOT, Recorder, Settings, read_results, test_files
 
-TESTS = ('golden', 'tests')  # phases that go on in a new process where one died
+TESTS = ('golden', 'tests')  # phases that continue in a new process after a crash
 RESTARTS = 3
-ENDING = 5  # seconds kept for the tables
+ENDING = 5  # seconds reserved for the tables
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the proof: a function of this name in phases.py.
+    """A phase: a function of this name in phases.py.
 
     Attributes:
         needs: seconds that it takes at least; it does not begin with less.
@@ -48,7 +48,7 @@ class Phase:
     limit: float
 
 
-# In order of value: the budget may end anywhere.
+# Most valuable first, since the budget may end anywhere.
 PHASES = (
     Phase('environment', 10, 60),
     Phase('golden', 30, 120),
@@ -64,7 +64,7 @@ EVIDENCE = (PHASES[0], Phase('evidence', 120, 3600))
 
 
 class Child:
-    """The process of a phase. It imports what it needs at once, and begins when it is told how much time it has.
+    """Process of a phase. It imports everything immediately and starts when it is told how much time it has.
 
     Args:
         command: reads the seconds, a line, from its standard input.
@@ -87,8 +87,8 @@ class Child:
         self.printer.start()
 
     def run(self, limit: float) -> str:
-        """Let it begin; gives how it ended: ``done``, ``failed (CODE)``, or ``hung`` where it was over the limit."""
-        with suppress(BrokenPipeError):  # it has failed already
+        """Start the phase and return how it ended: ``done``, ``failed (CODE)`` or ``hung`` (time limit exceeded)."""
+        with suppress(BrokenPipeError):  # it has already failed
             self.process.stdin.write(f'{limit}\n')
             self.process.stdin.close()
         try:
@@ -100,7 +100,7 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """End the process and all that it has started."""
+        """End the process and all its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -116,7 +116,7 @@ def copy_lines(stream, log: Path) -> None:
 
 
 def run_all(chosen: Sequence[Phase], budget: float, out: Path, command: Callable[[Phase], list[str]]) -> None:
-    """Run phases within a budget of seconds, and record what became of each.
+    """Run phases within a budget of seconds, and record the result of each.
 
     The process of the next phase imports its packages while one runs: that takes ten seconds or more.
 
@@ -145,13 +145,13 @@ def run_all(chosen: Sequence[Phase], budget: float, out: Path, command: Callable
             begin, before = time.monotonic(), len(read_results(out))
             status = process.run(min(phase.limit, left))
             record.write('phase', status=status, seconds=round(time.monotonic() - begin, 1))
-            # The tests go on after one that took the process with it; other phases would only begin again.
+            # The tests continue after a test that crashed the process; other phases would start again.
             if status == 'done' or phase.name not in TESTS or len(read_results(out)) <= before + 1:
                 break
 
 
 def child(name: str, out: Path, args: argparse.Namespace) -> int:
-    """What a child process does: one phase."""
+    """Run one phase in a child process."""
     import faulthandler
 
     import evidence
@@ -159,7 +159,7 @@ def child(name: str, out: Path, args: argparse.Namespace) -> int:
     phases.preload(name)
     seconds = float(sys.stdin.readline() or 'nan')
     settings = Settings(time.time() + seconds, args.rehearse, args.images, args.data)
-    faulthandler.dump_traceback_later(max(seconds - 3, 1))  # where it hangs, before it is killed
+    faulthandler.dump_traceback_later(max(seconds - 3, 1))  # show where it hangs before it is killed
     record = Recorder(out, name, settings)
     try:
         work = evidence.evidence if name == 'evidence' else getattr(phases, name)
@@ -175,10 +175,10 @@ def child(name: str, out: Path, args: argparse.Namespace) -> int:
 
 
 def summarize(out: Path, rehearse: bool, begun: set[str]) -> int:
-    """Write and print the claims; 1 if anything failed, or if a rehearsal left a claim without a number."""
+    """Write and print the claims; return 1 if anything failed or a rehearsal left a claim without a number."""
     records = read_results(out)
     judged = claims.judge(records, test_files())
-    if rehearse:  # numbers of a toy on a CPU are neither met nor missed
+    if rehearse:  # numbers of a toy model on a CPU are neither met nor missed
         judged = [
             claims.Claim(
                 c.claim, c.target, c.measured, 'rehearsed' if c.verdict in ('met', 'missed', 'measured') else c.verdict
@@ -207,7 +207,7 @@ def summarize(out: Path, rehearse: bool, begun: set[str]) -> int:
 
 
 def collect(folder: Path) -> None:
-    """Add a run's rows and claims to benchmarks/results, once, and write the pages' tables again."""
+    """Add the rows and claims of a run to benchmarks/results once, and update the tables of the pages."""
     import measure
     import tables
 
@@ -243,13 +243,15 @@ def collect(folder: Path) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [phase.name for phase in (*PHASES, *EVIDENCE)]
-    parser.add_argument('--budget', type=float, default=540, metavar='SECONDS', help='for everything (default: 540)')
+    parser.add_argument('--budget', type=float, default=540, metavar='SECONDS', help='total time (default: 540)')
     parser.add_argument('--out', type=Path, help='new or empty folder for the results')
-    parser.add_argument('--phase', nargs='+', choices=names, help='only these (default: all but the evidence)')
-    parser.add_argument('--images', help='folder or .tar of JPEG files (default: photographs of installed packages)')
+    parser.add_argument('--phase', nargs='+', choices=names, help='phases to run (default: all but the evidence)')
+    parser.add_argument('--images', help='folder or .tar of JPEG files (default: photographs from installed packages)')
     parser.add_argument('--data', help='cifar10.npz for --evidence: arrays jpeg, offsets, label, split, classes')
     parser.add_argument('--evidence', action='store_true', help='train BootMAE and MAE on CIFAR-10 and compare them')
-    parser.add_argument('--rehearse', action='store_true', help='everything on the CPU at toy size; no row is kept')
+    parser.add_argument(
+        '--rehearse', action='store_true', help='run everything on the CPU at toy size; rows are not kept'
+    )
     parser.add_argument('--collect', type=Path, metavar='DIR', help='add the rows of an earlier run to this repository')
     parser.add_argument('--child', choices=names, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -264,7 +266,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def chosen_phases(args: argparse.Namespace) -> list[Phase]:
-    """The phases that were asked for, in order; none needs time in a rehearsal."""
+    """Return the requested phases in order; a rehearsal has no time limits."""
     if args.phase:
         found = [phase for phase in dict.fromkeys((*PHASES, *EVIDENCE)) if phase.name in args.phase]
     else:

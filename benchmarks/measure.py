@@ -1,4 +1,4 @@
-"""What all benchmarks share: where a number comes from, clocks, memory, the matrix peak, and rows of results.
+"""Shared by all benchmarks: provenance of numbers, clocks, memory, the matrix peak, and result rows.
 
 A table is a CSV file in ``benchmarks/results``, one row a measurement, oldest first; `benchmarks/tables.py` makes the
 tables of the README of it. ``device`` is a torch device or its name everywhere.
@@ -42,7 +42,7 @@ def default_device() -> str:
 
 
 def facts(device: Device | None = None, packages: Sequence[str] = ()) -> dict[str, str | int]:
-    """Date (UTC), commit, device, versions in one cell, and threads: the first columns of each row.
+    """Return the first columns of each row: date (UTC), commit, device, versions in one cell, and threads.
 
     Args:
         packages: distributions to name beside those that every result names.
@@ -75,13 +75,13 @@ def cpu_model() -> str:
 
 
 def synchronize(device: Device) -> None:
-    """Wait until the device has done all its work."""
+    """Wait until the device has finished all its work."""
     if on_gpu(device):
         torch.cuda.synchronize(device)
 
 
 def timed(run: Callable[[], object], warmup: int, steps: int, device: Device) -> list[float]:
-    """Seconds of each of some calls, after a warm-up.
+    """Measure the seconds of each call, after a warm-up.
 
     A GPU's are taken from its own clock, between the ends of two calls, and the host waits for it before the first
     call and after the last one only: what the host does beside the GPU's work costs nothing here, as in training.
@@ -108,7 +108,7 @@ def timed(run: Callable[[], object], warmup: int, steps: int, device: Device) ->
 def alternate(
     runs: Mapping[str, Callable[[], object]], rounds: int, device: Device, clock: Callable[[], float] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of calls that take turns, so that a device that changes its speed does no harm to their ratio.
+    """Measure the seconds of alternating calls, so that changes of the device speed do not affect their ratio.
 
     The order is turned round from one round to the next. The device is waited for after each call: let a call be
     several steps where a step is short.
@@ -130,12 +130,12 @@ def alternate(
 
 
 def speed_ratio(times: Mapping[str, Sequence[float]], first: str, second: str) -> float:
-    """How many times as fast the first is as the second: median over rounds of :func:`alternate`."""
+    """Return how many times faster the first is than the second: median over the rounds of :func:`alternate`."""
     return statistics.median(b / a for a, b in zip(times[first], times[second], strict=True))
 
 
 def matmul_peak(device: Device, dtype: torch.dtype | None = None) -> float:
-    """TFLOP/s of a square matrix product, median of some, which takes about a second in all.
+    """Measure the median TFLOP/s of a square matrix product, in about a second.
 
     Args:
         dtype: bfloat16 on a GPU (8192 x 8192), float32 on a CPU (1024 x 1024) unless given.
@@ -150,12 +150,12 @@ def matmul_peak(device: Device, dtype: torch.dtype | None = None) -> float:
 
 
 def allocated(device: Device) -> float:
-    """GiB of tensors on a GPU at this moment; 0 on a CPU."""
+    """Return the GiB of tensors currently on a GPU; 0 on a CPU."""
     return torch.cuda.memory_allocated(device) / 2**30 if on_gpu(device) else 0.0
 
 
 def reset_peak_memory(device: Device) -> None:
-    """Let :func:`peak_memory` count from now on; on a CPU without Linux it counts from the start of the process."""
+    """Reset :func:`peak_memory`; on a CPU without Linux it always counts from the start of the process."""
     if on_gpu(device):
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -164,7 +164,7 @@ def reset_peak_memory(device: Device) -> None:
 
 
 def peak_memory(device: Device) -> float:
-    """GiB at the worst moment: of tensors on a GPU, of the whole process (resident) on a CPU; see memory_kind."""
+    """Return the peak memory in GiB: of tensors on a GPU, of the whole process (resident) on a CPU; see memory_kind."""
     if on_gpu(device):
         return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path('/proc/self/status')
@@ -176,7 +176,7 @@ def peak_memory(device: Device) -> float:
 
 
 def memory_kind(device: Device) -> str:
-    """What :func:`peak_memory` counts."""
+    """Return what :func:`peak_memory` counts."""
     return 'tensors on the GPU' if on_gpu(device) else 'resident memory of the process'
 
 
@@ -185,7 +185,7 @@ def path_of(table: str, folder: str | Path | None = None) -> Path:
 
 
 def read_rows(table: str, folder: str | Path | None = None) -> list[dict[str, str]]:
-    """Rows of a table, oldest first, every cell as text; none where it was never measured.
+    """Read the rows of a table, oldest first, with every cell as text; empty if there is no table.
 
     Raises:
         ValueError: if a row has more or fewer cells than the header.
@@ -203,7 +203,7 @@ def read_rows(table: str, folder: str | Path | None = None) -> list[dict[str, st
 
 
 def add_row(table: str, row: Mapping[str, object], folder: str | Path | None = None) -> Path:
-    """Append a row to a table, which a crash leaves as it was; gives its file.
+    """Append a row to a table atomically and return its path.
 
     New columns come after the old ones, and old rows have nothing there. Two processes must not add to one table at
     the same time: the later would drop the row of the earlier.
@@ -219,14 +219,14 @@ def add_row(table: str, row: Mapping[str, object], folder: str | Path | None = N
 
 
 def cell_of(value: object) -> str:
-    """A value as it stands in a table: floats to five digits, never as a power of ten; None as nothing."""
+    """Format a value for a table: floats with five digits and without exponent; None as an empty cell."""
     if isinstance(value, float) and np.isfinite(value):
         return np.format_float_positional(value, precision=5, fractional=False, trim='-')
     return '' if value is None else str(value)
 
 
 def kernel_seconds(run: Callable[[], object], device: Device) -> dict[str, tuple[float, int]]:
-    """Seconds and number of launches of each kernel of a call, longest first, by the profiler.
+    """Profile a call and return the seconds and launches of each kernel, longest first.
 
     On a CPU the operators count, each without those that it calls. With ``torch.compile`` warm up first.
     """
@@ -245,7 +245,7 @@ def kernel_seconds(run: Callable[[], object], device: Device) -> dict[str, tuple
 
 
 def top_kernels(run: Callable[[], object], device: Device, count: int = 15) -> list[str]:
-    """A line for each kernel that takes most of the device's time in a call: share, milliseconds, launches, name."""
+    """Format the kernels that take most of the device time in a call: share, milliseconds, launches, name."""
     spent = kernel_seconds(run, device)
     total = sum(seconds for seconds, _ in spent.values()) or 1
     return [

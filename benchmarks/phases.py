@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu.py` measures, phase by phase. Each phase runs in a child process of its own.
+"""The phases of `benchmarks/gpu.py`. Each phase runs in its own child process.
 
 A phase gets a :class:`Recorder`, which writes each result the moment it exists, and :class:`Settings`. With
 ``rehearse`` it runs the same code on the CPU at toy size.
@@ -27,7 +27,7 @@ TOY = {
     VITL: 'configs/pretrain/bootmae_debug.py',
     MAE: 'configs/pretrain/mae_debug.py',
 }
-TOY_FILES = 'configs/pretrain/bootmae_small_data_cpu.py'  # which reads JPEG files
+TOY_FILES = 'configs/pretrain/bootmae_small_data_cpu.py'  # reads JPEG files
 # config, images of a step, compile (benchmarks/training.py), seconds that building and compiling may take
 STEPS = (
     (VITB, 256, 'none', 15),
@@ -40,14 +40,14 @@ STEPS = (
 )
 LARGE_STEPS = ((VITL, 256, 'blocks', 40), (VITL, 128, 'whole', 100))
 IDEAS = ('whole+coordinate_descent_tuning', 'whole+shape_padding', 'whole:max-autotune-no-cudagraphs')
-DEAD_DEVICE = 70  # exit code of a child whose GPU answers with errors only: a fresh process may go on
+DEAD_DEVICE = 70  # exit code of a child whose GPU returns only errors; a new process may continue
 
 
 @dataclass
 class Settings:
-    """How a phase runs."""
+    """Settings of a phase."""
 
-    until: float  # time.time() at which its process is ended
+    until: float  # time.time() at which the process is ended
     rehearse: bool = False
     images: str | None = None  # folder or .tar of JPEG files
     data: str | None = None  # cifar10.npz, for the evidence
@@ -57,13 +57,13 @@ class Settings:
         return 'cpu' if self.rehearse else 'cuda'
 
     def left(self) -> float:
-        """Seconds until the end."""
+        """Return the seconds until the end."""
         return self.until - time.time()
 
 
 @dataclass
 class Recorder:
-    """Writes results as lines of JSON and prints them."""
+    """Writes results as JSON lines and prints them."""
 
     folder: Path
     phase: str
@@ -85,11 +85,11 @@ class Recorder:
         )
 
     def row(self, table: str, row: dict) -> None:
-        """A row of benchmarks/results/TABLE.csv."""
+        """Record a row of benchmarks/results/TABLE.csv."""
         self.write('row', table=table, row=row)
 
     def attempt(self, what: str, needs: float, work: Callable[..., Result], *args: object) -> Result | None:
-        """Do a part of the phase unless its time does not suffice; a failure is recorded and costs no other part."""
+        """Run a part of the phase if there is enough time; a failure is recorded and does not affect other parts."""
         if self.settings.left() < needs:
             self.write('skipped', what=what, why=f'needs {needs:.0f} s, {self.settings.left():.0f} s are left')
             return None
@@ -107,7 +107,7 @@ class Recorder:
 
 
 def leave_if_dead(device: str) -> None:
-    """End this process if the GPU cannot be used any more, as after an illegal access: the next one starts afresh."""
+    """End this process if the GPU is unusable, for example after an illegal access; a new process starts afresh."""
     if device != 'cuda':
         return
     import torch
@@ -120,7 +120,7 @@ def leave_if_dead(device: str) -> None:
 
 
 def read_results(folder: Path) -> list[dict]:
-    """All records so far; a line that was cut off is left out."""
+    """Read all records so far, without an incomplete line."""
     path, records = folder / RESULTS, []
     for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
         try:
@@ -131,7 +131,7 @@ def read_results(folder: Path) -> list[dict]:
 
 
 def preload(phase: str) -> None:
-    """Import what a phase needs before its time begins; no tensor is put on the GPU."""
+    """Import the modules of a phase before its time starts; no tensor is put on the GPU."""
     for name in dict(
         golden=('pytest', 'bootmae'),
         tests=('pytest', 'downstream'),
@@ -146,7 +146,7 @@ def preload(phase: str) -> None:
 
 
 def environment(record: Recorder, settings: Settings) -> None:
-    """The machine, the versions, and what the doctor says."""
+    """Record the machine, the versions, and the output of the doctor."""
     import measure
     import torch
 
@@ -177,12 +177,12 @@ def environment(record: Recorder, settings: Settings) -> None:
 
 
 def golden(record: Recorder, settings: Settings) -> None:
-    """Equality with the authors' release: the first file of tests/gpu."""
+    """Run the first file of tests/gpu: equality with the authors' release."""
     run_tests(record, settings, [path for path in test_files() if 'golden' in path.name])
 
 
 def tests(record: Recorder, settings: Settings) -> None:
-    """All other files of tests/gpu."""
+    """Run all other files of tests/gpu."""
     run_tests(record, settings, [path for path in test_files() if 'golden' not in path.name])
 
 
@@ -191,12 +191,12 @@ def test_files() -> list[Path]:
 
 
 class Outcomes:
-    """A pytest plugin that records each test when it ends, and leaves out those that have ended before."""
+    """Pytest plugin that records each test when it ends and skips tests that ended before."""
 
     def __init__(self, record: Recorder, settings: Settings):
         self.record, self.settings = record, settings
         seen = {r['test']: r for r in read_results(record.folder) if r['kind'] == 'test'}
-        for name, last in seen.items():  # the process of one that has only begun has died with it
+        for name, last in seen.items():  # a test without an end crashed its process
             if last['outcome'] == 'begun':
                 record.write('test', test=name, outcome='failed', message='the process died or hung in this test')
         self.done = set(seen)
@@ -228,7 +228,7 @@ class Outcomes:
 
 
 def run_tests(record: Recorder, settings: Settings, files: list[Path]) -> None:
-    """Run files of tests in this process.
+    """Run test files in this process.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -245,35 +245,35 @@ def run_tests(record: Recorder, settings: Settings, files: list[Path]) -> None:
         ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--durations=8', *map(str, files)],
         plugins=[Outcomes(record, settings)],
     )
-    if code == DEAD_DEVICE:  # tests/gpu/conftest.py has noticed it; a new process goes on
+    if code == DEAD_DEVICE:  # tests/gpu/conftest.py detected it; a new process continues
         os._exit(DEAD_DEVICE)
     if code not in (0, 1, 5):
         record.write('failed', what='pytest', error=f'ended with {code!r}: see the log')
 
 
 def step(record: Recorder, settings: Settings) -> None:
-    """Training steps of ViT-B: all variants in one process, in turns."""
+    """Measure training steps of ViT-B: all variants alternate in one process."""
     measure_steps(record, settings, STEPS)
 
 
 def step_large(record: Recorder, settings: Settings) -> None:
-    """Training steps of ViT-L."""
+    """Measure training steps of ViT-L."""
     measure_steps(record, settings, LARGE_STEPS)
 
 
 def ideas(record: Recorder, settings: Settings) -> None:
-    """Settings of the compiler, each beside the plain compiled step."""
+    """Measure compiler settings, each beside the plain compiled step."""
     measure_steps(record, settings, [(VITB, 256, compile, 80) for compile in ('whole', *IDEAS)])
 
 
 def toy(config: str, batch: int, compile: str) -> tuple[str, int, str]:
-    """The same at toy size, traced by the compiler but not compiled."""
+    """Run the same at toy size, traced by the compiler but not compiled."""
     scope = compile.partition(':')[0].partition('+')[0]
     return TOY[config], batch // 64, compile if scope == 'none' else f'{scope}:eager'
 
 
 def measure_steps(record: Recorder, settings: Settings, variants: Iterable[tuple[str, int, str, float]]) -> None:
-    """First a row for each variant when it is built, then rows of turns that all of them take."""
+    """Record a row for each variant when it is built, then rows of alternating turns of all variants."""
     import step as bench
 
     turns, steps, warmup = (2, 2, 1) if settings.rehearse else (3, 8, 3)
@@ -294,14 +294,14 @@ def measure_steps(record: Recorder, settings: Settings, variants: Iterable[tuple
 
 
 def training_run(config: str, batch: int, compile: str, warmup: int, data: dict | None = None):
-    """A run that is ready to be measured; see :class:`training.TrainingRun`, which takes seconds to import."""
+    """Build a run to measure; :class:`training.TrainingRun` is imported late because it takes seconds."""
     from training import TrainingRun
 
     return TrainingRun(config, batch, compile, data=data, warmup=warmup)
 
 
 def reading(record: Recorder, settings: Settings) -> None:
-    """Decoding on the device, and what share of the step's rate is left when JPEG files feed it."""
+    """Measure decoding on the device, and the fraction of the step's speed that remains with JPEG files as input."""
     import reading as bench
 
     sizes = dict(device='cuda', compile='whole', limit=256, batch=256, workers=4, steps=30, warmup=8, rounds=5)
@@ -329,7 +329,7 @@ def reading(record: Recorder, settings: Settings) -> None:
 
 
 def downstream(record: Recorder, settings: Settings) -> None:
-    """Training steps of the four downstream recipes against the stock configurations."""
+    """Compare training steps of the four downstream recipes with the stock configs."""
     import downstream as bench
 
     small = dict(rounds=1, turn=1, warmup=0, memory=False, batch=2) if settings.rehearse else dict(rounds=6, turn=3)
@@ -347,7 +347,7 @@ def downstream(record: Recorder, settings: Settings) -> None:
 
 
 def profile(record: Recorder, settings: Settings) -> None:
-    """What takes the time of the compiled step, and how long the device waits within it."""
+    """Profile the compiled step: the most expensive kernels, and how long the device waits."""
     import measure
 
     config, batch, compile = toy(VITB, 256, 'whole') if settings.rehearse else (VITB, 256, 'whole')

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Reading images: how many a second, by mmpretrain's transforms, by ReadCrop on a CPU, and on a GPU.
+"""Measure images/s of reading by mmpretrain's transforms, by ReadCrop on a CPU, and on a GPU.
 
-    benchmarks/reading.py                                                    # images a second of one core, and errors
+    benchmarks/reading.py                                                    # images/s of one core, and errors
     benchmarks/reading.py --images data/imagenet/train --limit 1000 --source ImageNet
-    benchmarks/reading.py --images FOLDER_OR_TAR --device cuda --step --compile whole      # and the GPU's part
+    benchmarks/reading.py --images FOLDER_OR_TAR --device cuda --step --compile whole      # also on the GPU
 
 Without --images: the photographs that installed packages carry, at ImageNet's usual size. Single samples are those of
 the training configs, seeding included, and their seconds are those of the process, so that others on the machine count
@@ -50,11 +50,11 @@ ROUTES = [
     ('fine-tuning', 'cpu'),
 ]
 READERS = ('gpu', 'cpu', 'stock')
-PIXELS = 500 * 400  # of an image of ImageNet, on average
+PIXELS = 500 * 400  # average ImageNet image
 
 
 def make_files(folder: str) -> None:
-    """The photographs of the wheels, each in full and in halved color resolution."""
+    """Write photographs from installed packages, each with full and with halved color resolution."""
     for name in PHOTOS:
         picture = Image.fromarray(photo(name))
         scale = math.sqrt(PIXELS / (picture.width * picture.height))
@@ -65,7 +65,7 @@ def make_files(folder: str) -> None:
 
 
 def config(task: str, reader: str, roots: str, limit: int | None, repeat: int = 1) -> Config:
-    """A training config that reads these images, ``repeat`` times an epoch, in one way."""
+    """Return a training config that reads these images ``repeat`` times per epoch with one reader."""
     cfg = load_config(CONFIGS[task])
     inner = cfg.train_dataloader.dataset
     dataset = dict(type='ImageFiles', roots=roots, limit=limit, pipeline=inner.pipeline)
@@ -76,12 +76,12 @@ def config(task: str, reader: str, roots: str, limit: int | None, repeat: int = 
 
 
 def samples(cfg: Config):
-    """The config's training samples, as its workers load them."""
+    """Return the training samples of the config, as its workers load them."""
     return DATASETS.build(dict(type='SeededSamples', dataset=cfg.train_dataloader.dataset, bad='raise'))
 
 
 def describe(dataset) -> dict:
-    """How large the images are: columns of a row."""
+    """Return the columns with the image size."""
     files = [fileio.get(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
     headers = [header for header in map(parse_header, files) if header]
     return (
@@ -96,7 +96,7 @@ def describe(dataset) -> dict:
 
 
 def error_of(ours, theirs) -> dict:
-    """Mean and largest difference of the inputs of all samples, in levels of 255."""
+    """Return the mean and largest difference of the inputs of all samples, in levels of 255."""
     errors = [(ours[i]['inputs'].int() - theirs[i]['inputs'].int()).abs() for i in range(len(ours))]
     return dict(
         error_mean=statistics.fmean(error.float().mean().item() for error in errors),
@@ -105,7 +105,7 @@ def error_of(ours, theirs) -> dict:
 
 
 def one_core(args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of single samples in this process."""
+    """Measure single samples in this process and return rows."""
     sets = {route: samples(config(*route, args.images, args.limit)) for route in ROUTES}
     size = describe(sets[ROUTES[0]])
 
@@ -124,7 +124,7 @@ def one_core(args: argparse.Namespace) -> Iterator[dict]:
             images_per_s=size['images'] / statistics.median(times[task, reader]),
             **size,
         )
-        if reader != 'gpu':  # a part of the work is not to be compared with all of it
+        if reader != 'gpu':  # only a part of the work, so not comparable
             row['ratio'] = speed_ratio(times, (task, reader), (task, 'stock'))
         if (task, reader) == ('pretraining', 'cpu'):
             row |= error_of(sets[task, 'cpu'], sets[task, 'stock'])
@@ -132,7 +132,7 @@ def one_core(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def device_alone(args: argparse.Namespace) -> dict:
-    """The row of the stage, on one batch that is in memory."""
+    """Measure the device stage on one batch in memory and return its row."""
     dataset = samples(config('pretraining', 'gpu', args.images, args.limit))
     batch = collate_encoded([dataset[i % len(dataset)] for i in range(args.batch)])
     stage = DeviceStage(224, args.device)
@@ -148,7 +148,7 @@ def device_alone(args: argparse.Namespace) -> dict:
 
 
 def cpu_seconds(processes) -> float:
-    """CPU seconds that processes have used so far; not a number without Linux."""
+    """Return the CPU seconds that processes have used so far; NaN without Linux."""
     with suppress(OSError):
         fields = [Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split() for process in processes]
         return sum(int(field[11]) + int(field[12]) for field in fields) / 100
@@ -156,14 +156,14 @@ def cpu_seconds(processes) -> float:
 
 
 def through_loader(args: argparse.Namespace, reader: str) -> dict:
-    """The row of the training loader with its workers, and of the stage behind it."""
+    """Measure the training loader with its workers, and the device stage behind it."""
     cfg = config('pretraining', reader, args.images, args.limit, repeat=10_000)
     cfg.train_dataloader |= dict(batch_size=args.batch, num_workers=args.workers, persistent_workers=False)
     make_resumable(cfg)
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     stage = DeviceStage(224, args.device, loader.dataset)
     batches = iter(loader)
-    for batch in itertools.islice(batches, 2 * args.workers):  # they have filled their queues in the meantime
+    for batch in itertools.islice(batches, 2 * args.workers):  # the workers have filled their queues in the meantime
         stage(batch)
     synchronize(args.device)
     used, begin = cpu_seconds(batches._workers), time.perf_counter()
@@ -182,7 +182,7 @@ def through_loader(args: argparse.Namespace, reader: str) -> dict:
 
 
 def decoding_alone(args: argparse.Namespace) -> dict:
-    """The row of nvJPEG alone (on a CPU: torchvision's decoder), on one batch that is in memory."""
+    """Measure nvJPEG alone (on a CPU: torchvision's decoder) on one batch in memory."""
     dataset = samples(config('pretraining', 'gpu', args.images, args.limit))
     inputs = collate_encoded([dataset[i % len(dataset)] for i in range(args.batch)])['inputs']
     files = [data for data in inputs['data'].split(inputs['lengths'].tolist()) if len(data)]
@@ -197,7 +197,7 @@ def decoding_alone(args: argparse.Namespace) -> dict:
 
 
 def training(args: argparse.Namespace, reader: str | None) -> TrainingRun:
-    """The training loop, warmed up, fed from files or with noise (None)."""
+    """Return the warmed-up training loop with input from files or noise (None)."""
     data = None
     if reader:
         pipeline = load_config(args.config, args.cfg_options).train_dataloader.dataset.pipeline
@@ -212,7 +212,7 @@ def training(args: argparse.Namespace, reader: str | None) -> TrainingRun:
 
 
 def fed_training(args: argparse.Namespace) -> Iterator[dict]:
-    """Rows of the training loop: its rate with each reader, as a share of that with noise just before.
+    """Measure the training loop with each reader, relative to its speed with noise just before.
 
     Long turns, one after the other: in short ones that alternate, the workers would fill their queues for nothing.
     """
@@ -236,7 +236,7 @@ def fed_training(args: argparse.Namespace) -> Iterator[dict]:
     for reader in args.readers:
         fed = training(args, reader)
         noise_rate = rate(synthetic)
-        fed.advance(args.warmup)  # what its workers had prepared in the meantime
+        fed.advance(args.warmup)  # discard what the workers prepared in the meantime
         reader_rate = rate(fed)
         fed.close()
         yield row(reader, reader_rate, reader_rate / noise_rate, args.workers)
@@ -259,22 +259,32 @@ def rows_of(args: argparse.Namespace) -> Iterator[dict]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', help='folder or .tar of images (default: photographs of installed packages)')
-    parser.add_argument('--source', help='what the rows call the images')
-    parser.add_argument('--limit', type=int, default=256, help='use at most so many images (default: 256)')
-    parser.add_argument('--rounds', type=int, default=5, help='of which the median counts (default: 5)')
-    parser.add_argument('--skip-one-core', action='store_true', help='only the parts with a device')
-    parser.add_argument('--device', choices=('cuda', 'cpu'), help='add the stage that decodes there, and a loader')
-    parser.add_argument('--workers', type=int, default=4, help='of the loader (default: 4)')
-    parser.add_argument('--batch', type=int, default=256, help='of stage, loader and training loop (default: 256)')
-    parser.add_argument('--steps', type=int, default=40, help='batches that are timed (default: 40)')
-    parser.add_argument('--warmup', type=int, default=20, help='training steps before these (default: 20)')
+    parser.add_argument('--images', help='folder or .tar of images (default: photographs from installed packages)')
+    parser.add_argument('--source', help='name of the images in the rows')
+    parser.add_argument('--limit', type=int, default=256, help='maximum number of images (default: 256)')
+    parser.add_argument('--rounds', type=int, default=5, help='number of rounds; the median counts (default: 5)')
+    parser.add_argument('--skip-one-core', action='store_true', help='run only the parts with a device')
+    parser.add_argument(
+        '--device', choices=('cuda', 'cpu'), help='add the stage that decodes on this device, and a loader'
+    )
+    parser.add_argument('--workers', type=int, default=4, help='workers of the loader (default: 4)')
+    parser.add_argument(
+        '--batch', type=int, default=256, help='batch size of stage, loader and training loop (default: 256)'
+    )
+    parser.add_argument('--steps', type=int, default=40, help='number of timed batches (default: 40)')
+    parser.add_argument('--warmup', type=int, default=20, help='training steps of warm-up (default: 20)')
     parser.add_argument('--step', action='store_true', help='add the training loop')
-    parser.add_argument('--readers', nargs='+', choices=READERS, default=READERS, help='to measure (default: all)')
-    parser.add_argument('--compile', default='none', metavar='SCOPE[:MODE]', help='of the training loop, as in step.py')
-    parser.add_argument('--config', default=CONFIGS['pretraining'], help='of the training loop')
-    parser.add_argument('--no-row', action='store_true', help='print only; benchmarks/results/reading.csv stays')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes of the training config')
+    parser.add_argument(
+        '--readers', nargs='+', choices=READERS, default=READERS, help='readers to measure (default: all)'
+    )
+    parser.add_argument(
+        '--compile', default='none', metavar='SCOPE[:MODE]', help='compilation of the training loop, as in step.py'
+    )
+    parser.add_argument('--config', default=CONFIGS['pretraining'], help='config of the training loop')
+    parser.add_argument(
+        '--no-row', action='store_true', help='print only; do not change benchmarks/results/reading.csv'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override values of the training config')
     args = parser.parse_args(argv)
     if args.step and not args.device:
         parser.error('--step needs --device')

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What many GPUs would do, from the step of one: a projection, not a measurement.
+"""Project the speed of many GPUs from the step of one GPU. This is not a measurement.
 
     benchmarks/scaling.py                                        # from the fastest GPU rows of results/step.csv
     benchmarks/scaling.py --images-per-s 3384 --batch 256        # from a step measured elsewhere (BootMAE, ViT-B)
@@ -25,12 +25,12 @@ from bootmae.commands.plan import build_on_meta
 
 CONFIGS = {('BootMAE', 'ViT-B'): 'bootmae_vitb', ('BootMAE', 'ViT-L'): 'bootmae_vitl', ('MAE', 'ViT-B'): 'mae_vitb'}
 ARCHS = {'base': 'ViT-B', 'b': 'ViT-B', 'large': 'ViT-L', 'l': 'ViT-L'}  # names in configs
-REFERENCE = {  # (images/s, batch) of an H100, given with the task of this suite
+REFERENCE = {  # (images/s, batch) of an H100, from the reference prototype
     ('BootMAE', 'ViT-B'): (3384, 256),
     ('MAE', 'ViT-B'): (2230, 256),
 }
-# Share of the backward pass in a step's arithmetic. A step of MAE is forward and backward, 1 : 2. BootMAE's has the
-# momentum encoder's forward besides: 38.6 of 93.0 GFLOP an image.
+# Fraction of the backward pass in the FLOPs of a step. A step of MAE is forward and backward, 1 : 2. BootMAE adds the
+# forward pass of the momentum encoder: 38.6 of 93.0 GFLOP an image.
 BACKWARD = dict(BootMAE=38.6 / 93.0, MAE=2 / 3)
 BUCKET = 25 * 2**20  # bytes, DistributedDataParallel's default
 IMAGES, EPOCHS, GLOBAL_BATCH = 1_281_167, 800, 4096
@@ -39,7 +39,7 @@ GPUS_OF_A_NODE = 8
 
 @dataclass(frozen=True)
 class Step:
-    """A step on one GPU: where it was measured, its images, and images per second."""
+    """A step on one GPU: where it was measured, its batch size, and images/s."""
 
     images_per_s: float
     batch: int
@@ -48,25 +48,25 @@ class Step:
 
 
 def trainable_parameters(config: str) -> int:
-    """Of a pretraining config's model, which is built without memory."""
+    """Count the trainable parameters of a pretraining config, built on the meta device."""
     cfg = Config.fromfile(measure.ROOT / 'configs' / 'pretrain' / f'{config}.py')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     return sum(parameter.numel() for parameter in build_on_meta(cfg).parameters() if parameter.requires_grad)
 
 
 def ring_seconds(size: float, gpus: int, bandwidth: float) -> float:
-    """All-reduce of ``size`` bytes: each GPU sends ``2 (n - 1) / n`` of them, at ``bandwidth`` bytes/s."""
+    """Return the seconds of an all-reduce of ``size`` bytes: each GPU sends ``2 (n - 1) / n`` of them."""
     return 2 * (gpus - 1) / gpus * size / bandwidth
 
 
 def exposed_seconds(size: float, gpus: int, bandwidth: float, backward: float, bucket: float = BUCKET) -> float:
-    """What of an all-reduce a step waits for, if it runs beside ``backward`` seconds, its last bucket after them."""
+    """Return the exposed seconds of an all-reduce that overlaps with ``backward`` seconds, except its last bucket."""
     hidden = min(backward, ring_seconds(max(size - bucket, 0), gpus, bandwidth))
     return ring_seconds(size, gpus, bandwidth) - hidden
 
 
 def project(step: Step, method: str, size: float, gpus: int, bandwidth: float, global_batch: int) -> dict:
-    """Expected speed of some GPUs.
+    """Return the expected speed of several GPUs.
 
     Args:
         size: bytes all-reduced in an optimizer step.
@@ -95,7 +95,7 @@ def project(step: Step, method: str, size: float, gpus: int, bandwidth: float, g
 
 
 def newest_step(rows: Sequence[dict], method: str, arch: str) -> Step | None:
-    """The fastest step of the last day on which a model's full size ran on a GPU through the product's own loop.
+    """Return the fastest full-size step through the training loop on the last day with GPU rows.
 
     Args:
         rows: of results/step.csv, oldest first.
@@ -120,7 +120,7 @@ def newest_step(rows: Sequence[dict], method: str, arch: str) -> Step | None:
 
 
 def step_of(method: str, arch: str, args: argparse.Namespace) -> Step | None:
-    """The step to project from: as given, as measured, or of the reference; None where nothing is known."""
+    """Return the step to project from: given, measured, or of the reference; None if there is none."""
     if args.images_per_s:
         given = (method, arch) == (args.method, args.arch)
         return Step(args.images_per_s, args.batch, args.device, 'given on the command line') if given else None
@@ -131,7 +131,7 @@ def step_of(method: str, arch: str, args: argparse.Namespace) -> Step | None:
 
 
 def rows_of(method: str, arch: str, args: argparse.Namespace) -> list[dict]:
-    """A row for each number of GPUs."""
+    """Return a row for each number of GPUs."""
     size, step = 4 * trainable_parameters(CONFIGS[method, arch]), step_of(method, arch, args)
     made, rows = {name: cell for name, cell in measure.facts('cpu').items() if name in ('date', 'commit')}, []
     for gpus in args.gpus:
@@ -159,7 +159,7 @@ def rows_of(method: str, arch: str, args: argparse.Namespace) -> list[dict]:
 
 
 def report(row: dict) -> str:
-    """What a row says."""
+    """Format a row."""
     head = (
         f'{row["method"]:8}{row["arch"]:6}{row["gpus"]:4d} GPUs: {row["mb_reduced"]:7.1f} MB all-reduced '
         f'in {row["allreduce_ms"]:6.2f} ms'
@@ -174,15 +174,19 @@ def report(row: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images-per-s', type=float, help='of one GPU; of the model named by --method and --arch')
-    parser.add_argument('--batch', type=int, default=256, help='of the step with that speed')
+    parser.add_argument('--images-per-s', type=float, help='speed of one GPU with the model of --method and --arch')
+    parser.add_argument('--batch', type=int, default=256, help='batch size at that speed')
     parser.add_argument('--method', choices=BACKWARD, default='BootMAE')
     parser.add_argument('--arch', choices=sorted(set(ARCHS.values())), default='ViT-B')
-    parser.add_argument('--device', default='NVIDIA H100 80GB', help='that has that speed')
+    parser.add_argument('--device', default='NVIDIA H100 80GB', help='device with that speed')
     parser.add_argument('--gpus', type=int, nargs='+', default=[1, 8, 64])
     parser.add_argument('--global-batch', type=int, default=GLOBAL_BATCH)
-    parser.add_argument('--nvlink', type=float, default=450, help='GB/s that a GPU sends within a node (NVLink 4)')
-    parser.add_argument('--network', type=float, default=50, help='GB/s of a GPU between nodes (InfiniBand 400 Gb/s)')
+    parser.add_argument(
+        '--nvlink', type=float, default=450, help='GB/s of a GPU within a node (default: 450, NVLink 4)'
+    )
+    parser.add_argument(
+        '--network', type=float, default=50, help='GB/s of a GPU between nodes (default: 50, InfiniBand 400 Gb/s)'
+    )
     args = parser.parse_args()
     print(
         f'projection, {EPOCHS} epochs of {IMAGES:,} images, global batch {args.global_batch}, '

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The pretraining step: images/s, memory, share of the chip, and what the training loop adds to it.
+"""Measure the pretraining step: images/s, memory, fraction of the matrix peak, overhead of the training loop.
 
     benchmarks/step.py configs/pretrain/bootmae_vitb.py --batch 256 --compile none blocks whole whole:reduce-overhead
     benchmarks/step.py configs/pretrain/bootmae_vitb.py --batch 4 --steps 4 --precision fp32 --cfg-options \\
@@ -23,7 +23,7 @@ VITB = 'configs/pretrain/bootmae_vitb.py'
 
 
 def measure(runs: dict[str, TrainingRun], turns: int, steps: int) -> dict[str, dict]:
-    """Rows of runs that take turns, a row for each.
+    """Measure alternating runs and return a row for each.
 
     Args:
         runs: by name.
@@ -53,7 +53,7 @@ def measure(runs: dict[str, TrainingRun], turns: int, steps: int) -> dict[str, d
 
 
 def row_of(training: TrainingRun, loop: list[float], bare: list[float], peak: float) -> dict:
-    """A row of benchmarks/results/step.csv from the seconds of steps, turn by turn."""
+    """Make a row of benchmarks/results/step.csv from the seconds of the steps of each turn."""
     facts = training.facts()
     rate = training.batch / statistics.median(loop)
     tflops = facts['gflop_per_image'] * rate / 1e3
@@ -76,21 +76,23 @@ def row_of(training: TrainingRun, loop: list[float], bare: list[float], peak: fl
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', default=VITB)
-    parser.add_argument('--batch', type=int, default=256, help='images of a step (default: 256)')
+    parser.add_argument('--batch', type=int, default=256, help='images per step (default: 256)')
     parser.add_argument(
         '--compile',
         nargs='+',
         default=['none'],
         metavar='SCOPE[:MODE]',
-        help='none, blocks or whole, and the mode of torch.compile, such as whole:reduce-overhead',
+        help='none, blocks or whole, with an optional mode of torch.compile, such as whole:reduce-overhead',
     )
     parser.add_argument('--precision', choices=WRAPPERS, default='bf16')
-    parser.add_argument('--turns', type=int, default=5, help='of loop steps and bare steps (default: 5)')
-    parser.add_argument('--steps', type=int, default=10, help='in a turn (default: 10)')
+    parser.add_argument(
+        '--turns', type=int, default=5, help='number of turns of loop steps and bare steps (default: 5)'
+    )
+    parser.add_argument('--steps', type=int, default=10, help='steps per turn (default: 10)')
     parser.add_argument('--warmup', type=int, default=5, help='steps before the first turn (default: 5)')
-    parser.add_argument('--profile', action='store_true', help='name the kernels that take the time')
-    parser.add_argument('--no-row', action='store_true', help='print only; benchmarks/results/step.csv stays')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes of the config')
+    parser.add_argument('--profile', action='store_true', help='print the most expensive kernels')
+    parser.add_argument('--no-row', action='store_true', help='print only; do not change benchmarks/results/step.csv')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config values')
     return parser.parse_args()
 
 

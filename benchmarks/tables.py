@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The tables of speed in README.md, docs and benchmarks/README.md, from the rows in benchmarks/results/*.csv.
+"""Generate the speed tables of docs and benchmarks/README.md from the rows in benchmarks/results/*.csv.
 
-    benchmarks/tables.py             # prints all of them
-    benchmarks/tables.py --write     # puts each between its markers, wherever a page has them
+    benchmarks/tables.py             # print all tables
+    benchmarks/tables.py --write     # write each table between its markers in all pages
 
     <!-- speed: step -->
     <!-- /speed -->
@@ -29,7 +29,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Table:
-    """How the rows of a CSV file become a table.
+    """Describes how the rows of a CSV file become a table.
 
     Attributes:
         same: columns that tell what was measured; rows alike in these are older and newer ones of one measurement.
@@ -41,22 +41,22 @@ class Table:
 
 
 def text(*names: str, joint: str = ' ') -> Callable[[Row], str]:
-    """The cells of some columns, one after the other."""
+    """Join the cells of several columns."""
     return lambda row: joint.join(row[name] for name in names if row.get(name))
 
 
 def number(name: str, digits: int, unit: str = '') -> Callable[[Row], str]:
-    """A number with so many digits after the point."""
+    """Format a number with a fixed number of decimals."""
     return lambda row: f'{float(row[name]):,.{digits}f}{unit}' if row.get(name) else ''
 
 
 def share(name: str) -> Callable[[Row], str]:
-    """A fraction in percent."""
+    """Format a fraction in percent."""
     return lambda row: f'{100 * float(row[name]):.0f} %' if row.get(name) else ''
 
 
 def speed(name: str) -> Callable[[Row], str]:
-    """A number of about three digits: 4,213, 21.4, 0.52."""
+    """Format a number with about three digits: 4,213, 21.4, 0.52."""
 
     def cell(row: Row) -> str:
         if not row.get(name):
@@ -68,7 +68,7 @@ def speed(name: str) -> Callable[[Row], str]:
 
 
 def both(cell: Callable[[str], Callable[[Row], str]], name: str) -> Callable[[Row], str]:
-    """The cells of ours and of stock, as `ours / stock`; texts that are alike, once."""
+    """Format the cells of ours and stock as `ours / stock`, or once if they are equal."""
 
     def cells(row: Row) -> str:
         ours, stock = (cell(f'{name}_{side}')(row) for side in ('ours', 'stock'))
@@ -78,12 +78,12 @@ def both(cell: Callable[[str], Callable[[Row], str]], name: str) -> Callable[[Ro
 
 
 def flag(name: str, yes: str) -> Callable[[Row], str]:
-    """A word if a cell says True, nothing for False, the cell where it says more."""
+    """Return a word for True, nothing for False, and any other cell unchanged."""
     return lambda row: {'True': yes, 'False': '', 'none': ''}.get(row.get(name, ''), row.get(name, ''))
 
 
 def device(row: Row) -> str:
-    """The device; of a CPU also the threads, which make half of its speed."""
+    """Format the device, for a CPU with the number of threads."""
     threads = row.get('threads', '')
     if 'cores' not in row['device'] or not threads:
         return row['device']
@@ -197,7 +197,7 @@ TABLES = {
 
 
 def newest(rows: Iterable[Row], same: Sequence[str]) -> list[Row]:
-    """The last row of each measurement, in the order in which these were made first."""
+    """Return the last row of each measurement, in the order of the first rows."""
     found: dict[tuple, Row] = {}
     for row in rows:
         found[tuple(row.get(name, '') for name in same)] = row
@@ -205,7 +205,7 @@ def newest(rows: Iterable[Row], same: Sequence[str]) -> list[Row]:
 
 
 def render(table: Table, rows: Sequence[Row]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     if not rows:
         return '*Not measured.*\n'
     rows = newest(rows, table.same)
@@ -215,29 +215,33 @@ def render(table: Table, rows: Sequence[Row]) -> str:
 
 
 def makers(folder: str | Path | None = None) -> markers.Makers:
-    """What stands between the markers of each table; ``folder`` of the CSV files, benchmarks/results unless given."""
+    """Return the text between the markers of each table; ``folder`` has the CSV files (default: benchmarks/results)."""
     return {name: partial(lambda name: render(TABLES[name], measure.read_rows(name, folder)), name) for name in TABLES}
 
 
 def filled(page: str, name: str, folder: str | Path | None = None) -> str:
-    """A page's text with the tables between its markers as the rows say; ValueError for wrong markers."""
+    """Return the text of a page with updated tables.
+
+    Raises:
+        ValueError: if a marker is wrong.
+    """
     return markers.filled(page, name, 'speed', makers(folder))
 
 
 def pages(root: Path = measure.ROOT) -> list[Path]:
-    """Where tables may stand."""
+    """Return all pages that may have tables."""
     return markers.pages(root)
 
 
 def stale(paths: Iterable[Path], folder: str | Path | None = None) -> dict[Path, str]:
-    """Pages that say something else than the rows, and what they should say."""
+    """Return the pages that are out of date, with their new text."""
     return markers.stale(paths, 'speed', makers(folder))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('table', nargs='*', choices=['all', *TABLES], default='all')
-    parser.add_argument('--write', action='store_true', help='rewrite the pages')
+    parser.add_argument('--write', action='store_true', help='update the pages')
     args = parser.parse_args()
     if args.write:
         for path, page in stale(pages()).items():

@@ -1,4 +1,4 @@
-"""A training run of this suite that is advanced step by step, so that several runs can take turns in one process.
+"""Training runs that advance step by step, so that several runs can alternate in one process.
 
 It is what `tools/train.py` runs: the config's runner, hooks, optimizer wrapper and training loop, stopped before the
 first step. :meth:`TrainingRun.advance` then takes steps of the loop; :meth:`TrainingRun.bare_step` takes one without
@@ -32,12 +32,12 @@ NUMBERS = itertools.count()
 
 
 class Paused(Exception):
-    """Leaves ``runner.train()`` before the first step."""
+    """Raised to leave ``runner.train()`` before the first step."""
 
 
 @LOOPS.register_module(force=True)
 class StepwiseLoop(EpochLoop):
-    """The training loop, stopped before its first step and advanced from outside."""
+    """Training loop that stops before its first step and is advanced from outside."""
 
     def run(self) -> None:
         self.begin()
@@ -53,14 +53,14 @@ class StepwiseLoop(EpochLoop):
 
 @LOOPS.register_module(force=True)
 class NoiseLoop(StepwiseLoop):
-    """The same, fed with one batch of noise that is on the device already."""
+    """Training loop with one batch of noise on the device as input."""
 
     def batches(self) -> Iterator[dict]:
         return itertools.repeat(noise(bare_model(self.runner), self.runner.cfg.train_dataloader.batch_size))
 
 
 def noise(model: torch.nn.Module, size: int) -> dict:
-    """A batch as the loader gives it: images of noise on the model's device, with masks as workers draw them."""
+    """Create a batch of noise on the device of the model, with masks as drawn by the workers."""
     samples = [DataSample() for _ in range(size)]
     if hasattr(model, 'masking'):
         for sample in samples:
@@ -72,7 +72,7 @@ def noise(model: torch.nn.Module, size: int) -> dict:
 
 
 def compile_option(text: str) -> dict | bool:
-    """The config's ``compile`` for ``none``, ``whole``, ``whole:reduce-overhead`` or ``whole+shape_padding``.
+    """Return the ``compile`` setting for ``none``, ``whole``, ``whole:reduce-overhead`` or ``whole+shape_padding``.
 
     After a colon stands the mode of ``torch.compile``, or its backend if it is one of those that compile nothing
     (``aot_eager``, ``eager``); after a plus sign an option of its inductor that is switched on.
@@ -119,7 +119,7 @@ class TrainingRun:
         before = m.allocated(m.default_device())
         self.folder = tempfile.TemporaryDirectory()
         cfg = load_config(config, self._options(dict(options or {}), data))
-        for hook in ('pictures', 'probe'):  # which read images of their own
+        for hook in ('pictures', 'probe'):  # these hooks read their own images
             cfg.default_hooks.pop(hook, None)
         apply_batch(cfg, gpus=1)
         apply_reader(cfg)
@@ -134,12 +134,12 @@ class TrainingRun:
         m.synchronize(self.device)
         self.first_step_s = time.perf_counter() - begin
         self.advance(warmup)
-        m.reset_peak_memory(self.device)  # without what compiling took
+        m.reset_peak_memory(self.device)  # without the memory of compilation
         self.advance(2)
         self.peak_gib = m.peak_memory(self.device) - before
 
     def _options(self, options: dict, data: dict | None) -> dict:
-        """Changes of the config: no file is written, no batch size is refused, and noise unless there is data."""
+        """Return config changes: no files are written, every batch size is accepted, and noise is the default input."""
         unread = dict(type='DigitImages', split='train', size=32, labels_per_class=None, pipeline=[], test_mode=False)
         source = (
             data

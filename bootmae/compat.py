@@ -1,19 +1,18 @@
-"""The only place for work-arounds of the OpenMMLab stack. `bootmae/registry.py` calls `apply()` before anything else.
+"""All work-arounds for the OpenMMLab stack. `bootmae/registry.py` calls `apply()` before it imports anything else.
 
-Each one has its reason, the versions that need it, and the test in tests/test_compat.py that fails when it can go:
+Each work-around states its reason. The test named beside it, in tests/test_compat*.py, fails once it can go:
 
-| work-around               | needed for                              | it can go when this test fails             |
+| work-around               | needed for                              | remove it when this test fails             |
 |---------------------------|-----------------------------------------|--------------------------------------------|
 | `_install_standin_ops`    | onedl-mmcv 2.3.6 without compiled ops   | test_mmcv_alone_still_needs_compiled_ops   |
 | `_take_any_layout`        | onedl-mmcv 2.3.6 with compiled ops      | test_compiled_ops_still_ignore_strides     |
 | `_switch_off_multimodal`  | onedl-mmpretrain 1.3.6, transformers 5  | test_mmpretrain_still_takes_transformers_5 |
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
-| `_hush_import_noise`      | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
-| `_format_configs_once`    | onedl-mmengine 0.10.12, mmengine 0.10.7 | test_a_config_is_formatted_once            |
-| `_weigh_labeled_pixels`  | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+| `_silence_import_noise`   | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
+| `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
 
-The originals (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the same ones
-as the maintained builds (onedl-*).
+The original packages (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the
+same work-arounds as the maintained builds (onedl-*).
 """
 
 from __future__ import annotations
@@ -42,12 +41,11 @@ COMPILE_HINT = (
 
 
 def apply() -> None:
-    """Puts every work-around in place; calling it again changes nothing."""
+    """Install every work-around. A second call changes nothing."""
     _install_standin_ops()
     _switch_off_multimodal()
     _leave_out_mmdet()
-    _hush_import_noise()
-    _format_configs_once()
+    _silence_import_noise()
     _weigh_labeled_pixels()
 
 
@@ -55,10 +53,10 @@ def apply() -> None:
 
 
 def _install_standin_ops() -> None:
-    """Where mmcv has no compiled ops, gives it the two that Mask R-CNN needs, from torchvision.
+    """Supply the two ops that Mask R-CNN needs from torchvision if mmcv has no compiled ops.
 
-    The package on the registry comes as source and compiles nothing by default. Without `mmcv._ext` the import of
-    `mmcv.ops`, and so of `mmdet.models`, fails. Where the compiled module exists and loads, it is used.
+    The PyPI package is a source package that compiles nothing by default. Without `mmcv._ext`, importing `mmcv.ops`
+    fails, and so does importing `mmdet.models`. The compiled module is used if it exists and loads.
     """
     if OPS not in sys.modules:
         sys.modules[OPS] = _load_compiled_ops() or _make_standin_ops()
@@ -66,7 +64,7 @@ def _install_standin_ops() -> None:
 
 
 def _load_compiled_ops() -> types.ModuleType | None:
-    """The compiled `mmcv._ext`, or None where there is none that loads. Does not import mmcv."""
+    """Load the compiled `mmcv._ext` without importing mmcv; return None if it is missing or does not load."""
     package = importlib.util.find_spec('mmcv')
     spec = package and PathFinder.find_spec(OPS, package.submodule_search_locations)
     if spec is None or spec.loader is None:
@@ -78,8 +76,8 @@ def _load_compiled_ops() -> types.ModuleType | None:
         spec.loader.exec_module(module)
     except ImportError as error:
         warnings.warn(
-            f'{spec.origin} does not load ({error}): it was compiled for another torch. '
-            "torchvision's nms and roi_align are used instead; reinstall mmcv to get its own.",
+            f'{spec.origin} does not load ({error}): it was compiled for another version of torch. '
+            "torchvision's nms and roi_align are used instead; reinstall mmcv to use its own.",
             stacklevel=2,
         )
         return None
@@ -87,10 +85,10 @@ def _load_compiled_ops() -> types.ModuleType | None:
 
 
 def _take_any_layout(ops: types.ModuleType) -> None:
-    """Lets the compiled RoIAlign take feature maps whose memory is not in the order of their dimensions.
+    """Pass only contiguous feature maps to the compiled RoIAlign.
 
-    It reads them as if it were: maps in channels-last order, such as those of a ViT's tokens, are pooled from wrong
-    places without a word.
+    The compiled op ignores strides. It silently pools channels-last maps, such as those made from a ViT's tokens, from
+    the wrong locations.
     """
     roi_align_forward = ops.roi_align_forward
     if hasattr(roi_align_forward, '__wrapped__'):
@@ -100,25 +98,27 @@ def _take_any_layout(ops: types.ModuleType) -> None:
     def contiguous(input: Tensor, rois: Tensor, *args: object, **kwargs: object) -> None:
         roi_align_forward(input.contiguous(), rois.contiguous(), *args, **kwargs)
 
-    ops.roi_align_forward = contiguous
+    vars(ops)['roi_align_forward'] = contiguous
 
 
 def _make_standin_ops() -> types.ModuleType:
-    """A module that has every op by name: nms and roi_align work, the others raise when they are called."""
+    """Create a module with every op by name: nms and roi_align work, the others raise an error when called."""
     module = types.ModuleType(OPS, "torchvision's nms and roi_align in place of the compiled ops of mmcv")
-    module.__spec__ = ModuleSpec(OPS, loader=None)  # mmengine asks find_spec() for it
-    module.nms = nms
-    module.roi_align_forward = roi_align_forward
-    module.roi_align_backward = roi_align_backward
-    # collect_env() of mmcv prints these two
-    module.get_compiler_version = lambda: 'n/a (torchvision stand-in)'
-    module.get_compiling_cuda_version = lambda: 'n/a (torchvision stand-in)'
-    module.__getattr__ = _missing_op
+    module.__spec__ = ModuleSpec(OPS, loader=None)  # mmengine calls find_spec() on it
+    vars(module).update(
+        nms=nms,
+        roi_align_forward=roi_align_forward,
+        roi_align_backward=roi_align_backward,
+        # mmcv's collect_env() prints these two values
+        get_compiler_version=lambda: 'n/a (torchvision stand-in)',
+        get_compiling_cuda_version=lambda: 'n/a (torchvision stand-in)',
+        __getattr__=_missing_op,
+    )
     return module
 
 
 def _missing_op(name: str) -> Callable[..., NoReturn]:
-    # mmcv.ops checks at import that each op exists, so the error has to wait for the call
+    # mmcv.ops checks at import that each op exists, so the error must be raised by the call
     if name.startswith('_'):
         raise AttributeError(f'module {OPS!r} has no attribute {name!r}')
 
@@ -129,9 +129,13 @@ def _missing_op(name: str) -> Callable[..., NoReturn]:
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the kept boxes (K, 4), best score first, as `mmcv._ext.nms`.
+    """Return the indices of the kept boxes, best score first, as `mmcv._ext.nms` does.
 
-    `offset` 1 is the old pixel convention: a box from x1 to x2 is x2 - x1 + 1 wide.
+    Args:
+        boxes: corners (K, 4).
+        scores: scores (K,).
+        iou_threshold: boxes that overlap a better one by more than this are dropped.
+        offset: 1 for the old pixel convention, in which a box from x1 to x2 is x2 - x1 + 1 wide; else 0.
     """
     import torch
     from torchvision.ops import nms as torchvision_nms
@@ -139,7 +143,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     boxes, scores = _at_least_float32(boxes), _at_least_float32(scores)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    # mmcv compares in single precision: an overlap of exactly 0.1 is then not above a threshold of 0.1
+    # mmcv compares in single precision, where an overlap of exactly 0.1 does not exceed a threshold of 0.1
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
     return torchvision_nms(boxes, scores, threshold)
 
@@ -157,7 +161,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Pools `input` (B, C, H, W) in each of `rois` (K, 5) into `output` (K, C, aligned_height, aligned_width)."""
+    """Pool `input` (B, C, H, W) in each of `rois` (K, 5) into `output` (K, C, aligned_height, aligned_width)."""
     size = (aligned_height, aligned_width)
     output.copy_(_roi_align(_at_least_float32(input), rois, size, spatial_scale, sampling_ratio, pool_mode, aligned))
 
@@ -175,12 +179,12 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Adds the gradient of `roi_align_forward` for its input to `grad_input` (B, C, H, W)."""
+    """Add the gradient of `roi_align_forward` with respect to its input to `grad_input` (B, C, H, W)."""
     import torch
 
     grad_output = _at_least_float32(grad_output)
-    # Average pooling is linear, so the gradient is the same at any input. torchvision's own backward op is not
-    # called directly: unlike its public function it refuses torch.use_deterministic_algorithms on a GPU.
+    # Average pooling is linear, so the gradient does not depend on the input. torchvision's backward op is not called
+    # directly because, unlike the public function, it rejects torch.use_deterministic_algorithms on a GPU.
     with torch.enable_grad():
         image = grad_output.new_zeros(grad_input.shape, requires_grad=True)
         size = (aligned_height, aligned_width)
@@ -206,7 +210,7 @@ def _roi_align(
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    # torchvision has no bfloat16 kernels, and on the CPU none for half
+    # torchvision has no bfloat16 kernels, and no float16 kernels on the CPU
     return x if x.element_size() >= 4 else x.float()
 
 
@@ -214,10 +218,10 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _switch_off_multimodal() -> None:
-    """With transformers 5 or newer installed, tells mmpretrain to leave out its multimodal models.
+    """Disable mmpretrain's multimodal models if transformers 5 or newer is installed.
 
-    It takes any transformers from 4.28 on, but its models are written against version 4: with 5 the import of
-    `mmpretrain.models` ends in `TypeError: NoneType takes no arguments`. Nothing here uses those models.
+    mmpretrain accepts any transformers from 4.28 on, but its models need version 4: with version 5, importing
+    `mmpretrain.models` fails with `TypeError: NoneType takes no arguments`. This package does not use those models.
     """
     try:
         major = int(importlib.metadata.version('transformers').split('.')[0])
@@ -229,65 +233,39 @@ def _switch_off_multimodal() -> None:
         dependency.WITH_MULTIMODAL = False
 
 
-# --- time to start ----------------------------------------------------------------------------------------------
+# --- start-up time ----------------------------------------------------------------------------------------------
 
 
 def _leave_out_mmdet() -> None:
-    """Keeps mmpretrain from importing all of mmdet (2 of 5 seconds of every start) for one class.
+    """Keep mmpretrain from importing all of mmdet for one class, which adds 2 s of CPU time to every process.
 
-    `ResLayerExtraNorm` belongs to MoCo's detection recipes; it is None, as mmpretrain has it where mmdet is absent.
+    `ResLayerExtraNorm` belongs to MoCo's detection recipes. It becomes None, as in mmpretrain without mmdet.
     """
     name = 'mmpretrain.models.utils.res_layer_extra_norm'
     if name not in sys.modules:
         module = types.ModuleType(name, 'left out: it imports mmdet')
-        module.ResLayerExtraNorm = None
+        vars(module)['ResLayerExtraNorm'] = None
         sys.modules[name] = module
-
-
-def _format_configs_once() -> None:
-    """Keeps the last text that yapf made of a config: mmengine asks for it four times a run, and for each checkpoint.
-
-    A detection config takes half a second each time.
-    """
-    from mmengine.config import config
-    from yapf.yapflib import yapf_api
-
-    format_code = yapf_api.FormatCode
-    if hasattr(format_code, '__wrapped__'):
-        return
-    known: dict[tuple[str, str], object] = {}
-
-    @functools.wraps(format_code)
-    def format_once(text: str, *args: object, **settings: object) -> object:
-        key = text, repr((args, settings))
-        if key not in known:
-            known.clear()
-            known[key] = format_code(text, *args, **settings)
-        return known[key]
-
-    yapf_api.FormatCode = format_once
-    if hasattr(config, 'FormatCode'):  # mmengine 0.10.7 took it under a name of its own
-        config.FormatCode = format_once
 
 
 # --- segmentation loss ------------------------------------------------------------------------------------------
 
 
 def _weigh_labeled_pixels() -> None:
-    """With class weights, lets mmseg's cross entropy divide by the weights of the labeled pixels.
+    """Make mmseg's cross entropy with class weights divide by the weights of the labeled pixels.
 
-    mmsegmentation 1.2.2 looks up a weight for ignored pixels too: IndexError, as there is no class 255. To import mmseg
-    here would take seconds of every start, so the cure waits until someone does.
+    mmsegmentation 1.2.2 looks up a weight for ignored pixels too and raises IndexError, because there is no class 255.
+    The patch waits until mmseg is imported, since importing it at this point would add seconds to every start.
     """
     name = 'mmseg.models.losses.cross_entropy_loss'
     if name in sys.modules:
-        _mend_cross_entropy(sys.modules[name])
+        _patch_cross_entropy(sys.modules[name])
     elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport(name, _mend_cross_entropy))
+        sys.meta_path.insert(0, _AfterImport(name, _patch_cross_entropy))
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls ``then`` with one module as soon as that has been imported."""
+    """Import hook that calls ``then`` with the module ``name`` right after its import."""
 
     def __init__(self, name: str, then: Callable[[types.ModuleType], None]) -> None:
         self.name, self.then = name, then
@@ -301,17 +279,17 @@ class _AfterImport(MetaPathFinder):
                 execute(module)
                 self.then(module)
 
-            spec.loader.exec_module = execute_and_then
+            vars(spec.loader)['exec_module'] = execute_and_then
         return spec
 
 
-def _mend_cross_entropy(module: types.ModuleType) -> None:
+def _patch_cross_entropy(module: types.ModuleType) -> None:
     cross_entropy = module.cross_entropy
     if hasattr(cross_entropy, '__wrapped__'):
         return
 
     @functools.wraps(cross_entropy)
-    def mended(
+    def patched(
         pred: Tensor,
         label: Tensor,
         weight: Tensor | None = None,
@@ -325,29 +303,29 @@ def _mend_cross_entropy(module: types.ModuleType) -> None:
             avg_factor = class_weight[label[label != ignore_index]].sum()
         return cross_entropy(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, **kwargs)
 
-    module.cross_entropy = mended
+    vars(module)['cross_entropy'] = patched
 
 
 # --- noise ------------------------------------------------------------------------------------------------------
 
 
-def _hush_import_noise() -> None:
-    """Hides messages about optional packages that no user here has asked for.
+def _silence_import_noise() -> None:
+    """Hide import messages about optional packages.
 
-    `print_log(message, level=DEBUG)` without a logger prints at any level, so each command would begin with five lines
-    "Could not import OneDL". mmdet warns that it will compute no metrics, and means one metric that is not used here.
+    `print_log(message, level=DEBUG)` without a logger prints at any level. Importing the stack therefore prints "Could
+    not import OneDL" up to five times to stdout, where it breaks `tools/plan.py --json`. mmdet warns that it cannot
+    compute metrics but means one metric, which this package does not use.
     """
     import mmengine.logging
 
     warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     print_log = mmengine.logging.print_log
-    if getattr(print_log, 'hushed', False):
+    if hasattr(print_log, '__wrapped__'):
         return
 
     @functools.wraps(print_log)
-    def hushed(msg: object, logger: object = None, level: int = logging.INFO) -> None:
+    def print_unless_debug(msg: object, logger: object = None, level: int = logging.INFO) -> None:
         if logger is not None or level > logging.DEBUG:
             print_log(msg, logger, level)
 
-    hushed.hushed = True
-    mmengine.logging.print_log = hushed
+    mmengine.logging.print_log = print_unless_debug

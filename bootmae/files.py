@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_file(path: str | Path, save: Callable[[Path], None], size: int = 0) -> None:
+def write_file(path: str | Path, save: Callable[[Path], object], size: int = 0) -> None:
     """Write a temporary file beside a path, flush it to the disk, then rename it.
 
     Args:

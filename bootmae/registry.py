@@ -1,7 +1,7 @@
-"""Importing this module registers the package with the OpenMMLab stack and applies the work-arounds of compat.py.
+"""Importing this module applies the work-arounds of compat.py and registers our classes with the OpenMMLab stack.
 
-Configs name it in ``custom_imports``; commands and scripts import it first. The metrics of mmdet and mmseg and the data
-sets of scenes are not here, because they import all of mmdet and mmseg: the configs that need them name them.
+Configs name it in ``custom_imports``, and commands and scripts import it first. The metrics for mmdet and mmseg and the
+scene data sets import all of mmdet and mmseg, so the configs that need them list them in ``custom_imports``.
 """
 
 from . import compat

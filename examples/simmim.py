@@ -1,7 +1,7 @@
-"""SimMIM (Xie et al., CVPR 2022) as an example of a method in one file: its config is simmim_debug.py beside it.
+"""SimMIM (Xie et al., CVPR 2022): an example of a method in one file, with the config simmim_debug.py.
 
-The encoder sees all patches, the masked ones replaced by a token, and a linear layer predicts their pixels. It is the
-suite's ViT, so its checkpoints go wherever those of BootMAE go.
+The encoder sees all patches, with a token in place of the masked ones, and a linear layer predicts their pixels. The
+encoder is the suite's ViT, so every tool that takes BootMAE checkpoints takes those of SimMIM too.
 
 Shape letters: B batch, N patches, P pixels of a patch (C * height * width), D width.
 """
@@ -17,10 +17,13 @@ from bootmae.models.objectives import at_least_float32
 
 
 def draw_masks(batch_size: int, grid: tuple[int, int], unit: int, ratio: float, device: torch.device) -> torch.Tensor:
-    """(B, N) masks: a share of random squares of ``unit`` x ``unit`` patches, the same number in each image.
+    """Mask a share of the squares of ``unit`` x ``unit`` patches at random, the same number in each image.
+
+    Returns:
+        (B, N) booleans.
 
     Raises:
-        ValueError: if the grid is no multiple of the unit.
+        ValueError: if the grid is not a multiple of the unit.
     """
     if grid[0] % unit or grid[1] % unit:
         raise ValueError(f'mask_unit={unit} does not divide a grid of {grid} patches: use a divisor of both')
@@ -38,13 +41,13 @@ def masked_l1(prediction: torch.Tensor, patches: torch.Tensor, mask: torch.Tenso
 
 @MODELS.register_module()
 class PlainSimMIM(BaseSelfSupervisor):
-    """Predicts the normalized pixels of masked patches by one linear layer (mmpretrain's SimMIM is for Swin).
+    """SimMIM with a plain ViT (mmpretrain's is for Swin): one linear layer predicts the normalized pixels.
 
     Args:
         backbone: config of the encoder, a ``PlainViT``.
         mask_ratio: share of the image that is masked.
-        mask_unit: side of a masked square in patches (the paper: 32 pixels).
-        data_preprocessor: mmpretrain's.
+        mask_unit: side of a masked square in patches (32 pixels in the paper).
+        data_preprocessor: config of the data preprocessor.
     """
 
     def __init__(

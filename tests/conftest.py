@@ -1,4 +1,4 @@
-"""What tests share: golden files, and models of toy size with every weight random."""
+"""Shared fixtures: golden files, and tiny models with all weights random."""
 
 import hide_gpu  # noqa: F401  isort: skip  before torch
 import gc
@@ -29,7 +29,7 @@ def keep_registry_scope():
 
 @pytest.fixture(scope='session', autouse=True)
 def one_thread():
-    """Toy tensors: more threads cost time, and the order of sums would depend on the machine."""
+    """Use one thread: more are slower for tiny tensors, and the order of sums would depend on the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,7 +38,7 @@ def one_thread():
 
 @pytest.fixture(scope='module', autouse=True)
 def light_collections():
-    """mmengine collects garbage whenever it builds a dataset: 0.2 s each time with all of torch to look at."""
+    """Make garbage collection cheap: mmengine collects for each data set, which takes 0.2 s with torch imported."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -46,7 +46,7 @@ def light_collections():
 
 @pytest.fixture(scope='module', autouse=True)
 def module_registry_scope():
-    """The fixtures of a whole module leave their registry scope behind."""
+    """Restore the registry scope after the fixtures of a module."""
     yield from keep_registry_scope()
 
 
@@ -58,7 +58,7 @@ def fixed_seed():
 
 @pytest.fixture(autouse=True)
 def registry_scope():
-    """A run leaves its registry scope behind, in which the next test would look up names."""
+    """Restore the registry scope after each test, since a run changes it."""
     yield from keep_registry_scope()
 
 
@@ -68,7 +68,7 @@ def golden() -> Path:
 
 
 def randomize_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Every weight random, so that none that starts at zero or one hides a mistake; fixed positions stay."""
+    """Randomize all weights except fixed positions, so that no initial zero or one hides an error."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -85,7 +85,7 @@ def randomize():
 
 @pytest.fixture
 def make_vit():
-    """``make_vit(**changes)``: a toy PlainViT in float64, eval mode, all weights random."""
+    """``make_vit(**changes)``: a tiny PlainViT in float64, eval mode, all weights random."""
 
     def make(**changes) -> torch.nn.Module:
         return randomize_weights(MODELS.build(VIT | changes)).double().eval()
@@ -95,7 +95,7 @@ def make_vit():
 
 @pytest.fixture
 def make_bootmae():
-    """``make_bootmae(backbone={...}, **changes)``: a toy BootMAE in float64, training mode, all weights random.
+    """``make_bootmae(backbone={...}, **changes)``: a tiny BootMAE in float64, training mode, all weights random.
 
     Its taps are blocks 1 and 2, and its pixel decoder has 3 heads of width 5 in a width of 16.
     """
@@ -113,8 +113,8 @@ def make_bootmae():
 
 
 @pytest.fixture
-def draw_orders():
-    """``draw_orders(model, batch_size, seed)``: mask orders (B, N) as a tensor."""
+def draw_ids_shuffle():
+    """``draw_ids_shuffle(model, batch_size, seed)``: (B, N) patch orders as a tensor."""
 
     def draw(model: torch.nn.Module, batch_size: int = 2, seed: int = 0) -> torch.Tensor:
         rng = np.random.RandomState(seed)

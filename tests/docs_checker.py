@@ -1,4 +1,4 @@
-"""What a Markdown page names and the repository lacks: paths, links, commands, options, targets; and typed tables."""
+"""Check Markdown pages: paths, links, commands, options and targets must exist, and tables must be generated."""
 
 import argparse
 import importlib.util
@@ -19,18 +19,18 @@ LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
 NAMED = re.compile(rf'(?<![\w/.:~$-])(?:{"|".join(FOLDERS)})/(?:[\w./*<>-]|\{{[^}}\s]*\}})*')
 BETWEEN = re.compile(rf'^<!-- ({"|".join(GENERATED)})(?:: *\S+)? -->\n.*?^<!-- /\1 -->$', re.DOTALL | re.MULTILINE)
 PLACEHOLDER = re.compile(r'[A-Z][A-Z_]+|<.*>|\.\.\.')
-# whose options the scripts take
+# scripts, and the tools whose options they accept
 SCRIPTS = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
 SHELL = ('bash', 'sh', 'shell', 'console', '')
 NOT_OURS = ('-h', '--help')
 
 
 class Captured(Exception):
-    """Carries a parser out of the tool that made it."""
+    """Carries the parser of a tool to the caller."""
 
 
 def problems(page: Path, text: str, root: Path) -> list[str]:
-    """All that is wrong in a page's text; ``page`` says where relative links start."""
+    """Return all problems in the text of a page; relative links start at ``page``."""
     prose = FENCE.sub('', text)
     found = [f'no file {name}' for name in paths_of(text) if not exists(name, root, page.parent)]
     found += [
@@ -48,25 +48,25 @@ def problems(page: Path, text: str, root: Path) -> list[str]:
 
 
 def paths_of(text: str) -> list[str]:
-    """Paths of the repository that stand anywhere in a text, those with placeholders left out."""
+    """Return all paths of the repository in a text, without those that have placeholders."""
     names = (re.sub(r'(\.\w+)\*$', r'\1', name.rstrip('.-')) for name in NAMED.findall(text))  # a.py*: slow
     return sorted({name for name in names if not PLACEHOLDER.search(name)})
 
 
 def exists(name: str, root: Path, here: Path) -> bool:
-    """Whether a path, with stars or braces, names something below the root or the page's folder."""
+    """Whether a path, possibly with stars or braces, exists below the root or the folder of the page."""
     pattern = re.sub(r'\{[^}]*\}', '*', name).rstrip('/')
     return any(next(folder.glob(pattern), None) for folder in (root, here))
 
 
 def modules_of(prose: str) -> list[str]:
-    """Python files that are named without their folder; ``my_`` begins a name that the reader chooses."""
+    """Return Python files named without their folder; names with ``my_`` are chosen by the reader."""
     words = (word for span in SPAN.findall(prose) for word in span.split()[:1])
     return sorted({word for word in words if re.fullmatch(r'[a-z]\w*\.py', word) and not word.startswith('my_')})
 
 
 def link_holds(link: str, page: Path, text: str) -> bool:
-    """Whether a link's file is there and has the heading it names; addresses of other hosts are taken for good."""
+    """Whether the file and the heading of a link exist; links to other hosts are not checked."""
     if re.match(r'[a-z]+:', link):
         return True
     file, _, anchor = link.partition('#')
@@ -77,7 +77,7 @@ def link_holds(link: str, page: Path, text: str) -> bool:
 
 
 def anchors(text: str) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of the headings of a page, as GitHub generates them."""
     heads = re.findall(r'^#+ +(.*)$', FENCE.sub('', text), re.MULTILINE)
     return {
         re.sub(r'[^\w -]', '', re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', head).lower()).replace(' ', '-') for head in heads
@@ -85,7 +85,7 @@ def anchors(text: str) -> set[str]:
 
 
 def typed_tables(text: str) -> list[str]:
-    """First lines of tables that no command writes; one below ``<!-- typed: REASON -->`` is meant to be."""
+    """Return the first lines of tables that are not generated; ``<!-- typed: REASON -->`` allows a table."""
     lines = BETWEEN.sub('', FENCE.sub('', text)).splitlines()
     return [
         line
@@ -98,7 +98,7 @@ def typed_tables(text: str) -> list[str]:
 
 
 def commands_of(text: str) -> Iterator[list[str]]:
-    """Commands of shell blocks and of code in the text, as words; variables, prompts and python itself taken off."""
+    """Yield the commands of shell blocks and inline code as words, without variables and prompts."""
     blocks = [block for language, block in FENCE.findall(text) if language in SHELL]
     lines = [line for block in blocks for line in re.sub(r'\\\n', ' ', block).splitlines()]
     spans = [' '.join(span.split()) for span in SPAN.findall(FENCE.sub('', text))]
@@ -119,7 +119,7 @@ def split(line: str) -> list[str]:
 
 
 def command_problems(words: list[str], root: Path) -> list[str]:
-    """What is wrong with one command; none for a command of others."""
+    """Return the problems of one command; commands of other projects have none."""
     first, *rest = words
     if re.fullmatch(r'(\S*/)?python[\d.]*', first) and rest:
         if rest[0] != '-m':
@@ -154,7 +154,7 @@ def make_problems(words: list[str], root: Path) -> list[str]:
 
 
 def option_problems(tool: Path, words: list[str]) -> list[str]:
-    """Options that a tool does not have, and values that one of them does not allow."""
+    """Return unknown options of a tool and values that an option does not allow."""
     file = tool.with_name(SCRIPTS.get(tool.name, tool.name))
     options = options_of(file)
     if options is None:
@@ -178,7 +178,7 @@ def option_problems(tool: Path, words: list[str]) -> list[str]:
 
 
 def values_after(words: list[str], nargs: int | str | None) -> Iterator[str]:
-    """The values that argparse would take."""
+    """Yield the values that argparse would assign to an option."""
     for word in words[: None if nargs in ('+', '*') else 0 if nargs == 0 else nargs if isinstance(nargs, int) else 1]:
         if word.startswith('-'):
             return
@@ -187,9 +187,9 @@ def values_after(words: list[str], nargs: int | str | None) -> Iterator[str]:
 
 @lru_cache
 def options_of(tool: Path) -> dict[str, argparse.Action] | None:
-    """A tool's options, from its own parser, which is taken as it is about to read the command line.
+    """Return the options of a tool from its own parser, captured when it is about to parse the command line.
 
-    None where a tool has no parser: it is not called then, and any word is taken for good.
+    A tool without a parser is not called; the result is then None, and every option is accepted.
     """
     if 'ArgumentParser(' not in tool.read_text(encoding='utf-8'):
         return None
@@ -202,7 +202,7 @@ def options_of(tool: Path) -> dict[str, argparse.Action] | None:
     try:
         with mock.patch.object(argparse.ArgumentParser, 'parse_known_args', capture):  # parse_args calls it too
             names = runpy.run_path(str(tool), run_name='tool')
-            entry = next(names[name] for name in ('parse_args', 'parse_arguments', 'command', 'main') if name in names)
+            entry = next(names[name] for name in ('parse_args', 'command', 'main') if name in names)
             entry()
     except Captured as captured:
         return captured.args[0]._option_string_actions

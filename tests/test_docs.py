@@ -1,4 +1,4 @@
-"""Pages: what they name is there, their commands are ones that exist, and no table is typed by hand."""
+"""Pages: everything that they name exists, their commands are valid, and all tables are generated."""
 
 from pathlib import Path
 

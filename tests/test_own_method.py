@@ -72,8 +72,8 @@ def test_it_trains_and_its_encoder_is_taken(trained):
     apply_init(cfg, str(path))
     backbone = MODELS.build(cfg.model.backbone)
     backbone.init_weights()
-    assert sorted(backbone.verdict.unused) == ['norm.bias', 'norm.weight']
-    assert backbone.verdict.loaded == len(find_encoder(read_checkpoint(path)).state) - 2
+    assert sorted(backbone.load_report.unused) == ['norm.bias', 'norm.weight']
+    assert backbone.load_report.loaded == len(find_encoder(read_checkpoint(path)).state) - 2
     for name, weight in backbone.state_dict().items():
         if not name.startswith('fc_norm'):
             torch.testing.assert_close(weight, model.state_dict()[f'backbone.{name}'], rtol=0, atol=0)

@@ -179,7 +179,7 @@ def test_a_package_that_does_not_import_is_cured_by_a_new_environment(checkout):
     done = set_up(checkout)
     assert done.returncode == 0
     assert 'ImportError: no libc10.so' in done.stdout
-    assert '.venv is broken: making it again' in done.stdout
+    assert '.venv is broken: creating it again' in done.stdout
     assert torch.read_text() == ''
 
 
@@ -204,7 +204,7 @@ def test_a_fault_is_one_line_and_the_next_call_continues(checkout):
     assert done.returncode == 1
     assert done.stderr.startswith('setup: the disk is full. Free 6 GB here')
     assert done.stderr.count('\n') == 1
-    assert 'continuing with it' in set_up(checkout).stdout
+    assert 'updating it' in set_up(checkout).stdout
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_fault_is_one_line_and_the_next_call_continues(checkout):
         ),
         ('ERROR: No matching distribution found for uv==1', 'the package registry cannot be reached. Check', True),
         ('No solution found: torch was not found', 'a package has no file for this Python and machine. Check', True),
-        ('a surprise', ' -c .* failed .exit status 3.. Solve what it says above', False),
+        ('a surprise', ' -c .* failed .exit status 3.. Solve the problem shown above', False),
     ],
 )
 def test_faults_of_the_installers_are_explained(message, fault, known):
@@ -247,7 +247,7 @@ def test_a_second_call_waits_for_the_first(checkout):
     with (checkout / '.venv.lock').open('a') as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         second = subprocess.Popen(command(checkout), stdout=subprocess.PIPE, text=True)
-        assert 'another call is installing here: waiting for it' in second.stdout.readline()
+        assert 'another process is installing here: waiting for it' in second.stdout.readline()
         time.sleep(0.5)  # in which a call that does not wait would start to install
         stamp.write_text(content)
     assert second.communicate(timeout=60) == ('', None)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate on the GPUs of this machine, or on CPU processes where it has none:
+# Evaluate on the GPUs of this machine, or with CPU processes if it has none:
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: $0 CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2; exit 2; }

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Train on the GPUs of this machine, or on CPU processes where it has none:
+# Train on the GPUs of this machine, or with CPU processes if it has none:
 #   tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
-# A free port is taken, so several runs can share a machine; PORT=N takes that one.
-# Several machines: start it on each, GPUS being those of one machine:
+# The script picks a free port, so several runs can share a machine; PORT=N sets the port.
+# For several machines, start it on each; GPUS is the number per machine:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=first-machine [PORT=29500] tools/dist_train.sh CONFIG GPUS [options]
-# SIGTERM and SIGUSR1 are handed on to the processes, which save and end with exit code 75; the other codes stand in
-# bootmae/distributed/exits.py.
+# SIGTERM and SIGUSR1 are forwarded to the processes, which save and end with exit code 75; bootmae/distributed/exits.py
+# lists all exit codes.
 # On a Slurm cluster use tools/slurm_train.sh.
 set -euo pipefail
 
@@ -23,7 +23,7 @@ if [ -n "${RDZV_ID:-}" ]; then # set by slurm_train.sh
         --rdzv_conf="is_host=$([ "$NODE_RANK" = 0 ] && echo true || echo false)" --local_addr="$LOCAL_ADDR")
 elif [ "$NNODES" -gt 1 ]; then
     [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$NNODES needs MASTER_ADDR, the address of the first machine"
-    [ -n "${NODE_RANK:-}" ] || fail "NNODES=$NNODES needs NODE_RANK, 0 on the first machine and then counting up"
+    [ -n "${NODE_RANK:-}" ] || fail "NNODES=$NNODES needs NODE_RANK: 0 on the first machine, 1 on the next, ..."
     rendezvous=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" --master_port="${PORT:-29500}")
 elif [ -n "${PORT:-}" ]; then
     rendezvous=(--master_addr=127.0.0.1 --master_port="$PORT")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Say within seconds what is wrong with this installation or machine, each fault with its remedy.
+"""Diagnose this installation and machine within seconds; every fault comes with a remedy.
 
-Exit code 0: no fault (there may be notes), 1: faults.
+Exit code 0: no faults (notes are possible), 1: faults.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def load() -> types.ModuleType:
-    """bootmae/commands/doctor.py without the package around it, which may not import."""
+    """Load bootmae/commands/doctor.py without the package, which may fail to import."""
     sys.modules['alone'] = package = types.ModuleType('alone')
     package.__path__ = [str(Path(__file__).resolve().parents[1] / 'bootmae' / 'commands')]
     return importlib.import_module('alone.doctor')
@@ -20,7 +20,7 @@ def load() -> types.ModuleType:
 
 def command() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', help='where runs will go (default: work_dirs)')
+    parser.add_argument('--work-dir', help='folder for future runs (default: work_dirs)')
     return load().main(parser.parse_args().work_dir)
 
 

@@ -3,8 +3,8 @@
 
     tools/knn.py configs/cls/bootmae_vitb_finetune.py --init work_dirs/bootmae_vitb/epoch_801.pth
 
-The config's training images are the reference set and its test images the queries, both without augmentation. Features
-are the LayerNorm-ed mean of the patch tokens after the last block, or after block model.backbone.depth of the config.
+The training images of the config are the reference set and its test images the queries, both without augmentation. The
+features are the mean of the patch tokens, normalized by a LayerNorm, after the last block or model.backbone.depth.
 --blocks 6 9 12 or --blocks all evaluates several blocks and reads every image once. A linear probe, a layer trained by
 SGD or LARS, is a training: use configs/cls/*_linear.py with tools/train.py.
 """
@@ -16,7 +16,7 @@ from mmengine.config import DictAction
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='a classification config: backbone, data, input statistics')
+    parser.add_argument('config', help='config in configs/cls, which sets the backbone, data and input statistics')
     encoder = parser.add_mutually_exclusive_group(required=True)
     encoder.add_argument(
         '--init',
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         '--untrained', type=int, metavar='SEEDS', help='evaluate this many encoders with random weights instead'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the first encoder (default: 0)')
-    parser.add_argument('--source', choices=('online', 'momentum'), default='online')
+    parser.add_argument('--source', choices=('online', 'momentum'), default='online', help='encoder of a BootMAE file')
     parser.add_argument(
         '--tasks', nargs='+', choices=('knn', 'linear'), default=['knn'], help='linear: logistic regression'
     )
@@ -43,13 +43,13 @@ def parse_args() -> argparse.Namespace:
         '--blocks',
         nargs='+',
         metavar='N',
-        help='blocks whose output is evaluated, counted from 1, or all (default: the block of the config)',
+        help='blocks to evaluate, counted from 1, or all (default: the block of the config)',
     )
     parser.add_argument('--k', type=int, default=20, help='neighbors (default: 20)')
-    parser.add_argument('--workers', type=int, default=0, help='number of processes that read images')
-    parser.add_argument('--rows', metavar='FILE.csv', help='add the results to this file of result rows')
-    parser.add_argument('--data', help='name of the data in the rows (default: from the config)')
-    parser.add_argument('--method', help='name of the method in the rows (default: from the checkpoint)')
+    parser.add_argument('--workers', type=int, default=0, help='processes that read images (default: 0)')
+    parser.add_argument('--rows', metavar='FILE.csv', help='append the results to this file of result rows')
+    parser.add_argument('--data', help='data name in the rows (default: from the config)')
+    parser.add_argument('--method', help='method name in the rows (default: from the checkpoint)')
     parser.add_argument('--label', default='reproduced', choices=('reproduced', 'demo'), help='label of the rows')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'

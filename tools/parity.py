@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Compare this implementation with numbers that the authors' release computed (golden files, .npz)."""
+"""Compare this implementation with numbers computed by the authors' release (golden files, .npz)."""
 
 import argparse
-import sys
 
 
 def parse_args() -> argparse.Namespace:
@@ -14,32 +13,17 @@ def parse_args() -> argparse.Namespace:
         const=True,
         default=False,
         choices=('whole', 'blocks'),
-        help='with torch.compile, of the whole training graph or of each block',
+        help='use torch.compile for the whole training graph (default) or for each block',
     )
-    parser.add_argument('--device', default='cpu', help='default: cpu')
+    parser.add_argument('--device', default='cpu', help='device to compute on (default: cpu)')
     return parser.parse_args()
 
 
 def command() -> int:
     args = parse_args()
-    from bootmae.commands.cli import USER_ERRORS
-    from bootmae.commands.parity import TOLERANCE, compare
+    from bootmae.commands.parity import run
 
-    passed, failed = True, 0
-    for path in args.files:
-        try:
-            kind, errors = compare(path, args.compile, args.device)
-        except USER_ERRORS as error:
-            print(f'{path}: error: {error}', file=sys.stderr)
-            failed = 2
-            continue
-        good = all(error <= TOLERANCE for error in errors.values())
-        passed &= good
-        print(f'{path} ({kind}): {"equal" if good else "NOT EQUAL"}')
-        for name, error in errors.items():
-            print(f'  {name:<20} {error:9.2e}{"" if error <= TOLERANCE else f"  > {TOLERANCE:g}"}')
-    print(f'{"all" if passed and not failed else "NOT all"} relative errors are <= {TOLERANCE:g}')
-    return failed or (0 if passed else 1)
+    return run(args)
 
 
 if __name__ == '__main__':

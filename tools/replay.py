@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Repeat a training step whose loss or gradients were not finite, and see where it begins.
+"""Repeat a training step whose loss or gradients were not finite, and find the module where it starts.
 
     tools/replay.py work_dirs/bootmae_vitb/nonfinite/step_123456_rank3.json
 
-The run writes such a file for each bad step and process. The same batch, crops, masks and drop path are worked out
-again, in the run's precision and in float32. Prints the losses, the first module whose output is not finite, the
-parameters with such gradients, and the range of each image.
+A run writes such a file for each bad step and process. The replay uses the same batch, crops, masks and drop path, in
+the precision of the run and in float32. It prints the losses, the first module whose output is not finite, the
+parameters whose gradients are not finite, and the value range of each image.
 """
 
 import argparse
@@ -13,13 +13,15 @@ import argparse
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('dump', help='nonfinite/step_*_rank*.json of a work directory')
+    parser.add_argument('dump', help='nonfinite/step_*_rank*.json in a work directory')
     parser.add_argument(
         '--checkpoint',
         metavar='FILE',
-        help='weights to take (default: those that the run ended with, else its last checkpoint before the step)',
+        help='weights to use (default: the weights the run stopped with, else its last checkpoint before the step)',
     )
-    parser.add_argument('--precision', choices=('float32', 'bf16', 'fp16'), help="instead of the run's")
+    parser.add_argument(
+        '--precision', choices=('float32', 'bf16', 'fp16'), help='precision to use instead of that of the run'
+    )
     return parser.parse_args()
 
 

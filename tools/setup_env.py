@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make `.venv` with the packages of requirements.lock and this project; do nothing where that is already done.
+"""Create `.venv` with the packages of requirements.lock and this project; do nothing if it is complete.
 
-`make` runs this script before its other targets. It needs the standard library alone. Python 3.6 can read it, so that
-an old Python ends with one clear line or finds a newer one beside it. uv installs the packages. It does not read pip's
-settings (index, proxy, folders of wheels), so they are translated for it.
+`make` runs this script before its other targets. It needs only the standard library. Python 3.6 can parse it, so an old
+Python ends with a clear message or continues in a newer Python. uv installs the packages. It does not read pip's
+settings (index, proxy, wheel folders), so they are translated.
 """
 
 import ast
@@ -28,7 +28,7 @@ PYTHON, STAMP = VENV / 'bin' / 'python', VENV / '.complete'
 PYTHONS = ('3.12', '3.11', '3.10')
 VERSION = '{}.{}'.format(*sys.version_info)
 CHECK = 'import torch, torchvision, cv2, mmengine, mmcv, importlib.metadata as m; m.version("bootmae")'
-PIP_TO_UV = {  # options of pip and the variables by which uv takes them
+PIP_TO_UV = {  # options of pip and the corresponding variables of uv
     'index-url': 'UV_DEFAULT_INDEX',
     'extra-index-url': 'UV_INDEX',
     'find-links': 'UV_FIND_LINKS',
@@ -40,7 +40,7 @@ PIP_TO_UV = {  # options of pip and the variables by which uv takes them
     'no-cache-dir': 'UV_NO_CACHE',
     'no-index': '--no-index',
 }
-# settings that would send packages elsewhere, ask for other versions, or compile mmcv
+# settings that would install packages elsewhere, request other versions, or compile mmcv
 UNWANTED = (
     'PIP_TARGET',
     'PIP_PREFIX',
@@ -53,7 +53,7 @@ UNWANTED = (
     'PYTHONHOME',
     'MMCV_WITH_OPS',
 )
-# words in the output of pip or uv, what is wrong, what to do; the first that fits counts
+# pattern in the output of pip or uv, fault, remedy; the first match counts
 FAULTS = (
     (
         r'no space left on device|os error 28\b|quota exceeded|os error 122\b',
@@ -75,7 +75,7 @@ FAULTS = (
 
 
 class Failed(Exception):
-    """What is wrong and what to do; ``known`` where starting over would be no help."""
+    """A fault with its remedy; ``known`` means that starting over would not help."""
 
     def __init__(self, fault: str, remedy: str, known: bool = True):
         super().__init__('{}. {}, then run the same command again.'.format(fault, remedy))
@@ -87,7 +87,7 @@ def say(text: str) -> None:
 
 
 def use_supported_python() -> None:
-    """Continue in another Python where this one is not supported, and check that it has venv."""
+    """Continue in another Python if this one is not supported, and check that it has venv."""
     named = os.environ.get('PYTHON')
     if VERSION not in PYTHONS:
         for name in () if named else PYTHONS:
@@ -106,7 +106,7 @@ def use_supported_python() -> None:
 
 
 def is_usable() -> bool:
-    """Whether packages can go into the `.venv` that is there: made in this folder, and by the named Python."""
+    """Whether the existing `.venv` is usable: created in this folder with a supported or the named Python."""
     activate = VENV / 'bin' / 'activate'
     versions = [VERSION] if os.environ.get('PYTHON') else PYTHONS
     return (
@@ -118,7 +118,7 @@ def is_usable() -> bool:
 
 
 def damaged() -> List[Path]:
-    """Metadata folders of packages of which a file is missing, as after a killed installation."""
+    """Return the metadata folders of packages with missing files, as after a killed installation."""
 
     def is_whole(folder: Path) -> bool:
         try:
@@ -141,10 +141,10 @@ def is_complete() -> bool:
 
 
 def uv_settings(pip_config: str) -> Dict[str, str]:
-    """What `pip config list` says, as variables for uv; the user's own variables for uv win."""
-    # pip compares the versions of all indexes, where uv would take the first index that has the package
+    """Translate the output of `pip config list` to variables for uv; existing variables of uv take precedence."""
+    # pip compares the versions of all indexes; uv would use the first index that has the package
     settings = {'UV_INDEX_STRATEGY': 'unsafe-best-match'}
-    for section in ('global.', 'install.', ':env:.'):  # the later ones win, as in pip
+    for section in ('global.', 'install.', ':env:.'):  # later ones take precedence, as in pip
         for key, _, value in (line.partition('=') for line in pip_config.splitlines()):
             name = PIP_TO_UV.get(key[len(section) :])
             if key.startswith(section) and name:
@@ -153,9 +153,13 @@ def uv_settings(pip_config: str) -> Dict[str, str]:
 
 
 def run(*command: str, **variables: str) -> None:
-    """Run a command and show its output; an error with the cause if it fails."""
+    """Run a command and show its output.
+
+    Raises:
+        Failed: with the cause, if the command fails.
+    """
     env = {key: value for key, value in os.environ.items() if key not in UNWANTED}
-    # the child inherits .venv.lock, and so holds it where this script is killed
+    # the child inherits .venv.lock and so holds it if this script is killed
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -177,21 +181,21 @@ def run(*command: str, **variables: str) -> None:
                 raise Failed(fault, remedy)
         raise Failed(
             '{} failed (exit status {})'.format(' '.join(command[:4]), process.returncode),
-            'Solve what it says above',
+            'Solve the problem shown above',
             known=False,
         )
 
 
 def install(anew: bool) -> None:
     if anew:
-        say('making .venv with Python {}.{}.{}'.format(*sys.version_info))
+        say('creating .venv with Python {}.{}.{}'.format(*sys.version_info))
         run(sys.executable, '-m', 'venv', '--clear', str(VENV))
     else:
-        say('.venv is not complete or not up to date: continuing with it')
+        say('.venv is incomplete or out of date: updating it')
         if STAMP.exists():
             STAMP.unlink()
         for folder in damaged():
-            shutil.rmtree(str(folder))  # otherwise uv would count the package as installed
+            shutil.rmtree(str(folder))  # otherwise uv would consider the package installed
     module = [str(PYTHON), '-I', '-m']
     run(*module, 'pip', 'install', '-q', '--no-deps', re.search(r'^uv==\S+', LOCK.read_text(), re.MULTILINE).group())
     settings = uv_settings(subprocess.check_output(module + ['pip', 'config', 'list'], universal_newlines=True))
@@ -215,7 +219,7 @@ def main() -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say('another call is installing here: waiting for it')
+            say('another process is installing here: waiting for it')
             fcntl.flock(lock, fcntl.LOCK_EX)
         if is_complete():
             return
@@ -225,7 +229,7 @@ def main() -> None:
         except Failed as failed:
             if anew or failed.known:
                 raise
-            say('.venv is broken: making it again')
+            say('.venv is broken: creating it again')
             install(anew=True)
 
 

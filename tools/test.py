@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Evaluate a trained model: the metrics of its config on its test data."""
+"""Evaluate a trained model on the test data of its config."""
 
 import argparse
 
@@ -8,13 +8,15 @@ from mmengine.config import DictAction
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='the config that the model was trained with')
-    parser.add_argument('checkpoint', help='its checkpoint; every weight must fit')
+    parser.add_argument('config', help='config of the model')
+    parser.add_argument('checkpoint', help='checkpoint of the model; every weight must match')
     parser.add_argument(
-        '--tta', action='store_true', help="test with the config's augmentation: several scales, mirrored images"
+        '--tta',
+        action='store_true',
+        help='use the test-time augmentation of the config: several scales, flipped images',
     )
-    parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file as well')
-    parser.add_argument('--rows', metavar='FILE.csv', help='add the metrics to this file of result rows')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the metrics to this file')
+    parser.add_argument('--rows', metavar='FILE.csv', help='append the metrics to this file of result rows')
     parser.add_argument(
         '--row',
         nargs='+',
@@ -24,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         'labels, label',
     )
     parser.add_argument('--init', metavar='CHECKPOINT', help='encoder that the training started from, for the rows')
-    parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
+    parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train any config of this repository: pretraining, fine-tuning, linear probing, segmentation, detection."""
+"""Train any config: pretraining, fine-tuning, linear probing, segmentation or detection."""
 
 import argparse
 
@@ -8,36 +8,36 @@ from mmengine.config import DictAction
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='a file under configs/')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument('config', help='a file in configs/ or your own config')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)')
     parser.add_argument(
         '--init',
         metavar='CHECKPOINT',
-        help="start a downstream model from this file's encoder; every weight must be found",
+        help='initialize a downstream model from the encoder in this file; every weight must be found',
     )
     parser.add_argument(
         '--source',
         choices=('online', 'momentum'),
         default='online',
-        help='which encoder of a BootMAE file --init takes (default: online, as the authors)',
+        help='encoder that --init takes from a BootMAE file (default: online, as the authors do)',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on with a run: from this file, or from the last one in the work directory',
+        help='resume a run from this checkpoint (default: the last one in the work directory)',
     )
     parser.add_argument(
         '--resume-changed',
         action='store_true',
-        help='resume although batch, data, optimizer or schedule differ from those of the checkpoint',
+        help='resume even if the batch size, data, optimizer or schedule differ from the checkpoint',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='take the batch as it comes and scale the learning rate, instead of keeping the '
-        "recipe's batch by accumulation",
+        help='scale the learning rate to the actual batch size instead of keeping the batch size of the recipe by '
+        'gradient accumulation',
     )
     parser.add_argument(
         '--cfg-options',
@@ -47,7 +47,9 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override config values, e.g. train_dataloader.batch_size=256',
     )
-    parser.add_argument('--rows', metavar='FILE.csv', help='add the last validation to this file of result rows')
+    parser.add_argument(
+        '--rows', metavar='FILE.csv', help='append the metrics of the last validation to this file of result rows'
+    )
     parser.add_argument(
         '--row',
         nargs='+',

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Scan data sets for files that would stop a run or spoil it, before the run.
+"""Scan data sets before a run for files that would stop it or spoil its results.
 
-    tools/verify_data.py configs/seg/upernet_quick.py      # the data sets of a config
-    tools/verify_data.py data/imagenet --workers 16        # images in a folder; train/ and val/ below it are splits
+    tools/verify_data.py configs/seg/upernet_quick.py      # all data sets of a config
+    tools/verify_data.py data/imagenet --workers 16        # images in a folder; its train/ and val/ are splits
     tools/verify_data.py data/photos --write-list good.txt # then: train_dataloader.dataset.list_file=good.txt
 
-Exit code 0: no faults (there may be notes), 1: faults, 2: a data set cannot be built.
+Exit code 0: no faults (notes are possible), 1: faults, 2: a data set cannot be built.
 """
 
 import argparse
@@ -16,17 +16,23 @@ from mmengine.config import DictAction
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data', help='a config under configs/, a folder of images, or a list with one path a line')
+    parser.add_argument('data', help='a config, a folder of images, a tar, or a list with one path per line')
     parser.add_argument(
         '--split',
         nargs='+',
         choices=('train', 'val', 'test'),
         default=['train', 'val', 'test'],
-        help='loaders of the config (default: all)',
+        help='data loaders of the config to scan (default: all)',
     )
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: one a core)')
-    parser.add_argument('--out', metavar='FILE', help='write all that is found, as text, or as JSON to a .json')
-    parser.add_argument('--write-list', metavar='FILE', help='list the good images of a folder, as ImageFiles reads it')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count(), help='number of processes (default: one per core)'
+    )
+    parser.add_argument(
+        '--out', metavar='FILE', help='write all findings to this file, as JSON if it ends in .json, else as text'
+    )
+    parser.add_argument(
+        '--write-list', metavar='FILE', help='write a list of the good images of a folder, in the format of ImageFiles'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
     )
@@ -35,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> int:
     args = parse_args()
-    from bootmae.commands.verify import run
+    from bootmae.commands.verify_data import run
 
     return run(args)
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Draw what a checkpoint has learnt: reconstructions, attention of the class token, components of its features.
+"""Visualize a checkpoint: reconstructions, attention of the class token, principal components of the features.
 
     tools/visualize.py work_dirs/bootmae_demo/epoch_14.pth
     tools/visualize.py timm:vit_base_patch16_224.mae --what attention pca --images /my/photos
 
-  reconstruction  masked patches as the decoder predicts them, with and without each patch's own mean and variance;
-                  for files with a decoder: pretraining runs, MAE of mmpretrain and facebookresearch, authors' BootMAE
-  attention       from the class token to the patches, mean and each head, over the image; any file that --init takes
-  pca             the first three principal components of the patch features as colors; any file that --init takes
+  reconstruction  the decoder's prediction of masked patches, with and without each patch's own mean and variance;
+                  needs a decoder: pretraining runs, MAE of mmpretrain and facebookresearch, the authors' BootMAE
+  attention       from the class token to the patches, per head and averaged; any file that --init accepts
+  pca             the first three principal components of the patch features as colors; any file that --init accepts
 
-One PNG each, with its caption drawn in.
+Each kind is one PNG file with a caption.
 """
 
 import argparse
@@ -21,56 +21,61 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', help='a file, or timm:NAME')
     parser.add_argument(
-        '--what', nargs='+', choices=('reconstruction', 'attention', 'pca'), help='which pictures (default: all three)'
+        '--what',
+        nargs='+',
+        choices=('reconstruction', 'attention', 'pca'),
+        help='kinds of pictures (default: all three)',
     )
-    parser.add_argument('--config', help='the config that made the file (default: the one that a run here records)')
+    parser.add_argument('--config', help='config of the checkpoint (default: the config recorded by the run)')
     parser.add_argument(
         '--images',
         nargs='+',
         default=['embedded'],
         metavar='PLACE',
-        help='folders or image files; embedded (default): photographs that packages carry; digits',
+        help='folders or image files; embedded (default): photographs from installed packages; digits',
     )
-    parser.add_argument('--count', type=int, default=6, help='images at most (default: 6)')
+    parser.add_argument('--count', type=int, default=6, help='maximum number of images (default: 6)')
     parser.add_argument(
         '--size',
         nargs='+',
         type=int,
         metavar='PIXELS',
-        help='side, or height and width, of the images (default: as in the training)',
+        help='side, or height and width, of the images (default: as in training)',
     )
     parser.add_argument(
-        '--out', metavar='PATH', help='a folder, or the name of a .png (default: below work_dirs/visualize)'
+        '--out', metavar='PATH', help='output folder or .png file (default: a folder in work_dirs/visualize)'
     )
-    parser.add_argument('--seed', type=int, default=0, help='of the masks (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, help='random seed of the masks (default: 0)')
     parser.add_argument(
         '--block',
         type=int,
-        help='attention and pca: which block, from 0, or from the end with -1, -2, ... (default: the last)',
+        help='attention and pca: block to show, from 0, or -1, -2, ... from the end (default: the last)',
     )
     parser.add_argument(
         '--source',
         choices=('online', 'momentum'),
         default='online',
-        help='attention and pca: which encoder of a BootMAE file',
+        help='attention and pca: encoder of a BootMAE file',
     )
-    parser.add_argument('--heads', type=int, help='attention heads, for a file of unusual width that does not tell')
+    parser.add_argument(
+        '--heads', type=int, help='number of attention heads, if the file does not record it and its width is unusual'
+    )
     parser.add_argument(
         '--statistics',
         choices=('imagenet', 'half'),
-        help='mean and deviation of the input, for a file that does not tell (default: imagenet)',
+        help='mean and standard deviation of the input, if the file does not record them (default: imagenet)',
     )
     parser.add_argument(
         '--target',
         choices=('normalized', 'pixels'),
-        help='what an MAE of another project was trained to predict, if its file does not tell',
+        help='training target of an MAE from another project, if its file does not record it',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='override values of the config, as in the training',
+        help='override config values, as in training',
     )
     args = parser.parse_args()
     if args.size and len(args.size) > 2:
@@ -80,10 +85,10 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.commands.visualize import Choice, visualize
+    from bootmae.commands.visualize import DrawOptions, visualize
 
     size = None if args.size is None else (args.size[0], args.size[-1])
-    choice = Choice(
+    options = DrawOptions(
         args.checkpoint,
         args.config,
         args.images,
@@ -97,7 +102,7 @@ def command() -> None:
         args.target,
         args.cfg_options,
     )
-    for path in visualize(choice, args.what, args.out):
+    for path in visualize(options, args.what, args.out):
         print(path)
 
 

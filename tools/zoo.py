@@ -41,7 +41,7 @@ def command() -> int:
         if args.write:
             replace_file(path, text)
     if args.check and files:
-        print('tools/zoo.py --write brings them up to date')
+        print('run tools/zoo.py --write to update them')
     return int(args.check and bool(files))
 
 

@@ -1,11 +1,11 @@
 from .export import convert
 from .identify import Encoder, find_encoder
-from .load import Verdict, check_resumable, error_context, load_encoder, load_run, match
+from .load import LoadReport, check_resumable, error_context, load_encoder, load_run, match
 from .read import read_checkpoint
 
 __all__ = [
     'Encoder',
-    'Verdict',
+    'LoadReport',
     'check_resumable',
     'convert',
     'error_context',

@@ -1,11 +1,11 @@
-"""Marks of whole files: a checksum in each file that is written here, so that no damage passes for weights.
+"""Checksums of checkpoint files, which detect any damage.
 
-A torch file is a ZIP archive; its mark is the archive's comment, which any other reader skips::
+A torch file is a ZIP archive. Its checksum record is the comment of the archive, which other readers skip::
 
     MARK  iteration (20 digits)  SHA-256 (64 hex digits)  MARK
 
-The sum is over all that comes before it, with the comment's length taken as 0. MARK stands twice, so that damage to
-one of them does not make the file look like one without a mark.
+The SHA-256 covers everything before it, with the length of the comment taken as 0. MARK stands twice, so that a file in
+which one of them is damaged is not taken for a file without a record.
 """
 
 import hashlib
@@ -13,31 +13,32 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
 MARK = b'bootmae#'
 DIGITS, HEX = 20, 64
-NONE = '-' * DIGITS  # for a file of no iteration
+NONE = '-' * DIGITS  # for a file without iteration
 SIZE = 2 * len(MARK) + DIGITS + HEX
-# Of a ZIP archive; the last two bytes of its end are the length of the comment that follows.
+# Signatures of a ZIP archive. The last two bytes of its end record are the length of the comment that follows.
 BEGIN, END, END_SIZE = b'PK\x03\x04', b'PK\x05\x06', 22
 LENGTH = SIZE.to_bytes(2, 'little')
 CHUNK = 1 << 22
-DIGESTS = ('sha256', 'checksum')  # in the header of a safetensors file: twice, for the same reason
-AGAIN = 'take an older one or copy it again'
+DIGESTS = ('sha256', 'checksum')  # in the header of a safetensors file, twice for the same reason
+AGAIN = 'use an older file or copy it again'
 
 
 class DamagedError(ValueError):
-    """A file is not what was written."""
+    """The content of a file differs from what was written."""
 
 
 class SummingFile:
-    """A binary file that sums what is written to it and keeps the first error, which torch hides behind its own."""
+    """A binary file that hashes what is written and keeps the first OSError, which torch replaces by its own."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.digest, self.error = file, hashlib.sha256(), None
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:
@@ -52,7 +53,7 @@ class SummingFile:
         self.file.flush()
 
     def mark(self, iteration: int | None) -> None:
-        """End an archive that has been written whole with its mark."""
+        """Append the checksum record to a complete archive."""
         head = MARK + (NONE if iteration is None else f'{iteration:0{DIGITS}}').encode()
         self.digest.update(head)
         self.file.seek(-2, os.SEEK_END)
@@ -60,11 +61,14 @@ class SummingFile:
         self.file.write(head + self.digest.hexdigest().encode() + MARK)
 
 
-def _mark_of(file: BinaryIO, path: Path) -> tuple[int | None, str] | None:
-    """Iteration and sum in the mark of an open file, or None where it has no mark; its position is lost.
+def _read_record(file: BinaryIO, path: Path) -> tuple[int | None, str] | None:
+    """Read the checksum record of an open file; this moves its position.
+
+    Returns:
+        The iteration and the SHA-256, or None if the file has no record.
 
     Raises:
-        ValueError: if its end is that of a marked file, but damaged.
+        DamagedError: if the file has a damaged record.
     """
     zipped = file.read(len(BEGIN)) == BEGIN
     size = file.seek(0, os.SEEK_END)
@@ -95,27 +99,33 @@ def _mark_of(file: BinaryIO, path: Path) -> tuple[int | None, str] | None:
 
 
 def peek(path: str | Path) -> int | None:
-    """The iteration in a torch file's mark, from its last bytes alone; None without mark or iteration.
+    """Read the iteration of a torch file from its last bytes.
+
+    Returns:
+        The iteration, or None if the file has no checksum record or no iteration.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if its end is damaged.
+        OSError: if the file cannot be read.
+        DamagedError: if the record is damaged.
     """
     with Path(path).open('rb') as file:
-        mark = _mark_of(file, Path(path))
+        mark = _read_record(file, Path(path))
     return None if mark is None else mark[0]
 
 
-def verify(path: str | Path) -> bool:
-    """Whether a torch file has a mark, after its sum has been found right.
+def verify_checksum(path: str | Path) -> bool:
+    """Compare a torch file with its checksum.
+
+    Returns:
+        True if the checksum is right, False if the file has none.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if any bit of a marked file has changed.
+        OSError: if the file cannot be read.
+        DamagedError: if any bit of a file with a checksum has changed.
     """
     path = Path(path)
     with path.open('rb', buffering=0) as file:
-        mark = _mark_of(file, path)
+        mark = _read_record(file, path)
         if mark is None:
             return False
         left, digest, buffer = file.seek(0, os.SEEK_END) - SIZE - 2, hashlib.sha256(), bytearray(CHUNK)
@@ -132,10 +142,15 @@ def verify(path: str | Path) -> bool:
 
 
 def tensors_digest(tensors: dict[str, torch.Tensor], facts: Iterable = ()) -> str:
-    """SHA-256 over names, types, shapes and values, and over plain facts: the mark of a safetensors file."""
+    """Checksum of a safetensors file: SHA-256 of the names, types, shapes and values of tensors, and of plain facts."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def add_tensors(digest: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Add names, types, shapes and values of tensors to a hash of hashlib."""
     for key in sorted(tensors):
         value = tensors[key].detach().cpu().contiguous()
         digest.update(f'{key}{value.dtype}{tuple(value.shape)}'.encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -1,20 +1,20 @@
-"""Names of ViTDet's backbone in detectron2: ``net.*``, the ViT, and ``simfp_*``, the simple feature pyramid."""
+"""Names of ViTDet's backbone in detectron2: ``net.*`` is the ViT and ``simfp_*`` the simple feature pyramid."""
 
 import re
 
 from .keys import State, from_timm
 
-# Of a level, by its scale: where the first of its two convolutions stands there. Each has its norm within it there, and
-# behind it here.
+# Index of the first of the two convolutions of a level in detectron2, by the scale of the level. There the norm is part
+# of the convolution; in our pyramid it is the next module.
 _CONVOLUTION = {4: 4, 2: 1, 1: 0, 0.5: 1}
 _SCALES = tuple(_CONVOLUTION)
 
 
 def from_detectron2(state: State) -> State:
-    """detectron2's ViTDet backbone (``net.*``, ``simfp_*``) as our ``TransferViT`` with a ``SimplePyramid``.
+    """Rename detectron2's ViTDet backbone (``net.*``, ``simfp_*``) to ``TransferViT`` with a ``SimplePyramid``.
 
     Raises:
-        ValueError: for a name that is neither.
+        ValueError: for any other name.
     """
     strides = sorted({int(match[1]) for key in state if (match := re.match(r'simfp_(\d+)\.', key))})
     out = {}
@@ -26,12 +26,12 @@ def from_detectron2(state: State) -> State:
             level = strides.index(int(match[1]))
             out[f'pyramid.levels.{level}.{_place(_SCALES[level], int(match[2]), match[3])}'] = value
         else:
-            raise ValueError(f"{key} is no part of ViTDet's backbone (net.*, simfp_*)")
+            raise ValueError(f"{key} is not a weight of ViTDet's backbone (net.*, simfp_*)")
     return from_timm(out)
 
 
 def _place(scale: float, index: int, name: str) -> str:
-    """A weight within a level: a module's index and its weight, theirs -> ours."""
+    """Our name of a weight in a level, from its module's index and name in detectron2."""
     first = _CONVOLUTION[scale]
     if index >= first:
         index = first + 2 * (index - first) + name.startswith('norm.')

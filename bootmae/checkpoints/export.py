@@ -1,4 +1,4 @@
-"""Checkpoints for other programs: their names, our facts (input statistics, size, heads, hash) in ``meta``."""
+"""Export for other programs: their weight names, and our facts (input statistics, size, heads, hash) in ``meta``."""
 
 import json
 from collections.abc import Callable
@@ -45,11 +45,11 @@ POOLED, UNPOOLED = ('fc_norm.',), ('norm.',)
 
 @dataclass
 class Export:
-    """Content of a file to write, and what it is."""
+    """An exported checkpoint and its description."""
 
-    kind: str  # of the file that was read
-    weights: dict[str, State]  # one state under each key of the file
-    encoder: State  # what is written of the encoder, under our names
+    kind: str  # of the source file
+    weights: dict[str, State]  # a state for each key of the file
+    encoder: State  # the exported part of the encoder, under our names
     left_out: dict[str, str] = field(default_factory=dict)  # part -> why
     facts: dict = field(default_factory=dict)
 
@@ -67,15 +67,15 @@ class Export:
 
 
 def export(content: dict, to: str, source: str = 'online') -> Export:
-    """A checkpoint's content in another form.
+    """Convert the content of a checkpoint to another format.
 
     Args:
-        content: of :func:`read_checkpoint`, any file that :func:`find_encoder` knows.
+        content: result of :func:`read_checkpoint` for any file that :func:`find_encoder` knows.
         to: one of ``FORMATS``.
-        source: ``online`` or ``momentum`` encoder, where a file has both.
+        source: ``online`` or ``momentum`` encoder, if the file has both.
 
     Raises:
-        ValueError: if the file is unknown, or has parts without which its encoder would be another one there.
+        ValueError: if the file is unknown, or if the format has no place for parts that the encoder needs.
     """
     if to not in FORMATS:
         raise ValueError(f'format {to!r}: use one of {", ".join(FORMATS)}')
@@ -89,7 +89,7 @@ def export(content: dict, to: str, source: str = 'online') -> Export:
 
 
 def check_complete(encoder: Encoder) -> None:
-    """Raise a ValueError unless the encoder has every tensor that a ViT of its depth has."""
+    """Raise a ValueError if the encoder lacks a tensor of a ViT of its depth."""
     without = 'cls_token' if any('.rel_pos_' in key for key in encoder.state) else None  # ViTDet has none
     wanted = [
         *(key for key in EMBEDDING if key != without),
@@ -97,15 +97,14 @@ def check_complete(encoder: Encoder) -> None:
     ]
     if missing := [key for key in wanted if key not in encoder.state]:
         raise ValueError(
-            f'{len(missing)} weights are missing in its encoder: {", ".join(missing[:4])}; take another '
-            'copy of the file'
+            f'{len(missing)} weights are missing in its encoder: {", ".join(missing[:4])}; use another copy of the file'
         )
 
 
 def describe(encoder: Encoder, recorded: dict) -> dict:
-    """What is known of an encoder, in plain types: what its file records, and what its kind tells.
+    """Facts about an encoder in plain types: those recorded in its file, and those known from its kind.
 
-    An export of an export still tells where it began, unless the other encoder is taken this time.
+    An export of an export keeps the kind of the first file, unless it takes another encoder.
     """
     known = dict(mean=encoder.mean, std=encoder.std, img_size=encoder.img_size, num_heads=encoder.num_heads)
     facts = recorded | {key: value for key, value in known.items() if value is not None}
@@ -115,12 +114,15 @@ def describe(encoder: Encoder, recorded: dict) -> dict:
 
 
 def whole_model(encoder: Encoder) -> State:
-    """All weights of a file's model under our names, or its encoder as a backbone where it is none of ours."""
+    """All weights under our names if the file is a model of ours, otherwise only its encoder as the backbone."""
     return {f'backbone.{key}': value for key, value in encoder.state.items()} | (encoder.rest if encoder.whole else {})
 
 
 def plain_encoder(encoder: Encoder, to: str, unused: tuple[str, ...]) -> tuple[State, dict[str, str]]:
-    """The part of an encoder that every plain ViT has, and what is left out: the pyramid, an unused norm.
+    """Reduce an encoder to a plain ViT, without its pyramid and unused norm.
+
+    Returns:
+        The state, and the parts left out with the reason.
 
     Raises:
         ValueError: if a plain ViT would compute something else.
@@ -135,14 +137,14 @@ def plain_encoder(encoder: Encoder, to: str, unused: tuple[str, ...]) -> tuple[S
     odd = [key for key in state if key.endswith('.q_bias') and state[key].shape[0] != width]
     if odd and to != 'authors':
         raise ValueError(
-            f'{odd[0]} has {state[odd[0]].shape[0]} channels for a width of {width}: {to} knows no heads '
-            'that do not divide the width'
+            f'{odd[0]} has {state[odd[0]].shape[0]} channels for a width of {width}: heads must divide '
+            f'the width in {to}'
         )
     return state, {part: f'{to} does not use it here' for part in parts_of(dropped)}
 
 
 def parts_of(state: State) -> list[str]:
-    """First parts of names, each once."""
+    """First components of the names, without duplicates."""
     return list(dict.fromkeys(key.partition('.')[0] for key in state))
 
 
@@ -151,12 +153,12 @@ def left_parts(rest: State) -> dict[str, str]:
 
 
 def pooled(encoder: Encoder) -> bool:
-    """Whether the encoder's mean is normalized by a norm of its own, so that its final norm has no use."""
+    """Whether the encoder normalizes the mean of the tokens (``fc_norm``), so that a final norm is unused."""
     return any(key.startswith(POOLED) for key in encoder.state)
 
 
 def classifier_head(encoder: Encoder) -> State:
-    """The linear classifier on pooled features, if the file has one and nothing between."""
+    """The linear classifier, if it reads the pooled features directly."""
     simple = encoder.whole and pooled(encoder) and not any(key.startswith('neck.') for key in encoder.rest)
     return {key: value for key, value in encoder.rest.items() if simple and key.startswith('head.fc.')}
 
@@ -193,7 +195,7 @@ def _mmseg(encoder: Encoder) -> Export:
 
 
 def _mmdet(encoder: Encoder) -> Export:
-    """Twice: below ``backbone.`` for ``load_from``, and as ``model`` for the ``init_cfg`` of ViTDet's own loader."""
+    """Write the weights twice: below ``backbone.`` for ``load_from``, and as ``model`` for ViTDet's ``init_cfg``."""
     state, left = plain_encoder(encoder, 'mmdet', POOLED)
     model = to_mmdet(state)
     weights = dict(state_dict={f'backbone.{key}': value for key, value in model.items()}, model=model)
@@ -203,7 +205,7 @@ def _mmdet(encoder: Encoder) -> Export:
 def _hf(encoder: Encoder) -> Export:
     state, left = plain_encoder(encoder, 'hf', POOLED)
     if not any(key.startswith(UNPOOLED) for key in state):
-        left['layernorm'] = 'the file has no final norm: transformers will draw a new one'
+        left['layernorm'] = 'the file has no final norm: transformers will initialize a new one'
     return Export(encoder.kind, dict(state_dict=to_hf(state)), state, left | left_parts(encoder.rest))
 
 
@@ -234,11 +236,22 @@ _MAKE: dict[str, Callable[[Encoder], Export]] = dict(
 
 
 def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', force: bool = False) -> str:
-    """What ``tools/convert_checkpoint.py`` does: read, map, write safely; gives its line of report.
+    """Convert a checkpoint file, as ``tools/convert_checkpoint.py`` does.
+
+    Args:
+        src: the file to read.
+        to: one of ``FORMATS``.
+        dst: the file to write.
+        source: ``online`` or ``momentum`` encoder, if ``src`` has both.
+        force: overwrite ``dst``.
+
+    Returns:
+        One line that describes the result.
 
     Raises:
-        FileNotFoundError, FileExistsError: if a file or folder is missing, or ``dst`` exists and ``force`` is not set.
-        ValueError: if ``src`` cannot be read or has no place in the format, or ``dst`` is no name for it.
+        FileNotFoundError: if ``src`` or the folder of ``dst`` does not exist.
+        FileExistsError: if ``dst`` exists and ``force`` is not set.
+        ValueError: if ``src`` cannot be read or does not fit the format, or if the name of ``dst`` does not.
     """
     src, dst = Path(src), Path(dst)
     if to in ('safetensors', 'hf') and dst.suffix != '.safetensors':

@@ -1,7 +1,7 @@
-"""Weights by timm's names: ``timm:vit_base_patch16_224.mae`` wherever a checkpoint is read.
+"""Weights named ``timm:NAME``, which every tool takes in place of a checkpoint file.
 
-timm downloads them (from the Hugging Face hub, into its cache) and puts them into its own model; what is handed on is
-that model's state, with the input statistics, size and heads that timm records for the name.
+timm downloads the weights from the Hugging Face hub into its cache and loads them into its own model. We use the state
+of that model, with the input statistics, size and heads that timm records.
 """
 
 import difflib
@@ -12,32 +12,32 @@ import torch
 from torch import nn
 
 PREFIX = 'timm:'
-NEAR = 5  # names that are suggested
+NEAR = 5  # number of suggested names
 EPS = 1e-6  # of our LayerNorms
 
 
 def is_name(checkpoint: object) -> bool:
-    """Whether this is a name of timm (``timm:NAME``) and not a file."""
+    """Whether this is ``timm:NAME`` and not a file."""
     return str(checkpoint).startswith(PREFIX)
 
 
 def read_named(checkpoint: str) -> dict:
-    """The content of a named checkpoint, in the form of a file of this suite: ``state_dict`` and ``meta``.
+    """Read ``timm:NAME`` into the form of a file of this suite: ``state_dict`` and ``meta``.
 
     Args:
-        checkpoint: ``timm:NAME``, a name of ``timm.list_pretrained()``; without a tag it means timm's default one.
+        checkpoint: ``timm:NAME`` with a name of ``timm.list_pretrained()``. Without a tag it is timm's default one.
 
     Raises:
-        ValueError: for an unknown name, or one that is no plain ViT.
-        FileNotFoundError: if its weights cannot be downloaded.
+        ValueError: if the name is unknown or is not a plain ViT.
+        FileNotFoundError: if the weights cannot be downloaded.
     """
     timm = _timm()
     name = full_name(timm, checkpoint.removeprefix(PREFIX))
-    with torch.device('meta'):  # nothing is downloaded for a model that cannot be used
+    with torch.device('meta'):  # check the model before anything is downloaded
         blank = timm.create_model(name, pretrained=False)
     if faults := plain_faults(blank):
         raise ValueError(
-            f'{PREFIX}{name} is not a plain ViT: {"; ".join(faults)}. Take a vit_* or deit_* without '
+            f'{PREFIX}{name} is not a plain ViT: {"; ".join(faults)}. Use a vit_* or deit_* without '
             f'registers, e.g. {PREFIX}vit_base_patch16_224.mae'
         )
     model = download(timm, name)
@@ -56,14 +56,14 @@ def _timm() -> ModuleType:
     try:
         return importlib.import_module('timm')
     except ImportError:
-        raise ValueError(f'{PREFIX}NAME needs the package timm: install it, or give a file') from None
+        raise ValueError(f'{PREFIX}NAME needs the package timm: install it, or use a file') from None
 
 
 def full_name(timm: ModuleType, name: str) -> str:
-    """A name with its tag, as timm lists it.
+    """Complete a name with its tag, as in timm's list.
 
     Raises:
-        ValueError: if timm has no weights of that name; near names are suggested.
+        ValueError: if timm has no weights of that name. The message suggests similar names.
     """
     known = timm.list_pretrained()
     if name in known:
@@ -86,9 +86,9 @@ def full_name(timm: ModuleType, name: str) -> str:
 
 
 def plain_faults(model: nn.Module) -> list[str]:
-    """Why a model of timm would compute something else than a :class:`PlainViT` with its weights; empty: it does not.
+    """Reasons why :class:`PlainViT` with the weights of a timm model would not compute the same; empty if it would.
 
-    Some differences do not show in the names of weights: the activation, epsilons, blocks in parallel.
+    Names of weights do not reveal all differences, for example the activation, epsilons or parallel blocks.
     """
     from timm.layers import Mlp
     from timm.models.vision_transformer import Attention, Block, VisionTransformer
@@ -128,14 +128,14 @@ def plain_faults(model: nn.Module) -> list[str]:
 
 
 def download(timm: ModuleType, name: str) -> nn.Module:
-    """timm's model of a name with its weights, from the hub or from timm's cache.
+    """Build timm's model with its weights, from the hub or from timm's cache.
 
     Raises:
-        FileNotFoundError: if they are in neither; the message says how to fetch them by hand.
+        FileNotFoundError: if neither has them. The message explains how to fetch them by hand.
     """
     try:
         return timm.create_model(name, pretrained=True)
-    except Exception as error:  # no network shows in many ways: errors of the hub, httpx, requests, ssl, a proxy
+    except Exception as error:  # errors of the hub, httpx, requests, ssl or a proxy
         reason = str(error).strip().partition('\n')[0].partition('. ')[0]
         raise FileNotFoundError(
             f'{PREFIX}{name} could not be downloaded ({type(error).__name__}: {reason}). On a machine that '

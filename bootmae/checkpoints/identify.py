@@ -1,4 +1,4 @@
-"""What a checkpoint is, and its encoder under our names."""
+"""Detects the format of a checkpoint and maps its encoder to our names."""
 
 import math
 import re
@@ -24,18 +24,23 @@ REMEDY = (
     'give a BootMAE, MAE or ViT checkpoint: of this suite, the authors, facebookresearch, mmpretrain, mmseg, '
     'ViTDet, timm or transformers'
 )
-DETECTRON2 = 'backbone.net.'  # prefix of ViTDet's encoder there
+DETECTRON2 = 'backbone.net.'  # prefix of ViTDet's encoder in detectron2
 
 
 @dataclass
 class Encoder:
-    """The encoder found in a file.
+    """The encoder of a checkpoint file.
 
-    ``state`` has the names of :class:`bootmae.models.PlainViT`; ``mean`` and ``std`` are those of the input (of
-    0..255, RGB) that the weights were made with, ``img_size`` their (height, width), and ``num_heads`` their attention
-    heads; None where the file does not tell. ``source`` is ``online`` or ``momentum`` where a file has both.
-    ``rest`` is what else the file's model has: heads, decoders, the other encoder; with ``whole``, it and
-    ``backbone.`` + state are a model of ours under our names.
+    Attributes:
+        kind: description of the file's format.
+        state: weights under the names of :class:`bootmae.models.PlainViT`.
+        mean: input mean (RGB, of 0..255) in training, or None if unknown.
+        std: input standard deviation in training, or None if unknown.
+        img_size: (height, width) in training, or None if unknown.
+        num_heads: number of attention heads, or None if unknown.
+        source: ``online`` or ``momentum`` if the file has both.
+        rest: the other weights of the file's model: heads, decoders, the other encoder.
+        whole: whether ``rest`` and ``state`` (below ``backbone.``) are a model of ours under our names.
     """
 
     kind: str
@@ -50,7 +55,7 @@ class Encoder:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of patches that the positions are for: as recorded, else a square, else unknown."""
+        """Rows and columns of the position embedding: from the recorded size, else a square, else None."""
         patches = self.state['pos_embed'].shape[1] - 1
         if self.img_size:
             height, width = self.state['patch_embed.proj.weight'].shape[2:]
@@ -64,7 +69,7 @@ class Encoder:
 
 
 def weights_of(content: dict) -> State:
-    """The weights in a file: under ``state_dict``, ``model`` or ``module``, or the file itself."""
+    """The weights of a file: below ``state_dict``, ``model`` or ``module``, or the file itself."""
     for key in ('state_dict', 'model', 'module'):
         if isinstance(content.get(key), dict):
             content = content[key]
@@ -76,7 +81,7 @@ def weights_of(content: dict) -> State:
 
 
 def under(state: State, prefix: str) -> State:
-    """The part of a state below a prefix, prefix removed."""
+    """The part of a state below a prefix, with the prefix removed."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
@@ -86,7 +91,7 @@ def has(state: State, *prefixes: str) -> bool:
 
 
 def split(state: State, *prefixes: str) -> tuple[State, State]:
-    """A state without the weights below some prefixes, and those."""
+    """Split a state into the weights outside and below some prefixes."""
     rest = {key: value for key, value in state.items() if key.startswith(prefixes)}
     return {key: value for key, value in state.items() if key not in rest}, rest
 
@@ -96,16 +101,16 @@ _BLOCKS = ('blocks.', 'layers.', 'encoder.layer.')
 
 
 def encoder_prefixes(state: State) -> list[str]:
-    """Below which prefixes there is a ViT encoder: an embedding and blocks."""
+    """Prefixes of all ViT encoders in a state: those with an embedding and blocks."""
     found = {match[1] for key in state if (match := _EMBEDDING.match(key))}
     return sorted(prefix for prefix in found if any(has(state, prefix + blocks) for blocks in _BLOCKS))
 
 
 def recorded_facts(content: dict) -> dict:
-    """What a file of this suite says of itself (``meta['bootmae']``); empty for other files.
+    """Facts that a file of this suite records (``meta['bootmae']``); empty for other files.
 
     Raises:
-        ValueError: if a number in it is none.
+        ValueError: if a recorded number is damaged.
     """
     meta = content.get('meta')
     facts = meta.get('bootmae') if isinstance(meta, dict) else None
@@ -116,28 +121,28 @@ def recorded_facts(content: dict) -> dict:
             continue
         values = facts[key] if isinstance(facts[key], list | tuple) else [facts[key]]
         if not all(type(value) in (int, float) for value in values) or count not in (None, len(values)):
-            raise ValueError(f'its record meta.bootmae.{key}={facts[key]!r} is damaged: take another copy of the file')
+            raise ValueError(f'its record meta.bootmae.{key}={facts[key]!r} is damaged: use another copy of the file')
     return facts
 
 
 def find_encoder(content: dict, source: str = 'online') -> Encoder:
-    """Decide what a file is and take its encoder.
+    """Detect the format of a checkpoint and return its encoder.
 
-    An encoder below a prefix that we do not know is taken if there is only one, and its kind names the prefix.
+    An encoder below an unknown prefix is returned if it is the only one. Its ``kind`` then names the prefix.
 
     Args:
-        content: of :func:`read_checkpoint`.
-        source: ``online`` or ``momentum`` encoder, where a file has both.
+        content: result of :func:`read_checkpoint`.
+        source: ``online`` or ``momentum`` encoder, if the file has both.
 
     Raises:
-        ValueError: if no known encoder is in the file, or several are, or no momentum encoder though asked for.
+        ValueError: if the file has no known encoder, several encoders, or not the wanted momentum encoder.
     """
     if source not in ('online', 'momentum'):
         raise ValueError(f'source={source!r}: use online or momentum')
     facts = recorded_facts(content)
     encoder = _find(content, source, facts.get('source'))
     if facts:
-        if 'kind' in facts:  # an export: names say where it goes, and its record alone where it comes from
+        if 'kind' in facts:  # an export: its names tell the target format, and only its record tells the origin
             encoder.kind, encoder.mean, encoder.std = f'{encoder.kind}, exported from {facts["kind"]}', None, None
         for key in ('mean', 'std', 'img_size'):
             if key in facts:
@@ -162,8 +167,8 @@ def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
     if len(prefixes) > 1:
         names = ' and '.join(repr(prefix) if prefix else 'no prefix' for prefix in prefixes)
         raise ValueError(
-            f'several ViT encoders in this file, below {names}: which one is meant is not known; save the '
-            'weights of that one alone into a file'
+            f'several ViT encoders in this file, below {names}: save the weights of the one that you want '
+            'into a file of its own'
         )
     if has(state, 'decode_blocks.', 'decode_blocks_1.') and prefixes == ['']:
         return _authors_pretraining(content, state, source)
@@ -178,10 +183,10 @@ def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
 
 
 def _pretraining(state: State, source: str, prefixes: list[str]) -> Encoder:
-    """An encoder of one of our BootMAE runs."""
+    """The online or momentum encoder of a BootMAE run of this suite."""
     prefix = 'momentum.' if source == 'momentum' else 'backbone.'
     if prefix not in prefixes:
-        raise ValueError(f'the {source} encoder ({prefix}*) is lost in this BootMAE run: take another of its files')
+        raise ValueError(f'the {source} encoder ({prefix}*) is missing in this BootMAE run: use another of its files')
     rest = split(state, prefix)[0]
     return Encoder(
         f'BootMAE run ({source})', under(state, prefix), HALF, HALF, source=source, rest=rest, whole=source == 'online'
@@ -189,7 +194,7 @@ def _pretraining(state: State, source: str, prefixes: list[str]) -> Encoder:
 
 
 def _authors_pretraining(content: dict, state: State, source: str) -> Encoder:
-    """An encoder of the authors' pretraining file."""
+    """The online or momentum encoder of a pretraining file of the authors."""
     momentum = weights_of({'model': content.get('model_ema')})
     if source == 'momentum':
         state = momentum
@@ -207,12 +212,12 @@ def _authors_pretraining(content: dict, state: State, source: str) -> Encoder:
 
 
 def _single(state: State, outside: State, prefix: str) -> Encoder:
-    """The encoder of a file that has one.
+    """The encoder of a file with a single encoder.
 
     Args:
-        state: below the prefix, prefix removed; beside the encoder it may hold heads and decoders.
+        state: weights below the prefix, with the prefix removed. It may hold heads and decoders too.
         outside: the other weights of the file.
-        prefix: the encoder's.
+        prefix: prefix of the encoder.
     """
 
     def any_block(pattern: str) -> bool:
@@ -245,7 +250,7 @@ def _single(state: State, outside: State, prefix: str) -> Encoder:
 
 
 def _ours(state: State, outside: State) -> Encoder:
-    """A downstream run of this suite, or the authors' segmentation file."""
+    """A downstream run of this suite, or a segmentation file of the authors."""
     if not (has(state, 'fpn1.') or any(key.endswith('.relative_position_index') for key in state)):
         return Encoder('run of this suite', state, rest=outside, whole=True)
     renamed = from_authors_segmentation({f'backbone.{key}': value for key, value in state.items()} | outside)
@@ -254,7 +259,7 @@ def _ours(state: State, outside: State) -> Encoder:
 
 
 def _timm_names(state: State, outside: State, prefix: str) -> Encoder:
-    """Names of timm, which facebookresearch MAE and ViTDet have too."""
+    """A file with timm's names, which facebookresearch MAE and ViTDet use too."""
     if has(state, 'decoder_blocks.'):
         state, decoder = split(state, 'decoder_', 'mask_token')
         return Encoder('facebookresearch MAE', from_timm(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside | decoder)
@@ -272,5 +277,5 @@ def _timm_names(state: State, outside: State, prefix: str) -> Encoder:
 
 
 def _pooled_alone(state: State, pooled: str, final: str) -> bool:
-    """Whether there is a norm of the pooled features and none before: what our classifiers have."""
+    """Whether there is a norm of the pooled features and no final norm, as in our classifiers."""
     return has(state, pooled) and not has(state, final)

@@ -1,8 +1,8 @@
-"""Names of weights: other projects' files to ours, and back.
+"""Maps the weight names of other projects to ours and back.
 
-Ours are those of :class:`bootmae.models.BootMAE` (``backbone.``, ``momentum.``, ``pixel_decoder.``,
-``feature_decoder.``) and of :class:`bootmae.models.PlainViT` without prefix. All functions are pure: dicts of tensors
-in, dicts of tensors out.
+Our names are those of :class:`bootmae.models.BootMAE` (``backbone.``, ``momentum.``, ``pixel_decoder.``,
+``feature_decoder.``), and of :class:`bootmae.models.PlainViT` without prefix. All functions are pure: they take and
+return dicts of tensors.
 """
 
 import re
@@ -13,7 +13,7 @@ from ..models.positions import bias_table_size, relative_index
 
 State = dict[str, torch.Tensor]
 
-# The release's decoder names (bootmae.md, section 9), in front of an optional suffix _1 for the feature branch.
+# Decoder names of the release (docs/method.md, section 9). The feature decoder has the suffix _1.
 _DECODER_PARTS = {'down': 'embed', 'mask_token': 'mask_token', 'decode_norm': 'norm', 'lm_head': 'head'}
 _DECODER_BLOCK_PARTS = {
     'norm1': 'self_norm',
@@ -32,7 +32,7 @@ _DECODER_PART = re.compile(r'(down|mask_token|decode_norm|lm_head)(_1)?(\.proj)?
 
 
 def _decoder_key(key: str) -> str | None:
-    """The release's name of a decoder weight as ours, or None for any other name."""
+    """Our name for a decoder weight of the release, or None for any other name."""
     if match := _DECODER_BLOCK.fullmatch(key):
         suffix, index, part, rest = match.groups()
         if part not in _DECODER_BLOCK_PARTS:
@@ -47,7 +47,7 @@ def _decoder_key(key: str) -> str | None:
 
 
 def authors_key(key: str) -> str | None:
-    """Our name in the algorithm for a name in the release's pretraining file; None if it is not a weight of it."""
+    """Our name for a weight of the release's pretraining file, or None for any other name."""
     if key == 'de_pos_embed':
         return 'pixel_decoder.pos_embed'
     if _ENCODER.match(key):
@@ -56,13 +56,13 @@ def authors_key(key: str) -> str | None:
 
 
 def from_authors(online: State, momentum: State | None = None) -> State:
-    """The release's pretraining weights as a state of our algorithm.
+    """Convert the release's pretraining weights to a state of :class:`bootmae.models.BootMAE`.
 
-    The feature branch reuses the encoder's positions there and has its own copy here. Of the momentum copy only the
-    encoder is kept: its decoders and its final norm are never used.
+    Our feature decoder gets a copy of the encoder's positions, which the release shares. Only the encoder of the
+    momentum model is kept, because its decoders and final norm are never used.
 
     Raises:
-        ValueError: for a name that is none of the release's.
+        ValueError: for an unknown name.
     """
     names = {key: authors_key(key) for key in online}
     if unknown := sorted(key for key, name in names.items() if name is None):
@@ -78,10 +78,12 @@ def from_authors(online: State, momentum: State | None = None) -> State:
 
 
 def to_authors(state: State) -> tuple[State, State]:
-    """A state of our algorithm as the release's pretraining weights, online and momentum: undoes from_authors.
+    """Convert a state of :class:`bootmae.models.BootMAE` to the release's online and momentum weights.
+
+    This is the inverse of :func:`from_authors`.
 
     Raises:
-        ValueError: if the feature decoder has other positions than the encoder, whose the release takes there.
+        ValueError: if the positions of the feature decoder differ from the encoder's, because the release shares them.
     """
     online, momentum = {}, {}
     for key, value in state.items():
@@ -99,7 +101,7 @@ def to_authors(state: State) -> tuple[State, State]:
 
 
 def _release_decoder_key(decoder: str, name: str) -> str:
-    """Our name of a decoder weight as the release's; undoes _decoder_key."""
+    """The release's name for a decoder weight of ours, the inverse of ``_decoder_key``."""
     suffix = {'pixel_decoder': '', 'feature_decoder': '_1'}[decoder]
     if name == 'pos_embed':
         return 'de_pos_embed'
@@ -112,13 +114,13 @@ def _release_decoder_key(decoder: str, name: str) -> str:
 
 
 def drop_key_bias(qkv_bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Query and value part of a fused [query, key, value] bias. The key bias cancels in the softmax: no loss."""
+    """Query and value part of a fused [query, key, value] bias. The key bias cancels in the softmax."""
     q, _, v = qkv_bias.chunk(3)
     return q, v
 
 
 def split_qkv_bias(state: State) -> State:
-    """Fused biases ``...attn.qkv.bias`` as ``...attn.q_bias`` and ``...attn.v_bias``."""
+    """Split fused biases ``...attn.qkv.bias`` into ``...attn.q_bias`` and ``...attn.v_bias``."""
     out = {}
     for key, value in state.items():
         if key.endswith('.attn.qkv.bias'):
@@ -130,7 +132,7 @@ def split_qkv_bias(state: State) -> State:
 
 
 def fuse_qkv_bias(state: State) -> State:
-    """Biases ``...attn.q_bias`` and ``...attn.v_bias`` as one ``...attn.qkv.bias``, the key's part zero."""
+    """Fuse biases ``...attn.q_bias`` and ``...attn.v_bias`` into ``...attn.qkv.bias`` with a zero key bias."""
     out = {}
     for key, value in state.items():
         if key.endswith('.attn.q_bias'):
@@ -141,7 +143,7 @@ def fuse_qkv_bias(state: State) -> State:
     return out
 
 
-# Beginnings of names: ours, theirs; # stands for the number of a block. The first that fits counts.
+# Pairs of name prefixes, ours and theirs. # stands for the number of a block. The first match applies.
 Table = tuple[tuple[str, str], ...]
 MMPRETRAIN: Table = (
     ('patch_embed.proj.', 'patch_embed.projection.'),
@@ -173,7 +175,7 @@ HF: Table = (
     ('blocks.#.mlp.fc2.', 'encoder.layer.#.output.dense.'),
     ('norm.', 'layernorm.'),
 )
-# MAE's decoder: mmpretrain's names, facebookresearch's.
+# MAE's decoder: names of mmpretrain and of facebookresearch.
 MAE_DECODER: Table = (
     ('decoder_blocks.#.ln1.', 'decoder_blocks.#.norm1.'),
     ('decoder_blocks.#.ln2.', 'decoder_blocks.#.norm2.'),
@@ -181,7 +183,7 @@ MAE_DECODER: Table = (
     ('decoder_blocks.#.ffn.layers.1.', 'decoder_blocks.#.mlp.fc2.'),
     ('ln1.', 'decoder_norm.'),
 )
-# transformers 5 has other names in memory than in its files, which keep those of version 4.
+# transformers 5 keeps the names of version 4 in files, but uses other names in memory.
 _HF_IN_MEMORY: Table = (
     ('encoder.layer.#.attention.attention.query.', 'layers.#.attention.q_proj.'),
     ('encoder.layer.#.attention.attention.key.', 'layers.#.attention.k_proj.'),
@@ -194,7 +196,7 @@ _HF_IN_MEMORY: Table = (
 
 
 def rename(state: State, table: Table, back: bool = False) -> State:
-    """The names of a state as a table says, from ours to theirs, or back; names that fit no row stay."""
+    """Rename a state by a table from our names to theirs, or ``back``. Names without a match stay."""
     pairs = [pair[::-1] if back else pair for pair in table]
     rules = [(re.compile(re.escape(old).replace(r'\#', r'(\d+)')), new.replace('#', r'\1')) for old, new in pairs]
 
@@ -208,21 +210,21 @@ def rename(state: State, table: Table, back: bool = False) -> State:
 
 
 def from_mmpretrain(state: State) -> State:
-    """mmpretrain's ViT, also mmseg's MAE and BEiT (prefix removed), as our encoder.
+    """Convert mmpretrain's ViT, or mmseg's MAE and BEiT, without prefix, to our encoder.
 
     Raises:
-        ValueError: for relative position indices other than ours; see :func:`check_relative_index`.
+        ValueError: if relative position indices differ from ours; see :func:`check_relative_index`.
     """
     return split_qkv_bias(rename(drop_relative_index(state), MMPRETRAIN, back=True))
 
 
 def to_mmpretrain(state: State) -> State:
-    """Our encoder as mmpretrain's ``VisionTransformer``."""
+    """Convert our encoder to mmpretrain's ``VisionTransformer``."""
     return rename(fuse_qkv_bias(state), MMPRETRAIN)
 
 
 def mae_to_mmpretrain(state: State) -> State:
-    """All weights of facebookresearch's MAE as a state of mmpretrain's ``MAE``, which has the same values."""
+    """Convert all weights of facebookresearch's MAE to mmpretrain's ``MAE``; only names differ."""
     decoder = {key: value for key, value in state.items() if key.startswith(('decoder_', 'mask_token'))}
     encoder = {key: value for key, value in state.items() if key not in decoder}
     return {f'backbone.{key}': value for key, value in rename(encoder, MMPRETRAIN).items()} | {
@@ -231,35 +233,35 @@ def mae_to_mmpretrain(state: State) -> State:
 
 
 def from_mmseg(state: State) -> State:
-    """mmseg's ``VisionTransformer`` (prefix removed) as our encoder."""
+    """Convert mmseg's ``VisionTransformer``, without prefix, to our encoder."""
     return split_qkv_bias(rename(state, MMSEG, back=True))
 
 
 def to_mmseg(state: State) -> State:
-    """Our encoder as mmseg's ``VisionTransformer``, whose attention is torch's."""
+    """Convert our encoder to mmseg's ``VisionTransformer``, which uses torch's attention."""
     return rename(fuse_qkv_bias(state), MMSEG)
 
 
 def from_timm(state: State) -> State:
-    """timm's ViT, also facebookresearch MAE's and ViTDet's, as our encoder: only the fused biases differ."""
+    """Convert timm's ViT, or that of facebookresearch MAE or ViTDet, to our encoder: only the fused biases differ."""
     return split_qkv_bias(state)
 
 
 def to_timm(state: State) -> State:
-    """Our encoder as timm's ``VisionTransformer``."""
+    """Convert our encoder to timm's ``VisionTransformer``."""
     return fuse_qkv_bias(state)
 
 
 def to_mmdet(state: State) -> State:
-    """Our encoder as the ``ViT`` of mmdetection's projects/ViTDet, whose names are detectron2's.
+    """Convert our encoder to the ``ViT`` of mmdetection's projects/ViTDet, which uses detectron2's names.
 
-    It has no class token and no final norm; its loader passes over them.
+    That model has no class token and no final norm, and its loader ignores them.
     """
     return fuse_qkv_bias(state)
 
 
 def from_hf(state: State) -> State:
-    """transformers' ``ViTModel`` (prefix removed), as in its files or in memory, as our encoder."""
+    """Convert transformers' ``ViTModel``, without prefix, from a file or from memory, to our encoder."""
     state, out = rename(rename(state, _HF_IN_MEMORY, back=True), HF, back=True), {}
     for key, value in state.items():
         match = re.fullmatch(r'(.*\.attn\.)[qkv]\.(weight|bias)', key)
@@ -269,13 +271,13 @@ def from_hf(state: State) -> State:
         elif f'{stem}qkv.{kind}' not in out:
             parts = [state.get(f'{stem}{part}.{kind}') for part in 'qkv']
             if any(part is None for part in parts):
-                raise ValueError(f'{stem}{kind}: query, key and value are not all there')
+                raise ValueError(f'{stem}{kind}: query, key or value is missing')
             out[f'{stem}qkv.{kind}'] = torch.cat(parts)
     return split_qkv_bias(out)
 
 
 def to_hf(state: State) -> State:
-    """Our encoder under the names of transformers' ``ViTModel`` files: query, key and value apart."""
+    """Convert our encoder to a file of transformers' ``ViTModel``, with separate query, key and value."""
     out = {}
     for key, value in fuse_qkv_bias(state).items():
         if match := re.fullmatch(r'(.*\.attn\.)qkv\.(weight|bias)', key):
@@ -287,7 +289,7 @@ def to_hf(state: State) -> State:
 
 
 def from_authors_finetuned(state: State) -> State:
-    """The release's fine-tuned weights as a state of an ``ImageClassifier`` with our encoder."""
+    """Convert the release's fine-tuned weights to an ``ImageClassifier`` with our encoder."""
     return {
         f'head.fc.{key.removeprefix("head.")}' if key.startswith('head.') else f'backbone.{key}': value
         for key, value in state.items()
@@ -295,7 +297,7 @@ def from_authors_finetuned(state: State) -> State:
 
 
 def to_authors_finetuned(state: State) -> State:
-    """Our encoder and classifier (``backbone.``, ``head.fc.``) as the release's fine-tuned weights."""
+    """Convert our encoder and classifier (``backbone.``, ``head.fc.``) to the release's fine-tuned weights."""
     return {key.removeprefix('backbone.').replace('head.fc.', 'head.', 1): value for key, value in state.items()}
 
 
@@ -308,12 +310,12 @@ _INDEX, _TABLE = '.relative_position_index', '.relative_position_bias_table'
 
 
 def from_authors_segmentation(state: State) -> State:
-    """The release's segmentation weights as a state of mmseg's ``EncoderDecoder`` with our ``TransferViT``.
+    """Convert the release's segmentation weights to mmseg's ``EncoderDecoder`` with our ``TransferViT``.
 
-    The relative position indices, which follow from the grid, are compared with ours and left out.
+    Relative position indices follow from the grid. They are compared with ours and left out.
 
     Raises:
-        ValueError: for a name that is none of the release's, or an index that is not ours.
+        ValueError: for an unknown name, or an index that differs from ours.
     """
     renamed = rename(drop_relative_index(state), _SEGMENTATION_PYRAMID, back=True)
     unknown = [
@@ -328,24 +330,24 @@ def from_authors_segmentation(state: State) -> State:
 
 
 def to_authors_segmentation(state: State, grid: tuple[int, int] | None) -> State:
-    """A state of ``EncoderDecoder`` with our ``TransferViT`` as the release's segmentation weights.
+    """Convert ``EncoderDecoder`` with our ``TransferViT`` to the release's segmentation weights.
 
     Args:
-        state: of the segmentor.
-        grid: rows and columns of the patches that the relative positions are for.
+        state: state of the segmentor.
+        grid: rows and columns of patches of the relative positions.
 
     Raises:
-        ValueError: for a pyramid that is not the release's, or relative positions of windows.
+        ValueError: if the pyramid is not the release's, or if there are relative positions within windows.
     """
     if strange := [key for key in state if re.match(r'backbone\.pyramid\.(?!up[24]\.)', key)]:
-        raise ValueError(f'the release has no such pyramid: {strange[0]}')
+        raise ValueError(f'{strange[0]} is not a weight of the pyramid of the release (up4, up2)')
     out = {}
     for key, value in rename(state, _SEGMENTATION_PYRAMID).items():
         out[key] = value
         if key.endswith(_TABLE):
             if grid is None or bias_table_size(grid) != len(value):
                 raise ValueError(
-                    f'{key} has {len(value)} rows, which are not for all pairs of {grid} patches: the '
+                    f'{key} has {len(value)} rows, which do not cover all pairs of {grid} patches: the '
                     'release has no attention within windows'
                 )
             out[key.replace(_TABLE, _INDEX)] = relative_index(grid)
@@ -353,15 +355,15 @@ def to_authors_segmentation(state: State, grid: tuple[int, int] | None) -> State
 
 
 def drop_relative_index(state: State) -> State:
-    """A state without relative position indices, each of which must be ours; see :func:`check_relative_index`."""
+    """Remove relative position indices after checking them; see :func:`check_relative_index`."""
     for key in (key for key in state if key.endswith(_INDEX)):
         check_relative_index(key, state[key], state.get(key.replace(_INDEX, _TABLE)))
     return {key: value for key, value in state.items() if not key.endswith(_INDEX)}
 
 
 def check_relative_index(key: str, index: torch.Tensor, table: torch.Tensor | None) -> None:
-    """Raise a ValueError unless a stored index says what ours says, for a grid that fits the table."""
+    """Raise a ValueError unless a stored index equals ours for a grid that fits the table."""
     patches, rows = len(index) - 1, -1 if table is None else len(table)
     grids = ((n, patches // n) for n in range(1, patches + 1) if patches % n == 0)
     if not any(torch.equal(index, relative_index(grid)) for grid in grids if bias_table_size(grid) == rows):
-        raise ValueError(f'{key} orders the relative positions otherwise than the release, or does not fit its table')
+        raise ValueError(f'{key} orders relative positions differently from the release, or does not fit its table')

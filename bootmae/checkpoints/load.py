@@ -1,4 +1,4 @@
-"""Loading with a verdict: every weight of the encoder is found, or the run does not start."""
+"""Loads every weight of an encoder or raises an error, and reports what was loaded."""
 
 import hashlib
 import math
@@ -15,21 +15,21 @@ from torch import nn
 
 from ..models.positions import bias_table_size, resize_bias_table, resize_offsets, resize_positions
 from ..models.vit import PlainViT
+from .checksum import add_tensors
 from .identify import Encoder, find_encoder, weights_of
 from .keys import State
 from .read import read_checkpoint
 
 Grid = tuple[int, int]  # rows and columns of patches
 
-UNUSED_PARTS = ('norm.', 'fc_norm.', 'pyramid.')  # what follows the blocks, if the backbone goes on in another way
+UNUSED_PARTS = ('norm.', 'fc_norm.', 'pyramid.')  # what follows the blocks; a backbone may replace it
 
 
 @dataclass
-class Verdict:
-    """What was loaded, in one line for the log and one hash for the result row.
+class LoadReport:
+    """What was loaded: ``str()`` is the line for the log, and ``hash`` identifies the encoder in result rows.
 
-    The hash is of the file's encoder before anything is interpolated or left out, so that it is the same for every
-    model that starts from it.
+    The hash covers the file's encoder before interpolation, so it is the same for every model that starts from it.
     """
 
     path: str
@@ -39,8 +39,8 @@ class Verdict:
     new: list[str]
     unused: list[str]
     hash: str
-    resized: list[str] = field(default_factory=list)  # what was interpolated, from and to which grid
-    parts: list[str] = field(default_factory=list)  # why tensors are new: the model adds these, and the file has none
+    resized: list[str] = field(default_factory=list)  # what was interpolated, with both grids
+    parts: list[str] = field(default_factory=list)  # parts of the model that the file does not have
 
     def __str__(self) -> str:
         why = f'new ({", ".join(self.parts)}: not in the file)'
@@ -52,31 +52,31 @@ class Verdict:
 
 
 def families(keys: list[str]) -> list[str]:
-    """Names of weights, short: one for all blocks (``blocks.*.gamma_1``), and one for a pyramid (``pyramid.*``)."""
+    """Shorten names of weights: one for all blocks (``blocks.*.gamma_1``), and one for a pyramid (``pyramid.*``)."""
     return list(
         dict.fromkeys(re.sub(r'^pyramid\..*', 'pyramid.*', re.sub(r'^blocks\.\d+', 'blocks.*', key)) for key in keys)
     )
 
 
 def tensors_hash(state: State) -> str:
-    """First 12 hex digits of a SHA-256 over names, types, shapes and values."""
+    """First 12 hex digits of the SHA-256 of names, types, shapes and values."""
     digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        digest.update(f'{key}{value.dtype}{tuple(value.shape)}'.encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    add_tensors(digest, state)
     return digest.hexdigest()[:12]
 
 
 def fit_grids(encoder: Encoder, grids: dict[str, Grid]) -> tuple[State, list[str]]:
-    """The encoder's weights with absolute and relative positions interpolated, and what was, from and to which grid.
+    """Interpolate absolute and relative positions of an encoder to the grids of a model.
 
     Args:
-        encoder: of a file.
-        grids: the wanted rows and columns for each tensor of positions; see :meth:`PlainViT.position_grids`.
+        encoder: the encoder of a file.
+        grids: rows and columns for each tensor of positions; see :meth:`PlainViT.position_grids`.
+
+    Returns:
+        The weights, and what was interpolated with both grids.
 
     Raises:
-        ValueError: if the file does not tell what grid it is for, and it can be neither a square nor the wanted one.
+        ValueError: if the file does not record its grid, and it is neither a square nor the wanted one.
     """
     state, resized = dict(encoder.state), []
     for name in (name for name in grids if name in state):
@@ -99,7 +99,7 @@ def fit_grids(encoder: Encoder, grids: dict[str, Grid]) -> tuple[State, list[str
 
 
 def position_grid(encoder: Encoder, wanted: Grid) -> Grid:
-    """The grid of the position embedding: recorded or square, else the one wanted."""
+    """Grid of the position embedding: the recorded one, a square, or the wanted one."""
     grid, patches = encoder.grid or wanted, encoder.state['pos_embed'].shape[1] - 1
     if math.prod(grid) != patches:
         raise ValueError(f'its position embedding has {patches} patches, no square grid, and the model has {wanted}')
@@ -107,7 +107,7 @@ def position_grid(encoder: Encoder, wanted: Grid) -> Grid:
 
 
 def table_grid(encoder: Encoder, table: torch.Tensor, wanted: Grid) -> Grid:
-    """The grid of a relative position bias table, by its rows: the encoder's, else a square (a window), else wanted."""
+    """Grid of a relative position bias table, from its rows: the encoder's, a square (a window), or the wanted one."""
     side = (math.isqrt(max(len(table) - 3, 0)) + 1) // 2
     whole = encoder.grid if 'pos_embed' in encoder.state else None
     for grid in (whole, (side, side), wanted):
@@ -118,21 +118,21 @@ def table_grid(encoder: Encoder, table: torch.Tensor, wanted: Grid) -> Grid:
 
 @dataclass
 class Match:
-    """What of a file goes into a backbone."""
+    """The weights of a file that fit a backbone."""
 
     state: State
-    new: list[str]  # tensors of the backbone that start fresh
-    unused: list[str]  # parts of the file
-    resized: list[str]  # what was interpolated, from and to which grid
-    parts: list[str]  # of the backbone that start fresh
+    new: list[str]  # tensors of the backbone that keep their initial values
+    unused: list[str]  # parts of the file that are not loaded
+    resized: list[str]  # what was interpolated, with both grids
+    parts: list[str]  # parts of the backbone that keep their initial values
 
 
 def match(backbone: PlainViT, encoder: Encoder) -> Match:
-    """The weights to load, and what remains on either side.
+    """Match the weights of an encoder with a backbone.
 
     Raises:
-        ValueError: if anything is missing, unexpected or of another shape, beyond what the backbone declares as new
-            (as a whole) and the parts after its blocks.
+        ValueError: if a weight is missing, unexpected or has another shape. Whole parts that the backbone declares as
+            new may be missing, and parts after the blocks may be unused.
     """
     wanted = backbone.state_dict()
     if encoder.depth != backbone.arch_depth:
@@ -167,35 +167,37 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
 
 @contextmanager
 def error_context(path: str | Path) -> Iterator[None]:
-    """A ValueError within says that the file was not loaded, why, and what to do."""
+    """Extend a ValueError raised within the context by the file and a remedy."""
     try:
         yield
     except ValueError as error:
         raise ValueError(
             f'{path} was not loaded into the backbone: {error}. Use the config of the method and size '
-            'that made the file, or another file.'
+            'that wrote the file, or another file.'
         ) from error
 
 
-def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online', content: dict | None = None) -> Verdict:
-    """Load a checkpoint's encoder into a backbone, whole or not at all.
+def load_encoder(
+    backbone: PlainViT, path: str | Path, source: str = 'online', content: dict | None = None
+) -> LoadReport:
+    """Load the encoder of a checkpoint into a backbone, completely or not at all.
 
     Args:
-        backbone: the model to fill.
+        backbone: the model to load into.
         path: any file that :func:`find_encoder` knows.
-        source: ``online`` or ``momentum``.
-        content: of the file, if it was read before.
+        source: ``online`` or ``momentum`` encoder.
+        content: content of the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if its encoder does not fit the backbone; nothing is loaded then.
+        ValueError: if the encoder does not fit the backbone. Nothing is loaded then.
     """
     content = content or read_checkpoint(path)
     with error_context(path):
         encoder = find_encoder(content, source)
         found = match(backbone, encoder)
     backbone.load_state_dict(found.state, strict=False)
-    return Verdict(
+    return LoadReport(
         str(path),
         encoder.kind,
         len(found.state),
@@ -212,47 +214,47 @@ def load_encoder(backbone: PlainViT, path: str | Path, source: str = 'online', c
 class EncoderWeights:
     """``init_cfg=dict(type='EncoderWeights', checkpoint=FILE)`` of a :class:`PlainViT`; see :func:`load_encoder`.
 
-    The module's ``verdict`` tells what was loaded.
+    Sets the module's ``load_report``.
     """
 
     def __init__(self, checkpoint: str, source: str = 'online'):
         self.checkpoint, self.source = checkpoint, source
 
     def __call__(self, module: nn.Module) -> None:
-        module.verdict = load_encoder(module, self.checkpoint, self.source)
-        print_log(str(module.verdict), logger='current')
+        module.load_report = load_encoder(module, self.checkpoint, self.source)
+        print_log(str(module.load_report), logger='current')
 
 
 def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
-    """Load all weights of one of our runs into its model, whole or not at all.
+    """Load all weights of a run of this suite into its model, completely or not at all.
 
     Args:
-        model: of the config that wrote the file.
-        content: of :func:`read_checkpoint`.
-        path: its file, for the message.
+        model: the model of the config that wrote the file.
+        content: result of :func:`read_checkpoint`.
+        path: the file, for messages.
 
     Raises:
-        ValueError: if a weight is missing, unexpected or of another shape; nothing is loaded then.
+        ValueError: if a weight is missing, unexpected or has another shape. Nothing is loaded then.
     """
     state, wanted = weights_of(content), model.state_dict()
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
     if missing or unexpected or shapes:
         lost = any(key.startswith('momentum.') for key in missing)
-        momentum = ' Its momentum encoder is lost, and with it the training target.' if lost else ''
+        momentum = ' Its momentum encoder is missing, and with it the training target.' if lost else ''
         theirs = any(key.startswith('backbone.fpn1.') for key in unexpected)
         convert = " Convert the authors' segmentation file: tools/convert_checkpoint.py --to mmseg." if theirs else ''
         raise ValueError(
-            f"{path} is no checkpoint of this config's {type(model).__name__}: {len(missing)} weights "
+            f"{path} is not a checkpoint of this config's {type(model).__name__}: {len(missing)} weights "
             f'missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(shapes)} of '
-            f'another shape {shapes[:3]}.{momentum}{convert} Give the config that wrote the file; to '
+            f'another shape {shapes[:3]}.{momentum}{convert} Use the config that wrote the file; to '
             'start a new run from its encoder use --init.'
         )
     model.load_state_dict(state, strict=True)
 
 
 def check_resumable(content: dict, path: str | Path) -> None:
-    """Raise a ValueError unless a file holds what a run needs to go on: its counters and its optimizer."""
+    """Raise a ValueError if a file lacks the counters or the optimizer that resuming a run needs."""
     meta = content.get('meta')
     counters = isinstance(meta, dict) and {'epoch', 'iter'} <= set(meta)
     if not counters or 'optimizer' not in content:

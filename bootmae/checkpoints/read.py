@@ -1,4 +1,4 @@
-"""Safe reading: tensors and plain types only. No code stored in a file is ever executed, and there is no fallback."""
+"""Safe reading of tensors and plain types. Code stored in a file is never executed, and there is no fallback."""
 
 import argparse
 import json
@@ -13,18 +13,18 @@ from mmengine.logging import HistoryBuffer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from .checksum import AGAIN, DIGESTS, DamagedError, tensors_digest, verify
+from .checksum import AGAIN, DIGESTS, DamagedError, tensors_digest, verify_checksum
 from .hub import is_name, read_named
 
 
 def history_method(owner: type, name: str):
-    """Stands in for ``getattr`` in files of mmengine, whose log histories name their own statistics that way."""
+    """Replaces ``getattr`` in files of mmengine, whose log histories refer to their own methods with it."""
     if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
         return getattr(owner, name)
     raise UnpicklingError(f'a reference to {name} of {owner}')
 
 
-# Plain data that honest files hold beside tensors: mmengine's log history, numpy numbers, the authors' arguments.
+# Plain data that files hold beside tensors: mmengine's log history, numpy numbers, the authors' arguments.
 _NUMPY = (np._core.multiarray._reconstruct, np._core.multiarray.scalar)
 SAFE_TYPES = [
     argparse.Namespace,
@@ -32,7 +32,7 @@ SAFE_TYPES = [
     (history_method, 'builtins.getattr'),
     np.ndarray,
     np.dtype,
-    bytes,  # of an empty array
+    bytes,  # part of an empty array
     *(
         (function, f'numpy.{core}.multiarray.{function.__name__}')  # numpy 1 wrote numpy.core
         for function in _NUMPY
@@ -41,18 +41,18 @@ SAFE_TYPES = [
     *(type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')),
 ]
 
-_READING = threading.Lock()  # torch keeps one list of safe types for all threads, and the first to end would clear it
+_READING = threading.Lock()  # torch's list of safe types is shared by all threads, and the first to leave clears it
 
 
 def _reason(error: UnpicklingError) -> str:
-    """What torch refused, without its advice to read the file unsafely."""
+    """The reason in torch's error, without its advice to read the file unsafely."""
     found = re.search(r'WeightsUnpickler error:\s*(.+)|(Trying to load .+)', str(error))
     reason = (found[1] or found[2]).split('. ')[0].rstrip('.') if found else 'no pickle of torch'
     return re.sub(r'.*add_safe_globals.*but got', 'an object of type', reason)
 
 
 def _read_safetensors(path: Path) -> dict:
-    """The tensors, or what :func:`write_checkpoint` wrote: ``state_dict`` and ``meta``."""
+    """The tensors of a file, or ``state_dict`` and ``meta`` if :func:`write_checkpoint` wrote it."""
     with safe_open(path, framework='pt') as file:
         header = file.metadata() or {}
     tensors = load_file(path)
@@ -64,26 +64,25 @@ def _read_safetensors(path: Path) -> dict:
 
 
 def _read_torch(path: Path) -> object:
-    verify(path)
+    verify_checksum(path)
     with _READING, torch.serialization.safe_globals(SAFE_TYPES):
         return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """The content of a ``.pth``/``.pt``/``.bin`` or ``.safetensors`` file, on the CPU.
+    """Read a ``.pth``/``.pt``/``.bin`` or ``.safetensors`` file, or ``timm:NAME`` (:func:`read_named`), on the CPU.
 
-    ``timm:NAME`` is taken for a name of timm, which downloads it; see :func:`read_named`.
+    Files of this suite have a checksum, which is verified.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged (one that was written here has a checksum, which is verified), holds
-            anything but tensors and plain types, or no dict.
+        ValueError: if the file is damaged, holds anything but tensors and plain types, or is not a dict.
     """
     if is_name(path):
         return read_named(str(path))
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint {path}: give the path of a .pth or .safetensors file')
+        raise FileNotFoundError(f'no checkpoint {path}: use the path of a .pth or .safetensors file')
     try:
         content = (_read_safetensors if path.suffix == '.safetensors' else _read_torch)(path)
     except UnpicklingError as error:
@@ -93,8 +92,8 @@ def read_checkpoint(path: str | Path) -> dict:
         ) from None
     except DamagedError:
         raise
-    except Exception as error:  # damage shows in many ways: struct.error, IndexError, AssertionError, SafetensorError
-        raise ValueError(f'{path} is damaged or no checkpoint ({type(error).__name__}: {error}): {AGAIN}') from error
+    except Exception as error:  # damage raises struct.error, IndexError, AssertionError, SafetensorError and others
+        raise ValueError(f'{path} is damaged or not a checkpoint ({type(error).__name__}: {error}): {AGAIN}') from error
     if not isinstance(content, dict):
         raise ValueError(
             f'{path} holds a {type(content).__name__}, not a dict of weights: save a dict of named '

@@ -1,4 +1,4 @@
-"""Which file a run goes on from, and what must agree between a file and the run that goes on."""
+"""Chooses the checkpoint that a run resumes from, and checks that it belongs to the run."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,18 +13,23 @@ from .load import check_resumable
 from .read import read_checkpoint
 
 NAMES = re.compile(r'(epoch|iter|step)_(\d+)\.pth')
-STEP = re.compile(r'step_(\d+)\.pth')  # saved between the regular ones
-MOMENTS = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer')  # optimizer states shaped like the weights
+STEP = re.compile(r'step_(\d+)\.pth')  # saved between the regular checkpoints
+MOMENTS = (
+    'exp_avg',
+    'exp_avg_sq',
+    'max_exp_avg_sq',
+    'momentum_buffer',
+)  # optimizer states with the shape of the weight
 
 
 @dataclass
 class Found:
-    """The newest whole checkpoint of a folder, and why newer ones were skipped.
+    """The newest valid checkpoint of a folder.
 
     Attributes:
-        path: its file; None where no file is whole.
-        content: of :func:`read_checkpoint`.
-        skipped: (file, reason) of the newer ones.
+        path: its file, or None if no file is valid.
+        content: its content from :func:`read_checkpoint`.
+        skipped: newer files that were skipped, each with the reason.
     """
 
     path: Path | None = None
@@ -39,10 +44,10 @@ def run_files(folder: str | Path) -> list[Path]:
 
 
 def find_newest(folder: str | Path) -> Found:
-    """The checkpoint with most iterations that is whole and can be resumed.
+    """Find the valid checkpoint with the most iterations that a run can resume from.
 
-    Iterations are those that the files record, not their dates or names. Files without a mark, which older versions
-    wrote, are read to know theirs.
+    The iterations come from the content of the files, not from names or dates. A file of an older version, without
+    checksum record, is read completely for it.
     """
     found, known = Found(), []
     for path in run_files(folder):
@@ -54,7 +59,7 @@ def find_newest(folder: str | Path) -> Found:
             found.skipped.append((path, str(error)))
         else:
             known.append((iteration, not STEP.fullmatch(path.name), path))
-    for _, _, path in sorted(known, reverse=True):  # of two alike the regular one, which was saved later
+    for _, _, path in sorted(known, reverse=True):  # if iterations are equal, the regular one is newer
         try:
             found.path, found.content = path, _read(path)
             break
@@ -70,11 +75,15 @@ def _read(path: Path) -> dict:
     return content
 
 
-def choose(folder: str | Path, warn: Callable[[str], None]) -> Found:
-    """:func:`find_newest`, with a warning for each file that was skipped.
+def choose_checkpoint(folder: str | Path, warn: Callable[[str], None]) -> Found:
+    """Find the checkpoint to resume from, see :func:`find_newest`, with a warning for each skipped file.
+
+    Args:
+        folder: the folder of the run's checkpoints.
+        warn: called with each warning.
 
     Raises:
-        ValueError: if there are checkpoints, but none is whole.
+        ValueError: if there are checkpoints, but none is valid.
     """
     found = find_newest(folder)
     for path, reason in found.skipped:
@@ -82,16 +91,16 @@ def choose(folder: str | Path, warn: Callable[[str], None]) -> Found:
     if found.path is None and found.skipped:
         names = ', '.join(path.name for path, _ in found.skipped)
         raise ValueError(
-            f'no checkpoint in {folder} can be resumed ({names}): {found.skipped[-1][1]}. Copy a whole '
-            'one there, or start anew without --resume in another --work-dir'
+            f'no checkpoint in {folder} can be resumed ({names}): {found.skipped[-1][1]}. Copy a valid '
+            'one there, or start a new run without --resume in another --work-dir'
         )
     return found
 
 
 def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> None:
-    """Raise a ValueError unless the optimizer state in a file is one of this optimizer's parameters.
+    """Raise a ValueError if the optimizer state of a file does not fit the parameters of this optimizer.
 
-    torch itself compares the number of parameters only, and fails in the first step or goes on with wrong moments.
+    torch compares the number of parameters only. It would fail in the first step, or continue with wrong moments.
     """
     state = content['optimizer']
     groups = state.get('param_groups', [])
@@ -121,19 +130,19 @@ def _wrong_shapes(states: dict, keys: Sequence[int], weights: Sequence[torch.Ten
 
 
 def check_facts(content: dict, path: str | Path, ours: dict, changed: bool = False) -> list[str]:
-    """Compare what a file records of its run with the run that goes on.
+    """Compare the facts that a file records about its run with those of the run that resumes.
 
     Args:
-        content: of :func:`read_checkpoint`; files of older versions record nothing, and pass.
-        path: its file, for the message.
-        ours: facts of this run; only those that both know are compared.
-        changed: differences are wanted.
+        content: result of :func:`read_checkpoint`. Files of older versions record nothing and pass.
+        path: the file, for messages.
+        ours: facts of this run. Facts that the file does not record are not compared.
+        changed: allow differences.
 
     Returns:
         The differences.
 
     Raises:
-        ValueError: if there are any and they are not wanted.
+        ValueError: if there are differences and ``changed`` is not set.
     """
     theirs = content['meta'].get('bootmae', {}).get('run', {})
     differences = [
@@ -143,7 +152,7 @@ def check_facts(content: dict, path: str | Path, ours: dict, changed: bool = Fal
     ]
     if differences and not changed:
         raise ValueError(
-            f'{path} is of a run with another config: {"; ".join(differences)}. Resume with the config '
-            'that wrote the file, or give --resume-changed to go on with this one'
+            f'{path} is from a run with another config: {"; ".join(differences)}. Resume with the config '
+            'that wrote the file, or use --resume-changed to continue with this one'
         )
     return differences

@@ -1,4 +1,4 @@
-"""Checkpoints are written whole or not at all, and none is overwritten unasked."""
+"""Atomic writing of checkpoints, which never replaces a file unasked."""
 
 import json
 from pathlib import Path
@@ -9,28 +9,32 @@ from safetensors.torch import save_file
 from ..files import write_file
 from .checksum import DIGESTS, SummingFile, tensors_digest
 
-OVERHEAD = 1 << 20  # bytes of a file beside its tensors: names, histories, the config
+OVERHEAD = 1 << 20  # bytes of a file beside its tensors: names, histories, config
 
 
 def check_target(path: str | Path, force: bool = False) -> None:
-    """Refuse a file that cannot or must not be written, before time goes into its content.
+    """Raise an error early if a file cannot or must not be written.
+
+    Args:
+        path: the file to write.
+        force: allow replacing an existing file.
 
     Raises:
-        FileNotFoundError: if its folder does not exist.
-        FileExistsError: if it exists and must not be replaced.
-        ValueError: if it is a folder.
+        FileNotFoundError: if the folder of the file does not exist.
+        FileExistsError: if the file exists and ``force`` is not set.
+        ValueError: if the path is a folder.
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f'{path} is a folder: give the path of a file')
+        raise ValueError(f'{path} is a folder: use the path of a file')
     if not path.parent.is_dir():
-        raise FileNotFoundError(f'no folder {path.parent} for {path.name}: make it first')
+        raise FileNotFoundError(f'no folder {path.parent} for {path.name}: create it first')
     if path.exists() and not force:
-        raise FileExistsError(f'{path} exists: give another name, or --force to replace it')
+        raise FileExistsError(f'{path} exists: use another name, or --force to replace it')
 
 
 def bytes_of(content: object) -> int:
-    """Bytes of the tensors in nested dicts and lists, memory that several share counted once, as in a torch file."""
+    """Bytes of the tensors in nested dicts and lists. Shared memory counts once, as in a torch file."""
     storages = {}
 
     def visit(value: object) -> None:
@@ -46,19 +50,19 @@ def bytes_of(content: object) -> int:
 
 
 def write_checkpoint(path: str | Path, content: dict) -> None:
-    """Write a dict of weights and plain types: as safetensors if the path ends so, else as torch does.
+    """Write a dict of weights and plain types as a torch file, or as safetensors if the path ends in ``.safetensors``.
 
-    Either has a checksum that :func:`read_checkpoint` verifies. Tensors go straight to the disk: no copy of the file
-    is made in memory.
+    Both formats get a checksum that :func:`read_checkpoint` verifies. Torch files are written directly to the disk,
+    without a copy in memory.
 
     Args:
-        path: the file; replaced if it exists, see :func:`check_target`.
-        content: ``meta['bootmae']`` holds facts of plain types, ``meta['iter']`` the iteration of a run; for
-            safetensors, beside it a ``state_dict`` only.
+        path: the file. An existing file is replaced; see :func:`check_target`.
+        content: ``meta['bootmae']`` holds facts of plain types and ``meta['iter']`` the iteration of a run. For
+            safetensors only ``meta`` and ``state_dict`` are allowed.
 
     Raises:
-        OSError: if it could not be written, e.g. for lack of space; an older file is what it was.
-        ValueError: for weights that safetensors has no place for.
+        OSError: if the file could not be written, e.g. because the disk is full. An older file stays as it was.
+        ValueError: if the content does not fit a safetensors file.
     """
     room = bytes_of(content) + OVERHEAD
     if Path(path).suffix != '.safetensors':
@@ -66,9 +70,9 @@ def write_checkpoint(path: str | Path, content: dict) -> None:
         return
     if several := sorted(set(content) - {'state_dict', 'meta'}):
         raise ValueError(
-            f'{path}: a .safetensors file has no place for {", ".join(several)}: give a name that ends in .pth'
+            f'{path}: a .safetensors file has no place for {", ".join(several)}: use a name that ends in .pth'
         )
-    # Some of our weights share memory, which safetensors does not take.
+    # safetensors does not take tensors that share memory.
     tensors = {key: value.detach().clone().contiguous() for key, value in content['state_dict'].items()}
     header = dict(format='pt', bootmae=json.dumps(content['meta']['bootmae']))
     digest = tensors_digest(tensors, header)
@@ -83,7 +87,7 @@ def _save_torch(content: dict, path: Path) -> None:
         summing = SummingFile(file)
         try:
             torch.save(content, summing)
-        except RuntimeError as error:  # torch's own, for what failed below it
+        except RuntimeError as error:  # torch's error for an OSError below it
             if summing.error is None:
                 raise
             raise summing.error from error

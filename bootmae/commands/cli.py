@@ -1,4 +1,4 @@
-"""What all commands share: user errors, and runs that end before their time, in one line."""
+"""Entry point of all commands: it reports user errors and stopped runs in one line."""
 
 import atexit
 import os
@@ -8,29 +8,30 @@ from typing import NoReturn
 
 from ..distributed.exits import USER_ERROR, RunStopped
 
-USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, no room
+USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, disk full
 
 
 def main(command: Callable[[], int | None]) -> None:
-    """Run a command; a user error becomes one line on stderr and exit code 2, a stopped run one with its own code.
+    """Run a command and exit with its code.
 
-    Set ``BOOTMAE_TRACEBACK=1`` to see where it was raised.
+    A user error is printed as one line on stderr, with exit code 2. A stopped run is printed the same way, with its own
+    exit code. Set ``BOOTMAE_TRACEBACK=1`` to see the traceback.
     """
     try:
         leave(command() or 0)
     except (*USER_ERRORS, RunStopped) as error:
         if os.environ.get('BOOTMAE_TRACEBACK'):
             raise
-        stopped = isinstance(error, RunStopped)
-        print(f'{"stopped" if stopped else "error"}: {error}', file=sys.stderr)
-        leave(error.code if stopped else USER_ERROR)
+        kind, code = ('stopped', error.code) if isinstance(error, RunStopped) else ('error', USER_ERROR)
+        print(f'{kind}: {error}', file=sys.stderr)
+        leave(code)
 
 
 def leave(code: int) -> NoReturn:
-    """End this process; one of several at once, after what Python does at its exit, but without taking itself down.
+    """End this process. A process of a distributed run skips the interpreter shutdown after its exit handlers.
 
-    gloo's threads may still let go of a tensor of the last exchange, for which they need a Python that is there:
-    otherwise the process aborts ("terminate called without an active exception"), on a busy machine now and then.
+    gloo's threads may still release a tensor of the last collective, which needs a running interpreter. Otherwise the
+    process sometimes aborts on a busy machine ("terminate called without an active exception").
     """
     dist = sys.modules.get('torch.distributed')
     if dist is None or not dist.is_available() or not dist.is_initialized():

@@ -1,14 +1,12 @@
-"""What is wrong with an installation or a machine, in seconds, each fault with its remedy.
+"""Diagnose the installation and the machine within seconds; every fault comes with a remedy.
 
-It must run where packages are missing or broken: nothing but the standard library is imported, every check is by
-itself, and all that imports packages happens in a child process (doctor_child.py), which may crash or hang.
+The doctor must run even if packages are missing or broken. It imports only the standard library, every check is
+independent, and checks that import packages run in a child process (doctor_child.py), which may crash or hang.
 ``tools/doctor.py`` loads this file without the package around it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -23,18 +21,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .doctor_versions import fits, in_range, installed_packages, numbers, read_lock, read_ranges
+
 ROOT = Path(__file__).resolve().parents[2]
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
 REPAIR = 'rm -f .venv/.complete && make setup'
 PIP = '.venv/bin/python -m pip'
 GB = 1e9
-LIMIT_S = 90  # after which the child process counts as hanging
-DISK_FAULT, DISK_NOTE = 2 * GB, 12 * GB  # about one checkpoint of ViT-B; the old and the new one of ViT-L
+LIMIT_S = 90  # a child process that takes longer counts as hanging
+DISK_FAULT, DISK_NOTE = 2 * GB, 12 * GB  # about one ViT-B checkpoint; the old and the new ViT-L checkpoint
 SHM_FAULT, SHM_NOTE = 0.5 * GB, 8 * GB
 FILES_FAULT, FILES_NOTE = 1024, 4096
-# neither in pyproject.toml, nor may it leave the series that the lock knows: the stack calls what others lack
+# not in pyproject.toml, but must stay in the release series of the lock: the stack calls functions that others lack
 WATCHED = ('scipy',)
-OPTIONAL = re.compile(  # never a fault: CUDA, and tools of developers with what they need
+OPTIONAL = re.compile(  # never a fault: CUDA, developer tools and their dependencies
     'nvidia-|cuda-|triton|pytest|ruff|codespell|pip$|uv$|wheel$|iniconfig|pluggy|mypy|librt|ast-serialize|pathspec|nox$|'
     'argcomplete|attrs|colorlog|dependency-groups|humanize|virtualenv|distlib|python-discovery|import-linter|grimp'
 )
@@ -53,14 +53,14 @@ COMPILE = (
 
 @dataclass
 class Finding:
-    """What a check says.
+    """Result of a check.
 
     Args:
         level: ``OK``, ``NOTE`` or ``FAULT``.
-        name: what was looked at.
+        name: subject of the check.
         value: what was found, and why it matters.
-        remedy: a command, or what to do.
-        seconds: that it took.
+        remedy: a command or an instruction.
+        seconds: duration of the check.
     """
 
     level: str
@@ -77,12 +77,12 @@ class Finding:
 
 @dataclass
 class Context:
-    """What checks look at.
+    """Input of the checks.
 
     Args:
-        root: of the checkout.
-        work_dir: where runs go.
-        installed: version of each package.
+        root: folder of the checkout.
+        work_dir: folder for runs.
+        installed: version of each installed package.
         gpu: whether the child process may use a GPU.
     """
 
@@ -96,12 +96,12 @@ Check = Callable[[Context], 'Finding | list[Finding]']
 
 
 def run_check(check: Check, context: Context) -> list[Finding]:
-    """A check's findings; if it fails itself, that is a fault."""
+    """Run a check and return its findings. An exception in the check is a fault."""
     start = time.perf_counter()
     name = check.__name__.replace('check_', '').replace('_', ' ')
     try:
         found = check(context)
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation may raise anything
         found = Finding(FAULT, name, first_line(error), REPAIR)
     found = found if isinstance(found, list) else [found]
     if found:
@@ -110,82 +110,12 @@ def run_check(check: Check, context: Context) -> list[Finding]:
 
 
 def first_line(error: BaseException) -> str:
-    """Kind and first line of an error."""
+    """Format the type and the first line of an error."""
     try:
         text = str(error)
-    except Exception:  # there are such errors
+    except Exception:  # some errors cannot be formatted
         text = ''
     return f'{type(error).__name__}: {text}'.splitlines()[0][:200]
-
-
-# --- versions ---
-
-
-def normal(name: str) -> str:
-    """A package's name as the lock writes it."""
-    return re.sub('[-_.]+', '-', name).lower()
-
-
-def installed_packages() -> dict[str, str]:
-    """Version of each package that Python would import, by its normal name."""
-    found: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        with contextlib.suppress(Exception):  # a half-removed package has no metadata
-            found.setdefault(normal(distribution.metadata['Name']), distribution.version)
-    return found
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a version: '2.11.0+cu130' -> (2, 11, 0)."""
-    return tuple(int(part) for part in re.findall('[0-9]+', re.match('[0-9.]*', version)[0]))
-
-
-def fits(version: str, comparison: str, other: str) -> bool:
-    """Whether ``version comparison other`` holds, such as 2.2.6 < 2.3; '==3.11.*' compares what is before the star."""
-    a, b = numbers(version), numbers(other)
-    length = len(b) if other.endswith('.*') else max(len(a), len(b))
-    a, b = ((x + (0,) * length)[:length] for x in (a, b))
-    return {'==': a == b, '!=': a != b, '>=': a >= b, '<=': a <= b, '>': a > b, '<': a < b}[comparison]
-
-
-def applies(marker: str) -> bool:
-    """Whether a line of the lock with this condition is meant for this Python and machine."""
-    facts = dict(sys_platform=sys.platform, platform_machine=platform.machine())
-
-    def decide(match: re.Match) -> str:
-        name, comparison, value = match.groups()
-        if name.startswith('python'):
-            return str(fits(platform.python_version(), comparison, value))
-        return str((facts[name] == value) == (comparison == '=='))
-
-    decided = re.sub(r"(\w+) *(==|!=|>=|<=|>|<) *'([^']*)'", decide, marker)
-    if not re.fullmatch('(True|False|and|or|[() ])*', decided):
-        raise ValueError(f'requirements.lock has a condition that is not understood: {marker}')
-    return not decided.strip() or bool(eval(decided))
-
-
-def read_lock(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Versions that requirements.lock wants here, and all versions that it names for any Python and machine."""
-    wanted, known = {}, {}
-    for line in (root / 'requirements.lock').read_text().splitlines():
-        requirement, _, marker = line.partition(';')
-        if '==' in requirement:
-            name, version = (part.strip() for part in requirement.split('=='))
-            known.setdefault(normal(name), []).append(version)
-            if applies(marker):
-                wanted[normal(name)] = version
-    return wanted, known
-
-
-def read_ranges(root: Path) -> dict[str, str]:
-    """Ranges of versions in pyproject.toml, such as '>=2,<2.3'. Read as text: Python 3.10 has no TOML reader."""
-    entries = re.findall(r'^\s+"([\w.-]+)([<>=!][^"\s]*)?",', (root / 'pyproject.toml').read_text(), re.MULTILINE)
-    return {normal(name): limits for name, limits in entries}
-
-
-def in_range(version: str, limits: str) -> bool:
-    """Whether a version is in a range such as '>=2,<2.3'; '' is any."""
-    return all(fits(version, *re.match('([<>=!]+)(.*)', limit).groups()) for limit in limits.split(',') if limit)
 
 
 def check_python(context: Context) -> Finding:
@@ -202,16 +132,16 @@ def check_python(context: Context) -> Finding:
         return Finding(
             FAULT,
             'Python',
-            f'{version} of {sys.prefix}, which has no torch: it is not that of .venv',
+            f'{version} in {sys.prefix} has no torch; this is not the Python of .venv',
             'source .venv/bin/activate',
         )
     if Path(sys.prefix).resolve() != (context.root / '.venv').resolve():
-        return Finding(NOTE, 'Python', f'{version} of {sys.prefix}, not of .venv', 'source .venv/bin/activate')
+        return Finding(NOTE, 'Python', f'{version} in {sys.prefix}, not in .venv', 'source .venv/bin/activate')
     return Finding(OK, 'Python', f'{version}, {platform.system()} {platform.machine()}')
 
 
 def unactivated(context: Context) -> bool:
-    """Whether this is a Python without the suite's packages, while .venv has them."""
+    """Whether this Python lacks the suite's packages while .venv exists."""
     venv = context.root / '.venv'
     return (
         Path(sys.prefix).resolve() != venv.resolve()
@@ -221,9 +151,10 @@ def unactivated(context: Context) -> bool:
 
 
 def check_packages(context: Context) -> list[Finding]:
-    """Versions against the lock: a fault outside the range of pyproject.toml, a note inside it.
+    """Compare the installed versions with the lock.
 
-    The original OpenMMLab releases in place of the maintained builds are a note too.
+    A version outside the range of pyproject.toml is a fault. Another version within the range is a note, and so are the
+    original OpenMMLab releases in place of the maintained builds.
     """
     (wanted, known), ranges = read_lock(context.root), read_ranges(context.root)
     originals = {
@@ -238,7 +169,7 @@ def check_packages(context: Context) -> list[Finding]:
     findings, others = [], []
     if originals:
         listed = ', '.join(f'{original} {context.installed[original]}' for original in originals.values())
-        findings.append(Finding(NOTE, 'packages', f'original releases in place of the maintained builds: {listed}'))
+        findings.append(Finding(NOTE, 'packages', f'original releases instead of the maintained builds: {listed}'))
     for name, version in wanted.items():
         have = context.installed.get(name)
         if have is None or fits(have, '==', version):
@@ -268,7 +199,7 @@ def check_packages(context: Context) -> list[Finding]:
 
 
 def check_combinations(context: Context) -> list[Finding]:
-    """Packages that do not go together."""
+    """Find packages that conflict."""
     have, findings = context.installed, []
     for name, originals in ORIGINALS.items():
         if both := [original for original in originals if original in have and name in have]:
@@ -276,7 +207,7 @@ def check_combinations(context: Context) -> list[Finding]:
                 Finding(
                     FAULT,
                     name,
-                    f'{both[0]} {have[both[0]]} is installed too, and owns the same files',
+                    f'{both[0]} {have[both[0]]} is installed too and owns the same files',
                     f'{PIP} uninstall -y {" ".join(both)} && {PIP} install --force-reinstall --no-deps '
                     f'{name}=={have[name]}',
                 )
@@ -296,18 +227,18 @@ def check_combinations(context: Context) -> list[Finding]:
                 NOTE,
                 'transformers',
                 f'{have["transformers"]} with pycocotools breaks the import of mmpretrain; '
-                'bootmae/compat.py cures it by leaving out the multimodal models',
-                f'import bootmae.registry before mmpretrain, or: {PIP} install "transformers<5"',
+                'bootmae/compat.py avoids this by disabling the multimodal models',
+                f'import bootmae.registry before mmpretrain, or run: {PIP} install "transformers<5"',
             )
         )
-    return findings or [Finding(OK, 'combinations', 'none that is known to be bad')]
+    return findings or [Finding(OK, 'combinations', 'no known conflicts')]
 
 
 # --- machine ---
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Return the folder itself or its nearest existing parent."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
@@ -324,22 +255,22 @@ def check_work_dir(context: Context) -> Finding:
         return Finding(
             FAULT,
             'work directory',
-            f'{folder} cannot be written to: {error.strerror or error}',
-            f'ls -ld {folder}; make it writable, or give runs --work-dir ELSEWHERE',
+            f'{folder} is not writable: {error.strerror or error}',
+            f'ls -ld {folder}; make it writable, or pass --work-dir ELSEWHERE',
         )
-    return Finding(OK, 'work directory', f'{context.work_dir} can be written to')
+    return Finding(OK, 'work directory', f'{context.work_dir} is writable')
 
 
 def check_disk(context: Context) -> Finding:
     folder = existing(context.work_dir)
     free = shutil.disk_usage(folder).free
     level = FAULT if free < DISK_FAULT else NOTE if free < DISK_NOTE else OK
-    why = '' if level == OK else f': checkpoints of ViT-B need {DISK_FAULT / GB:.0f} GB each, of ViT-L more'
+    why = '' if level == OK else f': a ViT-B checkpoint needs {DISK_FAULT / GB:.0f} GB, a ViT-L checkpoint more'
     return Finding(
         level,
         'disk',
         f'{free / GB:.1f} GB free in {folder}{why}',
-        '' if level == OK else 'free some, or give runs --work-dir ELSEWHERE; see: du -sh work_dirs/*',
+        '' if level == OK else 'free some space, or pass --work-dir ELSEWHERE; see: du -sh work_dirs/*',
     )
 
 
@@ -348,12 +279,14 @@ def check_shared_memory(context: Context) -> Finding:
         return Finding(OK, '/dev/shm', 'none on this system')
     total = shutil.disk_usage('/dev/shm').total
     level = FAULT if total < SHM_FAULT else NOTE if total < SHM_NOTE else OK
-    why = '' if level == OK else ': loader workers hand over batches there and die with "bus error" when it is full'
+    why = (
+        '' if level == OK else ': data loader workers pass batches through it and die with "bus error" when it is full'
+    )
     return Finding(
         level,
         '/dev/shm',
         f'{total / GB:.2f} GB{why}',
-        '' if level == OK else 'docker run --shm-size=16g (or --ipc=host), or fewer num_workers',
+        '' if level == OK else 'docker run --shm-size=16g (or --ipc=host), or use fewer num_workers',
     )
 
 
@@ -362,7 +295,7 @@ def check_file_descriptors(context: Context) -> Finding:
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     level = FAULT if 0 <= soft < FILES_FAULT else NOTE if 0 <= soft < FILES_NOTE else OK
-    why = '' if level == OK else ': each batch of a loader worker takes some'
+    why = '' if level == OK else ': each batch of a data loader worker needs some'
     return Finding(level, 'open files', f'at most {soft}{why}', '' if level == OK else 'ulimit -n 65536')
 
 
@@ -370,10 +303,10 @@ MACHINE: tuple[Check, ...] = (check_work_dir, check_disk, check_shared_memory, c
 CHECKS: tuple[Check, ...] = (check_python, check_packages, check_combinations, *MACHINE)
 
 
-# --- the child process, for all that imports packages: doctor_child.py ---
+# --- the child process (doctor_child.py), for checks that import packages ---
 
 
-MARK = '@doctor '  # before each line of the child that is meant for us
+MARK = '@doctor '  # prefix of the child's lines that are meant for this process
 CHILD = """
 import importlib, sys, types
 sys.path[:] = [path for path in sys.path if path]
@@ -384,7 +317,7 @@ importlib.import_module('alone.doctor_child').child(bool(int(sys.argv[2])))
 
 
 def read_child(lines: Iterator[str]) -> tuple[list[Finding], str]:
-    """Findings of a child process's output, and the check that it was in when it ended, '' if it came to the end."""
+    """Parse the child's output: its findings, and the name of the check in which it ended ('' if all are complete)."""
     findings, current = [], 'the start'
     for line in lines:
         if line.startswith(MARK):
@@ -398,7 +331,7 @@ def read_child(lines: Iterator[str]) -> tuple[list[Finding], str]:
 
 
 def checks_of_child(gpu: bool = True, limit_s: float = LIMIT_S) -> list[Finding]:
-    """What the child process finds; that it crashes or hangs is a fault too."""
+    """Run the child process and return its findings. A crash or a hang is a fault too."""
     start = time.perf_counter()
     command = [sys.executable, '-c', CHILD, str(Path(__file__).resolve().parent), str(int(gpu))]
     with tempfile.TemporaryFile('w+') as errors:
@@ -412,26 +345,26 @@ def checks_of_child(gpu: bool = True, limit_s: float = LIMIT_S) -> list[Finding]
         last = ([''] + errors.read().strip().splitlines())[-1][:200]
     if code or current:
         seconds = time.perf_counter() - start
-        how = f'not done after {limit_s:.0f} s' if seconds >= limit_s else f'ended with code {code}'
-        findings.append(Finding(FAULT, current or 'child process', f'crashed or hangs, {how}: {last}', REPAIR))
+        how = f'no result after {limit_s:.0f} s' if seconds >= limit_s else f'ended with code {code}'
+        findings.append(Finding(FAULT, current or 'child process', f'crashed or hung, {how}: {last}', REPAIR))
     return findings
 
 
 def examine(context: Context) -> list[Finding]:
-    """All findings about this installation and machine."""
+    """Return all findings about this installation and machine."""
     context.installed = context.installed or installed_packages()
-    if unactivated(context):  # its packages are of no interest
+    if unactivated(context):  # the packages of this Python do not matter
         return [finding for check in (check_python, *MACHINE) for finding in run_check(check, context)]
     found: list[list[Finding]] = [[]]
     thread = threading.Thread(target=lambda: found.append(checks_of_child(context.gpu)))
-    thread.start()  # importing takes seconds, in which the other checks are made
+    thread.start()  # importing takes seconds, during which the other checks run
     findings = [finding for check in CHECKS for finding in run_check(check, context)]
     thread.join()
     return findings + found[-1]
 
 
 def main(work_dir: str | None = None) -> int:
-    """What ``tools/doctor.py`` does: prints all findings; 1 if one is a fault, else 0."""
+    """Print all findings and return the exit code: 1 if there is a fault, else 0."""
     start = time.perf_counter()
     findings = examine(Context(work_dir=Path(work_dir).resolve() if work_dir else ROOT / 'work_dirs'))
     for finding in findings:

@@ -1,6 +1,6 @@
-"""What the doctor finds by importing packages: runs in a child process, which may crash or hang.
+"""Checks of the doctor that import packages. They run in a child process, which may crash or hang.
 
-As :mod:`doctor` it is loaded without the package around it, and imports nothing but the standard library at its top.
+Like :mod:`doctor`, this module is loaded without the package around it and imports only the standard library on top.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ def check_torch(context: Context) -> list[Finding]:
     import torch
     import torchvision
 
-    torchvision.ops.nms(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), 0.5)  # fails if it was built for another torch
+    torchvision.ops.nms(
+        torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), 0.5
+    )  # fails if torchvision was built for another torch
     return [
         Finding(OK, 'torch', f'{torch.__version__} (CUDA {torch.version.cuda}), torchvision {torchvision.__version__}')
     ]
@@ -32,26 +34,26 @@ def check_gpu(context: Context) -> Finding:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         found = context.gpu and torch.cuda.is_available()
-    driver = driver_says()
+    driver = driver_version()
     if found:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         return Finding(OK, 'GPU', f'{len(names)} x {names[0]}, {memory:.0f} GiB; driver {driver or "unknown"}')
     if not driver or not context.gpu or os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1'):
-        return Finding(OK, 'GPU', 'none is used: everything runs on the CPU')
+        return Finding(OK, 'GPU', 'none in use: everything runs on the CPU')
     if torch.version.cuda is None:
-        return Finding(FAULT, 'GPU', f'driver {driver}, but torch {torch.__version__} is built without CUDA', REPAIR)
+        return Finding(FAULT, 'GPU', f'driver {driver}, but torch {torch.__version__} was built without CUDA', REPAIR)
     why = f': {told[0].message}'.splitlines()[0][:160] if told else ''
     return Finding(
         FAULT,
         'GPU',
-        f'torch (CUDA {torch.version.cuda}) cannot use it with driver {driver}{why}',
+        f'torch (CUDA {torch.version.cuda}) does not work with driver {driver}{why}',
         f'nvidia-smi; install a driver for CUDA {torch.version.cuda} or newer',
     )
 
 
-def driver_says() -> str:
-    """Version of NVIDIA's driver, '' if there is none."""
+def driver_version() -> str:
+    """Return the version of the NVIDIA driver, or '' without one."""
     try:
         done = subprocess.run(
             ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'],
@@ -70,10 +72,10 @@ def check_nvjpeg(context: Context) -> Finding:
 
     code = encode_jpeg(torch.full((3, 16, 16), 99, dtype=torch.uint8))
     if not context.gpu or not torch.cuda.is_available():
-        return Finding(OK, 'nvJPEG', 'not looked for: no GPU')
+        return Finding(OK, 'nvJPEG', 'not checked: no GPU')
     try:
         pixels = decode_jpeg(code, device='cuda')
-        error = '' if (pixels.float() - 99).abs().max() < 4 else 'it decodes wrongly'
+        error = '' if (pixels.float() - 99).abs().max() < 4 else 'wrong pixels'
     except RuntimeError as failure:
         error = first_line(failure)
     return (
@@ -100,8 +102,8 @@ def check_compiled_ops(context: Context) -> Finding:
         return Finding(
             NOTE,
             'mmcv ops',
-            "not compiled: torchvision's nms and roi_align stand in, all that Mask R-CNN needs",
-            f'none needed; to have them all (about 15 minutes): {COMPILE}',
+            "not compiled: torchvision's nms and roi_align are used, which is all that Mask R-CNN needs",
+            f'nothing to do; to compile all ops (about 15 minutes): {COMPILE}',
         )
     import torch
 
@@ -112,13 +114,13 @@ def check_compiled_ops(context: Context) -> Finding:
             FAULT,
             'mmcv ops',
             f'compiled for another torch than {torch.__version__}: {first_line(error)}',
-            f'{COMPILE}  (without MMCV_WITH_OPS=1: no compiled ops, torchvision stands in)',
+            f'{COMPILE}  (without MMCV_WITH_OPS=1: no compiled ops, torchvision is used)',
         )
-    return Finding(OK, 'mmcv ops', 'compiled, and they load')
+    return Finding(OK, 'mmcv ops', 'compiled, and they load without errors')
 
 
 def check_imports(context: Context) -> list[Finding]:
-    """Import what commands need, each by itself."""
+    """Import each package that the commands need."""
     import importlib
 
     findings, seconds = [], {}
@@ -130,11 +132,11 @@ def check_imports(context: Context) -> list[Finding]:
             findings.append(Finding(FAULT, f'import {name}', first_line(error), REPAIR))
         seconds[name] = time.perf_counter() - start
     slow = ', '.join(f'{name} {taken:.1f} s' for name, taken in seconds.items() if taken > 0.3)
-    return findings or [Finding(OK, 'imports', f'all work ({slow})' if slow else 'all work')]
+    return findings or [Finding(OK, 'imports', f'all succeed ({slow})' if slow else 'all succeed')]
 
 
 def smoke(device: str) -> Finding:
-    """One training step of a toy BootMAE: forward, backward, optimizer, momentum encoder."""
+    """Run one training step of a tiny BootMAE: forward, backward, optimizer, momentum encoder."""
     import numpy as np
     import torch
     from mmpretrain.registry import MODELS
@@ -197,13 +199,13 @@ IN_CHILD: tuple[Check, ...] = (
 
 
 def child(gpu: bool) -> None:
-    """Runs in the child process: prints each check's name before it, and its findings after it."""
+    """Run all checks in the child process; print the name of each check before it and its findings after it."""
     levels = {}
     for check in IN_CHILD:
         if levels.get(check_torch) == FAULT and check is not check_imports:
-            continue  # it would fail for the same reason
+            continue  # the other checks would fail for the same reason
         print('\n' + MARK + json.dumps(check.__name__), flush=True)
         findings = run_check(check, Context(gpu=gpu))
         levels[check] = findings[0].level if findings else OK
         print('\n' + MARK + json.dumps([asdict(finding) for finding in findings]), flush=True)
-    os._exit(0)  # a broken library may crash at the end, which is of no interest here
+    os._exit(0)  # skip the shutdown, in which a broken library may crash

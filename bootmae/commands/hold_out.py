@@ -1,4 +1,4 @@
-"""A folder of class folders divided into training and validation images, as links: nothing is copied or moved."""
+"""Split a folder of class folders into training and validation images by links; nothing is copied or moved."""
 
 import os
 import tempfile
@@ -9,52 +9,55 @@ import numpy as np
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, class_folders, contents, scan_classes, shorten, skipped
 from ..data.subsets import held_out
 
-Links = dict[str, str]  # place below OUT -> target, relative to the folder of the link
+Links = dict[str, str]  # path in OUT -> target, relative to the folder of the link
 
 
-def divide(source: str, out: str, share: float, seed: int = 0) -> str:
-    """Write ``out``/train/<class> and ``out``/val/<class> as relative links to the images below ``source``/<class>.
+def split_folder(source: str, out: str, share: float, seed: int = 0) -> str:
+    """Create relative links ``out``/train/<class> and ``out``/val/<class> to the images in ``source``/<class>.
 
-    Each image is in exactly one of them. ``out`` appears at once or not at all; where it is this division already,
-    nothing is touched.
+    Each image is in exactly one of the two. ``out`` is created completely or not at all. If it already holds this
+    split, nothing changes.
 
     Args:
-        source: folder with one folder a class; folders within those are kept.
-        out: folder that is empty or does not exist, not inside ``source``.
-        share: of each class's images that go to val, rounded, at least one and never all.
-        seed: draws them.
+        source: folder with one folder per class; subfolders of a class are kept.
+        out: empty or new folder outside ``source``.
+        share: fraction of the images of each class that goes to val, rounded, at least one and never all.
+        seed: random seed of the split.
 
     Returns:
-        What was done, for people.
+        A message for the user.
 
-    Errors: ValueError or FileNotFoundError naming the folder, the value and the remedy.
+    Raises:
+        ValueError, FileNotFoundError: naming the folder, the value and the remedy.
     """
     source, out = os.path.realpath(os.path.expanduser(source)), os.path.realpath(os.path.expanduser(out))
     _check_places(source, out)
     links, summary = plan(source, out, share, seed)
-    if _is_there(out, links, source):
-        return f'{out} is this division already: {summary}'
+    if _holds(out, links, source):
+        return f'{out} already holds this split: {summary}'
     parent, name = os.path.split(out)
     os.makedirs(parent, exist_ok=True)
-    # Hidden, so that what a kill leaves is no class folder for a later scan.
+    # A hidden name, so that a later scan does not take the leftovers of a killed process for a class.
     with tempfile.TemporaryDirectory(prefix=f'.{name}.', dir=parent) as unfinished:
-        built = os.path.join(unfinished, name)  # the temporary folder itself is closed to others, this one is not
+        built = os.path.join(
+            unfinished, name
+        )  # unlike the temporary folder itself, this folder is accessible to other users
         _write(built, links)
         try:
             os.rename(built, out)
         except OSError:
-            if not _is_there(out, links, source):  # else another process has just done the same
+            if not _holds(out, links, source):  # else another process has just created the same split
                 raise
     return f'{out}: {summary}'
 
 
 def plan(source: str, out: str, share: float, seed: int) -> tuple[Links, str]:
-    """All links of the division of ``source`` for ``out``, both real paths, and a line that sums them up."""
+    """Return all links of the split of ``source`` for ``out`` (both resolved paths), and a summary."""
     paths, labels, names = _scan(source)
     if single := [names[label] for label in np.flatnonzero(np.bincount(labels) == 1)]:
         raise ValueError(
-            f'{len(single)} classes of {source} have a single image, which cannot be both in training and '
-            f'held out: {shorten(single)}; add images to them, or leave them out'
+            f'{len(single)} classes of {source} have only one image, which cannot be in both train and val: '
+            f'{shorten(single)}; add images to these classes or remove them'
         )
     val = held_out(labels, share, seed)
     links = {}
@@ -72,22 +75,28 @@ def _check_places(source: str, out: str) -> None:
         what = 'is a file, not a folder: unpack it' if os.path.exists(source) else 'does not exist'
         raise FileNotFoundError(f'SOURCE {source} {what}; {contents(os.path.dirname(source))}')
     if os.path.commonpath([source, out]) == source:
-        raise ValueError(f'OUT {out} lies in SOURCE {source}, where it would count as a class: name a folder beside it')
+        raise ValueError(
+            f'OUT {out} is inside SOURCE {source}, where it would count as a class: choose a folder outside'
+        )
     if os.path.lexists(out) and not os.path.isdir(out):
-        raise ValueError(f'OUT {out} is a file: name a folder')
+        raise ValueError(f'OUT {out} is a file: give a folder')
 
 
 def _scan(source: str) -> tuple[list[str], Sequence[int], Sequence[str]]:
-    """Images, labels and class names of a folder of class folders, each file once."""
+    """Return the images, labels and class names of a folder of class folders.
+
+    Raises:
+        ValueError: if there are no class folders, or two paths lead to the same file.
+    """
     extensions = frozenset(EXTENSIONS)
     folders, _ = class_folders(source, extensions)
     if not folders:
-        raise ValueError(f'SOURCE {source} has no class folders, one for each class; {contents(source)}')
+        raise ValueError(f'SOURCE {source} has no class folders; {contents(source)}')
     if set(folders) <= SPLIT_NAMES:
         train = os.path.join(source, 'train' if 'train' in folders else folders[0])
         raise ValueError(
             f'the folders of SOURCE {source} are splits, not classes: {shorten(folders)}; '
-            f'divide the training images, such as {train}'
+            f'split the training images, such as {train}'
         )
     paths, labels, names = scan_classes(source, extensions)
     seen = {}
@@ -96,16 +105,16 @@ def _scan(source: str) -> tuple[list[str], Sequence[int], Sequence[str]]:
         other = seen.setdefault((status.st_dev, status.st_ino), path)
         if other != path:
             raise ValueError(
-                f'{other} and {path} are the same file, which could be in training and held out at once: '
-                'remove one of the two'
+                f'{other} and {path} are the same file, which could end up in both train and val: remove one of them'
             )
     return paths, labels, names
 
 
-def _is_there(out: str, links: Links, source: str) -> bool:
-    """Whether ``out`` holds exactly these links, rather than nothing.
+def _holds(out: str, links: Links, source: str) -> bool:
+    """Whether ``out`` holds exactly these links; False if it is empty or missing.
 
-    Errors: ValueError if it holds anything else.
+    Raises:
+        ValueError: if it has any other content.
     """
     if not os.path.isdir(out) or not os.listdir(out):
         return False
@@ -117,8 +126,8 @@ def _is_there(out: str, links: Links, source: str) -> bool:
                 found[os.path.relpath(path, out)] = os.readlink(path) if os.path.islink(path) else None
     if found != links:
         raise ValueError(
-            f'OUT {out} is not empty and holds something else than this division of {source} '
-            '(other images, another share or seed): remove it, or name another folder'
+            f'OUT {out} is not empty and does not hold this split of {source} (other images, share or seed): '
+            'remove it or choose another folder'
         )
     return True
 

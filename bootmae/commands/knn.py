@@ -1,4 +1,4 @@
-"""Implementation of ``tools/knn.py``."""
+"""Evaluate frozen features by k-NN and logistic regression."""
 
 import argparse
 import time
@@ -31,23 +31,35 @@ def evaluate_features(
     label: str = 'reproduced',
     blocks: Sequence[int | str] | None = None,
 ) -> list[ResultRow]:
-    """Evaluate the frozen features of one encoder; ``tools/knn.py`` explains the arguments.
+    """Evaluate the frozen features of one encoder.
 
     Args:
-        seed: Seed of the labeled subsets and of untrained weights.
-        blocks: Blocks whose output is evaluated, counted from 1, or ``['all']``; None for the config's block.
+        config: downstream config with backbone, data and input statistics.
+        checkpoint: file with an encoder; None for random weights.
+        seed: seed of the labeled images and of random weights.
+        tasks: ``knn`` and ``linear`` (logistic regression).
+        labels: numbers of labeled images per class, or ``all``.
+        k: number of neighbors.
+        source: ``online`` or ``momentum`` encoder of a BootMAE file.
+        workers: number of processes that read images.
+        options: config values to override.
+        data: data name in the rows; default: from the config.
+        method: method name in the rows; default: from the checkpoint.
+        label: label of the rows.
+        blocks: blocks to evaluate, counted from 1, or ``['all']``; None for the last block of the config.
 
     Raises:
-        ValueError: Invalid labels, a missing block, or a checkpoint that does not fit.
-        FileNotFoundError: The checkpoint or the data is missing.
+        ValueError: if a number of labels or a block is invalid, or the checkpoint does not match the config.
+        FileNotFoundError: if the checkpoint or the data is missing.
     """
     begin = time.monotonic()
     if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
     cfg = load_config(config, options)
-    if blocks:
-        cfg.blocks = blocks = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
-        cfg.model.backbone.depth = blocks[-1]
+    numbers = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth']) if blocks else []
+    if numbers:
+        cfg.blocks = numbers
+        cfg.model.backbone.depth = numbers[-1]
     columns = dict(
         data=data or data_name(cfg),
         method=method,
@@ -59,9 +71,9 @@ def evaluate_features(
     )
     content = read_checkpoint(checkpoint) if checkpoint else {}
     model = build_encoder(cfg, checkpoint, source, seed, content)
-    blocks, verdict = blocks or [model.backbone.depth], getattr(model.backbone, 'verdict', None)
+    numbers, report = numbers or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
     reference, query = (
-        extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, blocks, workers=workers)
+        extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, numbers, workers=workers)
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
     )
     found = []
@@ -69,7 +81,7 @@ def evaluate_features(
         index = (
             slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed, remedy='lower --labels')
         )
-        for block, (features, classes), queries in zip(blocks, reference, query, strict=True):
+        for block, (features, classes), queries in zip(numbers, reference, query, strict=True):
             chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
             for task in tasks:
                 value, protocol = (
@@ -79,12 +91,12 @@ def evaluate_features(
                 )
                 found.append(dict(task=task, labels=number, value=value, protocol=protocol))
     gpu_seconds = time.monotonic() - begin if torch.cuda.is_available() else 0.0
-    facts, weights = run_facts_of(content), verdict.hash if verdict else ''
+    facts, weights = run_facts_of(content), report.hash if report else ''
     return [result_row(checkpoint, weights, facts, gpu_seconds, **columns, **row) for row in found]
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate each encoder, print the results, and write the rows if a file was given."""
+    """Evaluate each encoder, print the results and append them to ``--rows`` if given."""
     rows = []
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
         for row in evaluate_features(

@@ -1,10 +1,12 @@
-"""Proof of equality: the product's own classes against numbers that the authors' release computed.
+"""Compare our models with numbers computed by the authors' release.
 
-A golden file (``.npz``) holds weights, inputs, and results of the release; its ``meta`` holds the sizes. The weights go
-through our key map into our classes, in float64, and every result is compared.
+A golden file (``.npz``) holds weights, inputs and results of the release; its ``meta`` holds the model sizes. Our
+models load the weights in float64 through our key map, and every result is compared.
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -32,6 +34,8 @@ from ..engine.optimizers.layer_decay import ViTOptimWrapperConstructor
 from ..engine.runner.compile import compile_model, compile_settings
 from ..models.layers import LAYER_NORM_EPS
 from ..models.objectives import token_weights
+from .cli import USER_ERRORS
+from .parity_models import build_bootmae, build_segmentation_backbone, build_vitdet, mae_config, vit_config
 
 TOLERANCE = 1e-6  # results are stored in float32, which alone costs about 5e-8
 EMA_DECAY = 0.999
@@ -48,15 +52,20 @@ KINDS = {
 Errors = dict[str, float]
 
 
-class How(NamedTuple):
-    """How our side is computed."""
+class Execution(NamedTuple):
+    """Execution our results are computed."""
 
     compile: str | bool = False
     device: str = 'cpu'
 
 
 class Golden:
-    """One golden file. Errors of format are ValueErrors that name the file."""
+    """A golden file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or lacks a value that is asked for.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -66,9 +75,9 @@ class Golden:
             with np.load(self.path, allow_pickle=False) as archive:
                 self.arrays = dict(archive)
             self.meta = dict(json.loads(str(self.arrays['meta'])))
-        except Exception as error:  # damage shows in many ways: BadZipFile, EOFError, zlib.error, TypeError
+        except Exception as error:  # BadZipFile, EOFError, zlib.error, TypeError and others
             raise ValueError(
-                f'{path} is no golden file (an .npz with a JSON text `meta`), or is damaged: '
+                f'{path} is damaged or not a golden file (an .npz with a JSON text `meta`): '
                 f'{type(error).__name__}: {error}'
             ) from error
         if self.meta.get('layer_norm_eps', LAYER_NORM_EPS) != LAYER_NORM_EPS:
@@ -86,30 +95,30 @@ class Golden:
             raise ValueError(f'{self.path} lacks {prefix!r}')
         return group
 
-    def orders(self) -> torch.Tensor:
-        orders, num_images = self.tensor('ids_shuffle'), len(self.tensor('images'))
-        if not torch.equal(orders.sort(dim=1).values, torch.arange(orders.shape[1]).repeat(num_images, 1)):
-            raise ValueError(f'{self.path}: ids_shuffle holds no permutation of the patches for each image')
-        return orders
+    def ids_shuffle(self) -> torch.Tensor:
+        ids_shuffle, num_images = self.tensor('ids_shuffle'), len(self.tensor('images'))
+        if not torch.equal(ids_shuffle.sort(dim=1).values, torch.arange(ids_shuffle.shape[1]).repeat(num_images, 1)):
+            raise ValueError(f'{self.path}: ids_shuffle must hold one permutation of the patches per image')
+        return ids_shuffle
 
     def fill(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-        """Load the file's weights, every one of them, into a model of its sizes."""
+        """Load all weights of the file into a model; every one must fit."""
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             reason = ' '.join(str(error).split())
-            raise ValueError(f'{self.path}: its weights do not fit its sizes. {reason}') from error
+            raise ValueError(f'{self.path}: the weights do not match the sizes in meta. {reason}') from error
 
     @property
     def kind(self) -> str:
         for prefix, kind in KINDS.items():
             if any(key.startswith(prefix) for key in self.arrays):
                 return kind
-        raise ValueError(f'{self.path} is of no known kind: no {", ".join(KINDS)} weights')
+        raise ValueError(f'{self.path} is of unknown kind: it has no {", ".join(KINDS)} weights')
 
 
 def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> float:
-    """||ours - theirs|| / ||theirs||; infinite if a shape differs or a value is not finite."""
+    """Return ||ours - theirs|| / ||theirs||, or infinity if the shapes differ or a value is not finite."""
     ours, theirs = (torch.as_tensor(x).detach().to('cpu', torch.float64) for x in (ours, theirs))
     if ours.shape != theirs.shape:
         return float('inf')
@@ -117,59 +126,36 @@ def relative_error(ours: torch.Tensor | float, theirs: torch.Tensor | float) -> 
     return error if np.isfinite(error) else float('inf')
 
 
-def build_vit(meta: dict, **kwargs) -> dict:
-    arch = dict(
-        embed_dims=meta['embed_dim'],
-        depth=meta['depth'],
-        num_heads=meta['num_heads'],
-        mlp_ratio=meta.get('mlp_ratio', 4),
-    )
-    return dict(type='PlainViT', img_size=meta['img_size'], patch_size=meta['patch_size'], arch=arch) | kwargs
-
-
-def build_bootmae(meta: dict) -> torch.nn.Module:
-    """The algorithm at a golden file's size, in float64."""
-    decoder = dict(depth=meta.get('decoder_depth', 2), mlp_ratio=meta.get('mlp_ratio', 4))
-    pixel_tap, feature_tap = meta['feature_layers']
-    return MODELS.build(
-        dict(
-            type='BootMAE',
-            backbone=build_vit(meta),
-            pixel_decoder=decoder | dict(embed_dims=meta['decoder_dim'], tap=pixel_tap),
-            feature_decoder=decoder | dict(tap=feature_tap),
-            masking=dict(num_masked=meta['num_masked'], num_block=1),  # masks come from the file
-            weighted=meta['weight_mask'],
-        )
-    ).double()
-
-
-def prepare(model: torch.nn.Module, how: How) -> torch.nn.Module:
-    """Put a model where it is to be compared, and compile it if asked for."""
-    options = compile_settings(how.compile, model)
+def prepare(model: torch.nn.Module, execution: Execution) -> torch.nn.Module:
+    """Move a model to the device, and compile it if requested."""
+    options = compile_settings(execution.compile, model)
     if options:
         compile_model(model, **options)
-    return model.to(how.device)
+    return model.to(execution.device)
 
 
-def compare_pretraining(golden: Golden, how: How) -> Errors:
-    """All results of a pretraining file: forward, losses, gradients, one optimizer step, one EMA update."""
+def compare_pretraining(golden: Golden, execution: Execution) -> Errors:
+    """Compare the results of a pretraining file: forward, losses, gradients, one optimizer step, one EMA update."""
     model = build_bootmae(golden.meta)
     golden.fill(model, from_authors(golden.group('online/'), golden.group('momentum/')))
     model.feature_weight.fill_(golden.meta['feature_weight'])
-    prepare(model.train(), how)
+    prepare(model.train(), execution)
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW))(model)
-    images, orders = golden.tensor('images').to(how.device), golden.orders()
+    images, ids_shuffle = golden.tensor('images').to(execution.device), golden.ids_shuffle()
 
-    out = model.predict(images, orders.to(how.device))
+    out = model.predict(images, ids_shuffle.to(execution.device))
     ids_masked, weights = out.ids_masked.cpu(), token_weights(out.ids_masked, model.masking.grid, model.weighted)
-    patchify, masked = model.backbone.patch_embed.patchify, partial(pick, ids=ids_masked, num_patches=orders.shape[1])
+    patchify, masked = (
+        model.backbone.patch_embed.patchify,
+        partial(pick, ids=ids_masked, num_patches=ids_shuffle.shape[1]),
+    )
     errors = {
         'pixel prediction': relative_error(out.pixels, masked(patchify(golden.tensor('pixel_pred')))),
         'feature prediction': relative_error(out.features, masked(golden.tensor('feature_pred'))),
         'momentum features': relative_error(out.targets, masked(golden.tensor('feature_target'))),
         'token weights': relative_error(weights, golden.tensor('token_weight')),
     }
-    samples = [DataSample(ids_shuffle=order.numpy()) for order in orders]
+    samples = [DataSample(ids_shuffle=ids.numpy()) for ids in ids_shuffle]
     losses = model.loss(images, samples)
     total, _ = model.parse_losses(losses)
     errors |= {
@@ -192,64 +178,27 @@ def renamed(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def pick(x: torch.Tensor, ids: torch.Tensor, num_patches: int) -> torch.Tensor:
-    """Some patches of each image: (B, N, width), (B, M) -> (B, M, width)."""
+    """Select patches of each image: (B, N, width), (B, M) -> (B, M, width)."""
     if x.shape[:2] != (len(ids), num_patches):
-        return x  # whose shape is an infinite error
+        return x  # the wrong shape becomes an infinite error
     return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Largest relative error of a value of theirs; infinite if we lack one."""
+    """Return the largest relative error over their values, or infinity if we lack one of them."""
     return max(relative_error(ours[name], value) if name in ours else float('inf') for name, value in theirs.items())
 
 
 def gradient_error(model: torch.nn.Module, norms: dict[str, torch.Tensor]) -> float:
-    """Largest error of a gradient's norm; infinite unless exactly the same parameters get one."""
+    """Return the largest error of a gradient norm, or infinity unless the same parameters have gradients."""
     ours = {name: p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
     return largest_error(ours, norms) if set(ours) == set(norms) else float('inf')
 
 
-def mae_config(meta: dict) -> dict:
-    """Config of mmpretrain's MAE at a golden file's size, as in ``configs/pretrain/mae_*.py``."""
-    width, patch_size = meta['embed_dim'], meta['patch_size']
-    return dict(
-        type='MAE',
-        backbone=dict(
-            type='MAEViT',
-            img_size=meta['img_size'],
-            patch_size=patch_size,
-            mask_ratio=meta['mask_ratio'],
-            arch=dict(
-                embed_dims=width,
-                num_layers=meta['depth'],
-                num_heads=meta['num_heads'],
-                feedforward_channels=int(width * meta.get('mlp_ratio', 4)),
-            ),
-        ),
-        neck=dict(
-            type='MAEPretrainDecoder',
-            num_patches=(meta['img_size'] // patch_size) ** 2,
-            patch_size=patch_size,
-            in_chans=3,
-            embed_dim=width,
-            decoder_embed_dim=meta['decoder_dim'],
-            decoder_depth=meta['decoder_depth'],
-            decoder_num_heads=meta['decoder_num_heads'],
-            mlp_ratio=meta.get('mlp_ratio', 4),
-        ),
-        head=dict(
-            type='MAEPretrainHead',
-            norm_pix=meta['norm_pix_loss'],
-            patch_size=patch_size,
-            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
-        ),
-    )
-
-
 @contextmanager
-def drawn(orders: torch.Tensor) -> Iterator[None]:
-    """mmpretrain's MAE draws its masks by sorting random numbers: within, they are such that these orders come out."""
-    rand, noise = torch.rand, orders.argsort(dim=1) / orders.shape[1]
+def fixed_masks(ids_shuffle: torch.Tensor) -> Iterator[None]:
+    """Make mmpretrain's MAE, which sorts random numbers to draw masks, use these patch orders."""
+    rand, noise = torch.rand, ids_shuffle.argsort(dim=1) / ids_shuffle.shape[1]
     torch.rand = lambda *size, **kwargs: noise
     try:
         yield
@@ -257,16 +206,16 @@ def drawn(orders: torch.Tensor) -> Iterator[None]:
         torch.rand = rand
 
 
-def compare_mae(golden: Golden, how: How) -> Errors:
-    """All results of an MAE file: masks, prediction of the masked patches, loss, gradients, one optimizer step."""
+def compare_mae(golden: Golden, execution: Execution) -> Errors:
+    """Compare the results of an MAE file: masks, predictions, loss, gradients, one optimizer step."""
     model = MODELS.build(mae_config(golden.meta)).double()
     golden.fill(model, mae_to_mmpretrain(golden.group('mae/')))
-    prepare(model.train(), how)
+    prepare(model.train(), execution)
     wrapper = ViTOptimWrapperConstructor(dict(optimizer=ADAMW), dict(decay_class_token=True))(model)
-    images, orders = golden.tensor('images').to(how.device), golden.orders()
-    num_patches = orders.shape[1]
-    masked = partial(pick, ids=orders[:, num_patches - golden.meta['num_masked'] :], num_patches=num_patches)
-    with drawn(orders.to(how.device)):
+    images, ids_shuffle = golden.tensor('images').to(execution.device), golden.ids_shuffle()
+    num_patches = ids_shuffle.shape[1]
+    masked = partial(pick, ids=ids_shuffle[:, num_patches - golden.meta['num_masked'] :], num_patches=num_patches)
+    with fixed_masks(ids_shuffle.to(execution.device)):
         latent, mask, ids_restore = model.backbone(images)
         prediction = model.neck(latent, ids_restore)
         losses = model.loss(images, None)
@@ -285,75 +234,43 @@ def compare_mae(golden: Golden, how: How) -> Errors:
     return errors
 
 
-def compare_finetuning(golden: Golden, how: How) -> Errors:
-    """Logits of a fine-tuned classifier in evaluation mode."""
+def compare_finetuning(golden: Golden, execution: Execution) -> Errors:
+    """Compare the logits of a fine-tuned classifier in evaluation mode."""
     meta = golden.meta
     model = MODELS.build(
         dict(
             type='ImageClassifier',
-            backbone=build_vit(meta, out_type='avg_featmap'),
+            backbone=vit_config(meta, out_type='avg_featmap'),
             head=dict(type='LinearClsHead', num_classes=meta['num_classes'], in_channels=meta['embed_dim']),
         )
     ).double()
     golden.fill(model, from_authors_finetuned(golden.group('model/')))
-    prepare(model.eval(), how)
+    prepare(model.eval(), execution)
     with torch.no_grad():
-        logits = model(golden.tensor('images').to(how.device), mode='tensor')
+        logits = model(golden.tensor('images').to(execution.device), mode='tensor')
     return {'logits': relative_error(logits, golden.tensor('logits'))}
 
 
-def build_segmentation_backbone(meta: dict) -> torch.nn.Module:
-    """The backbone with pyramid at a golden file's size, in float64."""
-    return MODELS.build(
-        build_vit(
-            meta,
-            type='TransferViT',
-            out_indices=meta['out_indices'],
-            pyramid=dict(type='TapPyramid'),
-            relative_positions=meta['use_rel_pos_bias'],
-            layer_scale=meta['init_values'],
-            trainable_positions=True,
-        )
-    ).double()
-
-
-def compare_segmentation(golden: Golden, how: How) -> Errors:
-    """The four levels of the segmentation backbone in evaluation mode."""
+def compare_segmentation(golden: Golden, execution: Execution) -> Errors:
+    """Compare the four levels of the segmentation backbone in evaluation mode."""
     model = build_segmentation_backbone(golden.meta)
     weights = {f'backbone.{name}': value for name, value in golden.group('backbone/').items()}
     golden.fill(model, under(from_authors_segmentation(weights), 'backbone.'))
-    prepare(model.eval(), how)
+    prepare(model.eval(), execution)
     with torch.no_grad():
-        levels = model(golden.tensor('images').to(how.device))
+        levels = model(golden.tensor('images').to(execution.device))
     return {
         f'level {index}': relative_error(level, golden.tensor(f'level{index}')) for index, level in enumerate(levels)
     }
 
 
-def build_vitdet(meta: dict) -> torch.nn.Module:
-    """ViTDet's backbone with its pyramid at a golden file's size, in float64."""
-    sizes = meta | dict(img_size=meta['pretrain_img_size'])
-    return MODELS.build(
-        build_vit(
-            sizes,
-            type='TransferViT',
-            class_token=False,
-            input_size=meta['img_size'],
-            window_size=meta['window_size'],
-            global_blocks=[index for index in range(meta['depth']) if index not in meta['window_blocks']],
-            relative_positions='decomposed' if meta['use_rel_pos'] else False,
-            pyramid=dict(type='SimplePyramid', out_channels=meta['out_channels']),
-        )
-    ).double()
-
-
-def compare_vitdet(golden: Golden, how: How) -> Errors:
-    """The last map and the four levels of ViTDet's backbone in evaluation mode."""
+def compare_vitdet(golden: Golden, execution: Execution) -> Errors:
+    """Compare the last feature map and the four levels of ViTDet's backbone in evaluation mode."""
     model = build_vitdet(golden.meta)
     golden.fill(model, from_detectron2(golden.group('vitdet/')))
-    prepare(model.eval(), how)
+    prepare(model.eval(), execution)
     with torch.no_grad():
-        maps = model.maps(golden.tensor('images').to(how.device))
+        maps = model.maps(golden.tensor('images').to(execution.device))
         levels = model.pyramid(maps)
     return {'last map': relative_error(maps[-1], golden.tensor('last_feat'))} | {
         f'level {index}': relative_error(level, golden.tensor(f'level{index}')) for index, level in enumerate(levels)
@@ -362,25 +279,28 @@ def compare_vitdet(golden: Golden, how: How) -> Errors:
 
 @contextmanager
 def compiled_exactly() -> Iterator[None]:
-    """Compile anew, and with the plain attention.
+    """Compile without the cache and with the math implementation of attention.
 
-    Compiled, the CPU's fused one fails in float64 (torch 2.11): "expected scalar type Double but found Float". torch's
-    cache of generated code does not tell the two apart.
+    The compiled fused attention fails in float64 on the CPU (torch 2.11: "expected scalar type Double but found
+    Float"), and torch's cache of generated code does not distinguish the two implementations.
     """
     with sdpa_kernel(SDPBackend.MATH), torch._inductor.config.patch(force_disable_caches=True):
         yield
 
 
 def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') -> tuple[str, Errors]:
-    """Kind of a golden file, and the largest relative error of each result.
+    """Compare all results of a golden file.
 
     Args:
-        path: of the golden file.
-        compile: True, ``whole`` or ``blocks``: with the training compiled (:mod:`bootmae.engine.runner.compile`).
-        device: to compute on.
+        path: golden file.
+        compile: True, ``whole`` or ``blocks`` to compile the model (:mod:`bootmae.engine.runner.compile`).
+        device: device to compute on.
+
+    Returns:
+        The kind of the file, and the largest relative error of each result.
 
     Raises:
-        FileNotFoundError, ValueError: if the file is missing, damaged, or of a kind that cannot be compared.
+        FileNotFoundError, ValueError: if the file is missing, damaged, or of an unknown kind.
     """
     init_default_scope('mmpretrain')
     golden = Golden(path)
@@ -393,6 +313,25 @@ def compare(path: str | Path, compile: str | bool = False, device: str = 'cpu') 
     }
     try:
         with compiled_exactly() if compile else nullcontext():
-            return golden.kind, comparisons[golden.kind](golden, How(compile, device))
+            return golden.kind, comparisons[golden.kind](golden, Execution(compile, device))
     except KeyError as error:
         raise ValueError(f'{path} lacks {error} in its meta') from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the errors of each file; return 0 if all results are equal, 1 if not, 2 if a file cannot be compared."""
+    code = 0
+    for path in args.files:
+        try:
+            kind, errors = compare(path, args.compile, args.device)
+        except USER_ERRORS as error:
+            print(f'{path}: error: {error}', file=sys.stderr)
+            code = 2
+            continue
+        equal = all(error <= TOLERANCE for error in errors.values())
+        code = max(code, int(not equal))
+        print(f'{path} ({kind}): {"equal" if equal else "NOT EQUAL"}')
+        for name, error in errors.items():
+            print(f'  {name:<20} {error:9.2e}{"" if error <= TOLERANCE else f"  > {TOLERANCE:g}"}')
+    print(f'{"NOT all" if code else "all"} relative errors are <= {TOLERANCE:g}')
+    return code

@@ -1,11 +1,13 @@
-"""What a config would run on so many GPUs, worked out without training."""
+"""Plan a run without training: batch size, learning rate, schedule, model size, FLOPs and GPU-hours of a config."""
 
+import argparse
 import contextlib
 import io
+import json
 from dataclasses import asdict, dataclass
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
 from torch import nn
@@ -13,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import registry  # noqa: F401
 from ..config.batch import Batch, apply_batch
+from ..config.load import load_config
 from ..config.model import build_model
 from ..config.weights import input_statistics
 from ..engine.hooks.provenance import PRECISIONS
@@ -20,8 +23,11 @@ from ..engine.hooks.provenance import PRECISIONS
 
 @dataclass
 class Plan:
-    """All numbers that decide a run; None where a config has none. Times are projections from the images/s given, not
-    measurements. ``epochs`` is a fraction where a run is counted in iterations."""
+    """All numbers that define a run; None if a config lacks one.
+
+    ``gpu_hours`` is an estimate from the given images/s, not a measurement. ``epochs`` is a fraction for runs that are
+    counted in iterations.
+    """
 
     config: str
     gpus: int
@@ -51,10 +57,10 @@ class Plan:
 
 
 def count_images(cfg: Config) -> int:
-    """Training images: counted where they are at hand, else the config's ``train_images``.
+    """Count the training images; without the data, return ``train_images`` of the config.
 
     Raises:
-        FileNotFoundError, ValueError: if the data is missing and the config does not state the number.
+        FileNotFoundError, ValueError: if the data is missing and the config has no ``train_images``.
     """
     dataset = cfg.train_dataloader.dataset
     try:
@@ -67,13 +73,13 @@ def count_images(cfg: Config) -> int:
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
-    """The config's model without memory for its weights."""
+    """Build the model of a config on the meta device, which allocates no memory for the weights."""
     with torch.device('meta'):
         return build_model(cfg)
 
 
 def task_of(cfg: Config) -> str:
-    """``detection``, ``segmentation``, ``pretraining`` or ``classification``, by the parts of a config's model."""
+    """Return ``detection``, ``segmentation``, ``pretraining`` or ``classification``, according to the model."""
     if 'roi_head' in cfg.model:
         return 'detection'
     if 'decode_head' in cfg.model:
@@ -83,15 +89,15 @@ def task_of(cfg: Config) -> str:
 
 
 def gflop_per_image(model: nn.Module, img_size: tuple[int, int], task: str) -> float | None:
-    """Arithmetic of a training step for one image in 1e9 operations, a multiply-add counting as two.
+    """Count the GFLOPs of a training step for one image. A multiply-add counts as two operations.
 
-    None for detection: its images differ in size, and its arithmetic depends on the boxes found.
+    The result is None for detection, where image sizes vary and the FLOPs depend on the detected boxes.
     """
     if task == 'detection':
         return None
     batch = 2
     images = torch.empty(batch, 3, *img_size, device='meta')
-    model = revert_sync_batchnorm(model).train()  # SyncBN runs on GPUs only
+    model = revert_sync_batchnorm(model).train()  # SyncBN needs a GPU
     with FlopCounterMode(display=False) as counter:
         if task == 'pretraining':
             loss, _ = model.parse_losses(model(images, mode='loss'))
@@ -105,23 +111,23 @@ def gflop_per_image(model: nn.Module, img_size: tuple[int, int], task: str) -> f
     return counter.get_total_flops() / batch / 1e9
 
 
-def schedulers_of(cfg: Config) -> list[dict]:
+def schedulers_of(cfg: Config) -> list[ConfigDict]:
     return cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
 
 
 def warmup(cfg: Config) -> tuple[float, bool]:
-    """Length of the warm-up, and whether that is in epochs (else in iterations), for our schedule and mmengine's."""
+    """Return the length of the warm-up, and whether it is in epochs (else in iterations)."""
     for scheduler in schedulers_of(cfg):
         in_epochs = scheduler.get('by_epoch', True)
         if scheduler.type == 'WarmupCosineLR':
             return scheduler.warmup, in_epochs
-        if scheduler.type == 'LinearLR':  # counted in iterations, mmengine's reaches its end one early
+        if scheduler.type == 'LinearLR':  # in iterations, mmengine's schedule ends one iteration early
             return (scheduler.end, True) if in_epochs else (scheduler.end - scheduler.get('begin', 0) - 1, False)
     return 0, True
 
 
 def floor_lr(cfg: Config) -> float:
-    """The learning rate that the schedule ends with."""
+    """Return the final learning rate of the schedule."""
     lr = cfg.optim_wrapper.optimizer.lr
     for scheduler in schedulers_of(cfg):
         if scheduler.type == 'WarmupCosineLR':
@@ -135,7 +141,7 @@ def floor_lr(cfg: Config) -> float:
 
 @dataclass
 class Length:
-    """How long a run is: all its iterations, those of an epoch, the images of all processes it sees."""
+    """Length of a run: all iterations, iterations per epoch, and images over all processes."""
 
     train_images: int
     iterations: int
@@ -144,13 +150,13 @@ class Length:
 
 
 def length_of(cfg: Config, batch: Batch) -> Length:
-    """The length of a run, whether its config counts epochs or iterations (those as stretched by accumulation)."""
+    """Return the length of a run whose config counts epochs or iterations (after gradient accumulation)."""
     train_images, world_batch = count_images(cfg), batch.per_gpu * batch.gpus
     if 'max_iters' in cfg.train_cfg:
         iterations, epoch = cfg.train_cfg.max_iters, train_images / world_batch
     else:
-        # As StreamSampler and ResumableBatches: without drop_last the last share and batch are filled up or incomplete;
-        # an epoch ends with a whole step.
+        # As in StreamSampler and ResumableBatches: without drop_last, the last share of a process is filled up and its
+        # last batch is incomplete. An epoch ends with a complete optimizer step.
         sign = 1 if cfg.train_dataloader.get('drop_last') else -1
         epoch = sign * (sign * train_images // batch.gpus // batch.per_gpu)
         epoch -= epoch % batch.accumulation
@@ -161,10 +167,17 @@ def length_of(cfg: Config, batch: Batch) -> Length:
 def make_plan(
     cfg: Config, path: str, gpus: int, scale_lr: bool = False, images_per_second: float | None = None
 ) -> Plan:
-    """Work out a plan; ``images_per_second`` is of one GPU.
+    """Compute the plan of a config.
+
+    Args:
+        cfg: config to plan.
+        path: path of the config, for the output.
+        gpus: number of GPUs.
+        scale_lr: whether to scale the learning rate instead of keeping the batch size of the recipe.
+        images_per_second: measured speed of one GPU.
 
     Raises:
-        ValueError: if the recipe's batch cannot be kept on so many GPUs; see :func:`apply_batch`.
+        ValueError: if this number of GPUs cannot keep the batch size of the recipe; see :func:`apply_batch`.
     """
     batch = apply_batch(cfg, gpus, scale_lr)
     model, length = build_on_meta(cfg), length_of(cfg, batch)
@@ -204,9 +217,16 @@ def make_plan(
 
 
 def as_text(plan: Plan) -> str:
-    """The plan as aligned lines."""
+    """Format the plan as aligned lines."""
     return '\n'.join(
         f'{name:<18} {value:,}' if isinstance(value, int) else f'{name:<18} {value}'
         for name, value in asdict(plan).items()
         if value is not None
     )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the plan as text or JSON."""
+    cfg = load_config(args.config, args.cfg_options)
+    plan = make_plan(cfg, args.config, args.gpus, args.auto_scale_lr, args.images_per_second)
+    print(json.dumps(asdict(plan), indent=2) if args.json else as_text(plan))

@@ -1,4 +1,4 @@
-"""Repeat a training step that was not finite, from what the run wrote down, and find where it begins."""
+"""Repeat a training step that was not finite, and find the first module whose output is not finite."""
 
 import json
 import math
@@ -21,14 +21,15 @@ from ..engine.runner.runner import SuiteRunner
 
 PRECISIONS = dict(float32=None, bf16=torch.bfloat16, fp16=torch.float16)
 OF_WRAPPER = dict(AutocastOptimWrapper='bf16', GuardedAmpOptimWrapper='fp16')
-SHOWN = 20  # parameters that are named
+SHOWN = 20  # number of parameter names to print
 
 
 def read_dump(path: str | Path) -> dict:
-    """What a bad step left.
+    """Read the file that a run wrote for a bad step.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such file, or another one.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is of another kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,9 +37,9 @@ def read_dump(path: str | Path) -> dict:
         raise FileNotFoundError(
             f'no file {path}: '
             + (
-                f'there are {", ".join(near)}'
+                f'the folder has {", ".join(near)}'
                 if near
-                else f'bad steps are written to {FOLDER}/step_*_rank*.json of a work directory'
+                else f'bad steps are written to {FOLDER}/step_*_rank*.json in the work directory'
             )
         )
     try:
@@ -47,19 +48,19 @@ def read_dump(path: str | Path) -> dict:
             return dump
     except (ValueError, TypeError):
         pass
-    raise ValueError(f'{path} is not of a step that was not finite: give a {FOLDER}/step_*_rank*.json')
+    raise ValueError(f'{path} does not describe a bad step: give a {FOLDER}/step_*_rank*.json')
 
 
 def beside(path: str | Path, dump_path: str | Path) -> Path:
-    """A file that a dump names; if the work directory has moved, the one of that name beside the dump."""
+    """Return the path recorded in a dump, or the file of that name beside the dump if the work directory has moved."""
     return Path(path) if Path(path).is_file() else Path(dump_path).with_name(Path(path).name)
 
 
 def weights_for(dump: dict, dump_path: str | Path, checkpoint: str | None) -> Path:
-    """The weights to repeat a step with: those given, those that the run ended with, or the last ones before.
+    """Choose the weights: the given checkpoint, the weights that the run stopped with, or its last checkpoint.
 
     Raises:
-        FileNotFoundError: if there are none.
+        FileNotFoundError: if none of them exists.
     """
     if checkpoint:
         return Path(checkpoint)
@@ -68,13 +69,13 @@ def weights_for(dump: dict, dump_path: str | Path, checkpoint: str | None) -> Pa
     if dump['checkpoint'] and Path(dump['checkpoint']).is_file():
         return Path(dump['checkpoint'])
     raise FileNotFoundError(
-        f'{dump_path}: neither weights of a stopped run beside it, nor its last checkpoint '
+        f'{dump_path}: there are no weights of a stopped run beside it and no last checkpoint '
         f'{dump["checkpoint"]}: give --checkpoint FILE of about iteration {dump["iteration"]}'
     )
 
 
 def training_model(cfg: Config, weights: Path, buffers: dict[str, float]) -> nn.Module:
-    """The model of a run in training mode, with a checkpoint's weights and the numbers that no checkpoint has."""
+    """Build the model of a run in training mode, with the weights of a checkpoint and buffers that are not saved."""
     model = build_model(cfg, weights)
     for name, buffer in model.named_buffers():
         if name in buffers:
@@ -83,10 +84,10 @@ def training_model(cfg: Config, weights: Path, buffers: dict[str, float]) -> nn.
 
 
 def build_loader(cfg: Config, dump: dict) -> DataLoader:
-    """The training loader of one process of the run, at the first batch of the step.
+    """Build the training loader of one process of the run, at the first batch of the step.
 
     Raises:
-        ValueError: if the run's loader was not one that can start anywhere.
+        ValueError: if the sampler of the run cannot start at any batch.
     """
     settings = cfg.train_dataloader.to_dict() | dict(num_workers=0, persistent_workers=False)
     settings.pop('prefetch_factor', None)
@@ -94,8 +95,8 @@ def build_loader(cfg: Config, dump: dict) -> DataLoader:
     sampler, batches = getattr(loader.batch_sampler, 'sampler', None), loader.batch_sampler
     if not hasattr(batches, 'skip') or not hasattr(sampler, 'infinite'):
         raise ValueError(
-            f'{cfg.filename} loads batches with {type(sampler).__name__}, which cannot start at any '
-            'batch: only runs with DefaultSampler or InfiniteSampler can be repeated'
+            f'{cfg.filename} uses {type(sampler).__name__}, which cannot start at any batch: only runs with '
+            'DefaultSampler or InfiniteSampler can be repeated'
         )
     loader.dataset.seed = sampler.seed = dump['seed']
     sampler.rank, sampler.world_size = dump['rank'], dump['world_size']
@@ -109,7 +110,7 @@ def build_loader(cfg: Config, dump: dict) -> DataLoader:
 
 
 def image_ranges(inputs, samples: list) -> list[tuple[str, float, float]]:
-    """(file, smallest, largest value) of each image as the model's data preprocessor gets it."""
+    """Return (file, minimum, maximum) of each image in the input of the data preprocessor."""
     images = inputs[0] if isinstance(inputs, (list, tuple)) and isinstance(inputs[0], (list, tuple)) else inputs
     return [
         (sample_name(sample), float(image.float().min()), float(image.float().max()))
@@ -118,10 +119,11 @@ def image_ranges(inputs, samples: list) -> list[tuple[str, float, float]]:
 
 
 class FirstBad:
-    """Remembers the first module whose output is not finite; a context."""
+    """Context manager that records the first module whose output is not finite."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.name, self.handles = model, None, []
+        self.model, self.handles = model, []
+        self.name: str | None = None
 
     def __enter__(self) -> 'FirstBad':
         for name, module in self.model.named_modules():
@@ -136,7 +138,7 @@ class FirstBad:
     def _hook(self, name: str, module: nn.Module):
         def look(_, inputs, output) -> None:
             if self.name is None and not finite(output):
-                came = '' if finite(inputs) else ', and so is its input'
+                came = '' if finite(inputs) else ', whose input is not finite either'
                 self.name = f'{name} ({type(module).__name__}){came}'
 
         return look
@@ -152,11 +154,17 @@ def finite(value) -> bool:
 
 
 def run_once(model: nn.Module, batch: dict, key: tuple[int, int, int], precision: str) -> dict:
-    """Forward and backward pass of one batch.
+    """Run the forward and backward pass of one batch.
+
+    Args:
+        model: model in training mode; its buffers are restored afterwards.
+        batch: batch of the data loader.
+        key: seed, iteration and rank, which seed the random numbers of the step.
+        precision: ``float32``, ``bf16`` or ``fp16``.
 
     Returns:
-        ``losses`` by name and their ``sum``, ``first``: the first bad module or None, ``gradients``: names of
-        parameters whose gradient is not finite.
+        ``losses`` by name and their ``sum``; ``first``, the first bad module or None; ``gradients``, the names of the
+        parameters whose gradients are not finite.
     """
     dtype, kind = PRECISIONS[precision], next(model.parameters()).device.type
     model.zero_grad(set_to_none=True)
@@ -179,36 +187,37 @@ def run_once(model: nn.Module, batch: dict, key: tuple[int, int, int], precision
 
 
 def describe(result: dict, precision: str, parameters: int) -> list[str]:
-    """Lines about one pass of :func:`run_once`."""
+    """Format the result of :func:`run_once`."""
     losses = ', '.join(f'{name} {value:.6g}' for name, value in result['losses'].items())
     gradients = result['gradients']
     names = ', '.join(gradients[:SHOWN]) + (' ...' if len(gradients) > SHOWN else '')
     return [
         f'  {precision}: {losses}',
-        f'    first module with an output that is not finite: {result["first"] or "none"}',
-        f'    parameters with gradients that are not finite: {len(gradients)} of {parameters}'
+        f'    first module whose output is not finite: {result["first"] or "none"}',
+        f'    parameters whose gradients are not finite: {len(gradients)} of {parameters}'
         + (f': {names}' if names else ''),
     ]
 
 
 def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str | None = None) -> list[dict]:
-    """Repeat a bad step of one process, batch by batch, in its precision and in float32, and print what happens.
+    """Repeat a bad step of one process in its own precision and in float32, and print the results.
 
     Args:
         dump_path: ``nonfinite/step_*_rank*.json`` of a run.
-        checkpoint: weights; see :func:`weights_for` for the default.
-        precision: ``float32``, ``bf16`` or ``fp16`` in place of the run's.
+        checkpoint: weights to use; :func:`weights_for` describes the default.
+        precision: ``float32``, ``bf16`` or ``fp16``; default: the precision of the run.
 
     Returns:
-        For each batch its ``iteration``, ``files``, ``images`` and ``passes``: :func:`run_once` by precision.
+        For each batch its ``iteration``, ``files``, ``images``, and ``passes`` (:func:`run_once` by precision).
 
     Raises:
-        FileNotFoundError, ValueError: if something is missing, or the batches are not those of the run.
+        FileNotFoundError: if the dump, its config or its weights are missing.
+        ValueError: if the batches differ from those of the run.
     """
     dump = read_dump(dump_path)
     config = beside(dump['config'], dump_path)
     if not config.is_file():
-        raise FileNotFoundError(f'no {config}, the config of the run, beside {dump_path}: copy it there')
+        raise FileNotFoundError(f'{config}, the config of the run, is missing beside {dump_path}: copy it there')
     cfg, weights = Config.fromfile(str(config)), weights_for(dump, dump_path, checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = training_model(cfg, weights, dump['buffers'])
@@ -225,8 +234,8 @@ def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str 
         result['files'] = [name for name, _, _ in result['images']]
         if result['files'] != recorded['files']:
             raise ValueError(
-                f'iteration {recorded["iteration"]}: the loader gives {result["files"][:3]} ..., the run '
-                f'had {recorded["files"][:3]} ...: has the data set changed since?'
+                f'iteration {recorded["iteration"]}: the loader yields {result["files"][:3]} ..., but the run had '
+                f'{recorded["files"][:3]} ...: has the data set changed since?'
             )
         print(f'iteration {recorded["iteration"]}, epoch {recorded["epoch"]}: recorded loss {recorded["loss"]:.6g}')
         key = dump['seed'], recorded['iteration'], dump['rank']
@@ -239,7 +248,7 @@ def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str 
 
 
 def print_images(results: list[dict]) -> None:
-    print('images (smallest and largest value as the model gets them):')
+    print('images (minimum and maximum of the model input):')
     for result in results:
         for name, low, high in result['images']:
             mark = '' if math.isfinite(low) and math.isfinite(high) else '  <- not finite'

@@ -1,4 +1,4 @@
-"""Implementation of ``tools/test.py``."""
+"""Evaluate a trained model."""
 
 import argparse
 import json
@@ -26,7 +26,10 @@ def evaluate(
     rows: str | None = None,
     row: Sequence[str] = (),
 ) -> dict[str, float]:
-    """The metrics of a checkpoint on its config's test data, also added to a file of result rows if given."""
+    """Return the metrics of a checkpoint on the test data of its config, and write them to ``rows`` if given.
+
+    ``tools/test.py --help`` explains the arguments.
+    """
     columns = trained_columns(load_config(config, options), row) if rows else {}
     cfg = evaluation_config(config, checkpoint, options, tta)
     runner = build_runner(cfg, config, work_dir, launcher)
@@ -40,7 +43,7 @@ def evaluate(
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, and write the metrics to the files that were asked for."""
+    """Evaluate a model and write the metrics to ``--out`` and ``--rows`` if given."""
     metrics = evaluate(
         args.config,
         args.checkpoint,

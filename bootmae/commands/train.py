@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` does."""
+"""Train a config."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ def train(
     rows: str | None = None,
     row: Sequence[str] = (),
 ) -> Runner:
-    """What ``tools/train.py`` does; see there for the arguments."""
+    """Train a config; ``tools/train.py --help`` explains the arguments."""
     columns = trained_columns(load_config(config, options), row) if rows else {}
     validation = LastValidation()
     cfg, batch = training_config(
@@ -54,7 +54,7 @@ def train(
         for hook in runner.hooks:
             getattr(hook, 'close', lambda: None)()
     if rows:
-        # A run that was resumed after its last step has not validated yet.
+        # A run that was resumed after its last step has not been validated yet.
         metrics = validation.metrics or runner.val_loop.run()
         encoder_hash, gpu_seconds = encoder_and_cost(runner)
         if is_main_process():

@@ -1,7 +1,8 @@
-"""Pictures of one checkpoint: reconstructions, attention of the class token, principal components of its features."""
+"""Visualize a checkpoint: reconstructions, attention of the class token, principal components of the features."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,14 +25,14 @@ from ..visualization.panels import attention_overlay, captioned_grid, component_
 from ..visualization.reconstruct import draw_masks, hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
-SMALL = 96  # pixels; at smaller sizes crops of the photographs are shown, since nothing is left of whole ones
+SMALL = 96  # pixels; smaller images show crops of the photographs, because whole photographs become unrecognizable
 SHOWN_HEADS = 16
 STATISTICS = dict(imagenet=(IMAGENET_MEAN, IMAGENET_STD), half=(HALF, HALF))
 
 
 @dataclass
-class Choice:
-    """What is asked for; see ``tools/visualize.py``."""
+class DrawOptions:
+    """Options of ``tools/visualize.py``, whose ``--help`` explains them."""
 
     checkpoint: str
     config: str | None = None
@@ -44,27 +45,28 @@ class Choice:
     source: str = 'online'
     statistics: str | None = None
     target: str | None = None
-    options: dict | None = None
+    cfg_options: dict | None = None
 
 
-def visualize(choice: Choice, what: Sequence[str] | None = None, out: str | None = None) -> list[Path]:
-    """What ``tools/visualize.py`` does; gives the pictures' paths.
+def visualize(options: DrawOptions, what: Sequence[str] | None = None, out: str | None = None) -> list[Path]:
+    """Draw pictures of a checkpoint and return their paths.
 
     Args:
-        choice: checkpoint, images and settings.
-        what: some of ``KINDS``.
-        out: folder, or name of the one PNG.
+        options: checkpoint, images and other options.
+        what: some of ``KINDS``; default: all.
+        out: output folder, or the name of a PNG file.
 
     Raises:
-        FileNotFoundError, ValueError: if a file cannot be used, or has no decoder to reconstruct with.
+        FileNotFoundError: if the checkpoint or an image is missing.
+        ValueError: if a file cannot be used, or has no decoder for reconstructions.
     """
     what = list(dict.fromkeys(what or KINDS))
     if unknown := [kind for kind in what if kind not in KINDS]:
         raise ValueError(f'--what {unknown[0]!r}: use {", ".join(KINDS)}')
-    if choice.count < 1:
-        raise ValueError(f'--count {choice.count}: draw at least one image')
-    targets = targets_of(choice.checkpoint, what, out)
-    pictures = {kind: _DRAW[kind](choice) for kind in what}  # all of them, before any file is written
+    if options.count < 1:
+        raise ValueError(f'--count {options.count}: draw at least one image')
+    targets = targets_of(options.checkpoint, what, out)
+    pictures = {kind: _DRAW[kind](options) for kind in what}  # draw all pictures before any file is written
     for kind, data in pictures.items():
         targets[kind].parent.mkdir(parents=True, exist_ok=True)
         targets[kind].write_bytes(data)
@@ -72,7 +74,7 @@ def visualize(choice: Choice, what: Sequence[str] | None = None, out: str | None
 
 
 def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[str, Path]:
-    """Where each picture goes."""
+    """Return the path of each picture."""
     if out and out.lower().endswith('.png'):
         path = Path(out)
         return {kind: path if len(what) == 1 else path.with_stem(f'{path.stem}-{kind}') for kind in what}
@@ -82,13 +84,15 @@ def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[st
     return {kind: folder / f'{kind}.png' for kind in what}
 
 
-def draw_reconstruction(choice: Choice) -> bytes:
-    """Original, masked, and predicted with and without each patch's own statistics."""
-    if choice.source != 'online':
+def draw_reconstruction(options: DrawOptions) -> bytes:
+    """Draw each image original, masked, and predicted with and without each patch's own statistics."""
+    if options.source != 'online':
         raise ValueError('--source momentum: the decoders belong to the online encoder; use --what attention pca')
-    found = load_decoder(choice.checkpoint, choice.config, choice.size, choice.target, choice.heads, choice.options)
-    images = load_images(choice.images, found.img_size, choice.count)
-    ids_shuffle, num_masked = draw_masks(found.model, len(images), choice.seed)
+    found = load_decoder(
+        options.checkpoint, options.config, options.size, options.target, options.heads, options.cfg_options
+    )
+    images = load_images(options.images, found.img_size, options.count)
+    ids_shuffle, num_masked = draw_masks(found.model, len(images), options.seed)
     columns = {'original': images, 'masked': hide(images, ids_shuffle, num_masked, found.patch_size)}
     kinds = (
         {'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalized else {'predicted pixels': 'none'}
@@ -98,8 +102,8 @@ def draw_reconstruction(choice: Choice) -> bytes:
     blockwise = isinstance(found.model, BootMAE)
     mask = 'block-wise' if blockwise else 'uniformly random'
     text = (
-        f'{title(choice.checkpoint, found.kind)}: {num_masked} of {ids_shuffle.shape[1]} patches masked '
-        f'({mask}, seed {choice.seed}). Only masked patches are predicted; the visible ones are pasted from the '
+        f'{title(options.checkpoint, found.kind)}: {num_masked} of {ids_shuffle.shape[1]} patches masked '
+        f'({mask}, seed {options.seed}). Only masked patches are predicted; the visible ones are pasted from the '
         'original. '
     )
     over = 'of each color' if blockwise else 'over all colors together'
@@ -115,9 +119,9 @@ LEAK = (
 PIXELS = 'The model predicts pixels as they are: nothing of a masked patch is put back.'
 
 
-def draw_attention(choice: Choice) -> bytes:
-    """Attention of the class token in one block: mean over heads, and each head."""
-    found = prepare(choice)
+def draw_attention(options: DrawOptions) -> bytes:
+    """Draw the attention of the class token in one block, averaged over the heads and per head."""
+    found = prepare(options)
     maps = class_attention(found.model, found.inputs)
     shown = maps[:, :SHOWN_HEADS].numpy()
     columns = {'image': found.images, 'mean': attention_overlay(found.images, maps.mean(dim=1).numpy())}
@@ -133,9 +137,9 @@ def draw_attention(choice: Choice) -> bytes:
     )
 
 
-def draw_pca(choice: Choice) -> bytes:
-    """The first three principal components of the patch features as colors."""
-    found = prepare(choice)
+def draw_pca(options: DrawOptions) -> bytes:
+    """Draw the first three principal components of the patch features as colors."""
+    found = prepare(options)
     components, shares = principal_components(patch_features(found.model, found.inputs))
     colors = component_colors(components.numpy(), found.images.shape[1:3])
     percent = ', '.join(f'{100 * share:.0f} %' for share in shares)
@@ -149,51 +153,53 @@ def draw_pca(choice: Choice) -> bytes:
     )
 
 
-_DRAW: dict[str, Callable[[Choice], bytes]] = dict(
+_DRAW: dict[str, Callable[[DrawOptions], bytes]] = dict(
     reconstruction=draw_reconstruction, attention=draw_attention, pca=draw_pca
 )
 
 
 @dataclass
 class Prepared:
-    """An encoder built to fit the images, and the images."""
+    """An encoder built for the image size, and the images."""
 
     model: torch.nn.Module
     images: np.ndarray  # RGB uint8 (n, H, W, 3)
     inputs: torch.Tensor  # (n, 3, H, W), normalized
     title: str
     block_name: str
-    notes: str  # what was assumed, for the caption
+    notes: str  # assumptions, for the caption
 
 
-def prepare(choice: Choice) -> Prepared:
-    """The encoder of a file up to the wanted block, and images normalized as for its training."""
-    content = read_checkpoint(choice.checkpoint)
+def prepare(options: DrawOptions) -> Prepared:
+    """Build the encoder of a file up to the requested block, and normalize the images as in its training."""
+    content = read_checkpoint(options.checkpoint)
     try:
-        encoder = find_encoder(content, choice.source)
+        encoder = find_encoder(content, options.source)
         patch = encoder.state['patch_embed.proj.weight'].shape[2:]
-        size = choice.size or (encoder.grid and tuple(n * p for n, p in zip(encoder.grid, patch)))
+        size = options.size or (encoder.grid and tuple(n * p for n, p in zip(encoder.grid, patch)))
         if size is None:
-            raise ValueError('its positions are for no square grid, and it does not tell which: give --size')
-        model = fit_encoder(encoder, size, choice.block, choice.heads, windows_of(content, choice))
-        (mean, std), assumed = statistics_of(encoder, choice.statistics)
+            raise ValueError(
+                'its grid of positions is not square, and the file does not record the image size: give --size'
+            )
+        model = fit_encoder(encoder, size, options.block, options.heads, windows_of(content, options))
+        (mean, std), assumed = statistics_of(encoder, options.statistics)
     except ValueError as error:
-        raise ValueError(f'{choice.checkpoint} cannot be drawn: {error}') from error
-    images = load_images(choice.images, size, choice.count)
+        raise ValueError(f'{options.checkpoint} cannot be drawn: {error}') from error
+    images = load_images(options.images, size, options.count)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     inputs = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-    notes = f' The file does not tell its input statistics: {assumed}.' if assumed else ''
-    if encoder.num_heads is None and not choice.heads:
+    notes = f' The file does not record its input statistics: {assumed}.' if assumed else ''
+    if encoder.num_heads is None and not options.heads:
         notes += (
-            f' It does not tell its heads either: {model.num_heads} assumed.'
+            f' It does not record the number of heads either: {model.num_heads} assumed.'
             if notes
-            else (f' The file does not tell its heads: {model.num_heads} assumed.')
+            else f' The file does not record the number of heads: {model.num_heads} assumed.'
         )
     return Prepared(
         model,
         images,
         inputs,
-        title(choice.checkpoint, encoder.kind),
+        title(options.checkpoint, encoder.kind),
         f'{model.depth - 1} of 0 to {encoder.depth - 1}',
         notes,
     )
@@ -203,20 +209,20 @@ def title(checkpoint: str, kind: str) -> str:
     return f'{checkpoint if is_name(checkpoint) else Path(checkpoint).name} [{kind}]'
 
 
-def windows_of(content: dict, choice: Choice) -> dict | None:
-    """Attention windows of the backbone in the config that made a file, which the file itself does not tell."""
-    config = choice.config or recorded_config(content)
+def windows_of(content: dict, options: DrawOptions) -> dict | None:
+    """Return the attention windows of the backbone from the config, since the file does not record them."""
+    config = options.config or recorded_config(content)
     if config is None:
         return None
-    backbone = load_config(config, choice.options).model.get('backbone', {})
+    backbone = load_config(config, options.cfg_options).model.get('backbone', {})
     return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
 
 
 def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
-    """Mean and deviation of the input, and what was assumed of them if the file does not tell.
+    """Return the mean and standard deviation of the input, and a note if they had to be assumed.
 
     Raises:
-        ValueError: if others are asked for than the file tells.
+        ValueError: if the requested statistics differ from those in the file.
     """
     given = STATISTICS[asked] if asked else None
     if encoder.mean is None:
@@ -224,30 +230,34 @@ def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
     known = encoder.mean, encoder.std
     if given and not np.allclose(given, known, atol=0.01):
         raise ValueError(
-            f'--statistics {asked}, but its run normalized with mean {list(known[0])}, std '
-            f'{list(known[1])}: leave --statistics out'
+            f'--statistics {asked}, but the run normalized with mean {list(known[0])}, std {list(known[1])}: '
+            'omit --statistics'
         )
     return known, ''
 
 
 def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -> np.ndarray:
-    """Images of one size, RGB uint8 (n, height, width, 3), spread evenly over what is there.
+    """Load images of one size, evenly spaced over all available images.
 
     Args:
-        where: ``embedded`` (photographs that packages carry), ``digits``, folders, or image files.
-        size: height and width; images are scaled to cover it and cut at the center.
-        count: at most so many.
+        where: ``embedded`` (photographs from installed packages), ``digits``, folders, or image files.
+        size: height and width; images are scaled to cover it and cropped at the center.
+        count: maximum number of images.
+
+    Returns:
+        RGB uint8 (n, height, width, 3).
 
     Raises:
-        FileNotFoundError, ValueError: if a folder or file is missing or is no image.
+        FileNotFoundError: if a folder or file is missing.
+        ValueError: if a file is not an image.
     """
-    size = to_2tuple(size)
-    if list(where) == ['embedded'] and min(size) >= SMALL:
-        return np.stack([cover(photo(sorted(PHOTOS)[k]), size) for k in spread(len(PHOTOS), count)])
+    shape: tuple[int, int] = to_2tuple(size)
+    if list(where) == ['embedded'] and min(shape) >= SMALL:
+        return np.stack([cover(photo(sorted(PHOTOS)[k]), shape) for k in spread(len(PHOTOS), count)])
     if list(where) in (['embedded'], ['digits']):
-        shared = dict(split='val', size=max(size), pipeline=[])
-        data = PhotoCrops(**shared, crops_per_image=1) if where[0] == 'embedded' else DigitImages(**shared)
-        return np.stack([cover(image, size) for image in data.images(spread(len(data), count))])
+        make = partial(PhotoCrops, crops_per_image=1) if where[0] == 'embedded' else DigitImages
+        data = make(split='val', size=max(shape), pipeline=[])
+        return np.stack([cover(image, shape) for image in data.images(spread(len(data), count))])
     files = []
     for place in map(Path, where):
         if place.is_dir() or not place.exists():
@@ -255,19 +265,19 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
             files += [data.get_data_info(index)['img_path'] for index in range(len(data))]
         else:
             files.append(str(place))
-    return np.stack([cover(read_image(files[k]), size) for k in spread(len(files), count)])
+    return np.stack([cover(read_image(files[k]), shape) for k in spread(len(files), count)])
 
 
 def read_image(path: str) -> np.ndarray:
-    """RGB uint8 (H, W, 3), upright."""
+    """Read an image as RGB uint8 (H, W, 3), upright."""
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f'{path} is no image that can be read: give JPEG or PNG files, or a folder of them')
+        raise ValueError(f'{path} cannot be read as an image: give JPEG or PNG files, or a folder of them')
     return np.ascontiguousarray(image[..., ::-1])
 
 
 def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image scaled so that it covers a size, cut at the center: uint8 (height, width, 3)."""
+    """Scale an image to cover a size and crop it at the center: uint8 (height, width, 3)."""
     scale = max(wanted / side for wanted, side in zip(size, image.shape[:2]))
     shape = [max(wanted, round(side * scale)) for wanted, side in zip(size, image.shape[:2])]
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..results.provenance import REPOSITORY
+from .sizes import fill_sizes
 
 
 def load_config(path: str | Path, options: dict | None = None) -> Config:
@@ -22,5 +23,6 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
         sys.path.append(str(REPOSITORY))
     cfg = Config.fromfile(str(path))
     cfg.merge_from_dict(options or {})
+    fill_sizes(cfg)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     return cfg

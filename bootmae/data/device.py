@@ -93,7 +93,8 @@ class DeviceStage:
         samples: SeededSamples | None = None,
         decode: Callable[..., list[torch.Tensor]] = decode_jpeg,
     ):
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        height, width = (size, size) if isinstance(size, int) else size
+        self.size = (height, width)
         self.device, self.samples, self.decode = torch.device(device), samples, decode
         if self.device.type not in ('cuda', 'cpu'):
             raise ValueError(

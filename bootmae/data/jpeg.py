@@ -7,6 +7,7 @@ interrupted download with preallocated space leaves behind.
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 START, END, SCAN = b'\xff\xd8', b'\xff\xd9', 0xDA  # markers
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers; the other three are tables
@@ -117,7 +118,8 @@ def _frame(kind: int, segment: bytes, adobe: int | None, orientation: int) -> Jp
 
 def _orientation(tiff: bytes) -> int:
     """Read the orientation from the first directory of an EXIF segment; 1 if it is missing or invalid."""
-    order = {b'II*\0': 'little', b'MM\0*': 'big'}.get(tiff[:4])
+    orders: dict[bytes, Literal['little', 'big']] = {b'II*\0': 'little', b'MM\0*': 'big'}
+    order = orders.get(tiff[:4])
     if order is None:
         return 1
     place = int.from_bytes(tiff[4:8], order)

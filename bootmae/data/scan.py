@@ -112,8 +112,8 @@ def _scan(folder: str, extensions: frozenset[str], visited: set, paths: list[str
         others['folders already read under another name'] += 1
         return
     visited.add(key)
-    with os.scandir(folder) as entries:
-        entries = sorted((e for e in entries if not skipped(e.name)), key=lambda e: e.name)
+    with os.scandir(folder) as listing:
+        entries = sorted((e for e in listing if not skipped(e.name)), key=lambda e: e.name)
     for entry in entries:
         if entry.is_dir():
             _scan(entry.path, extensions, visited, paths, others)

@@ -99,7 +99,7 @@ def _digits(split: str, values: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
     """Return the digits of a split as opacity (n, 8, 8) in 0..1, and their classes (n,)."""
     pixels, digits = DigitImages(split, size=8).draw()
     chosen = np.isin(digits, values)
-    return pixels[chosen, ..., 0].astype(np.float32) / 255, np.searchsorted(values, digits[chosen])
+    return pixels[chosen, ..., 0].astype(np.float32) / 255, np.asarray(np.searchsorted(values, digits[chosen]))
 
 
 def _background(size: tuple[int, int], split: str, rng: np.random.Generator) -> np.ndarray:

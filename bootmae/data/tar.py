@@ -13,7 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import BinaryIO
+from typing import IO
 
 from mmengine.fileio import BaseStorageBackend, register_backend
 from mmengine.logging import print_log
@@ -119,7 +119,7 @@ def index_tar(archive: str) -> dict[str, tuple[int, int]]:
             ) from error
 
 
-def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:
+def _members(archive: str, file: IO[bytes], prefix: str = '', start: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield name and (offset, size) of the files in an archive that begins at byte ``start`` of the outermost one."""
     places, links = {}, []
     with tarfile.open(fileobj=file, mode='r:') as tar:
@@ -148,7 +148,7 @@ def _members(archive: str, file: BinaryIO, prefix: str = '', start: int = 0) -> 
         yield prefix + name, place
 
 
-def _check_end(archive: str, file: BinaryIO, place: int):
+def _check_end(archive: str, file: IO[bytes], place: int):
     """Check for the zero block that ends an archive; tarfile takes any invalid header for the end."""
     file.seek(place)
     block = file.read(tarfile.BLOCKSIZE)

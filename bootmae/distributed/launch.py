@@ -79,8 +79,8 @@ class PatientAgent(LocalElasticAgent):
         pids = super()._start_workers(worker_group)
         for number in STOP_SIGNALS:
             signal.signal(number, self._forward)
-        for number in early:
-            self._forward(number, None)
+        for caught in early:
+            self._forward(caught, None)
         return pids
 
     def _processes(self) -> dict:

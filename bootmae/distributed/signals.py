@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,7 +20,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
         """Install the handlers in the main thread; Python does not allow it in others."""

@@ -29,7 +29,7 @@ def build_encoder(
 ) -> nn.Module:
     """The classifier of a downstream config in eval mode, with the encoder of a checkpoint or random weights.
 
-    The backbone's ``verdict`` reports what was loaded.
+    The backbone's ``load_report`` says what was loaded.
 
     Args:
         cfg: A classification config.
@@ -49,7 +49,7 @@ def build_encoder(
     model = build_model(cfg)
     model.init_weights()
     if checkpoint:
-        model.backbone.verdict = load_encoder(model.backbone, checkpoint, source, content)
+        model.backbone.load_report = load_encoder(model.backbone, checkpoint, source, content)
     return model.to(get_device()).eval()
 
 

@@ -20,7 +20,7 @@ from .objectives import at_least_float32, feature_loss, pixel_loss, token_weight
 
 @dataclass
 class Prediction:
-    """One forward pass. All tensors hold the M masked patches of each image, in the order of ``ids_masked``."""
+    """Result of a forward pass for the M masked patches of each image, in the order of ``ids_masked``."""
 
     ids_masked: torch.Tensor  # (B, M) positions
     weights: torch.Tensor  # (B, M) loss weights
@@ -34,21 +34,21 @@ class Prediction:
 class BootMAE(BaseSelfSupervisor):
     """Bootstrapped masked autoencoder.
 
-    The online encoder sees the visible patches. Two target-aware decoders predict, for the masked patches, the
-    normalized pixels and the features that the momentum encoder gives when it sees the whole image.
+    The online encoder sees the visible patches. For the masked patches, one target-aware decoder predicts the
+    normalized pixels and another one the features of the momentum encoder, which sees the whole image.
 
-    The momentum encoder is a part of the algorithm: it is in the checkpoint, gets no gradient, and follows the online
-    encoder through :meth:`update_momentum`, which ``BootMAEHook`` calls after each optimizer step.
+    The momentum encoder is part of the algorithm and of its checkpoints. It gets no gradient. ``BootMAEHook`` calls
+    :meth:`update_momentum` after each optimizer step.
 
     Args:
         backbone: config of the online encoder, a :class:`PlainViT`.
         pixel_decoder: ``embed_dims`` (E, default 512), ``depth`` (2), ``num_heads`` and ``with_cp`` (the encoder's),
-            ``mlp_ratio`` (4) and ``tap``: the encoder block that the decoder reads (0, the first).
-        feature_decoder: the same keys without ``embed_dims``, which is D; ``tap`` defaults to the last block.
-        masking: arguments of :class:`BlockMasking` but the grid.
-        weighted: whether patches amid masked ones weigh more in the losses.
-        fp32_decoder: work out both decoders in float32 under autocast too; the losses always are.
-        data_preprocessor: mmpretrain's; images are expected with mean = std = 127.5 (of 0..255).
+            ``mlp_ratio`` (4) and ``tap``, the encoder block that the decoder reads (0, the first).
+        feature_decoder: the same keys except ``embed_dims``, which is D. ``tap`` defaults to the last block.
+        masking: arguments of :class:`BlockMasking` except ``grid``.
+        weighted: give patches with masked neighbors a higher weight in the losses.
+        fp32_decoder: run both decoders in float32 even under autocast. The losses always use float32.
+        data_preprocessor: config of the data preprocessor. It should normalize with mean = std = 127.5 (of 0..255).
     """
 
     def __init__(
@@ -78,21 +78,21 @@ class BootMAE(BaseSelfSupervisor):
             vit.embed_dims, vit.grid, vit.embed_dims, head=nn.Linear(vit.embed_dims, vit.embed_dims), **feature
         )
         self.momentum = copy.deepcopy(vit)
-        self.momentum.norm = nn.Identity()  # its target is the last block's output
+        self.momentum.norm = nn.Identity()  # the target is the output of the last block
         self.momentum.requires_grad_(False)
         self.register_buffer('feature_weight', torch.ones(()), persistent=False)
 
     def _check_tap(self, tap: int) -> int:
         depth = self.backbone.depth
         if not 0 <= tap < depth:
-            raise ValueError(f'decoder tap {tap} is no block of an encoder with depth {depth}: use 0..{depth - 1}')
+            raise ValueError(f'decoder tap {tap} is not a block of an encoder with depth {depth}: use 0..{depth - 1}')
         return tap
 
     def init_weights(self) -> None:
-        """Draw the starting weights; the momentum encoder starts equal to the online one. Once: see PlainViT."""
-        begun = self.is_init
+        """Initialize the weights once, see :class:`PlainViT`; the momentum encoder starts as a copy of the online."""
+        initialized = self.is_init
         super().init_weights()
-        if not begun:
+        if not initialized:
             self.update_momentum(0.0)
 
     def train(self, mode: bool = True) -> 'BootMAE':
@@ -102,37 +102,44 @@ class BootMAE(BaseSelfSupervisor):
 
     @torch.no_grad()
     def update_momentum(self, decay: float) -> None:
-        """momentum = decay * momentum + (1 - decay) * online, for every weight of the momentum encoder."""
+        """Set each momentum weight to ``decay * momentum + (1 - decay) * online``."""
         online = dict(self.backbone.named_parameters())
         pairs = [(weight, online[name]) for name, weight in self.momentum.named_parameters()]
         torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), weight=1 - decay)
 
     def batch_ids_shuffle(self, data_samples: list | None, batch_size: int, device: torch.device) -> torch.Tensor:
-        """(B, N) mask orders: those that the data pipeline drew (``DrawMask``), else new ones."""
-        if data_samples is not None and 'ids_shuffle' in data_samples[0]:
-            orders = [sample.ids_shuffle for sample in data_samples]
-        else:
-            orders = [self.masking.draw_ids_shuffle() for _ in range(batch_size)]
-        orders = torch.from_numpy(np.stack(orders))
-        if device.type == 'cuda':
-            orders = orders.pin_memory()  # otherwise the copy would wait for the GPU
-        orders = orders.to(device, non_blocking=True)
-        if orders.shape != (batch_size, self.masking.num_patches):
-            raise ValueError(
-                f'mask orders of shape {tuple(orders.shape)} do not fit {batch_size} images of '
-                f"{self.masking.grid} patches: give DrawMask the model's grid"
-            )
-        return orders
+        """Patch orders of a batch: those that the data pipeline drew (``DrawMask``), otherwise new ones.
 
-    def predict(self, images: torch.Tensor, orders: torch.Tensor) -> Prediction:
-        """Predict the masked patches of normalized images (B, C, H, W) under mask orders (B, N)."""
+        Returns:
+            (B, N) ``ids_shuffle``; the last M patches of each row are masked.
+
+        Raises:
+            ValueError: if the orders are for another grid.
+        """
+        if data_samples is not None and 'ids_shuffle' in data_samples[0]:
+            rows = [sample.ids_shuffle for sample in data_samples]
+        else:
+            rows = [self.masking.draw_ids_shuffle() for _ in range(batch_size)]
+        ids_shuffle = torch.from_numpy(np.stack(rows))
+        if device.type == 'cuda':
+            ids_shuffle = ids_shuffle.pin_memory()  # otherwise the copy waits for the GPU
+        ids_shuffle = ids_shuffle.to(device, non_blocking=True)
+        if ids_shuffle.shape != (batch_size, self.masking.num_patches):
+            raise ValueError(
+                f'ids_shuffle of shape {tuple(ids_shuffle.shape)} does not fit {batch_size} images of '
+                f"{self.masking.grid} patches: give DrawMask the model's img_size and patch_size"
+            )
+        return ids_shuffle
+
+    def predict(self, images: torch.Tensor, ids_shuffle: torch.Tensor) -> Prediction:
+        """Predict the masked patches of normalized images (B, C, H, W), given ``ids_shuffle`` (B, N)."""
         vit, num_visible = self.backbone, self.masking.num_visible
         vit.check_images(images)
         patches = vit.patch_embed.patchify(images)
-        patches = patches.gather(1, orders.unsqueeze(-1).expand_as(patches))
-        positions = vit.pos_embed[0, 1:][orders]
+        patches = patches.gather(1, ids_shuffle.unsqueeze(-1).expand_as(patches))
+        positions = vit.pos_embed[0, 1:][ids_shuffle]
         visible, masked = patches.tensor_split((num_visible,), dim=1)
-        ids_masked = orders[:, num_visible:]
+        ids_masked = ids_shuffle[:, num_visible:]
 
         x, taps = vit.forward_blocks(vit.embed(visible, positions[:, :num_visible]), self.taps)
         latent = vit.norm(x)
@@ -149,7 +156,7 @@ class BootMAE(BaseSelfSupervisor):
     def decode(
         self, decoder: nn.Module, latent: torch.Tensor, context: torch.Tensor, ids_masked: torch.Tensor
     ) -> torch.Tensor:
-        """A decoder's prediction, see :class:`TargetAwareDecoder`; with ``fp32_decoder`` without autocast."""
+        """Run a :class:`TargetAwareDecoder`, without autocast if ``fp32_decoder`` is set."""
         if not self.fp32_decoder:
             return decoder(latent, context, ids_masked)
         with torch.autocast(latent.device.type, enabled=False):
@@ -157,30 +164,34 @@ class BootMAE(BaseSelfSupervisor):
 
     @torch.no_grad()
     def momentum_features(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Momentum features of the last M of the N patches: (B, N, C * P), (B, N, D) -> (B, M, D)."""
+        """Momentum features of the last M patches: (B, N, C * P) patches, (B, N, D) positions -> (B, M, D)."""
         tokens = self.momentum.embed(patches, positions)
         return self.momentum.forward_blocks(tokens, num_queries=self.masking.num_masked)[0]
 
-    def losses(self, images: torch.Tensor, orders: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """R and P () of normalized images (B, C, H, W) under mask orders (B, N). What ``compile='whole'`` compiles."""
-        out = self.predict(images, orders)
+    def losses(self, images: torch.Tensor, ids_shuffle: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixel loss R and feature loss P of normalized images (B, C, H, W), given ``ids_shuffle`` (B, N).
+
+        ``compile='whole'`` compiles this method.
+        """
+        out = self.predict(images, ids_shuffle)
         return (
             pixel_loss(out.pixels, out.patches, out.weights, images.shape[1]),
             feature_loss(out.features, out.targets, out.weights),
         )
 
     def loss(self, inputs: torch.Tensor, data_samples: list | None = None, **kwargs) -> dict[str, torch.Tensor]:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
             inputs: (B, C, H, W) normalized images.
-            data_samples: may carry ``ids_shuffle`` (N,) each.
+            data_samples: each sample may carry ``ids_shuffle`` (N,).
 
         Returns:
-            ``loss_pixel`` (R) and ``loss_feature`` (f * P), whose sum is minimized, and ``feature_error`` (P).
+            ``loss_pixel`` (R) and ``loss_feature`` (f * P), whose sum is minimized, and ``feature_error`` (P) for the
+            log.
         """
         pixel, feature = self.losses(inputs, self.batch_ids_shuffle(data_samples, len(inputs), inputs.device))
-        # Copies: under CUDA graphs the next step writes its losses into the same memory.
+        # Clone, because under CUDA graphs the next step reuses the same memory for its losses.
         return dict(
             loss_pixel=pixel.clone(), loss_feature=self.feature_weight * feature, feature_error=feature.detach().clone()
         )

@@ -1,4 +1,4 @@
-"""The target-aware decoder (paper section 3.3): a light decoder that reads what its target needs from the encoder.
+"""The target-aware decoder (paper section 3.3): a light decoder that reads one encoder block by cross-attention.
 
 Shape letters: B batch, N patches, M masked, V visible, D encoder width, E decoder width.
 """
@@ -35,7 +35,7 @@ class DecoderBlock(nn.Module):
 
 
 class PixelHead(nn.ConvTranspose2d):
-    """Tokens to pixels: a transposed convolution whose stride is its kernel, worked out patch by patch."""
+    """Tokens to pixels: a transposed convolution whose stride equals its kernel, computed as a linear layer."""
 
     def __init__(self, dim: int, channels: int, patch_size: tuple[int, int]):
         super().__init__(dim, channels, patch_size, stride=patch_size)
@@ -49,18 +49,18 @@ class PixelHead(nn.ConvTranspose2d):
 class TargetAwareDecoder(BaseModule):
     """Predicts one target for the masked patches from the encoder's output and one tapped block.
 
-    Tokens stay in the order [class, visible, masked]: attention does not care, and only the masked ones are
-    worked out in the last block, because nothing else enters the loss.
+    Tokens keep the order [class, visible, masked], since attention does not depend on their order. The last block
+    computes the masked tokens only, because nothing else enters the loss.
 
     Args:
         encoder_dim: D.
         grid: rows and columns of the patch grid.
         embed_dims: E.
         depth: number of blocks, at least 1.
-        num_heads: heads; they need not divide E.
-        mlp_ratio: hidden width of the MLPs over E.
-        with_cp: work the blocks out again for the backward pass instead of keeping them (less memory, more time).
+        num_heads: number of attention heads, which need not divide E.
         head: maps (B, M, E) to the prediction.
+        mlp_ratio: hidden width of the MLPs divided by E.
+        with_cp: recompute the blocks in the backward pass, which saves memory and costs time.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class TargetAwareDecoder(BaseModule):
         """Predict the masked patches.
 
         Args:
-            latent: (B, 1 + V, D), the normed encoder output.
-            context: (B, 1 + V, D), the tapped block's output.
+            latent: (B, 1 + V, D), the encoder output after its norm.
+            context: (B, 1 + V, D), the output of the tapped block.
             ids_masked: (B, M), positions of the masked patches.
 
         Returns:
-            (B, M, width of the head's output).
+            (B, M, output width of the head).
         """
         masked = self.mask_token + self.pos_embed[0, 1:][ids_masked]
-        visible = self.embed(latent).to(masked.dtype)  # autocast: the residual stream stays in float32
+        visible = self.embed(latent).to(masked.dtype)  # keep the residual stream in float32 under autocast
         x = torch.cat((visible, masked), dim=1)
         for index, block in enumerate(self.blocks):
             args = x, context, ids_masked.shape[1] if index == len(self.blocks) - 1 else None

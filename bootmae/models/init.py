@@ -1,4 +1,4 @@
-"""Starting weights, as the authors' release draws them."""
+"""Weight initialization, as in the authors' release."""
 
 import math
 
@@ -8,9 +8,10 @@ from .layers import CrossAttention, SelfAttention
 
 
 def init_transformer_weights(model: nn.Module) -> None:
-    """Xavier-uniform matrices (query, key and value each on their own), zero biases, unit LayerNorms.
+    """Initialize matrices Xavier-uniform, biases with zero and LayerNorms with one, in place.
 
-    The patch embedding is treated as the matrix that it is. Transposed convolutions keep torch's own start.
+    Query, key and value are initialized as three matrices, and the patch embedding as one. Transposed convolutions keep
+    torch's initialization.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .positions import bias_table_size, offset_vectors, resize_bias_table
 
 LAYER_NORM_EPS = 1e-6
-WIDTH_OF_KERNELS = 8  # the fused attention of a GPU takes head widths that are multiples of it
+HEAD_WIDTH_MULTIPLE = 8  # required by the fused attention kernels of GPUs
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
@@ -44,10 +44,14 @@ def attend_on_grid(
     """Attention among the tokens of a grid with decomposed relative positions, (B, h * w, I) -> (B, h * w, I).
 
     The logit of query i and key j is ``q_i . k_j / sqrt(K) + q_i . rows[row_i, row_j] + q_i . columns[column_i,
-    column_j]``. The last two are dot products too: of what the query has for every row and column with a key that
-    marks its own. They become further channels of queries and keys, and no bias of (H, T, T) is held in memory.
+    column_j]``. The last two terms are added as further channels: the query holds its product with every row and
+    column vector, and the key holds a one-hot code of its own row and column. So no (H, T, T) bias is kept in memory.
 
     Args:
+        q: (B, h * w, I).
+        k: (B, h * w, I).
+        v: (B, h * w, I).
+        num_heads: H.
         rows: (h, h, K), see :func:`offset_vectors`.
         columns: (w, w, K).
     """
@@ -58,18 +62,18 @@ def attend_on_grid(
         torch.einsum('bnrck,rsk->bnrcs', grid, rows.to(q.dtype)),
         torch.einsum('bnrck,csk->bnrcs', grid, columns.to(q.dtype)),
     )
-    marks = [torch.eye(side, dtype=q.dtype, device=q.device) for side in (h, w)]
-    marks = torch.cat((marks[0].repeat_interleave(w, dim=0), marks[1].repeat(h, 1)), dim=1)
+    row_code, column_code = (torch.eye(side, dtype=q.dtype, device=q.device) for side in (h, w))
+    code = torch.cat((row_code.repeat_interleave(w, dim=0), column_code.repeat(h, 1)), dim=1)
     q = torch.cat((q * width**-0.5, *(x.flatten(2, 3) for x in along)), dim=-1)
-    k = torch.cat((k, marks.expand(*k.shape[:2], -1, -1)), dim=-1)
-    wide = q.shape[-1] + -q.shape[-1] % WIDTH_OF_KERNELS
-    q, k, v = (F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))  # flash attention wants one width for all three
+    k = torch.cat((k, code.expand(*k.shape[:2], -1, -1)), dim=-1)
+    wide = q.shape[-1] + -q.shape[-1] % HEAD_WIDTH_MULTIPLE
+    q, k, v = (F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v))  # flash attention needs one width for all three
     out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :width]
     return out.transpose(1, 2).flatten(2)
 
 
 def head_width(dim: int, num_heads: int) -> int:
-    """Width of one head, rounded down: heads need not divide ``dim`` (ViT-B's pixel decoder: 512 // 12 = 42)."""
+    """Width of one head, rounded down. Heads need not divide ``dim`` (pixel decoder of ViT-B: 512 // 12 = 42)."""
     if not 0 < num_heads <= dim:
         raise ValueError(f'num_heads={num_heads} does not fit a width of {dim}: choose 1..{dim}')
     return dim // num_heads
@@ -77,22 +81,22 @@ def head_width(dim: int, num_heads: int) -> int:
 
 @dataclass
 class TokenGroup:
-    """Tokens that attend to one another and to no others: W windows of one shape, or all tokens of an image."""
+    """Tokens that attend only to one another: W windows of one shape, or all tokens of an image."""
 
-    shape: tuple[int, int] | None = None  # (W, L): windows one after the other in the sequence; None: all tokens
+    shape: tuple[int, int] | None = None  # (W, L), windows in sequence order; None: all tokens
     bias_index: torch.Tensor | None = None  # (L, L) rows of the relative position bias table; None: no bias
-    bias_grid: tuple[int, int] | None = None  # the grid that a table with these rows is for
+    bias_grid: tuple[int, int] | None = None  # the grid of the table that bias_index refers to
 
 
 @dataclass
 class Tiling:
-    """The tokens of a grid without class token, all together or in windows that all have the same size (ViTDet).
+    """Tokens of a grid without class token, as one window or in windows of equal size (ViTDet).
 
-    Windows at the right and bottom edges are filled with zeros, which take part as keys and values.
+    Windows at the right and bottom edges are padded with zeros, which take part as keys and values.
     """
 
     grid: tuple[int, int]  # h and w
-    side: int | None = None  # of a window; None: all tokens are one window
+    side: int | None = None  # of a window; None: one window of all tokens
 
     @property
     def window(self) -> tuple[int, int]:
@@ -118,16 +122,15 @@ class Tiling:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with a query bias and a value bias and no key bias (bootmae.md, section 2).
+    """Multi-head self-attention with query and value biases but no key bias (docs/method.md, section 2).
 
-    A key bias adds the same number to all logits of a query, so softmax would cancel it.
+    A key bias would add the same number to all logits of a query, which the softmax cancels.
 
     Args:
         dim: token width D.
         num_heads: H; the inner width is ``(D // H) * H``.
-        bias_grid: rows and columns of the grid whose offsets get a trained bias, or None. The table starts at zero.
-        offset_grid: rows and columns of the grid that decomposed relative positions are for, or None. They start at
-            zero.
+        bias_grid: rows and columns of the grid for a trained relative position bias, or None. It starts at zero.
+        offset_grid: rows and columns of the grid for decomposed relative positions, or None. They start at zero.
     """
 
     def __init__(
@@ -153,25 +156,25 @@ class SelfAttention(nn.Module):
             self.register_parameter(name, side and nn.Parameter(torch.zeros(2 * side - 1, inner // num_heads)))
 
     def position_bias(self, group: TokenGroup) -> torch.Tensor | None:
-        """(H, L, L) bias on the logits of a group, the table interpolated if it was made for another grid."""
+        """(H, L, L) bias on the logits of a group; the table is interpolated if it is for another grid."""
         if self.relative_position_bias_table is None or group.bias_index is None:
             return None
         table = resize_bias_table(self.relative_position_bias_table, self.bias_grid, group.bias_grid)
-        # Contiguous: any other is refused by the fused kernels of a GPU, and all logits would be kept for the backward.
+        # Fused GPU kernels need a contiguous bias; without them all logits would be kept for the backward pass.
         return table[group.bias_index].permute(2, 0, 1).contiguous()
 
     def attend_groups(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: list[TokenGroup]
     ) -> torch.Tensor:
-        """Attention within each group; the T tokens are those of the first group, then those of the second, ..."""
+        """Attention within each group; the T tokens are ordered by group."""
         if groups[0].shape is None:
             return attend(q, k, v, self.num_heads, self.position_bias(groups[0]))
-        sizes = [group.shape[0] * group.shape[1] for group in groups]
+        batch, sizes = len(q), [group.shape[0] * group.shape[1] for group in groups]
         outputs = []
         for group, *parts in zip(groups, *(x.split(sizes, dim=1) for x in (q, k, v)), strict=True):
-            windows = (x.unflatten(1, group.shape).flatten(0, 1) for x in parts)  # B * W, L, I
-            out = attend(*windows, self.num_heads, self.position_bias(group))
-            outputs.append(out.reshape(len(q), -1, out.shape[-1]))  # B, W * L, I
+            q, k, v = (x.unflatten(1, group.shape).flatten(0, 1) for x in parts)  # B * W, L, I
+            out = attend(q, k, v, self.num_heads, self.position_bias(group))
+            outputs.append(out.reshape(batch, -1, out.shape[-1]))  # B, W * L, I
         return torch.cat(outputs, dim=1)
 
     def attend_tiles(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
@@ -186,7 +189,7 @@ class SelfAttention(nn.Module):
     ) -> torch.Tensor:
         """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens only.
 
-        Without ``groups`` every token attends to all, without position bias.
+        Without ``groups`` all tokens attend to all, without position bias.
         """
         assert groups is None or num_queries is None
         if num_queries is None:
@@ -195,7 +198,7 @@ class SelfAttention(nn.Module):
             q, k, v = F.linear(tiling.split(x) if tiling else x, self.qkv.weight, bias).chunk(3, dim=-1)
             if tiling:
                 return self.proj(tiling.join(self.attend_tiles(q, k, v, tiling.window)))
-            if groups is not None:
+            if groups is not None and not isinstance(groups, Tiling):
                 return self.proj(self.attend_groups(q, k, v, groups))
         else:
             q_weight, kv_weight = self.qkv.weight.tensor_split((len(self.q_bias),))
@@ -206,11 +209,11 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of decoder tokens over encoder tokens; biases as in :class:`SelfAttention`.
+    """Multi-head attention of decoder tokens over encoder tokens, with the biases of :class:`SelfAttention`.
 
     Args:
-        dim: width of the decoder tokens, which are the queries.
-        context_dim: width of the encoder tokens, which are keys and values.
+        dim: width of the decoder tokens (queries).
+        context_dim: width of the encoder tokens (keys and values).
         num_heads: H; the inner width is ``(dim // H) * H``.
     """
 
@@ -250,10 +253,11 @@ class Block(nn.Module):
     Args:
         dim: token width D.
         num_heads: H.
-        mlp_ratio: hidden width of the MLP over D.
-        drop_path: probability to skip each residual branch of a sample while training.
-        layer_scale: start value of a trained factor per channel on each branch, or None for no such factors.
-        bias_grid, offset_grid: of :class:`SelfAttention`.
+        mlp_ratio: hidden width of the MLP divided by D.
+        drop_path: drop-path rate of each residual branch.
+        layer_scale: initial value of the layer scale of each branch, or None for no layer scale.
+        bias_grid: see :class:`SelfAttention`.
+        offset_grid: see :class:`SelfAttention`.
     """
 
     def __init__(
@@ -279,9 +283,9 @@ class Block(nn.Module):
     def forward(
         self, x: torch.Tensor, num_queries: int | None = None, groups: list[TokenGroup] | Tiling | None = None
     ) -> torch.Tensor:
-        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens, which still see all T.
+        """(B, T, D) -> (B, T, D), or (B, Q, D) for the last ``num_queries`` tokens, which still attend to all T.
 
-        ``groups`` say which tokens see which, and where they are; None: all see all.
+        ``groups`` states which tokens attend to which; None: all to all.
         """
 
         def residual(branch: torch.Tensor, gamma: torch.Tensor | None) -> torch.Tensor:
@@ -293,7 +297,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of non-overlapping patches, its weight stored as the usual convolution.
+    """Linear embedding of non-overlapping patches. Its weight has the shape of the usual convolution.
 
     Args:
         patch_size: (height, width) of a patch in pixels.
@@ -307,7 +311,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
 
     def patchify(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, N, C * patch height * patch width), patches in row-major order, channel first within."""
+        """(B, C, H, W) -> (B, N, C * patch height * patch width): patches row by row, channel first in each."""
         (ph, pw), (b, c) = self.patch_size, images.shape[:2]
         x = images.unflatten(2, (-1, ph)).unflatten(4, (-1, pw))  # B, C, rows, ph, columns, pw
         return x.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * ph * pw)

@@ -1,6 +1,6 @@
-"""Block-wise masking (bootmae.md, section 3).
+"""Block-wise masking (docs/method.md, section 3).
 
-A mask is given as an *order*: a permutation of the N patches whose last M are masked and the others visible.
+A mask is given as ``ids_shuffle``, a permutation of the N patches. The last M are masked, the others visible.
 """
 
 import math
@@ -10,11 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-MAX_DRAWS = 100_000  # of one mask; the authors' grid needs about 30
+MAX_DRAWS = 100_000  # per mask; the authors' grid needs about 30
 
 
 class Random(Protocol):
-    """What is used of ``numpy.random`` and of ``numpy.random.RandomState``."""
+    """The methods of ``numpy.random`` and ``numpy.random.RandomState`` that are used."""
 
     def random_sample(self, size: int) -> np.ndarray: ...
 
@@ -23,18 +23,18 @@ class Random(Protocol):
 
 @dataclass(frozen=True)
 class BlockMasking:
-    """How to draw the masks of one patch grid.
+    """Draws block-wise masks for one patch grid.
 
     Args:
         grid: rows and columns of patches.
-        num_masked: M, masked patches in the end. Default: three quarters.
-        num_block: of these, patches masked by blocks; the others are random, and so are all with 0. Default: 120 / 196
-            of the grid.
-        block_area: least and largest area of a block, in patches. Default: 16 / 196 and 60 / 196 of the grid.
-        min_aspect: height over width of a block is log-uniform in [min_aspect, 1 / min_aspect].
-        max_roll: the order is rolled by 0..max_roll places, so that a few masked patches become visible. The release
-            draws the roll once for a batch, we for each image: the masks of an image have the same distribution, and
-            do not depend on how a batch is divided among processes.
+        num_masked: M, the number of masked patches. Default: three quarters of the grid.
+        num_block: how many of them are masked in blocks; the others are random. 0 masks at random only. Default:
+            120 / 196 of the grid.
+        block_area: smallest and largest area of a block, in patches. Default: 16 / 196 and 60 / 196 of the grid.
+        min_aspect: the aspect ratio of a block is log-uniform in [min_aspect, 1 / min_aspect].
+        max_roll: the permutation is rolled by 0..max_roll places, so that a few masked patches become visible. The
+            release draws one roll per batch, we draw one per image. The masks of an image have the same distribution
+            and do not depend on how a batch is divided among processes.
     """
 
     grid: tuple[int, int]
@@ -76,7 +76,7 @@ class BlockMasking:
         return self.num_patches - self.num_masked
 
     def draw_blocks(self, rng: Random) -> np.ndarray:
-        """Boolean (rows, columns) with exactly ``num_block`` patches masked, in blocks."""
+        """(rows, columns) booleans with exactly ``num_block`` patches masked in blocks."""
         (rows, columns), (min_area, max_area) = self.grid, self.block_area
         mask, left, log_aspect = 0, self.num_block, math.log(self.min_aspect)
         if not left:
@@ -99,7 +99,7 @@ class BlockMasking:
         raise ValueError(f'no mask found in {MAX_DRAWS} draws for {self}: make the blocks smaller')
 
     def draw_ids_shuffle(self, rng: Random = np.random) -> np.ndarray:
-        """(N,) int64: unmasked patches in random order, then the blocks' in random order, rolled."""
+        """(N,) int64: first the unmasked patches, then those in blocks, each in random order; then rolled."""
         mask = self.draw_blocks(rng).reshape(-1)
         order = np.argsort(mask - rng.random_sample(self.num_patches), kind='stable')
         kept = self.num_patches - rng.randint(0, self.max_roll + 1)
@@ -108,7 +108,7 @@ class BlockMasking:
 
 @cache
 def block_bits(height: int, width: int, columns: int) -> int:
-    """The patches of a block in the upper left corner of a grid, as bits of one number, row after row."""
+    """The patches of a block in the upper left corner of a grid, row by row, as the bits of an integer."""
     return sum((1 << width) - 1 << row * columns for row in range(height))
 
 

@@ -1,4 +1,4 @@
-"""The losses of BootMAE (bootmae.md, section 4). Pure functions; all sums in at least float32.
+"""The losses of BootMAE (docs/method.md, section 4). Pure functions that compute in at least float32.
 
 Shape letters: B batch, N patches, M masked, C channels, P pixels of a patch and channel, D width.
 """
@@ -15,15 +15,15 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 
 def token_weights(ids_masked: torch.Tensor, grid: tuple[int, int], weighted: bool = True) -> torch.Tensor:
-    """Loss weight of each patch: 0 where visible, else 1 + the share of masked patches among its 3 x 3 neighbors.
+    """Loss weight of each patch: 0 if visible, else 1 + the share of masked patches in its 3 x 3 neighborhood.
 
     Args:
         ids_masked: (B, M) positions of the masked patches.
         grid: rows and columns of the patch grid.
-        weighted: if False, 1 where masked.
+        weighted: if False, every masked patch has weight 1.
 
     Returns:
-        (B, N) float32, in image order. Outside the image counts as visible, and the divisor is always 9.
+        (B, N) float32, in image order. Positions outside the image count as visible, and the divisor is always 9.
     """
     mask = torch.zeros(len(ids_masked), grid[0] * grid[1], device=ids_masked.device)
     mask.scatter_(1, ids_masked, 1.0)
@@ -34,21 +34,21 @@ def token_weights(ids_masked: torch.Tensor, grid: tuple[int, int], weighted: boo
 
 
 def normalize_patches(patches: torch.Tensor, channels: int = 3) -> torch.Tensor:
-    """Each channel of each patch to zero mean and unit (biased) variance.
+    """Normalize each channel of each patch to zero mean and unit (biased) variance.
 
     Args:
         patches: (B, M, C * P), channel first.
         channels: C.
 
     Returns:
-        the same shape, in at least float32.
+        The same shape, in at least float32.
     """
     x = at_least_float32(patches).unflatten(-1, (channels, -1))
     return F.layer_norm(x, x.shape[-1:], eps=PIXEL_EPS).flatten(-2)
 
 
 def weighted_error(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Squared error, mean over a patch's values, weighted sum over the patches, over their number.
+    """Mean squared error of each patch, summed with the weights and divided by the number of patches.
 
     Args:
         prediction: (B, M, values).
@@ -62,12 +62,12 @@ def weighted_error(prediction: torch.Tensor, target: torch.Tensor, weights: torc
 def pixel_loss(
     prediction: torch.Tensor, patches: torch.Tensor, weights: torch.Tensor, channels: int = 3
 ) -> torch.Tensor:
-    """R: error of (B, M, C * P) predictions against the normalized pixels of the masked patches."""
+    """Loss R: error of (B, M, C * P) predictions against the normalized pixels of the masked patches."""
     return weighted_error(prediction, normalize_patches(patches, channels), weights)
 
 
 def feature_loss(prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """P: error of (B, M, D) predictions against the momentum features, both under a LayerNorm without affine part."""
+    """Loss P: error of (B, M, D) predictions against the momentum features, after a LayerNorm without parameters."""
     prediction, target = (
         F.layer_norm(at_least_float32(x), x.shape[-1:], eps=FEATURE_EPS) for x in (prediction, target)
     )

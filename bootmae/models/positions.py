@@ -8,20 +8,21 @@ from torch.nn import functional as F
 
 
 def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10000.0) -> torch.Tensor:
-    """Fixed 2-D sin-cos position embedding with a zero class token in front (bootmae.md, section 2).
+    """Fixed 2-D sin-cos position embedding, after zeros for the class token (docs/method.md, section 2).
 
     The channels hold ``[sin(row * w), cos(row * w), sin(column * w), cos(column * w)]`` with
-    ``w_k = temperature ** (-k / (dim / 4))``: the row comes first, as in the authors' release.
+    ``w_k = temperature ** (-k / (dim / 4))``. The row comes first, as in the authors' release.
 
     Args:
         grid: rows and columns of the patch grid.
         dim: width D.
+        temperature: base of the wavelengths.
 
     Returns:
         (1, 1 + rows * columns, D), float32.
 
     Raises:
-        ValueError: if ``dim`` is no multiple of four.
+        ValueError: if ``dim`` is not a multiple of four.
     """
     if dim % 4:
         raise ValueError(f'a sin-cos position embedding needs a width that is a multiple of 4, not {dim}')
@@ -33,12 +34,12 @@ def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10000
 
 
 def resize_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """Bicubic interpolation of a position embedding from one patch grid to another; the class token stays.
+    """Interpolate a position embedding bicubically to another patch grid; the class token stays.
 
     Args:
         positions: (1, 1 + old rows * old columns, D).
-        old: rows and columns it was made for.
-        new: rows and columns wanted.
+        old: rows and columns of the embedding.
+        new: rows and columns of the result.
 
     Returns:
         (1, 1 + new rows * new columns, D).
@@ -51,14 +52,14 @@ def resize_positions(positions: torch.Tensor, old: tuple[int, int], new: tuple[i
     return torch.cat((class_token, patches.flatten(2).transpose(1, 2)), dim=1)
 
 
-# Relative position bias: one trained number per offset (row and column) and head, then three for pairs with the class
-# token. A table is (offsets + 3, H); the offset (dr, dc) of query minus key is row
+# Relative position bias: one trained number per offset (row and column) and head, and three per head for pairs with the
+# class token. A table has the shape (offsets + 3, H). The offset (dr, dc), query minus key, is in row
 # (dr + rows - 1) * (2 * columns - 1) + (dc + columns - 1).
 CLASS_TO_PATCH, PATCH_TO_CLASS, CLASS_TO_CLASS = -3, -2, -1
 
 
 def bias_table_size(grid: tuple[int, int]) -> int:
-    """Rows of a relative position bias table: all offsets within the grid, and three for the class token."""
+    """Number of rows of a relative position bias table: all offsets within the grid and three for the class token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
@@ -68,12 +69,13 @@ def relative_index(
     class_token: bool = True,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """Row of the bias table for each pair of query and key, as in the authors' segmentation backbone.
+    """Row of the bias table for each pair of query and key, numbered as in the authors' segmentation backbone.
 
     Args:
         grid: rows and columns of the patches that attend to one another.
-        bias_grid: the grid that the table is for, at least as large; by default the same.
-        class_token: whether a class token stands before the patches.
+        bias_grid: the grid of the table, at least as large. Default: ``grid``.
+        class_token: whether a class token precedes the patches.
+        device: where to create the result.
 
     Returns:
         (1 + N, 1 + N), or (N, N) without class token.
@@ -92,15 +94,15 @@ def relative_index(
 
 
 def resize_bias_table(table: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
-    """Bicubic interpolation of a relative position bias table from one grid to another.
+    """Interpolate a relative position bias table bicubically to another grid.
 
-    The plane of offsets is stretched so that its corners stay its corners (``align_corners``): no offset stays no
-    offset, the largest stays the largest, and nothing is extrapolated. The three class-token rows stay as they are.
+    The corners of the plane of offsets are aligned: offset zero stays zero, the largest offset stays the largest, and
+    nothing is extrapolated. The three class-token rows are copied.
 
     Args:
         table: (``bias_table_size(old)``, H).
-        old: rows and columns it was made for.
-        new: rows and columns wanted.
+        old: rows and columns of the table.
+        new: rows and columns of the result.
 
     Returns:
         (``bias_table_size(new)``, H).
@@ -113,18 +115,18 @@ def resize_bias_table(table: torch.Tensor, old: tuple[int, int], new: tuple[int,
     return torch.cat((offsets[0].flatten(1).T, class_rows))
 
 
-# Decomposed relative positions (ViTDet): one vector per offset of rows, one per offset of columns, shared by all heads.
-# A table is (2 * side - 1, K); the offset d of query minus key is row d + side - 1.
+# Decomposed relative positions (ViTDet): one vector per row offset and one per column offset, shared by all heads. A
+# table has the shape (2 * side - 1, K). The offset d, query minus key, is in row d + side - 1.
 
 
 def resize_offsets(table: torch.Tensor, side: int) -> torch.Tensor:
-    """Linear interpolation of a table of offsets (2 * old side - 1, K) to those of another side (2 * side - 1, K)."""
+    """Interpolate a table of offsets linearly: (2 * old side - 1, K) -> (2 * side - 1, K)."""
     if len(table) == 2 * side - 1:
         return table
     return F.interpolate(table.T.unsqueeze(0), size=2 * side - 1, mode='linear', align_corners=False)[0].T
 
 
 def offset_vectors(table: torch.Tensor, side: int) -> torch.Tensor:
-    """(side, side, K): the vector for each pair of a query's and a key's row (or column) of a grid."""
+    """(side, side, K): the vector for each pair of a query's row (or column) and a key's."""
     place = torch.arange(side, device=table.device)
     return resize_offsets(table, side)[place.unsqueeze(1) - place + side - 1]

@@ -1,4 +1,4 @@
-"""What images go through on the device before a model sees them."""
+"""Data preprocessors: normalization and augmentation of image batches on the device."""
 
 import torch
 from mmengine.structures import BaseDataElement
@@ -9,10 +9,10 @@ from timm.data.random_erasing import RandomErasing
 
 @MODELS.register_module()
 class PretrainPreprocessor(SelfSupDataPreprocessor):
-    """mmpretrain's, but that data samples stay where they are: it copies each of them, 16 us of the host's time.
+    """mmpretrain's preprocessor for pretraining, without two delays of the host in each step.
 
-    The model takes what it needs of them, which is the mask orders, all at once. And channels are flipped: mmpretrain
-    indexes them with a list, which torch sends to the GPU, and the host waits for it in each step.
+    Data samples are not moved to the device one by one, which takes 16 us each; the model moves all ``ids_shuffle`` at
+    once. Channels are converted by ``flip``, because indexing with a list, as in mmpretrain, waits for the GPU.
     """
 
     def __init__(self, *args, **kwargs):
@@ -31,24 +31,25 @@ class PretrainPreprocessor(SelfSupDataPreprocessor):
 
 @MODELS.register_module()
 class ErasingPreprocessor(ClsDataPreprocessor):
-    """mmpretrain's for classification, with timm's random erasing after normalization and before mixing.
+    """mmpretrain's preprocessor for classification, with timm's random erasing between normalization and mixup.
 
-    mmpretrain's own transform erases before normalization: its noise is rounded to uint8 and clipped to 0..255, which
-    at mean = std = 127.5 makes a standard deviation of 0.72 instead of 1.
+    mmpretrain's own transform erases before normalization. Its noise is rounded to uint8 and clipped to 0..255, so with
+    mean = std = 127.5 its standard deviation is 0.72 instead of 1.
 
     Args:
-        erase_prob: probability that a rectangle of an image is filled with N(0, 1) while training.
-        args, kwargs: of mmpretrain's ``ClsDataPreprocessor``.
+        *args: arguments of mmpretrain's ``ClsDataPreprocessor``.
+        erase_prob: probability that a rectangle of a training image is filled with N(0, 1).
+        **kwargs: arguments of mmpretrain's ``ClsDataPreprocessor``.
     """
 
     def __init__(self, *args, erase_prob: float = 0.25, **kwargs):
         super().__init__(*args, **kwargs)
         self.erasing = RandomErasing(erase_prob, mode='pixel')
         self.mixing, self.batch_augments = self.batch_augments, self.augment
-        self.to_onehot = True  # the base class augments only what has scores
+        self.to_onehot = True  # the base class augments samples with scores only
 
     def augment(self, images: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalized images (B, C, H, W), changed in place, and scores (B, classes)."""
+        """Erase and mix normalized images (B, C, H, W), in place, and mix their scores (B, classes)."""
         self.erasing.device = images.device
         self.erasing(images)
         return (images, scores) if self.mixing is None else self.mixing(images, scores)

@@ -1,4 +1,4 @@
-"""What BootMAE changes from epoch to epoch (bootmae.md, sections 4 and 5)."""
+"""Schedules of BootMAE by epoch: EMA decay and feature weight (docs/method.md, sections 4 and 5)."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ EMA_LARGE = ((0, 0.999), (100, 0.9999))
 
 
 def ema_decay(epoch: int, points: Sequence[tuple[float, float]] = EMA_BASE) -> float:
-    """Decay of the momentum encoder in an epoch: linear between (epoch, decay) points, constant outside them."""
+    """EMA decay of the momentum encoder in an epoch: linear between (epoch, decay) points, constant outside them."""
     epochs, decays = zip(*points, strict=True)
     return float(np.interp(epoch, epochs, decays))
 
 
 def feature_weight(epoch: int, total_epochs: int, ramp: float = 0.25) -> float:
-    """Weight f of the feature loss in an epoch: rises linearly to 1 over the first ``ramp`` of all epochs."""
+    """Weight f of the feature loss in an epoch; it rises linearly to 1 over the first ``ramp`` of all epochs."""
     return min((epoch + 1) / (ramp * total_epochs), 1.0)

@@ -28,7 +28,7 @@ OUT_TYPES = ('raw', 'featmap', 'avg_featmap', 'cls_token')
 
 
 def resolve_arch(arch: str | dict) -> dict:
-    """A named size or ``dict(embed_dims=, depth=, num_heads=[, mlp_ratio=])`` as a full dict."""
+    """Expand a named size, or a dict with ``embed_dims``, ``depth``, ``num_heads`` and maybe ``mlp_ratio``."""
     if isinstance(arch, str):
         if arch not in ARCHS:
             raise ValueError(
@@ -47,30 +47,30 @@ def patch_grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[
     """Rows and columns of patches in an image, sizes as (height, width)."""
     if img_size[0] % patch_size[0] or img_size[1] % patch_size[1]:
         raise ValueError(
-            f'image size {img_size} is no multiple of the patch size {patch_size}: crop or resize to a multiple'
+            f'image size {img_size} is not a multiple of the patch size {patch_size}: crop or resize to a multiple'
         )
     return img_size[0] // patch_size[0], img_size[1] // patch_size[1]
 
 
 @MODELS.register_module()
 class PlainViT(BaseModule):
-    """Plain vision transformer of BootMAE (bootmae.md, section 2), which also takes MAE and timm weights.
+    """Plain vision transformer of BootMAE (docs/method.md, section 2). It also takes MAE and timm weights.
 
     Args:
         arch: ``tiny``, ``small``, ``base``, ``large`` or ``dict(embed_dims=, depth=, num_heads=[, mlp_ratio=])``.
-        img_size: input size in pixels, a number or (height, width).
+        img_size: image size in pixels, a number or (height, width).
         patch_size: patch size in pixels, a number or (height, width).
-        depth: number of blocks, if it differs from the arch's: linear probing reads an inner block.
-        in_channels: image channels.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
-        out_type: what ``forward`` gives: ``raw`` (B, 1 + N, D), ``featmap`` (B, D, rows, columns), ``cls_token``
-            (B, D), or ``avg_featmap`` (B, D): the mean of the patch tokens, then a LayerNorm of its own (``fc_norm``).
-        final_norm: whether the last block is followed by a LayerNorm. Ignored (absent) with ``avg_featmap``.
-        trainable_positions: whether the absolute position embedding is trained: fixed for BootMAE, trained in MAE's
-            fine-tuning.
+        depth: number of blocks, if smaller than the arch's: a linear probe may read an inner block.
+        in_channels: number of image channels.
+        drop_path_rate: drop-path rate of the last block; it rises linearly from 0 in the first.
+        out_type: output of ``forward``: ``raw`` (B, 1 + N, D), ``featmap`` (B, D, rows, columns), ``cls_token`` (B, D),
+            or ``avg_featmap`` (B, D), the mean of the patch tokens followed by its own LayerNorm (``fc_norm``).
+        final_norm: apply a LayerNorm after the last block. ``avg_featmap`` has none.
+        trainable_positions: train the absolute position embedding, as in MAE's fine-tuning. BootMAE keeps it fixed.
         frozen: keep all weights fixed and the module in eval mode (linear probing).
-        with_cp: work the blocks out again for the backward pass instead of keeping them (less memory, more time).
-        block_options: further arguments of each :class:`Block`, one dict a block, for backbones derived from this one.
+        with_cp: recompute the blocks in the backward pass, which saves memory and costs time.
+        block_options: further arguments of each :class:`Block`, one dict per block, for subclasses.
+        init_cfg: mmengine's initialization config.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class PlainViT(BaseModule):
         self.arch_depth = arch['depth']
         self.depth = arch['depth'] if depth is None else depth
         if not 1 <= self.depth <= self.arch_depth:
-            raise ValueError(f'depth={depth} is not within 1..{self.arch_depth}, the blocks of {arch}')
+            raise ValueError(f'depth={depth}: {arch} has {self.arch_depth} blocks, use 1..{self.arch_depth}')
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, self.embed_dims)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=trainable_positions)
@@ -117,7 +117,7 @@ class PlainViT(BaseModule):
             self.requires_grad_(False)
 
     def init_weights(self) -> None:
-        if not self.is_init:  # mmengine loads init_cfg the first time only: a second draw would lose it
+        if not self.is_init:  # mmengine loads init_cfg only once, so a second draw would discard it
             for part in (self.patch_embed, self.blocks, self.norm, self.fc_norm):
                 init_transformer_weights(part)
             if self.cls_token is not None:
@@ -129,14 +129,14 @@ class PlainViT(BaseModule):
 
     @property
     def new_parts(self) -> dict[str, list[str]]:
-        """Parts that a downstream model adds to a pretrained encoder: name of the part -> names of its tensors.
+        """Parts that a downstream model adds to a pretrained encoder, with the names of their tensors.
 
-        A file may lack such a part, as a whole; it then starts fresh.
+        If a checkpoint has no tensor of such a part, the part keeps its initial weights.
         """
         return self.find_parts({'fc_norm': r'fc_norm\.'})
 
     def find_parts(self, patterns: dict[str, str]) -> dict[str, list[str]]:
-        """The tensors of each part, given a pattern of their whole names or its beginning; empty parts are left out."""
+        """Names of the tensors of each part, given a pattern for the beginning of the names, without empty parts."""
         parts = {
             part: [key for key in self.state_dict() if re.match(pattern, key)] for part, pattern in patterns.items()
         }
@@ -144,7 +144,7 @@ class PlainViT(BaseModule):
 
     @property
     def position_grids(self) -> dict[str, tuple[int, int]]:
-        """Rows and columns that each tensor of absolute or relative positions is for."""
+        """Grid (rows, columns) of each tensor of absolute or relative positions."""
         tables = {
             f'blocks.{index}.attn.relative_position_bias_table': block.attn.bias_grid
             for index, block in enumerate(self.blocks)
@@ -163,7 +163,7 @@ class PlainViT(BaseModule):
         return self.grid[0] * self.grid[1]
 
     def check_images(self, images: torch.Tensor) -> None:
-        """Raise a ValueError unless the images have the size that the model was built for."""
+        """Raise a ValueError if the images do not have the size that the model was built for."""
         if tuple(images.shape[-2:]) != self.img_size:
             raise ValueError(
                 f'images of {tuple(images.shape[-2:])} pixels given to a ViT built with '
@@ -171,11 +171,11 @@ class PlainViT(BaseModule):
             )
 
     def embed(self, patches: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Class token, if the model has one, and embedded patches, positions added.
+        """Embed patches, add their positions, and prepend the class token if the model has one.
 
         Args:
             patches: (B, T, P), any subset of an image's patches.
-            positions: (B or 1, T, D), their position embeddings.
+            positions: (B or 1, T, D) position embeddings of these patches.
 
         Returns:
             (B, 1 + T, D), or (B, T, D) without class token.
@@ -193,17 +193,17 @@ class PlainViT(BaseModule):
         num_queries: int | None = None,
         groups: Sequence[list[TokenGroup] | Tiling | None] | None = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """All blocks, without the final norm.
+        """Apply all blocks, without the final norm.
 
         Args:
             x: (B, T, D).
-            taps: indices of the blocks whose outputs are wanted as well, in that order.
-            num_queries: if given, the last block works out the last ``num_queries`` tokens only. No tap may then be
-                the last block.
-            groups: for each block which tokens see which (:class:`TokenGroup`, :class:`Tiling`); None: all see all.
+            taps: indices of blocks whose outputs are returned as well.
+            num_queries: the last block computes only the last ``num_queries`` tokens. It must then not be a tap.
+            groups: which tokens attend to which in each block (:class:`TokenGroup`, :class:`Tiling`). Default: all to
+                all.
 
         Returns:
-            the last block's output, and the list of taps.
+            The output of the last block, and the outputs of the taps in their order.
         """
         outputs = {}
         recompute = self.with_cp and torch.is_grad_enabled()
@@ -215,7 +215,7 @@ class PlainViT(BaseModule):
         return x, [outputs[index] for index in taps]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-        """(B, C, H, W) -> a tuple of one feature tensor, as ``out_type`` says (mmpretrain's convention)."""
+        """(B, C, H, W) -> a tuple with the features of ``out_type``, as in mmpretrain."""
         self.check_images(images)
         x = self.embed(self.patch_embed.patchify(images), self.pos_embed[:, 1:])
         x = self.norm(self.forward_blocks(x)[0])
@@ -229,11 +229,15 @@ class PlainViT(BaseModule):
         return (self.fc_norm(x.mean(dim=1)),)
 
     def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
-        """Group of a parameter for layer-wise learning-rate decay (bootmae.md, section 5).
+        """Group of a parameter for layer-wise learning-rate decay (docs/method.md, section 5).
+
+        Args:
+            name: name of the parameter in the whole model.
+            prefix: prefix of this backbone in that name.
 
         Returns:
-            group index and number of groups: 0 for the class token, positions and the patch embedding, k + 1 for
-            block k, the last one (depth + 1) for the rest, heads included.
+            The group and the number of groups. Class token, positions and patch embedding are group 0, block k is
+            group k + 1, and everything else, heads included, is the last group, depth + 1.
         """
         num_groups = self.depth + 2
         if not name.startswith(prefix):

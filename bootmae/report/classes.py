@@ -86,7 +86,7 @@ def class_tables(results: Sequence[ClassResult]) -> list[ClassTable]:
     groups: dict[tuple, list[ClassResult]] = {}
     for result in results:
         groups.setdefault((result[0], result[1], result[4]), []).append(result)
-    return [_class_table(*key, group) for key, group in groups.items()]
+    return [_class_table(data, task, metric, group) for (data, task, metric), group in groups.items()]
 
 
 def _class_table(data: str, task: str, metric: str, group: Sequence[ClassResult]) -> ClassTable:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..files import write_file
 
@@ -81,7 +82,7 @@ class ResultRow:
 
 
 COLUMNS = tuple(field.name for field in fields(ResultRow))
-TYPES = {field.name: field.type for field in fields(ResultRow)}
+TYPES: dict[str, Any] = {field.name: field.type for field in fields(ResultRow)}
 
 
 def problem_of(row: ResultRow) -> tuple[str, str] | None:

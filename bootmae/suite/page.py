@@ -211,6 +211,6 @@ def _predictions(first: dict[str, Cell], kind: str) -> bytes:
         panels = {'truth': np.stack([label_map(sample, truth=True) for sample in truth])}
         panels |= {method: np.stack(list(map(label_map, found))) for method, found in samples.items()}
         return segmentation_grid(np.stack(images), panels, palette, classes)
-    panels = {'truth': [instances(sample, truth=True) for sample in truth]}
-    panels |= {method: list(map(instances, found)) for method, found in samples.items()}
-    return detection_grid(np.stack(images), panels, classes, palette)
+    boxes = {'truth': [instances(sample, truth=True) for sample in truth]}
+    boxes |= {method: list(map(instances, found)) for method, found in samples.items()}
+    return detection_grid(np.stack(images), boxes, classes, palette)

@@ -273,9 +273,11 @@ def make_pretrainings(path: Path, file: SuiteFile) -> dict[str, Training]:
     """Pretrainings by name; a single one has an empty name."""
     if file.pretrain is None:
         return {}
-    single = isinstance(file.pretrain, str) or 'config' in file.pretrain
+    entries: dict = (
+        file.pretrain if isinstance(file.pretrain, dict) and 'config' not in file.pretrain else {'': file.pretrain}
+    )
     found = {}
-    for name, entry in ({'': file.pretrain} if single else file.pretrain).items():
+    for name, entry in entries.items():
         key = dotted(PRETRAIN, name)
         full_name = f'{PRETRAIN}-{name}' if name else PRETRAIN
         found[name] = parse(path, key, Training, with_config(entry), name=full_name, gpus=file.gpus)

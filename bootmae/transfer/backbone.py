@@ -4,6 +4,7 @@ Shape letters: B batch, C channels, H and W image size, h and w rows and columns
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -19,37 +20,44 @@ from .windows import all_tokens, window_groups
 RELATIVE_POSITIONS = (False, True, 'decomposed')
 
 
-@MMPRETRAIN_MODELS.register_module()  # so that mmpretrain too knows the name `mmpretrain.TransferViT`
-@MODELS.register_module()  # the root registry, where mmpretrain, mmseg and mmdet find `TransferViT`
+@MMPRETRAIN_MODELS.register_module()  # `mmpretrain.TransferViT`
+@MODELS.register_module()  # the root registry: `TransferViT` in mmpretrain, mmseg and mmdet
 class TransferViT(PlainViT):
-    """:class:`PlainViT` that gives feature maps to a segmentation or detection head.
+    """:class:`PlainViT` that returns feature maps for a segmentation or detection head.
 
-    The maps are block outputs without a final norm, as in the authors' release and in ViTDet. Images may have any size
-    that is a multiple of the patch, each batch its own: absolute positions and the relative positions of blocks that
-    attend to all are interpolated to its grid; those within windows need no interpolation.
+    The maps are block outputs without a final norm, as in the authors' release and in ViTDet. Each batch may have any
+    image size that is a multiple of the patch size. Absolute positions and the relative positions of global blocks are
+    interpolated to the grid of the batch. Relative positions within windows need no interpolation.
 
     Args:
-        arch, patch_size, in_channels, drop_path_rate, trainable_positions, with_cp, init_cfg: of :class:`PlainViT`.
-        img_size: the size that the stored positions are for, usually that of the training crops.
-        depth: number of blocks, if it differs from the arch's.
-        out_indices: blocks whose outputs are given, in order, the last block last; negative ones count from the end.
-        pyramid: config of :class:`TapPyramid` or :class:`SimplePyramid` without ``in_channels``; None: give the maps.
-        relative_positions: whether each block has a relative position bias of its own (BEiT), starting at zero. Costs
-            (1 + h * w)^2 numbers a head in blocks that attend to all. ``decomposed``: ViTDet's, by rows and by columns,
-            for a model without class token; costs h + w numbers a token and head.
-        input_size: the size of images that decomposed relative positions of blocks that attend to all are for; by
-            default ``img_size``.
-        class_token: whether a class token goes along. Without one, all is as in ViTDet: windows at the edges are padded
-            with zeros after the norm, which take part as keys and values; the stored positions keep the unused one of
-            the class token.
-        layer_scale: start value of a trained factor per channel on each residual branch, or None for none.
-        window_size: side of the attention windows in patches, or None: all blocks attend to all. See
+        arch: see :class:`PlainViT`.
+        img_size: image size of the stored positions, usually the size of the training crops.
+        patch_size: see :class:`PlainViT`.
+        depth: number of blocks, if smaller than the arch's.
+        in_channels: see :class:`PlainViT`.
+        drop_path_rate: see :class:`PlainViT`.
+        out_indices: blocks whose outputs are returned, ascending, ending with the last block. Negative indices count
+            from the end.
+        pyramid: config of :class:`TapPyramid` or :class:`SimplePyramid` without ``in_channels``, or None to return the
+            maps themselves.
+        trainable_positions: see :class:`PlainViT`.
+        relative_positions: True gives each block its own relative position bias (BEiT), starting at zero. It takes
+            (1 + h * w)^2 numbers per head in global blocks. ``decomposed`` is ViTDet's, by rows and columns, for models
+            without class token. It takes h + w numbers per token and head.
+        input_size: image size for the decomposed relative positions of global blocks. Default: ``img_size``.
+        class_token: use a class token. Without one the model works as in ViTDet: windows at the edges are padded with
+            zeros after the norm, and the padding takes part as keys and values. The stored positions keep the unused
+            position of the class token.
+        layer_scale: initial value of the layer scale of each residual branch, or None for no layer scale.
+        window_size: side of the attention windows in patches, or None for global attention in all blocks. See
             :func:`window_groups` for edges and the class token.
-        global_blocks: blocks that attend to all in spite of ``window_size``; by default the last of each quarter.
-        frozen_stages: 0 fixes the embedding, k also the first k blocks; -1: nothing.
-        pad: pad images with zeros at the right and bottom to a multiple of the patch, instead of refusing them. The
-            maps then cover the padded image. Better: ``pad_size_divisor`` (mmdet) or ``size_divisor`` (mmseg) of the
-            data preprocessor, which knows how to crop the result.
+        global_blocks: blocks with global attention in spite of ``window_size``. Default: the last of each quarter.
+        frozen_stages: 0 freezes the embedding, k also the first k blocks, -1 nothing.
+        pad: pad images with zeros at the right and bottom to a multiple of the patch size, instead of raising an error.
+            The maps then cover the padded image. Prefer ``pad_size_divisor`` (mmdet) or ``size_divisor`` (mmseg) of the
+            data preprocessor, which crops the result again.
+        with_cp: see :class:`PlainViT`.
+        init_cfg: see :class:`PlainViT`.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class TransferViT(PlainViT):
     ):
         num_blocks = resolve_arch(arch)['depth'] if depth is None else depth
         windowed = _windowed(num_blocks, window_size, global_blocks)
-        shared = dict(
+        shared: dict[str, Any] = dict(
             arch=arch,
             img_size=img_size,
             patch_size=patch_size,
@@ -118,7 +126,7 @@ class TransferViT(PlainViT):
         self.frozen_stages = self._freeze(frozen_stages)
 
     def _check_taps(self, out_indices: Sequence[int]) -> tuple[int, ...]:
-        """The taps counted from 0. The last block must be one: a block after it would never be trained."""
+        """Count the taps from 0 and check them. The last block must be a tap, otherwise it would never be trained."""
         taps = tuple(index + self.depth if index < 0 else index for index in out_indices)
         if not taps or list(taps) != sorted(set(taps)) or taps[0] < 0 or taps[-1] != self.depth - 1:
             raise ValueError(
@@ -155,35 +163,44 @@ class TransferViT(PlainViT):
         )
 
     def fit_images(self, images: torch.Tensor) -> torch.Tensor:
-        """The images, padded to whole patches if need be and if allowed."""
+        """Pad images to whole patches if ``pad`` is set.
+
+        Raises:
+            ValueError: if their size is not a multiple of the patch size and ``pad`` is not set.
+        """
         size = tuple(images.shape[-2:])
         short = [-n % patch for n, patch in zip(size, self.patch_size)]
         if not any(short):
             return images
         if not self.pad:
             raise ValueError(
-                f'images of {size} pixels are no multiple of the patch size {self.patch_size}: let the '
+                f'images of {size} pixels are not a multiple of the patch size {self.patch_size}: let the '
                 'data preprocessor pad them (pad_size_divisor in mmdet, size_divisor in mmseg, also in '
                 'its test_cfg), or set pad=True in the backbone'
             )
         return F.pad(images, (0, short[1], 0, short[0]))
 
     def groups(self, grid: tuple[int, int], device: torch.device) -> tuple[list, torch.Tensor | None]:
-        """For each block which tokens see which (:class:`TokenGroup`, :class:`Tiling`), and the order of the tokens.
+        """Which tokens attend to which in each block, and the order of the tokens.
 
-        The order (1 + N) puts the tokens of a window together, once for all blocks; None: class token and patches row
-        by row.
+        Args:
+            grid: rows and columns of patches.
+            device: where to create indices.
+
+        Returns:
+            A list of :class:`TokenGroup` or a :class:`Tiling` for each block, and the order (1 + N), which puts the
+            tokens of a window together once for all blocks. The order is None for row by row.
         """
         if self.cls_token is None:
             return [Tiling(grid, self.window_size if windowed else None) for windowed in self.windowed], None
         within = order = None
         if any(self.windowed):
-            within, order = window_groups(grid, self.window_size, self.relative_positions, device)
+            within, order = window_groups(grid, self.window_size, bool(self.relative_positions), device)
         everywhere = all_tokens(grid, order, device) if self.relative_positions and not all(self.windowed) else None
         return [within if windowed else everywhere for windowed in self.windowed], order
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, C, H, W) -> the pyramid's levels, or the tapped maps (B, D, h, w)."""
+        """(B, C, H, W) -> the levels of the pyramid, or the tapped maps (B, D, h, w) without a pyramid."""
         maps = self.maps(images)
         return maps if self.pyramid is None else self.pyramid(maps)
 
@@ -207,16 +224,18 @@ def _windowed(depth: int, window_size: int | None, global_blocks: Sequence[int] 
     """Whether each block attends within windows."""
     if window_size is None:
         if global_blocks is not None:
-            raise ValueError(f'global_blocks={tuple(global_blocks)} without window_size: all blocks attend to all')
+            raise ValueError(
+                f'global_blocks={tuple(global_blocks)} without window_size: all blocks are global, so leave it out'
+            )
         return [False] * depth
     if window_size < 1:
-        raise ValueError(f'window_size={window_size}: give the side of a window in patches, or None')
+        raise ValueError(f'window_size={window_size}: use the side of a window in patches, at least 1, or None')
     if global_blocks is None:
         global_blocks = [quarter * depth // 4 - 1 for quarter in range(1, 5) if quarter * depth // 4]
     chosen = {index + depth if index < 0 else index for index in global_blocks}
     if not chosen or not chosen <= set(range(depth)):
         raise ValueError(
-            f'global_blocks={tuple(global_blocks)}: name at least one block of 0..{depth - 1}, since '
-            'windows alone never see one another'
+            f'global_blocks={tuple(global_blocks)}: name at least one block of 0..{depth - 1}, because '
+            'windows exchange information in global blocks only'
         )
     return [index not in chosen for index in range(depth)]

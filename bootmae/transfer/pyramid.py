@@ -1,4 +1,4 @@
-"""Feature pyramids on the single-scale maps of a plain ViT.
+"""Feature pyramids from the single-scale maps of a plain ViT.
 
 Shape letters: B batch, D width of the ViT, h and w rows and columns of its patch grid.
 """
@@ -15,12 +15,12 @@ from ..models.layers import layer_norm
 
 
 def double(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
-    """Transposed convolution to twice the rows and columns."""
+    """Transposed convolution that doubles rows and columns."""
     return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
 
 
 class LayerNorm2d(nn.Module):
-    """LayerNorm over the channels of (B, C, h, w), at each place."""
+    """LayerNorm over the channels of (B, C, h, w) at each position."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -32,12 +32,12 @@ class LayerNorm2d(nn.Module):
 
 @MODELS.register_module()
 class TapPyramid(nn.Module):
-    """The authors' four levels from four taps (bootmae.md, section 6): x4, x2, x1 and max-pooled by 2.
+    """The authors' four levels from four taps (docs/method.md, section 6): x4, x2, x1 and max-pooled by 2.
 
     Args:
-        in_channels: D; the levels have the same width.
-        norm_cfg: the batch normalization between the two steps of level 0. ``SyncBN`` needs GPUs when several
-            processes train; ``BN`` does not.
+        in_channels: D, which is also the width of the levels.
+        norm_cfg: config of the batch normalization in level 0. Default: ``SyncBN``, which needs GPUs if several
+            processes train. ``BN`` also works on CPUs.
     """
 
     num_taps = 4
@@ -56,15 +56,15 @@ class TapPyramid(nn.Module):
 
 @MODELS.register_module()
 class SimplePyramid(nn.Module):
-    """ViTDet's simple feature pyramid (Li et al. 2022): x4, x2, x1, x1/2 of the last map alone.
+    """ViTDet's simple feature pyramid (Li et al. 2022): x4, x2, x1 and x1/2, all from the last map.
 
     Each level ends with a 1x1 and a 3x3 convolution, each followed by a LayerNorm over the channels.
 
     Args:
         in_channels: D.
         out_channels: width of every level.
-        extra_level: add a level, every second row and column of the last, for a region proposal network.
-        scales: sizes of the levels over the map's: some of 4, 2, 1 and 0.5.
+        extra_level: add a level with every second row and column of the last one, for a region proposal network.
+        scales: size of each level divided by the map's, out of 4, 2, 1 and 0.5.
     """
 
     num_taps = 1
@@ -86,7 +86,7 @@ class SimplePyramid(nn.Module):
             0.5: ([nn.MaxPool2d(2, stride=2)], in_channels),
         }
         if not scales or not set(scales) <= set(resized):
-            raise ValueError(f'scales={tuple(scales)}: SimplePyramid has the scales {tuple(resized)}')
+            raise ValueError(f'scales={tuple(scales)}: use scales out of {tuple(resized)}')
         self.levels = nn.ModuleList(
             nn.Sequential(
                 *resize,
@@ -100,7 +100,7 @@ class SimplePyramid(nn.Module):
         self.extra_level = extra_level
 
     def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """The last of the maps (B, D, h, w) -> a level (B, out_channels, ...) a scale, and the extra one."""
+        """Maps (B, D, h, w), of which the last is used -> a level (B, out_channels, ...) per scale, and the extra."""
         levels = [level(maps[-1]) for level in self.levels]
         if self.extra_level:
             levels.append(levels[-1][:, :, ::2, ::2])

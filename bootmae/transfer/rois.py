@@ -1,6 +1,7 @@
-"""Proposals and RoI features under bfloat16: mmdet's classes with boxes and scores in float32.
+"""mmdet's proposals and RoI features with boxes and scores in float32 under bfloat16.
 
-Not imported with the package, because it imports mmdet's heads: configs name ``bootmae.transfer.rois.ExactRoIs``.
+The package does not import this module, because it imports mmdet's heads. Configs name
+``bootmae.transfer.rois.ExactRoIs``.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,10 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 
 
 class ExactRPNHead(RPNHead):
-    """mmdet's region proposal network, which decodes and ranks proposals in float32.
+    """mmdet's region proposal network, but with float32 for the decoding and ranking of proposals.
 
-    In bfloat16 the best scores are 1/256 apart, so which proposals are kept would be left to chance; and on the CPU
-    mmcv's compiled NMS refuses such scores.
+    In bfloat16 the best scores are 1/256 apart, so ties would decide which proposals are kept. On the CPU, mmcv's
+    compiled NMS does not take bfloat16 scores at all.
     """
 
     def predict_by_feat(
@@ -28,13 +29,12 @@ class ExactRPNHead(RPNHead):
 class ExactRoIs(SingleRoIExtractor):
     """mmdet's RoI extractor with box coordinates left in float32.
 
-    The base class casts boxes to the type of the feature maps. In bfloat16, 8 bits long, a coordinate near 1000 is
-    then off by up to 2 pixels, so boxes would be pooled beside their objects in training, but not in testing. And
-    mmcv's compiled RoIAlign refuses bfloat16 maps.
+    The base class casts boxes to the type of the feature maps. The 8-bit significand of bfloat16 moves a coordinate
+    near 1000 by up to 2 pixels, in training but not in testing. mmcv's compiled RoIAlign does not take bfloat16 maps.
     """
 
     def forward(
         self, feats: Sequence[torch.Tensor], rois: torch.Tensor, roi_scale_factor: float | None = None
     ) -> torch.Tensor:
-        """Maps (B, C, h, w) of each level and boxes (K, 5) as [image, x1, y1, x2, y2] -> (K, C, size, size)."""
+        """Maps (B, C, h, w) of each level, boxes (K, 5) as [image, x1, y1, x2, y2] -> features (K, C, size, size)."""
         return super().forward([level.float() for level in feats], rois, roi_scale_factor)

@@ -1,4 +1,4 @@
-"""Which tokens attend to which: all to all, or within windows. Tokens are [class, patches in row-major order].
+"""Token groups of global and windowed attention. Tokens are ordered as [class, patches row by row].
 
 Shape letters: N patches, W windows, L tokens of a window.
 """
@@ -14,7 +14,13 @@ Grid = tuple[int, int]
 def all_tokens(
     grid: Grid, order: torch.Tensor | None = None, device: torch.device | str | None = None
 ) -> list[TokenGroup]:
-    """One group of all 1 + N tokens, in some order, with relative positions stretched over the whole grid."""
+    """One group of all 1 + N tokens, with relative positions over the whole grid.
+
+    Args:
+        grid: rows and columns of patches.
+        order: (1 + N) order of the tokens. Default: row by row.
+        device: where to create the index.
+    """
     index = relative_index(grid, device=device)
     return [TokenGroup(bias_index=index if order is None else index[order][:, order], bias_grid=grid)]
 
@@ -22,21 +28,21 @@ def all_tokens(
 def window_groups(
     grid: Grid, side: int, bias: bool = False, device: torch.device | str | None = None
 ) -> tuple[list[TokenGroup], torch.Tensor]:
-    """Windows of ``side x side`` patches from the top left, smaller ones at the right and bottom edges.
+    """Windows of ``side x side`` patches from the top left, with smaller ones at the right and bottom edges.
 
-    A smaller window equals a padded one whose padding is masked; ViTDet pads with zeros that take part as keys. The
-    class token is a window of its own: it goes through these blocks without seeing a patch or being seen. Patches
-    reach it, and one another across windows, in the blocks that attend to all.
+    A smaller window is equivalent to a padded window with masked padding (ViTDet's padding takes part as keys). The
+    class token is a window of its own, so it exchanges information with patches in global blocks only, like patches of
+    different windows.
 
     Args:
         grid: rows and columns of patches.
-        side: patches along one side of a window.
-        bias: whether windows have relative positions. Offsets are counted in patches whatever the size of the window,
-            so that the table, made for ``side x side``, is never interpolated.
+        side: side of a window in patches.
+        bias: whether windows have relative positions. Offsets are counted in patches in windows of any size, so the
+            table for ``side x side`` is never interpolated.
+        device: where to create the indices.
 
     Returns:
-        The groups, and the order (1 + N) of the tokens that they are for: those of a window stand together, so that
-        no block has to look for them. The class token stays first.
+        The groups and the order (1 + N) of their tokens: first the class token, then window by window.
     """
     patches = torch.arange(1, 1 + grid[0] * grid[1], device=device).view(grid)
     groups, order = [TokenGroup((1, 1))], [torch.zeros(1, dtype=torch.long, device=device)]
@@ -52,6 +58,6 @@ def window_groups(
 
 
 def _strips(x: torch.Tensor, side: int) -> list[torch.Tensor]:
-    """The rows that fill whole windows, and those that are left over."""
+    """Split rows into those that fill whole windows and the rest."""
     whole = len(x) // side * side
     return [part for part in x.tensor_split((whole,)) if len(part)]

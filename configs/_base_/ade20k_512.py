@@ -1,11 +1,11 @@
-# ADE20K, 150 classes, at 512 x 512: the authors' pipeline (bootmae.md, section 6), in the layout of its archive:
+# ADE20K, 150 classes, at 512 x 512: the authors' pipeline (docs/method.md, section 6), in the layout of its archive:
 # data/ade/ADEChallengeData2016/{images,annotations}/{training,validation}.
 crop_size = (512, 512)
 data_root = 'data/ade/ADEChallengeData2016'
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),  # label 0 is "nothing of the 150": the data set turns it into 255, ignored
+    dict(type='LoadAnnotations'),  # label 0 is "none of the 150 classes"; the data set ignores it (255)
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -15,11 +15,11 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after Resize: labels keep their size
+    dict(type='LoadAnnotations'),  # after Resize, so that labels keep their size
     dict(type='PackSegInputs'),
 ]
-# Multi-scale and flip. As in the release, the short side is 512 times the ratio but never below the 512 of a crop, so
-# 0.5, 0.75 and 1.0 give the same image. (mmseg's own configs take ratios of each image's own size.)
+# Multi-scale and flip. As in the release, the short side is 512 times the ratio, but at least the 512 of a crop, so
+# 0.5, 0.75 and 1.0 give the same image. (mmseg's own configs scale each image's own size.)
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,6 +1,6 @@
 # CamVid, 11 classes of street scenes, 480 x 360 px, in ADE20K's layout: data/camvid/{images,annotations}/
-# {training,validation,test}, labels 0-10, 255 unlabeled (docs/evidence.md says where from).
-# Validated on the validation images, for choices; tested on the test images, for results.
+# {training,validation,test}, labels 0-10, 255 unlabeled (source: docs/evidence.md).
+# Choices are made on the validation images, results are reported on the test images.
 crop_size = (352, 352)
 classes = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car', 'pedestrian',
            'bicyclist')
@@ -9,7 +9,7 @@ palette = [[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 4
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(480, 360), ratio_range=(0.98, 2.0), keep_ratio=True),  # 352 px at least
+    dict(type='RandomResize', scale=(480, 360), ratio_range=(0.98, 2.0), keep_ratio=True),  # at least 352 px
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),

@@ -1,5 +1,5 @@
 # COCO 2017 instances, flipped, then with large-scale jitter on 1024 x 1024 (ViTDet). In the usual layout:
-# data/coco/{train2017,val2017,annotations}. The model's data preprocessor pads to the square, in training and testing.
+# data/coco/{train2017,val2017,annotations}. The data preprocessor of the model pads to the square, also in testing.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 image_size = (1024, 1024)
@@ -26,4 +26,4 @@ val_dataloader = dict(num_workers=4, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoByClass')
 test_evaluator = val_evaluator
-train_images = 117_266  # of 118,287, those with an object
+train_images = 117_266  # those of the 118,287 with an object

@@ -14,4 +14,4 @@ val_dataloader = dict(num_workers=4)
 test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoByClass')
 test_evaluator = val_evaluator
-train_images = 117_266  # of 118,287, those with an object
+train_images = 117_266  # those of the 118,287 with an object

@@ -1,13 +1,11 @@
 # CIFAR-10, for weights of either method: milder augmentation than on ImageNet.
 _base_ = './finetune_small_data.py'
 
-img_size, patch_size = 32, 4
 data_preprocessor = dict(erase_prob=0.0)
-model = dict(backbone=dict(arch='tiny', img_size=img_size, patch_size=patch_size), head=dict(in_channels=192))
+model = dict(backbone=dict(arch='tiny', img_size=32, patch_size=4), head=dict(in_channels=192))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.4, 1.0), backend='pillow',
-         interpolation='bicubic'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.4, 1.0), backend='pillow', interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='RandAugment', policies='timm_increasing', num_policies=2, total_level=10, magnitude_level=9,
          magnitude_std=0.5, hparams=dict(pad_val=[128, 128, 128], interpolation='bicubic')),

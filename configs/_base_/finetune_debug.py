@@ -1,4 +1,4 @@
-# The digits, at toy size.
+# Fine-tuning on digits at toy size, for weights of either method.
 _base_ = './runtime.py'
 
 img_size, patch_size, num_classes = 32, 4, 10
@@ -11,7 +11,7 @@ model = dict(
               loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
               init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02 * 0.001)))
 train_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [dict(type='PackInputs')]

@@ -6,13 +6,7 @@ data_preprocessor = dict(num_classes=num_classes)
 model = dict(
     backbone=dict(arch=dict(embed_dims=64, depth=3, num_heads=2), img_size=img_size, patch_size=patch_size),
     head=dict(num_classes=num_classes, in_channels=64))
-train_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
-    dict(type='PackInputs'),
-]
-train_dataloader = dict(
-    batch_size=60,
-    dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=20, pipeline=train_pipeline))
+train_dataloader = dict(batch_size=60, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=20))
 val_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
 test_dataloader = dict(dataset=dict(type='PhotoCrops', size=img_size))
 auto_scale_lr = dict(base_batch_size=60)

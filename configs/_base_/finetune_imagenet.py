@@ -1,12 +1,12 @@
-# ImageNet-1k for fine-tuning with timm's augmentation; random erasing is done after normalization, on the device. The
-# methods differ in their input statistics, which also fill rotated images: each config takes one of the two pipelines.
+# ImageNet-1k for fine-tuning with timm's augmentation. Random erasing runs on the device, after normalization. The
+# input statistics, which also fill rotated images, depend on the method, so each config takes one of the two pipelines.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 
 def augmented(pad_val):
     return [
         dict(type='LoadImageFromFile'),
-        dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+        dict(type='RandomResizedCrop', backend='pillow', interpolation='bicubic'),
         dict(type='RandomFlip', prob=0.5, direction='horizontal'),
         dict(type='RandAugment', policies='timm_increasing', num_policies=2, total_level=10, magnitude_level=9,
              magnitude_std=0.5, hparams=dict(pad_val=pad_val, interpolation='bicubic')),

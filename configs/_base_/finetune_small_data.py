@@ -1,4 +1,4 @@
-# Fine-tuning of a ViT-S/16 on labeled images of one's own, for weights of either method.
+# Fine-tuning of a ViT-S/16 on your own labeled images, for weights of either method.
 _base_ = './finetune_vitb.py'
 
 data_preprocessor = dict(num_classes=10)

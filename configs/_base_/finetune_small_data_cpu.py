@@ -10,8 +10,7 @@ model = dict(
     train_cfg=dict(augments=None))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.4, 1.0), backend='pillow',
-         interpolation='bicubic'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.4, 1.0), backend='pillow', interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]

@@ -1,4 +1,4 @@
-# What fine-tuning of BootMAE's and of MAE's ViT-B/16 on ImageNet-1k share; batch and learning rate are each method's.
+# Shared by the fine-tuning of BootMAE's and MAE's ViT-B/16 on ImageNet-1k. Each method sets batch and learning rate.
 _base_ = ['./finetune_imagenet.py', './runtime.py']
 
 model = dict(
@@ -11,7 +11,7 @@ model = dict(
         in_channels=768,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02 * 0.001)),
-    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]))  # one of both, evenly
+    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]))  # evenly
 
 optim_wrapper = dict(
     type='AutocastOptimWrapper',

@@ -1,5 +1,5 @@
-# ImageNet-1k for linear probing: random resized crop, bicubic, drawn once and clamped as in facebookresearch/mae, and
-# flip.
+# ImageNet-1k for linear probing: flip and bicubic random resized crop, drawn once and clamped as in
+# facebookresearch/mae.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs32_pil_bicubic.py'
 
 train_pipeline = [

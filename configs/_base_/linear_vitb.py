@@ -1,4 +1,4 @@
-# What linear probing of BootMAE's and of MAE's ViT-B/16 on ImageNet-1k share: LARS, 90 epochs.
+# Shared by the linear probing of BootMAE's and MAE's ViT-B/16 on ImageNet-1k: LARS, 90 epochs.
 _base_ = ['./linear_imagenet.py', './runtime.py']
 
 model = dict(
@@ -16,6 +16,6 @@ auto_scale_lr = dict(base_batch_size=16384)
 optim_wrapper = dict(
     type='AutocastOptimWrapper',
     optimizer=dict(type='LARS', lr=0.1 * 16384 / 256, momentum=0.9, weight_decay=0.0, eta=0.001),
-    paramwise_cfg=dict(custom_keys={'bias': dict(decay_mult=0.0, lars_exclude=True)}))  # plain SGD of what is 1-D
+    paramwise_cfg=dict(custom_keys={'bias': dict(decay_mult=0.0, lars_exclude=True)}))  # plain SGD for 1-D parameters
 param_scheduler = dict(type='WarmupCosineLR', warmup=10, min_lr=0.0, endpoint=False, convert_to_iter_based=True)
 train_cfg = dict(by_epoch=True, max_epochs=90)

@@ -1,7 +1,7 @@
 # Mask R-CNN on a ViT-B/16 with four taps and FPN, 12 epochs: the protocol of BootMAE's time, for either method.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', './coco_ms.py', './runtime_det.py']
 
-# In bf16, boxes and their scores must stay float32.
+# Keep boxes and their scores in float32 under bf16.
 roi_extractor = dict(type='bootmae.transfer.rois.ExactRoIs')
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),

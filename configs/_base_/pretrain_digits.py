@@ -1,8 +1,8 @@
-# scikit-learn's handwritten digits for the debug and demo sizes: real images, no download, no files.
+# scikit-learn's handwritten digits for the debug size: real images without download or files.
 img_size, patch_size = 32, 4
 data_preprocessor = dict(type='PretrainPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
 train_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(

@@ -1,4 +1,4 @@
-# What all recipes share: mmpretrain's runtime, the registered classes of this suite, TensorBoard.
+# Shared by all pretraining and classification recipes: mmpretrain's runtime, our registry, TensorBoard.
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['bootmae.registry'], allow_failed_imports=False)
@@ -7,6 +7,6 @@ default_hooks = dict(
     provenance=dict(type='ProvenanceHook'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(vis_backends=vis_backends)
-# Model randomness (drop path, mixup, MAE's masks) differs between ranks; crops and BootMAE's masks are functions of
-# (seed, epoch, image), on any number of ranks.
+# Randomness of the model (drop path, mixup, MAE's masks) differs between ranks. Crops and BootMAE's masks depend only
+# on seed, epoch and image, for any number of ranks.
 randomness = dict(seed=0, diff_rank_seed=True)

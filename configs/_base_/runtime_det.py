@@ -1,4 +1,4 @@
-# What all detection recipes share: mmdet's runtime, the registered classes of this suite, TensorBoard.
+# Shared by all detection recipes: mmdet's runtime, our registry, TensorBoard.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['bootmae.registry', 'bootmae.evaluation.metrics_det'], allow_failed_imports=False)

@@ -1,6 +1,6 @@
-# What all segmentation recipes share: mmseg's runtime, the registered classes of this suite, TensorBoard.
-# Written out, because `mmseg::` in _base_ does not resolve: mmengine 0.10.12 looks for a distribution mmsegmentation,
-# and the maintained one is called onedl-mmsegmentation.
+# Shared by all segmentation recipes: mmseg's runtime, our registry, TensorBoard.
+# mmseg's runtime is copied, because `mmseg::` in _base_ does not resolve: mmengine 0.10.12 looks for a distribution
+# named mmsegmentation, but the maintained one is onedl-mmsegmentation.
 default_scope = 'mmseg'
 custom_imports = dict(imports=['bootmae.registry'], allow_failed_imports=False)
 env_cfg = dict(

@@ -3,10 +3,10 @@
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', './coco_lsj.py', './runtime_det.py']
 
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
-# In bf16, boxes and their scores must stay float32.
+# Keep boxes and their scores in float32 under bf16.
 roi_extractor = dict(type='bootmae.transfer.rois.ExactRoIs')
 model = dict(
-    # Always the whole square: positions are stretched over the image, padding included.
+    # Always the whole square, because positions are interpolated to the padded image.
     data_preprocessor=dict(pad_size_divisor=1024),
     backbone=dict(
         _delete_=True, type='TransferViT', arch='base', img_size=224, patch_size=16, drop_path_rate=0.1,
@@ -26,9 +26,9 @@ optim_wrapper = dict(
     type='AutocastOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, fused=True),
     constructor='ViTOptimWrapperConstructor',
-    paramwise_cfg=dict(layer_decay=0.7, decay_biases=True))  # all but norms and absolute positions
-# In optimizer steps; 184,375 x 64 images are 100 times 118,000. mmengine's warm-up reaches its end one step early:
-# hence 251 for 250.
+    paramwise_cfg=dict(layer_decay=0.7, decay_biases=True))  # everything decays except norms and absolute positions
+# In optimizer steps: 184,375 x 64 images are 100 epochs of 118,000. mmengine's warm-up ends one step early, so 251
+# stands for 250.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=251),
     dict(type='MultiStepLR', by_epoch=False, begin=0, end=184_375, milestones=[163_889, 177_546], gamma=0.1),
@@ -36,7 +36,7 @@ param_scheduler = [
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=184_375, val_interval=18_438)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# The schedule counts iterations, so all else does.
+# Everything counts iterations, as the schedule does.
 default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=9219),
     logger=dict(log_metric_by_epoch=False))

@@ -2,8 +2,8 @@
 #
 #   tools/train.py configs/cls/bootmae_cifar10_cpu_finetune.py --init work_dirs/bootmae_cifar10_cpu/epoch_20.pth
 #
-# At most 5,000 of the training images, all test images. Plain crops and flips, no mixing of images: so small a model
-# underfits.
+# At most 5,000 of the training images, and all test images. Only crops and flips, no mixing of images, because so small
+# a model underfits.
 # Hardware: one CPU core, batch 64. Expected: docs/evidence.md. Run here: see there.
 _base_ = '../_base_/finetune_cifar10_cpu.py'
 

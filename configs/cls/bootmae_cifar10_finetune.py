@@ -3,7 +3,7 @@
 #   tools/train.py configs/cls/bootmae_cifar10_finetune.py --init work_dirs/bootmae_cifar10/epoch_200.pth
 #
 # Few labels: --cfg-options train_dataloader.dataset.labels_per_class=50 (1 %) or 500 (10 %).
-# Milder than the ImageNet recipe, since an object of 32 px does not outlive small crops and erasing.
+# Augmentation is milder than on ImageNet, because small crops and erasing destroy objects of 32 px.
 # Hardware: 1 GPU x 128. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = '../_base_/finetune_cifar10.py'
 

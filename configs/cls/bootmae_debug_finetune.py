@@ -1,4 +1,4 @@
-# Fine-tuning at toy size on handwritten digits, from bootmae_debug.py. For tests, and to try the tools.
+# Fine-tuning of bootmae_debug.py on handwritten digits, for tests and for trying the tools.
 #
 #   tools/train.py configs/cls/bootmae_debug_finetune.py --init work_dirs/bootmae_debug/epoch_2.pth
 #

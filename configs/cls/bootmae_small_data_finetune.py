@@ -4,8 +4,8 @@
 #
 # Labeled images are ROOT/train/<class>/* and ROOT/val/<class>/*. Set the root of the three loaders and the number of
 # classes (model.head.num_classes and data_preprocessor.num_classes), here or as suites/own_images.yaml does.
-# The authors' recipe at another size: lr is theirs per image of the batch. Weights are not averaged, since the horizon
-# of 0.9998 (5,000 steps) is longer than most runs on little data.
+# The authors' recipe at another size, with their learning rate per image of the batch. Weights are not averaged,
+# because the horizon of 0.9998 (5,000 steps) is longer than most runs on little data.
 # Hardware: 1 GPU x 128. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = '../_base_/finetune_small_data.py'
 

@@ -1,5 +1,5 @@
-# As bootmae_cifar10_finetune.py, for weights of mae_cifar10.py: the input statistics
-# differ, and the absolute positions are trained.
+# bootmae_cifar10_finetune.py for weights of mae_cifar10.py, with other input statistics and trained
+# absolute positions.
 #
 #   tools/train.py configs/cls/mae_cifar10_finetune.py --init work_dirs/mae_cifar10/epoch_200.pth
 #

@@ -1,5 +1,5 @@
-# As bootmae_demo_finetune.py, for weights of mae_demo.py: the input statistics
-# differ, and the absolute positions are trained.
+# bootmae_demo_finetune.py for weights of mae_demo.py, with other input statistics and trained
+# absolute positions.
 #
 #   tools/train.py configs/cls/mae_demo_finetune.py --init work_dirs/mae_demo/epoch_14.pth
 #

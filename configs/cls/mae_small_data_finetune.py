@@ -1,5 +1,5 @@
-# As bootmae_small_data_finetune.py, for weights of mae_small_data.py: the input statistics
-# differ, and the absolute positions are trained.
+# bootmae_small_data_finetune.py for weights of mae_small_data.py, with other input statistics and trained
+# absolute positions.
 #
 #   tools/train.py configs/cls/mae_small_data_finetune.py --init work_dirs/mae_small_data/epoch_400.pth
 #

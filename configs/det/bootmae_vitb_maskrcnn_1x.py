@@ -3,7 +3,7 @@
 #   tools/dist_train.sh configs/det/bootmae_vitb_maskrcnn_1x.py 8 --init work_dirs/bootmae_vitb/epoch_801.pth
 #
 # Hardware: 8 GPUs x 2 = 16. Expected (published): 1.3 box AP and 1.4 mask AP above MAE. Run here: NOT RUN at full size.
-# The authors released neither code nor recipe. All of this is our choice, after papers of that time (CAE): multi-scale
+# The authors released neither code nor recipe. We chose these after papers of that time (CAE): multi-scale
 # training, batch 16, mmdet's 12 epochs and steps, AdamW with learning rate 1.5e-4 (CAE: 3e-4 at batch 32), layer decay
 # 0.75, weight decay 0.05 and drop path 0.2; taps and pyramid of the authors' segmentation; no relative positions and no
 # layer scale.

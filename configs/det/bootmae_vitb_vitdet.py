@@ -3,7 +3,7 @@
 #   tools/dist_train.sh configs/det/bootmae_vitb_vitdet.py 8 --init work_dirs/bootmae_vitb/epoch_801.pth
 #
 # Hardware: 8 GPUs x 4 x accumulation 2 = 64, for 80 GB a GPU. No score is published. Run here: NOT RUN at full size.
-# ViTDet's recipe for MAE without changes, on weights that it was not tuned for.
+# ViTDet's recipe for MAE without changes, so it was not tuned for these weights.
 # Less memory: --cfg-options model.backbone.with_cp=True
 _base_ = '../_base_/vitdet_vitb.py'
 

@@ -5,7 +5,7 @@
 # Hardware: 8 GPUs x 4 x accumulation 2 = 64, for 80 GB a GPU. Expected (published, 1600 epochs of pretraining):
 # 55.5 box AP, 49.2 mask AP. Run here: NOT RUN at full size.
 # Takes MAE files of this suite, of mmpretrain and of facebookresearch. Input statistics are ImageNet's.
-# Boxes and their scores are worked out in float32. Less memory: --cfg-options model.backbone.with_cp=True
+# Boxes and their scores are computed in float32. Less memory: --cfg-options model.backbone.with_cp=True
 _base_ = '../_base_/vitdet_vitl.py'
 
 model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]))

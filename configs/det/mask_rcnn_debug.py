@@ -3,14 +3,14 @@
 #   tools/train.py configs/det/mask_rcnn_debug.py --init work_dirs/bootmae_demo_digits/epoch_36.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
-# Images are normalized as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
+# Images are normalized as for the weights of --init. The scenes are drawn into data/digit_scenes at first use.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/runtime_det.py']
 
 custom_imports = dict(
     imports=['bootmae.registry', 'bootmae.evaluation.metrics_det', 'bootmae.data.scene_datasets'],
     allow_failed_imports=False)
 adopt_statistics = True
-scenes = dict(values=(0, 1, 4, 7))  # four digits that a minute of training can tell apart
+scenes = dict(values=(0, 1, 4, 7))  # four digits that a model can tell apart after a minute of training
 img_size, num_classes, channels = (96, 144), 4, 32
 strides = [4, 8, 16]
 model = dict(

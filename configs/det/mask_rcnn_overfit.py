@@ -1,5 +1,5 @@
-# mask_rcnn_quick.py trained and evaluated on the same 20 photographs of COCO: box AP above 0.5 shows that labels,
-# losses, decoding and evaluator fit together.
+# mask_rcnn_quick.py trained and evaluated on the same 20 photographs of COCO: a box AP above 0.5 shows that labels,
+# losses, decoding and evaluator work together.
 #
 #   tools/train.py configs/det/mask_rcnn_overfit.py
 #

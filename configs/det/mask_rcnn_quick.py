@@ -1,5 +1,5 @@
 # Mask R-CNN on the photographs of a small COCO subset (100 + 100 images), from any encoder of this size: small enough
-# for a CPU. Proof that data, losses, decoding and evaluator fit together; no benchmark.
+# for a CPU. It checks that data, losses, decoding and evaluator work together; it is no benchmark.
 #
 #   tools/train.py configs/det/mask_rcnn_quick.py
 #

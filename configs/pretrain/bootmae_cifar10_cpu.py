@@ -1,8 +1,9 @@
-# bootmae_cifar10.py with a micro model on a tenth of the images, in minutes on a CPU.
+# bootmae_cifar10.py with a micro model on a tenth of the images: minutes on a CPU.
 #
 #   tools/train.py configs/pretrain/bootmae_cifar10_cpu.py
 #
-# Reads 5,000 of the images, spread over the classes. EMA as of bootmae_demo.py: so short a run needs a slow one.
+# Reads 5,000 of the images, spread over the classes. The EMA is that of bootmae_demo.py, because a short run needs a
+# slow one.
 # Hardware: one CPU core, batch 64. Expected: docs/evidence.md. Run here: see there.
 _base_ = './bootmae_cifar10.py'
 

@@ -1,23 +1,20 @@
-# BootMAE at toy size on handwritten digits: ends within seconds on a CPU. For tests, and to try the tools.
+# BootMAE at toy size on handwritten digits, for tests and for trying the tools: seconds on a CPU.
 #
 #   tools/train.py configs/pretrain/bootmae_debug.py
 #
 # Hardware: one CPU core. Expected: the loss falls; nothing else. Run here: in every test run.
 _base_ = ['../_base_/pretrain_digits.py', '../_base_/runtime.py']
 
-img_size, patch_size = {{_base_.img_size}}, {{_base_.patch_size}}
-masking = dict(num_masked=48, num_block=39)
-
 model = dict(
     type='BootMAE',
-    backbone=dict(type='PlainViT', arch=dict(embed_dims=48, depth=2, num_heads=3), img_size=img_size,
-                  patch_size=patch_size),
+    backbone=dict(type='PlainViT', arch=dict(embed_dims=48, depth=2, num_heads=3), img_size={{_base_.img_size}},
+                  patch_size={{_base_.patch_size}}),
     pixel_decoder=dict(embed_dims=32, depth=1, num_heads=3),
     feature_decoder=dict(depth=1),
-    masking=masking)
+    masking=dict(num_masked=48, num_block=39))
 train_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
-    dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
+    dict(type='DrawMask'),
     dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, labels_per_class=16))

@@ -3,15 +3,15 @@
 #
 #   tools/train.py configs/pretrain/bootmae_photographs.py
 #
-# Data: data/camvid/images/training, data/coco128/train2017 and val2017, data/imagenet1000: 823 photographs;
-# docs/evidence.md says where from. An epoch is 12 steps of 64 images, the run has 9,600; the schedules are those of
-# bootmae_small_data.py as shares of it.
+# Data: data/camvid/images/training, data/coco128/train2017 and val2017, data/imagenet1000: 823 photographs (sources:
+# docs/evidence.md). An epoch has 12 steps of 64 images and the run 9,600 steps. The schedules have the same shares of
+# the run as in bootmae_small_data.py.
 # Hardware: 1 GPU x 64. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = './bootmae_small_data.py'
 
 photographs = ['data/camvid/images/training', 'data/coco128/train2017', 'data/coco128/val2017', 'data/imagenet1000']
 train_dataloader = dict(batch_size=64, dataset=dict(roots=photographs))
-train_images = 768  # 12 whole batches of the 823
+train_images = 768  # 12 full batches of the 823
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2.5e-4))
 param_scheduler = dict(warmup=40)

@@ -1,4 +1,4 @@
-# bootmae_small_data.py with a micro model at 64 px, in minutes on a CPU: to try your images before a GPU is rented.
+# bootmae_small_data.py with a micro model at 64 px, minutes on a CPU: to try your images before you rent a GPU.
 #
 #   tools/train.py configs/pretrain/bootmae_small_data_cpu.py --cfg-options train_dataloader.dataset.roots=/my/images
 #
@@ -7,24 +7,13 @@
 # Hardware: one CPU core, batch 64. Expected: the loss falls; k-NN above an untrained encoder. Run here: in the tests.
 _base_ = './bootmae_small_data.py'
 
-img_size, patch_size = 64, 8
-masking = dict(num_masked=48, num_block=39, block_area=None)  # of 8 x 8 patches
 model = dict(
-    backbone=dict(arch=dict(_delete_=True, embed_dims=64, depth=3, num_heads=2), img_size=img_size,
-                  patch_size=patch_size),
+    backbone=dict(arch=dict(_delete_=True, embed_dims=64, depth=3, num_heads=2), img_size=64, patch_size=8),
     pixel_decoder=dict(embed_dims=32, depth=1, num_heads=2),
     feature_decoder=dict(depth=1, num_heads=2, tap=2),
-    masking=masking)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow',
-         interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
-    dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
-]
+    masking=dict(num_masked=48, num_block=39, block_area=None))  # of 8 x 8 patches
 train_dataloader = dict(batch_size=64, num_workers=0, persistent_workers=False,
-                        dataset=dict(limit=1000, pipeline=train_pipeline))
+                        dataset=dict(limit=1000))
 train_images = 1024
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=2e-3))

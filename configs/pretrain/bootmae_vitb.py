@@ -9,28 +9,25 @@
 #   default_hooks.probe.interval=20 default_hooks.probe.max_images=50000 default_hooks.probe.workers=8
 _base_ = ['../_base_/pretrain_imagenet.py', '../_base_/runtime.py']
 
-img_size, patch_size = 224, 16
-masking = dict(num_masked=147, num_block=120, block_area=(16, 60))  # of 14 x 14 patches
-# 0.5 of [0, 1], not ImageNet statistics
+# mean = std = 0.5 of [0, 1], not the statistics of ImageNet
 data_preprocessor = dict(type='PretrainPreprocessor', mean=[127.5] * 3, std=[127.5] * 3)
 
 model = dict(
     type='BootMAE',
-    backbone=dict(type='PlainViT', arch='base', img_size=img_size, patch_size=patch_size),
+    backbone=dict(type='PlainViT', arch='base', img_size=224, patch_size=16),
     pixel_decoder=dict(embed_dims=512, depth=2, num_heads=12, tap=0),
     feature_decoder=dict(depth=2, num_heads=12, tap=11),
-    masking=masking)
+    masking=dict(num_masked=147, num_block=120, block_area=(16, 60)))  # of 14 x 14 patches
 
-train_pipeline = [
+train_pipeline = [  # image size, patch size and masks are the model's
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow',
-         interpolation='bicubic'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.2, 1.0), backend='pillow', interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='DrawMask', img_size=img_size, patch_size=patch_size, **masking),
+    dict(type='DrawMask'),
     dict(type='PackInputs', algorithm_keys=['ids_shuffle']),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 param_scheduler = dict(type='WarmupCosineLR', warmup=40, min_lr=1e-4, convert_to_iter_based=True)
-train_cfg = dict(by_epoch=True, max_epochs=801)  # the release's, named 800; the schedule ends with it
+train_cfg = dict(by_epoch=True, max_epochs=801)  # the release calls these 800; the schedule ends with them
 custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.999), (100, 0.9999), (400, 0.99999)), ramp=0.25)]

@@ -6,20 +6,13 @@
 # Hardware: 1 GPU x 512. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = './mae_small_data.py'
 
-img_size, patch_size = 32, 4
+patch_size = 4
 model = dict(
-    backbone=dict(arch='deit-t', img_size=img_size, patch_size=patch_size),
+    backbone=dict(arch='deit-t', img_size=32, patch_size=patch_size),
     neck=dict(num_patches=64, patch_size=patch_size, embed_dim=192, decoder_embed_dim=128, decoder_depth=4,
               decoder_num_heads=4),
     head=dict(patch_size=patch_size))
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow',
-         interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInputs'),
-]
-train_dataloader = dict(num_workers=12, dataset=dict(roots='data/cifar10/train', pipeline=train_pipeline))
+train_dataloader = dict(num_workers=12, dataset=dict(roots='data/cifar10/train'))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = dict(warmup=10)
 train_cfg = dict(max_epochs=200)

@@ -1,4 +1,4 @@
-# MAE at toy size on handwritten digits: the baseline to bootmae_debug.py. Ends within seconds on a CPU.
+# MAE at toy size on handwritten digits: the baseline to bootmae_debug.py, seconds on a CPU.
 #
 #   tools/train.py configs/pretrain/mae_debug.py
 #

@@ -12,12 +12,7 @@ model = dict(
                   patch_size=patch_size),
     neck=dict(num_patches=36, patch_size=patch_size, embed_dim=64),
     head=dict(patch_size=patch_size))
-train_pipeline = [
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
-    dict(type='PackInputs'),
-]
-train_dataloader = dict(
-    batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None, pipeline=train_pipeline))
+train_dataloader = dict(batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None))
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = dict(warmup=1)

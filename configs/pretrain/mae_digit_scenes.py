@@ -7,11 +7,10 @@
 _base_ = ['./mae_demo.py', '../_base_/digit_scenes.py']
 
 custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
-img_size = 64
-model = dict(backbone=dict(img_size=img_size), neck=dict(num_patches=64))
+model = dict(backbone=dict(img_size=64), neck=dict(num_patches=64))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
+    dict(type='RandomResizedCrop', crop_ratio_range=(0.2, 1.0), interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(dataset=dict(

@@ -8,7 +8,7 @@ _base_ = './mae_small_data.py'
 
 photographs = ['data/camvid/images/training', 'data/coco128/train2017', 'data/coco128/val2017', 'data/imagenet1000']
 train_dataloader = dict(batch_size=64, dataset=dict(roots=photographs))
-train_images = 768  # 12 whole batches of the 823
+train_images = 768  # 12 full batches of the 823
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2.5e-4))
 param_scheduler = dict(warmup=40)

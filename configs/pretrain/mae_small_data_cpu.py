@@ -6,24 +6,17 @@
 # Hardware: one CPU core, batch 64. Expected: the loss falls; k-NN above an untrained encoder. Run here: in the tests.
 _base_ = './mae_small_data.py'
 
-img_size, patch_size = 64, 8
+patch_size = 8
 model = dict(
     backbone=dict(
         arch=dict(_delete_=True, embed_dims=64, num_layers=3, num_heads=2, feedforward_channels=256),
-        img_size=img_size,
+        img_size=64,
         patch_size=patch_size),
     neck=dict(num_patches=64, patch_size=patch_size, embed_dim=64, decoder_embed_dim=32, decoder_depth=2,
               decoder_num_heads=4),
     head=dict(patch_size=patch_size))
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=img_size, crop_ratio_range=(0.2, 1.0), backend='pillow',
-         interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInputs'),
-]
 train_dataloader = dict(batch_size=64, num_workers=0, persistent_workers=False,
-                        dataset=dict(limit=1000, pipeline=train_pipeline))
+                        dataset=dict(limit=1000))
 train_images = 1024
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=2e-3))

@@ -8,8 +8,9 @@
 # Frozen k-NN every 20 epochs, off by default (docs/watching.md): --cfg-options
 #   default_hooks.probe.type=OnlineProbeHook default_hooks.probe.config=configs/cls/mae_vitb_finetune.py
 #   default_hooks.probe.interval=20 default_hooks.probe.max_images=50000 default_hooks.probe.workers=8
-# What differs from mmpretrain's recipe: class and mask token decay, and the warm-up reaches its peak after its last
-# step, both as in facebookresearch/mae; bf16 for fp16 as for BootMAE; incomplete last batches are dropped; our reader.
+# Differences from mmpretrain's recipe: class and mask token decay, and the warm-up reaches its peak after its last
+# step, as in facebookresearch/mae; bf16 instead of fp16, as for BootMAE; incomplete last batches are dropped; our
+# reader.
 _base_ = ['mmpretrain::_base_/models/mae_vit-base-p16.py', '../_base_/pretrain_imagenet.py', '../_base_/runtime.py']
 
 data_preprocessor = dict(type='PretrainPreprocessor')

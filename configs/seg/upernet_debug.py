@@ -3,15 +3,15 @@
 #   tools/train.py configs/seg/upernet_debug.py --init work_dirs/bootmae_demo_digits/epoch_36.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
-# Images are normalized as the weights of --init were made; the scenes are drawn into data/digit_scenes at first use.
+# Images are normalized as for the weights of --init. The scenes are drawn into data/digit_scenes at first use.
 _base_ = '../_base_/runtime_seg.py'
 
 custom_imports = dict(imports=['bootmae.registry', 'bootmae.data.scene_datasets'], allow_failed_imports=False)
 adopt_statistics = True
-scenes = dict(values=(0, 1, 4, 7))  # four digits that a minute of training can tell apart
+scenes = dict(values=(0, 1, 4, 7))  # four digits that a model can tell apart after a minute of training
 crop_size, num_classes = (96, 144), 5
 norm_cfg = dict(type='BN')
-class_weight = [0.2] + [1.0] * 4  # background is five pixels of six, and all that is found with equal weights
+class_weight = [0.2] + [1.0] * 4  # with equal weights only the background is found, which is five of six pixels
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

@@ -13,5 +13,5 @@ files = dict(data_root={{_base_.scenes_root}}, scenes={{_base_.digit_scenes}})
 train_dataloader = dict(dataset=files)
 val_dataloader = dict(dataset=files)
 test_dataloader = val_dataloader
-train_cfg = dict(max_iters=1000)  # four epochs; after two, digits are only just told from the background
+train_cfg = dict(max_iters=1000)  # four epochs; after two, digits hardly differ from the background
 default_hooks = dict(logger=dict(interval=50))

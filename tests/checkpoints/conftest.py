@@ -5,7 +5,7 @@ from toys import FACTS, classifier, scramble, segmentor
 
 @pytest.fixture
 def sources(tmp_path, make_bootmae):
-    """``sources(name)``: the file of a run of ours, and its state."""
+    """``sources(name)``: the file of a run of this suite, and its state."""
     models = dict(run=lambda: make_bootmae().float(), classifier=classifier, segmentor=segmentor)
 
     def make(name: str) -> tuple:

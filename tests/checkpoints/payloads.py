@@ -22,7 +22,7 @@ from mmengine.logging import HistoryBuffer
 
 
 class Call:
-    """Pickles as a call of ``function``, which may be the result of another call."""
+    """An object that pickles as a call of ``function``, which may be the result of another call."""
 
     def __init__(self, function: Callable, *args):
         self.call = function, args
@@ -31,11 +31,11 @@ class Call:
         return self.call
 
     def __call__(self) -> None:
-        """Only so that pickle takes it for a function."""
+        """Never called: it lets pickle accept the object as a function."""
 
 
 class Loaded:
-    """Pickles plainly, with a state that its class handles."""
+    """An object with a plain pickle whose class handles its state."""
 
     def __setstate__(self, state: dict) -> None:
         Path(state['marker']).touch()
@@ -128,7 +128,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def write(make: Callable[[Path], object], path: Path, marker: Path) -> None:
-    """A file with honest weights and one payload."""
+    """A file with valid weights and one payload."""
     torch.save(
         dict(
             state_dict={'backbone.cls_token': torch.ones(2)},

@@ -1,4 +1,4 @@
-"""Checksums: no damage to a file of ours passes, and any other reader still reads it."""
+"""Checksums: any damage to a file of ours is detected, and other readers still read it."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.checkpoints.checksum import SIZE, peek, verify
+from bootmae.checkpoints.checksum import SIZE, peek, verify_checksum
 from bootmae.checkpoints.write import write_checkpoint
 
 SUMS = r'is damaged \(checksum\)'
@@ -29,7 +29,7 @@ def written(request, tmp_path) -> tuple:
 
 
 def silently_changed(path, data: bytes) -> bool:
-    """Whether a changed file is read without a word."""
+    """Whether a changed file is read without an error."""
     path.write_bytes(data)
     try:
         read_checkpoint(path)
@@ -39,7 +39,7 @@ def silently_changed(path, data: bytes) -> bool:
 
 
 def flips(data: bytes, number: int = 100, last: int = 300) -> list[bytes]:
-    """Copies with one bit flipped: at random places, and more at the end, where the mark is, and at the beginning."""
+    """Copies with one flipped bit: at random positions, and more of them at the beginning and in the record."""
     rng = random.Random(0)
     places = [rng.randrange(len(data)) for _ in range(number)]
     places += [rng.randrange(len(data) - last, len(data)) for _ in range(last)] + list(range(60))
@@ -53,7 +53,7 @@ def test_every_flipped_bit_is_found(written):
 
 
 def test_flipped_bits_of_a_stock_file_pass(tmp_path):
-    """The test above can fail: torch checks nothing."""
+    """The test above can fail, because torch does not check anything."""
     torch.save(content(), tmp_path / 'a.pth')
     data = (tmp_path / 'a.pth').read_bytes()
     assert sum(silently_changed(tmp_path / 'a.pth', changed) for changed in flips(data)[:100]) > 10
@@ -87,9 +87,9 @@ def test_iteration_is_read_from_the_tail(tmp_path, monkeypatch):
     for iteration in (0, 7, 123456789, None):
         write_checkpoint(path, content(iteration))
         assert peek(path) == iteration
-        assert verify(path)
+        assert verify_checksum(path)
     torch.save(content(), path)
-    assert (peek(path), verify(path)) == (None, False)
+    assert (peek(path), verify_checksum(path)) == (None, False)
     write_checkpoint(path, content())
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=SUMS):
@@ -121,5 +121,5 @@ def test_a_comment_of_another_program_is_no_mark(tmp_path):
     torch.save(content(), tmp_path / 'a.pth')
     with zipfile.ZipFile(tmp_path / 'a.pth', 'a') as archive:
         archive.comment = b'x' * SIZE
-    assert (peek(tmp_path / 'a.pth'), verify(tmp_path / 'a.pth')) == (None, False)
+    assert (peek(tmp_path / 'a.pth'), verify_checksum(tmp_path / 'a.pth')) == (None, False)
     assert os.path.getsize(tmp_path / 'a.pth') > SIZE

@@ -1,4 +1,4 @@
-"""Exports: other programs compute the same with them, and reading them back gives every bit."""
+"""Exports: other programs compute the same with them, and reading them back restores every bit."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_whole_models_come_back_whole(tmp_path, sources, source, to):
 
 
 def test_an_export_of_an_export_tells_where_it_began(tmp_path, sources):
-    """And which of two encoders it is, whatever the file in between was exported for."""
+    """An export of an export keeps the origin, and which encoder it is."""
     first, _ = sources('run')
     convert(first, 'authors', tmp_path / 'whole.pth')  # both encoders
     convert(tmp_path / 'whole.pth', 'timm', tmp_path / 'momentum.pth', 'momentum')
@@ -106,8 +106,8 @@ def test_an_export_loads_as_what_it_is(tmp_path, sources, make_vit):
     path, state = sources('run')
     convert(path, 'timm', tmp_path / 'a.safetensors', 'momentum')
     backbone = make_vit(out_type='avg_featmap')
-    verdict = load_encoder(backbone, tmp_path / 'a.safetensors')
-    assert verdict.kind == 'timm ViT, exported from BootMAE run (momentum)'
+    report = load_encoder(backbone, tmp_path / 'a.safetensors')
+    assert report.kind == 'timm ViT, exported from BootMAE run (momentum)'
     assert torch.equal(backbone.blocks[2].mlp.fc1.weight.float(), state['momentum.blocks.2.mlp.fc1.weight'])
     other = MODELS.build(
         dict(
@@ -116,7 +116,7 @@ def test_an_export_loads_as_what_it_is(tmp_path, sources, make_vit):
     )
     with pytest.raises(ValueError, match='it has 4 attention heads'):
         load_encoder(other, tmp_path / 'a.safetensors')
-    with pytest.raises(ValueError, match='is no checkpoint of this config.s ImageClassifier'):
+    with pytest.raises(ValueError, match='is not a checkpoint of this config.s ImageClassifier'):
         load_run(classifier(), read_checkpoint(tmp_path / 'a.safetensors'), 'a.safetensors')
 
 
@@ -218,7 +218,7 @@ def test_mmpretrain_features(tmp_path, sources, make_vit):
 
 @pytest.mark.parametrize('neck', [None, dict(type='mmpretrain.ClsBatchNormNeck', input_features=24)])
 def test_mmpretrain_classifier(tmp_path, neck):
-    """With its neck, if it has one, which timm has no place for."""
+    """With its neck, if it has one; timm has no place for a neck."""
     ours = classifier(neck)
     torch.save(dict(state_dict=scramble(ours), meta={}), tmp_path / 'ours.pth')
     convert(tmp_path / 'ours.pth', 'mmpretrain', tmp_path / 'a.pth')
@@ -264,7 +264,7 @@ def test_mmseg_features_of_an_encoder(tmp_path, sources, make_vit):
 
 @pytest.mark.parametrize('source', ['ours', 'authors'])
 def test_a_segmentor_loads_whole(tmp_path, sources, source):
-    """What tools/test.py does with the file: every weight of the segmentor, the facts in meta."""
+    """tools/test.py can load the file: it has every weight of the segmentor, and the facts in meta."""
     path, state = sources('segmentor')
     if source == 'authors':
         convert(path, 'authors', tmp_path / 'authors.pth')
@@ -283,13 +283,13 @@ def test_a_segmentor_loads_whole(tmp_path, sources, source):
     [
         (
             lambda: segmentor(pyramid=dict(type='SimplePyramid'), out_indices=(3,)),
-            'the release has no such pyramid: backbone.pyramid.levels',
+            'is not a weight of the pyramid of the release',
         ),
         (
             lambda: segmentor((8, 8), window_size=2, global_blocks=(3,)),
             'backbone.blocks.0.attn.relative_position_bias_table has 12 rows',
         ),
-        (lambda: segmentor((2, 4)), r'has 24 rows, which are not for all pairs of None patches'),
+        (lambda: segmentor((2, 4)), r'has 24 rows, which do not cover all pairs of None patches'),
     ],
 )
 def test_segmentors_that_are_not_the_release_s(tmp_path, make, message):
@@ -299,7 +299,7 @@ def test_segmentors_that_are_not_the_release_s(tmp_path, make, message):
 
 
 def test_mmdet_names(tmp_path, sources):
-    """Those of ViTDet, below backbone. for load_from, and as `model` without prefix for its own loader."""
+    """ViTDet's names, below backbone. for load_from, and as `model` without prefix for its own loader."""
     path, state = sources('run')
     line = convert(path, 'mmdet', tmp_path / 'a.pth')
     content = read_checkpoint(tmp_path / 'a.pth')
@@ -321,7 +321,7 @@ def test_mmdet_names(tmp_path, sources):
 
 
 def test_a_detector_gives_its_backbone(tmp_path):
-    """Without its pyramid and heads, which are not ViTDet's."""
+    """Without its pyramid and heads, which differ from ViTDet's."""
     weights = below('backbone.', encoder(Size())) | {
         'backbone.pyramid.levels.0.0.weight': torch.ones(2),
         'rpn_head.rpn_conv.weight': torch.ones(2),
@@ -349,7 +349,7 @@ def test_nothing_is_exported_by_halves():
 def test_heads_that_do_not_divide_the_width(to):
     model = MODELS.build(dict(type='mmpretrain.PlainViT', arch=ARCH | dict(num_heads=5), img_size=32, patch_size=8))
     content = dict(state_dict=below('backbone.', model.state_dict()))
-    with pytest.raises(ValueError, match=f'blocks.0.attn.q_bias has 20 channels for a width of 24: {to} knows no'):
+    with pytest.raises(ValueError, match='blocks.0.attn.q_bias has 20 channels for a width of 24: heads must divide'):
         export(content, to)
     assert same(export(content, 'authors').weights['model'], model.state_dict())
 

@@ -54,7 +54,7 @@ def test_safetensors_only(tmp_path, sources, to, text):
 
 
 def test_hf_model_in_memory_and_with_a_classifier():
-    """The names that transformers 5 has in memory; a prefix; a pooler and a classifier, which are not the encoder's."""
+    """Names that transformers 5 uses in memory, a prefix, and a pooler and a classifier, which are left out."""
     ours = encoder(Size())
     stored = export(dict(state_dict=below('backbone.', ours)), 'hf').weights['state_dict']
     memory = {
@@ -81,7 +81,7 @@ def test_hf_model_in_memory_and_with_a_classifier():
 def test_hf_attention_in_part(lost):
     stored = export(dict(state_dict=below('backbone.', encoder(Size()))), 'hf').weights['state_dict']
     del stored[lost]
-    with pytest.raises(ValueError, match=r'blocks.1.attn.(weight|bias): query, key and value are not all there'):
+    with pytest.raises(ValueError, match=r'blocks.1.attn.(weight|bias): query, key or value is missing'):
         find_encoder(stored)
 
 

@@ -1,4 +1,4 @@
-"""Weights by timm's names; the download is a stand-in, for tests reach no hub."""
+"""Weights named ``timm:NAME``, with a stand-in for the download."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ NAME = 'vit_base_patch16_224.mae'
 
 @pytest.fixture
 def toy_hub(monkeypatch, randomize):
-    """The hub holds a toy model under every name; gives the model and the names that were asked for."""
+    """A hub with a toy model under every name; yields the model and the requested names."""
     asked = []
     toy = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
 
@@ -39,9 +39,9 @@ def test_name_is_read_as_a_file_of_this_suite(toy_hub, make_vit):
     assert encoder.mean == (123.675, 116.28, 103.53)
     assert encoder.std == (58.395, 57.12, 57.375)
     backbone = make_vit()
-    verdict = load_encoder(backbone, f'timm:{NAME}')
-    assert str(verdict).startswith(f'loaded 45/45 encoder tensors of timm:{NAME} [timm ViT], ')
-    assert verdict.hash == tensors_hash(encoder.state)
+    report = load_encoder(backbone, f'timm:{NAME}')
+    assert str(report).startswith(f'loaded 45/45 encoder tensors of timm:{NAME} [timm ViT], ')
+    assert report.hash == tensors_hash(encoder.state)
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(backbone(x)[0], toy.double().forward_features(x), rtol=1e-6, atol=1e-9)
 
@@ -107,7 +107,7 @@ def test_plain_models_are_taken():
 
 
 def test_hidden_differences_are_found():
-    """These do not show in names and shapes of weights."""
+    """Names and shapes of weights do not reveal these differences."""
     small = dict(img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=4)
     changes = [
         (dict(act_layer=torch.nn.ReLU), 'activation is ReLU'),
@@ -135,7 +135,7 @@ def test_no_network(monkeypatch):
 
 
 def test_export_of_a_name_keeps_what_is_known(toy_hub, tmp_path, make_vit):
-    """The way to a machine without network: statistics and name go with the file."""
+    """An exported file keeps the statistics and the name, for a machine without network."""
     from bootmae.checkpoints import convert
 
     convert(f'timm:{NAME}', 'timm', tmp_path / 'a.safetensors')
@@ -150,5 +150,5 @@ def test_export_of_a_name_keeps_what_is_known(toy_hub, tmp_path, make_vit):
 
 def test_bin_files_of_the_hub(toy_hub, tmp_path, make_vit):
     torch.save(toy_hub[0].state_dict(), tmp_path / 'pytorch_model.bin')
-    verdict = load_encoder(make_vit(), tmp_path / 'pytorch_model.bin')
-    assert (verdict.kind, verdict.loaded) == ('timm ViT', 45)
+    report = load_encoder(make_vit(), tmp_path / 'pytorch_model.bin')
+    assert (report.kind, report.loaded) == ('timm ViT', 45)

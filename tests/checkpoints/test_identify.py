@@ -1,34 +1,15 @@
-"""What a file is: each known kind gives an encoder that computes what its own model computes."""
+"""Detection of the file format, of the encoder's prefix and of recorded facts."""
 
 import argparse
 
 import numpy as np
 import pytest
 import torch
+from encoders import SIZES, double, features, image, timm_model
 from mmpretrain.registry import MODELS
-from timm.models.vision_transformer import VisionTransformer
 
 from bootmae.checkpoints import find_encoder
-from bootmae.checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD, weights_of
-
-MMPRETRAIN_ARCH = dict(embed_dims=24, num_layers=3, num_heads=4, feedforward_channels=96)
-SIZES = dict(img_size=32, patch_size=8)
-
-
-def image():
-    return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def features(make_vit, encoder, out_type='raw', **kwargs):
-    """What our encoder computes with the weights that were found."""
-    model = make_vit(out_type=out_type, **kwargs)
-    model.load_state_dict(encoder.state)
-    return model(image())[0]
-
-
-def double(model):
-    model.double().eval()  # mmpretrain's eval() gives None
-    return model
+from bootmae.checkpoints.identify import HALF, weights_of
 
 
 @pytest.fixture
@@ -130,108 +111,6 @@ def test_authors_finetuned(make_vit, release, golden, wrap):
         assert logits.detach().numpy() == pytest.approx(archive['logits'], rel=1e-5)
 
 
-# Files of others
-
-
-def test_mmpretrain_mae(make_vit, randomize):
-    model = double(
-        randomize(
-            MODELS.build(
-                dict(
-                    type='MAE',
-                    backbone=dict(type='MAEViT', arch=MMPRETRAIN_ARCH, **SIZES),
-                    neck=dict(
-                        type='MAEPretrainDecoder',
-                        num_patches=16,
-                        patch_size=8,
-                        embed_dim=24,
-                        decoder_embed_dim=16,
-                        decoder_depth=2,
-                        decoder_num_heads=4,
-                    ),
-                    head=dict(
-                        type='MAEPretrainHead', patch_size=8, loss=dict(type='PixelReconstructionLoss', criterion='L2')
-                    ),
-                )
-            )
-        )
-    )
-    encoder = find_encoder(dict(state_dict=model.state_dict()))
-    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == (
-        'mmpretrain MAE',
-        IMAGENET_MEAN,
-        IMAGENET_STD,
-        3,
-    )
-    theirs = model.backbone(image(), mask=None)[0]
-    torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
-
-
-def test_mmpretrain_classifier(make_vit, randomize):
-    model = double(
-        randomize(
-            MODELS.build(
-                dict(
-                    type='ImageClassifier',
-                    backbone=dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES),
-                    head=dict(type='VisionTransformerClsHead', num_classes=5, in_channels=24),
-                )
-            )
-        )
-    )
-    encoder = find_encoder(dict(state_dict=model.state_dict()))
-    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == ('mmpretrain ViT', None, None, 3)
-    theirs = model.backbone(image())[0]
-    torch.testing.assert_close(features(make_vit, encoder, 'cls_token'), theirs, rtol=1e-6, atol=1e-9)
-
-
-def timm_model(randomize, **kwargs):
-    return double(randomize(VisionTransformer(embed_dim=24, depth=3, num_heads=4, num_classes=5, **SIZES, **kwargs)))
-
-
-def test_timm(make_vit, randomize):
-    model = timm_model(randomize)
-    encoder = find_encoder(model.state_dict())
-    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == ('timm ViT', None, None, 3)
-    theirs = model.forward_features(image())
-    torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
-
-
-def test_timm_pooled(make_vit, randomize):
-    """The form of facebookresearch MAE's fine-tuned files too."""
-    model = timm_model(randomize, global_pool='avg', fc_norm=True)
-    encoder = find_encoder(dict(model=model.state_dict()))
-    assert encoder.kind == 'timm ViT'
-    theirs = model.forward_head(model.forward_features(image()), pre_logits=True)
-    torch.testing.assert_close(features(make_vit, encoder, 'avg_featmap'), theirs, rtol=1e-6, atol=1e-9)
-
-
-def test_facebookresearch_mae(make_vit, randomize):
-    model = timm_model(randomize)
-    decoder = {
-        key: torch.ones(1)
-        for key in (
-            'mask_token',
-            'decoder_pos_embed',
-            'decoder_embed.weight',
-            'decoder_blocks.0.norm1.weight',
-            'decoder_blocks.0.attn.qkv.bias',
-            'decoder_norm.bias',
-            'decoder_pred.weight',
-        )
-    }
-    encoder_weights = {key: value for key, value in model.state_dict().items() if not key.startswith('head.')}
-    encoder = find_encoder(dict(model=encoder_weights | decoder))
-    assert (encoder.kind, encoder.mean, encoder.std, encoder.depth) == (
-        'facebookresearch MAE',
-        IMAGENET_MEAN,
-        IMAGENET_STD,
-        3,
-    )
-    theirs = model.forward_features(image())
-    torch.testing.assert_close(features(make_vit, encoder), theirs, rtol=1e-6, atol=1e-9)
-
-
 # Where the weights are
 
 
@@ -284,61 +163,7 @@ def test_unknown_source(make_bootmae):
         find_encoder(make_bootmae().state_dict(), 'ema')
 
 
-# Files of upstream mmseg and mmdet, and prefixes
-
-
-def mmseg_run(backbone, randomize):
-    """A segmentor's weights and its backbone."""
-    from mmseg.models import backbones
-
-    model = double(
-        randomize(
-            getattr(backbones, backbone.pop('type'))(patch_size=8, embed_dims=24, num_layers=3, num_heads=4, **backbone)
-        )
-    )
-    state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
-    return state | {'decode_head.conv_seg.weight': torch.ones(3)}, model
-
-
-def test_mmseg_vit(make_vit, randomize):
-    state, model = mmseg_run(
-        dict(
-            type='VisionTransformer', img_size=32, patch_bias=True, final_norm=True, norm_cfg=dict(type='LN', eps=1e-6)
-        ),
-        randomize,
-    )
-    encoder = find_encoder(dict(state_dict=state, meta=dict(iter=3)))
-    assert (encoder.kind, encoder.mean, encoder.depth) == ('mmseg ViT', None, 3)
-    torch.testing.assert_close(features(make_vit, encoder, 'featmap'), model(image())[0], rtol=1e-6, atol=1e-9)
-
-
-def test_mmseg_mae(randomize):
-    """Relative positions and layer scale, which our downstream backbone has too."""
-    state, model = mmseg_run(dict(type='MAE', img_size=(32, 32), norm_cfg=dict(type='LN', eps=1e-6)), randomize)
-    encoder = find_encoder(dict(state_dict=state))
-    assert encoder.kind == 'mmseg MAE or BEiT'
-    ours = double(
-        MODELS.build(
-            dict(
-                type='TransferViT',
-                arch=dict(embed_dims=24, depth=3, num_heads=4),
-                img_size=32,
-                patch_size=8,
-                relative_positions=True,
-                layer_scale=1.0,
-            )
-        )
-    )
-    ours.load_state_dict(encoder.state)
-    torch.testing.assert_close(ours(image())[0], model(image())[0], rtol=1e-6, atol=1e-9)
-
-
-def test_mmpretrain_vit_in_a_detector(make_vit, randomize):
-    model = double(randomize(MODELS.build(dict(type='VisionTransformer', arch=MMPRETRAIN_ARCH, **SIZES))))
-    state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
-    encoder = find_encoder(dict(state_dict=state | {'roi_head.bbox_head.fc_cls.weight': torch.ones(3)}))
-    assert encoder.kind == 'mmpretrain ViT'
-    torch.testing.assert_close(features(make_vit, encoder, 'cls_token'), model(image())[0], rtol=1e-6, atol=1e-9)
+# Runs and prefixes
 
 
 @pytest.mark.parametrize(
@@ -350,7 +175,7 @@ def test_mmpretrain_vit_in_a_detector(make_vit, randomize):
     ],
 )
 def test_our_downstream_runs(make_vit, heads):
-    """The encoder and what else there is, under our names."""
+    """The encoder and the other weights, under our names."""
     vit = make_vit()
     state = {f'backbone.{key}': value for key, value in vit.state_dict().items()}
     encoder = find_encoder(dict(state_dict=state | {name: torch.ones(2) for name in heads}))
@@ -361,11 +186,11 @@ def test_our_downstream_runs(make_vit, heads):
 
 
 def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
-    """Neither encoder stands in for the other."""
+    """Neither encoder replaces the other."""
     state = make_bootmae().state_dict()
     for source, lost in (('online', 'backbone.'), ('momentum', 'momentum.')):
         left = {key: value for key, value in state.items() if not key.startswith(lost)}
-        with pytest.raises(ValueError, match=rf'the {source} encoder \({lost}\*\) is lost in this BootMAE run'):
+        with pytest.raises(ValueError, match=rf'the {source} encoder \({lost}\*\) is missing in this BootMAE run'):
             find_encoder(left, source)
         find_encoder(left, 'momentum' if source == 'online' else 'online')
 
@@ -382,7 +207,9 @@ def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
 def test_never_one_of_two(randomize, make_vit, first, second, names):
     timm, ours = timm_model(randomize).state_dict(), make_vit().state_dict()
     state = {first + key: value for key, value in timm.items()} | {second + key: value for key, value in ours.items()}
-    with pytest.raises(ValueError, match=f'several ViT encoders in this file, below {names}: which one is meant'):
+    with pytest.raises(
+        ValueError, match=f'several ViT encoders in this file, below {names}: save the weights of the one'
+    ):
         find_encoder(dict(state_dict=state))
 
 
@@ -412,7 +239,7 @@ def test_recorded_heads(make_bootmae):
 
 
 def test_statistics_of_an_export_are_the_recorded_or_unknown(release):
-    """A timm file under the authors' names is not a file of theirs, whose statistics are known."""
+    """A timm file exported to the authors' names does not get the statistics of the authors' files."""
     meta = dict(bootmae=dict(kind='timm ViT', source='online'))
     encoder = find_encoder(dict(model=release['model/'], meta=meta))
     assert encoder.kind == "authors' fine-tuned BootMAE, exported from timm ViT"
@@ -434,5 +261,5 @@ def test_statistics_of_an_export_are_the_recorded_or_unknown(release):
 )
 def test_a_damaged_record(make_bootmae, key, value):
     meta = dict(bootmae=dict(mean=[1.0], std=[1.0]) | {key: value})
-    with pytest.raises(ValueError, match=f'its record meta.bootmae.{key}=.* is damaged: take another copy'):
+    with pytest.raises(ValueError, match=f'its record meta.bootmae.{key}=.* is damaged: use another copy'):
         find_encoder(dict(state_dict=make_bootmae().state_dict(), meta=meta))

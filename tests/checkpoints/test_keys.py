@@ -1,4 +1,4 @@
-"""Names of weights: the release's, mmpretrain's and timm's as ours."""
+"""Conversion of the names of the release, mmpretrain and timm to ours."""
 
 import json
 import string
@@ -76,7 +76,7 @@ def test_other_names(name):
 
 
 def test_vit_b_names_are_all_of_the_model_s(golden):
-    """The release's list of ViT-B parameters and ours are the same, one to one."""
+    """The release's list of ViT-B parameters maps one to one to ours."""
     release = json.loads((golden / 'schedules.json').read_text())
     with torch.device('meta'):
         model = MODELS.build(dict(type='BootMAE', backbone=dict(type='PlainViT', arch='base')))

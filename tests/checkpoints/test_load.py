@@ -1,4 +1,4 @@
-"""Loading: the whole encoder or nothing, with a verdict."""
+"""Loading: the whole encoder or nothing, with a report."""
 
 import re
 
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
-from bootmae.checkpoints import Verdict, check_resumable, load_encoder, load_run
+from bootmae.checkpoints import LoadReport, check_resumable, load_encoder, load_run
 from bootmae.checkpoints.load import EncoderWeights, tensors_hash
 from bootmae.models.positions import resize_positions, sincos_positions
 
@@ -35,7 +35,7 @@ def unchanged(model, before):
     return set(after) == set(before) and all(torch.equal(after[key], before[key]) for key in before)
 
 
-# Whole loading, and what the verdict says
+# Whole loading, and what the report says
 
 
 @pytest.mark.parametrize('source', ['online', 'momentum'])
@@ -43,36 +43,36 @@ def test_pooled_backbone(run_file, make_vit, source):
     path, model = run_file
     backbone = make_vit(out_type='avg_featmap')
     fresh = backbone.fc_norm.weight.clone()
-    verdict = load_encoder(backbone, path, source)
+    report = load_encoder(backbone, path, source)
     wanted = snapshot(model.backbone if source == 'online' else model.momentum)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, fresh if name == 'fc_norm.weight' else wanted.get(name, value))
     number = ENCODER_TENSORS - 2
-    assert verdict == Verdict(
+    assert report == LoadReport(
         path=str(path),
         kind=f'BootMAE run ({source})',
         loaded=number,
         wanted=number,
         new=['fc_norm.weight', 'fc_norm.bias'],
         unused=['norm.bias', 'norm.weight'] if source == 'online' else [],
-        hash=verdict.hash,
+        hash=report.hash,
         parts=['fc_norm'],
     )
     unused = ', not used: norm.bias, norm.weight' if source == 'online' else ''
-    assert str(verdict) == (
+    assert str(report) == (
         f'loaded {number}/{number} encoder tensors of {path} [BootMAE run ({source})], new '
-        f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {verdict.hash}'
+        f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {report.hash}'
     )
-    assert re.fullmatch('[0-9a-f]{12}', verdict.hash)
+    assert re.fullmatch('[0-9a-f]{12}', report.hash)
 
 
 def test_backbone_with_final_norm(run_file, make_vit):
     path, model = run_file
     backbone = make_vit()
-    verdict = load_encoder(backbone, path)
+    report = load_encoder(backbone, path)
     assert unchanged(backbone, snapshot(model.backbone))
-    assert (verdict.loaded, verdict.wanted, verdict.new, verdict.unused) == (ENCODER_TENSORS, ENCODER_TENSORS, [], [])
-    assert 'new' not in str(verdict).replace(str(path), '')
+    assert (report.loaded, report.wanted, report.new, report.unused) == (ENCODER_TENSORS, ENCODER_TENSORS, [], [])
+    assert 'new' not in str(report).replace(str(path), '')
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     assert torch.equal(backbone(x)[0], model.eval().backbone(x)[0])
 
@@ -80,9 +80,9 @@ def test_backbone_with_final_norm(run_file, make_vit):
 def test_inner_blocks_for_linear_probing(run_file, make_vit):
     path, model = run_file
     backbone = make_vit(depth=2, out_type='avg_featmap', frozen=True)
-    verdict = load_encoder(backbone, path)
-    assert verdict.loaded == ENCODER_TENSORS - 2 - BLOCK_TENSORS
-    assert verdict.unused == ['blocks.2', 'norm.bias', 'norm.weight']
+    report = load_encoder(backbone, path)
+    assert report.loaded == ENCODER_TENSORS - 2 - BLOCK_TENSORS
+    assert report.unused == ['blocks.2', 'norm.bias', 'norm.weight']
     assert torch.equal(backbone.blocks[1].mlp.fc2.weight, model.backbone.blocks[1].mlp.fc2.weight)
 
 
@@ -90,14 +90,14 @@ def test_safetensors_of_timm(tmp_path, make_vit, randomize):
     theirs = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
     save_file(theirs.state_dict(), tmp_path / 'a.safetensors')
     backbone = make_vit()
-    verdict = load_encoder(backbone, tmp_path / 'a.safetensors')
-    assert (verdict.kind, verdict.loaded) == ('timm ViT', ENCODER_TENSORS)
+    report = load_encoder(backbone, tmp_path / 'a.safetensors')
+    assert (report.kind, report.loaded) == ('timm ViT', ENCODER_TENSORS)
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     assert_close(backbone(x)[0], theirs.double().eval().forward_features(x), rtol=1e-6, atol=1e-9)
 
 
 def test_hash_is_of_the_files_encoder(run_file, tmp_path, make_vit):
-    """Whatever of it a model takes; the rest of the file has no part in it."""
+    """The hash does not depend on the model or on other parts of the file."""
     path, model = run_file
     first = load_encoder(make_vit(out_type='avg_featmap'), path).hash
     assert load_encoder(make_vit(out_type='avg_featmap'), path).hash == first
@@ -118,7 +118,7 @@ def test_hash_is_of_the_files_encoder(run_file, tmp_path, make_vit):
 
 
 def test_hash_by_hand():
-    """Names, types, shapes and values; the order in the dict and the memory layout are no matter."""
+    """The hash covers names, types, shapes and values, but not the order in the dict or the memory layout."""
     state = {'b': torch.arange(6.0).view(2, 3), 'a': torch.tensor(1.5, dtype=torch.bfloat16)}
     first = tensors_hash(state)
     assert tensors_hash(dict(reversed(state.items()))) == first
@@ -143,9 +143,9 @@ def test_hash_by_hand():
 def test_positions_are_interpolated(run_file, make_vit):
     path, model = run_file
     backbone = make_vit(img_size=(64, 48), out_type='avg_featmap')
-    verdict = load_encoder(backbone, path)
+    report = load_encoder(backbone, path)
     assert torch.equal(backbone.pos_embed, resize_positions(model.backbone.pos_embed, (4, 4), (8, 6)))
-    assert verdict.loaded == ENCODER_TENSORS - 2
+    assert report.loaded == ENCODER_TENSORS - 2
     assert not torch.equal(backbone.pos_embed.float(), sincos_positions((8, 6), 24))
 
 
@@ -164,7 +164,7 @@ def test_positions_of_a_rectangle_stay_or_are_refused(tmp_path, make_bootmae, ma
 
 
 def test_recorded_rectangle_is_interpolated(tmp_path, make_bootmae, make_vit):
-    """32 patches as 4 x 8 and as 8 x 4 are equally many, and not the same."""
+    """4 x 8 and 8 x 4 patches are equally many, but not the same."""
     model = make_bootmae(backbone=dict(img_size=(32, 64)), masking={})
     path = tmp_path / 'a.pth'
     meta = dict(bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 64]))
@@ -245,7 +245,7 @@ def test_wrong_files_change_nothing(run_file, make_vit, name):
 
 
 def test_momentum_weights_do_not_fit_a_final_norm(run_file, make_vit):
-    """The momentum encoder has none; a norm of random weights would spoil its features silently."""
+    """The momentum encoder has no final norm, and a random one would silently spoil its features."""
     backbone = make_vit()
     before = snapshot(backbone)
     with pytest.raises(ValueError, match='2 missing: norm.weight, norm.bias'):
@@ -295,7 +295,7 @@ def test_initializer(run_file, source):
             assert_close(value, wanted[name].float(), rtol=0, atol=0)
     assert (model.backbone.fc_norm.weight == 1).all()
     assert 0 < model.head.fc.weight.abs().max() < 1e-4
-    assert model.backbone.verdict.kind == f'BootMAE run ({source})'
+    assert model.backbone.load_report.kind == f'BootMAE run ({source})'
 
 
 def test_a_second_start_keeps_the_weights(run_file):
@@ -347,18 +347,18 @@ def test_run_is_loaded(make_bootmae):
 def test_run_is_loaded_whole_or_not_at_all(make_bootmae, change, message):
     model = make_bootmae(seed=2)
     before = snapshot(model)
-    with pytest.raises(ValueError, match=r"a.pth is no checkpoint of this config's BootMAE.*" + message):
+    with pytest.raises(ValueError, match=r"a.pth is not a checkpoint of this config's BootMAE.*" + message):
         load_run(model, dict(state_dict=change(make_bootmae(seed=1).state_dict())), 'a.pth')
     assert unchanged(model, before)
 
 
 def test_a_lost_momentum_encoder_is_called_that(make_bootmae):
     state = make_bootmae(seed=1).state_dict()
-    with pytest.raises(ValueError, match='Its momentum encoder is lost, and with it the training target. Give'):
+    with pytest.raises(ValueError, match='Its momentum encoder is missing, and with it the training target. Use'):
         load_run(make_bootmae(), dict(state_dict=without(state, 'momentum.')), 'a.pth')
-    with pytest.raises(ValueError, match='Give the config that wrote the file') as error:
+    with pytest.raises(ValueError, match='Use the config that wrote the file') as error:
         load_run(make_bootmae(), dict(state_dict=without(state, 'backbone.')), 'a.pth')
-    assert 'momentum encoder is lost' not in str(error.value)
+    assert 'momentum encoder is missing' not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reading: honest files are read, no code in a file runs, and damage has a name."""
+"""Reading: valid files are read, no code in a file runs, and damage raises a clear error."""
 
 import argparse
 import os
@@ -175,7 +175,7 @@ def test_no_code_is_run(tmp_path, kind, form):
 
 @pytest.mark.parametrize('kind', PAYLOADS)
 def test_the_malicious_files_would_work(tmp_path, kind):
-    """The payloads do what they are meant to, where a reader trusts them."""
+    """A reader that trusts files runs the payloads."""
     marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
     PAYLOADS[kind](path, marker)
     assert not marker.exists()
@@ -209,7 +209,7 @@ def test_nothing_stays_allowed_afterwards(tmp_path):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no checkpoint .*a\.pth: give the path of a \.pth or \.safetensors'):
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint .*a\.pth: use the path of a \.pth or \.safetensors'):
         read_checkpoint(tmp_path / 'a.pth')
     with pytest.raises(FileNotFoundError, match='no checkpoint'):
         read_checkpoint(tmp_path)
@@ -247,7 +247,7 @@ def test_no_dict(tmp_path, content, name):
 
 
 def test_two_threads_may_read_at_once(tmp_path, monkeypatch):
-    """torch's list of safe types is one for all threads: who ends first must not take it from the other."""
+    """All threads share torch's list of safe types; the first to end must not clear it for the others."""
     path, load, entered, ended = tmp_path / 'run.pth', torch.load, threading.Event(), threading.Event()
     torch.save(dict(history=HistoryBuffer([1.0], [1]), args=argparse.Namespace(lr=1.0)), path)
 

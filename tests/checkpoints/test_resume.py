@@ -1,4 +1,4 @@
-"""Which file a run goes on from, and which it refuses."""
+"""The choice of the checkpoint that a run resumes from, and the checks of it."""
 
 import copy
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bootmae.checkpoints import resume
-from bootmae.checkpoints.resume import check_facts, check_optimizer, choose, find_newest
+from bootmae.checkpoints.resume import check_facts, check_optimizer, choose_checkpoint, find_newest
 from bootmae.checkpoints.write import write_checkpoint
 from bootmae.files import remove_stale
 
@@ -56,7 +56,7 @@ def test_damaged_files_are_skipped_and_named(tmp_path):
     (tmp_path / 'epoch_4.pth').write_bytes(data[:-200])
     (tmp_path / 'epoch_5.pth').write_bytes(b'')
     said = []
-    assert choose(tmp_path, said.append).path.name == 'epoch_2.pth'
+    assert choose_checkpoint(tmp_path, said.append).path.name == 'epoch_2.pth'
     assert [re.match(r'skipped (\S+): .* is damaged', line)[1] for line in sorted(said)] == [
         'epoch_3.pth',
         'epoch_4.pth',
@@ -83,11 +83,13 @@ def test_weights_are_no_run(tmp_path):
 
 
 def test_nothing_to_go_on_from(tmp_path):
-    assert choose(tmp_path, pytest.fail).path is None
-    assert choose(tmp_path / 'missing', pytest.fail).path is None
+    assert choose_checkpoint(tmp_path, pytest.fail).path is None
+    assert choose_checkpoint(tmp_path / 'missing', pytest.fail).path is None
     damage(run_file(tmp_path / 'epoch_1.pth', 10))
-    with pytest.raises(ValueError, match=rf'no checkpoint in {tmp_path} can be resumed \(epoch_1.pth\).*start anew'):
-        choose(tmp_path, lambda line: None)
+    with pytest.raises(
+        ValueError, match=rf'no checkpoint in {tmp_path} can be resumed \(epoch_1.pth\).*start a new run'
+    ):
+        choose_checkpoint(tmp_path, lambda line: None)
 
 
 def test_each_file_is_read_once(tmp_path, monkeypatch):
@@ -122,7 +124,7 @@ def test_stale_temporary_files(tmp_path, monkeypatch):
 
 
 def adam(*shapes: tuple, groups: int = 1) -> torch.optim.Optimizer:
-    """An AdamW that has made a step on weights of these shapes."""
+    """An AdamW after one step on weights of these shapes."""
     weights = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
     optimizer = torch.optim.AdamW([dict(params=weights[k::groups]) for k in range(groups)])
     sum(weight.sum() for weight in weights).backward()
@@ -164,7 +166,7 @@ def test_facts_of_another_run():
     content = dict(meta=dict(bootmae=dict(run=theirs)))
     with pytest.raises(
         ValueError,
-        match='a.pth is of a run with another config: global_batch 8, here 16; max_epochs '
+        match='a.pth is from a run with another config: global_batch 8, here 16; max_epochs '
         '3, here 4. .*--resume-changed',
     ):
         check_facts(content, 'a.pth', ours)

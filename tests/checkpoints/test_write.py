@@ -1,4 +1,4 @@
-"""Writing: whole or not at all, and never over a file unasked."""
+"""Writing: complete or not at all, and never over an existing file unasked."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ def test_safetensors_of_shared_and_strided_tensors(tmp_path):
 
 
 def test_safetensors_hold_one_state(tmp_path):
-    with pytest.raises(ValueError, match='has no place for model, model_ema: give a name that ends'):
+    with pytest.raises(ValueError, match='has no place for model, model_ema: use a name that ends'):
         write_checkpoint(tmp_path / 'a.safetensors', dict(model={}, model_ema={}, meta={}))
     assert not os.listdir(tmp_path)
 
@@ -85,11 +85,11 @@ def test_targets(tmp_path):
     (tmp_path / 'a.pth').write_text('old')
     check_target(tmp_path / 'b.pth')
     check_target(tmp_path / 'a.pth', force=True)
-    with pytest.raises(FileExistsError, match=r'a\.pth exists: give another name, or --force'):
+    with pytest.raises(FileExistsError, match=r'a\.pth exists: use another name, or --force'):
         check_target(tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='is a folder: give the path of a file'):
+    with pytest.raises(ValueError, match='is a folder: use the path of a file'):
         check_target(tmp_path, force=True)
-    with pytest.raises(FileNotFoundError, match=r'no folder .*missing for a\.pth: make it first'):
+    with pytest.raises(FileNotFoundError, match=r'no folder .*missing for a\.pth: create it first'):
         check_target(tmp_path / 'missing' / 'a.pth')
 
 
@@ -97,7 +97,7 @@ def test_targets(tmp_path):
 
 
 def test_bytes_of_tensors():
-    """As torch writes them: whole memory of a view, shared memory once."""
+    """As torch writes them: the whole memory of a view, and shared memory once."""
     a = torch.zeros(10, 10)
     assert bytes_of(dict(a=a)) == bytes_of([dict(a=a, b=a.T), (a[0],)]) == bytes_of(a[0]) == 400
     assert bytes_of(dict(a=a, b=torch.zeros(3, dtype=torch.bfloat16), c=1, d='x')) == 406
@@ -122,7 +122,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize('at', [1, 5, 30])
 def test_a_full_disk_has_its_own_error(tmp_path, monkeypatch, at):
-    """Not that of torch about positions in its file."""
+    """The OSError is raised, not torch's error about positions in its file."""
     calls, write = [], SummingFile.write
 
     class Full:

@@ -1,4 +1,4 @@
-"""Every wrong file is refused with its reason and a remedy, and the backbone keeps its weights; right ones load."""
+"""Every wrong file raises an error with reason and remedy, and the backbone keeps its weights."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from bootmae.checkpoints import load_encoder
 from bootmae.engine.hooks.provenance import num_heads
 
 SIZE = Size()
-REMEDY = 'Use the config|another file|take an older one|Convert it|save a dict'
+REMEDY = 'Use the config|another file|use an older file|Convert it|save a dict'
 
 
 def build(**changes):
@@ -47,12 +47,12 @@ def test_wrong_files_are_refused(tmp_path, name, plain):
 
 
 def test_the_file_that_they_are_made_from_is_right(tmp_path):
-    """So that each is refused for its own fault, and not for one they share."""
+    """The same file without a fault loads, so each error above is due to its own fault."""
     model = build()
-    verdict = load_encoder(model, run()(tmp_path, SIZE))
+    report = load_encoder(model, run()(tmp_path, SIZE))
     weights = encoder(SIZE)
-    assert verdict.loaded == len(weights) - 2
-    assert verdict.unused == ['norm.bias', 'norm.weight']
+    assert report.loaded == len(weights) - 2
+    assert report.unused == ['norm.bias', 'norm.weight']
     assert torch.equal(model.blocks[3].mlp.fc2.weight, weights['blocks.3.mlp.fc2.weight'])
 
 
@@ -75,7 +75,7 @@ def test_one_encoder_below_one_prefix_is_found(tmp_path, prefix, shape, kind):
 
 
 def test_the_recorded_heads_must_be_the_model_s(tmp_path):
-    """No weight tells the number of heads: other heads would be other features, silently."""
+    """Weights do not reveal the number of heads, and other heads would silently give other features."""
     weights = below('backbone.', encoder(SIZE))
     for heads, fits in ((4, True), (2, False), (None, True)):
         torch.save(dict(state_dict=weights, meta=facts(SIZE, num_heads=heads) if heads else {}), tmp_path / 'a.pth')
@@ -87,7 +87,7 @@ def test_the_recorded_heads_must_be_the_model_s(tmp_path):
 
 
 def test_both_kinds_of_backbone_tell_their_heads():
-    """What ProvenanceHook records, of our ViT and of mmpretrain's."""
+    """The number of heads that ProvenanceHook records for our ViT and for mmpretrain's."""
     arch = dict(embed_dims=24, num_layers=2, num_heads=6, feedforward_channels=48)
     assert num_heads(build()) == SIZE.num_heads
     assert num_heads(MODELS.build(dict(type='mmpretrain.MAEViT', arch=arch, img_size=32, patch_size=8))) == 6

@@ -1,4 +1,4 @@
-"""Toy models of ours with every weight random, for exports."""
+"""Toy models with random weights for tests of exports."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FACTS = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], img_size=[32, 32], num_h
 
 
 def scramble(model: torch.nn.Module, seed: int = 0) -> dict:
-    """Random values for every weight and buffer of a model; positions that must agree do."""
+    """Set every weight and buffer of a model to random values; positions that must agree stay equal."""
     generator, state = torch.Generator().manual_seed(seed), model.state_dict()
     for key, value in state.items():
         random = torch.randn(value.shape, generator=generator) if value.is_floating_point() else torch.tensor(seed + 7)
@@ -79,7 +79,7 @@ def images(seed: int = 0) -> torch.Tensor:
 
 
 def same(ours: dict, theirs: dict) -> bool:
-    """Names, types, shapes and every bit."""
+    """Whether names, types, shapes and every bit are equal."""
     return set(ours) == set(theirs) and all(
         ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
     )

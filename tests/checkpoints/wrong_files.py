@@ -17,7 +17,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass
 class Size:
-    """Of the backbone that the files are wrong for."""
+    """The backbone that the files do not fit."""
 
     embed_dims: int = 24
     depth: int = 4
@@ -59,7 +59,7 @@ def below(prefix: str, state: State) -> State:
 
 
 def fused(state: State) -> State:
-    """With timm's biases."""
+    """The same weights with timm's fused biases."""
     out = {key: value for key, value in state.items() if not key.endswith(('.q_bias', '.v_bias'))}
     return out | {
         key.replace('q_bias', 'qkv.bias'): value.repeat(3) for key, value in state.items() if key.endswith('.q_bias')
@@ -67,7 +67,7 @@ def fused(state: State) -> State:
 
 
 def facts(size: Size, **changes) -> dict:
-    """What a run of this suite records."""
+    """The facts that a run of this suite records."""
     return dict(
         bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[size.img_size] * 2, num_heads=size.num_heads)
         | changes
@@ -75,7 +75,7 @@ def facts(size: Size, **changes) -> dict:
 
 
 def saved(content: Callable[[Size], object], name: str = 'wrong.pth') -> Callable[[Path, Size], Path]:
-    """A maker that saves some content."""
+    """A function that saves some content."""
 
     def make(folder: Path, size: Size | None = None) -> Path:
         torch.save(content(size or Size()), folder / name)
@@ -87,7 +87,7 @@ def saved(content: Callable[[Size], object], name: str = 'wrong.pth') -> Callabl
 def run(
     change: Callable[[State, Size], State] | None = None, meta: dict | None = None, **sizes
 ) -> Callable[[Path, Size], Path]:
-    """A maker of a run of this suite, changed in one thing: its weights, what it records, or its size."""
+    """A function that saves a run of this suite with a change of weights, record or size."""
 
     def content(size: Size) -> dict:
         own = {key: value(size) for key, value in sizes.items()}
@@ -132,7 +132,7 @@ def resnet(size: Size) -> dict:
 
 
 def mixed(size: Size) -> dict:
-    """MAE without decoder, its first block named as mmpretrain names it."""
+    """MAE without decoder, with mmpretrain's names in its first block."""
     return dict(model={key.replace('blocks.0.', 'layers.0.'): value for key, value in fused(encoder(size)).items()})
 
 
@@ -230,7 +230,7 @@ WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
         saved(lambda size: dict(state_dict=below('pixel_decoder.', without('cls', 'patch')(encoder(size), size)))),
         'no ViT encoder in this file: its weights are named .*pixel_decoder',
     ),
-    'online encoder lost': (saved(lost('backbone.')), r'the online encoder \(backbone.\*\) is lost'),
+    'online encoder lost': (saved(lost('backbone.')), r'the online encoder \(backbone.\*\) is missing'),
     'ambiguous prefix': (
         saved(two_encoders('backbone.', 'ema.')),
         r"several ViT encoders in this file, below 'backbone.' and 'ema.'",
@@ -241,13 +241,13 @@ WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
     ),
     'with and without prefix': (saved(two_encoders('', 'encoder.')), "below no prefix and 'encoder.'"),
     # no readable checkpoint
-    'text': (text, 'is damaged or no checkpoint|was not read'),
+    'text': (text, 'is damaged or not a checkpoint|was not read'),
     'truncated': (truncated, 'is damaged|was not read'),
-    'truncated safetensors': (truncated_safetensors, 'is damaged or no checkpoint'),
+    'truncated safetensors': (truncated_safetensors, 'is damaged or not a checkpoint'),
     'list': (saved(lambda size: list(encoder(size).values())), 'holds a list, not a dict of weights'),
     'whole model': (saved(lambda size: torch.nn.Linear(2, 2)), 'holds more than tensors and plain types'),
     # the momentum encoder
     'no momentum encoder': (run(), 'no momentum encoder in this file'),
-    'momentum encoder lost': (saved(lost('momentum.')), r'the momentum encoder \(momentum.\*\) is lost'),
+    'momentum encoder lost': (saved(lost('momentum.')), r'the momentum encoder \(momentum.\*\) is missing'),
 }
 MOMENTUM = ('no momentum encoder', 'momentum encoder lost')

@@ -20,6 +20,7 @@ import torch
 
 from bootmae.commands import doctor, doctor_child
 from bootmae.commands.doctor import FAULT, NOTE, OK, Context, Finding, run_check
+from bootmae.commands.doctor_versions import applies, in_range, read_lock
 from bootmae.models import BootMAE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ Usage = namedtuple('Usage', 'total used free')
 @pytest.fixture
 def context() -> Context:
     """An installation as the lock wants it."""
-    return Context(installed=dict(doctor.read_lock(REPOSITORY)[0]), gpu=False)
+    return Context(installed=dict(read_lock(REPOSITORY)[0]), gpu=False)
 
 
 def levels(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -43,14 +44,10 @@ def levels(findings: list[Finding]) -> list[tuple[str, str]]:
     'change, level, name, value, remedy',
     [
         (dict(torch='2.10.0+cu130'), FAULT, 'torch', '2.10.0+cu130, supported: >=2.11,<2.16', 'torch==2.11.0'),
-        (dict(torchvision='0.30.0'), FAULT, 'torchvision', '0.30.0, supported: >=0.26,<0.30', 'torchvision==0.26.0'),
         (dict(torch='2.15.0+cu132'), NOTE, 'packages', 'torch 2.15.0+cu132 (lock: 2.11.0)', 'make setup'),
         (dict(numpy='2.3.0'), FAULT, 'numpy', '2.3.0, supported: >=2,<2.3', 'numpy==2.2.6'),
-        (dict(numpy='1.26.4'), FAULT, 'numpy', '1.26.4, supported: >=2,<2.3', 'numpy==2.2.6'),
-        (dict(scipy='1.11.4'), FAULT, 'scipy', '1.11.4, supported: >=1.15,<1.19', 'scipy==1.1'),
         (dict(scipy='1.19.0'), FAULT, 'scipy', '1.19.0, supported: >=1.15,<1.19', 'scipy==1.1'),
         (dict(setuptools='82.0.1'), FAULT, 'setuptools', '82.0.1, supported: >=77,<82', 'setuptools==81.0.0'),
-        (dict(timm=None), FAULT, 'packages', 'not installed: timm', 'make setup'),
         (dict(addict=None, timm=None), FAULT, 'packages', 'not installed: addict, timm', 'make setup'),
         (
             dict(timm='1.0.3'),
@@ -61,7 +58,6 @@ def levels(findings: list[Finding]) -> list[tuple[str, str]]:
         ),
         (dict(scipy='1.16.0'), NOTE, 'packages', 'scipy 1.16.0', 'make setup'),
         (dict(pip='23.2'), NOTE, 'packages', 'pip 23.2 (lock: ', 'make setup'),
-        (dict(pygments='2.0'), NOTE, 'packages', 'pygments 2.0 (lock: ', 'make setup'),
     ],
 )
 def test_versions(context, change, level, name, value, remedy):
@@ -95,7 +91,7 @@ def test_the_original_releases_are_a_note(context):
         context.installed[original] = '1.0'
     (finding,) = run_check(doctor.check_packages, context)
     assert (finding.level, finding.name) == (NOTE, 'packages')
-    assert 'in place of the maintained builds: mmcv 1.0, mmengine 1.0, mmpretrain 1.0' in finding.value
+    assert 'instead of the maintained builds: mmcv 1.0, mmengine 1.0, mmpretrain 1.0' in finding.value
     del context.installed['mmcv']
     assert [finding.level for finding in run_check(doctor.check_packages, context)] == [NOTE, FAULT]
 
@@ -103,7 +99,7 @@ def test_the_original_releases_are_a_note(context):
 @pytest.mark.parametrize(
     'change, level, name, value, remedy',
     [
-        (dict(transformers='5.23.0'), NOTE, 'transformers', 'bootmae/compat.py cures it', 'transformers<5'),
+        (dict(transformers='5.23.0'), NOTE, 'transformers', 'bootmae/compat.py avoids this', 'transformers<5'),
         (dict(mmcv='2.2.0'), FAULT, 'onedl-mmcv', 'mmcv 2.2.0 is installed too', 'uninstall -y mmcv && '),
         ({'mmcv-full': '1.7.2'}, FAULT, 'onedl-mmcv', 'mmcv-full 1.7.2', 'onedl-mmcv==2.3.6'),
         (dict(mmdet='3.3.0'), FAULT, 'onedl-mmdetection', 'mmdet 3.3.0', 'uninstall -y mmdet'),
@@ -166,7 +162,7 @@ def test_versions_compare_as_packaging_does():
     versions = ('1.9', '1.10', '2', '2.0.0', '2.2.6', '2.3', '2.11.0', '81.0.0', '82.0')
     for version in versions:
         for limits in ('>=2,<2.3', '==2.11.0', '==2.2.*', '<82', '!=2.0.0', '>1.9,<=2.2.6', ''):
-            assert doctor.in_range(version, limits) == (version in SpecifierSet(limits)), (version, limits)
+            assert in_range(version, limits) == (version in SpecifierSet(limits)), (version, limits)
 
 
 def test_the_lock_is_read_as_packaging_does(monkeypatch):
@@ -183,7 +179,7 @@ def test_the_lock_is_read_as_packaging_does(monkeypatch):
                     expected = Marker(marker).evaluate(
                         dict(python_full_version=version, sys_platform=system, platform_machine=machine)
                     )
-                    assert doctor.applies(marker) == expected, marker
+                    assert applies(marker) == expected, marker
 
 
 # --- staged faults: machine ---
@@ -209,7 +205,7 @@ def test_a_work_directory_that_is_read_only(context, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, 'NamedTemporaryFile', refuse)
     (finding,) = run_check(doctor.check_work_dir, context)
     assert finding.level == FAULT
-    assert finding.value == f'{tmp_path} cannot be written to: Read-only file system'
+    assert finding.value == f'{tmp_path} is not writable: Read-only file system'
     assert '--work-dir' in finding.remedy
 
 
@@ -244,7 +240,7 @@ def fake_mmcv(tmp_path, monkeypatch):
 def test_mmcv_without_compiled_ops(context, fake_mmcv):
     (finding,) = run_check(doctor_child.check_compiled_ops, context)
     assert (finding.level, finding.name) == (NOTE, 'mmcv ops')
-    assert "not compiled: torchvision's nms and roi_align stand in" in finding.value
+    assert "not compiled: torchvision's nms and roi_align are used" in finding.value
     assert 'MMCV_WITH_OPS=1' in finding.remedy
 
 
@@ -307,13 +303,13 @@ def test_a_smoke_run_that_fails(context, monkeypatch, method, fake, value):
 @pytest.mark.parametrize(
     'driver, cuda, level, value',
     [
-        ('', '13.0', OK, 'none is used'),
-        ('580.1', None, FAULT, 'built without CUDA'),
-        ('470.2', '13.0', FAULT, 'torch (CUDA 13.0) cannot use it with driver 470.2'),
+        ('', '13.0', OK, 'none in use'),
+        ('580.1', None, FAULT, 'was built without CUDA'),
+        ('470.2', '13.0', FAULT, 'torch (CUDA 13.0) does not work with driver 470.2'),
     ],
 )
 def test_a_gpu_that_torch_cannot_use(monkeypatch, driver, cuda, level, value):
-    monkeypatch.setattr(doctor_child, 'driver_says', lambda: driver)
+    monkeypatch.setattr(doctor_child, 'driver_version', lambda: driver)
     monkeypatch.setattr(torch.version, 'cuda', cuda)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
@@ -350,13 +346,13 @@ def test_no_torch(fake_package):
 @pytest.mark.parametrize(
     'code, limit_s, value',
     [
-        ('import os; os.kill(os.getpid(), 11)', 60, 'crashed or hangs, ended with code -11: '),
-        ('import os; os._exit(0)', 60, 'crashed or hangs, ended with code 0: '),
-        ('import time; time.sleep(60)', 1, 'crashed or hangs, not done after 1 s: '),
+        ('import os; os.kill(os.getpid(), 11)', 60, 'crashed or hung, ended with code -11: '),
+        ('import os; os._exit(0)', 60, 'crashed or hung, ended with code 0: '),
+        ('import time; time.sleep(60)', 1, 'crashed or hung, no result after 1 s: '),
         (
             'import os; os.write(2, b"undefined symbol\\n"); os._exit(7)',
             60,
-            'crashed or hangs, ended with code 7: undefined symbol',
+            'crashed or hung, ended with code 7: undefined symbol',
         ),
     ],
 )

@@ -59,7 +59,7 @@ def test_bootmae_is_repeated_bit_for_bit(bootmae_dump, capsys):
     text = capsys.readouterr().out
     assert f'recorded loss {recorded["loss"]:.6g}' in text
     assert result['files'][3] in text
-    assert 'first module with an output that is not finite: none' in text
+    assert 'first module whose output is not finite: none' in text
 
 
 def test_accumulation_and_the_masks_of_mae(tmp_path):
@@ -89,7 +89,7 @@ def test_a_module_that_is_given_bad_input():
     model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(2, 2))
     with FirstBad(model) as bad:
         model(torch.tensor([[1.0, float('inf')]]))
-    assert bad.name == '0 (Identity), and so is its input'
+    assert bad.name == '0 (Identity), whose input is not finite either'
     with FirstBad(model) as bad:
         model(torch.ones(1, 2))
     assert bad.name is None
@@ -103,7 +103,7 @@ def test_a_moved_work_directory(bootmae_dump, tmp_path):
     content = read_dump(bootmae_dump)
     content.update(config='/gone/nonfinite/config.py', weights='/gone/nonfinite/stopped_5.pth')
     (moved / 'step_5_rank0.json').write_text(json.dumps(content))
-    with pytest.raises(FileNotFoundError, match='config.py, the config of the run'):
+    with pytest.raises(FileNotFoundError, match='config.py, the config of the run, is missing'):
         replay(moved / 'step_5_rank0.json')
     for name in ('config.py', 'stopped_5.pth'):
         (moved / name).symlink_to(bootmae_dump.with_name(name))
@@ -111,12 +111,12 @@ def test_a_moved_work_directory(bootmae_dump, tmp_path):
 
 
 def test_user_errors(bootmae_dump, tmp_path):
-    with pytest.raises(FileNotFoundError, match='no file .*step_9_rank0.json: there are .*step_5_rank0.json'):
+    with pytest.raises(FileNotFoundError, match='no file .*step_9_rank0.json: the folder has .*step_5_rank0.json'):
         replay(bootmae_dump.with_name('step_9_rank0.json'))
     with pytest.raises(FileNotFoundError, match='no file .*nothing.json: bad steps are written to nonfinite/'):
         replay(tmp_path / 'nothing.json')
     (tmp_path / 'other.json').write_text('[1, 2')
-    with pytest.raises(ValueError, match='other.json is not of a step that was not finite'):
+    with pytest.raises(ValueError, match='other.json does not describe a bad step'):
         replay(tmp_path / 'other.json')
     content = read_dump(bootmae_dump)
     content['batches'][0]['files'][0] = 'a.jpg'
@@ -126,5 +126,5 @@ def test_user_errors(bootmae_dump, tmp_path):
     with pytest.raises(FileNotFoundError, match='give --checkpoint FILE of about iteration 5'):
         replay(changed)
     changed.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'the loader gives .*, the run had \[.a.jpg.*has the data set changed'):
+    with pytest.raises(ValueError, match=r'the loader yields .*, but the run had \[.a.jpg.*has the data set changed'):
         replay(changed)

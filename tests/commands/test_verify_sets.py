@@ -13,9 +13,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from bootmae.commands import verify
-from bootmae.commands.verify import duplicates, scan, sources_of_config, sources_of_path, write_list
+from bootmae.commands import verify_data
+from bootmae.commands.verify_data import duplicates, scan, write_list
+from bootmae.commands.verify_sources import allowed_labels, sources_of_config, sources_of_path
 from bootmae.config import checks as guards
+from bootmae.data.file_checks import CLASS_ABSENT
 from bootmae.data.images import ImageFiles
 
 CLASSES = ('sky', 'road', 'tree')
@@ -27,7 +29,7 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (40, 32)) -> Path:
     return path
 
 
-def kinds(report: verify.Report) -> list[tuple[str, str, str]]:
+def kinds(report: verify_data.Report) -> list[tuple[str, str, str]]:
     """(split, kind, file name) of all findings."""
     return [(finding.split, finding.kind, Path(finding.path).name) for finding in report.findings]
 
@@ -49,7 +51,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_folder(folder, workers):
-    report = verify.verify(sources_of_path(str(folder)), workers)
+    report = verify_data.verify(sources_of_path(str(folder)), workers)
     assert kinds(report) == [
         ('images', 'truncated', '2.jpg'),
         ('images', 'empty file', '3.jpg'),
@@ -63,7 +65,7 @@ def test_the_list_of_good_images_is_one_for_image_files(folder, tmp_path):
     draw(folder / 'a' / ' blank at the start.jpg', 9)
     draw(folder / 'blank at the end of the folder ' / 'x.jpg', 10)
     sources = sources_of_path(str(folder))
-    report = verify.verify(sources)
+    report = verify_data.verify(sources)
     file = tmp_path / 'good.txt'
     assert write_list(file, str(folder), sources, report) == 6
     dataset = ImageFiles(roots=str(folder), list_file=str(file), pipeline=[], check_files='all')
@@ -84,7 +86,7 @@ def test_splits_of_a_folder(tmp_path):
     for split, seed in (('train', 0), ('train', 1), ('val', 2)):
         draw(tmp_path / split / f'{seed}.png', seed)
     shutil.copy(tmp_path / 'train/1.png', tmp_path / 'val/leaked.png')
-    report = verify.verify(sources_of_path(str(tmp_path)))
+    report = verify_data.verify(sources_of_path(str(tmp_path)))
     assert kinds(report) == [('train, val', 'in train and val', 'leaked.png')]
     assert report.findings[0].detail == f'same bytes as {tmp_path / "train/1.png"}'
     assert report.findings[0].fault
@@ -97,7 +99,7 @@ def test_lists(tmp_path, lines):
     draw(tmp_path / '0.jpg', 0)
     draw(tmp_path / 'b/1.jpg', 1)
     (tmp_path / 'list.txt').write_text(lines)
-    assert kinds(verify.verify(sources_of_path(str(tmp_path / 'list.txt')))) == [
+    assert kinds(verify_data.verify(sources_of_path(str(tmp_path / 'list.txt')))) == [
         ('list', 'missing image', 'missing.jpg')
     ]
 
@@ -131,9 +133,9 @@ def test_duplicates_by_hash():
 
 @pytest.mark.parametrize('chunk', [16, 1])
 def test_a_crashing_decoder_is_named_and_the_scan_goes_on(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(verify, 'CHUNK', chunk)
-    jobs = [verify.Job(str(draw(tmp_path / f'{index}.png', index, (20, 20)))) for index in range(40)]
-    inspect_files = verify.inspect_files
+    monkeypatch.setattr(verify_data, 'CHUNK', chunk)
+    jobs = [verify_data.Job(str(draw(tmp_path / f'{index}.png', index, (20, 20)))) for index in range(40)]
+    inspect_files = verify_data.inspect_files
 
     def crash(job):
         if job.image.endswith('/17.png'):
@@ -142,7 +144,7 @@ def test_a_crashing_decoder_is_named_and_the_scan_goes_on(tmp_path, monkeypatch,
             time.sleep(0.02)  # so that the crash is noticed while there are jobs to hand out
         return inspect_files(job)
 
-    monkeypatch.setattr(verify, 'inspect_files', crash)
+    monkeypatch.setattr(verify_data, 'inspect_files', crash)
     outcomes = {outcome.job: outcome for outcome in scan(jobs, 2)}
     assert set(outcomes) == set(jobs)
     assert [(f.kind, f.path) for job in jobs for f in outcomes[job].findings] == [
@@ -183,11 +185,11 @@ def make_seg(tmp_path):
     return make
 
 
-def scanned(cfg: Config, *splits: str) -> verify.Report:
+def scanned(cfg: Config, *splits: str) -> verify_data.Report:
     import mmdet.datasets  # noqa: F401
     import mmseg.datasets  # noqa: F401
 
-    return verify.verify(sources_of_config(cfg, splits or ['train']))
+    return verify_data.verify(sources_of_config(cfg, splits or ['train']))
 
 
 def test_sound_masks(make_seg):
@@ -221,7 +223,7 @@ def test_masks_of_a_part_of_the_images_are_not_missed(make_seg, tmp_path):
 @pytest.mark.parametrize('zero, values', [(False, [0, 1, 2, 3]), (True, [0, 1, 2])])
 def test_reduce_zero_label_that_does_not_fit(make_seg, zero, values):
     cfg = make_seg(values, zero=zero)
-    faults = {kind for _, kind, _ in kinds(scanned(cfg)) if kind != verify.CLASS_ABSENT}
+    faults = {kind for _, kind, _ in kinds(scanned(cfg)) if kind != CLASS_ABSENT}
     assert 'reduce_zero_label does not fit' in faults
     cfg.train_dataloader.dataset.metainfo['unlabeled'] = 0
     assert zero == (not scanned(cfg).faults), 'if 0 does mean unlabeled, the last class just never occurs'
@@ -239,7 +241,7 @@ def test_allowed_labels_are_those_of_the_guards(make_seg, zero, label_map):
         with contextlib.suppress(ValueError):
             guards.check_masks(dataset, CLASSES)
             accepted.add(value)
-    assert verify.allowed_labels(dataset) == accepted | {255}
+    assert allowed_labels(dataset) == accepted | {255}
     assert max(accepted) == 2 + zero + bool(label_map)
 
 
@@ -314,8 +316,10 @@ def test_data_sets_that_are_no_files():
 
 
 def test_reports(tmp_path):
-    found = [verify.FileFinding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
-    report = verify.Report(['train: 20 images'], found + [verify.FileFinding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0)
+    found = [verify_data.FileFinding('truncated', f'{index}.jpg', 'cut', 'train') for index in range(12)]
+    report = verify_data.Report(
+        ['train: 20 images'], found + [verify_data.FileFinding('CMYK', 'c.jpg', '', 'val')], 20, 5, 2.0
+    )
     lines = report.text(10).splitlines()
     assert lines[0] == 'train: 20 images'
     assert lines[2:4] == ['FAULT: train: truncated: 12', '  0.jpg: cut']

@@ -1,22 +1,20 @@
 """tools/visualize.py: pictures of a checkpoint, where they go, and errors in one line."""
 
-import importlib.util
 import io
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from calling import call_tool
 from mmpretrain.registry import MODELS
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from bootmae.checkpoints import find_encoder
-from bootmae.commands.cli import main
 from bootmae.commands.visualize import (
-    Choice,
+    DrawOptions,
     cover,
     draw_reconstruction,
     load_images,
@@ -58,15 +56,7 @@ def timm_file(tmp_path, randomize):
 
 
 def call(*args) -> int:
-    """Run the tool in this process; its exit code."""
-    spec = importlib.util.spec_from_file_location('tool_visualize', ROOT / 'tools' / 'visualize.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', ['visualize.py', *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    return call_tool('visualize', *args)
 
 
 def tile(path: Path, row: int, column: int, size: int) -> np.ndarray:
@@ -95,7 +85,9 @@ def test_three_pictures(run_file, tmp_path, capsys):
 def test_seed_draws_the_masks(run_file, tmp_path):
     def draw(seed: int) -> np.ndarray:
         return np.asarray(
-            Image.open(io.BytesIO(draw_reconstruction(Choice(str(run_file), images=('digits',), count=1, seed=seed))))
+            Image.open(
+                io.BytesIO(draw_reconstruction(DrawOptions(str(run_file), images=('digits',), count=1, seed=seed)))
+            )
         )
 
     assert np.array_equal(draw(0), draw(0))
@@ -104,7 +96,7 @@ def test_seed_draws_the_masks(run_file, tmp_path):
 
 def test_momentum_encoder(run_file, capsys):
     state = torch.load(run_file, weights_only=True)['state_dict']
-    found = prepare(Choice(str(run_file), images=('digits',), count=1, source='momentum', block=0))
+    found = prepare(DrawOptions(str(run_file), images=('digits',), count=1, source='momentum', block=0))
     assert torch.equal(found.model.blocks[0].mlp.fc1.weight, state['momentum.blocks.0.mlp.fc1.weight'])
     assert found.block_name == '0 of 0 to 1'
     assert call(run_file, '--what', 'reconstruction', '--source', 'momentum') == 2
@@ -117,10 +109,10 @@ def test_momentum_encoder(run_file, capsys):
         (['--what', 'reconstruction'], 'vit.pth is a file of kind [timm ViT] and has no decoder to reconstruct with'),
         ([], 'has no decoder to reconstruct with'),
         (['--what', 'pca', '--block', '2'], 'vit.pth cannot be drawn: --block 2: the encoder has the blocks 0 to 1'),
-        (['--what', 'pca', '--size', '30'], 'image size (30, 30) is no multiple of the patch size (8, 8)'),
+        (['--what', 'pca', '--size', '30'], 'image size (30, 30) is not a multiple of the patch size (8, 8)'),
         (['--what', 'pca', '--count', '0'], '--count 0: draw at least one image'),
         (['--what', 'pca', '--images', 'gone'], 'gone does not exist'),
-        (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth is no image that can be read'),
+        (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth cannot be read as an image'),
     ],
 )
 def test_errors_are_one_line_and_leave_no_picture(timm_file, tmp_path, monkeypatch, capsys, args, message):
@@ -133,14 +125,14 @@ def test_errors_are_one_line_and_leave_no_picture(timm_file, tmp_path, monkeypat
 
 
 def test_what_a_file_does_not_tell_is_said(timm_file, tmp_path):
-    found = prepare(Choice(str(timm_file), images=('digits',), count=2))
-    assert 'does not tell its input statistics: ImageNet' in found.notes
-    assert 'heads either: 1 assumed' in found.notes
+    found = prepare(DrawOptions(str(timm_file), images=('digits',), count=2))
+    assert 'does not record its input statistics: ImageNet' in found.notes
+    assert 'number of heads either: 1 assumed' in found.notes
     image = found.images[0, 3, 5].astype(float)
     assert found.inputs[0, :, 3, 5].tolist() == pytest.approx(
         ((image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]).tolist(), abs=1e-5
     )
-    half = prepare(Choice(str(timm_file), images=('digits',), count=2, statistics='half', heads=1))
+    half = prepare(DrawOptions(str(timm_file), images=('digits',), count=2, statistics='half', heads=1))
     assert half.notes == ''
     assert half.inputs[0, 0, 3, 5].item() == pytest.approx(image[0] / 127.5 - 1, abs=1e-6)
 
@@ -148,7 +140,7 @@ def test_what_a_file_does_not_tell_is_said(timm_file, tmp_path):
 def test_statistics_that_contradict_the_file(run_file):
     encoder = find_encoder(torch.load(run_file, weights_only=True))
     assert statistics_of(encoder, 'half')[0] == ((127.5,) * 3,) * 2
-    with pytest.raises(ValueError, match='--statistics imagenet, but its run normalized with mean'):
+    with pytest.raises(ValueError, match='--statistics imagenet, but the run normalized with mean'):
         statistics_of(encoder, 'imagenet')
 
 

@@ -1,54 +1,24 @@
-"""Files of configs/pretrain and configs/cls: recipe, opening comment, and a few steps of training at toy size.
-
-Training starts from an empty folder, so configs must bring their imports and paths along.
-"""
+"""Files of configs/pretrain and configs/cls: recipes, opening comments, sizes and imports."""
 
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import torch
+from config_files import CLS, FILES, PRETRAIN, REPOSITORY, header, init_of
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.utils import to_2tuple
 from mmpretrain.registry import TRANSFORMS
 
-from bootmae.commands.train import train as run_training
 from bootmae.config.batch import settle_batch
+from bootmae.config.load import load_config
 from bootmae.models.masking import BlockMasking
-from bootmae.models.vit import ARCHS, patch_grid
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = {path.stem: path for path in sorted((REPOSITORY / 'configs').glob('[pc]*/*.py'))}
-PRETRAIN = [name for name, path in FILES.items() if path.parent.name == 'pretrain']
-CLS = [name for name, path in FILES.items() if path.parent.name == 'cls']
-MAE_DEPTHS = {'deit-t': 12, 'deit-s': 12, 'b': 12, 'l': 24}
-WIDTH, HEADS, BATCH = 24, 3, 4
-
-
-def header(name: str) -> str:
-    """The comment that a config opens with, without the comment signs, on one line."""
-    lines = FILES[name].read_text().splitlines()
-    end = next(i for i, line in enumerate(lines) if not line.startswith('#'))
-    return ' '.join(line.lstrip('# ') for line in lines[:end])
-
-
-def init_of(name: str) -> tuple[str, int]:
-    """Pretraining config and epoch of the file that a downstream config's command starts from."""
-    found = re.search(r'--init work_dirs/(\w+)/epoch_(\d+)\.pth', header(name))
-    return found[1], int(found[2])
+from bootmae.models.vit import patch_grid
 
 
 @pytest.fixture(params=FILES)
 def name(request):
     return request.param
-
-
-# --- without training ---
 
 
 def test_the_files_are_there():
@@ -58,7 +28,7 @@ def test_the_files_are_there():
 
 @pytest.mark.slow
 def test_configs_bring_their_imports(tmp_path):
-    """Without importing bootmae first, from an empty folder, every file loads and the names in it are found."""
+    """Every file loads from an empty folder without importing bootmae first, and its names are registered."""
     code = f"""
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, HOOKS, MODELS
@@ -75,7 +45,7 @@ for path in {[str(path) for path in FILES.values()]!r}:
 
 
 def test_opening_comment(name):
-    """It has the command, which names an existing tool and this file, the hardware, and whether it was run."""
+    """It states the command with an existing tool and this file, the hardware, and whether it was run."""
     text = header(name)
     command = re.search(r'(tools/\w+\.\w+) (configs/\S+\.py)( \d+)?', text)
     assert (REPOSITORY / command[1]).is_file()
@@ -91,7 +61,7 @@ def test_opening_comment(name):
 
 
 def test_batch(name):
-    """GPUs x batch x accumulation of the opening comment is the batch that the learning rate is meant for."""
+    """GPUs x batch x accumulation in the opening comment equals the batch of the learning rate."""
     cfg = Config.fromfile(FILES[name])
     stated = re.search(r'(\d+) GPUs? x (\d+)(?: x accumulation (\d+))?(?: = (\d+))?', header(name))
     gpus, per_gpu, accumulation, product = (
@@ -108,14 +78,23 @@ def test_batch(name):
 
 @pytest.mark.parametrize('name', [name for name in PRETRAIN if name.startswith('bootmae')])
 def test_masks_fit_the_model(name):
-    """The pipeline draws the masks that the model is built for."""
-    cfg = Config.fromfile(FILES[name])
-    backbone = cfg.model.backbone
-    draw = TRANSFORMS.build(next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'DrawMask'))
-    grid = patch_grid((backbone.img_size,) * 2, (backbone.patch_size,) * 2)
-    assert draw.masking == BlockMasking(grid=grid, **cfg.model.masking)
-    crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'RandomResizedCrop')
-    assert crop.scale == backbone.img_size
+    """The pipeline follows the model's image size and masks, also when options change them."""
+    size = load_config(FILES[name]).model.backbone.img_size
+    for options in ({}, {'model.backbone.img_size': (size, 2 * size), 'model.masking.num_block': 0}):
+        cfg = load_config(FILES[name], options)
+        backbone = cfg.model.backbone
+        steps = {step['type']: step for step in cfg.train_dataloader.dataset.pipeline}
+        grid = patch_grid(to_2tuple(backbone.img_size), to_2tuple(backbone.patch_size))
+        assert TRANSFORMS.build(steps['DrawMask']).masking == BlockMasking(grid=grid, **cfg.model.masking)
+        assert steps['RandomResizedCrop'].scale == backbone.img_size
+
+
+def test_a_pipeline_keeps_the_sizes_that_it_states():
+    first = 'train_dataloader.dataset.pipeline.0'
+    cfg = load_config(FILES['bootmae_debug'], {f'{first}.scale': 40, 'train_dataloader.dataset.pipeline.1.max_roll': 0})
+    crop, draw, _ = cfg.train_dataloader.dataset.pipeline
+    assert crop.scale == 40
+    assert (draw.img_size, draw.max_roll, draw.num_block) == (32, 0, 39)
 
 
 HALF, IMAGENET = [127.5] * 3 * 2, [123.675, 116.28, 103.53, 58.395, 57.12, 57.375]
@@ -207,7 +186,7 @@ RECIPES = dict(
 
 
 def recipe(cfg: Config) -> dict:
-    """What a config says, under the names of the table above; values that it does not have are None."""
+    """The values of a config under the names of the table above; missing ones are None."""
     model, wrapper = cfg.model, cfg.optim_wrapper
     backbone, optimizer = model.backbone, wrapper.optimizer
     schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
@@ -258,7 +237,7 @@ def test_recipe(name):
 
 @pytest.mark.parametrize('path', sorted((REPOSITORY / 'configs').glob('*/mae_*.py')), ids=lambda path: path.stem)
 def test_no_baseline_inherits_from_the_method(path):
-    """An edit of BootMAE's configs leaves MAE's alone."""
+    """Edits of BootMAE's configs do not change MAE's."""
     bases, seen = [path], set()
     while bases:
         found = re.search(r'^_base_ = (.*)$', (file := bases.pop()).read_text(), re.MULTILINE)
@@ -272,158 +251,3 @@ def test_no_baseline_inherits_from_the_method(path):
 def test_every_full_size_config_has_its_recipe_checked():
     full = {name for name in FILES if re.search('vit[bl]', name)}
     assert full == set(RECIPES)
-
-
-# --- training at toy size ---
-
-
-@HOOKS.register_module()
-class ConfigsTestObserver(Hook):
-    """Keeps the starting weights and all losses, and ends the run after one epoch of a schedule of full length."""
-
-    def before_train(self, runner):
-        self.before = {key: value.clone() for key, value in runner.model.state_dict().items()}
-        self.losses = []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.losses.append(outputs['loss'].item())
-
-    def after_train_epoch(self, runner):
-        runner.train_loop.stop_training = True
-
-
-@pytest.fixture(scope='module')
-def imagenet(tmp_path_factory) -> Path:
-    """A folder in ImageNet's layout: 12 training and 4 validation images of two classes."""
-    root, rng = tmp_path_factory.mktemp('imagenet'), np.random.default_rng(0)
-    for split, count in (('train', 6), ('val', 2)):
-        for label in ('n01', 'n02'):
-            (root / split / label).mkdir(parents=True)
-            for i in range(count):
-                image = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-                cv2.imwrite(str(root / split / label / f'{i}.jpg'), image)
-    return root
-
-
-def shrink(cfg: Config, images: Path) -> dict:
-    """Options that make a config small and keep the rest: depth, taps, masks, schedule and transforms."""
-    small = {
-        'auto_scale_lr.base_batch_size': BATCH,
-        'default_hooks.checkpoint.interval': 1,
-        'log_level': 'ERROR',
-        'train_cfg.val_interval': 1,
-        'custom_hooks': cfg.get('custom_hooks', []) + [dict(type='ConfigsTestObserver')],
-    }
-    for loader in {'train_dataloader', 'val_dataloader', 'test_dataloader'} & set(cfg):
-        small |= {
-            f'{loader}.{key}': value
-            for key, value in dict(batch_size=BATCH, num_workers=0, persistent_workers=False, pin_memory=False).items()
-        }
-        dataset = cfg[loader].dataset
-        if dataset.type == 'ImageFiles':
-            small[f'{loader}.dataset.roots'] = str(images if dataset.split else images / 'train')
-            if len(dataset.pipeline) == 2:  # images of CIFAR-10 have their size already
-                load, pack = dataset.pipeline
-                size = cfg.model.backbone.img_size
-                small[f'{loader}.dataset.pipeline'] = [load, dict(type='Resize', scale=(size, size)), pack]
-        elif dataset.type == 'DigitSceneImages':
-            small |= {
-                f'{loader}.dataset.data_root': str(images.parent / 'digit_scenes'),
-                f'{loader}.dataset.scenes': dict(train=12, val=1),
-            }
-        else:
-            small[f'{loader}.dataset.indices'] = 12 if loader == 'train_dataloader' else 4
-    if 'probe' in cfg.default_hooks:
-        small['default_hooks.probe.folder'] = ''  # of what a tiny encoder does not fit
-    backbone = cfg.model.backbone
-    if isinstance(backbone.arch, dict):
-        return small
-    if backbone.arch in ARCHS:
-        arch = dict(_delete_=True, embed_dims=WIDTH, depth=ARCHS[backbone.arch]['depth'], num_heads=HEADS)
-        small['model.backbone.arch'] = arch
-        if cfg.model.type == 'BootMAE':
-            small |= {
-                'model.pixel_decoder.embed_dims': 16,
-                'model.pixel_decoder.num_heads': HEADS,
-                'model.feature_decoder.num_heads': HEADS,
-            }
-        else:
-            small['model.head.in_channels'] = WIDTH
-            if 'neck' in cfg.model:
-                small['model.neck.input_features'] = WIDTH
-    else:
-        small['model.backbone.arch'] = dict(
-            _delete_=True,
-            embed_dims=WIDTH,
-            num_layers=MAE_DEPTHS[backbone.arch],
-            num_heads=HEADS,
-            feedforward_channels=4 * WIDTH,
-        )
-        small |= {
-            f'model.neck.{key}': value
-            for key, value in dict(
-                embed_dim=WIDTH, decoder_embed_dim=WIDTH, decoder_depth=1, decoder_num_heads=HEADS
-            ).items()
-        }
-    return small
-
-
-@pytest.fixture(scope='module')
-def train(tmp_path_factory, imagenet):
-    """``train(name)`` steps a config once in a test session: the runner and its checkpoint."""
-    done = {}
-
-    def once(name: str, init: Path | None = None):
-        if name not in done:
-            folder = tmp_path_factory.mktemp(name)
-            (folder / 'empty').mkdir()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(folder / 'empty')
-                options = shrink(Config.fromfile(FILES[name]), imagenet) | dict(experiment_name=f'configs_{name}')
-                runner = run_training(str(FILES[name]), str(folder / 'work'), options, init=init and str(init))
-            assert not list((folder / 'empty').iterdir())
-            done[name] = runner, folder / 'work' / 'epoch_1.pth'
-        return done[name]
-
-    return once
-
-
-def check_training(runner, moving: tuple[str, ...], fixed: tuple[str, ...] = ()) -> None:
-    """Losses are finite, each part whose name starts as in ``moving`` has changed, and those in ``fixed`` have not."""
-    observer = next(hook for hook in runner.hooks if isinstance(hook, ConfigsTestObserver))
-    assert len(observer.losses) == 3
-    assert np.isfinite(observer.losses).all()
-    after = runner.model.state_dict()
-    changed = {key for key, value in after.items() if not torch.equal(value, observer.before[key])}
-    for prefix in moving:
-        assert any(key.startswith(prefix) for key in changed), prefix
-    assert not [key for key in changed if key.startswith(fixed)] or not fixed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', PRETRAIN)
-def test_pretraining_steps(train, name):
-    runner, checkpoint = train(name)
-    moving = (
-        ('backbone.', 'pixel_decoder.', 'feature_decoder.', 'momentum.')
-        if 'bootmae' in name
-        else ('backbone.', 'neck.')
-    )
-    check_training(runner, moving, fixed=('backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed'))
-    assert checkpoint.is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', CLS)
-def test_downstream_steps(train, name):
-    """From a checkpoint of the pretraining config that its command names; the frozen backbone of a probe stays."""
-    pretrained = train(init_of(name)[0])[1]
-    runner, checkpoint = train(name, init=pretrained)
-    verdict = runner.model.backbone.verdict
-    assert verdict.path == str(pretrained)
-    if runner.model.backbone.frozen:
-        check_training(runner, ('head.',), fixed=('backbone.',))
-    else:
-        check_training(runner, ('backbone.blocks.0.', 'head.'))
-    assert checkpoint.is_file()
-    assert runner.message_hub.get_scalar('val/accuracy/top1').current() >= 0

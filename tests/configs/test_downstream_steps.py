@@ -78,7 +78,7 @@ def pretraining_model(method: str, size: str) -> torch.nn.Module:
 
 @pytest.fixture(scope='module')
 def pretrained(tmp_path_factory):
-    """'method_size' -> a pretrained file."""
+    """Pretrained checkpoints by 'method_size'."""
     files = {}
     for key in ('bootmae_vitb', 'mae_vitl'):
         files[key] = tmp_path_factory.mktemp(key) / 'pretrained.pth'
@@ -148,7 +148,7 @@ class DownstreamTestObserver(Hook):
 
 
 def shrink_sizes(value, divisor: int):
-    """Sizes in pixels, which are pairs with a number above 255, divided; the rest of a pipeline as it is."""
+    """Divide the sizes in a pipeline, which are pairs with a number above 255."""
     if isinstance(value, dict):
         return {key: shrink_sizes(inner, divisor) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -229,7 +229,7 @@ def shrink(name: str, data: Path) -> dict:
 
 @pytest.mark.parametrize('name', FILES)
 def test_steps(name, tmp_path, pretrained, request, monkeypatch):
-    """From a pretrained encoder: all parts train, the losses are finite, and the metrics come out."""
+    """From a pretrained encoder all parts train, the losses are finite, and the metrics are computed."""
     task = FILES[name].parent.name
     data = request.getfixturevalue('ade' if task == 'seg' else 'coco')
     (tmp_path / 'empty').mkdir()
@@ -254,9 +254,9 @@ def test_steps(name, tmp_path, pretrained, request, monkeypatch):
 
 
 def check_start(backbone, before: dict, init: Path) -> None:
-    """The run began with the weights of the file."""
+    """The run started from the weights of the file."""
     state = torch.load(init)['state_dict']
-    assert backbone.verdict.path == str(init)
+    assert backbone.load_report.path == str(init)
     ours, mmpretrains = 'backbone.blocks.{}.mlp.fc1.weight', 'backbone.layers.{}.ffn.layers.0.0.weight'
     theirs = mmpretrains if mmpretrains.format(0) in state else ours
     for index in (0, backbone.depth - 1):
@@ -264,7 +264,7 @@ def check_start(backbone, before: dict, init: Path) -> None:
 
 
 def check_change(model, before: dict) -> None:
-    """Every part has moved, positions too."""
+    """Every part has changed, positions included."""
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     last = model.backbone.depth - 1
     token = 'cls_token' if model.backbone.cls_token is not None else f'blocks.{last}.attn.rel_pos_w'
@@ -291,7 +291,7 @@ def check_change(model, before: dict) -> None:
 
 
 def test_the_authors_segmentor_is_evaluated(tmp_path, ade, monkeypatch):
-    """A file under the release's names becomes a run of ours with the same result, at one scale and at several."""
+    """A file with the release's names, converted to ours, gives the same result with one scale and with several."""
     monkeypatch.chdir(tmp_path)
     config, options = str(FILES['bootmae_vitb_upernet']), shrink('bootmae_vitb_upernet', ade)
     cfg = load_config(config, options)

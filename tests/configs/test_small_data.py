@@ -50,19 +50,14 @@ def options(**values) -> dict:
 
 @pytest.mark.slow
 def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
-    """The lines of docs/own_data.md for images of (height, width) 64 x 96."""
+    """The config of docs/own_data.md for images of (height, width) 64 x 96."""
     size = (64, 96)
-    pipeline = Config.fromfile(CONFIGS / 'pretrain/bootmae_small_data_cpu.py').train_pipeline
-    masking = dict(num_masked=72, num_block=59, block_area=None)
-    pipeline[1].scale = size
-    pipeline[3] = dict(type='DrawMask', img_size=size, patch_size=8, **masking)
     runner = run_training(
         str(CONFIGS / 'pretrain/bootmae_small_data_cpu.py'),
         str(tmp_path / 'pretrain'),
         options(
             model__backbone__img_size=size,
-            model__masking=masking,
-            train_dataloader__dataset__pipeline=pipeline,
+            model__masking=dict(num_masked=72, num_block=59),
             train_dataloader__dataset__roots=str(labeled / 'train'),
         ),
     )
@@ -73,14 +68,10 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
     assert batch['inputs'][0].shape[-2:] == size
 
     tune = CONFIGS / 'cls/bootmae_small_data_cpu_finetune.py'
-    train, test = Config.fromfile(tune).train_pipeline, Config.fromfile(tune).test_pipeline
-    train[1].scale = size
+    test = Config.fromfile(tune).test_pipeline
     test[1:3] = [dict(type='Resize', scale=size[::-1], backend='pillow', interpolation='bicubic')]
-    loaders = {
-        f'{loader}_dataloader__dataset__{key}': value
-        for loader, steps in (('train', train), ('val', test), ('test', test))
-        for key, value in (('pipeline', steps), ('roots', str(labeled)))
-    }
+    loaders = {f'{loader}_dataloader__dataset__roots': str(labeled) for loader in ('train', 'val', 'test')}
+    loaders |= {f'{loader}_dataloader__dataset__pipeline': test for loader in ('val', 'test')}
     runner = run_training(
         str(tune),
         str(tmp_path / 'tune'),
@@ -93,13 +84,13 @@ def test_wide_images_from_pretraining_to_fine_tuning(labeled, tmp_path):
         ),
         init=str(tmp_path / 'pretrain/epoch_1.pth'),
     )
-    assert runner.model.backbone.verdict.resized == []  # positions of 8 x 12 patches, as pretrained
+    assert runner.model.backbone.load_report.resized == []  # positions of 8 x 12 patches, as pretrained
     assert runner.message_hub.get_scalar('val/accuracy/top1').current() >= 0
 
 
 @pytest.mark.parametrize('size', [None, 'cpu'])
 def test_the_suite_is_set_in_three_places(labeled, tmp_path, size):
-    """A copy with its own folders and number of classes gives every cell these, and the right depth."""
+    """Folders and number of classes, set in a copy of the suite, reach every cell, with the right depth."""
     text = SUITE.read_text()
     for line, mine in (
         ('data/images', str(labeled / 'train')),
@@ -124,7 +115,7 @@ def test_the_suite_is_set_in_three_places(labeled, tmp_path, size):
 
 
 def test_the_suite_without_labels(tmp_path):
-    """Without tasks it pretrains, and needs no labeled folder."""
+    """Without tasks the suite only pretrains and needs no labeled folder."""
     content = yaml.safe_load(SUITE.read_text())
     del content['tasks'], content['sizes']['cpu']['tasks']
     (tmp_path / 'my.yaml').write_text(yaml.safe_dump(content))
@@ -134,7 +125,7 @@ def test_the_suite_without_labels(tmp_path):
 
 
 def test_both_methods_train_alike():
-    """Same encoder, images, batch, learning rate and length, at both sizes."""
+    """Both methods have the same encoder, images, batch, learning rate and length at both sizes."""
     for size in ('small_data', 'small_data_cpu'):
         ours, mae = (Config.fromfile(CONFIGS / f'pretrain/{method}_{size}.py') for method in ('bootmae', 'mae'))
         for cfg in (ours, mae):

@@ -12,8 +12,9 @@ from mmengine import fileio
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from bootmae.commands.verify import inspect_files, sources_of_path
+from bootmae.commands.verify_sources import sources_of_path
 from bootmae.data import scan, tar
+from bootmae.data.file_checks import inspect_files
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
 from bootmae.data.tar import index_tar, read_tar_path, readable, split_tar_path, tar_path

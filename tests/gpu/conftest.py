@@ -24,9 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = rehearsal.skip_reason()
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.gpu)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason))
 
 
 @contextmanager
@@ -48,8 +51,6 @@ def limited(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item):
-    if reason := rehearsal.skip_reason():
-        pytest.skip(reason)
     with limited(item):
         return (yield)
 

@@ -31,7 +31,7 @@ def test_losses_in_lower_precision(device, golden, name, precision):
     model = build_bootmae(file.meta)
     file.fill(model, from_authors(file.group('online/'), file.group('momentum/')))
     model = model.to(device, torch.float32).train()
-    samples = [DataSample(ids_shuffle=order.numpy()) for order in file.orders()]
+    samples = [DataSample(ids_shuffle=ids.numpy()) for ids in file.ids_shuffle()]
     dtype = getattr(torch, precision)
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
         losses = model.loss(file.tensor('images').to(device, torch.float32), samples)

@@ -20,7 +20,7 @@ def tokens(*shape, seed=0):
 
 @pytest.fixture
 def make(randomize):
-    """``make(module)``: with random weights, in float64."""
+    """``make(module)``: the module with random weights, in float64."""
     return lambda module: randomize(module).double().eval()
 
 
@@ -34,7 +34,7 @@ def make_decoder(make):
 
 
 def softmax_by_hand(q, k, v, num_heads):
-    """(T, I) each, one head and one query after the other."""
+    """Attention by loops over heads and queries; all tensors are (T, I)."""
     q, k, v = q.detach(), k.detach(), v.detach()
     width, out = q.shape[1] // num_heads, torch.zeros(len(q), q.shape[1], dtype=q.dtype)
     for h in range(num_heads):
@@ -133,7 +133,7 @@ def test_pixel_head_is_the_transposed_convolution(make, channels, patch):
 
 
 def in_image_order(decoder, latent, context, ids_masked):
-    """All tokens through all blocks, in image order: (B, N, E) before the head."""
+    """Run all tokens through all blocks, in image order: (B, N, E) before the head."""
     ids_visible = torch.stack([torch.tensor(sorted(set(range(12)) - set(ids.tolist()))) for ids in ids_masked])
     x = decoder.mask_token + decoder.pos_embed[:, 1:].expand(len(latent), -1, -1)
     embedded = decoder.embed(latent)

@@ -1,4 +1,4 @@
-"""The first 200 steps of a pretraining are those that were stored: no change of code moves them unseen."""
+"""The losses of the first 200 pretraining steps equal the stored ones."""
 
 import json
 from pathlib import Path

@@ -33,7 +33,7 @@ def normalized(values, eps):
 
 
 def loss_by_loops(prediction, target, weights):
-    """Sum over masked patches of weight x mean squared error, over their number."""
+    """Weighted sum of the mean squared errors of the masked patches, divided by their number."""
     total, count = 0.0, 0
     for b in range(len(prediction)):
         for m in range(len(prediction[b])):
@@ -91,7 +91,7 @@ def test_weights_equal_plain_loops(grid):
     ],
 )
 def test_weights_where_everything_is_masked(position, masked_neighbors):
-    """The divisor is 9, at the border too."""
+    """The divisor is 9 at the border too."""
     weights = token_weights(torch.arange(16)[None], (4, 4))
     assert weights[0, position] == pytest.approx(1 + masked_neighbors / 9)
 
@@ -203,7 +203,7 @@ def test_perfect_predictions_cost_nothing(case):
 
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_sums_in_at_least_float32(case, dtype):
-    """The values are rounded to ``dtype``, what is done with them is not."""
+    """Inputs are rounded to ``dtype``, but computed with in float32."""
     small = {key: value.to(dtype) for key, value in case.items() if key != 'weights'}
     exact = {key: value.double() for key, value in small.items()}
     weights = case['weights'].float()
@@ -226,7 +226,7 @@ def test_sums_in_at_least_float32(case, dtype):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_many_small_errors_are_not_lost(dtype):
-    """In half precision a sum of 40,000 ones would stop at 256 or 2048, and the square of 300 is too large."""
+    """In half precision a sum of 40,000 ones stops at 256 or 2048, and the square of 300 overflows."""
     ones = torch.ones(4, 10_000, 4, dtype=dtype)
     loss = weighted_error(ones, torch.zeros_like(ones), torch.ones(4, 10_000))
     assert loss.item() == 1.0

@@ -71,7 +71,7 @@ def test_mae_equals_facebookresearch(golden, name):
 
 
 def test_mae_is_compared_as_the_configs_build_it():
-    """The same model, number for number, as of the full-size config."""
+    """The model equals that of the full-size config in every number."""
     init_default_scope('mmpretrain')
     sizes = dict(
         img_size=224,
@@ -107,7 +107,7 @@ def test_vitdet_equals_detectron2(golden, name):
 
 
 def test_vitdet_without_relative_positions(golden, tmp_path):
-    """A file without tables is a model without tables: windows and padding alone."""
+    """A file without tables gives a model without relative positions."""
     with np.load(golden / VITDET) as archive:
         arrays = {key: 0 * value if '.rel_pos_' in key else value for key, value in archive.items()}
     np.savez(tmp_path / 'zero.npz', **arrays)
@@ -244,11 +244,15 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
     [
         (SEGMENTATION, dict(level1=None), "lacks 'level1'"),
         (SEGMENTATION, {'backbone/fpn3': np.zeros(3)}, "unknown weights .'backbone.fpn3'"),
-        (SEGMENTATION, {'backbone/blocks.1.gamma_1': None}, 'do not fit its sizes.*Missing key.*blocks.1.gamma_1'),
+        (
+            SEGMENTATION,
+            {'backbone/blocks.1.gamma_1': None},
+            'do not match the sizes in meta.*Missing key.*blocks.1.gamma_1',
+        ),
         (
             SEGMENTATION,
             {'backbone/blocks.1.attn.relative_position_index': lambda index: index.T},
-            'blocks.1.attn.relative_position_index orders the relative positions otherwise than the release',
+            'blocks.1.attn.relative_position_index orders relative positions differently',
         ),
         (
             SEGMENTATION,
@@ -259,25 +263,25 @@ def test_command_notices_a_wrong_shape_and_a_nan(command, doctored, key):
         (SQUARE, dict(images=None), "lacks 'images'"),
         (SQUARE, {'momentum/': None}, "lacks 'momentum/'"),
         (SQUARE, {'after_ema/': None}, "lacks 'after_ema/'"),
-        (SQUARE, {'online/norm.bias': None}, 'do not fit its sizes.*Missing key.*backbone.norm.bias'),
-        (SQUARE, {'online/norm.bias': np.zeros(3)}, 'do not fit its sizes.*size mismatch'),
+        (SQUARE, {'online/norm.bias': None}, 'do not match the sizes in meta.*Missing key.*backbone.norm.bias'),
+        (SQUARE, {'online/norm.bias': np.zeros(3)}, 'do not match the sizes in meta.*size mismatch'),
         (SQUARE, {'online/extra': np.zeros(3)}, "unknown weights .'extra'"),
-        (SQUARE, dict(meta=None), 'no golden file'),
-        (SQUARE, dict(meta=np.array('[1, 2]')), 'no golden file'),
+        (SQUARE, dict(meta=None), 'not a golden file'),
+        (SQUARE, dict(meta=np.array('[1, 2]')), 'not a golden file'),
         (SQUARE, dict(meta=meta(decoder_dim=None)), "lacks 'decoder_dim' in its meta"),
         (SQUARE, dict(meta=meta(layer_norm_eps=1e-5)), 'layer_norm_eps=1e-05, BootMAE uses 1e-06'),
-        (SQUARE, dict(ids_shuffle=lambda ids: ids + 1), 'ids_shuffle holds no permutation'),
-        (SQUARE, dict(ids_shuffle=lambda ids: ids[:1]), 'ids_shuffle holds no permutation'),
-        (FINETUNE, {'model/': None}, 'of no known kind: no online/, model/, backbone/, mae/, vitdet/ weights'),
+        (SQUARE, dict(ids_shuffle=lambda ids: ids + 1), 'ids_shuffle must hold one permutation'),
+        (SQUARE, dict(ids_shuffle=lambda ids: ids[:1]), 'ids_shuffle must hold one permutation'),
+        (FINETUNE, {'model/': None}, 'of unknown kind: it has no online/, model/, backbone/, mae/, vitdet/ weights'),
         (MAE, {'mae/decoder_blocks.0.mlp.fc1.bias': None}, 'Missing key.*neck.decoder_blocks.0.ffn.layers.0.0.bias'),
         (MAE, dict(mask=None), "lacks 'mask'"),
-        (VITDET, {'vitdet/net.extra': np.zeros(3)}, 'do not fit its sizes.*Unexpected key.*extra'),
-        (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is no part of ViTDet's backbone"),
+        (VITDET, {'vitdet/net.extra': np.zeros(3)}, 'do not match the sizes in meta.*Unexpected key.*extra'),
+        (VITDET, {'vitdet/fpn': np.zeros(3)}, "fpn is not a weight of ViTDet's backbone"),
         (VITDET, {'vitdet/simfp_3.1.norm.bias': None}, 'Missing key.*pyramid.levels.2.3.norm.bias'),
         (VITDET, dict(meta=meta(window_size=None)), "lacks 'window_size' in its meta"),
         (MAE, dict(meta=meta(decoder_num_heads=None)), "lacks 'decoder_num_heads' in its meta"),
         (FINETUNE, dict(logits=None), "lacks 'logits'"),
-        (FINETUNE, {'model/head.bias': None}, 'do not fit its sizes.*head.fc.bias'),
+        (FINETUNE, {'model/head.bias': None}, 'do not match the sizes in meta.*head.fc.bias'),
     ],
 )
 def test_command_refuses_a_file(command, golden, doctored, name, changes, message):
@@ -307,7 +311,7 @@ def test_command_refuses_a_damaged_file(command, golden, tmp_path, how):
     file.write_bytes(damage((golden / SQUARE).read_bytes(), how))
     code, _, err = command(file)
     assert code == 2
-    assert f'{file} is no golden file (an .npz with a JSON text `meta`), or is damaged' in err
+    assert f'{file} is damaged or not a golden file (an .npz with a JSON text `meta`)' in err
 
 
 def test_command_refuses_a_missing_file(command, tmp_path):

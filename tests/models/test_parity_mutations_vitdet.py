@@ -1,4 +1,4 @@
-"""The proof that ViTDet's backbone is detectron2's has teeth: each likely mistake makes it fail."""
+"""Each likely mistake in ViTDet's backbone makes the comparison with detectron2's results fail."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ VITDET, VITDET_SIZE = 'compact_vitdet.npz', 'compact_vitdet_other_size.npz'
 
 
 def scaled_positions(attend_on_grid):
-    """The position terms from scaled queries, as those of the content."""
+    """The position terms use scaled queries, as the content terms do."""
     return lambda q, k, v, heads, rows, columns: attend_on_grid(
         q, k, v, heads, *(vectors * vectors.shape[-1] ** -0.5 for vectors in (rows, columns))
     )
 
 
 def unseen_padding(attend_tiles):
-    """Padding, whose normed tokens are zero, is no key: its keys are sent out of reach."""
+    """Padding does not take part as keys."""
 
     def attending(self, q, k, v, window):
         padding = (k == 0).all(dim=-1)  # no key bias: of a token of zeros
@@ -38,7 +38,7 @@ def unseen_padding(attend_tiles):
 
 
 def padded_before_norm(split):
-    """Padding that went through the norm before the attention: its bias instead of zeros."""
+    """Padding goes through the norm, so it holds the bias of the norm instead of zeros."""
     return lambda self, x: split(self, x - 0.5) + 0.5
 
 
@@ -55,7 +55,7 @@ def resized_by(**how):
 
 
 def cropped(_):
-    """The offsets that there are, where more are wanted; the middle of them, where fewer are."""
+    """Tables are cropped or clamped instead of interpolated."""
 
     def resize(table, side):
         spare = (len(table) - (2 * side - 1)) // 2

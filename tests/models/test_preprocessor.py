@@ -1,4 +1,4 @@
-"""Random erasing: after normalization, before mixing, and distributed as timm's."""
+"""Data preprocessors: no waiting in pretraining, and random erasing as in timm for fine-tuning."""
 
 import random
 from pathlib import Path
@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from timm.data.random_erasing import RandomErasing
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 MEAN, STD = [127.5, 100.0, 90.0], [127.5, 50.0, 60.0]
@@ -39,7 +40,7 @@ def normalized(images):
 
 
 def test_it_erases_as_timm_does(images):
-    """The same numbers as timm's own class gives for normalized images, of any size of the noise."""
+    """The result equals that of timm's class on normalized images."""
     seed(3)
     ours = build(erase_prob=0.5)(batch(images), training=True)['inputs']
     theirs = normalized(images)
@@ -82,3 +83,33 @@ def test_the_recipes_use_it(method, mean):
     assert names == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'RandAugment', 'PackInputs']
     pad = cfg.train_dataloader.dataset.pipeline[3].hparams.pad_val
     assert pad == [round(x) for x in cfg.data_preprocessor.mean[::-1]]
+
+
+def test_samples_stay_where_they_are():
+    """Images are normalized as in mmpretrain's preprocessor, and samples are not copied."""
+    settings = dict(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0], to_rgb=True)
+    images, samples = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), [DataSample(), DataSample()]
+    ours, theirs = (
+        MODELS.build(dict(settings, type=kind))(dict(inputs=images, data_samples=samples), True)
+        for kind in ('PretrainPreprocessor', 'SelfSupDataPreprocessor')
+    )
+    assert torch.equal(ours['inputs'], theirs['inputs'])
+    assert all(a is b for a, b in zip(ours['data_samples'], samples, strict=True))
+    assert not any(a is b for a, b in zip(theirs['data_samples'], samples, strict=True))
+
+
+@pytest.mark.parametrize('kind', ['PretrainPreprocessor', 'SelfSupDataPreprocessor'])
+def test_channels_are_not_indexed_with_a_list(kind):
+    """Indexing with a list copies the list to the GPU and waits for it, as in mmpretrain's preprocessor."""
+
+    class Indexing(TorchDispatchMode):
+        used = False
+
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            self.used |= operator is torch.ops.aten.index.Tensor
+            return operator(*args, **(kwargs or {}))
+
+    model = MODELS.build(dict(type=kind, mean=[10.0] * 3, std=[2.0] * 3, to_rgb=True))
+    with Indexing() as indexing:
+        model(dict(inputs=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), data_samples=[DataSample(), DataSample()]), True)
+    assert indexing.used == (kind != 'PretrainPreprocessor')

@@ -28,7 +28,7 @@ def linear(weights, name, x):
 
 
 def heads_of(q, k, v, num_heads):
-    """Softmax attention, one head after the other."""
+    """Softmax attention with a loop over heads."""
     out, width = [], q.shape[-1] // num_heads
     for h in range(num_heads):
         part = slice(h * width, (h + 1) * width)
@@ -57,7 +57,7 @@ def mlp(weights, name, x):
 
 
 def encode(weights, name, images, visible, num_heads, depth):
-    """Outputs of all blocks (B, 1 + V, D); ``visible`` (B, V) are the patches that are looked at."""
+    """Outputs of all blocks (B, 1 + V, D) for the ``visible`` patches (B, V)."""
     projection = weights[f'{name}.patch_embed.proj.weight']
     tokens = (
         torch.nn.functional.conv2d(
@@ -109,7 +109,7 @@ def decode(weights, name, latent, context, visible, num_heads, depth):
 
 
 def loss_weights(mask):
-    """(rows, columns) of zeros and ones -> weights."""
+    """Token weights of a mask (rows, columns) of zeros and ones."""
     rows, columns = mask.shape
     out = torch.zeros(rows, columns, dtype=torch.float64)
     for r, c in mask.nonzero().tolist():
@@ -118,11 +118,11 @@ def loss_weights(mask):
     return out
 
 
-def reference(model, weights, images, orders):
+def reference(model, weights, images, ids_shuffle):
     """Predictions as images, features and targets for all patches, and both losses."""
     vit, num_visible = model.backbone, model.masking.num_visible
-    visible = [order[:num_visible] for order in orders]
-    everything = [torch.arange(orders.shape[1])] * len(orders)
+    visible = [row[:num_visible] for row in ids_shuffle]
+    everything = [torch.arange(ids_shuffle.shape[1])] * len(ids_shuffle)
     outputs = encode(weights, 'backbone', images, visible, vit.num_heads, vit.depth)
     latent = norm(weights, 'backbone.norm', outputs[-1])
     targets = encode(weights, 'momentum', images, everything, vit.num_heads, vit.depth)[-1][:, 1:].detach()
@@ -145,7 +145,7 @@ def reference(model, weights, images, orders):
     features = linear(weights, 'feature_decoder.head', decoded[1])
 
     (ph, pw), pixel_loss, feature_loss = vit.patch_size, 0.0, 0.0
-    for b, order in enumerate(orders):
+    for b, order in enumerate(ids_shuffle):
         masked = order[num_visible:]
         mask = torch.zeros(rows * columns, dtype=torch.float64)
         mask[masked] = 1
@@ -157,7 +157,7 @@ def reference(model, weights, images, orders):
             pixel_loss = pixel_loss + weight[patch] * (pixels[window].flatten(1) - target).square().mean()
             error = plain_norm(features[b, patch], 1e-6) - plain_norm(targets[b, patch], 1e-6)
             feature_loss = feature_loss + weight[patch] * error.square().mean()
-    count = len(orders) * model.masking.num_masked
+    count = len(ids_shuffle) * model.masking.num_masked
     return pixels, features, targets, pixel_loss / count, feature_loss / count
 
 
@@ -176,25 +176,25 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_equals_the_slow_way(make_bootmae, draw_orders, case):
+def test_equals_the_slow_way(make_bootmae, draw_ids_shuffle, case):
     model = make_bootmae(**CASES[case])
     model.feature_weight.fill_(0.3)
     images = torch.randn(2, 3, *model.backbone.img_size, dtype=torch.float64)
-    orders = draw_orders(model)
+    ids_shuffle = draw_ids_shuffle(model)
     weights = {
         name: value.detach().clone().requires_grad_(value.requires_grad)
         for name, value in model.state_dict(keep_vars=True).items()
     }
-    pixels, features, targets, pixel_loss, feature_loss = reference(model, weights, images, orders)
+    pixels, features, targets, pixel_loss, feature_loss = reference(model, weights, images, ids_shuffle)
 
-    out = model.predict(images, orders)
-    ids = orders[:, model.masking.num_visible :, None]
+    out = model.predict(images, ids_shuffle)
+    ids = ids_shuffle[:, model.masking.num_visible :, None]
     assert torch.equal(out.ids_masked, ids[..., 0])
     patches = model.backbone.patch_embed.patchify(pixels)
     for ours, theirs in ((out.pixels, patches), (out.features, features), (out.targets, targets)):
         assert_close(ours, theirs.gather(1, ids.expand(-1, -1, theirs.shape[-1])), rtol=1e-9, atol=1e-9)
 
-    model.batch_ids_shuffle = lambda *args: orders
+    model.batch_ids_shuffle = lambda *args: ids_shuffle
     losses = model.loss(images)
     # the weights of the product are float32: 1 + k / 9 is rounded
     assert_close(losses['loss_pixel'], pixel_loss, rtol=1e-7, atol=0)

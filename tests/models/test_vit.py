@@ -1,4 +1,4 @@
-"""The encoder: equal to timm's and mmpretrain's, its short cuts equal to the long way, and its errors."""
+"""The encoder: equality with timm's and mmpretrain's, its shortcuts, and its errors."""
 
 import math
 
@@ -21,7 +21,7 @@ def images(*shape, seed=0):
 
 
 def fill(model, state):
-    """Load other names' weights; only what the model does not have may be left over."""
+    """Load weights under other names. Only weights that the model does not have may remain."""
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert missing == []
     return unexpected
@@ -127,7 +127,7 @@ def test_final_norm_can_be_left_out(make_vit):
 
 
 def test_positions_belong_to_places(make_vit):
-    """Patches moved about without their positions give other features; moved with them, the same ones."""
+    """Permuted patches give other features, unless their positions are permuted too."""
     model = make_vit()
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     patches, positions = model.patch_embed.patchify(images()), model.pos_embed[:, 1:]
@@ -225,7 +225,7 @@ def test_resize_keeps_the_class_token_and_constants(old, new):
 
 
 def test_resize_keeps_the_axes_apart():
-    """A channel that grows with the row still does, and is constant along it."""
+    """A channel that grows with the row, and is constant along it, stays so."""
     grid = torch.arange(4.0).view(4, 1).expand(4, 4)
     positions = torch.cat((torch.zeros(1), grid.flatten())).view(1, 17, 1)
     resized = resize_positions(positions, (4, 4), (8, 6))[0, 1:, 0].view(8, 6)
@@ -234,7 +234,7 @@ def test_resize_keeps_the_axes_apart():
 
 
 def test_resize_is_bicubic_between_centers():
-    """Twice as fine: place j is (j + 0.5) / 2 - 0.5 of the old grid; only cubic kernels overshoot beside a peak."""
+    """For a grid twice as fine, position j is (j + 0.5) / 2 - 0.5 of the old grid. Only cubic kernels overshoot."""
     ramp = torch.arange(8.0).view(1, 8).expand(8, 8)
     peak = torch.zeros(8, 8)
     peak[4, 4] = 1
@@ -273,9 +273,9 @@ def test_named_sizes(name, width, depth, heads):
         (dict(arch=ARCH | dict(num_heads=25)), r'num_heads=25 does not fit a width of 24: choose 1..24'),
         (dict(arch=ARCH | dict(num_heads=0)), r'num_heads=0'),
         (dict(arch=ARCH | dict(embed_dims=26)), 'multiple of 4, not 26'),
-        (dict(depth=0), r'depth=0 is not within 1..3'),
-        (dict(depth=4), r'depth=4 is not within 1..3'),
-        (dict(img_size=33), r'image size \(33, 33\) is no multiple of the patch size \(8, 8\)'),
+        (dict(depth=0), r'depth=0: .* has 3 blocks, use 1..3'),
+        (dict(depth=4), r'depth=4: .* has 3 blocks, use 1..3'),
+        (dict(img_size=33), r'image size \(33, 33\) is not a multiple of the patch size \(8, 8\)'),
         (dict(img_size=(32, 33)), r'image size \(32, 33\)'),
         (dict(out_type='mean'), "out_type 'mean': use one of raw, featmap, avg_featmap, cls_token"),
     ],
@@ -340,7 +340,7 @@ def test_drop_path_acts_in_training_only(make_vit):
 
 
 def test_dropped_branches_are_rescaled(make_vit):
-    """Each residual branch of a sample is left out with probability p, or else divided by 1 - p."""
+    """Each residual branch of a sample is dropped with probability p, otherwise divided by 1 - p."""
     block = make_vit(drop_path_rate=0.5).blocks[2].train()
     x = images(1, 5, 24).expand(64, -1, -1)
     branch = block.attn(block.norm1(x))

@@ -1,13 +1,12 @@
 """The command that writes the page."""
 
 import base64
-import importlib.util
 import io
 import json
 import re
-from pathlib import Path
 
 import pytest
+from calling import call_tool
 from page_parts import picture, rows_of, words
 from PIL import Image
 
@@ -16,11 +15,7 @@ from bootmae.report import build_page, write_rows
 
 @pytest.fixture
 def command():
-    path = Path(__file__).parents[2] / 'tools' / 'report.py'
-    spec = importlib.util.spec_from_file_location('report_command', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return lambda arguments: call_tool('report', *arguments)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_rows(runs, short):
             2,
             'demo',
         )
-        assert row.checkpoint_hash == runner.model.backbone.verdict.hash
+        assert row.checkpoint_hash == runner.model.backbone.load_report.hash
         assert row.config.endswith('mae_demo_digits.py'), 'the pretraining'
         assert len(row.config_hash) == len(row.data_hash) == 12
         assert row.gpu_hours == 0
@@ -178,7 +178,7 @@ def test_the_hash_is_that_of_other_tasks(runs):
     """Classification, segmentation and detection from one file: one hash in their rows."""
     cfg = load_config(CONFIGS / 'cls' / 'mae_demo_digits_finetune.py', {'model.backbone.depth': 2})
     frozen = load_encoder(MODELS.build(cfg.model.backbone), runs['seg'][0].weights).hash
-    assert frozen == runs['seg'][1].model.backbone.verdict.hash == runs['det'][1].model.backbone.verdict.hash
+    assert frozen == runs['seg'][1].model.backbone.load_report.hash == runs['det'][1].model.backbone.load_report.hash
 
 
 @pytest.mark.parametrize('short', KINDS)

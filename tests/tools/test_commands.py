@@ -1,17 +1,18 @@
 """tools/test.py repeats the metrics of training, tools/plan.py prints a plan; both explain user errors."""
 
-import importlib.util
 import itertools
 import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from calling import call_tool
 
-from bootmae.commands.cli import main
+from bootmae.commands.plan import Plan
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.engine.runner.build import build_runner
@@ -21,18 +22,6 @@ CONFIGS = REPOSITORY / 'configs'
 PRETRAIN, FINETUNE = CONFIGS / 'pretrain' / 'bootmae_debug.py', CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
 VITB = CONFIGS / 'pretrain' / 'bootmae_vitb.py'
 COUNT = itertools.count()
-
-
-def call(tool: str, *args) -> int:
-    """Run a tool in this process; its exit code."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', REPOSITORY / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [f'{tool}.py', *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
 
 
 def options(**changes) -> dict:
@@ -89,7 +78,9 @@ def test_metrics_are_those_of_training(finetuned, monkeypatch):
 def test_test_as_a_tool(finetuned, tmp_path):
     work_dir, hooks, last = finetuned
     arguments = [f'experiment_name=commands_tool_{len(hooks)}', 'log_level=ERROR']
-    assert call('test', FINETUNE, work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--cfg-options', *arguments) == 0
+    assert (
+        call_tool('test', FINETUNE, work_dir / 'epoch_2.pth', '--work-dir', tmp_path, '--cfg-options', *arguments) == 0
+    )
     written = json.loads(next(tmp_path.glob('*/[0-9]*.json')).read_text())
     assert written['accuracy/top1'] == last['accuracy/top1'], 'without EMAHook, state_dict is what is evaluated'
 
@@ -100,13 +91,13 @@ def test_a_pretraining_file_is_no_classifier(tmp_path, capsys):
     torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
     (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:5000])
     for file, message in (
-        ('epoch_1', r'is no checkpoint of this config.s ImageClassifier: \d+ weights missing'),
+        ('epoch_1', r'is not a checkpoint of this config.s ImageClassifier: \d+ weights missing'),
         ('weights', 'holds weights, not a run'),
         ('damaged', '(is damaged|was not read)'),
-        ('missing', 'give the path'),
+        ('missing', 'use the path'),
     ):
         assert (
-            call(
+            call_tool(
                 'test',
                 FINETUNE,
                 tmp_path / f'{file}.pth',
@@ -122,7 +113,7 @@ def test_a_pretraining_file_is_no_classifier(tmp_path, capsys):
 
 def test_test_data_are_checked_first(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert call('test', CONFIGS / 'cls' / 'mae_vitb_finetune.py', 'missing.pth') == 2
+    assert call_tool('test', CONFIGS / 'cls' / 'mae_vitb_finetune.py', 'missing.pth') == 2
     assert capsys.readouterr().err.startswith('error: roots=data/imagenet does not exist')
     assert not list(tmp_path.iterdir())
 
@@ -131,42 +122,13 @@ def test_test_data_are_checked_first(capsys, tmp_path, monkeypatch):
 
 
 def plan(capsys, *args) -> dict:
-    assert call('plan', *args, '--json') == 0
+    assert call_tool('plan', *args, '--json') == 0
     return json.loads(capsys.readouterr().out)
-
-
-KEYS = [
-    'config',
-    'gpus',
-    'batch_per_gpu',
-    'accumulation',
-    'global_batch',
-    'lr',
-    'min_lr',
-    'weight_decay',
-    'layer_decay',
-    'epochs',
-    'warmup_epochs',
-    'warmup_updates',
-    'ema',
-    'precision',
-    'input_mean',
-    'input_std',
-    'params',
-    'frozen_params',
-    'gflop_per_image',
-    'train_images',
-    'iterations',
-    'updates',
-    'images',
-    'images_per_second',
-    'gpu_hours',
-]
 
 
 def test_plan_json(capsys):
     found = plan(capsys, VITB, '--gpus', 8)
-    assert list(found) == KEYS
+    assert list(found) == [field.name for field in fields(Plan)]
     assert (found['global_batch'], found['accumulation'], found['params']) == (4096, 1, 115373251)
     assert (found['lr'], found['min_lr'], found['gpus']) == (pytest.approx(2.4e-3), 1e-4, 8)
     assert found['input_mean'] == found['input_std'] == [127.5] * 3
@@ -178,7 +140,7 @@ def test_plan_json(capsys):
 
 def test_plan_text_and_options(capsys):
     options = ['--cfg-options', 'train_dataloader.batch_size=64', 'train_cfg.max_epochs=10']
-    assert call('plan', VITB, '--gpus', 16, '--auto-scale-lr', *options) == 0
+    assert call_tool('plan', VITB, '--gpus', 16, '--auto-scale-lr', *options) == 0
     lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
     assert (lines['global_batch'], lines['epochs'], lines['train_images']) == ('1,024', '10', '1,281,167')
     assert float(lines['lr']) == pytest.approx(1.5e-4 * 1024 / 256)
@@ -197,7 +159,7 @@ def test_plan_text_and_options(capsys):
     ],
 )
 def test_plan_errors(capsys, args, message):
-    assert call('plan', *args) == 2
+    assert call_tool('plan', *args) == 2
     captured = capsys.readouterr()
     assert not captured.out
     assert re.fullmatch(f'error: {message}.*\n', captured.err)

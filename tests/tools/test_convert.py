@@ -1,6 +1,5 @@
 """tools/convert_checkpoint.py: one line, a file that other commands take, and one line for each error."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,28 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from calling import call_tool
 
 from bootmae.checkpoints import find_encoder, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
-from bootmae.commands.cli import main
 from bootmae.config.load import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 FACTS = dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 32], num_heads=3, method='BootMAE')
-
-
-def call(tool: str, *args) -> int:
-    """Run a tool in this process; its exit code."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', REPOSITORY / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [f'{tool}.py', *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +46,7 @@ def runs(tmp_path_factory) -> Path:
 
 
 def test_one_line(runs, tmp_path, capsys):
-    assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', 'timm', tmp_path / 'a.pth') == 0
+    assert call_tool('convert_checkpoint', runs / 'pretrain.pth', '--to', 'timm', tmp_path / 'a.pth') == 0
     captured = capsys.readouterr()
     found = find_encoder(read_checkpoint(runs / 'pretrain.pth')).state
     assert captured.out == (
@@ -72,7 +59,7 @@ def test_one_line(runs, tmp_path, capsys):
 
 def test_momentum(runs, tmp_path, capsys):
     assert (
-        call(
+        call_tool(
             'convert_checkpoint',
             runs / 'pretrain.pth',
             '--to',
@@ -83,7 +70,7 @@ def test_momentum(runs, tmp_path, capsys):
         )
         == 0
     )
-    assert 'layernorm (the file has no final norm: transformers will draw a new one)' in capsys.readouterr().out
+    assert 'layernorm (the file has no final norm: transformers will initialize a new one)' in capsys.readouterr().out
     state = read_checkpoint(runs / 'pretrain.pth')['state_dict']
     theirs = read_checkpoint(tmp_path / 'model.safetensors')['state_dict']
     assert torch.equal(theirs['encoder.layer.1.intermediate.dense.weight'], state['momentum.blocks.1.mlp.fc1.weight'])
@@ -92,10 +79,10 @@ def test_momentum(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     'name, args, message',
     [
-        ('exists', ['pretrain.pth', '--to', 'timm', 'old.pth'], r'old\.pth exists: give another name, or --force'),
+        ('exists', ['pretrain.pth', '--to', 'timm', 'old.pth'], r'old\.pth exists: use another name, or --force'),
         ('itself', ['pretrain.pth', '--to', 'timm', 'pretrain.pth', '--force'], 'pretrain.pth is the file to read'),
         ('missing', ['missing.pth', '--to', 'timm', 'new.pth'], r'no checkpoint missing\.pth'),
-        ('no folder', ['pretrain.pth', '--to', 'timm', 'no/new.pth'], r'no folder no for new\.pth: make it first'),
+        ('no folder', ['pretrain.pth', '--to', 'timm', 'no/new.pth'], r'no folder no for new\.pth: create it first'),
         ('a folder', ['pretrain.pth', '--to', 'timm', '.'], r'\. is a folder'),
         (
             'no momentum',
@@ -115,7 +102,7 @@ def test_momentum(runs, tmp_path, capsys):
         (
             'two states',
             ['pretrain.pth', '--to', 'authors', 'new.safetensors'],
-            r'new\.safetensors: a \.safetensors file has no place for model, model_ema: give a name that ends in \.pth',
+            r'new\.safetensors: a \.safetensors file has no place for model, model_ema: use a name that ends in \.pth',
         ),
     ],
 )
@@ -126,7 +113,7 @@ def test_user_errors_are_one_line(runs, tmp_path, monkeypatch, capsys, name, arg
     Path('old.pth').write_text('old')
     torch.save(dict(state_dict={'conv1.weight': torch.ones(1)}), 'resnet.pth')
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert call('convert_checkpoint', *args) == 2
+    assert call_tool('convert_checkpoint', *args) == 2
     captured = capsys.readouterr()
     assert re.match(f'error: {message}', captured.err), captured.err
     assert (captured.out, captured.err.count('\n')) == ('', 1)
@@ -135,24 +122,26 @@ def test_user_errors_are_one_line(runs, tmp_path, monkeypatch, capsys, name, arg
 
 def test_force_replaces(runs, tmp_path):
     (tmp_path / 'old.pth').write_text('old')
-    assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', 'timm', tmp_path / 'old.pth', '--force') == 0
+    assert call_tool('convert_checkpoint', runs / 'pretrain.pth', '--to', 'timm', tmp_path / 'old.pth', '--force') == 0
     assert find_encoder(read_checkpoint(tmp_path / 'old.pth')).kind.startswith('timm ViT')
     assert [path.name for path in tmp_path.iterdir()] == ['old.pth']
 
 
 def test_an_unknown_format_is_explained(capsys):
-    assert call('convert_checkpoint', 'a.pth', '--to', 'onnx', 'b.pth') == 2
+    assert call_tool('convert_checkpoint', 'a.pth', '--to', 'onnx', 'b.pth') == 2
     assert "invalid choice: 'onnx'" in capsys.readouterr().err
 
 
 def test_a_converted_classifier_is_evaluated_alike(runs, tmp_path):
     """tools/test.py takes whole models under our names, through the authors' names and back as well."""
-    assert call('convert_checkpoint', runs / 'cls.pth', '--to', 'authors', tmp_path / 'theirs.pth') == 0
-    assert call('convert_checkpoint', tmp_path / 'theirs.pth', '--to', 'safetensors', tmp_path / 'b.safetensors') == 0
+    assert call_tool('convert_checkpoint', runs / 'cls.pth', '--to', 'authors', tmp_path / 'theirs.pth') == 0
+    assert (
+        call_tool('convert_checkpoint', tmp_path / 'theirs.pth', '--to', 'safetensors', tmp_path / 'b.safetensors') == 0
+    )
     metrics = []
     for name, path in (('first', runs / 'cls.pth'), ('second', tmp_path / 'b.safetensors')):
         assert (
-            call(
+            call_tool(
                 'test',
                 FINETUNE,
                 path,
@@ -170,10 +159,10 @@ def test_a_converted_classifier_is_evaluated_alike(runs, tmp_path):
 
 
 def test_an_exported_encoder_is_no_run(runs, tmp_path, capsys):
-    assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', 'timm', tmp_path / 'vit.pth') == 0
+    assert call_tool('convert_checkpoint', runs / 'pretrain.pth', '--to', 'timm', tmp_path / 'vit.pth') == 0
     capsys.readouterr()
     assert (
-        call(
+        call_tool(
             'test',
             FINETUNE,
             tmp_path / 'vit.pth',
@@ -186,7 +175,9 @@ def test_an_exported_encoder_is_no_run(runs, tmp_path, capsys):
         == 2
     )
     line = capsys.readouterr().err.splitlines()[-1]
-    assert re.match(r'error: .*vit\.pth is no checkpoint of this config.s ImageClassifier: .* use --init', line), line
+    assert re.match(r'error: .*vit\.pth is not a checkpoint of this config.s ImageClassifier: .* use --init', line), (
+        line
+    )
 
 
 @pytest.mark.parametrize('to', ['timm', 'mmpretrain', 'mmseg', 'mmdet', 'authors', 'hf', 'safetensors'])
@@ -198,14 +189,14 @@ def test_exports_are_starting_weights(runs, tmp_path, to):
     from bootmae.config.weights import apply_init
 
     path = tmp_path / ('a.safetensors' if to in ('hf', 'safetensors') else 'a.pth')
-    assert call('convert_checkpoint', runs / 'pretrain.pth', '--to', to, path) == 0
+    assert call_tool('convert_checkpoint', runs / 'pretrain.pth', '--to', to, path) == 0
     cfg = load_config(FINETUNE)
     apply_init(cfg, str(path))
     model = MODELS.build(dict(cfg.model, data_preprocessor=None))
     model.init_weights()
     state = read_checkpoint(runs / 'pretrain.pth')['state_dict']
     assert torch.equal(model.backbone.blocks[1].attn.qkv.weight, state['backbone.blocks.1.attn.qkv.weight'])
-    assert 'BootMAE run (online)' in str(model.backbone.verdict)
+    assert 'BootMAE run (online)' in str(model.backbone.load_report)
     wrong = ConfigDict(
         model=cfg.model, data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.commands.doctor import installed_packages, read_lock
+from bootmae.commands.doctor_versions import installed_packages, read_lock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGED = {

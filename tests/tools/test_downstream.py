@@ -1,6 +1,5 @@
 """From every kind of pretrained file to a segmentation and a detection result, by the commands that a user gives."""
 
-import importlib.util
 import itertools
 import json
 import re
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from calling import call_tool
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from toy_runs import DEBUG, write_config, write_files
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.checkpoints.keys import from_mmpretrain
-from bootmae.commands.cli import main
 from bootmae.config.load import load_config
 from bootmae.models.positions import resize_positions
 
@@ -28,7 +27,7 @@ from wrong_files import MOMENTUM, WRONG_FILES, Size  # noqa: E402
 
 COUNT = itertools.count()
 HALF, IMAGENET = [127.5] * 3, [123.675, 116.28, 103.53]
-# format: (kind in the verdict, mean of its images; None: the file does not tell, the config's stays)
+# format: (kind in the report, mean of its images; None: the file does not tell, the config's stays)
 FORMATS = dict(
     bootmae=('BootMAE run (online)', HALF),
     mae=('mmpretrain MAE', IMAGENET),
@@ -41,16 +40,8 @@ DEMO = Size(embed_dims=64, depth=3, num_heads=2, img_size=48, patch_size=8)
 
 
 def call(tool: str, *args, options=()) -> int:
-    """Run a tool in this process; its exit code. Runs get names of their own, since mmengine keeps them by name."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', REPOSITORY / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    options = ['--cfg-options', f'experiment_name=downstream_{next(COUNT)}', *options]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [f'{tool}.py', *map(str, args), *options])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    """Each run gets its own name, since mmengine keeps runs by name."""
+    return call_tool(tool, *args, '--cfg-options', f'experiment_name=downstream_{next(COUNT)}', *options)
 
 
 @dataclass
@@ -141,14 +132,14 @@ def assert_starts_from(run: Run, encoder: dict, task: str) -> None:
 
 
 def assert_recorded(run: Run, form: str) -> None:
-    """One verdict line in the log; what it says, and how images were normalized, is in the checkpoint."""
+    """One report line in the log; what it says, and how images were normalized, is in the checkpoint."""
     kind, mean = FORMATS[form]
-    (verdict,) = re.findall(r'INFO - (loaded .*)\n', run.log)
+    (report,) = re.findall(r'INFO - (loaded .*)\n', run.log)
     number, total, name, found, digest = re.fullmatch(
-        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})', verdict
+        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})', report
     ).groups()
     assert (number, total, Path(name).name, found) == ('43', '43', f'{form}.pth', kind)
-    assert ('interpolated: pos_embed from 6x6 to' in verdict) == ('new' in verdict) == True  # noqa: E712
+    assert ('interpolated: pos_embed from 6x6 to' in report) == ('new' in report) == True  # noqa: E712
     facts = run.content['meta']['bootmae']
     assert (facts['init_hash'], facts['init_kind'], facts['init']) == (digest, kind, f'{form}.pth')
     assert facts['mean'] == pytest.approx(mean or HALF)

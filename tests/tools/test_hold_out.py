@@ -1,15 +1,13 @@
 """tools/hold_out.py: a division into training and validation images by links, whole or not at all."""
 
-import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from calling import call_tool
 
 from bootmae.commands import hold_out
-from bootmae.commands.cli import main
 from bootmae.data.images import ImageFiles
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'hold_out.py'
@@ -17,15 +15,7 @@ COUNTS = {'cat': 20, 'dog': 3, 'eel': 9}
 
 
 def call(*args) -> int:
-    """Run the tool in this process; its exit code."""
-    spec = importlib.util.spec_from_file_location('tool_hold_out', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', ['hold_out.py', *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    return call_tool('hold_out', *args)
 
 
 @pytest.fixture
@@ -87,7 +77,7 @@ def test_again_changes_nothing_and_says_so(source, tmp_path, capsys):
     (out / '.DS_Store').touch()
     capsys.readouterr()
     assert call(source, out) == 0
-    assert 'is this division already: 28 images in train' in capsys.readouterr().out
+    assert 'already holds this split: 28 images in train' in capsys.readouterr().out
     assert out.stat().st_ino == before.st_ino
 
 
@@ -106,7 +96,7 @@ def test_another_division_is_refused(change, source, tmp_path, capsys):
         link.touch()
     before = below(out)
     assert call(source, out, '--seed', int(change == 'seed')) == 2
-    assert 'is not empty and holds something else' in capsys.readouterr().err
+    assert 'is not empty and does not hold this split' in capsys.readouterr().err
     assert below(out) == before
 
 
@@ -189,13 +179,13 @@ def prepare(case, root):
 @pytest.mark.parametrize(
     'case, message',
     [
-        ('flat', 'good/a has no class folders, one for each class; .*holds 1.jpg, 2.jpg'),
+        ('flat', 'good/a has no class folders; .*holds 1.jpg, 2.jpg'),
         ('loose', 'holds images outside class folders, such as 3.jpg'),
-        ('single', '1 classes of .*good have a single image, .*: b; add images to them'),
+        ('single', '1 classes of .*good have only one image, .*: b; add images to these'),
         ('twice', 'a/1.jpg and .*b/3.jpg are the same file'),
-        ('splits', 'are splits, not classes: test, train; divide the training images, such as .*good/train'),
-        ('file', 'out is a file: name a folder'),
-        ('inside', 'good/out lies in SOURCE .*good, where it would count as a class'),
+        ('splits', 'are splits, not classes: test, train; split the training images, such as .*good/train'),
+        ('file', 'out is a file: give a folder'),
+        ('inside', 'good/out is inside SOURCE .*good, where it would count as a class'),
         ('missing', 'godo does not exist; .* holds good'),
         ('archive', '1.jpg is a file, not a folder'),
         ('share', 'share=1.0 must lie between 0 and 1'),

@@ -86,7 +86,7 @@ def test_dist_test(echo):
         ('dist_test.sh', ['my.py', 'my.pth'], {}, ''),
         ('slurm_train.sh', ['part', 'job', 'my.py'], {}, 'PARTITION, JOB_NAME, CONFIG and GPUS are needed'),
         ('slurm_train.sh', ['part', 'job', 'my.py', 'all'], {}, 'GPUS=all is not a number'),
-        ('slurm_train.sh', ['part', 'job', 'my.py', '12'], {}, 'GPUS=12 is no multiple of GPUS_PER_NODE=8'),
+        ('slurm_train.sh', ['part', 'job', 'my.py', '12'], {}, 'GPUS=12 is not a multiple of GPUS_PER_NODE=8'),
         ('slurm_train.sh', ['part', 'job', 'my.py', '4'], dict(GPUS_PER_NODE='0'), 'GPUS_PER_NODE=0 is not a number'),
     ],
 )

@@ -1,14 +1,12 @@
 """Malicious checkpoints given to every command that reads one: nothing in them is executed."""
 
-import importlib.util
 import itertools
 import re
 import sys
 from pathlib import Path
 
 import pytest
-
-from bootmae.commands.cli import main
+from calling import call_tool
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / 'tests' / 'checkpoints'))
@@ -54,17 +52,9 @@ FEW = TEN[:3]  # in the fast tests
 
 
 def call(tool: str, args: list, options: bool) -> int:
-    """Run a tool in this process; its exit code."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', REPOSITORY / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     if options:
         args = [*args, '--work-dir', 'work', '--cfg-options', f'experiment_name=evil_{next(COUNT)}', *LIGHT]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [f'{tool}.py', *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    return call_tool(tool, *args)
 
 
 # Ten kinds for every command, all for the quick ones; those that build a whole runner first take a second each.

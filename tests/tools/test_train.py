@@ -1,6 +1,5 @@
 """tools/train.py: starting weights, resuming, batch, and one line for each error a user can make."""
 
-import importlib.util
 import itertools
 import json
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from calling import call_tool
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.cli import main
@@ -23,16 +23,8 @@ QUIET = ['log_level=ERROR', 'train_dataloader.dataset.indices=64']
 
 
 def call(tool: str, *args, options=()) -> int:
-    """Run a tool in this process; its exit code. Runs get names of their own, since mmengine keeps them by name."""
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', REPOSITORY / 'tools' / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    options = ['--cfg-options', f'experiment_name=train_{next(COUNT)}', *QUIET, *options]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [f'{tool}.py', *map(str, args), *options])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    """Each run gets its own name, since mmengine keeps runs by name."""
+    return call_tool(tool, *args, '--cfg-options', f'experiment_name=train_{next(COUNT)}', *QUIET, *options)
 
 
 def scalars(work_dir: Path) -> list[dict]:
@@ -207,13 +199,13 @@ ERRORS = dict(
     resume_without_momentum=(
         [PRETRAIN, '--resume', 'no_momentum.pth'],
         [],
-        'no_momentum.pth is no checkpoint .* Its momentum encoder is lost',
+        'no_momentum.pth is not a checkpoint .* Its momentum encoder is missing',
     ),
     resume_of_weights=([PRETRAIN, '--resume', 'weights.pth'], [], 'weights.pth holds weights, not a run: .*--init'),
     resume_of_another_size=(
         [PRETRAIN, '--resume', 'run.pth'],
         ['model.backbone.arch.depth=1', 'model.feature_decoder.tap=0'],
-        'run.pth is no checkpoint of this config.s BootMAE',
+        'run.pth is not a checkpoint of this config.s BootMAE',
     ),
     hook=([PRETRAIN], ['custom_hooks=[]'], '.* the momentum encoder never moves'),
 )

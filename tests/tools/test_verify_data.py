@@ -1,28 +1,16 @@
 """tools/verify_data.py: exit codes and files."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
-import pytest
+from calling import call_tool
 from PIL import Image
-
-from bootmae.commands.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def call(*args) -> int:
-    """Run the tool in this process; its exit code."""
-    spec = importlib.util.spec_from_file_location('tool_verify_data', REPOSITORY / 'tools' / 'verify_data.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', ['verify_data.py', *map(str, args), '--workers', '0'])
-        with pytest.raises(SystemExit) as end:
-            main(module.command)
-    return end.value.code
+    return call_tool('verify_data', *args, '--workers', 0)
 
 
 def test_a_folder_and_a_config_of_it(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Loading into the downstream ViT: what may be new, what is interpolated, what is refused, and in which libraries."""
+"""Loading into the downstream ViT: new parts, interpolation, errors, and the three libraries."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def build(**changes):
 
 @pytest.fixture
 def pretrained(tmp_path, make_bootmae):
-    """A BootMAE run's file, and its encoder's weights."""
+    """A checkpoint of a BootMAE run, and the weights of its encoder."""
     model = make_bootmae(backbone=dict(arch=ARCH)).float()
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'run.pth')
     return tmp_path / 'run.pth', model.backbone.state_dict()
@@ -57,16 +57,16 @@ def test_new_parts_may_be_absent(pretrained):
     path, encoder = pretrained
     model = build(**TAPS, **NEW)
     fresh = {key: value.clone() for key, value in model.state_dict().items()}
-    verdict = load_encoder(model, path)
+    report = load_encoder(model, path)
     state = model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in encoder.items() if not key.startswith('norm.'))
     assert all(torch.equal(state[key], fresh[key]) for key in state if key not in encoder)
-    assert set(verdict.new) == set(state) - set(encoder)
-    assert str(verdict) == (
+    assert set(report.new) == set(state) - set(encoder)
+    assert str(report) == (
         f'loaded {len(encoder) - 2}/{len(encoder) - 2} encoder tensors of {path} [BootMAE run (online)], '
         'new (layer scale, relative positions, pyramid: not in the file): '
         f'blocks.*.gamma_1, blocks.*.gamma_2, blocks.*.{TABLE}, pyramid.*, '
-        f'not used: norm.bias, norm.weight, sha256 {verdict.hash}'
+        f'not used: norm.bias, norm.weight, sha256 {report.hash}'
     )
 
 
@@ -120,39 +120,39 @@ def test_families():
 def test_positions_are_interpolated_and_the_verdict_says_so(pretrained):
     path, encoder = pretrained
     model = build(img_size=(48, 64))
-    verdict = load_encoder(model, path)
+    report = load_encoder(model, path)
     assert torch.equal(model.pos_embed, resize_positions(encoder['pos_embed'], (4, 4), (6, 8)))
-    assert verdict.resized == ['pos_embed from 4x4 to 6x8']
-    assert ', interpolated: pos_embed from 4x4 to 6x8, not used: ' in str(verdict)
+    assert report.resized == ['pos_embed from 4x4 to 6x8']
+    assert ', interpolated: pos_embed from 4x4 to 6x8, not used: ' in str(report)
 
 
 def test_nothing_is_interpolated_without_need(pretrained):
-    verdict = load_encoder(build(), pretrained[0])
-    assert verdict.resized == []
-    assert 'interpolated:' not in str(verdict)
+    report = load_encoder(build(), pretrained[0])
+    assert report.resized == []
+    assert 'interpolated:' not in str(report)
 
 
 def test_tables_are_interpolated(authors):
     path = authors()
     model = build(img_size=(48, 64), patch_size=16, **TAPS, **NEW, window_size=3, global_blocks=(1, 3))
-    verdict = load_encoder(model, path)
+    report = load_encoder(model, path)
     stored = torch.load(path)['state_dict']
     for index, grid in enumerate(((3, 3), (3, 4), (3, 3), (3, 4))):
         table = resize_bias_table(stored[f'backbone.blocks.{index}.{TABLE}'], (2, 2), grid)
         assert torch.equal(model.state_dict()[f'blocks.{index}.{TABLE}'], table)
-    assert sorted(verdict.resized) == [
+    assert sorted(report.resized) == [
         'pos_embed from 2x2 to 3x4',
         'relative_position_bias_table from 2x2 to 3x3',
         'relative_position_bias_table from 2x2 to 3x4',
     ]
-    assert verdict.new == []
+    assert report.new == []
 
 
 def test_a_recorded_grid_is_believed(tmp_path, pretrained):
-    """2 x 8 patches are as many as 4 x 4: the size that our runs record tells them apart; else they are a square."""
+    """2 x 8 patches are as many as 4 x 4. The recorded size decides; without one the grid is a square."""
     path, encoder = pretrained
-    verdict = load_encoder(build(img_size=(16, 64)), path)
-    assert verdict.resized == ['pos_embed from 4x4 to 2x8']
+    report = load_encoder(build(img_size=(16, 64)), path)
+    assert report.resized == ['pos_embed from 4x4 to 2x8']
     content = torch.load(path) | dict(meta=dict(bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[16, 64])))
     torch.save(content, tmp_path / 'recorded.pth')
     model = build(img_size=(16, 64))
@@ -186,18 +186,18 @@ def test_authors_segmentation_file_is_known(authors):
 def test_authors_segmentation_file_loads_whole(authors):
     path = authors()
     model = build(img_size=32, patch_size=16, **TAPS, **NEW)
-    verdict = load_encoder(model, path)
-    assert (verdict.new, verdict.unused, verdict.resized) == ([], [], [])
-    assert verdict.loaded == len(model.state_dict())
+    report = load_encoder(model, path)
+    assert (report.new, report.unused, report.resized) == ([], [], [])
+    assert report.loaded == len(model.state_dict())
     stored = torch.load(path)['state_dict']
     assert torch.equal(model.pyramid.up4[1].running_var, stored['backbone.fpn1.1.running_var'])
 
 
 def test_its_pyramid_is_not_used_by_another(authors):
     model = build(img_size=32, patch_size=16, **NEW, pyramid=dict(type='SimplePyramid', out_channels=8))
-    verdict = load_encoder(model, authors())
-    assert verdict.unused == ['pyramid.up2', 'pyramid.up4']
-    assert families(verdict.new) == ['pyramid.*']
+    report = load_encoder(model, authors())
+    assert report.unused == ['pyramid.up2', 'pyramid.up4']
+    assert families(report.new) == ['pyramid.*']
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_its_pyramid_is_not_used_by_another(authors):
     [
         (
             {'backbone.blocks.0.attn.relative_position_index': torch.zeros(5, 5, dtype=torch.long)},
-            'orders the relative positions otherwise',
+            'orders relative positions differently',
         ),
         ({f'backbone.blocks.0.{TABLE}': torch.zeros(9, 4)}, 'does not fit its table'),
         ({'backbone.rel_pos_bias.table': torch.zeros(3)}, r"unknown weights \['backbone.rel_pos_bias.table'\]"),
@@ -298,7 +298,7 @@ def test_init_weights_loads(pretrained, library, make, scope):
             if not key.startswith(('norm.', 'pos_embed'))
         )
         assert torch.equal(state['pos_embed'], resize_positions(encoder['pos_embed'], (4, 4), (6, 6)))
-    assert model.backbone.verdict.resized == ['pos_embed from 4x4 to 6x6']
+    assert model.backbone.load_report.resized == ['pos_embed from 4x4 to 6x6']
     assert {float(value) for key in state if 'gamma' in key for value in state[key]} == {1.0}
     assert {float(state[key].abs().max()) for key in state if key.endswith(TABLE)} == {0.0}
 
@@ -335,7 +335,7 @@ def test_init_option_takes_a_downstream_config(pretrained):
 
 
 def test_starting_weights():
-    """The blocks start as in pretraining, the pyramid as torch starts its convolutions."""
+    """The blocks are initialized as in pretraining, the pyramid as torch initializes convolutions."""
     model = build(**TAPS, **NEW)
     before = {name: value.clone() for name, value in model.pyramid.named_parameters()}
     model.init_weights()

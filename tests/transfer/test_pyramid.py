@@ -26,7 +26,7 @@ def make(randomize):
 
 
 def doubled(x, conv):
-    """A 2 x 2 transposed convolution of stride 2: each place becomes a square of four, by four matrices."""
+    """A 2 x 2 transposed convolution of stride 2: four matrices turn each position into a square of four."""
     b, _, rows, columns = x.shape
     out = x.new_zeros(b, conv.out_channels, 2 * rows, 2 * columns)
     for i in range(2):

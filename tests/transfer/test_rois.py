@@ -1,4 +1,4 @@
-"""Proposals keep their rank and boxes their place under bfloat16."""
+"""Proposals keep their rank and boxes their position under bfloat16."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ BOXES = torch.tensor([[0, 1003.3, 997.9, 1050.4, 1043.6], [0, 517.2, 1021.4, 837
 
 @pytest.fixture
 def levels():
-    """Two levels of an image of 1344 x 1344 pixels: the coordinates of each place, in units of 1/100 of the image."""
+    """Two levels of an image of 1344 x 1344 pixels that hold coordinates, in units of 1/100 of the image."""
     maps = []
     for stride in SETTINGS['featmap_strides']:
         place = torch.arange(1344 // stride) * stride / 13.44
@@ -41,7 +41,7 @@ def test_bfloat16_maps_are_pooled_at_the_right_place(levels):
 
 
 def test_mmdets_alone_still_fails_or_moves_the_boxes(levels):
-    """With mmcv's compiled ops the one, without them the other. When this fails, configs can do without ExactRoIs."""
+    """mmcv's compiled ops raise an error; without them boxes move. When this fails, ExactRoIs is not needed anymore."""
     low = [level.bfloat16() for level in levels]
     try:
         theirs = SingleRoIExtractor(**SETTINGS)(low, BOXES)
@@ -60,7 +60,7 @@ def test_gradients_reach_the_maps(levels):
 
 @pytest.fixture
 def propose():
-    """``propose(head, scores)``: scores (K, ) of the proposals that a head makes of logits (h, w), best first."""
+    """``propose(head, scores)``: scores (K,) of the proposals that a head makes of logits (h, w), best first."""
     init_default_scope('mmdet')
     nms = ConfigDict(nms_pre=1000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
 
@@ -80,7 +80,7 @@ def propose():
 
 
 def test_proposals_of_bfloat16_logits_are_ranked_exactly(propose):
-    """Logits 6.00, 6.03, ...: bfloat16 can tell them apart, but none of their sigmoids."""
+    """Logits 6.00, 6.03, ... differ in bfloat16, but their sigmoids do not."""
     logits = (6 + torch.arange(64) / 32).view(8, 8)
     assert torch.equal(logits.bfloat16().float(), logits)
     assert len(logits.bfloat16().sigmoid().unique()) < 3

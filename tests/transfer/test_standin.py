@@ -1,4 +1,4 @@
-"""Mask R-CNN with mmcv's compiled ops and with the stand-in from torchvision: the same training and the same result."""
+"""Mask R-CNN gives the same losses and results with mmcv's compiled ops and with the stand-in from torchvision."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ needs_both = pytest.mark.skipif(not hasattr(COMPILED, '__file__'), reason='mmcv 
 
 
 class Counting:
-    """The ops of a module, and how often each was called."""
+    """The ops of a module, and the number of calls of each."""
 
     def __init__(self, module):
         self.module, self.calls = module, Counter()

@@ -39,7 +39,7 @@ def make(make_vit):
 
 
 def test_attention_on_a_grid_by_loops():
-    """Queries are scaled for the content and not for the positions; the tables are shared by the heads."""
+    """Queries are scaled in the content term but not in the position terms; all heads share the tables."""
     (h, w), heads, width = (2, 3), 2, 4
     q, k, v = (random(1, h * w, heads * width, seed=seed) for seed in range(3))
     rows, columns = random(h, h, width, seed=3), random(w, w, width, seed=4)
@@ -67,7 +67,7 @@ def test_offsets_by_hand():
 
 
 def test_no_matrix_of_all_pairs_is_needed(make):
-    """Forward and backward work with the fused kernel alone, which takes no bias of its own."""
+    """Forward and backward need only the fused kernel, which does not take a bias."""
     model = make(pyramid=PYRAMID).float().train()
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         sum(level.square().mean() for level in model(random(1, 3, 40, 56).float())).backward()
@@ -87,7 +87,7 @@ def test_tiles_are_put_back(grid, side):
 
 
 def test_windows_see_their_padding_and_no_other_window(make):
-    """What a window's padding does: its keys are zero and its values are the bias, so that outputs are drawn to it."""
+    """Padding takes part in a window: its keys are zero and its values are the bias."""
     model = make(global_blocks=(3,), out_indices=(0, 3))
     before = model.maps(random(1, 3, 32, 32))[0]
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_tables_start_as_nothing_and_have_a_head_s_width():
         (dict(class_token=True), "relative_positions='decomposed' with class_token=True: True is for a model with"),
         (dict(relative_positions=True), 'relative_positions=True with class_token=False'),
         (dict(relative_positions='beit'), r"relative_positions='beit': use one of \(False, True, 'decomposed'\)"),
-        (dict(input_size=50), r'image size \(50, 50\) is no multiple of the patch size'),
+        (dict(input_size=50), r'image size \(50, 50\) is not a multiple of the patch size'),
         (dict(window_size=None), 'without window_size'),
     ],
 )
@@ -199,10 +199,10 @@ def of_sizes(sizes, **changes):
 def test_detectron2_file_loads_whole(detectron2):
     path, sizes, stored = detectron2()
     model = of_sizes(sizes)
-    verdict = load_encoder(model, path)
-    assert (verdict.kind, verdict.new, verdict.unused, verdict.resized) == ('detectron2 ViTDet', [], [], [])
-    assert verdict.loaded == verdict.wanted == len(model.state_dict())
-    assert verdict.loaded == sum(key.startswith('backbone.') for key in stored) + sizes['depth']  # split biases
+    report = load_encoder(model, path)
+    assert (report.kind, report.new, report.unused, report.resized) == ('detectron2 ViTDet', [], [], [])
+    assert report.loaded == report.wanted == len(model.state_dict())
+    assert report.loaded == sum(key.startswith('backbone.') for key in stored) + sizes['depth']  # split biases
     assert torch.equal(model.blocks[0].attn.rel_pos_w, stored['backbone.net.blocks.0.attn.rel_pos_w'])
     assert torch.equal(model.pyramid.levels[3][4].norm.bias, stored['backbone.simfp_4.2.norm.bias'])
     encoder = find_encoder(torch.load(path))
@@ -213,8 +213,8 @@ def test_detectron2_file_loads_whole(detectron2):
 def test_its_tables_are_resized_and_the_verdict_says_so(detectron2):
     path, sizes, stored = detectron2()
     model = of_sizes(sizes, input_size=(16, 48))  # 2 x 6 patches for 4 x 4
-    verdict = load_encoder(model, path)
-    assert verdict.resized == ['rel_pos_h from 4 to 2', 'rel_pos_w from 4 to 6']
+    report = load_encoder(model, path)
+    assert report.resized == ['rel_pos_h from 4 to 2', 'rel_pos_w from 4 to 6']
     last = sizes['depth'] - 1
     table = stored[f'backbone.net.blocks.{last}.attn.rel_pos_w']
     assert torch.equal(model.blocks[last].attn.rel_pos_w, resize_offsets(table, 6))
@@ -236,13 +236,13 @@ def test_a_damaged_file_is_refused(detectron2, changes, message):
 
 
 def test_a_pretrained_encoder_loads_without_its_class_token(tmp_path, make_bootmae, make):
-    """Tables and pyramid are new, and the report names the class token among what is not used."""
+    """Tables and pyramid are new, and the report lists the class token as not used."""
     pretrained = make_bootmae(backbone=dict(arch=VITDET['arch'])).float()
     torch.save(dict(state_dict=pretrained.state_dict()), tmp_path / 'run.pth')
     model = make(pyramid=PYRAMID)
-    verdict = load_encoder(model, tmp_path / 'run.pth')
-    assert verdict.unused == ['cls_token', 'norm.bias', 'norm.weight']
-    assert verdict.parts == ['relative positions', 'pyramid']
+    report = load_encoder(model, tmp_path / 'run.pth')
+    assert report.unused == ['cls_token', 'norm.bias', 'norm.weight']
+    assert report.parts == ['relative positions', 'pyramid']
     assert torch.equal(model.pos_embed.float(), pretrained.backbone.pos_embed)
 
 
@@ -257,7 +257,7 @@ def test_export(detectron2, tmp_path):
     path = detectron2()[0]
     line = convert(path, 'safetensors', tmp_path / 'whole.safetensors')
     assert '[detectron2 ViTDet, sha256 ' in line
-    verdict = load_encoder(of_sizes(detectron2()[1]), tmp_path / 'whole.safetensors')
-    assert (verdict.new, verdict.unused) == ([], [])
+    report = load_encoder(of_sizes(detectron2()[1]), tmp_path / 'whole.safetensors')
+    assert (report.new, report.unused) == ([], [])
     with pytest.raises(ValueError, match='timm has no place for blocks.0.attn.rel_pos_h'):
         convert(path, 'timm', tmp_path / 'timm.safetensors')

@@ -152,7 +152,7 @@ def test_other_size(save_run, config):
 
 def test_config_must_be_known_and_right(save_run, tmp_path):
     path, state = save_run(BOOT)
-    with pytest.raises(ValueError, match="is no checkpoint of this config's MAE"):
+    with pytest.raises(ValueError, match="is not a checkpoint of this config's MAE"):
         load_decoder(path, MAE)
     torch.save(dict(state_dict=state, meta=dict(bootmae=FACTS[BOOT] | dict(config='configs/gone.py'))), path)
     with pytest.raises(ValueError, match='does not record a config that exists here: give --config'):

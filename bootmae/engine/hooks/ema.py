@@ -33,7 +33,7 @@ class BootMAEHook(Hook):
         if peak < 0:
             raise ValueError(f'BootMAEHook peak={peak}: give a weight of the feature loss of at least 0')
         self.ema, self.ramp, self.peak, self.total_epochs = ema, ramp, peak, total_epochs
-        self.decay = None
+        self.decay: float | None = None
 
     def before_train_epoch(self, runner: Runner) -> None:
         weight = self.peak * feature_weight(runner.epoch, self.total_epochs or runner.max_epochs, self.ramp)

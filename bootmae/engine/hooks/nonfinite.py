@@ -128,7 +128,8 @@ class NonFiniteHook(Hook):
         self.patience = patience
         self.row: list[int] = []  # iterations of the current bad steps in a row
         self.checkpoint: str | None = None  # the newest one before the first of them
-        self.current, self.pending = Step(), None
+        self.current = Step()
+        self.pending: Step | None = None
         self.statistics: list[torch.Tensor] = []
         self.buffers: dict[str, torch.Tensor] = {}
         self.saved: list[torch.Tensor] = []

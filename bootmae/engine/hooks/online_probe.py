@@ -214,7 +214,7 @@ class OnlineProbeHook(Hook):
 
         reference, query = (shared_features(extract, images) for images in (self.reference, self.query))
         self.classifier.cpu()
-        scores = [None]
+        scores: list[dict[str, float] | None] = [None]
         if dist.is_main_process():  # the others wait in broadcast_object_list
             scores[0] = {
                 task: knn_accuracy(reference, query, self.k) if task == 'knn' else linear_accuracy(reference, query)

@@ -83,5 +83,5 @@ def peak_memory() -> float:
 
 def initial_weights(model: nn.Module) -> dict[str, str]:
     """Return file name, kind and hash of the encoder that a downstream model started from; empty without one."""
-    verdict = getattr(model.backbone, 'verdict', None)
-    return {} if verdict is None else dict(init=portable(verdict.path), init_kind=verdict.kind, init_hash=verdict.hash)
+    report = getattr(model.backbone, 'load_report', None)
+    return {} if report is None else dict(init=portable(report.path), init_kind=report.kind, init_hash=report.hash)

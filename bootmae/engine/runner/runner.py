@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from ...checkpoints import check_resumable, load_run, read_checkpoint
-from ...checkpoints.resume import Found, check_facts, check_optimizer, choose
+from ...checkpoints.resume import Found, check_facts, check_optimizer, choose_checkpoint
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
 from ...config.weights import follow_statistics
@@ -107,11 +107,11 @@ class SuiteRunner(Runner):
 
     def _agree_on_newest(self) -> str | None:
         """Return the newest complete checkpoint that rank 0 sees, since shared folders may update late elsewhere."""
-        answer = [None, None]  # path, error
+        answer: list[str | None] = [None, None]  # path, error
         if is_main_process():
             remove_stale(checkpoint_folder(self))
             try:
-                self.found = choose(checkpoint_folder(self), self.logger.warning)
+                self.found = choose_checkpoint(checkpoint_folder(self), self.logger.warning)
                 answer[0] = None if self.found.path is None else str(self.found.path)
             except ValueError as error:
                 answer[1] = str(error)

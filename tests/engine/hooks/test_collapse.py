@@ -18,11 +18,11 @@ def normalized(*shape: int) -> torch.Tensor:
     return F.layer_norm(torch.randn(*shape, dtype=torch.float64), shape[-1:])
 
 
-def test_the_target_is_that_of_the_loss(make_bootmae, draw_orders):
+def test_the_target_is_that_of_the_loss(make_bootmae, draw_ids_shuffle):
     """The normalized targets of masked patches equal the features at their positions."""
     model = make_bootmae().eval()
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
-    out = model.predict(images, draw_orders(model, 3))
+    out = model.predict(images, draw_ids_shuffle(model, 3))
     features = target_features(model, images)
     places = out.ids_masked.unsqueeze(-1).expand_as(out.targets)
     torch.testing.assert_close(features.gather(1, places), F.layer_norm(out.targets, out.targets.shape[-1:], eps=1e-6))

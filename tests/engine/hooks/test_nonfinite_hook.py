@@ -160,10 +160,10 @@ def test_a_stopped_run_continues_by_hand(tmp_path):
     assert list(dumps(tmp_path)) == [5, 6, 7]
 
 
-def test_fp32_decoder(make_bootmae, draw_orders):
+def test_fp32_decoder(make_bootmae, draw_ids_shuffle):
     """Without autocast nothing changes; with it, only the decoders are in float32."""
     plain, ours = (make_bootmae(fp32_decoder=flag).float() for flag in (False, True))
-    images, ids_shuffle, seen = torch.randn(2, 3, 32, 32), draw_orders(plain), {}
+    images, ids_shuffle, seen = torch.randn(2, 3, 32, 32), draw_ids_shuffle(plain), {}
     for name, value in plain.predict(images, ids_shuffle).__dict__.items():
         assert torch.equal(value, getattr(ours.predict(images, ids_shuffle), name))
     for kind, model in (('plain', plain), ('ours', ours)):
