@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare this implementation with numbers computed by the authors' release (golden files, .npz)."""
+"""Compare this implementation with numbers computed by the releases of BootMAE, MAE and ViTDet (.npz files)."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Compare our models with numbers computed by the authors' release.
+"""Compare our models with numbers computed by the releases of BootMAE, MAE and ViTDet.
 
 A golden file (``.npz``) holds weights, inputs and results of the release; its ``meta`` holds the model sizes. Our
 models load the weights in float64 through our key map, and every result is compared.

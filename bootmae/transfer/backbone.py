@@ -103,7 +103,7 @@ class TransferViT(PlainViT):
                 f'relative_positions={relative_positions!r} with class_token={class_token}: True is for a '
                 "model with class token, 'decomposed' for one without"
             )
-        grid = patch_grid(to_2tuple(input_size or img_size), to_2tuple(patch_size))
+        grid = patch_grid(tuple(to_2tuple(input_size or img_size)), tuple(to_2tuple(patch_size)))
         kind = {False: None, True: 'bias_grid', 'decomposed': 'offset_grid'}[relative_positions]
         super().__init__(
             **shared,
