@@ -332,7 +332,7 @@ def test_a_trained_key_bias_is_noticed(golden, monkeypatch):
         return building
 
     mutated(layers.SelfAttention, '__init__', with_key_bias)(monkeypatch)
-    with pytest.raises(ValueError, match=r'do not fit its sizes.*Missing key.*k_bias'):
+    with pytest.raises(ValueError, match=r'do not match the sizes in meta.*Missing key.*k_bias'):
         compare(golden / SQUARE)
 
 

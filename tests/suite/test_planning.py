@@ -43,7 +43,7 @@ def test_plan(tmp_path):
     lines = plan_text(cells, gpus=1).splitlines()
     assert lines[0].split() == ['cell', 'state', 'config', 'images', 'batch', 'GPU-hours']
     assert lines[1].split()[:3] == ['pretrain/mae-0', 'waiting', 'configs/pretrain/mae_debug.py']
-    assert lines[len(cells) + 1].startswith('6 cells, about 0 GPU-hours to do')
+    assert lines[len(cells) + 1].startswith('6 cells, about 0 GPU-hours left')
 
 
 def test_jobs_wait_for_their_pretraining(tmp_path):

@@ -98,7 +98,7 @@ def test_two_processes_stop_alike(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f'{dump}: rank 1 of 2, seed 0, weights {folder / "stopped_4.pth"}' in printed
     assert all(f'  {name}\n' in printed for name in files[1])
-    assert 'first module with an output that is not finite: none' in printed
+    assert 'first module whose output is not finite: none' in printed
     assert call_replay(folder / 'step_9_rank1.json') == 2
     assert capsys.readouterr().err.startswith('error: no file ')
 

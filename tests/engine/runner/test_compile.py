@@ -116,7 +116,7 @@ def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
     for key, value in runner.model.state_dict().items():
         torch.testing.assert_close(value, plain[key], rtol=1e-4, atol=1e-6, msg=key)
     log = next((tmp_path / 'compiled').glob('*/*.log')).read_text()
-    assert f'{parts} parts, compiled in the first step' in log
+    assert f'{parts} parts are compiled in the first step' in log
     assert 'compiled: the first step took ' in log
     assert 'compiled again' not in log
 

@@ -102,7 +102,7 @@ def test_other_ranks_follow_rank_0(half, monkeypatch):
     hidden.mkdir()
     shutil.move(half / 'epoch_2.pth', hidden)
     monkeypatch.setattr(runner_module, 'is_main_process', lambda: False)
-    monkeypatch.setattr(runner_module, 'choose', lambda *args: pytest.fail('rank 1 looks for itself'))
+    monkeypatch.setattr(runner_module, 'choose_checkpoint', lambda *args: pytest.fail('rank 1 looks for itself'))
     monkeypatch.setattr(runner_module, 'remove_stale', lambda *args: pytest.fail('rank 1 deletes'))
 
     def heard(answer):
