@@ -18,10 +18,7 @@ from mmengine.registry import LOOPS, MODELS
 from mmpretrain.structures import DataSample
 
 from bootmae.commands.plan import gflop_per_image, task_of
-from bootmae.config.batch import apply_batch
-from bootmae.config.load import load_config
-from bootmae.config.reader import apply_reader
-from bootmae.config.run_defaults import apply_run_defaults
+from bootmae.config.steps import training_config
 from bootmae.engine.runner.build import build_runner
 from bootmae.engine.runner.loops import EpochLoop
 from bootmae.engine.unwrap import bare_model
@@ -118,12 +115,9 @@ class TrainingRun:
         self.batch, self.compile, self.precision = batch, compile, precision
         before = m.allocated(m.default_device())
         self.folder = tempfile.TemporaryDirectory()
-        cfg = load_config(config, self._options(dict(options or {}), data))
+        cfg, _ = training_config(config, self._options(dict(options or {}), data))
         for hook in ('pictures', 'probe'):  # these hooks read their own images
             cfg.default_hooks.pop(hook, None)
-        apply_batch(cfg, gpus=1)
-        apply_reader(cfg)
-        apply_run_defaults(cfg)
         self.runner = build_runner(cfg, config, self.folder.name)
         with suppress(Paused):
             self.runner.train()

@@ -9,27 +9,13 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from test_layer_decay import BLOCK
 
 from bootmae.checkpoints.detectron2 import from_detectron2
 from bootmae.checkpoints.keys import from_authors_finetuned
 from bootmae.engine.optimizers.layer_decay import parameter_table
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
-BLOCK = {
-    'norm1.weight': False,
-    'norm1.bias': False,
-    'attn.q_bias': False,
-    'attn.v_bias': False,
-    'attn.qkv.weight': True,
-    'attn.proj.weight': True,
-    'attn.proj.bias': False,
-    'norm2.weight': False,
-    'norm2.bias': False,
-    'mlp.fc1.weight': True,
-    'mlp.fc1.bias': False,
-    'mlp.fc2.weight': True,
-    'mlp.fc2.bias': False,
-}
 OFFSETS_BLOCK = BLOCK | {'attn.rel_pos_h': True, 'attn.rel_pos_w': True}
 SEGMENTATION_BLOCK = BLOCK | {'gamma_1': False, 'gamma_2': False, 'attn.relative_position_bias_table': True}
 
