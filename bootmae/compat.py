@@ -10,6 +10,7 @@ Each work-around states its reason. The test named beside it, in tests/test_comp
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_silence_import_noise`   | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
 | `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+| `data/coco_api.py`        | onedl-mmdetection 3.5.1                 | test_mmdet_still_follows_the_file          |
 
 The original packages (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the
 same work-arounds as the maintained builds (onedl-*).
@@ -257,11 +258,15 @@ def _weigh_labeled_pixels() -> None:
     mmsegmentation 1.2.2 looks up a weight for ignored pixels too and raises IndexError, because there is no class 255.
     The patch waits until mmseg is imported, since importing it at this point would add seconds to every start.
     """
-    name = 'mmseg.models.losses.cross_entropy_loss'
+    after_import('mmseg.models.losses.cross_entropy_loss', _patch_cross_entropy)
+
+
+def after_import(name: str, then: Callable[[types.ModuleType], None]) -> None:
+    """Call ``then`` with the module ``name``: now if it is imported, else right after its import."""
     if name in sys.modules:
-        _patch_cross_entropy(sys.modules[name])
-    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport(name, _patch_cross_entropy))
+        then(sys.modules[name])
+    elif not any(isinstance(finder, _AfterImport) and finder.name == name for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport(name, then))
 
 
 class _AfterImport(MetaPathFinder):

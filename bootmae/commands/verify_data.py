@@ -1,12 +1,13 @@
 """Scan data sets before a run for files that would stop it or spoil its results."""
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,8 +18,9 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from ..config.classes import apply_class_names
 from ..config.load import load_config
-from ..data.file_checks import DUPLICATE_WITHIN, FileFinding, Job, Outcome, inspect_files
+from ..data.file_checks import DUPLICATE_WITHIN, DataFaults, FileFinding, Job, Outcome, inspect_files
 from .verify_sources import Source, sources_of_config, sources_of_path
 
 CHUNK = 16  # jobs that a process gets at a time
@@ -171,13 +173,13 @@ def verify(
     outcomes = {outcome.job: outcome for outcome in progress(scan(wanted, workers), len(wanted))}
     findings = []
     for source in sources:
-        found, labels = list(source.findings), {}
+        found, pixels, first = list(source.findings), Counter(), {}
         for job in source.jobs:
             found += outcomes[job].findings
-            for value in outcomes[job].labels:
-                labels.setdefault(value, job.mask)
-        if source.summarize and labels:
-            found += source.summarize(labels)
+            pixels.update(outcomes[job].labels)
+            first |= {value: job.mask for value in outcomes[job].labels if value not in first}
+        if source.summarize and pixels:
+            found += source.summarize(pixels, first)
         findings += [FileFinding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
     findings += duplicates(
         (source.split, [(job.image, outcomes[job].digest) for job in source.jobs]) for source in sources
@@ -243,7 +245,10 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 0:
         raise ValueError(f'--workers {args.workers}: give 0 or a number of processes')
     if args.data.endswith('.py') and not folder:
-        sources = sources_of_config(load_config(args.data, args.cfg_options), args.split)
+        cfg = load_config(args.data, args.cfg_options)
+        with contextlib.suppress(DataFaults):  # a broken annotation file is a finding, see sources_of_config
+            apply_class_names(cfg)
+        sources = sources_of_config(cfg, args.split)
     else:
         sources = sources_of_path(args.data)
     report = verify(sources, args.workers, progress_bar)

@@ -1,8 +1,8 @@
 """Data sets that ``tools/verify_data.py`` scans: those of a config, a folder, a tar or a list of images."""
 
-import json
+import functools
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +12,8 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from .. import registry  # noqa: F401
-from ..config.checks import IGNORED, class_of
-from ..data.file_checks import CLASS_ABSENT, IMAGE_UNUSED, NOT_FILES, FileFinding, Job, check_coco
+from ..data.annotated import annotated_files, explain_empty, judge_labels, kind_of
+from ..data.file_checks import NOT_FILES, DataFaults, FileFinding, Job
 from ..data.images import read_list
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
 from ..data.scan_tar import scan_tar
@@ -30,21 +30,22 @@ class Source:
         title: description of the data set for the report.
         jobs: files to read.
         findings: problems found in the annotations.
-        summarize: maps the label values found in the masks, each with the first mask that has it, to findings.
+        summarize: maps the number of pixels of each label in the masks, and a mask with each label, to findings.
     """
 
     split: str
     title: str
     jobs: list[Job]
     findings: list[FileFinding] = field(default_factory=list)
-    summarize: Callable[[dict[int, str]], list[FileFinding]] | None = None
+    summarize: Callable[[Counter, dict[int, str]], list[FileFinding]] | None = None
 
 
 def sources_of_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'test')) -> list[Source]:
     """Build the data sets of a config's loaders. A data set that two loaders share is scanned once.
 
     Raises:
-        ValueError: if the loaders have no data set. Errors raised while a data set is built are passed on.
+        ValueError: if the loaders have no data set. Errors raised while a data set is built are passed on, except for
+            faults of annotations, which become findings.
     """
     sources, seen = [], []
     for split in splits:
@@ -52,18 +53,38 @@ def sources_of_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'tes
         if not dataset_cfg or dataset_cfg in seen:
             continue
         seen.append(dataset_cfg)
-        sources += [source_of_dataset(leaf, split) for leaf in leaves(DATASETS.build(dataset_cfg))]
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+        with_masks = any('segm' in (evaluator.get('metric') or ()) for evaluator in evaluators)
+        try:
+            datasets = list(leaves(build_dataset(dataset_cfg)))
+            sources += [source_of_dataset(leaf, split, with_masks) for leaf in datasets]
+        except DataFaults as error:
+            sources.append(Source(split, f'{split}: {dataset_cfg["type"]}: not readable', [], error.findings))
     if not sources:
         raise ValueError(f'{cfg.filename} has no data set in {", ".join(f"{split}_dataloader" for split in splits)}')
     return sources
 
 
-def source_of_dataset(dataset: BaseDataset, split: str) -> Source:
+def build_dataset(dataset_cfg: dict) -> BaseDataset:
+    """Build a data set; explain the "need at least one array to concatenate" of an empty one."""
+    try:
+        return DATASETS.build(dataset_cfg)
+    except ValueError as error:
+        if 'at least one array' not in str(error):
+            raise
+        raise explain_empty(dataset_cfg) from error
+
+
+def source_of_dataset(dataset: BaseDataset, split: str, with_masks: bool = False) -> Source:
     """List the files to scan of a data set of mmpretrain, mmseg or mmdet."""
     dataset.full_init()
     name = type(dataset).__name__
-    if hasattr(dataset, 'cat_ids') and hasattr(dataset, 'COCOAPI'):
-        return _source_of_coco(dataset, split)
+    if kind := kind_of(dataset):
+        jobs, findings = annotated_files(dataset, with_masks)
+        title = f'{split}: {name}: {len(jobs):,} images of {dataset.ann_file or jobs[0].image}'
+        judge = functools.partial(judge_labels, dataset) if kind == 'masks' else None
+        return Source(split, title, jobs, findings, judge)
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     if not infos or 'img_path' not in infos[0]:
         return Source(
@@ -73,83 +94,7 @@ def source_of_dataset(dataset: BaseDataset, split: str) -> Source:
             [FileFinding(NOT_FILES, name, split=split)],
         )
     title = f'{split}: {name}: {len(infos):,} images, such as {readable(infos[0]["img_path"])}'
-    if hasattr(dataset, 'reduce_zero_label'):
-        return _source_of_masks(dataset, split, title, infos)
     return Source(split, title, [Job(info['img_path']) for info in infos])
-
-
-def allowed_labels(dataset: BaseDataset) -> frozenset[int]:
-    """Return the label values that the masks of an mmseg data set may hold."""
-    count = len(dataset.label_map or dataset.metainfo['classes'])
-    return frozenset(range(count + bool(dataset.reduce_zero_label))) | {IGNORED}
-
-
-def _source_of_masks(dataset: BaseDataset, split: str, title: str, infos: list[dict]) -> Source:
-    allowed = allowed_labels(dataset)
-    jobs = [Job(info['img_path'], info.get('seg_map_path'), allowed) for info in infos]
-    findings, folder = [], dataset.data_prefix.get('seg_map_path')
-    if not dataset.ann_file and folder and os.path.isdir(folder) and dataset._indices is None:
-        expected = {os.path.normpath(job.mask) for job in jobs if job.mask}
-        found = sorted(
-            path
-            for path in map(str, Path(folder).rglob(f'*{dataset.seg_map_suffix}'))
-            if os.path.normpath(path) not in expected
-        )
-        findings = [
-            FileFinding('mask without image', path, f'no image in {dataset.data_prefix["img_path"]}') for path in found
-        ]
-    return Source(split, title, jobs, findings, lambda labels: _judge_labels(dataset, labels))
-
-
-def _judge_labels(dataset: BaseDataset, labels: dict[int, str]) -> list[FileFinding]:
-    """Find classes that no mask has, and a ``reduce_zero_label`` that does not fit the masks."""
-    zero, classes = bool(dataset.reduce_zero_label), dataset.metainfo['classes']
-    count = len(dataset.label_map or classes)
-    present = {class_of(value, zero, dataset.label_map) for value in labels}
-    folder = dataset.data_prefix.get('seg_map_path') or type(dataset).__name__
-    findings = [FileFinding(CLASS_ABSENT, folder, name) for label, name in enumerate(classes) if label not in present]
-    if zero and set(labels) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
-        findings.append(
-            FileFinding(
-                'reduce_zero_label does not fit',
-                labels[0],
-                f'label 0 counts as unlabeled, but the '
-                f'masks hold 0..{count - 1} and never {count}: set reduce_zero_label=False, or '
-                'metainfo=dict(unlabeled=0) if 0 does mean unlabeled',
-            )
-        )
-    if not zero and count in labels and not set(labels) - set(range(count + 1)) - {IGNORED}:
-        findings.append(
-            FileFinding(
-                'reduce_zero_label does not fit',
-                labels[count],
-                f'the masks hold 0..{count}: if 0 means unlabeled, set reduce_zero_label=True',
-            )
-        )
-    return findings
-
-
-def _source_of_coco(dataset: BaseDataset, split: str) -> Source:
-    file, folder = dataset.ann_file, dataset.data_prefix['img']
-    with open(file, encoding='utf-8') as lines:
-        content = json.load(lines)
-    with_masks = any(getattr(step, 'with_mask', False) for step in dataset.pipeline.transforms)
-    jobs = [
-        Job(os.path.join(folder, image['file_name']), size=(image['height'], image['width']))
-        for image in content['images']
-    ]
-    findings = check_coco(content, file, dataset.metainfo['classes'], with_masks)
-    if dataset._indices is not None:  # the data set uses some of the file's images
-        used = {dataset.get_data_info(index)['img_path'] for index in range(len(dataset))}
-        jobs = [job for job in jobs if job.image in used]
-    listed = {os.path.normpath(os.path.join(folder, image['file_name'])) for image in content['images']}
-    present = scan_folders([folder], frozenset(EXTENSIONS)) if os.path.isdir(folder) else []
-    findings += [FileFinding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
-    title = (
-        f'{split}: {type(dataset).__name__}: {len(jobs):,} images, {len(content["annotations"]):,} annotations '
-        f'of {file}'
-    )
-    return Source(split, title, jobs, findings)
 
 
 def sources_of_path(path: str) -> list[Source]:

@@ -1,20 +1,26 @@
 """Checks before the first step: anything that would make a result silently wrong is an error."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.utils import to_2tuple
 from mmpretrain.registry import DATASETS
-from PIL import Image
 from torch import nn
 
+from ..data.annotated import REFUSED, TOO_FEW, annotated_files, judge_labels, kind_of
+from ..data.coco import read_coco
+from ..data.file_checks import CLASS_ABSENT, DataFaults, FileFinding, Job, inspect_headers, inspect_mask
 from ..data.subsets import leaves, spread
+from .classes import annotation_path, own_classes
 
 NUM_MASKS = 200  # maximum number of masks to read of a data set, evenly spaced
-IGNORED = 255
+NUM_HEADERS = 2000  # the same for the size and orientation of images, for which the beginning of a file is enough
+ANN_FILE_ADVICE = 'give it a file with annotations, or set format_only=True'
 HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head', 'roi_head')
 
 
@@ -65,116 +71,105 @@ def head_classes(model: nn.Module) -> dict[str, int]:
     }
 
 
-def check_dataset(dataset, model: nn.Module) -> None:
-    """Check the labels of a data set of mmseg or mmdet against the model; other data sets pass.
+def check_dataset(dataset, model: nn.Module, metrics: Sequence = ()) -> None:
+    """Check the annotations of a data set of mmseg or mmdet against the model; other data sets pass.
+
+    Faults that a run can live with and notes are logged, in the words of ``tools/verify_data.py``.
+
+    Args:
+        dataset: The data set, which may be wrapped.
+        model: The model.
+        metrics: Metrics of the evaluation, which may need the masks of instances.
 
     Raises:
-        ValueError: for a head with another number of classes, labels out of range, a wrong ``reduce_zero_label``, or
-            classes that the annotations do not have. The message names a file and the remedy.
-        FileNotFoundError: for an image without a mask.
+        ValueError: for a head with another number of classes, or for faults that would make a result wrong. The message
+            names a file and the remedy.
     """
     heads = head_classes(model)
     for leaf in leaves(dataset):
-        kind = 'masks' if hasattr(leaf, 'reduce_zero_label') else 'instances' if hasattr(leaf, 'cat_ids') else None
+        kind = kind_of(leaf)
         if not heads or kind is None:
             continue
-        classes = leaf.metainfo['classes']
-        if other := {name: number for name, number in heads.items() if number != len(classes)}:
-            raise ValueError(
-                f'{type(leaf).__name__} has {len(classes)} classes, but num_classes is '
-                f'{", ".join(f"{number} in {name}" for name, number in other.items())}: set '
-                f'num_classes={len(classes)} in every head'
-            )
-        (check_masks if kind == 'masks' else check_instances)(leaf, classes)
+        leaf.full_init()
+        check_classes(leaf, heads)
+        jobs, findings = annotated_files(leaf, any('segm' in getattr(metric, 'metrics', ()) for metric in metrics))
+        labels, where = check_labels(leaf, jobs) if kind == 'masks' else ([], 'annotations')
+        headers = [inspect_headers(jobs[index]) for index in spread(len(jobs), NUM_HEADERS)]
+        findings = [*findings, *labels, *(finding for outcome in headers for finding in outcome.findings)]
+        if faults := [finding for finding in findings if finding.kind in REFUSED]:
+            raise DataFaults(faults)
+        tell(leaf, findings, where)
 
 
-def _label_values(path: str) -> np.ndarray:
-    """Return the values that occur in a mask file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'no mask {path}: every image needs a mask of the same name')
-    with Image.open(path) as file:
-        mask = np.asarray(file)
-    if mask.ndim != 2:
+def check_classes(dataset, heads: dict[str, int]) -> None:
+    """Raise a ValueError for class names that are none, and for heads with another number of classes."""
+    classes, name = dataset.metainfo['classes'], type(dataset).__name__
+    if isinstance(classes, str):
         raise ValueError(
-            f'{path} has {mask.shape[-1]} channels: a mask needs one class number per pixel (gray or palette PNG)'
+            f'metainfo classes={classes!r} of {name} is one text: give a list of names; a tuple of one name needs a '
+            f'comma, ({classes!r},)'
         )
-    return np.unique(mask)
+    if len(set(classes)) != len(classes):
+        twice = next(one for one in classes if list(classes).count(one) > 1)
+        raise ValueError(f'metainfo classes of {name} has {twice!r} twice: the names must differ')
+    if other := {head: number for head, number in heads.items() if number != len(classes)}:
+        raise ValueError(
+            f'{name} has {len(classes)} classes, but num_classes is '
+            f'{", ".join(f"{number} in {head}" for head, number in other.items())}: set '
+            f'num_classes={len(classes)} in every head'
+        )
 
 
-def read_labels(dataset) -> tuple[dict[int, str], int]:
-    """Read at most ``NUM_MASKS`` masks of an mmseg data set.
+def check_labels(dataset, jobs: Sequence[Job]) -> tuple[list[FileFinding], str]:
+    """Read at most ``NUM_MASKS`` masks of an mmseg data set, or more until two classes are found.
 
     Returns:
-        The first file with each value, and the number of masks that were read.
+        Findings, those about all masks first, and what was read, in words.
     """
-    chosen, seen = spread(len(dataset), NUM_MASKS), {}
-    for index in chosen:
-        path = dataset.get_data_info(int(index))['seg_map_path']
-        for value in _label_values(path):
-            seen.setdefault(int(value), path)
-    return seen, len(chosen)
+    chosen, pixels, first, findings = spread(len(jobs), NUM_MASKS).tolist(), Counter(), {}, []
+    others = iter(sorted(set(range(len(jobs))) - set(chosen)))
+    read = 0
+    while chosen:
+        for job in (jobs[index] for index in chosen):
+            if not job.mask or not Path(job.mask).is_file():
+                continue
+            outcome = inspect_mask(job)
+            findings += outcome.findings
+            pixels.update(outcome.labels)
+            first |= {value: job.mask for value in outcome.labels if value not in first}
+        read += len(chosen)
+        judged = judge_labels(dataset, pixels, first)
+        few = any(finding.kind == TOO_FEW for finding in judged)
+        chosen = list(islice(others, NUM_MASKS)) if few else []
+    return judged + findings, 'masks' if read == len(jobs) else f'{read} masks that were read'
 
 
-def class_of(value: int, zero: bool, label_map: dict[int, int] | None) -> int:
-    """Return mmseg's class of a mask value: first apply ``reduce_zero_label`` (``zero``), then the label map."""
-    if zero:
-        value = IGNORED if value in (0, IGNORED) else value - 1
-    return (label_map or {}).get(value, value)
-
-
-def check_masks(dataset, classes: Sequence[str]) -> None:
-    """Check the class numbers in mmseg masks, see :func:`check_dataset`."""
-    zero, label_map = bool(dataset.reduce_zero_label), dataset.label_map
-    count = len(label_map or classes)  # classes in the files, of which the data set may use some
-    seen, masks = read_labels(dataset)
-    labels = {class_of(value, zero, label_map) for value in seen} - {IGNORED}
-    wrong = sorted(set(seen) - set(range(count + zero)) - {IGNORED})
-    if wrong:
-        remedy = (
-            'its files seem to count classes from 1, with 0 for unlabeled: set reduce_zero_label=True'
-            if not zero and wrong == [count]
-            else "set the data set's classes, or convert its files"
-        )
-        raise ValueError(
-            f'{seen[wrong[0]]} has the label {wrong[0]}, outside 0..{count + zero - 1} of '
-            f'{type(dataset).__name__} with {count} classes and reduce_zero_label={zero}: {remedy}'
-        )
-    if zero and set(seen) - {IGNORED} == set(range(count)) and dataset.metainfo.get('unlabeled') != 0:
-        raise ValueError(
-            f'with reduce_zero_label=True label 0 counts as unlabeled, but the masks ({seen[0]}, ...) '
-            f'hold 0..{count - 1} and never {count}, like files whose first class is 0: set '
-            'reduce_zero_label=False; or, if 0 does mean unlabeled and the last class never '
-            'occurs, give the data set metainfo=dict(unlabeled=0)'
-        )
-    _tell_absent(
-        dataset,
-        [name for label, name in enumerate(classes) if label not in labels],
-        'masks' if masks == len(dataset) else f'{masks} masks that were read',
-    )
-
-
-def check_instances(dataset, classes: Sequence[str]) -> None:
-    """Check that the annotations have every class of an mmdet data set; mmdet drops unknown classes silently."""
-    if len(dataset.cat_ids) != len(classes):
-        known = [category['name'] for category in dataset.COCOAPI(dataset.ann_file).dataset['categories']]
-        absent = [name for name in classes if name not in known]
-        raise ValueError(
-            f'{dataset.ann_file} has no categories {absent[:5]}: it has {known[:10]}'
-            f'{" ..." if len(known) > 10 else ""}. Give the data set metainfo=dict(classes=...) with the '
-            'names of the file'
-        )
-    found = {label for index in range(len(dataset)) for label in _labels_of(dataset, index)}
-    _tell_absent(dataset, [name for label, name in enumerate(classes) if label not in found], 'annotations')
-
-
-def _labels_of(dataset, index: int) -> list[int]:
-    return [instance['bbox_label'] for instance in dataset.get_data_info(index)['instances']]
+def tell(dataset, findings: Sequence[FileFinding], where: str) -> None:
+    """Log findings, one line for each kind."""
+    kinds: dict[str, list[FileFinding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    name = type(dataset).__name__
+    for kind, group in kinds.items():
+        if kind == CLASS_ABSENT:
+            names = ', '.join(finding.detail for finding in group[:8]) + (', ...' if len(group) > 8 else '')
+            text = f'{name}: {len(group)} of its classes do not occur in its {where}: {names}'
+        else:
+            first, fault = group[0], group[0].fault
+            detail = f': {first.detail}' if first.detail else ''
+            more = ' ...' if len(group) > 1 else ''
+            text = f'{name}: {"FAULT" if fault else "note"}: {kind}: {len(group):,}: {first.path}{detail}{more}'
+        print_log(text, logger='current', level=logging.WARNING if group[0].fault else logging.INFO)
 
 
 def check_metric(metric, dataset) -> None:
     """Raise a ValueError if the COCO metric would count images outside the data set as missed."""
     truth = getattr(metric, '_coco_api', None)
-    if truth is None or getattr(metric, 'takes_parts', False):
+    if truth is None:
+        return
+    if not truth.anns and not metric.format_only:
+        raise ValueError(f"the evaluator's ann_file has no annotations, so nothing can be evaluated: {ANN_FILE_ADVICE}")
+    if getattr(metric, 'takes_parts', False):
         return
     asked, given = (
         set(truth.get_img_ids()),
@@ -188,23 +183,16 @@ def check_metric(metric, dataset) -> None:
         )
 
 
-def _tell_absent(dataset, absent: list[str], where: str) -> None:
-    if absent:
-        names = ', '.join(absent[:8]) + (', ...' if len(absent) > 8 else '')
-        print_log(
-            f'{type(dataset).__name__}: {len(absent)} of its classes do not occur in its {where}: {names}',
-            logger='current',
-        )
-
-
 def check_data(dataset: dict) -> None:
-    """Check the image folders of a data set config, without listing images.
+    """Check the image folders of a data set config, without listing images, and the structure of COCO files.
 
     Raises:
-        FileNotFoundError: if a folder does not exist, see :class:`ImageFiles`.
-        ValueError: for wrong arguments of :class:`ImageFiles`.
+        FileNotFoundError: if a folder or an annotation file does not exist, see :class:`ImageFiles`.
+        ValueError: for wrong arguments of :class:`ImageFiles`, or a COCO file of another structure.
     """
     for leaf in leaves(dataset):
+        if own_classes(leaf) is not None:
+            read_coco(annotation_path(leaf))
         if leaf.get('type') == 'ImageFiles':
             DATASETS.build(dict(leaf, pipeline=[], lazy_init=True))
 

@@ -4,6 +4,7 @@ from mmengine.config import Config
 
 from .batch import Batch, apply_batch
 from .checks import check_data, check_sizes
+from .classes import apply_class_names
 from .load import load_config
 from .reader import apply_reader
 from .run_defaults import apply_run_defaults
@@ -26,6 +27,7 @@ def training_config(
     """
     cfg = load_config(path, options)  # the file, changed by --cfg-options
     batch = apply_batch(cfg, gpus, scale_lr)  # the recipe's global batch on this number of GPUs
+    apply_class_names(cfg)  # names of the classes of own COCO files
     check_training(cfg)  # data folders and image sizes
     if init:
         apply_init(cfg, init, source)  # start weights of the backbone
@@ -39,6 +41,7 @@ def training_config(
 def evaluation_config(path: str, checkpoint: str, options: dict | None = None, tta: bool = False) -> Config:
     """Build the config of a test; ``tools/test.py`` explains the arguments."""
     cfg = load_config(path, options)
+    apply_class_names(cfg)
     check_data(cfg.test_dataloader.dataset)
     if tta:
         apply_tta(cfg)

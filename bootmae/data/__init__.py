@@ -4,4 +4,6 @@ from .. import compat
 
 compat.apply()
 
-from . import device, embedded, images, masks, reading, sampler, samples, scenes, tar  # noqa: E402, F401
+from . import coco_api, device, embedded, images, masks, reading, sampler, samples, scenes, tar  # noqa: E402, F401
+
+coco_api.install()

@@ -1,4 +1,4 @@
-"""Checks of single files: images, segmentation masks and COCO annotations.
+"""Checks of single files: images and segmentation masks.
 
 A fault would stop a run or corrupt it. A note is about a file that is read correctly but unusual. Images are decoded as
 in training (OpenCV, with the EXIF orientation applied), and with Pillow, which detects truncated files.
@@ -7,27 +7,35 @@ in training (OpenCV, with the EXIF orientation applied), and with Pillow, which 
 import contextlib
 import hashlib
 import io
-import math
 import os
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from .coco_shapes import by
 from .jpeg import END, START, is_whole
 from .tar import is_tar_path, read_tar_path, readable
 
+IGNORED = 255  # label of pixels that are neither learnt nor evaluated
 TINY = 16  # pixels on the shorter side, the size of a patch
 HUGE = 100_000_000  # pixels
 READABLE = 2**30  # pixels, the limit of OpenCV
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = range(2, 9)  # values of that tag that rotate or mirror an image
-TOLERANCE = 1.0  # pixels by which boxes and polygons may exceed their image, since published sets round
+TRANSPOSED = 5  # from this value on, width and height change places
+ORIENTED = 'EXIF orientation of an annotated image'
+OTHER_SIZE, MASK_SIZE = 'size differs from the annotation', 'mask of another size'
+MISSING_MASK, MASK_CHANNELS, LABEL_OUTSIDE = FAULTS_OF_MASKS = (
+    'missing mask',
+    'mask with several channels',
+    'label outside the classes',
+)
 
 # kinds of findings that are notes and not faults
 CMYK, SIXTEEN_BIT, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
@@ -38,11 +46,19 @@ CMYK, SIXTEEN_BIT, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
     f'huge (above {HUGE // 10**6} megapixels)',
     'JPEG with extraneous bytes',
 )
-CLASS_ABSENT, DUPLICATE_WITHIN, IMAGE_UNUSED, NOT_FILES = NOTES_OF_SETS = (
+CLASS_ABSENT, DUPLICATE_WITHIN, IMAGE_UNUSED, NOT_FILES, COMPLETED, LEFT_OUT, OTHER_CATEGORIES = NOTES_OF_SETS = (
     'class absent',
     'duplicate within a split',
     'image not in the annotation file',
     'not image files',
+    'keys that the annotations lack',
+    'left out by the loader',
+    'categories that are not classes',
+)
+TURN_ADVICE = (
+    'the image is turned on reading, but its annotation seems to be made on the stored pixels. If so, remove the tag '
+    "(exiftool -Orientation= FILE) or set color_type='color_ignore_orientation' in LoadImageFromFile; if not, store "
+    'the turned pixels (ImageOps.exif_transpose of Pillow)'
 )
 NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS)
 
@@ -61,6 +77,16 @@ class FileFinding:
         return self.kind not in NOTES
 
 
+class DataFaults(ValueError):
+    """Faults that no run may start with. The message is the first one."""
+
+    def __init__(self, findings: Sequence[FileFinding]) -> None:
+        first, others = findings[0], len(findings) - 1
+        more = f' ({others:,} more fault{"s" if others > 1 else ""}: see tools/verify_data.py)' if others else ''
+        super().__init__(f'{first.path}: {first.kind}: {first.detail}{more}')
+        self.findings = list(findings)
+
+
 @dataclass(frozen=True)
 class Job:
     """Files to check together.
@@ -70,22 +96,28 @@ class Job:
         mask: Path of its segmentation mask, if it has one.
         allowed: Label values that may occur in the mask.
         size: (height, width) of the image according to the annotations.
+        turned: Whether the image is turned on reading as its EXIF orientation says.
     """
 
     image: str
     mask: str | None = None
     allowed: frozenset[int] | None = None
     size: tuple[int, int] | None = None
+    turned: bool = True
+
+    @property
+    def annotated(self) -> bool:
+        return self.size is not None or self.mask is not None
 
 
 @dataclass
 class Outcome:
-    """Result of a job: findings, a hash of the image file (None if missing or empty), and the labels of the mask."""
+    """Result of a job: findings, a hash of the image file (None if missing or empty), the mask's pixels by label."""
 
     job: Job
     findings: list[FileFinding] = field(default_factory=list)
     digest: bytes | None = None
-    labels: tuple[int, ...] = ()
+    labels: dict[int, int] = field(default_factory=dict)
 
     def add(self, kind: str, path: str, detail: str) -> None:
         """Add a finding."""
@@ -95,16 +127,86 @@ class Outcome:
 def inspect_files(job: Job) -> Outcome:
     """Check the files of a job."""
     outcome = Outcome(job)
-    size = None
+    image = mask = None
     if data := _read(job.image, 'image', outcome):
         outcome.digest = hashlib.blake2b(data, digest_size=16).digest()
-        size = check_image(readable(job.image), data, outcome)
-    if size and job.size and size != job.size:
-        detail = f'the file is {_by(size)}, the annotation says {_by(job.size)}'
-        outcome.add('size differs from the annotation', readable(job.image), detail)
-    if job.mask and (data := _read(job.mask, 'mask', outcome, f'of {job.image}')):
-        outcome.labels = check_mask(job.mask, data, size, job.allowed, outcome)
+        image = check_image(readable(job.image), data, outcome)
+    if job.mask and (data := _read(job.mask, 'mask', outcome, missing_mask(job))):
+        mask = check_mask(job.mask, data, job.allowed, outcome)
+    if image:
+        _compare(job, image, mask, outcome)
     return outcome
+
+
+def inspect_headers(job: Job) -> Outcome:
+    """Compare an image with its annotation as :func:`inspect_files` does, but read only the beginning of its files.
+
+    Files that cannot be read have no finding.
+    """
+    outcome = Outcome(job)
+    image = None if is_tar_path(job.image) else _read_header(job.image)
+    mask = job.mask and _read_header(job.mask)
+    if job.mask and not os.path.isfile(job.mask):
+        outcome.add(MISSING_MASK, job.mask, missing_mask(job))
+    if image:
+        _compare(job, image, mask and (mask.height, mask.width), outcome)
+    return outcome
+
+
+def inspect_mask(job: Job) -> Outcome:
+    """Check the values of a mask alone, as :func:`inspect_files` does."""
+    outcome = Outcome(job)
+    if data := _read(job.mask, 'mask', outcome, missing_mask(job)):
+        check_mask(job.mask, data, job.allowed, outcome)
+    return outcome
+
+
+def missing_mask(job: Job) -> str:
+    """Say of which image a mask is missing, and name a file that differs from it in upper and lower case alone."""
+    folder, name = os.path.split(job.mask)
+    try:
+        alike = [other for other in os.listdir(folder) if other.lower() == name.lower()]
+    except OSError:
+        alike = []
+    advice = f'there is {alike[0]}: rename it, or set seg_map_suffix' if alike else 'every image needs one of its name'
+    return f'of {job.image}; {advice}'
+
+
+class Shape(NamedTuple):
+    """What the header of an image says: its size as stored, and its EXIF orientation."""
+
+    height: int
+    width: int
+    orientation: int
+
+
+def _read_header(path: str) -> Shape | None:
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter('ignore')  # about unusual metadata
+            return Shape(image.height, image.width, image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a decoder may raise anything
+        return None
+
+
+def _compare(job: Job, image: Shape, mask: tuple[int, int] | None, outcome: Outcome) -> None:
+    """Compare the size and the orientation of an image with its annotation or the size of its mask."""
+    path, stored, size = readable(job.image), (image.height, image.width), (image.height, image.width)
+    if image.orientation in TURNED and job.turned:
+        size = stored[::-1] if image.orientation >= TRANSPOSED else stored
+        annotated = job.size or mask
+        detail = f'orientation {image.orientation}, stored as {by(stored)}'
+        if not job.annotated:
+            outcome.add(EXIF_TURNED, path, detail)
+        elif annotated and size == annotated != stored:
+            outcome.add(EXIF_TURNED, path, f'{detail}; the annotation has the size of the turned image')
+        else:
+            outcome.add(ORIENTED, path, f'{detail}: {TURN_ADVICE}')
+            return
+    if job.size and size != job.size:
+        outcome.add(OTHER_SIZE, path, f'the file is {by(size)}, the annotation says {by(job.size)}')
+    if mask and mask != size:
+        outcome.add(MASK_SIZE, job.mask, f'{by(mask)}, its image is {by(size)}')
 
 
 def _read(path: str, what: str, outcome: Outcome, detail: str = '') -> bytes | None:
@@ -127,8 +229,8 @@ def _read(path: str, what: str, outcome: Outcome, detail: str = '') -> bytes | N
     return None
 
 
-def check_image(path: str, data: bytes, outcome: Outcome) -> tuple[int, int] | None:
-    """Check an image and add to the findings; return its (height, width) in training, None if it is unreadable."""
+def check_image(path: str, data: bytes, outcome: Outcome) -> Shape | None:
+    """Check an image and add to the findings; return its size and orientation, None if it is unreadable."""
     image = _decode_with_pillow(path, data, outcome)
     if image is None:
         return None
@@ -147,13 +249,11 @@ def check_image(path: str, data: bytes, outcome: Outcome) -> tuple[int, int] | N
         outcome.add(CMYK, path, 'converted to RGB on reading')
     if mode.startswith(('I', 'F')) or _is_16_bit_png(data):
         outcome.add(SIXTEEN_BIT, path, 'reduced to 8 bits on reading')
-    if turned in TURNED:
-        outcome.add(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}')
     if min(width, height) < TINY:
-        outcome.add(SMALL, path, f'{_by((height, width))} pixels')
+        outcome.add(SMALL, path, f'{by((height, width))} pixels')
     if width * height > HUGE:
-        outcome.add(LARGE, path, f'{_by((height, width))} pixels')
-    return decoded.shape[0], decoded.shape[1]
+        outcome.add(LARGE, path, f'{by((height, width))} pixels')
+    return Shape(height, width, turned)
 
 
 def _decode_with_pillow(path: str, data: bytes, outcome: Outcome) -> tuple[int, int, str, int] | None:
@@ -162,7 +262,7 @@ def _decode_with_pillow(path: str, data: bytes, outcome: Outcome) -> tuple[int, 
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             width, height, mode = *image.size, image.mode
             if width * height > READABLE:
-                outcome.add('too large', path, f'{_by((height, width))} pixels, OpenCV reads at most 2**30')
+                outcome.add('too large', path, f'{by((height, width))} pixels, OpenCV reads at most 2**30')
                 return None
             image.draft(mode, (1, 1))  # decodes a JPEG at an eighth of its size, three times faster, to its end
             image.load()
@@ -211,29 +311,26 @@ def _is_16_bit_png(data: bytes) -> bool:
     return data.startswith(b'\x89PNG') and data[24:25] == b'\x10'
 
 
-def check_mask(
-    path: str, data: bytes, size: tuple[int, int] | None, allowed: frozenset[int] | None, outcome: Outcome
-) -> tuple[int, ...]:
-    """Return the label values of a mask; add findings for another size, several channels, or other labels."""
+def check_mask(path: str, data: bytes, allowed: frozenset[int] | None, outcome: Outcome) -> tuple[int, int] | None:
+    """Count the pixels of each label in a mask and add to the findings; return its size, or None."""
     try:
         with _strict_pillow(), Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(image)
     except Exception as error:  # a decoder may raise anything
         outcome.add('unreadable mask', path, f'{error}' or type(error).__name__)
-        return ()
+        return None
     if mask.ndim != 2:
-        detail = f'{mask.shape[-1]} channels: a mask holds one class number per pixel (gray or palette PNG)'
-        outcome.add('mask with several channels', path, detail)
-        return ()
-    if size and mask.shape != size:
-        outcome.add('mask of another size', path, f'{_by(mask.shape)}, its image is {_by(size)}')
-    values, counts = _count(mask)
-    if allowed is not None:
-        wrong = {int(value): int(count) for value, count in zip(values, counts) if int(value) not in allowed}
-        if wrong:
-            shown = ', '.join(f'{value} ({count} pixels)' for value, count in list(wrong.items())[:5])
-            outcome.add('label outside the classes', path, shown + (', ...' if len(wrong) > 5 else ''))
-    return tuple(int(value) for value in values)
+        detail = f'{mask.shape[-1]} channels: a mask needs one class number per pixel (gray or palette PNG)'
+        outcome.add(MASK_CHANNELS, path, detail)
+        return None
+    outcome.labels = {int(value): int(count) for value, count in zip(*_count(mask))}
+    wrong = {} if allowed is None else {value: n for value, n in outcome.labels.items() if value not in allowed}
+    if wrong:
+        shown = ', '.join(f'{value} ({count} pixels)' for value, count in list(wrong.items())[:5])
+        more, last = ', ...' if len(wrong) > 5 else '', max(allowed - {IGNORED})
+        detail = f'{shown}{more}: the data set has 0..{last}: set its classes, or convert its files'
+        outcome.add(LABEL_OUTSIDE, path, detail)
+    return mask.shape
 
 
 def _count(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -242,109 +339,3 @@ def _count(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.unique(mask, return_counts=True)
     counts = np.bincount(mask.ravel(), minlength=256)  # faster than numpy.unique, which sorts
     return np.flatnonzero(counts), counts[counts > 0]
-
-
-def _by(size: Sequence[int]) -> str:
-    """Format a size (height, width) as width x height."""
-    return f'{size[1]} x {size[0]}'
-
-
-# --- COCO ---
-
-
-def check_coco(content: dict, file: str, classes: Sequence[str], with_masks: bool) -> list[FileFinding]:
-    """Check a COCO annotation file without its images.
-
-    Args:
-        content: Content of the file.
-        file: Path of the file.
-        classes: Classes of the data set. Those without instances are noted.
-        with_masks: Whether each annotation needs a mask.
-    """
-    findings, used = [], Counter()
-    names = {category['id']: category['name'] for category in content['categories']}
-    images = {image['id']: image for image in content['images']}
-    for what, entries in (('image', content['images']), ('annotation', content['annotations'])):
-        for number, count in Counter(entry['id'] for entry in entries).items():
-            if count > 1:
-                findings.append(FileFinding('id not unique', file, f'{what} {number} occurs {count} times'))
-    for annotation in content['annotations']:
-        where = f'annotation {annotation["id"]}'
-        used[names.get(annotation['category_id'])] += 1
-        if annotation['category_id'] not in names:
-            findings.append(FileFinding('unknown category', file, f'{where}: category {annotation["category_id"]}'))
-        image = images.get(annotation['image_id'])
-        if image is None:
-            findings.append(FileFinding('annotation without image', file, f'{where}: image {annotation["image_id"]}'))
-            continue
-        where += f' of {image["file_name"]}'
-        size = image['height'], image['width']
-        for kind, detail in (
-            _fault_of_box(annotation.get('bbox'), size),
-            _fault_of_mask(annotation.get('segmentation'), size, with_masks),
-        ):
-            if kind:
-                findings.append(FileFinding(kind, file, f'{where}: {detail}'))
-    unknown = [name for name in classes if name not in names.values()]
-    findings += [FileFinding('class unknown to the annotation file', file, name) for name in unknown]
-    findings += [FileFinding(CLASS_ABSENT, file, name) for name in classes if name not in unknown and not used[name]]
-    return findings
-
-
-def _fault_of_box(box: Sequence[float] | None, size: tuple[int, int]) -> tuple[str, str]:
-    """Check a box (x, y, width, height); return kind and detail of a fault, or two empty strings."""
-    if box is None or len(box) != 4 or not all(math.isfinite(number) for number in box):
-        return 'box invalid', f'{box}'
-    x, y, width, height = box
-    if width <= 0 or height <= 0:
-        return 'box empty', f'{width} x {height} pixels'
-    if min(x, y) < -TOLERANCE or x + width > size[1] + TOLERANCE or y + height > size[0] + TOLERANCE:
-        return 'box outside its image', f'x {x:g} to {x + width:g}, y {y:g} to {y + height:g} of {_by(size)}'
-    return '', ''
-
-
-def _fault_of_mask(mask, size: tuple[int, int], needed: bool) -> tuple[str, str]:
-    """Check a mask, polygons or a run-length code, like :func:`_fault_of_box`."""
-    if not mask:
-        return ('annotation without mask', 'no segmentation') if needed else ('', '')
-    if isinstance(mask, dict):
-        if tuple(mask.get('size', ())) != size:
-            return 'mask invalid', f'run lengths of size {mask.get("size")}, the image is {list(size)} (height, width)'
-        return _fault_of_runs(mask['counts'], size)
-    for polygon in mask:
-        if len(polygon) < 6 or len(polygon) % 2 or not all(math.isfinite(number) for number in polygon):
-            return 'mask invalid', f'polygon of {len(polygon)} numbers: at least 6, an even number, and finite'
-        x, y = polygon[::2], polygon[1::2]
-        if min(*x, *y) < -TOLERANCE or max(x) > size[1] + TOLERANCE or max(y) > size[0] + TOLERANCE:
-            return 'mask outside its image', (f'x {min(x):g} to {max(x):g}, y {min(y):g} to {max(y):g} of {_by(size)}')
-    return '', ''
-
-
-def _fault_of_runs(counts, size: tuple[int, int]) -> tuple[str, str]:
-    pixels, runs = size[0] * size[1], counts
-    if isinstance(counts, (str, bytes)):
-        runs = _decode_runs(counts if isinstance(counts, bytes) else counts.encode())
-    if any(run < 0 for run in runs) or sum(runs) != pixels:
-        return 'mask invalid', f'run lengths add up to {sum(runs)} of {pixels} pixels'
-    if not sum(runs[1::2]):
-        return 'mask empty', 'no pixel is set'
-    return '', ''
-
-
-def _decode_runs(code: bytes) -> list[int]:
-    """Decode the compressed run lengths of COCO; pycocotools crashes on invalid ones.
-
-    Each character holds 5 bits of a number. From the fourth on, numbers are relative to the last but one.
-    """
-    runs, value, shift = [], 0, 0
-    for character in code:
-        bits = character - 48
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs

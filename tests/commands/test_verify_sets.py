@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from PIL import Image
 
 from bootmae.commands import verify_data
 from bootmae.commands.verify_data import duplicates, scan, write_list
-from bootmae.commands.verify_sources import allowed_labels, sources_of_config, sources_of_path
+from bootmae.commands.verify_sources import sources_of_config, sources_of_path
 from bootmae.config import checks as guards
+from bootmae.data.annotated import allowed_labels
 from bootmae.data.file_checks import CLASS_ABSENT
 from bootmae.data.images import ImageFiles
 
 CLASSES = ('sky', 'road', 'tree')
+SEGMENTOR = SimpleNamespace(named_modules=lambda: [('decode_head', SimpleNamespace(num_classes=3))])
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (40, 32)) -> Path:
@@ -205,9 +208,9 @@ def test_faults_of_masks_are_found_in_all_of_them(make_seg, tmp_path, monkeypatc
     (tmp_path / 'masks/2.png').unlink()
     Image.new('L', (16, 16)).save(tmp_path / 'masks/extra.png')
     assert kinds(scanned(cfg)) == [
+        ('train', 'missing mask', '2.png'),
         ('train', 'mask without image', 'extra.png'),
         ('train', 'label outside the classes', '1.png'),
-        ('train', 'missing mask', '2.png'),
         ('train', 'label outside the classes', '3.png'),
         ('train', 'class absent', 'masks'),
     ]
@@ -236,10 +239,10 @@ def test_allowed_labels_are_those_of_the_guards(make_seg, zero, label_map):
 
     accepted = set()
     for value in range(8):
-        dataset = DATASETS.build(make_seg([1, 2, value], zero=zero).train_dataloader.dataset)
+        dataset = DATASETS.build(make_seg([0 + zero, 2 + zero, value], zero=zero).train_dataloader.dataset)
         dataset.label_map, dataset._metainfo['unlabeled'] = label_map, 0
         with contextlib.suppress(ValueError):
-            guards.check_masks(dataset, CLASSES)
+            guards.check_dataset(dataset, SEGMENTOR)
             accepted.add(value)
     assert allowed_labels(dataset) == accepted | {255}
     assert max(accepted) == 2 + zero + bool(label_map)
@@ -287,6 +290,7 @@ def test_coco(tmp_path):
         ('train', 'size differs from the annotation', '1.jpg'),
         ('train', 'missing image', '2.jpg'),
         ('train', 'class absent', 'a.json'),
+        ('train', 'left out by the loader', 'a.json'),
         ('train', 'image not in the annotation file', 'unused.jpg'),
     ]
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=dataset))))

@@ -22,11 +22,14 @@ from ...checkpoints.resume import Found, check_facts, check_optimizer, choose_ch
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
 from ...config.weights import follow_statistics
+from ...data.annotated import explain_empty
+from ...data.coco import forget_files
 from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
 from ..hooks.checkpoint import checkpoint_folder
 from ..hooks.class_results import ClassResultsHook, has_class_results
 from ..hooks.compile import CompileHook
+from ..hooks.results import NoResultHook
 from ..unwrap import bare_model
 from .compile import compile_model, compile_settings
 from .elastic import config_rates, fit_processes
@@ -175,12 +178,7 @@ class SuiteRunner(Runner):
         except ValueError as error:
             if 'at least one array' not in str(error):
                 raise
-            dataset = dataloader['dataset']
-            dataset = dataset.get('dataset', dataset)  # SeededSamples wraps the data set
-            raise ValueError(
-                f'{dataset["type"]} found no image: check its data_root={dataset.get("data_root")!r}, '
-                f'data_prefix, {"img_suffix" if "ann_file" not in dataset else "ann_file"} and filter_cfg'
-            ) from error
+            raise explain_empty(dataloader['dataset']) from error
 
     def build_train_loop(self, loop):
         return self._checked(super().build_train_loop(loop))
@@ -193,10 +191,13 @@ class SuiteRunner(Runner):
 
     def _checked(self, loop):
         """Return the loop after checking that its data set, metrics and model fit together."""
-        check_dataset(loop.dataloader.dataset, bare_model(self))
         metrics = loop.evaluator.metrics if hasattr(loop, 'evaluator') else ()
+        check_dataset(loop.dataloader.dataset, bare_model(self), metrics)
         for metric in metrics:
             check_metric(metric, loop.dataloader.dataset)
+        forget_files()
+        if metrics and not any(isinstance(hook, NoResultHook) for hook in self.hooks):
+            self.register_hook(NoResultHook())
         if has_class_results(metrics) and not any(isinstance(hook, ClassResultsHook) for hook in self.hooks):
             self.register_hook(ClassResultsHook())
         return loop

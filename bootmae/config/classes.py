@@ -1,0 +1,105 @@
+"""Class names of all loaders: the same ones in the same order, if need be those of the training annotations."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+
+from ..data.coco import read_coco
+from ..data.subsets import leaves
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def apply_class_names(cfg: Config) -> None:
+    """Let all loaders number the classes alike.
+
+    mmdet gives its CocoDataset the 80 classes of COCO unless ``metainfo`` names others, and then finds no instance of
+    own classes. Data sets without ``metainfo`` get the names of the training data: those of its ``metainfo``, or the
+    categories of its file in their order. They keep the classes of their type if the file has no other names and a head
+    has their number.
+
+    Changes ``metainfo`` of data sets.
+
+    Raises:
+        FileNotFoundError: if an annotation file is missing.
+        ValueError: if the structure of a file is wrong, two data sets have other classes, or there is no training file
+            to take names from.
+    """
+    parts = [(loader, part) for loader in LOADERS for part in leaves((cfg.get(loader) or {}).get('dataset') or {})]
+    named = [(loader, part, part['metainfo']['classes']) for loader, part in parts if has_names(part)]
+    for loader, _, names in named[1:]:
+        first, _, expected = named[0]
+        if not isinstance(names, str) and not isinstance(expected, str) and list(names) != list(expected):
+            raise ValueError(
+                f'{loader} has metainfo classes={tuple(names)[:8]} and {first} {tuple(expected)[:8]}: labels are '
+                'positions in this list, so give both the same one'
+            )
+    unnamed = [(loader, part) for loader, part in parts if not has_names(part) and own_classes(part) is not None]
+    if not unnamed:
+        return
+    if named and named[0][0] == LOADERS[0]:
+        names, where = named[0][2], 'metainfo of train_dataloader'
+    else:
+        names, where = names_of_file(unnamed, head_numbers(cfg.get('model') or {}))
+    if names is None:
+        return
+    shown = names if isinstance(names, str) else ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
+    print_log(f'class names of data sets without metainfo=dict(classes=...): {shown} ({where})', logger='current')
+    for _, part in unnamed:
+        part['metainfo'] = dict(part.get('metainfo') or {}, classes=names)
+
+
+def has_names(part: dict) -> bool:
+    """Whether the config of a data set names its classes."""
+    return 'classes' in (part.get('metainfo') or {})
+
+
+def names_of_file(unnamed: list[tuple[str, dict]], heads: Iterator[int]) -> tuple[tuple[str, ...] | None, str]:
+    """Return the categories of the training file and where they are from; None to keep the classes of the type."""
+    loader, part = unnamed[0]
+    absent = loader == LOADERS[0] and not os.path.isfile(annotation_path(part))
+    if absent and unnamed[-1][0] != loader:  # a test somewhere else
+        loader, part = unnamed[-1]
+    path, own = annotation_path(part), own_classes(part)
+    names = tuple(read_coco(path).names)
+    if set(names) == set(own) or (set(names) < set(own) and len(own) in heads):
+        return None, ''
+    if loader != LOADERS[0]:
+        raise ValueError(
+            f'{path} has categories that are not classes of {part["type"]}, {", ".join(names[:8])}, and there is no '
+            'training file to take the order of the names from: give every data set metainfo=dict(classes=...) as in '
+            'training'
+        )
+    return names, f'the categories of {path}'
+
+
+def own_classes(part: dict) -> tuple[str, ...] | None:
+    """Return the classes that the type of a COCO data set brings along; None for other data, or files elsewhere."""
+    file = part.get('ann_file')
+    if not file or '://' in str(file) or part.get('backend_args'):
+        return None
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(part['type']) if isinstance(part['type'], str) else part['type']
+    api = getattr(kind, 'COCOAPI', None)
+    return tuple(kind.METAINFO.get('classes', ())) if getattr(api, '__name__', '') == 'COCO' else None
+
+
+def annotation_path(part: dict) -> str:
+    """Return the path of a data set's annotation file, joined as mmengine does."""
+    return os.path.join(part.get('data_root') or '', part['ann_file'])
+
+
+def head_numbers(node: Any) -> Iterator[int]:
+    """Yield each ``num_classes`` of a model's config."""
+    if isinstance(node, dict):
+        if isinstance(node.get('num_classes'), int):
+            yield node['num_classes']
+        node = node.values()
+    elif not isinstance(node, list | tuple):
+        return
+    for child in node:
+        yield from head_numbers(child)
