@@ -146,7 +146,7 @@ forget_files = _read.cache_clear
 
 def _faults_of_schema(path: str, data: bytes, error: ValidationError) -> Iterator[FileFinding]:
     """Yield one finding for each section, key and kind of error, with its first entry and the number of entries."""
-    groups: dict[tuple, list[dict]] = {}
+    groups: dict[tuple, list] = {}
     for one in error.errors(include_url=False):
         place = one['loc']
         groups.setdefault((*place[:1], *place[2:3], one['type']), []).append(one)

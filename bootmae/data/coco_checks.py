@@ -72,7 +72,7 @@ def _names(file: CocoFile, classes: Sequence[str], training: bool) -> Iterator[F
 
 def _plain(name: str) -> str:
     """Return a name without case, blanks, punctuation and the ending of a plural."""
-    return ''.join(filter(str.isalnum, name.casefold())).removesuffix('s')
+    return ''.join(filter(str.isalnum, str(name).casefold())).removesuffix('s')
 
 
 def reason_to_leave_out(annotation: dict, image: dict) -> str | None:

@@ -145,11 +145,11 @@ def inspect_headers(job: Job) -> Outcome:
     """
     outcome = Outcome(job)
     image = None if is_tar_path(job.image) else _read_header(job.image)
-    mask = job.mask and _read_header(job.mask)
+    mask = _read_header(job.mask) if job.mask else None
     if job.mask and not os.path.isfile(job.mask):
         outcome.add(MISSING_MASK, job.mask, missing_mask(job))
     if image:
-        _compare(job, image, mask and (mask.height, mask.width), outcome)
+        _compare(job, image, (mask.height, mask.width) if mask else None, outcome)
     return outcome
 
 

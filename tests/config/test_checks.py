@@ -16,7 +16,7 @@ from bootmae.commands.plan import build_on_meta
 from bootmae.config import checks
 from bootmae.config.checks import check_dataset, check_sizes, head_classes
 from bootmae.config.load import load_config
-from bootmae.data.annotated import class_of
+from bootmae.data.annotated import class_of, explain_empty
 from bootmae.data.subsets import leaves
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -253,6 +253,88 @@ def test_wrapped_data_sets_are_checked(make_masks):
         assert list(leaves(wrapped)) == inner
         with pytest.raises(ValueError, match='bad/masks/0.png: label outside the classes: 8'):
             check_dataset(wrapped, SEGMENTOR)
+
+
+def test_a_data_set_of_one_class_is_refused(make_masks):
+    """Its mIoU would be 100. Other masks than those of the sample are read before it is said."""
+    for zero, values in ((False, [0, 255]), (False, [1]), (True, [0, 2]), (False, [255])):
+        dataset = make_masks(values, values, zero=zero, folder=f'{zero}{values}')
+        with pytest.raises(ValueError, match=r'masks: fewer than two classes: only .* of 3 classes occurs'):
+            check_dataset(dataset, SEGMENTOR)
+    with pytest.raises(ValueError, match='255 is ignored in training and evaluation; .* with the numbers 0..2'):
+        check_dataset(make_masks([0, 255], folder='binary'), SEGMENTOR)
+
+
+def test_one_class_in_the_sample_is_not_one_class(make_masks, told, monkeypatch):
+    monkeypatch.setattr(checks, 'NUM_MASKS', 2)
+    check_dataset(make_masks(*[[0]] * 6, [1], [0]), SEGMENTOR)
+    assert told == ['BaseSegDataset: 1 of its classes do not occur in its masks: tree']
+
+
+def test_a_foreground_that_is_mostly_ignored(make_masks):
+    values = [0, 0, 0, 0, 1, 255, 255]
+    message = r'masks: most of the foreground is ignored: 67% of the pixels that are not 0 hold 255: .*sparse_labels='
+    with pytest.raises(ValueError, match=message):
+        check_dataset(make_masks(values), SEGMENTOR)
+    stated = dict(classes=CLASSES, sparse_labels=True)
+    check_dataset(make_masks(values, folder='stated', metainfo=stated), SEGMENTOR)
+    check_dataset(make_masks([0, 1, 1, 255, 255], folder='half'), SEGMENTOR)
+
+
+def test_masks_of_another_size(make_masks, tmp_path):
+    dataset = make_masks([0, 1, 2], [0, 1])
+    Image.new('RGB', (3, 2)).save(tmp_path / 'a/images/1.jpg')
+    with pytest.raises(ValueError, match=r'masks/1.png: mask of another size: 2 x 2, its image is 3 x 2'):
+        check_dataset(dataset, SEGMENTOR)
+
+
+@pytest.mark.parametrize(
+    'file, message',
+    [
+        (
+            'images/1.JPG',
+            "1.JPG: image with another suffix: not read, since img_suffix='.jpg': give all images one suffix",
+        ),
+        ('images/1.jpeg', 'images/1.jpeg: image with another suffix'),
+        ('images/1.png', 'images/1.png: image with another suffix'),
+        ('masks/1.PNG', 'masks/1.png: missing mask: of .*1.jpg; there is 1.PNG: rename it, or set seg_map_suffix'),
+    ],
+)
+def test_suffixes(make_masks, tmp_path, file, message):
+    """Images of another suffix are left out by mmseg."""
+    first = make_masks([0, 1, 2], [0, 1])
+    check_dataset(first, SEGMENTOR)
+    before = next(path for path in (tmp_path / 'a' / file).parent.iterdir() if path.stem == '1')
+    before.rename(tmp_path / 'a' / file)
+    (tmp_path / 'a' / 'images' / 'preview.png').write_bytes(b'')  # without a mask: not an image of the data set
+    with pytest.raises(ValueError, match=message):
+        check_dataset(MMSEG_DATASETS.build(settings_of(first)), SEGMENTOR)
+
+
+def test_all_images_in_another_case(make_masks, tmp_path):
+    """Then no image is found at all."""
+    dataset = make_masks([0, 1, 2])
+    (tmp_path / 'a/images/0.jpg').rename(tmp_path / 'a/images/0.JPG')
+    with pytest.raises(ValueError, match=r"0.JPG: image with another suffix: not read, since img_suffix='.jpg'"):
+        raise explain_empty(settings_of(dataset) | dict(type='mmseg.BaseSegDataset'))
+
+
+def settings_of(dataset) -> dict:
+    return dict(
+        type='BaseSegDataset',
+        data_root=dataset.data_root,
+        pipeline=[],
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=CLASSES),
+    )
+
+
+def test_names_that_are_one_text_or_not_unique(make_masks):
+    dataset = make_masks([0, 1, 2])
+    for classes, message in (('sky', r"is one text: .* a comma, \('sky',\)"), (('a', 'b', 'a'), "has 'a' twice")):
+        dataset._metainfo['classes'] = classes
+        with pytest.raises(ValueError, match=message):
+            check_dataset(dataset, SEGMENTOR)
 
 
 # --- heads ---

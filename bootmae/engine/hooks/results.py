@@ -16,7 +16,7 @@ MAIN = ('bbox_mAP', 'segm_mAP', 'mIoU')  # a run without these has no result
 class NoResultHook(Hook):
     """Takes metrics without a value out of the results, and raises an error if a main metric has none."""
 
-    priority = 'VERY_HIGH'  # before loggers and the choice of the best checkpoint
+    priority = 'HIGHEST'  # before RuntimeInfoHook, from which loggers take their values
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         drop_missing(metrics)
