@@ -107,7 +107,9 @@ def _left_out(file: CocoFile, classes: Sequence[str], training: bool) -> Iterato
         if name in reasons:
             reasons[name][reason_to_leave_out(annotation, images[annotation['image_id']])] += 1
     for name, found in reasons.items():
-        if found and not found[None]:
+        if found and found[CROWD] == found.total():  # on purpose, or most of the file is
+            yield FileFinding(CLASS_ABSENT, file.path, f'{name}: all of its {found.total():,} annotations are crowds')
+        elif found and not found[None]:
             yield FileFinding(CLASS_LEFT_OUT, file.path, f'{name}: {_counted(found)}: {_advice(found)}')
     found = sum(reasons.values(), Counter())
     if 2 * found[None] < found.total():
