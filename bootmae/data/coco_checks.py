@@ -67,7 +67,11 @@ def _names(file: CocoFile, classes: Sequence[str], training: bool) -> Iterator[F
             yield FileFinding(CLASS_ABSENT, file.path, name)
     if number := sum(used[name] for name in others):
         shown = ', '.join([name for name in others if used[name]][:8])
-        yield FileFinding(OTHER_CATEGORIES, file.path, f'{number:,} annotations are not used: {shown}')
+        yield FileFinding(
+            OTHER_CATEGORIES,
+            file.path,
+            f'{shown}: annotations that are not used: {number:,} of {len(file.annotations):,}',
+        )
 
 
 def _plain(name: str) -> str:

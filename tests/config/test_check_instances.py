@@ -91,6 +91,14 @@ def test_a_metric_over_other_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match='has 1 images and the data set 3, 1 of them in common'):
         check_metric(metric(coco_file(tmp_path / 'b.json', images=1)), coco(path))
     check_metric(metric(path, 'SubsetCocoMetric'), coco(path, indices=2))
+    content = json.loads(path.read_text())
+    content['images'][1]['file_name'] = 'train/7.jpg'
+    (tmp_path / 'other.json').write_text(json.dumps(content))
+    for kind in ('CocoMetric', 'SubsetCocoMetric'):
+        with pytest.raises(
+            ValueError, match="image 2 is train/7.jpg in the evaluator's ann_file and .*1.jpg in the data"
+        ):
+            check_metric(metric(tmp_path / 'other.json', kind), coco(path))
     check_metric(MMDET_METRICS.build(dict(type='mmseg.IoUMetric')), coco(path, indices=2))
 
 

@@ -319,6 +319,12 @@ def test_all_images_in_another_case(make_masks, tmp_path):
         raise explain_empty(settings_of(dataset) | dict(type='mmseg.BaseSegDataset'))
 
 
+def test_a_test_without_masks_passes(make_masks, told):
+    dataset = make_masks([0, 1, 2], data_prefix=dict(img_path='images'))
+    check_dataset(dataset, SEGMENTOR)
+    assert told == []
+
+
 def settings_of(dataset) -> dict:
     return dict(
         type='BaseSegDataset',

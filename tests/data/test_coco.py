@@ -214,7 +214,7 @@ def test_classes_of_an_annotation_file(check):
     assert check(content_of(dict()), ['cat', 'cow'], training=False) == [
         ('class absent', 'cow: not among the categories')
     ]
-    others = ('categories that are not classes', '1 annotations are not used: dog')
+    others = ('categories that are not classes', 'dog: annotations that are not used: 1 of 3')
     assert check(content_of(*SOUND), ['cat']) == [others]
     assert check(content_of(*SOUND), ['cat', 'Dogs'], training=False) == [
         (unknown, f"'Dogs'; it has 'dog': {advice}"),

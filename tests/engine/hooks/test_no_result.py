@@ -34,7 +34,9 @@ def test_metrics_without_a_value_are_left_out(monkeypatch):
 @pytest.mark.parametrize('name, value', [('coco/bbox_mAP', -1.0), ('coco/segm_mAP', -1), ('mIoU', NAN)])
 @pytest.mark.parametrize('event', ['after_val_epoch', 'after_test_epoch'])
 def test_a_run_without_its_main_metric_ends(name, value, event):
-    with pytest.raises(ValueError, match=f'{name} cannot be computed: .* check ann_file, the class names and the masks'):
+    with pytest.raises(
+        ValueError, match=f'{name} cannot be computed: .* check ann_file, the class names and the masks'
+    ):
         getattr(NoResultHook(), event)(None, {'aAcc': 1.0, name: value})
 
 
