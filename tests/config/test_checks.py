@@ -319,6 +319,22 @@ def test_all_images_in_another_case(make_masks, tmp_path):
         raise explain_empty(settings_of(dataset) | dict(type='mmseg.BaseSegDataset'))
 
 
+def test_stored_pixels_can_be_asked_for(make_masks, tmp_path, told):
+    """The remedy in the message about an orientation works: the image is read as its mask was made."""
+    dataset = make_masks([0, 1, 2])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.RandomState(0).randint(0, 255, (2, 3, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'a/images/0.jpg', exif=exif, quality=100, subsampling=0)
+    with pytest.raises(ValueError, match='EXIF orientation of an annotated image: orientation 6, stored as 3 x 2'):
+        check_dataset(dataset, SEGMENTOR)
+    load = dict(type='LoadImageFromFile', color_type='color_ignore_orientation')
+    stored = MMSEG_DATASETS.build(settings_of(dataset) | dict(pipeline=[load]))
+    check_dataset(stored, SEGMENTOR)
+    assert np.abs(stored[0]['img'][..., ::-1].astype(int) - pixels).max() < 12
+    assert told == []
+
+
 def test_a_test_without_masks_passes(make_masks, told):
     dataset = make_masks([0, 1, 2], data_prefix=dict(img_path='images'))
     check_dataset(dataset, SEGMENTOR)
