@@ -1,6 +1,7 @@
 """All work-arounds for the OpenMMLab stack. `bootmae/registry.py` calls `apply()` before it imports anything else.
 
-Each work-around states its reason. The test named beside it, in tests/test_compat*.py or for data/ in tests/data, fails once it can go:
+Each work-around states its reason. The test named beside it, in tests/test_compat*.py or tests/data, fails once it can
+go:
 
 | work-around               | needed for                              | remove it when this test fails             |
 |---------------------------|-----------------------------------------|--------------------------------------------|
