@@ -89,7 +89,9 @@ def test_validation_data_is_checked_before_training(short, steps, tmp_path):
     DATASETS.build(load_config(SEG, short).val_dataloader.dataset)
     mask = tmp_path / 'broken' / 'annotations' / 'validation' / '000001.png'
     Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 200)).save(mask)
-    with pytest.raises(ValueError, match=r'000001.png has the label 200, outside 0..\d+ of DigitSceneMasks'):
+    with pytest.raises(
+        ValueError, match=r'000001.png: label outside the classes: 200 .13824 pixels.: the data set'
+    ):
         train(str(SEG), None, short)
     assert not steps
 
@@ -119,6 +121,9 @@ def test_a_data_set_without_images_says_so(short, scenes):
         metainfo=dict(classes=('a',)),
         data_prefix=dict(img_path='images', seg_map_path='annotations'),
     )
+    with pytest.raises(ValueError, match=r"000001.jpg: image with another suffix: not read, since img_suffix='.jpeg'"):
+        train(str(SEG), None, short | {'train_dataloader.dataset': found})
+    found['data_prefix']['seg_map_path'] = 'images'
     with pytest.raises(ValueError, match=r'BaseSegDataset found no image: .*data_root=.*scenes., .*img_suffix'):
         train(str(SEG), None, short | {'train_dataloader.dataset': found})
     with pytest.raises(ValueError, match='other'):
