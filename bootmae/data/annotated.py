@@ -101,11 +101,15 @@ def _jobs_of_instances(dataset: Any, file: CocoFile) -> list[Job]:
 def _unused_images(dataset: Any, file: CocoFile) -> list[FileFinding]:
     folder = dataset.data_prefix['img']
     listed = {os.path.normpath(os.path.join(folder, image['file_name'])) for image in file.images}
+    return [FileFinding(IMAGE_UNUSED, path) for path in _images_below(folder) if os.path.normpath(path) not in listed]
+
+
+def _images_below(folder: str) -> list[str]:
+    """Return the images below a folder; none if it does not exist or holds other files."""
     try:
-        present = scan_folders([folder], frozenset(EXTENSIONS)) if os.path.isdir(folder) else []
-    except FileNotFoundError:  # the images are missing, which is another finding
-        present = []
-    return [FileFinding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
+        return sorted(scan_folders([folder], frozenset(EXTENSIONS))) if os.path.isdir(folder) else []
+    except FileNotFoundError:
+        return []
 
 
 def explain_empty(dataset_cfg: dict) -> ValueError:
@@ -152,11 +156,11 @@ def _jobs_of_masks(dataset: Any) -> list[Job]:
 def _other_suffixes(dataset: Any) -> Iterator[FileFinding]:
     """Find images that mmseg leaves out: the suffix differs in upper and lower case, or a mask of their name exists."""
     folder, masks = dataset.data_prefix.get('img_path'), dataset.data_prefix.get('seg_map_path')
-    if (dataset.ann_file and not os.path.isdir(dataset.ann_file)) or not folder or not os.path.isdir(folder):
+    if (dataset.ann_file and not os.path.isdir(dataset.ann_file)) or not folder:
         return
     suffix, mask_suffix = dataset.img_suffix, dataset.seg_map_suffix
     together = masks and os.path.realpath(masks).startswith(os.path.realpath(folder))
-    for path in sorted(scan_folders([folder], frozenset(EXTENSIONS))):
+    for path in _images_below(folder):
         name = os.path.basename(path)
         if path.endswith(suffix) or name.startswith('.'):
             continue

@@ -335,6 +335,14 @@ def test_stored_pixels_can_be_asked_for(make_masks, tmp_path, told):
     assert told == []
 
 
+def test_images_of_an_own_format_pass(make_masks, tmp_path, told):
+    """A pipeline may read files that are no images for us."""
+    dataset = make_masks([0, 1, 2])
+    (tmp_path / 'a/images/0.jpg').rename(tmp_path / 'a/images/0.npy')
+    check_dataset(MMSEG_DATASETS.build(settings_of(dataset) | dict(img_suffix='.npy')), SEGMENTOR)
+    assert told == []
+
+
 def test_a_test_without_masks_passes(make_masks, told):
     dataset = make_masks([0, 1, 2], data_prefix=dict(img_path='images'))
     check_dataset(dataset, SEGMENTOR)

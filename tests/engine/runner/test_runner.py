@@ -89,9 +89,7 @@ def test_validation_data_is_checked_before_training(short, steps, tmp_path):
     DATASETS.build(load_config(SEG, short).val_dataloader.dataset)
     mask = tmp_path / 'broken' / 'annotations' / 'validation' / '000001.png'
     Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 200)).save(mask)
-    with pytest.raises(
-        ValueError, match=r'000001.png: label outside the classes: 200 .13824 pixels.: the data set'
-    ):
+    with pytest.raises(ValueError, match=r'000001.png: label outside the classes: 200 .13824 pixels.: the data set'):
         train(str(SEG), None, short)
     assert not steps
 
