@@ -1,7 +1,6 @@
 """Export for other programs: their weight names, and our facts (input statistics, size, heads, hash) in ``meta``."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from .keys import (
     to_timm,
 )
 from .load import tensors_hash
+from .plain import POOLED, UNPOOLED, check_complete
 from .read import read_checkpoint
 from .targets import check_fits
 from .write import check_target, write_checkpoint
@@ -32,31 +32,6 @@ WHY = dict(
     pixel_decoder='pretraining only',
     feature_decoder='pretraining only',
 )
-EMBEDDING = ('cls_token', 'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias')
-BLOCK = (
-    'attn.qkv.weight',
-    'attn.q_bias',
-    'attn.v_bias',
-    *(
-        f'{part}.{kind}'
-        for part in ('norm1', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
-        for kind in ('weight', 'bias')
-    ),
-)
-POOLED, UNPOOLED = ('fc_norm.',), ('norm.',)
-TRANSFER = ('gamma_1', 'gamma_2', 'attn.relative_position_bias_table', 'attn.rel_pos_h', 'attn.rel_pos_w')
-REASONS = {  # what a name of another ViT stands for
-    r'\.ls\d\.|gamma|layer_scale|lambda': 'layer scale',
-    r'reg_token|register': 'register tokens',
-    r'[qk]_norm': 'norms of queries and keys',
-    r'norm_pre|pre_norm|pre_ln|pre_layernorm': 'a norm before the blocks',
-    r'dist_token|distillation': 'a distillation token',
-    r'w12|w3|fc1_[gx]|up_proj|weights_in': 'a gated MLP (SwiGLU)',
-    r'rope|rotary|rel_pos|relative_position': 'relative positions',
-    r'cls_token$': 'a class token',
-    r'attn\.[qv]_bias$': 'biases of the attention',
-    r'pos_embed$': 'absolute positions',
-}
 
 
 @dataclass
@@ -105,33 +80,6 @@ def export(content: dict, to: str, source: str = 'online') -> Export:
     if any(key in content for key in TRAINING_STATE):
         out.left_out['training state'] = 'not needed to use the weights'
     return out
-
-
-def check_complete(encoder: Encoder) -> None:
-    """Raise a ValueError if the encoder lacks a tensor of our ViT of its depth, or has one that ours has not."""
-    without = 'cls_token' if any('.rel_pos_' in key for key in encoder.state) else None  # ViTDet has none
-    wanted = [
-        *(key for key in EMBEDDING if key != without),
-        *(f'blocks.{index}.{name}' for index in range(encoder.depth) for name in BLOCK),
-    ]
-    known = {*wanted, *(f'blocks.{index}.{name}' for index in range(encoder.depth) for name in TRANSFER)}
-    ends = (*POOLED, *UNPOOLED, 'pyramid.')
-    if unknown := [key for key in encoder.state if key not in known and not key.startswith(ends)]:
-        raise ValueError(
-            f'its encoder has {len(unknown)} weights that a plain ViT does not have: {reasoned(unknown)}. Without them '
-            'it would compute something else; use them in the program that wrote the file'
-        )
-    if missing := [key for key in wanted if key not in encoder.state]:
-        raise ValueError(
-            f'{len(missing)} weights are missing in its encoder: {reasoned(missing)}; use another copy of the file, or '
-            'a plain ViT'
-        )
-
-
-def reasoned(keys: list[str]) -> str:
-    """The first names of a list, with what they stand for."""
-    why = next((words for pattern, words in REASONS.items() if re.search(pattern, keys[0])), '')
-    return ', '.join(keys[:4]) + (f' ({why})' if why else '')
 
 
 def describe(encoder: Encoder, recorded: dict) -> dict:

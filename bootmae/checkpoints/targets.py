@@ -5,7 +5,6 @@ names and shapes.
 """
 
 import importlib
-import math
 from collections.abc import Callable
 from types import ModuleType
 
@@ -28,8 +27,6 @@ class Sizes:
         self.patch = patch[0], patch[1]
         self.hidden, self.depth = state['blocks.0.mlp.fc1.weight'].shape[0], encoder.depth
         patches = state['pos_embed'].shape[1] - 1
-        if encoder.grid is None and math.isqrt(patches + 1) ** 2 == patches + 1:
-            raise ValueError(f'its pos_embed has {patches + 1} rows and none for the class token, as {to} needs it')
         self.grid = encoder.grid or (1, patches)  # a grid that is not recorded: the class only sees the number
         if self.grid[0] * self.grid[1] != patches:
             raise ValueError(
@@ -51,10 +48,10 @@ def check_fits(to: str, encoder: Encoder, weights: State) -> None:
         weights: the export, under the names of the format and without the prefix ``backbone.``.
     """
     sizes = Sizes(encoder, to)
-    if to in _LISTS:
-        compare(to, {key: tuple(value.shape) for key, value in weights.items()}, _LISTS[to](sizes))
+    if to in LISTS:
+        compare(to, {key: tuple(value.shape) for key, value in weights.items()}, LISTS[to](sizes))
         return
-    package, make = _CLASSES[to]
+    package, make = CLASSES[to]
     try:
         module = importlib.import_module(package)
     except ImportError:
@@ -114,7 +111,7 @@ def _mmpretrain(mmpretrain: ModuleType, sizes: Sizes, weights: State) -> nn.Modu
 
 def _mmseg(mmseg: ModuleType, sizes: Sizes, weights: State) -> nn.Module:
     if sizes.patch[0] != sizes.patch[1] or sizes.hidden % sizes.width:
-        raise ValueError('mmseg has square patches and a whole mlp_ratio alone')
+        raise ValueError("mmseg's ViT takes square patches and a whole mlp_ratio, and this encoder has others")
     return mmseg.VisionTransformer(
         img_size=sizes.size,
         patch_size=sizes.patch[0],
@@ -129,7 +126,7 @@ def _mmseg(mmseg: ModuleType, sizes: Sizes, weights: State) -> nn.Module:
     )
 
 
-_CLASSES: dict[str, tuple[str, Callable]] = dict(
+CLASSES: dict[str, tuple[str, Callable]] = dict(
     timm=('timm.models.vision_transformer', _timm),
     mmpretrain=('mmpretrain.models.backbones', _mmpretrain),
     mmseg=('mmseg.models.backbones', _mmseg),
@@ -170,8 +167,10 @@ def _hf(sizes: Sizes) -> Shapes:
 def _mmdet(sizes: Sizes) -> Shapes:
     """All weights of ``ViT`` in mmdetection's projects/ViTDet but its relative positions, which are new."""
     width, hidden = sizes.width, sizes.hidden
-    if sizes.grid[0] != sizes.grid[1]:
-        raise ValueError(f"its positions cover {sizes.grid[0]}x{sizes.grid[1]} patches; mmdet's ViTDet takes a square")
+    if sizes.grid[0] != sizes.grid[1] or sizes.patch[0] != sizes.patch[1]:
+        raise ValueError(
+            "mmdet's ViTDet takes square patches in a square, and the positions of this encoder are others"
+        )
     shapes = _embedding(sizes, 'pos_embed', 'patch_embed.proj')
     for index in range(sizes.depth):
         block = f'blocks.{index}'
@@ -181,4 +180,4 @@ def _mmdet(sizes: Sizes) -> Shapes:
     return shapes
 
 
-_LISTS: dict[str, Callable[[Sizes], Shapes]] = dict(hf=_hf, mmdet=_mmdet)
+LISTS: dict[str, Callable[[Sizes], Shapes]] = dict(hf=_hf, mmdet=_mmdet)

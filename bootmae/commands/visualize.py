@@ -12,10 +12,10 @@ from mmengine.utils import to_2tuple
 
 from .. import registry  # noqa: F401
 from ..checkpoints import Encoder, find_encoder, read_checkpoint
-from ..checkpoints.export import check_complete
 from ..checkpoints.finite import check_encoder
 from ..checkpoints.hub import is_name
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
+from ..checkpoints.plain import check_complete
 from ..config.load import load_config
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
