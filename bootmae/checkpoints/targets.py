@@ -152,7 +152,7 @@ def _embedding(sizes: Sizes, positions: str, projection: str) -> Shapes:
 def _hf(sizes: Sizes) -> Shapes:
     """All weights of transformers' ``ViTModel(config, add_pooling_layer=False)``."""
     width, hidden = sizes.width, sizes.hidden
-    shapes = {'embeddings.cls_token': (1, 1, width)}
+    shapes: Shapes = {'embeddings.cls_token': (1, 1, width)}
     shapes |= _embedding(sizes, 'embeddings.position_embeddings', 'embeddings.patch_embeddings.projection')
     for index in range(sizes.depth):
         block = f'encoder.layer.{index}'

@@ -89,7 +89,9 @@ def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[st
 def draw_reconstruction(options: DrawOptions) -> bytes:
     """Draw each image original, masked, and predicted with and without each patch's own statistics."""
     if options.source != 'online':
-        raise ValueError(f'--source {options.source}: decoders belong to the online encoder; use --what attention pca')
+        raise ValueError(
+            f'--source {options.source}: the decoders belong to the online encoder; use --what attention pca'
+        )
     found = load_decoder(
         options.checkpoint, options.config, options.size, options.target, options.heads, options.cfg_options
     )

@@ -97,10 +97,9 @@ def check_start(runner: Runner) -> None:
     """Raise a ValueError if weights or buffers are not finite before the first step, where no setting would help."""
     state = bare_model(runner).state_dict()
     if bad := nonfinite(state):
-        origin = runner._load_from or 'init_cfg of the model'
         raise ValueError(
             f'the weights that the run starts from are not finite (NaN or infinity) in {len(bad)} of {len(state)} '
-            f'tensors: {named(bad)}. Give other start weights: --init, load_from or init_cfg (here: {origin})'
+            f'tensors: {named(bad)}. Give other start weights: --init, load_from or init_cfg of the config'
         )
 
 

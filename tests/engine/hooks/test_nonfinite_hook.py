@@ -184,7 +184,7 @@ def test_start_weights_that_are_not_finite_end_the_run_before_its_first_step(tmp
     with pytest.raises(ValueError) as error:
         run_training(PRETRAIN.replace('pretrain/bootmae_debug', 'cls/bootmae_debug_finetune'), str(tmp_path), options)
     assert str(error.value) == (
-        'the weights that the run starts from are not finite (NaN or infinity) in 1 of 33 tensors: head.fc.weight. '
-        'Give other start weights: --init, load_from or init_cfg (here: init_cfg of the model)'
+        'the weights that the run starts from are not finite (NaN or infinity) in 1 of 34 tensors: head.fc.weight. '
+        'Give other start weights: --init, load_from or init_cfg of the config'
     )
     assert not (tmp_path / 'nonfinite').exists()
