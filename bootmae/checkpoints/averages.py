@@ -8,7 +8,7 @@ from .keys import State
 
 SOURCES = ('online', 'momentum', 'raw', 'ema')
 # Keys of a file, in the order in which they are looked for.
-RAW = ('state_dict', 'model', 'module', 'student', 'encoder')
+RAW = ('state_dict', 'model', 'module', 'model_state_dict', 'student', 'encoder')
 AVERAGED = (
     'ema_state_dict',
     'state_dict_ema',

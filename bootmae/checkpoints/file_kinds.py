@@ -16,7 +16,7 @@ FETCH = 'download it again with a link to the file itself, and compare its size 
 MERGE = 'merge all parts into one file first: read each, join the dicts, and save the result with torch.save'
 HEAD, SMALLEST = 1 << 16, 16  # bytes that are looked at, and that a text has at least
 SAFETENSORS = '.safetensors'
-ZIP, PICKLE = b'PK\x03\x04', b'\x80'
+ZIP, EMPTY_ZIP, PICKLE = b'PK\x03\x04', b'PK\x05\x06', b'\x80'
 LEGACY = b'\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19'  # in the first bytes of torch's format before ZIP
 SHARD = re.compile(r'-(\d{5})-of-(\d{5})\.\w+$')
 LFS, ANNEX = b'version https://git-lfs.github.com/spec/', b'/annex/objects/'
@@ -42,9 +42,20 @@ OTHERS: dict[bytes, tuple[str, str]] = {
 def is_safetensors(path: Path) -> bool:
     """Whether a file is to be read as safetensors: by its first bytes, and if they do not tell, by its name."""
     head = first_bytes(path, 9)
-    if head.startswith((ZIP, PICKLE)) and head[8:] != b'{':
-        return False
-    return head[8:] == b'{' or path.suffix == SAFETENSORS
+    if head[8:] == b'{' or not head.startswith((ZIP, PICKLE)) or len(head) < 9:
+        return head[8:] == b'{' or path.suffix == SAFETENSORS
+    return False
+
+
+def safetensors_size(path: Path) -> int | None:
+    """Size of a safetensors file in bytes according to its header; None if that cannot be read."""
+    with path.open('rb') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        try:
+            header = json.loads(file.read(length)) if length < path.stat().st_size else None
+            return 8 + length + max(each['data_offsets'][1] for key, each in header.items() if key != '__metadata__')
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return None
 
 
 def check_kind(path: Path) -> None:
@@ -80,13 +91,13 @@ def describe(path: Path) -> tuple[str, str] | None:
             return name, remedy
     if path.suffix == '.onnx' or re.match(rb'\x08[\x01-\x20]\x12.\w+', head, re.DOTALL):
         return 'an ONNX model', 'ONNX has no names of a ViT; give the PyTorch weights that it was exported from'
-    if head.startswith(ZIP):
+    if head.startswith((ZIP, EMPTY_ZIP)):
         found = _zip(path)
         if found:
             return found
     if head[257:262] == b'ustar':
         return _tar(path)
-    if found := describe_text(head, size) if size >= SMALLEST else None:
+    if found := describe_text(head, size) if size >= SMALLEST or head[:1] in (b'<', b'{') else None:
         return found
     shard = SHARD.search(path.name)
     return (f'part {int(shard[1])} of {int(shard[2])} of a checkpoint', MERGE) if shard and int(shard[2]) > 1 else None

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from .checksum import AGAIN, DIGESTS, DamagedError, tensors_digest, verify_checksum
-from .file_kinds import LEGACY, PICKLE, ZIP, check_kind, first_bytes, is_safetensors, zip_names
+from .file_kinds import LEGACY, PICKLE, ZIP, check_kind, first_bytes, is_safetensors, safetensors_size, zip_names
 from .hub import is_name, read_named
 
 
@@ -48,25 +48,37 @@ _READING = threading.Lock()  # torch's list of safe types is shared by all threa
 
 
 def _reason(path: Path, error: UnpicklingError) -> str:
-    """The reason in torch's error, without its advice to read the file unsafely."""
-    head = first_bytes(path, 32)
-    if head.startswith(PICKLE) and LEGACY not in head:
-        return 'a pickle that torch.save did not write'
+    """Why a pickle was refused, without torch's advice to read it unsafely."""
+    if foreign := _foreign(path):
+        return foreign
     found = re.search(r'WeightsUnpickler error:\s*(.+)|(Trying to load .+)', str(error))
     reason = (found[1] or found[2]).split('. ')[0].rstrip('.') if found else 'no pickle of torch'
     reason = re.sub(r'.*add_safe_globals.*but got', 'an object of type', reason)
     return 'no pickle of torch' if ADVICE.search(reason) else reason
 
 
-def _damage(path: Path, error: Exception) -> str:
-    """What is wrong with a file that its reader has given up, in our words where the first bytes tell it."""
+def _foreign(path: Path) -> str:
+    """What the first bytes say of a file that torch did not write; empty for one that it may have written."""
     head = first_bytes(path, 32)
+    if not head.startswith((ZIP, PICKLE)):
+        return f'it begins with {head[:8]!r}, unlike files of torch and safetensors'
+    return 'a pickle that torch.save did not write' if head.startswith(PICKLE) and LEGACY not in head else ''
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that its reader has given up, in our words where its bytes tell it."""
+    size = path.stat().st_size
     if is_safetensors(path):
-        wanted = 8 + int.from_bytes(head[:8], 'little')  # of the header alone
-        if path.stat().st_size < wanted or 'incomplete' in str(error):
-            return f'is damaged: it ends too early, after {path.stat().st_size:,} bytes'
-    elif head.startswith(ZIP) and zip_names(path) is None:
-        return f'is damaged: it ends too early, after {path.stat().st_size:,} bytes, or its end has changed'
+        wanted = safetensors_size(path)
+        if wanted and wanted != size:
+            return f'is damaged: it has {size:,} bytes, and {wanted:,} according to its header'
+        if size < 8 + int.from_bytes(first_bytes(path, 8), 'little'):
+            return f'is damaged: it ends too early, after {size:,} bytes'
+    elif first_bytes(path, 4) == ZIP:
+        if zip_names(path) is None:
+            return f'is damaged: it ends too early, after {size:,} bytes, or its end has changed'
+    elif foreign := _foreign(path):
+        return f'is damaged or not a checkpoint ({foreign})'
     text = str(error).strip().partition('\n')[0].partition('. ')[0]
     reason = type(error).__name__ + (f': {text}' if text and not ADVICE.search(text) else '')
     return f'is damaged or not a checkpoint ({reason})'
@@ -108,6 +120,8 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         content = (_read_safetensors if is_safetensors(path) else _read_torch)(path)
     except UnpicklingError as error:
+        if not first_bytes(path, 4).startswith((ZIP, PICKLE)):
+            raise ValueError(f'{path} {_damage(path, error)}: {AGAIN}') from None
         raise ValueError(
             f'{path} holds more than tensors and plain types, or is damaged, and was not read '
             f'({_reason(path, error)}). Convert it to a dict of tensors with the program that wrote it.'

@@ -164,7 +164,23 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     'truncated safetensors': (
         'vit.safetensors',
         (60).to_bytes(8, 'little') + b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}     ',
-        'is damaged: it ends too early, after 68 bytes: use an older file or copy it again',
+        'is damaged: it has 68 bytes, and 104 according to its header: use an older file or copy it again',
+    ),
+    'safetensors, header cut': (
+        'vit.safetensors',
+        (60).to_bytes(8, 'little') + b'{"a":{"dtype"',
+        'is damaged: it ends too early, after 21 bytes: use an older file or copy it again',
+    ),
+    'unknown': (
+        'vit.pth',
+        b'\x00\x01\x02\x03' * 99,
+        "is damaged or not a checkpoint (it begins with b'\\x00\\x01\\x02\\x03\\x00\\x01\\x02\\x03', unlike files of torch "
+        'and safetensors): use an older file or copy it again',
+    ),
+    'pickle of protocol 2': (
+        'model_final.pkl',
+        b'\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01K\x01s.'.ljust(40, b'\x00'),
+        'is damaged or not a checkpoint (a pickle that torch.save did not write): use an older file or copy it again',
     ),
     'pickle': (
         'model_final.pkl',
