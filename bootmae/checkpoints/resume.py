@@ -126,7 +126,7 @@ def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> No
         for name, value in values.items()
         if isinstance(value, torch.Tensor)
     }
-    check_finite(moments, path, 'optimizer state')
+    check_finite(moments, path, 'moments of the optimizer')
 
 
 def _wrong_shapes(states: dict, keys: Sequence[int], weights: Sequence[torch.Tensor]) -> str | None:

@@ -158,12 +158,13 @@ def test_running_statistics_of_a_head(tmp_path, states, capsys):
 def test_an_encoder_of_zeros(tmp_path, states, capsys):
     state = {key: torch.zeros_like(value) for key, value in states['run'].items()}
     path = save(tmp_path / 'a.pth', state)
-    code, _, error = call(capsys, *readers(path, tmp_path)['visualize'])
-    assert (code, error.splitlines()[-1]) == (
-        2,
-        f'error: {path} has an encoder whose 8 weight matrices are all zero. Use an earlier checkpoint of its run, or '
-        'another file',
-    )
+    for tool in ('visualize', 'convert --to timm'):
+        code, _, error = call(capsys, *readers(path, tmp_path)[tool])
+        assert (code, error.splitlines()[-1]) == (
+            2,
+            f'error: {path} has an encoder whose 8 weight matrices are all zero. Use an earlier checkpoint of its run, '
+            'or another file',
+        )
 
 
 def test_the_newest_checkpoint_is_passed_over(tmp_path, states):
