@@ -15,6 +15,7 @@ AVERAGED = (
     'model_ema',
     'model_ema_state_dict',
     'ema',
+    'ema_state',
     'ema_model',
     'teacher',
     'target_encoder',

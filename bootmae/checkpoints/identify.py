@@ -23,6 +23,8 @@ REMEDY = (
     'give a BootMAE, MAE or ViT checkpoint: of this suite, the authors, facebookresearch, mmpretrain, mmseg, '
     'ViTDet, timm or transformers'
 )
+# Prefixes of an encoder and its average: DINO, MoCo v3, BYOL.
+PAIRS = (('student.', 'teacher.'), ('base_encoder.', 'momentum_encoder.'), ('online_encoder.', 'target_encoder.'))
 DETECTRON2 = 'backbone.net.'  # prefix of ViTDet's encoder in detectron2
 
 
@@ -170,8 +172,8 @@ def _choose(content: dict, source: str, recorded_source: str | None) -> Encoder:
 
 
 def _pair(state: State) -> dict[str, str]:
-    """Prefixes of a student and its average, the teacher, in one state; empty without them."""
-    return dict(raw='student.', ema='teacher.') if has(state, 'student.', 'teacher.') else {}
+    """Prefixes of an encoder and its average in one state, such as student and teacher; empty without them."""
+    return next((dict(raw=raw, ema=ema) for raw, ema in PAIRS if has(state, raw, ema)), {})
 
 
 def _find(content: dict, state: State, source: str) -> Encoder:
@@ -189,8 +191,8 @@ def _find(content: dict, state: State, source: str) -> Encoder:
     if len(prefixes) > 1:
         names = ' and '.join(repr(prefix) if prefix else 'no prefix' for prefix in prefixes)
         remedy = 'save the weights of the one that you want into a file of its own'
-        if _pair(state):
-            remedy = '--source raw takes the student and --source ema the teacher, its average'
+        if pair := _pair(state):
+            remedy = f"--source raw takes '{pair['raw']}' and --source ema '{pair['ema']}', its average"
         raise ValueError(f'several ViT encoders in this file, below {names}: {remedy}')
     if has(state, 'decode_blocks.', 'decode_blocks_1.') and prefixes == ['']:
         return _authors_pretraining(content, state, source)

@@ -207,7 +207,8 @@ def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
 def test_never_one_of_two(randomize, make_vit, first, second, names):
     timm, ours = timm_model(randomize).state_dict(), make_vit().state_dict()
     state = {first + key: value for key, value in timm.items()} | {second + key: value for key, value in ours.items()}
-    remedy = '--source raw takes the student and' if first == 'student.' else 'save the weights of the one'
+    choice = "--source raw takes 'student.' and --source ema 'teacher.'"
+    remedy = choice if first == 'student.' else 'save the weights of the one'
     with pytest.raises(ValueError, match=f'several ViT encoders in this file, below {names}: {remedy}'):
         find_encoder(dict(state_dict=state))
 

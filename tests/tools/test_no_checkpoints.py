@@ -174,8 +174,8 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     'unknown': (
         'vit.pth',
         b'\x00\x01\x02\x03' * 99,
-        "is damaged or not a checkpoint (it begins with b'\\x00\\x01\\x02\\x03\\x00\\x01\\x02\\x03', unlike files of torch "
-        'and safetensors): use an older file or copy it again',
+        "is damaged or not a checkpoint (it begins with b'\\x00\\x01\\x02\\x03\\x00\\x01\\x02\\x03', unlike files of "
+        'torch and safetensors): use an older file or copy it again',
     ),
     'pickle of protocol 2': (
         'model_final.pkl',

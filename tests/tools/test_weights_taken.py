@@ -250,6 +250,23 @@ def test_a_file_with_both_kinds_of_weights(tmp_path, states, capsys, kind):
         assert (', averaged weights, sha256' if torch.equal(value, 0.5 * raw) else ', raw weights, sha256') in line
 
 
+@pytest.mark.parametrize(
+    'raw, ema', [('student.backbone.', 'teacher.backbone.'), ('base_encoder.', 'momentum_encoder.')]
+)
+def test_both_kinds_of_weights_in_one_state(tmp_path, states, capsys, raw, ema):
+    """Without --source this is an error that says how to choose."""
+    weights = to_timm(encoder_of(states['run']))
+    path, new = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    torch.save(dict(state_dict=below(f'module.{raw}', weights) | below(f'module.{ema}', moved(weights))), path)
+    code, _, error = call(capsys, 'convert_checkpoint', path, '--to', 'timm', new)
+    assert code == 2
+    first, second = (each.split('.')[0] for each in (raw, ema))
+    assert error.endswith(f"--source raw takes '{first}.' and --source ema '{second}.', its average\n"), error
+    for source, factor in (('raw', 1), ('ema', 0.5), ('momentum', 0.5)):
+        assert call(capsys, 'convert_checkpoint', path, '--to', 'timm', new, '--source', source, '--force')[0] == 0
+        assert torch.equal(find_encoder(read_checkpoint(new)).state['cls_token'], factor * weights['cls_token'])
+
+
 def test_knn_says_which_weights_it_took(tmp_path, states, capsys):
     content, note = pairs(states)['facebookresearch']
     torch.save(content, tmp_path / 'a.pth')
@@ -345,6 +362,15 @@ def test_a_test_at_chance_warns_in_its_log(tmp_path, states, capsys):
     code, out, _ = call(capsys, 'test', FINETUNE, path, *options)
     assert code == 0
     assert re.search(r'WARNING - accuracy/top1: an accuracy of \S+ % on 100 images is at the chance level of 10', out)
+
+
+def test_a_training_at_chance_warns_in_its_log(tmp_path, capsys):
+    """One step with a tiny learning rate."""
+    data = ['train_dataloader.dataset.indices=32', 'val_dataloader.dataset.indices=50', 'train_cfg.max_epochs=1']
+    options = ['--work-dir', tmp_path, '--cfg-options', name(), *data, 'optim_wrapper.optimizer.lr=1e-5']
+    code, out, error = call(capsys, 'train', FINETUNE, *options)
+    assert code == 0, error
+    assert re.search(r'WARNING - accuracy/top1: an accuracy of \S+ % on 50 images is at the chance level of 10', out)
 
 
 def test_chance_limit():
