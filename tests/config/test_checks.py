@@ -311,6 +311,14 @@ def test_suffixes(make_masks, tmp_path, file, message):
         check_dataset(MMSEG_DATASETS.build(settings_of(first)), SEGMENTOR)
 
 
+def test_a_sample_whose_two_files_are_in_another_case(make_masks, tmp_path):
+    dataset = make_masks([0, 1, 2], [0, 1])
+    (tmp_path / 'a/images/1.jpg').rename(tmp_path / 'a/images/1.JPG')
+    (tmp_path / 'a/masks/1.png').rename(tmp_path / 'a/masks/1.PNG')
+    with pytest.raises(ValueError, match='images/1.JPG: image with another suffix'):
+        check_dataset(MMSEG_DATASETS.build(settings_of(dataset)), SEGMENTOR)
+
+
 def test_all_images_in_another_case(make_masks, tmp_path):
     """Then no image is found at all."""
     dataset = make_masks([0, 1, 2])
