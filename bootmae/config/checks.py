@@ -197,7 +197,7 @@ def check_data(dataset: dict) -> None:
     """
     for leaf in leaves(dataset):
         if own_classes(leaf) is not None:
-            if leaf['type'].split('.')[-1] == 'CocoDataset' and 'img' not in (leaf.get('data_prefix') or {}):
+            if str(leaf['type']).split('.')[-1] == 'CocoDataset' and 'img' not in (leaf.get('data_prefix') or {}):
                 raise ValueError(f'the data set of {leaf["ann_file"]} needs data_prefix=dict(img=FOLDER of the images)')
             read_coco(annotation_path(leaf))
         if leaf.get('type') == 'ImageFiles':
