@@ -8,6 +8,7 @@
 Exit code 0: no faults (notes are possible), 1: faults, 2: a data set cannot be built.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 import os
 

@@ -8,6 +8,7 @@ import torch
 
 from .. import registry  # noqa: F401
 from ..checkpoints import read_checkpoint
+from ..checkpoints.folders import checkpoint_file
 from ..config.load import load_config
 from ..data.subsets import few_labels
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
@@ -98,7 +99,8 @@ def evaluate_features(
 def run(args: argparse.Namespace) -> None:
     """Evaluate each encoder, print the results and append them to ``--rows`` if given."""
     rows = []
-    for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
+    encoders = [checkpoint_file(path) for path in args.init] if args.init else [None] * args.untrained
+    for seed, checkpoint in enumerate(encoders, args.seed):
         for row in evaluate_features(
             args.config,
             checkpoint,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from mmengine.dist import is_main_process
 
 from .. import registry  # noqa: F401
+from ..checkpoints.folders import checkpoint_file
 from ..config.load import load_config
 from ..config.steps import evaluation_config
 from ..engine.hooks.provenance import encoder_and_cost
-from ..engine.runner.build import await_processes, build_runner
+from ..engine.runner.build import await_processes, build_runner, is_first
 from ..evaluation.rows import trained_columns, trained_rows
 from ..results.rows import replace_file, write_rows
 
@@ -31,7 +32,10 @@ def evaluate(
     ``tools/test.py --help`` explains the arguments.
     """
     columns = trained_columns(load_config(config, options), row) if rows else {}
+    tell = print if is_first(launcher) else lambda line: None
+    init = init and checkpoint_file(init, tell)
     cfg = evaluation_config(config, checkpoint, options, tta)
+    cfg.load_from = checkpoint_file(checkpoint, tell)
     runner = build_runner(cfg, config, work_dir, launcher)
     metrics = runner.test()
     if rows and is_main_process():

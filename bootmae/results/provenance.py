@@ -22,6 +22,15 @@ ORIGINALS = {
 }
 
 
+def from_anywhere(path: str | Path) -> Path:
+    """Return a path of the user, or the same path below the top of the repository if there is only that.
+
+    The tools can so be called from any folder, with the paths of the documentation.
+    """
+    path, inside = Path(path), REPOSITORY / path
+    return inside if inside.is_file() and not path.exists() else path
+
+
 def git_commit() -> str:
     """Current commit, with ``+`` if tracked files differ from it; empty outside a repository."""
 

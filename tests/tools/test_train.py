@@ -265,4 +265,4 @@ def test_as_a_command(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == 'error: no config configs/nothing.py: see configs/\n'
+    assert done.stderr == f'error: no config configs/nothing.py in {tmp_path} or {REPOSITORY}: see configs/\n'
