@@ -1,4 +1,4 @@
-"""What every tool does first: it says which Python has the packages, and ends in one line on Ctrl-C."""
+"""What every tool does first: it finds the packages or says which Python has them, and ends in one line on Ctrl-C."""
 
 from __future__ import annotations  # an older Python must be able to read this file
 
@@ -11,14 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def check_packages() -> None:
-    """Exit with code 2 if this Python lacks torch or mmengine."""
+    """Exit with code 2 if this Python lacks torch or mmengine. This project need not be installed."""
+    if importlib.util.find_spec('bootmae') is None:
+        sys.path.append(str(ROOT))
     missing = [name for name in ('torch', 'mmengine') if importlib.util.find_spec(name) is None]
     if not missing:
         return
-    python, tool = ROOT / '.venv' / 'bin' / 'python', ' '.join(sys.argv[:1])
+    python = ROOT / '.venv' / 'bin' / 'python'
     remedy = (
-        f'run "source {ROOT}/.venv/bin/activate" first, or start it with {python} {tool}'
-        if python.exists()
+        f'run "source {ROOT}/.venv/bin/activate" first, or use {python}'
+        if python.exists() and Path(sys.prefix) != ROOT / '.venv'
         else f'run "make setup" in {ROOT}, which creates .venv, then "source .venv/bin/activate"'
     )
     print(f'error: {sys.executable} has no {" and no ".join(missing)}: {remedy}', file=sys.stderr)

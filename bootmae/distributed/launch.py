@@ -165,8 +165,7 @@ class PatientAgent(LocalElasticAgent):
 def main(arguments: list[str] | None = None) -> int:
     """Run torchrun with ``PatientAgent`` and return the exit code."""
     api.LocalElasticAgent = PatientAgent  # torchrun has no option for another agent
-    # torch reports each process that ends, with a stack; the line that matters is printed below.
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # torch's reports on each process; the line that matters is printed below
     with tempfile.TemporaryDirectory(prefix='bootmae_') as folder:
         os.environ[MESSAGES] = folder
         return run(arguments, Path(folder))
@@ -189,10 +188,11 @@ def run(arguments: list[str] | None, messages: Path) -> int:
             print(message.read_text(encoding='utf-8'), file=sys.stderr, flush=True)
         return exit_code(code, agent.asked is not None)
     except SignalException as stopped:  # a second Ctrl-C, or a closed terminal
-        print(f'launcher: stopped by {stopped.sigval.name}', file=sys.stderr, flush=True)
+        how = 'a second Ctrl-C' if stopped.sigval == signal.SIGINT else stopped.sigval.name
+        print(f'launcher: stopped by {how}, without saving', file=sys.stderr, flush=True)
         return 128 + stopped.sigval
     except KeyboardInterrupt:  # before the processes have started
-        print('launcher: stopped by SIGINT', file=sys.stderr, flush=True)
+        print('launcher: stopped by Ctrl-C, without saving', file=sys.stderr, flush=True)
         return INTERRUPTED
     return 0
 

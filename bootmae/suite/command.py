@@ -44,6 +44,8 @@ def run_suite(args: argparse.Namespace) -> int:
     cells = select(every, args.only)
     if args.dry_run:
         print(plan_text(cells, args.tflops or TFLOPS, args.gpus))
+        if any(read_job_state(cell).definition for cell in cells):
+            define(cells, every)  # lists cells whose results are of another definition
         return 0
     if args.redo:
         redo(every, args.redo)

@@ -170,6 +170,9 @@ def test_facts_of_another_run():
         '3, here 4. .*--resume-changed',
     ):
         check_identity(content['meta'], 'a.pth', None, ours)
-    assert check_identity(content['meta'], 'a.pth', None, ours, changed=True) == ['global_batch 8, here 16', 'max_epochs 3, here 4']
+    assert check_identity(content['meta'], 'a.pth', None, ours, changed=True) == [
+        'global_batch 8, here 16',
+        'max_epochs 3, here 4',
+    ]
     for meta in ({}, dict(bootmae={}), dict(bootmae=dict(run=dict(ours, other=2)))):
         assert check_identity(meta, 'a.pth', None, ours) == []

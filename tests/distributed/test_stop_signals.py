@@ -28,6 +28,34 @@ def test_a_worker_outlives_signals_until_the_run_leaves():
     os.close(reading)
 
 
+def test_a_second_ctrl_c_ends_the_process():
+    """The first one is only recorded. Workers of a loader ignore both."""
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        start_worker(0, None, torch.zeros(1))
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signals = StopSignals()
+        signals.install()
+        os.kill(os.getpid(), signal.SIGINT)
+        if signals.asked is not signal.SIGINT:
+            os._exit(8)
+        os.kill(os.getpid(), signal.SIGINT)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGINT
+
+
+def test_a_process_in_the_background_keeps_ignoring_ctrl_c(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals = StopSignals()
+    signals.install()
+    os.kill(os.getpid(), signal.SIGINT)
+    signals.restore()
+    signal.signal(signal.SIGINT, before)
+    assert signals.asked is None
+
+
 def test_the_first_signal_counts():
     signals = StopSignals()
     signals.install()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -40,8 +41,11 @@ class Trouble(Hook):
                 time.sleep(600)
             if self.what.startswith('family_'):
                 targets += [worker.pid for worker in multiprocessing.active_children()]
+            if '_twice_' in self.what:
+                targets *= 2
             for target in targets:
                 os.kill(target, getattr(signal, self.what.split('_')[-1]))
+                time.sleep(0.1)
 '''
 OPTIONS = {
     'train_dataloader.batch_size': 16,
@@ -104,7 +108,7 @@ def losses(work_dir: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('signal', ['SIGTERM', 'SIGUSR1', 'launcher_SIGTERM', 'family_SIGTERM'])
+@pytest.mark.parametrize('signal', ['SIGTERM', 'SIGUSR1', 'launcher_SIGTERM', 'launcher_SIGINT', 'family_SIGTERM'])
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_path, signal):
     """The signal goes to one of two processes, the launcher, or a process and its workers, in the third step."""
     workers = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True}
@@ -151,8 +155,27 @@ def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):
 
 
 @pytest.mark.slow
-def test_an_error_of_the_user_keeps_its_code(train):
-    ended = train('run', '--init', 'missing.pth')
+def test_a_second_ctrl_c_ends_all_at_once(train, tmp_path):
+    ended = train('run', trouble='launcher_twice_SIGINT')
+    assert ended.returncode == 130
+    assert ended.stdout.splitlines()[-1] == 'launcher: stopped by a second Ctrl-C, without saving'
+    assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'args, line',
+    [
+        (
+            ['--init', 'missing.pth'],
+            'error: no checkpoint missing.pth in .*: use the path of a .pth or .safetensors file',
+        ),
+        (['--nonsense'], 'train.py: error: unrecognized arguments: --nonsense'),
+    ],
+)
+def test_an_error_of_the_user_is_printed_once_and_last(train, args, line):
+    ended = train('run', *args)
     assert ended.returncode == 2
-    assert 'error: ' in ended.stdout
-    assert 'Traceback' not in ended.stdout
+    lines = ended.stdout.splitlines()
+    assert [text for text in lines if 'error' in text.lower()] == lines[-1:]
+    assert re.fullmatch(line, lines[-1])
