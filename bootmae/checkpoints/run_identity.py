@@ -6,7 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Parts of a config that determine the weights of a run. Batch and length are among the facts of the run.
-PARTS = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'custom_hooks')
+PARTS = (
+    'model',
+    'data_preprocessor',
+    'train_dataloader',
+    'optim_wrapper',
+    'param_scheduler',
+    'custom_hooks',
+    'load_from',
+)
 LOADER = ('dataset', 'sampler', 'batch_sampler')
 # Precision, speed, memory and evaluation may change when a run resumes.
 FREE = ('fp32_decoder', 'with_cp', 'test_cfg', 'fused', 'foreach', 'capturable')

@@ -58,7 +58,8 @@ def claim(folder: Path, identity: RunIdentity, resume: str | None, move_old: boo
         return ''
     if move_old and not is_first(launcher):
         return ''
-    return claim_folder(folder, identity, move_old)
+    note = claim_folder(folder, identity, move_old)
+    return '' if resume else note
 
 
 def train(
