@@ -25,7 +25,7 @@ def claim_folder(folder: Path, ours: RunIdentity, move: bool = False) -> str:
     Args:
         folder: folder for the run's checkpoints.
         ours: identity of the new run.
-        move: move the checkpoints of other runs into a subfolder.
+        move: move checkpoints that are there into a subfolder.
 
     Returns:
         A note for the log; empty if the folder has no checkpoints.
@@ -34,6 +34,8 @@ def claim_folder(folder: Path, ours: RunIdentity, move: bool = False) -> str:
         ValueError: if the folder holds checkpoints of another run, or of one that is not recorded.
     """
     files = run_files(folder)
+    if move and files:
+        return f'moved the checkpoints of an earlier run to {move_aside(folder)}'
     for path in files:
         try:
             meta = read_meta(path)
@@ -42,8 +44,6 @@ def claim_folder(folder: Path, ours: RunIdentity, move: bool = False) -> str:
         origin, settings = differences(meta, ours, ours.facts)
         if is_recorded(meta) and not origin + settings:
             continue
-        if move:
-            return f'moved the checkpoints of an earlier run to {move_aside(folder)}'
         whose = f'from another run: {shown(origin + settings)}'
         remedy = 'to continue that run, use its own command with --resume'
         if not origin + ours.init_difference(meta):

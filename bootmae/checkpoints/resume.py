@@ -13,7 +13,7 @@ from .checksum import peek
 from .folders import run_files
 from .load import check_resumable
 from .read import read_checkpoint
-from .run_identity import Differences, RunIdentity, differences, is_recorded, shown
+from .run_identity import Differences, RunIdentity, differences, is_comparable, is_recorded, shown
 
 STEP = re.compile(r'step_(\d+)\.pth')  # saved between the regular checkpoints
 MOMENTS = (
@@ -104,6 +104,8 @@ def choose_checkpoint(
     found = find_newest(folder, lambda meta: differences(meta, identity, facts or {}))
     for path, reason in found.skipped:
         warn(f'skipped {path.name}: {reason}')
+    if found.others and found.path is not None and not is_comparable(found.content['meta']):
+        found.path = None  # it may be of the other run, too
     if found.path is not None:
         for path, (origin, settings) in found.others:
             warn(f'skipped {path.name}: it is from another run ({shown(origin + settings)})')

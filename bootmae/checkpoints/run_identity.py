@@ -100,6 +100,11 @@ def is_recorded(meta: Mapping) -> bool:
     return 'identity' in meta
 
 
+def is_comparable(meta: Mapping) -> bool:
+    """Whether a checkpoint records anything to compare runs by."""
+    return is_recorded(meta) or bool((meta.get('bootmae') or {}).get('run'))
+
+
 def key_of(meta: Mapping) -> str:
     """Return a text that is equal for checkpoints of one run, from what they record."""
     record = meta.get('identity') or {}

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.dist import is_main_process
 
@@ -35,7 +36,8 @@ def evaluate(
     tell = print if is_first(launcher) else lambda line: None
     init = init and checkpoint_file(init, tell)
     cfg = evaluation_config(config, checkpoint, options, tta)
-    cfg.load_from = checkpoint_file(checkpoint, tell)
+    if Path(checkpoint).is_dir():
+        cfg.load_from = checkpoint_file(checkpoint, tell)
     runner = build_runner(cfg, config, work_dir, launcher)
     metrics = runner.test()
     if rows and is_main_process():
