@@ -32,8 +32,10 @@ else
 fi
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-PYTHON=${PYTHON:-$([ -x "$ROOT/.venv/bin/python" ] && echo "$ROOT/.venv/bin/python" || echo python3)}
-"$PYTHON" "$ROOT/tools/startup.py" || exit 2 # says which Python has the packages
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=$ROOT/.venv/bin/python
+    [ -x "$PYTHON" ] || { PYTHON=python3 && python3 "$ROOT/tools/startup.py"; } || exit 2 # it says what is missing
+fi
 exec env PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
     MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}" "$PYTHON" "$ROOT/bootmae/distributed/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
     "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"

@@ -33,9 +33,13 @@ def test_a_python_without_the_packages(tool):
 
 
 def test_a_python_without_the_packages_in_dist_train(tmp_path):
-    (tmp_path / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
-    (tmp_path / 'python').chmod(0o755)
-    code, said = run(REPOSITORY / 'tools' / 'dist_train.sh', DEBUG, 2, PYTHON=str(tmp_path / 'python'))
+    """In a copy of the repository without .venv."""
+    (tmp_path / 'tools').mkdir()
+    for name in ('dist_train.sh', 'startup.py'):
+        shutil.copy(REPOSITORY / 'tools' / name, tmp_path / 'tools')
+    (tmp_path / 'python3').write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    (tmp_path / 'python3').chmod(0o755)
+    code, said = run(tmp_path / 'tools' / 'dist_train.sh', DEBUG, 2, PATH=f'{tmp_path}:/usr/bin:/bin')
     assert (code, said.count('\n')) == (2, 1)
     assert 'has no torch and no mmengine' in said
 
