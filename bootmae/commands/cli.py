@@ -20,7 +20,7 @@ def main(command: Callable[[], int | None]) -> None:
     exit code. Set ``BOOTMAE_TRACEBACK=1`` to see the traceback.
     """
     if MESSAGES in os.environ and os.environ.get('RANK', '0') != '0':
-        argparse.ArgumentParser._print_message = lambda *args: None  # rank 0 prints the same
+        argparse.ArgumentParser._print_message = lambda *args: None  # type: ignore[method-assign]  # rank 0 prints it
     try:
         leave(command() or 0)
     except (*USER_ERRORS, RunStopped) as error:
