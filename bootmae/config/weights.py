@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..checkpoints import error_context, find_encoder, match, read_checkpoint
+from ..checkpoints import error_context, match, read_encoder
 from ..checkpoints.load import tensors_hash
 
 
@@ -22,8 +22,8 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the config does not start from an encoder, if the encoder does not fit the backbone, or if the
-            checkpoint was trained with other input statistics.
+        ValueError: if the config does not start from an encoder, if the encoder does not fit the backbone or is not
+            finite, or if the checkpoint was trained with other input statistics.
     """
     backbone = cfg.model.get('backbone', {}).get('type')
     if backbone != 'TransferViT' and (backbone != 'PlainViT' or 'head' not in cfg.model):
@@ -31,9 +31,7 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
             f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
             f'{cfg.model.type}: to go on with a pretraining run use --resume'
         )
-    content = content or read_checkpoint(checkpoint)
-    with error_context(checkpoint):
-        encoder = find_encoder(content, source)
+    encoder = read_encoder(checkpoint, source, content)
     if cfg.get('adopt_statistics') and encoder.mean is not None:
         preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
     check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
@@ -51,8 +49,7 @@ def start_weights(cfg: Config) -> tuple[str, str]:
     if not isinstance(init, dict) or init.get('type') != 'EncoderWeights':
         return '', ''
     if 'init_hash' not in cfg:  # the config itself names the file
-        encoder = find_encoder(read_checkpoint(init['checkpoint']), init.get('source', 'online'))
-        cfg.init_hash = tensors_hash(encoder.state)
+        cfg.init_hash = tensors_hash(read_encoder(init['checkpoint'], init.get('source', 'online')).state)
     return init['checkpoint'], cfg.init_hash
 
 
