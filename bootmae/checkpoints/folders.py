@@ -74,30 +74,23 @@ def move_aside(folder: Path) -> Path:
 
 
 def checkpoint_file(path: str, tell: Callable[[str], object] = print) -> str:
-    """Return a checkpoint as given, or for a folder the newest checkpoint of its run.
+    """Return a checkpoint as given, or for a folder the newest checkpoint of its run, or else its only weights.
+
+    What is missing or cannot be read is returned as given: the reader says what it is.
 
     Args:
         path: a file, a folder, or ``timm:NAME``.
         tell: called with a line that names the file taken from a folder.
 
     Raises:
-        FileNotFoundError: if there is no such file or folder.
-        ValueError: if the folder has no checkpoint, or checkpoints of several runs.
+        ValueError: if the folder has checkpoints of several runs.
     """
     folder = Path(path)
-    if is_name(path) or folder.is_file():
+    if is_name(path) or not folder.is_dir():
         return path
-    if not folder.is_dir():
-        where = '' if folder.is_absolute() else f' in {Path.cwd()}'
-        raise FileNotFoundError(f'no checkpoint {path}{where}: use the path of a .pth or .safetensors file')
     files = run_files(folder)
-    if not files:
-        others = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS)
-        if len(others) != 1:
-            names = ', '.join(file.name for file in others[:5]) or 'none'
-            raise ValueError(
-                f'{path} is a folder without epoch_N.pth or iter_N.pth; of other weights it has: {names}. Give a file'
-            )
+    others = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS)
+    if not files and len(others) == 1:
         tell(f'{path} is a folder: taking {others[0]}, its only weights')
         return str(others[0])
     known = []
@@ -107,7 +100,7 @@ def checkpoint_file(path: str, tell: Callable[[str], object] = print) -> str:
         except (OSError, ValueError) as error:
             tell(f'skipped {file}: {error}')
     if not known:
-        raise ValueError(f'{path} is a folder, and none of its checkpoints can be read')
+        return path
     known.sort(key=lambda item: (item[0].get('iter', -1), not item[1].name.startswith('step_')))
     meta, newest = known[-1]
     if other := next((file for theirs, file in known if key_of(theirs) != key_of(meta)), None):

@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmengine.dist import is_main_process
 
@@ -39,8 +38,7 @@ def evaluate(
     tell = print if is_first(launcher) else lambda line: None
     init = init and checkpoint_file(init, tell)
     cfg = evaluation_config(config, checkpoint, options, tta, source)
-    if Path(checkpoint).is_dir():
-        cfg.load_from = checkpoint_file(checkpoint, tell)
+    cfg.load_from = checkpoint_file(checkpoint, tell)
     runner = build_runner(cfg, config, work_dir, launcher)
     metrics = runner.test()
     warn_of_trained(metrics, bare_model(runner), runner.test_dataloader.dataset)

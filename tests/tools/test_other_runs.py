@@ -207,5 +207,7 @@ def test_a_folder_stands_for_its_newest_checkpoint(runs, tmp_path, capsys):
         message = f'error: {tmp_path}/mixed is a folder with checkpoints of several runs (epoch_1.pth, epoch_2.pth): '
         assert capsys.readouterr().err == f'{message}give a file\n', tool
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ValueError, match='empty is a folder without epoch_N.pth .* it has: none. Give a file'):
-        checkpoint_file(str(tmp_path / 'empty'))
+    assert call_tool('convert_checkpoint', tmp_path / 'empty', '--to', 'timm', tmp_path / 'b.pth') == 2
+    assert 'empty: this is a folder; it has no .pth or .safetensors file' in capsys.readouterr().err
+    shutil.copy(runs / 'A.pth', tmp_path / 'empty')
+    assert checkpoint_file(str(tmp_path / 'empty'), said.append) == str(tmp_path / 'empty' / 'A.pth')
