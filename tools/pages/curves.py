@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from bootmae.report.figures import MUTED, STYLE, method_colors
+from bootmae.report.figures import STYLE, method_colors
 from bootmae.report.summary import Comparison, Spread, spread_of, summarize
 from bootmae.report.verdicts import in_order, labels_phrase, plain_task_name, spread_text
 from bootmae.results.names import method_name
@@ -19,6 +19,7 @@ from bootmae.results.rows import ResultRow, read_rows
 
 IMAGE = Path('docs', 'images', 'evidence-curves.svg')
 TEXT = 'Accuracy in percent over the images seen in pretraining: mean and standard deviation over seeds.'
+COLUMNS = 3
 POINT = '-epoch-'  # mae-epoch-5: the checkpoint of mae after 5 epochs
 LAST = re.compile(r'block (\d+) of \1$')
 
@@ -65,15 +66,19 @@ def draw(panels: Sequence[tuple[Comparison, Lines]]) -> str:
     """The figure as the text of an SVG file with a white background."""
     colors = method_colors(method for _, lines in panels for method in lines)
     with matplotlib.rc_context(STYLE | {'svg.hashsalt': 'evidence', 'figure.facecolor': 'white'}):
-        figure = Figure(figsize=(3.1 * len(panels), 3.0), layout='constrained')
-        for axes, (item, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        rows = -(-len(panels) // COLUMNS)
+        figure = Figure(figsize=(3.0 * COLUMNS, 2.6 * rows + 0.4), layout='constrained')
+        places = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+        for axes, (item, lines) in zip(places, panels, strict=False):
             for method, points in lines.items():
                 _draw_line(axes, method, points, colors[method])
             axes.set_title(title(item), fontsize=10)
             axes.set_xlabel('images seen, millions')
+            axes.set_ylabel('accuracy, percent')
             axes.grid(axis='y')
-        figure.axes[0].set_ylabel('accuracy, percent')
-        figure.axes[0].legend()
+        for axes in places[len(panels) :]:
+            axes.remove()
+        figure.legend(*places[0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
         buffer = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None, 'Description': description(panels)})
     return re.sub(r'[ \t]+$', '', buffer.getvalue().decode(), flags=re.M)
@@ -89,7 +94,6 @@ def _draw_line(axes: Axes, method: str, points: dict[int, Spread], color: str) -
         [spread.mean for spread in points.values()],
         [spread.std or 0.0 for spread in points.values()],
         color=color,
-        ecolor=MUTED if len(points) == 1 else color,
         marker='o',
         markersize=4,
         linewidth=1.4,
