@@ -17,6 +17,8 @@ def main(command: Callable[[], int | None]) -> None:
     A user error is printed as one line on stderr, with exit code 2. A stopped run is printed the same way, with its own
     exit code. Set ``BOOTMAE_TRACEBACK=1`` to see the traceback.
     """
+    if hasattr(sys.stdout, 'reconfigure'):  # a file name that is not valid UTF-8 must not end a command
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         leave(command() or 0)
     except (*USER_ERRORS, RunStopped) as error:

@@ -89,7 +89,7 @@ def _scan(source: str) -> tuple[list[str], Sequence[int], Sequence[str]]:
         ValueError: if there are no class folders, or two paths lead to the same file.
     """
     extensions = frozenset(EXTENSIONS)
-    folders, _ = class_folders(source, extensions)
+    folders = class_folders(source)
     if not folders:
         raise ValueError(f'SOURCE {source} has no class folders; {contents(source)}')
     if set(folders) <= SPLIT_NAMES:
@@ -98,16 +98,16 @@ def _scan(source: str) -> tuple[list[str], Sequence[int], Sequence[str]]:
             f'the folders of SOURCE {source} are splits, not classes: {shorten(folders)}; '
             f'split the training images, such as {train}'
         )
-    paths, labels, names = scan_classes(source, extensions)
+    found = scan_classes(source, extensions).settle()
     seen = {}
-    for path in paths:
+    for path in found.paths:
         status = os.stat(path)
         other = seen.setdefault((status.st_dev, status.st_ino), path)
         if other != path:
             raise ValueError(
                 f'{other} and {path} are the same file, which could end up in both train and val: remove one of them'
             )
-    return paths, labels, names
+    return found.paths, found.labels, found.names
 
 
 def _holds(out: str, links: Links, source: str) -> bool:

@@ -74,7 +74,7 @@ class BadImagesHook(Hook):
         if not runner._resume:
             path.unlink()
             return {}
-        return dict(line.split('\t', 1) for line in path.read_text().splitlines() if '\t' in line)
+        return dict(line.split('\t', 1) for line in path.read_text(encoding='utf-8').splitlines() if '\t' in line)
 
     def _share(self, runner: Runner) -> None:
         """Exchange the reports of all ranks, and log the new ones. All ranks must call it in the same step."""
@@ -85,7 +85,7 @@ class BadImagesHook(Hook):
         if new and runner.rank == 0:
             for path, reason in new.items():
                 runner.logger.warning(f'{path} cannot be read and is replaced by another image: {reason}')
-            with Path(runner.work_dir, BAD_IMAGES).open('a') as file:
+            with Path(runner.work_dir, BAD_IMAGES).open('a', encoding='utf-8') as file:
                 file.writelines(f'{path}\t{reason}\n' for path, reason in new.items())
         self._check_budget(runner)
 

@@ -14,7 +14,6 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
@@ -23,7 +22,7 @@ from ...config.load import load_config
 from ...config.model import build_model
 from ...config.weights import check_statistics
 from ...data.subsets import few_labels, spread
-from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
+from ...evaluation.probe import Features, evaluation_images, features_of, knn_accuracy, linear_accuracy
 from ...results.provenance import REPOSITORY
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
@@ -71,7 +70,7 @@ def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
     pipeline = cfg.test_dataloader.dataset.pipeline
 
     def build(dataset: dict) -> Dataset:
-        return DATASETS.build(dict(dataset, pipeline=pipeline, test_mode=True))
+        return evaluation_images(dataset, pipeline)
 
     if folder is None:
         return build(cfg.train_dataloader.dataset), build(cfg.test_dataloader.dataset)

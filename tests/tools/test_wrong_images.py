@@ -1,0 +1,240 @@
+"""Folders and images that look right: ``tools/verify_data.py``, training and evaluation say the same about them."""
+
+import itertools
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from calling import call_tool
+from mmpretrain.registry import DATASETS
+
+from bootmae.config.load import load_config
+from bootmae.config.model import build_model
+from bootmae.data import faults
+from bootmae.data.faults import DataFault, check_values
+from bootmae.data.samples import UnreadableSample
+from bootmae.engine.hooks.online_probe import OnlineProbeHook
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
+PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
+COUNT = itertools.count()
+CONFIG = """
+_base_ = {base!r}
+images = dict(_delete_=True, type='ImageFiles', roots={roots!r}, labels='folder', pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')])
+train_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(images, split='train'))
+val_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(images, split='val', test_mode=True))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_interval=1)
+auto_scale_lr = dict(base_batch_size=8)
+model = dict(head=dict(num_classes=2))
+data_preprocessor = dict(num_classes=2)
+"""
+
+
+def draw(path: Path, low: int = 0, high: int = 255, dtype: type = np.uint8) -> Path:
+    """Write an image of noise between two values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(next(COUNT)).integers(low, high, (40, 48, 3), dtype=dtype, endpoint=True)
+    pixels[0, 0], pixels[0, 1] = low, high
+    plain = path.with_suffix('.png' if path.suffix == '.png' else '.jpg')
+    cv2.imwrite(str(plain), pixels)
+    return plain.rename(path)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """train/ and val/ with two classes, eight and two images each."""
+    root = tmp_path / 'images'
+    for split, count in (('train', 4), ('val', 1)):
+        for name in ('cat', 'dog'):
+            for number in range(count):
+                draw(root / split / name / f'{split}_{number}.png')
+    return root
+
+
+@pytest.fixture
+def config(tmp_path, folder) -> Path:
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG.format(base=str(FINETUNE), roots=str(folder)))
+    return path
+
+
+def call(tool: str, *args, options: tuple[str, ...] = ()) -> int:
+    return call_tool(tool, *args, '--cfg-options', f'experiment_name=images_{next(COUNT)}', *options)
+
+
+def loose(root: Path):
+    draw(root / 'train' / '9.png')
+
+
+def only_in_val(root: Path):
+    draw(root / 'val' / 'emu' / '9.png')
+
+
+def only_in_train(root: Path):
+    shutil.rmtree(root / 'val' / 'dog')
+
+
+def empty_class(root: Path):
+    (root / 'train' / 'emu').mkdir()
+    (root / 'train' / 'emu' / 'notes.md').touch()
+
+
+def clutter(root: Path):
+    for name in ('Thumbs.db', '.DS_Store', 'cat/a.heic', 'cat/b.HEIC', 'cat/.old/c.png', '.cache/x/d.png'):
+        path = root / 'train' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def others_of_the_decoder(root: Path):
+    for number, ending in enumerate(('jfif', 'JPE', 'jpeg')):
+        draw(root / 'train' / 'cat' / f'other_{number}.{ending}')
+
+
+def refill(low: int, high: int, dtype: type) -> Callable[[Path], None]:
+    def change(root: Path):
+        for path in root.rglob('*.png'):
+            draw(path, low, high, dtype)
+
+    return change
+
+
+# what is done to a good folder: (exit code of verify_data, findings besides those of single files, images in train)
+CASES = {
+    'good': (lambda root: None, 0, [], 8),
+    'loose': (loose, 1, ['train: 1 image outside class folders, such as 9.png: sort them'], None),
+    'only_in_val': (only_in_val, 1, ['val: 1 folder not among the 2 classes: emu; remove'], None),
+    'only_in_train': (only_in_train, 0, ['val: no folder for 1 of 2 classes: dog'], 8),
+    'empty_class': (empty_class, 1, ['train: no images in 1 class folder: emu; fill or remove it (other'], None),
+    'clutter': (clutter, 0, ['train: not used: 2 .heic, 2 hidden folders, 1 .db, 1 hidden file'], 8),
+    'others_of_the_decoder': (others_of_the_decoder, 0, [], 11),
+    'all of 16 bits': (refill(0, 65535, np.uint16), 0, [], 8),
+    '12 of 16 bits': (
+        refill(0, 4095, np.uint16),
+        1,
+        ['uint16 values 0 to 4,095 are read as 0 to 15 of 255, and so or similarly in 8 of 8 images: scale'],
+        None,
+    ),
+    '10 of 16 bits': (refill(5, 1023, np.uint16), 1, ['uint16 values 5 to 1,023 are read as 0 to 3 of 255'], None),
+    '14 of 16 bits': (refill(0, 16383, np.uint16), 1, ['uint16 values 0 to 16,383 are read as 0 to 63 of 255'], None),
+    'class numbers': (
+        refill(0, 12, np.uint8),
+        0,
+        ['values 0 to 12 of 255, and so or similarly in 8 of 8 images: almost black; are they masks'],
+        8,
+    ),
+}
+
+
+def start(config: Path) -> None:
+    """How a run builds and checks its data sets; :func:`test_a_run_and_its_log` shows that tools/train.py does so."""
+    cfg = load_config(config)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        check_values(DATASETS.build(loader.dataset))
+
+
+def of_sets(file: Path) -> dict[str, bool]:
+    """Lines of the findings in a report that are not about a single file, and whether they are faults."""
+    findings = json.loads(file.read_text())['findings']
+    return {f'{one["path"]}: {one["detail"]}': one['fault'] for one in findings if one['kind'][:6] != '16-bit'}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_verify_data_and_training_say_the_same(case, folder, config, tmp_path, monkeypatch):
+    change, code, findings, images = CASES[case]
+    change(folder)
+    said: list[str] = []
+    monkeypatch.setattr(faults, 'print_log', lambda message, **kwargs: said.append(message))
+    report = tmp_path / 'report.json'
+    assert call_tool('verify_data', folder, '--workers', 0, '--out', report) == code
+    found = of_sets(report)
+    assert images in (None, json.loads(report.read_text())['images'] - len(list((folder / 'val').rglob('*.*'))))
+    assert call('verify_data', config, '--split', 'train', 'val', '--workers', 0, '--out', report) == code
+    assert of_sets(report) == found
+    assert bool(found) == bool(findings)
+    assert all(any(part in line for line in found) for part in findings)
+    said.clear()
+    if not code:
+        start(config)
+        assert set(said) == set(found)
+        return
+    with pytest.raises(DataFault) as refused:
+        start(config)
+    assert found[str(refused.value)], 'the first fault'
+
+
+@pytest.mark.parametrize('case', ['clutter', '12 of 16 bits'])
+def test_a_run_and_its_log(case, folder, config, tmp_path, capsys):
+    change, code, findings, images = CASES[case]
+    change(folder)
+    assert call('train', config, '--work-dir', tmp_path / 'run') == 2 * code
+    logged = capsys.readouterr()
+    if code:
+        assert logged.err.splitlines()[-1].startswith(f'error: {folder}/train/')
+        assert findings[0] in logged.err
+    else:
+        (log,) = (tmp_path / 'run').glob('*/*.log')
+        assert log.read_text().count(f'{folder}/{findings[0]}') == 1
+
+
+def test_the_note_of_a_file_says_how_its_values_are_read(folder, capsys):
+    draw(folder / 'train/cat/full.png', 0, 65535, np.uint16)
+    draw(folder / 'train/cat/part.png', 0, 4095, np.uint16)
+    cv2.imwrite(str(folder / 'train/cat/float.tif'), np.linspace(0, 1, 2400, dtype=np.float32).reshape(40, 60))
+    assert call_tool('verify_data', folder, '--workers', 0) == 1
+    said = capsys.readouterr().out.splitlines()
+    place = f'  {folder}/train/cat'
+    assert said[said.index('note: train: 16-bit: 1') + 1] == (
+        f'{place}/full.png: uint16 values 0 to 65,535 are read as 0 to 255 of 255'
+    )
+    assert said[said.index('note: train: 16-bit, mostly unused: 1') + 1] == (
+        f'{place}/part.png: uint16 values 0 to 4,095 are read as 0 to 15 of 255'
+    )
+    assert said[said.index('FAULT: train: unreadable: 1') + 1] == (
+        f'{place}/float.tif: OpenCV cannot decode float32 values as an image: convert the file to 8 bits'
+    )
+
+
+# --- evaluations replace no image ---
+
+
+@pytest.fixture
+def broken(folder) -> Path:
+    """A validation image that is cut off."""
+    path = folder / 'val' / 'dog' / 'val_0.png'
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_knn_names_the_broken_image(broken, config, capsys, workers):
+    assert call('knn', config, '--untrained', 1, '--data', 'mine', '--workers', workers) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f'error: {broken} cannot be read (')
+
+
+def test_training_replaces_an_image_but_its_validation_does_not(broken, folder, config, tmp_path, capsys):
+    (folder / 'train' / 'dog' / 'train_0.png').write_bytes(b'')
+    assert call('train', config, '--work-dir', tmp_path / 'run') == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f'error: {broken} cannot be read (AssertionError: failed to load image')
+    assert error.endswith('repair or remove it; tools/verify_data.py finds all such files')
+    assert (tmp_path / 'run' / 'epoch_1.pth').is_file(), 'the epoch with the empty file came to its end'
+    assert call('test', config, tmp_path / 'run' / 'epoch_1.pth', '--work-dir', tmp_path / 'test') == 2
+    assert capsys.readouterr().err.splitlines()[-1] == error
+
+
+def test_the_online_probe_names_the_broken_image(broken, config):
+    hook = OnlineProbeHook(str(config))
+    model = build_model(load_config(PRETRAIN))
+    hook.prepare(model)
+    with pytest.raises(UnreadableSample, match=rf'^{broken} cannot be read .*, and an evaluation replaces no image'):
+        hook.accuracies(model)
