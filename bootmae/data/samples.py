@@ -43,17 +43,16 @@ class WrappedSamples(Dataset):
         if hasattr(self.dataset, 'full_init'):
             self.dataset.full_init()
 
-    def file_of(self, index: int) -> str | None:
-        """Return the path of a sample's image, as its data set has it; None if there is no file."""
+    def record(self, index: int) -> dict:
+        """Return the record of a sample, as its data set has it; empty if it has none."""
         dataset = self.dataset
         while isinstance(dataset, Subset):
             dataset, index = dataset.dataset, dataset.indices[index]
-        info = dataset.get_data_info(index) if hasattr(dataset, 'get_data_info') else {}
-        return info.get('img_path')
+        return dataset.get_data_info(index) if hasattr(dataset, 'get_data_info') else {}
 
     def path(self, index: int) -> str:
         """Return the image file of a sample for messages, or its number if there is no file."""
-        file = self.file_of(index)
+        file = self.record(index).get('img_path')
         return printable(readable(file)) if file else f'sample {index}'
 
 
@@ -76,14 +75,16 @@ class NamedSamples(WrappedSamples):
     def __getitem__(self, index: int):
         try:
             item = self.dataset[index]
-            if file := self.file_of(index):
+            if file := self.record(index).get('img_path'):
                 check_image_whole(file)
             return item
         except BUGS:
             raise
         except Exception as error:
+            mask = self.record(index).get('seg_map_path')
+            files = self.path(index) + (f' or its mask {printable(mask)}' if mask else '')
             raise UnreadableSample(
-                f'{self.path(index)} cannot be read ({reason(error)}), and an evaluation replaces no image: repair or '
+                f'{files} cannot be read ({reason(error)}), and an evaluation replaces no image: repair or '
                 'remove it; tools/verify_data.py finds all such files'
             ) from error
 

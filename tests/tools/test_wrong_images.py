@@ -1,10 +1,11 @@
 """Folders and images that look right: ``tools/verify_data.py``, training and evaluation say the same about them."""
 
+import io
 import itertools
 import json
 import os
 import shutil
-import tarfile
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,15 +15,18 @@ import pytest
 from calling import call_tool
 from mmpretrain.registry import DATASETS
 
+from bootmae.checkpoints import read_checkpoint
 from bootmae.config.load import load_config
 from bootmae.config.model import build_model
 from bootmae.data import faults
 from bootmae.data.faults import DataFault, check_values
 from bootmae.data.samples import UnreadableSample
 from bootmae.engine.hooks.online_probe import OnlineProbeHook
+from bootmae.engine.runner.build import build_runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
+DENSE = dict(seg=REPOSITORY / 'configs/seg/upernet_debug.py', det=REPOSITORY / 'configs/det/mask_rcnn_debug.py')
 PRETRAIN = REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py'
 COUNT = itertools.count()
 CONFIG = """
@@ -238,3 +242,92 @@ def test_the_online_probe_names_the_broken_image(broken, config):
     hook.prepare(model)
     with pytest.raises(UnreadableSample, match=rf'^{broken} cannot be read .*, and an evaluation replaces no image'):
         hook.accuracies(model)
+
+
+@pytest.mark.parametrize(
+    'task, scenes', [('seg', 'images/validation'), ('det', 'val2017')]
+)
+def test_dense_evaluations_name_the_broken_file(task, scenes, tmp_path):
+    """Also a JPEG whose end is zeros, which OpenCV and Pillow accept."""
+    options = {f'{part}_dataloader.dataset.data_root': str(tmp_path / 'scenes') for part in ('train', 'val', 'test')}
+    cfg = load_config(DENSE[task], options | dict(experiment_name=f'images_{next(COUNT)}', log_level='ERROR'))
+    for part in ('train', 'val', 'test'):
+        cfg[f'{part}_dataloader'].dataset.scenes.update(train=1, val=2)
+        cfg[f'{part}_dataloader'].update(num_workers=0, persistent_workers=False, batch_size=1)
+    if task == 'det':
+        cfg.test_evaluator.ann_file = cfg.val_evaluator.ann_file = str(
+            tmp_path / 'scenes/annotations/instances_val2017.json'
+        )
+    runner = build_runner(cfg, DENSE[task], str(tmp_path / 'run'))
+    loop = runner.build_test_loop(runner._test_loop)
+    assert len(list(loop.dataloader)) == 2
+    path = tmp_path / 'scenes' / scenes / '000002.jpg'
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(whole[:-900] + bytes(900))
+    with pytest.raises(UnreadableSample, match=rf'^{path} .*cannot be read \(ValueError: .*is cut off'):
+        list(loop.dataloader)
+    path.write_bytes(whole)
+    if task == 'seg':
+        mask = tmp_path / 'scenes/annotations/validation/000002.png'
+        mask.write_bytes(b'nothing')
+        with pytest.raises(UnreadableSample, match=f'^{path} or its mask {mask} cannot be read'):
+            list(loop.dataloader)
+
+
+# --- names that are not valid UTF-8 ---
+
+
+def latin(folder: Path, name: str) -> Path:
+    """A path whose name is Latin-1 on the disk."""
+    return folder / os.fsdecode(name.encode('latin-1'))
+
+
+@pytest.mark.parametrize('report', ['r.json', 'r.txt'])
+def test_verify_data_survives_any_name(folder, tmp_path, capsys, monkeypatch, report):
+    """The findings are printed and written, with the bytes of the name as \\xe9."""
+    cat = latin(folder / 'train', 'chât')
+    (folder / 'train' / 'cat').rename(cat)
+    shutil.rmtree(folder / 'val')
+    latin(cat, 'café.jpg').write_bytes(b'nothing')
+    latin(cat, 'tab\tand\nline.jpg').write_bytes(b'')
+    strict = io.TextIOWrapper(io.BytesIO(), encoding='utf-8', errors='strict')
+    monkeypatch.setattr(sys, 'stdout', strict)
+    good = tmp_path / 'good.txt'
+    args = ('--workers', 0, '--out', tmp_path / report, '--write-list', good)
+    assert call_tool('verify_data', folder / 'train', *args) == 1
+    strict.seek(0)
+    written = (tmp_path / report).read_text(encoding='utf-8')
+    shown = rf'{folder}/train/ch\xe2t/caf\xe9.jpg'
+    assert f"  {shown}: starts with b'nothing'" in strict.read()
+    assert (shown.replace('\\', r'\\') if report.endswith('json') else shown) in written
+    assert rf'{folder}/train/ch\xe2t/tab\tand\nline.jpg'.replace('\\', '\\' * (1 + (report[-4:] == 'json'))) in written
+    assert call_tool('verify_data', good, '--root', folder / 'train', '--workers', 0) == 0, 'the other 8 images'
+
+
+def test_runs_survive_any_name(folder, config, tmp_path, capsys):
+    for split in ('train', 'val'):
+        (folder / split / 'cat').rename(latin(folder / split, 'chât'))
+    broken = latin(latin(folder / 'train', 'chât'), 'é.png')
+    broken.write_bytes(b'nothing')
+    assert call('train', config, '--work-dir', tmp_path / 'run', options=('train_cfg.max_epochs=2',)) == 0
+    assert 'Logging error' not in capsys.readouterr().err
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    shown = rf'{folder}/train/ch\xe2t/\xe9.png'
+    assert f'{shown} cannot be read and is replaced by another image' in log.read_text(encoding='utf-8')
+    assert (tmp_path / 'run' / 'bad_images.txt').read_text(encoding='utf-8').startswith(f'{shown}\t')
+    classes = read_checkpoint(tmp_path / 'run' / 'epoch_2.pth')['meta']['dataset_meta']['classes']
+    assert classes == (r'ch\xe2t', 'dog')
+    rows = tmp_path / 'rows.csv'
+    args = ('--untrained', 1, '--data', 'mine', '--rows', rows, '--workers', 0)
+    assert call('knn', config, *args) == 2
+    assert capsys.readouterr().err.startswith(f'error: {shown} cannot be read')
+    broken.unlink()
+    assert call('knn', config, *args) == 0
+    assert rows.is_file()
+    odd = folder.rename(latin(tmp_path, 'né'))
+    options = [f'{part}_dataloader.dataset.roots={odd}' for part in ('train', 'val')]
+    assert call('train', config, '--work-dir', tmp_path / 'odd', options=options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(rf'error: roots={tmp_path}/n\xe9 is not valid UTF-8 text'), error
+    assert call_tool('verify_data', odd, '--workers', 0) == 0
