@@ -15,7 +15,7 @@ from .. import registry  # noqa: F401
 from ..config.checks import IGNORED, class_of
 from ..data.faults import MISSING_IMAGE, DataFault
 from ..data.file_checks import CLASS_ABSENT, FILES_UNUSED, IMAGE_UNUSED, NOT_FILES, FileFinding, Job, check_coco
-from ..data.images import folder_of_list, not_utf8, read_list
+from ..data.lists import folder_of_list, not_utf8, read_list
 from ..data.scan import (
     EXTENSIONS,
     SPLIT_NAMES,

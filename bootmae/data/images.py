@@ -4,8 +4,6 @@ All errors about files and folders are reported when the data set is built, befo
 """
 
 import os
-import re
-from array import array
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -15,9 +13,10 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from ..text import count_of, printable
-from .faults import MISSING_IMAGE, DataFault, MissingData
+from .faults import DataFault
 from .file_checks import FileFinding
 from .jpeg import START, check_whole, is_whole
+from .lists import check_exist, folder_of_list, read_classes, read_list
 from .roots import resolve_roots
 from .scan import (
     EXTENSIONS,
@@ -25,21 +24,17 @@ from .scan import (
     Survey,
     class_folders,
     classes_of_train,
-    contents,
-    listed,
     scan_classes,
     scan_folders,
     shorten,
     splits_together,
-    suffix,
     unused,
 )
 from .scan_tar import find_members, scan_tar, scan_tar_classes
 from .subsets import few_labels, spread
 from .tar import is_tar_path, read_tar_path, readable
 
-NUM_SPOT_CHECKS = 100
-WRONG_LABELS, WRONG_LINE = 'labels and classes do not fit', 'line of a list'
+WRONG_LABELS = 'labels and classes do not fit'
 
 
 @DATASETS.register_module()
@@ -123,6 +118,7 @@ class ImageFiles(BaseDataset):
         self.check_files, self.num_classes = check_files, num_classes
         self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
         self.extensions = _normalize_extensions(extensions)
+        classes = read_classes(os.path.expanduser(classes)) if isinstance(classes, str) else classes
         super().__init__(ann_file='', classes=classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -146,7 +142,7 @@ class ImageFiles(BaseDataset):
             if self.packed:
                 paths = find_members(self.roots, self.split, paths, self.list_file)
             else:
-                _check_exist(paths, self.list_file, root, self.check_files)
+                check_exist(paths, self.list_file, root, self.check_files)
             return Survey(paths, labels, names)
         if self.labels == 'folder':
             if self.packed:
@@ -216,111 +212,12 @@ class ImageFiles(BaseDataset):
         return np.stack([_square(self.get_data_info(int(i))['img_path'], size) for i in indices])
 
 
-def read_list(list_file: str, root: str, extensions: frozenset[str], labeled: bool):
-    """Read a list file.
-
-    Args:
-        list_file: Path of the list.
-        root: Folder that relative paths start at.
-        extensions: File name endings of images.
-        labeled: Whether lines end with a label.
-
-    Returns:
-        Paths, and labels or None.
-
-    Raises:
-        FileNotFoundError, ValueError: Names the list, the line and the error.
-    """
-    if not os.path.isfile(list_file):
-        raise FileNotFoundError(
-            f'list_file {os.path.abspath(list_file)} is not a file; '
-            f'{contents(os.path.dirname(os.path.abspath(list_file)))}'
-        )
-    _refuse_wide_text(list_file)
-    paths, labels = [], array('q')
-    # Names of files need not be valid UTF-8, so other bytes stay; `_not_utf8` finds them if there is no such file.
-    with open(list_file, encoding='utf-8-sig', errors='surrogateescape') as lines:
-        for number, line in enumerate(lines, 1):
-            entry = line.strip()
-            if not entry:
-                continue
-            if labeled:
-                entry, label = _split_label(entry, list_file, number)
-                labels.append(label)
-            if suffix(entry) not in extensions:
-                raise _wrong_line(list_file, number, _not_an_image(entry, extensions, labeled))
-            paths.append(os.path.join(root, entry))
-    if not paths:
-        raise _wrong_line(list_file, 0, 'no image in it: write one path per line')
-    return paths, labels if labeled else None
-
-
-def folder_of_list(list_file: str) -> str:
-    """Return the folder that the relative paths of a list start at if no root is given."""
-    return os.path.dirname(os.path.abspath(list_file))
-
-
-def _refuse_wide_text(list_file: str):
-    with open(list_file, 'rb') as file:
-        head = file.read(4096)
-    if head[:2] in (b'\xff\xfe', b'\xfe\xff') or b'\0' in head:
-        kind = 'UTF-16 text' if head[:2] in (b'\xff\xfe', b'\xfe\xff') else 'binary'
-        raise _wrong_line(
-            list_file, 0, f'{kind}, not UTF-8: save it as UTF-8 (PowerShell: Out-File -Encoding utf8) and try again'
-        )
-
-
-def not_utf8(name: str) -> str:
-    """Return a hint for a name in a list that does not exist and is not valid UTF-8, '' for other names."""
-    plain = all(not '\udc80' <= character <= '\udcff' for character in name)
-    return '' if plain else ' (the list is not valid UTF-8 there: save it as UTF-8)'
-
-
-def _wrong_line(list_file: str, number: int, detail: str) -> DataFault:
-    return DataFault([FileFinding(WRONG_LINE, f'{list_file}:{number}' if number else list_file, detail)])
-
-
-def _split_label(entry: str, list_file: str, number: int) -> tuple[str, int]:
-    path, *label = entry.rsplit(None, 1)
-    if not label or not re.fullmatch(r'-?[0-9]+', label[0]):
-        detail = (
-            f"no integer label at the end of {entry!r}; labels='list' wants 'path label' on each line, use labels=None "
-            'for a list without labels'
-        )
-        raise _wrong_line(list_file, number, detail)
-    if int(label[0]) < 0:
-        raise _wrong_line(list_file, number, f'label {label[0]} is negative; labels count from 0')
-    return path, int(label[0])
-
-
-def _not_an_image(entry: str, extensions: frozenset[str], labeled: bool) -> str:
-    head, *tail = entry.rsplit(None, 1)
-    if not labeled and tail and suffix(head) in extensions:
-        return f"{entry!r} has {tail[0]!r} after the file name; if that is the label, use labels='list'"
-    return f'{entry!r} does not end like an image ({listed(extensions)}); correct the line or extend `extensions`'
-
-
 def check_image_whole(path: str) -> None:
     """Raise a ValueError for a JPEG that is cut off, in a file or in an archive; accept all other formats."""
     if not is_tar_path(path):
         check_whole(path)
     elif (data := read_tar_path(path))[:2] == START and not is_whole(data):
         raise ValueError(f'{readable(path)} is cut off: a JPEG file without its end')
-
-
-def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
-    if how_many == 'none':
-        return
-    last = len(paths) - 1  # truncated and extended lists show their error at the end
-    chosen = [*spread(len(paths), NUM_SPOT_CHECKS), last] if how_many == 'some' else range(len(paths))
-    odd = [i for i, path in enumerate(paths) if not_utf8(path)] if how_many == 'some' else []
-    for i in [*chosen, *odd]:
-        if not os.path.isfile(paths[i]):
-            detail = (
-                f'names {printable(paths[i])} (image {i + 1} of {len(paths)}), which does not exist'
-                f'{not_utf8(paths[i])}; relative paths start at {root}: correct `roots` or the list'
-            )
-            raise MissingData([FileFinding(MISSING_IMAGE, list_file, detail)], paths)
 
 
 def _normalize_extensions(extensions: str | Sequence[str]) -> frozenset[str]:

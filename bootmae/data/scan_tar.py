@@ -10,6 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..text import printable
+from .faults import MISSING_IMAGE, MissingData
+from .file_checks import FileFinding
+from .lists import not_utf8
 from .scan import (
     HIDDEN_FILE,
     HIDDEN_FOLDER,
@@ -171,11 +175,12 @@ def find_members(archives: Sequence[str], split: str | None, names: Sequence[str
     folder = f'{split.strip("/")}/' if split else ''
     for number, name in enumerate(names, 1):
         if folder + name not in places:
-            raise FileNotFoundError(
-                f'list_file {list_file} names {name} (image {number} of {len(names)}), which is '
-                f'not in {shorten(archives)}, where files are called such as '
-                f'{shorten(list(places), 3) or "nothing"}: correct `roots`, `split` or the list'
+            detail = (
+                f'names {printable(name)} (image {number} of {len(names)}), which is not in {shorten(archives)}'
+                f'{not_utf8(name)}, where files are called such as {shorten(list(places), 3) or "nothing"}: correct '
+                '`roots`, `split` or the list'
             )
+            raise MissingData([FileFinding(MISSING_IMAGE, list_file, detail)])
     return [tar_path(*places[folder + name]) for name in names]
 
 

@@ -49,7 +49,9 @@ class ValueRange:
     def __str__(self) -> str:
         if not self.deep:
             return f'values {self.low} to {self.high} of 255'
-        return f'{self.kind} values {self.low:,} to {self.high:,} are read as {self.seen_low} to {self.seen_high} of 255'
+        return (
+            f'{self.kind} values {self.low:,} to {self.high:,} are read as {self.seen_low} to {self.seen_high} of 255'
+        )
 
 
 def value_range(data: bytes, decoded: np.ndarray) -> ValueRange:

@@ -252,7 +252,11 @@ FAULTS = [
         ValueError,
         ['{root}/val: 1 folder not among the 2 classes: new', 'ROOT/train'],
     ),
-    (dict(roots='{root}/train', labels='folder', classes=['a']), ValueError, ['{root}/train: 1 folder not among the 1 class: b']),
+    (
+        dict(roots='{root}/train', labels='folder', classes=['a']),
+        ValueError,
+        ['{root}/train: 1 folder not among the 1 class: b'],
+    ),
     (dict(roots='{root}/train', labels='folder', num_classes=3), ValueError, ['2 classes', 'num_classes=3', 'a, b']),
     (
         dict(roots='{root}', list_file='{root}/lists.txt'),

@@ -205,7 +205,7 @@ def test_a_list_names_members(tmp_path):
     dataset = ImageFiles(archive, list_file=str(tmp_path / 'list.txt'), labels='list')
     assert labeled(dataset) == [('b.jpg', 3), ('a.jpg', 1)]
     (tmp_path / 'list.txt').write_text('b.jpg\nc.jpg\n')
-    with pytest.raises(FileNotFoundError, match=r'list.txt names c.jpg \(image 2 of 2\).*val.tar'):
+    with pytest.raises(FileNotFoundError, match=r'list.txt: names c.jpg \(image 2 of 2\).*val.tar'):
         ImageFiles(archive, list_file=str(tmp_path / 'list.txt'))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from bootmae.config.load import load_config
 from bootmae.config.model import build_model
 from bootmae.data import faults
 from bootmae.data.faults import DataFault, check_values
+from bootmae.data.images import ImageFiles
 from bootmae.data.samples import UnreadableSample
 from bootmae.engine.hooks.online_probe import OnlineProbeHook
 from bootmae.engine.runner.build import build_runner
@@ -178,7 +180,7 @@ def test_verify_data_and_training_say_the_same(case, folder, config, tmp_path, m
 
 @pytest.mark.parametrize('case', ['clutter', '12 of 16 bits'])
 def test_a_run_and_its_log(case, folder, config, tmp_path, capsys):
-    change, code, findings, images = CASES[case]
+    change, code, findings, _ = CASES[case]
     change(folder)
     assert call('train', config, '--work-dir', tmp_path / 'run') == 2 * code
     logged = capsys.readouterr()
@@ -206,6 +208,62 @@ def test_the_note_of_a_file_says_how_its_values_are_read(folder, capsys):
     assert said[said.index('FAULT: train: unreadable: 1') + 1] == (
         f'{place}/float.tif: OpenCV cannot decode float32 values as an image: convert the file to 8 bits'
     )
+
+
+def packed(folder: Path) -> Path:
+    """The training images in an archive."""
+    path = folder.with_name('images.tar')
+    with tarfile.open(path, 'w') as archive:
+        archive.add(folder / 'train', arcname='')
+    return path
+
+
+@pytest.mark.parametrize('case', ['good', 'loose', 'empty_class', 'clutter', '12 of 16 bits'])
+def test_archives_are_judged_as_folders(case, folder, tmp_path, capsys):
+    change, code, findings, images = CASES[case]
+    change(folder)
+    archive = packed(folder)
+    assert call_tool('verify_data', archive, '--workers', 0) == code
+    said = capsys.readouterr().out
+    assert all(part.removeprefix('train: ') in said for part in findings)
+    if code:
+        with pytest.raises(DataFault) as refused:
+            check_values(ImageFiles(str(archive), labels='folder', pipeline=[]))
+        assert f'\n  {refused.value}\n' in said
+    else:
+        assert len(ImageFiles(str(archive), labels='folder', pipeline=[])) == images
+
+
+def test_plain_images_need_no_class_folders(folder, capsys):
+    """Unlabeled images may lie anywhere: if few are in folders, or with --labels none."""
+    loose(folder)
+    empty_class(folder)
+    assert call_tool('verify_data', folder / 'train', '--workers', 0, '--labels', 'none') == 0
+    for number in range(20, 40):
+        draw(folder / 'train' / f'{number}.png')
+    assert call_tool('verify_data', folder / 'train', '--workers', 0) == 0
+    assert call_tool('verify_data', folder / 'train', '--workers', 0, '--labels', 'folder') == 1
+    assert '21 images outside class folders' in capsys.readouterr().out
+
+
+def test_what_lies_beside_the_splits(folder, capsys):
+    draw(folder / 'more' / '1.png')
+    draw(folder / '2.png')
+    (folder / 'notes.txt').touch()
+    shutil.rmtree(folder / 'val')
+    (folder / 'val').mkdir()
+    assert call_tool('verify_data', folder, '--workers', 0) == 1
+    said = capsys.readouterr().out
+    assert f'FAULT: val: split without images: 1\n  {folder}/val: no images in {folder}/val: looked for .' in said
+    assert f'  {folder}: 2 images outside train, val, which `split` leaves out' in said
+    assert f'  {folder}: not used: 1 .txt' in said
+
+
+def test_splits_among_other_folders_are_no_classes(folder):
+    draw(folder / 'more' / '1.png')
+    with pytest.raises(DataFault, match=f"{folder}: labels='folder', but these folders look like splits.*: train, val"):
+        ImageFiles(str(folder), labels='folder', pipeline=[])
+    assert len(ImageFiles(str(folder), labels='folder', pipeline=[], classes=['more', 'train', 'val'])) == 11
 
 
 # --- evaluations replace no image ---
@@ -244,9 +302,7 @@ def test_the_online_probe_names_the_broken_image(broken, config):
         hook.accuracies(model)
 
 
-@pytest.mark.parametrize(
-    'task, scenes', [('seg', 'images/validation'), ('det', 'val2017')]
-)
+@pytest.mark.parametrize('task, scenes', [('seg', 'images/validation'), ('det', 'val2017')])
 def test_dense_evaluations_name_the_broken_file(task, scenes, tmp_path):
     """Also a JPEG whose end is zeros, which OpenCV and Pillow accept."""
     options = {f'{part}_dataloader.dataset.data_root': str(tmp_path / 'scenes') for part in ('train', 'val', 'test')}
@@ -331,3 +387,72 @@ def test_runs_survive_any_name(folder, config, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(rf'error: roots={tmp_path}/n\xe9 is not valid UTF-8 text'), error
     assert call_tool('verify_data', odd, '--workers', 0) == 0
+
+
+# --- lists and class names ---
+
+
+@pytest.fixture
+def listed(folder) -> Path:
+    path = folder.parent / 'lists' / 'train.txt'
+    path.parent.mkdir()
+    path.write_text(''.join(f'train/{name}/train_{number}.png\n' for name in ('cat', 'dog') for number in range(4)))
+    return path
+
+
+def test_relative_paths_of_a_list_start_at_the_root_or_at_the_list(listed, folder, capsys):
+    """In training and in verify_data: at the root, or without a root at the folder of the list."""
+    assert len(ImageFiles(str(folder), list_file=str(listed), pipeline=[])) == 8
+    assert call_tool('verify_data', listed, '--root', folder, '--workers', 0) == 0
+    with pytest.raises(
+        FileNotFoundError, match=f'relative paths start at {listed.parent}: correct `roots` or the list'
+    ):
+        ImageFiles(list_file=str(listed), pipeline=[])
+    assert call_tool('verify_data', listed, '--workers', 0) == 1
+    assert f'relative paths start at {listed.parent}' in capsys.readouterr().out
+    beside = listed.rename(folder / 'train.txt')
+    dataset = ImageFiles(list_file=str(beside), pipeline=[], check_files='all')
+    assert dataset.get_data_info(7)['img_path'] == f'{folder}/train/dog/train_3.png'
+    assert call_tool('verify_data', beside, '--workers', 0) == 0
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('train/cat/train_0.png\n'.encode('utf-16'), '{list}: UTF-16, not UTF-8: save it as UTF-8'),
+        (b'\x89PNG\0\0', '{list}: no text: give a list with one path per line'),
+        (b'train/cat/train_0.png\ntrain/caf\xe9.png\n', r'caf\xe9.png'),
+        (b'train/cat/train_0.png 2\nb\n', "{list}:2: no integer label at the end of 'b'"),
+        (b'notes.txt\n', "{list}:1: 'notes.txt' does not end like an image"),
+    ],
+)
+def test_lists_that_training_refuses(listed, folder, content, message, capsys):
+    listed.write_bytes(content)
+    message = message.format(list=listed)
+    labels = 'list' if b' 2' in content else None
+    with pytest.raises((DataFault, FileNotFoundError)) as refused:
+        ImageFiles(str(folder), list_file=str(listed), labels=labels, pipeline=[])
+    assert message in str(refused.value)
+    assert call_tool('verify_data', listed, '--root', folder, '--workers', 0) == 1
+    said = capsys.readouterr().out
+    assert message in said
+    if b'caf' in content:
+        assert 'not valid UTF-8 there: save it as UTF-8' in str(refused.value)
+        assert 'not valid UTF-8 there: save it as UTF-8' in said
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('chat\nch\xe2t\n'.encode('latin-1'), 'is not UTF-8 text .invalid continuation byte.: save it as UTF-8'),
+        (b'', 'names no class'),
+        (b'cat\ndog\ncat\n', 'names cat twice'),
+    ],
+)
+def test_files_of_class_names_that_are_refused(folder, tmp_path, content, message):
+    file = tmp_path / 'classes.txt'
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f'^classes={file} {message}'):
+        ImageFiles(str(folder), split='train', labels='folder', classes=str(file), pipeline=[])
+    with pytest.raises(FileNotFoundError, match=f'classes={file}.gone is not a file; {tmp_path} holds'):
+        ImageFiles(str(folder), split='train', labels='folder', classes=f'{file}.gone', pipeline=[])
