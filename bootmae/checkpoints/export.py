@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..text import count_of
 from .identify import Encoder, find_encoder, recorded_facts, split
 from .keys import (
     State,
@@ -61,7 +62,7 @@ class Export:
         number = sum(map(len, self.weights.values())) // (2 if self.facts['format'] == 'mmdet' else 1)  # see _mmdet
         lost = ', '.join(f'{part} ({why})' for part, why in self.left_out.items())
         return (
-            f'[{self.kind}, sha256 {self.facts["hash"]}] as {self.facts["format"]}: {number} tensors'
+            f'[{self.kind}, sha256 {self.facts["hash"]}] as {self.facts["format"]}: {count_of(number, "tensor")}'
             f'{"; left out: " + lost if lost else ""}'
         )
 
@@ -97,7 +98,8 @@ def check_complete(encoder: Encoder) -> None:
     ]
     if missing := [key for key in wanted if key not in encoder.state]:
         raise ValueError(
-            f'{len(missing)} weights are missing in its encoder: {", ".join(missing[:4])}; use another copy of the file'
+            f'{count_of(len(missing), "weight is", "weights are")} missing in its encoder: {", ".join(missing[:4])}; '
+            'use another copy of the file'
         )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..text import count_of
 from .doctor_versions import fits, in_range, installed_packages, numbers, read_lock, read_ranges
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -371,7 +372,7 @@ def main(work_dir: str | None = None) -> int:
         print(finding)
     levels = [finding.level for finding in findings]
     print(
-        f'\n{levels.count(FAULT)} faults, {levels.count(NOTE)} notes, {levels.count(OK)} fine, '
+        f'\n{count_of(levels.count(FAULT), "fault")}, {count_of(levels.count(NOTE), "note")}, {levels.count(OK)} fine, '
         f'{time.perf_counter() - start:.1f} s'
     )
     return 1 if FAULT in levels else 0

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, class_folders, contents, scan_classes, shorten, skipped
 from ..data.subsets import held_out
+from ..text import count_of
 
 Links = dict[str, str]  # path in OUT -> target, relative to the folder of the link
 
@@ -56,8 +57,8 @@ def plan(source: str, out: str, share: float, seed: int) -> tuple[Links, str]:
     paths, labels, names = _scan(source)
     if single := [names[label] for label in np.flatnonzero(np.bincount(labels) == 1)]:
         raise ValueError(
-            f'{len(single)} classes of {source} have only one image, which cannot be in both train and val: '
-            f'{shorten(single)}; add images to these classes or remove them'
+            f'{count_of(len(single), "class has", "classes have")} only one image in {source}, which cannot be in both '
+            f'train and val: {shorten(single)}; add images there, or remove it'
         )
     val = held_out(labels, share, seed)
     links = {}
@@ -65,7 +66,8 @@ def plan(source: str, out: str, share: float, seed: int) -> tuple[Links, str]:
         link = os.path.join('val' if held else 'train', os.path.relpath(path, source))
         links[link] = os.path.relpath(path, os.path.dirname(os.path.join(out, link)))
     return links, (
-        f'{len(paths) - val.sum():,} images in train, {val.sum():,} in val, {len(names)} classes '
+        f'{count_of(len(paths) - int(val.sum()), "image")} in train, {val.sum():,} in val, '
+        f'{count_of(len(names), "class", "classes")} '
         f'(of {source}, share {share}, seed {seed})'
     )
 

@@ -170,8 +170,8 @@ def _source_of_coco(dataset: BaseDataset, split: str) -> Source:
     present = scan_folders([folder], frozenset(EXTENSIONS)) if os.path.isdir(folder) else []
     findings += [FileFinding(IMAGE_UNUSED, path) for path in present if os.path.normpath(path) not in listed]
     title = (
-        f'{split}: {type(dataset).__name__}: {len(jobs):,} images, {len(content["annotations"]):,} annotations '
-        f'of {file}'
+        f'{split}: {type(dataset).__name__}: {count_of(len(jobs), "image")}, '
+        f'{count_of(len(content["annotations"]), "annotation")} of {file}'
     )
     return Source(split, title, jobs, findings)
 

@@ -7,6 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...distributed.exits import BadDataError
+from ...text import count_of
 from ..runner.stop import save_before_stop
 
 BAD_IMAGES = 'bad_images.txt'  # in the work directory; lines of path, tab, reason
@@ -100,7 +101,7 @@ class BadImagesHook(Hook):
             return
         names = ''.join(f'\n  {path}: {reason}' for path, reason in self.bad.items())
         self.ending = BadDataError(
-            f'{len(self.bad)} of {images} images cannot be read; at most {allowed} are allowed '
+            f'{len(self.bad)} of {count_of(images, "image")} cannot be read; at most {allowed} may be unreadable '
             f'(budget {self.budget:g}):{names}\n'
             'Repair or remove them (tools/verify_data.py finds all), or allow more with --cfg-options '
             f'default_hooks.bad_images.budget={10 * max(self.budget, 1 / max(images, 1)):g}. Then delete '

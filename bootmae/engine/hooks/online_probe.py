@@ -24,6 +24,7 @@ from ...config.weights import check_statistics
 from ...data.subsets import few_labels, spread
 from ...evaluation.probe import Features, evaluation_images, features_of, knn_accuracy, linear_accuracy
 from ...results.provenance import REPOSITORY
+from ...text import count_of
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
 from .provenance import num_heads
@@ -160,9 +161,10 @@ class OnlineProbeHook(Hook):
             return
         with kept_random_state():
             self.prepare(bare_model(runner))
+        interval = 'epoch' if self.interval == 1 else f'{self.interval} epochs'
         runner.logger.info(
-            f'online probe: {" and ".join(self.tasks)} every {self.interval} epochs on '
-            f'{len(self.reference):,} labeled images and {len(self.query):,} queries of '
+            f'online probe: {" and ".join(self.tasks)} every {interval} on '
+            f'{count_of(len(self.reference), "labeled image")} and {count_of(len(self.query), "query", "queries")} of '
             f'{self.folder or self.config}'
         )
         if runner.iter == 0:

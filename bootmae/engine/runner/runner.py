@@ -25,6 +25,7 @@ from ...config.weights import follow_statistics
 from ...data.faults import check_values
 from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
+from ...text import count_of
 from ..hooks.checkpoint import checkpoint_folder
 from ..hooks.class_results import ClassResultsHook, has_class_results
 from ..hooks.compile import CompileHook
@@ -165,7 +166,8 @@ class SuiteRunner(Runner):
             parts = compile_model(model, **options)
             self.register_hook(CompileHook())
             self.logger.info(
-                f'compile={options}: {parts} parts are compiled in the first step, which takes a minute or more'
+                f'compile={options}: {count_of(parts, "part is", "parts are")} compiled in the first step, which '
+                'takes a minute or more'
             )
 
     @staticmethod
