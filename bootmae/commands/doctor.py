@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..text import count_of
 from .doctor_versions import fits, in_range, installed_packages, numbers, read_lock, read_ranges
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -371,8 +370,9 @@ def main(work_dir: str | None = None) -> int:
     for finding in findings:
         print(finding)
     levels = [finding.level for finding in findings]
+    faults, notes = levels.count(FAULT), levels.count(NOTE)  # without text.py, since there may be no package
     print(
-        f'\n{count_of(levels.count(FAULT), "fault")}, {count_of(levels.count(NOTE), "note")}, {levels.count(OK)} fine, '
-        f'{time.perf_counter() - start:.1f} s'
+        f'\n{faults} fault{"" if faults == 1 else "s"}, {notes} note{"" if notes == 1 else "s"}, '
+        f'{levels.count(OK)} fine, {time.perf_counter() - start:.1f} s'
     )
     return 1 if FAULT in levels else 0

@@ -235,7 +235,7 @@ def _sources_of_root(path: str, labels: str) -> list[Source]:
         below = [
             [name[len(split) + 1 :] for name in names.values() if name.startswith(f'{split}/')] for split in splits
         ]
-        labels = 'folder' if any(map(look_like_classes, below or [names.values()])) else 'none'
+        labels = 'folder' if any(map(look_like_classes, below or [list(names.values())])) else 'none'
     sources = []
     for split in splits or [None]:
         where = path if split is None else f'{path}!/{split}' if packed else os.path.join(path, split)
