@@ -7,10 +7,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
 
 from ..text import count_of
 from .file_checks import DARK_IMAGES, NARROW_SET, FileFinding
+from .reading import ReadCrop
 from .subsets import leaves, spread
 from .tar import is_tar_path, read_tar_path, readable
 from .value_range import ValueRange, value_range
@@ -76,7 +78,9 @@ def judge_ranges(ranges: Sequence[tuple[str, ValueRange]]) -> list[FileFinding]:
 
 
 def check_values(dataset: Any) -> None:
-    """Read some images of a data set, evenly spread, and judge their values; other data than image files pass.
+    """Read some images of a data set, evenly spread, and judge their values.
+
+    Data sets pass whose pipeline reads images in another way than OpenCV does, or has them in memory.
 
     Raises:
         DataFault: If most images would be read as almost nothing.
@@ -87,7 +91,8 @@ def check_values(dataset: Any) -> None:
 
 
 def _some_paths(leaf: Any) -> Iterable[str]:
-    if not hasattr(leaf, 'get_data_info'):
+    steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', ())
+    if not any(isinstance(step, (LoadImageFromFile, ReadCrop)) for step in steps):
         return []
     infos = (leaf.get_data_info(int(index)) for index in spread(len(leaf), NUM_SPOT_CHECKS))
     return [info['img_path'] for info in infos if info.get('img_path')]
