@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from ..config.load import load_config
 from ..data.faults import judge_ranges
-from ..data.file_checks import DUPLICATE_WITHIN, FileFinding, Job, Outcome, inspect_files
+from ..data.file_checks import DUPLICATE_WITHIN, NARROW_SET, FileFinding, Job, Outcome, inspect_files
 from ..data.tar import readable
 from ..text import count_of, printable
 from .verify_sources import Source, sources_of_config, sources_of_path
@@ -231,7 +232,7 @@ def write_list(path: str | Path, folder: str, sources: Sequence[Source], report:
 
     File names with a line break, or with spaces at either end, cannot be listed and are left out.
     """
-    wrong = {finding.path for finding in report.faults if finding.kind[:3] != 'in '}
+    wrong = {finding.path for finding in report.faults if finding.kind[:3] != 'in ' and finding.kind != NARROW_SET}
     jobs = [job for source in sources for job in source.jobs if printable(job.image) not in wrong]
     good = [os.path.relpath(job.image, folder) for job in jobs]
     good = [name for name in good if name == name.strip() and len(name.splitlines()) == 1]
@@ -257,7 +258,12 @@ def run(args: argparse.Namespace) -> int:
     for file in filter(None, (args.out, args.write_list)):
         check_writable(file)
     if args.data.endswith('.py') and not folder:
-        sources = sources_of_config(load_config(args.data, args.cfg_options), args.split)
+        cfg = load_config(args.data, args.cfg_options)
+        logging.disable(logging.WARNING)  # the report has what data sets log while they are built
+        try:
+            sources = sources_of_config(cfg, args.split)
+        finally:
+            logging.disable(logging.NOTSET)
     else:
         sources = sources_of_path(args.data, args.labels, args.root)
     report = verify(sources, args.workers, progress_bar)
