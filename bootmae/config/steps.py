@@ -36,13 +36,15 @@ def training_config(
     return cfg, batch
 
 
-def evaluation_config(path: str, checkpoint: str, options: dict | None = None, tta: bool = False) -> Config:
+def evaluation_config(
+    path: str, checkpoint: str, options: dict | None = None, tta: bool = False, source: str = 'online'
+) -> Config:
     """Build the config of a test; ``tools/test.py`` explains the arguments."""
     cfg = load_config(path, options)
     check_data(cfg.test_dataloader.dataset)
     if tta:
         apply_tta(cfg)
-    cfg.load_from = checkpoint
+    cfg.load_from, cfg.load_source = checkpoint, source
     return cfg
 
 
