@@ -48,8 +48,8 @@ def check_finite(state: State, path: str | Path, what: str = 'weights') -> None:
             if any(bool(test(state[key].float()).any()) for key in bad)
         )
         raise ValueError(
-            f'{path} has {what} that are not finite ({kinds}), {len(bad)} of {count_of(len(state), "tensor")}: {named(bad)}. '
-            f'The training that wrote it has failed, or its values overflowed in another type. {EARLIER}'
+            f'{path} has {what} that are not finite ({kinds}), {len(bad)} of {count_of(len(state), "tensor")}: '
+            f'{named(bad)}. The training that wrote it has failed, or its values overflowed in another type. {EARLIER}'
         )
 
 
