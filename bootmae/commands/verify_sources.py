@@ -16,6 +16,7 @@ from ..config.checks import IGNORED, class_of
 from ..data.faults import MISSING_IMAGE, DataFault
 from ..data.file_checks import CLASS_ABSENT, FILES_UNUSED, IMAGE_UNUSED, NOT_FILES, FileFinding, Job, check_coco
 from ..data.lists import folder_of_list, not_utf8, read_list
+from ..data.roots import ARCHIVE
 from ..data.scan import (
     EXTENSIONS,
     SPLIT_NAMES,
@@ -25,6 +26,7 @@ from ..data.scan import (
     first_level,
     scan_classes,
     scan_folders,
+    suffix,
     unused,
 )
 from ..data.scan_tar import scan_tar, scan_tar_classes
@@ -193,12 +195,14 @@ def sources_of_path(path: str, labels: str = 'auto', root: str | None = None) ->
         FileNotFoundError: if the path does not exist, or holds no image.
         ValueError: if the file is no list of images.
     """
-    if os.path.isdir(path) or (os.path.isfile(path) and path.lower().endswith('.tar')):
+    if os.path.isdir(path) or (os.path.isfile(path) and ARCHIVE.search(path)):
         return _sources_of_root(path, labels)
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f'{path} does not exist: give a config, a folder or a .tar of images, or a list of images'
         )
+    if suffix(path) in EXTENSIONS:
+        raise ValueError(f'{path} is an image: give its folder, or a list of images')
     return [_source_of_list(path, root or folder_of_list(path))]
 
 

@@ -234,6 +234,18 @@ def test_archives_are_judged_as_folders(case, folder, tmp_path, capsys):
         assert len(ImageFiles(str(archive), labels='folder', pipeline=[])) == images
 
 
+def test_what_is_neither_folder_nor_list(folder, capsys):
+    assert call_tool('verify_data', folder / 'val/cat/val_0.png') == 2
+    assert (
+        capsys.readouterr().err
+        == f'error: {folder}/val/cat/val_0.png is an image: give its folder, or a list of images\n'
+    )
+    with tarfile.open(folder / 'a.tar.gz', 'w:gz') as archive:
+        archive.add(folder / 'val', arcname='')
+    assert call_tool('verify_data', folder / 'a.tar.gz') == 2
+    assert f'error: {folder}/a.tar.gz is compressed (gzip)' in capsys.readouterr().err
+
+
 def test_plain_images_need_no_class_folders(folder, capsys):
     """Unlabeled images may lie anywhere: if few are in folders, or with --labels none."""
     loose(folder)
