@@ -222,10 +222,11 @@ class NonFiniteHook(Hook):
         iterations = ', '.join(map(str, self.row))
         raise NonFiniteError(
             f'loss or gradients were not finite {count_of(len(self.row), "time")} in a row, in '
-            f'iteration{"s" if len(self.row) > 1 else ""} {iterations}. The weights before them are in {weights}. Find the first bad layer: '
-            f'tools/replay.py {dump_path(runner.work_dir, self.row[-1], 0)}. Then continue with --resume '
-            '--resume-changed and a lower optim_wrapper.optimizer.lr, model.fp32_decoder=True (BootMAE) or '
-            'optim_wrapper.type=GuardedOptimWrapper (float32); see docs/reliability.md'
+            f'iteration{"s" if len(self.row) > 1 else ""} {iterations}. The weights before them are in {weights}. '
+            f'Find the first bad layer: tools/replay.py {dump_path(runner.work_dir, self.row[-1], 0)}. '
+            'Then continue with --resume --resume-changed and a lower optim_wrapper.optimizer.lr, '
+            'model.fp32_decoder=True (BootMAE) or optim_wrapper.type=GuardedOptimWrapper (float32); see '
+            'docs/reliability.md'
         )
 
 
