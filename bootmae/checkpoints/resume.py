@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from ..text import count_of
 from .averages import weights_of
 from .checksum import peek
 from .finite import check_finite
@@ -138,7 +139,8 @@ def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> No
     theirs, ours = ([len(group['params']) for group in sets] for sets in (groups, optimizer.param_groups))
     fault = None
     if theirs != ours:
-        fault = f'{len(theirs)} groups with {sum(theirs)} parameters for {len(ours)} with {sum(ours)}'
+        sizes = f'{count_of(len(theirs), "group")} with {count_of(sum(theirs), "parameter")}'
+        fault = f'{sizes} for {len(ours)} with {sum(ours)}'
     else:
         keys = [key for group in groups for key in group['params']]
         weights = [weight for group in optimizer.param_groups for weight in group['params']]

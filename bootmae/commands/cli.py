@@ -21,6 +21,8 @@ def main(command: Callable[[], int | None]) -> None:
     """
     if MESSAGES in os.environ and os.environ.get('RANK', '0') != '0':
         argparse.ArgumentParser._print_message = lambda *args: None  # type: ignore[method-assign]  # rank 0 prints it
+    if hasattr(sys.stdout, 'reconfigure'):  # a file name that is not valid UTF-8 must not end a command
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         leave(command() or 0)
     except (*USER_ERRORS, RunStopped) as error:

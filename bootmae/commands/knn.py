@@ -17,6 +17,7 @@ from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
+from ..text import count_of
 
 
 def evaluate_features(
@@ -124,10 +125,8 @@ def run(args: argparse.Namespace) -> None:
         ):
             block = f', {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
             task = 'k-NN' if row.task == 'knn' else 'logistic regression'
-            print(
-                f'{row.data} {row.method} seed {row.seed} {task}{block}, {row.labels} labels: {row.value:.2f} %',
-                flush=True,
-            )
+            labels = 'all labels' if row.labels == 'all' else count_of(int(row.labels), 'label')
+            print(f'{row.data} {row.method} seed {row.seed} {task}{block}, {labels}: {row.value:.2f} %', flush=True)
             rows.append(row)
     if args.rows:
         write_rows(args.rows, rows)

@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from ..text import printable
 from .jpeg import END, START, is_whole
 from .tar import is_tar_path, read_tar_path, readable
+from .value_range import ValueRange, stored_values, value_range
 
 TINY = 16  # pixels on the shorter side, the size of a patch
 HUGE = 100_000_000  # pixels
@@ -29,10 +31,12 @@ ORIENTATION = 0x0112  # EXIF tag
 TURNED = range(2, 9)  # values of that tag that rotate or mirror an image
 TOLERANCE = 1.0  # pixels by which boxes and polygons may exceed their image, since published sets round
 
+NARROW_SET = 'values fill a small part of their range'
 # kinds of findings that are notes and not faults
-CMYK, SIXTEEN_BIT, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
+CMYK, SIXTEEN_BIT, NARROW_RANGE, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
     'CMYK',
     '16-bit',
+    '16-bit, mostly unused',
     'EXIF-rotated',
     f'tiny (below {TINY} pixels)',
     f'huge (above {HUGE // 10**6} megapixels)',
@@ -44,17 +48,34 @@ CLASS_ABSENT, DUPLICATE_WITHIN, IMAGE_UNUSED, NOT_FILES = NOTES_OF_SETS = (
     'image not in the annotation file',
     'not image files',
 )
-NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS)
+FILES_UNUSED, SPLITS_TOGETHER, DARK_IMAGES = NOTES_OF_FOLDERS = (
+    'files not used',
+    'splits used together',
+    'images that are almost black',
+)
+NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS + NOTES_OF_FOLDERS)
 
 
 @dataclass(frozen=True)
 class FileFinding:
-    """A finding about a file: its kind, the file, details, and the split (set by the scan)."""
+    """A finding about a file or a folder: its kind, the path, details, and the split (set by the scan).
+
+    Path and details are printable, even if the name of the file is not valid UTF-8.
+    """
 
     kind: str
     path: str
     detail: str = ''
     split: str = ''
+
+    def __post_init__(self):
+        object.__setattr__(self, 'path', printable(self.path))
+        object.__setattr__(self, 'detail', printable(self.detail))
+
+    @property
+    def line(self) -> str:
+        """The finding in one line, as training and ``tools/verify_data.py`` show it."""
+        return f'{self.path}: {self.detail}' if self.detail else self.path
 
     @property
     def fault(self) -> bool:
@@ -80,12 +101,21 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Result of a job: findings, a hash of the image file (None if missing or empty), and the labels of the mask."""
+    """Result of a job.
+
+    Attributes:
+        job: The job.
+        findings: Findings about its files.
+        digest: Hash of the image file; None if it is missing or empty.
+        labels: Labels that occur in the mask.
+        values: Values of the image; None if it is unreadable.
+    """
 
     job: Job
     findings: list[FileFinding] = field(default_factory=list)
     digest: bytes | None = None
     labels: tuple[int, ...] = ()
+    values: ValueRange | None = None
 
     def add(self, kind: str, path: str, detail: str) -> None:
         """Add a finding."""
@@ -136,7 +166,9 @@ def check_image(path: str, data: bytes, outcome: Outcome) -> tuple[int, int] | N
     with _stderr() as printed:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        outcome.add('unreadable', path, 'OpenCV cannot decode it')
+        stored = stored_values(data)
+        what = 'it' if stored is None else f'{stored.dtype.name} values as an image: convert the file to 8 bits'
+        outcome.add('unreadable', path, f'OpenCV cannot decode {what}')
         return None
     if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoders accept a rest of zeros
         outcome.add('truncated', path, 'a JPEG file without its end')
@@ -145,8 +177,9 @@ def check_image(path: str, data: bytes, outcome: Outcome) -> tuple[int, int] | N
         outcome.add(JPEG_WARNING if harmless else 'corrupt', path, line)
     if mode in ('CMYK', 'YCCK'):
         outcome.add(CMYK, path, 'converted to RGB on reading')
-    if mode.startswith(('I', 'F')) or _is_16_bit_png(data):
-        outcome.add(SIXTEEN_BIT, path, 'reduced to 8 bits on reading')
+    outcome.values = value_range(data, decoded)
+    if outcome.values.deep:
+        outcome.add(NARROW_RANGE if outcome.values.narrow else SIXTEEN_BIT, path, str(outcome.values))
     if turned in TURNED:
         outcome.add(EXIF_TURNED, path, f'orientation {turned}, stored as {_by((height, width))}')
     if min(width, height) < TINY:
@@ -204,11 +237,6 @@ def _stderr() -> Iterator[list[str]]:
             os.close(before)
             file.seek(0)
             lines += file.read().decode(errors='replace').splitlines()
-
-
-def _is_16_bit_png(data: bytes) -> bool:
-    # Pillow reduces color PNGs of 16 bits to 8 bits silently.
-    return data.startswith(b'\x89PNG') and data[24:25] == b'\x10'
 
 
 def check_mask(

@@ -13,6 +13,7 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ..text import count_of
 from .decoder import PixelHead, TargetAwareDecoder
 from .masking import BlockMasking
 from .objectives import at_least_float32, feature_loss, pixel_loss, token_weights
@@ -134,7 +135,7 @@ class BootMAE(BaseSelfSupervisor):
         ids_shuffle = ids_shuffle.to(device, non_blocking=True)
         if ids_shuffle.shape != (batch_size, self.masking.num_patches):
             raise ValueError(
-                f'ids_shuffle of shape {tuple(ids_shuffle.shape)} does not fit {batch_size} images of '
+                f'ids_shuffle of shape {tuple(ids_shuffle.shape)} does not fit {count_of(batch_size, "image")} of '
                 f"{self.masking.grid} patches: give DrawMask the model's img_size and patch_size"
             )
         return ids_shuffle

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ..text import count_of
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'timm', 'scikit-learn')
 # original packages that may be installed instead of the maintained builds
@@ -57,7 +59,7 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 def device_name() -> str:
     """Name of the GPU, or number of CPU cores."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {os.cpu_count()} cores'
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {count_of(os.cpu_count(), "core")}'
 
 
 def portable(path: str | Path | None) -> str:

@@ -18,6 +18,7 @@ from ..distributed.exits import REQUEUE
 from ..report.overview import overview_text
 from ..report.tables import text_table
 from ..results.provenance import REPOSITORY, from_anywhere
+from ..text import count_of
 from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, data_name, write_results
 from .dry_run import TFLOPS, plan_text
@@ -73,7 +74,7 @@ def run_here(
     status = Status(cells)
     done = sum(state_of(cell) == DONE for cell in cells)
     print(
-        f'{args.suite}: {len(cells)} cells, {done} done before; {machine.total} '
+        f'{args.suite}: {count_of(len(cells), "cell")}, {done} done before; {machine.total} '
         f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {shown(root)}',
         flush=True,
     )
@@ -95,7 +96,11 @@ def run_here(
     if bad:
         print(
             '\n'.join(
-                [f'{len(bad)} of {len(cells)} cells are not done; run the same command again to retry them:', *bad]
+                [
+                    f'{len(bad)} of {count_of(len(cells), "cell is", "cells are")} not done; run the same command '
+                    'again to retry them:',
+                    *bad,
+                ]
             ),
             file=sys.stderr,
         )

@@ -143,8 +143,8 @@ def test_optimizer_state_of_the_same_model():
     [
         ([(2, 3), (4,)], 2, r'exp_avg of parameter 1 is \(4,\) for \(3,\)'),
         ([(3, 2), (3,)], 2, r'exp_avg of parameter 0 is \(3, 2\) for \(2, 3\)'),
-        ([(2, 3)], 1, '1 groups with 1 parameters for 2 with 2'),
-        ([(2, 3), (3,)], 1, '1 groups with 2 parameters for 2 with 2'),
+        ([(2, 3)], 1, '1 group with 1 parameter for 2 with 2'),
+        ([(2, 3), (3,)], 1, '1 group with 2 parameters for 2 with 2'),
         ([(2, 3), (3,), (3,)], 2, '2 groups with 3 parameters for 2 with 2'),
     ],
 )

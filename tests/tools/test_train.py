@@ -175,7 +175,7 @@ ERRORS = dict(
     batch=(
         [PRETRAIN],
         ['train_dataloader.batch_size=24'],
-        r'1 GPUs x 24 x accumulation 1 = 24, but the recipe.s batch is 32. Add --cfg-options '
+        r'1 GPU x 24 x accumulation 1 = 24, but the recipe.s batch is 32. Add --cfg-options '
         r'train_dataloader.batch_size=16 \(accumulation 2 follows\)',
     ),
     too_small_lr=(

@@ -24,8 +24,10 @@ from ...checkpoints.run_identity import RunIdentity
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
 from ...config.weights import follow_statistics
+from ...data.faults import check_values
 from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
+from ...text import count_of
 from ..hooks.checkpoint import checkpoint_folder
 from ..hooks.class_results import ClassResultsHook, has_class_results
 from ..hooks.compile import CompileHook
@@ -195,7 +197,8 @@ class SuiteRunner(Runner):
             parts = compile_model(model, **options)
             self.register_hook(CompileHook())
             self.logger.info(
-                f'compile={options}: {parts} parts are compiled in the first step, which takes a minute or more'
+                f'compile={options}: {count_of(parts, "part is", "parts are")} compiled in the first step, which '
+                'takes a minute or more'
             )
 
     @staticmethod
@@ -207,7 +210,7 @@ class SuiteRunner(Runner):
             if 'at least one array' not in str(error):
                 raise
             dataset = dataloader['dataset']
-            dataset = dataset.get('dataset', dataset)  # SeededSamples wraps the data set
+            dataset = dataset.get('dataset', dataset)  # SeededSamples or NamedSamples wraps the data set
             raise ValueError(
                 f'{dataset["type"]} found no image: check its data_root={dataset.get("data_root")!r}, '
                 f'data_prefix, {"img_suffix" if "ann_file" not in dataset else "ann_file"} and filter_cfg'
@@ -217,13 +220,16 @@ class SuiteRunner(Runner):
         return self._checked(super().build_train_loop(loop))
 
     def build_val_loop(self, loop):
+        self._val_dataloader = name_samples(self._val_dataloader)
         return self._checked(super().build_val_loop(loop))
 
     def build_test_loop(self, loop):
+        self._test_dataloader = name_samples(self._test_dataloader)
         return self._checked(super().build_test_loop(loop))
 
     def _checked(self, loop):
         """Return the loop after checking that its data set, metrics and model fit together."""
+        check_values(loop.dataloader.dataset)
         check_dataset(loop.dataloader.dataset, bare_model(self))
         metrics = loop.evaluator.metrics if hasattr(loop, 'evaluator') else ()
         for metric in metrics:
@@ -244,6 +250,13 @@ class SuiteRunner(Runner):
             if isinstance(hook, LoggerHook):
                 hook.after_test_epoch = master_only(hook.after_test_epoch)
         return super().test()
+
+
+def name_samples(loader: dict | DataLoader) -> dict | DataLoader:
+    """Return the config of an evaluation's loader with :class:`NamedSamples` around its data set."""
+    if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
+        return loader
+    return dict(loader, dataset=dict(type='NamedSamples', dataset=loader['dataset']))
 
 
 def await_file(path: str, seconds: float = PATIENCE) -> None:
