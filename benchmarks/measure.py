@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from bootmae.results.provenance import git_commit, versions  # noqa: E402
 from bootmae.results.rows import replace_file  # noqa: E402
+from bootmae.text import count_of  # noqa: E402
 
 RESULTS = ROOT / 'benchmarks' / 'results'
 FACTS = ('date', 'commit', 'device', 'versions', 'threads')
@@ -197,7 +198,8 @@ def read_rows(table: str, folder: str | Path | None = None) -> list[dict[str, st
     for number, cells in enumerate(lines, 2):
         if len(cells) != len(header):
             raise ValueError(
-                f'{path}, row {number}: {len(cells)} cells under {len(header)} headings; repair or delete this row'
+                f'{path}, row {number}: {count_of(len(cells), "cell")} under {count_of(len(header), "heading")}; '
+                'repair or delete this row'
             )
     return [dict(zip(header, cells)) for cells in lines]
 

@@ -17,6 +17,7 @@ The input statistics, image size, number of heads and a hash are stored with the
 header of a safetensors file) and are used when the file is loaded by this package.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 

@@ -4,8 +4,8 @@
 # The script picks a free port, so several runs can share a machine; PORT=N sets the port.
 # For several machines, start it on each; GPUS is the number per machine:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=first-machine [PORT=29500] tools/dist_train.sh CONFIG GPUS [options]
-# SIGTERM and SIGUSR1 are forwarded to the processes, which save and end with exit code 75; bootmae/distributed/exits.py
-# lists all exit codes.
+# SIGTERM, SIGUSR1 and Ctrl-C are forwarded to the processes, which save and end with exit code 75; a second Ctrl-C ends
+# them at once. bootmae/distributed/exits.py lists all exit codes.
 # On a Slurm cluster use tools/slurm_train.sh.
 set -euo pipefail
 
@@ -32,7 +32,10 @@ else
 fi
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
-PYTHON=${PYTHON:-$([ -x "$ROOT/.venv/bin/python" ] && echo "$ROOT/.venv/bin/python" || echo python3)}
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=$ROOT/.venv/bin/python
+    [ -x "$PYTHON" ] || { PYTHON=python3 && python3 "$ROOT/tools/startup.py"; } || exit 2 # it says what is missing
+fi
 exec env PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-    "$PYTHON" "$ROOT/bootmae/distributed/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
+    MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}" "$PYTHON" "$ROOT/bootmae/distributed/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
     "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"

@@ -9,6 +9,7 @@ exactly one of the two. Use OUT like any data set with train/ and val/, and keep
 seed determine the split. A second call changes nothing and says so. An OUT with any other content is an error.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 

@@ -9,6 +9,7 @@ features are the mean of the patch tokens, normalized by a LayerNorm, after the 
 SGD or LARS, is a training: use configs/cls/*_linear.py with tools/train.py.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 from mmengine.config import DictAction

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Compare this implementation with numbers computed by the releases of BootMAE, MAE and ViTDet (.npz files)."""
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Print the plan of a run without training: batch size, learning rate, schedule, model size, FLOPs and GPU-hours."""
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 from mmengine.config import DictAction

@@ -8,6 +8,7 @@ the precision of the run and in float32. It prints the losses, the first module 
 parameters whose gradients are not finite, and the value range of each image.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 

@@ -6,6 +6,7 @@ r"""Write the comparison report from a file of result rows, or take screenshots 
     tools/report.py REPORT.html --screenshots docs/images
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 

@@ -8,6 +8,7 @@
 docs/suite.md describes all keys of a suite file.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Evaluate a trained model on the test data of its config."""
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 from mmengine.config import DictAction

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train any config: pretraining, fine-tuning, linear probing, segmentation or detection."""
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 from mmengine.config import DictAction
@@ -27,12 +28,15 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='resume a run from this checkpoint (default: the last one in the work directory)',
+        help='resume a run from this checkpoint (default: the newest one of this run in the work directory)',
     )
     parser.add_argument(
-        '--resume-changed',
+        '--resume-changed', action='store_true', help='resume even if the config differs from that of the checkpoint'
+    )
+    parser.add_argument(
+        '--move-aside',
         action='store_true',
-        help='resume even if the batch size, data, optimizer or schedule differ from the checkpoint',
+        help='move checkpoints of an earlier run in the work directory into a subfolder, and start this run',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -80,6 +84,7 @@ def command() -> None:
         args.resume_changed,
         args.rows,
         args.row,
+        args.move_aside,
     )
 
 

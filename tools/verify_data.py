@@ -4,10 +4,12 @@
     tools/verify_data.py configs/seg/upernet_quick.py      # all data sets of a config
     tools/verify_data.py data/imagenet --workers 16        # images in a folder; its train/ and val/ are splits
     tools/verify_data.py data/photos --write-list good.txt # then: train_dataloader.dataset.list_file=good.txt
+    tools/verify_data.py good.txt --root data/photos       # images of a list
 
-Exit code 0: no faults (notes are possible), 1: faults, 2: a data set cannot be built.
+Exit code 0: no faults (notes are possible), 1: faults, 2: there is nothing to look at, or a wrong argument.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 import os
 
@@ -23,6 +25,16 @@ def parse_args() -> argparse.Namespace:
         choices=('train', 'val', 'test'),
         default=['train', 'val', 'test'],
         help='data loaders of the config to scan (default: all)',
+    )
+    parser.add_argument(
+        '--labels',
+        choices=('auto', 'folder', 'none'),
+        default='auto',
+        help='whether the first-level folders of a folder or tar must be good class folders (default: if at least two '
+        'hold most of the images)',
+    )
+    parser.add_argument(
+        '--root', metavar='FOLDER', help="folder that a list's relative paths start at, as roots (default: the list's)"
     )
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count(), help='number of processes (default: one per core)'

@@ -12,6 +12,7 @@
 Each kind is one PNG file with a caption.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
 from mmengine.config import DictAction

@@ -8,6 +8,7 @@
 A generated table stands between `<!-- zoo: NAME -->` and `<!-- /zoo -->`.
 """
 
+import startup  # noqa: F401  isort: skip  before any package
 import argparse
 from pathlib import Path
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..text import count_of
 from .finite import check_encoder, check_finite
 from .identify import Encoder, find_encoder, recorded_facts, split
 from .keys import (
@@ -53,7 +54,7 @@ class Export:
         number = sum(map(len, self.weights.values())) // (2 if self.facts['format'] == 'mmdet' else 1)  # see _mmdet
         lost = ', '.join(f'{part} ({why})' for part, why in self.left_out.items())
         return (
-            f'[{self.kind}, sha256 {self.facts["hash"]}] as {self.facts["format"]}: {number} tensors'
+            f'[{self.kind}, sha256 {self.facts["hash"]}] as {self.facts["format"]}: {count_of(number, "tensor")}'
             f'{"; left out: " + lost if lost else ""}{self.note and f"; {self.note}"}'
         )
 

@@ -70,7 +70,8 @@ def check_kind(path: Path) -> None:
         raise FileNotFoundError(f'no checkpoint {path}: this is a folder; {there}. Give the path of one file')
     if not path.is_file():
         link = f' (a link to {path.readlink()}, which does not exist)' if path.is_symlink() else ''
-        raise FileNotFoundError(f'no checkpoint {path}{link}: use the path of a .pth or .safetensors file')
+        where = '' if path.is_absolute() else f' in {Path.cwd()}'
+        raise FileNotFoundError(f'no checkpoint {path}{where}{link}: use the path of a .pth or .safetensors file')
     size, head = path.stat().st_size, first_bytes(path)
     if not head.strip(b'\0'):
         what = f'{"filled" if size <= HEAD else "begun"} with zeros ({size:,} bytes)' if size else 'empty (0 bytes)'

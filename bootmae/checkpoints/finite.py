@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from ..text import count_of
 from .keys import State
 
 SHOWN = 4  # names in a message
@@ -47,8 +48,8 @@ def check_finite(state: State, path: str | Path, what: str = 'weights') -> None:
             if any(bool(test(state[key].float()).any()) for key in bad)
         )
         raise ValueError(
-            f'{path} has {what} that are not finite ({kinds}), {len(bad)} of {len(state)} tensors: {named(bad)}. '
-            f'The training that wrote it has failed, or its values overflowed in another type. {EARLIER}'
+            f'{path} has {what} that are not finite ({kinds}), {len(bad)} of {count_of(len(state), "tensor")}: '
+            f'{named(bad)}. The training that wrote it has failed, or its values overflowed in another type. {EARLIER}'
         )
 
 

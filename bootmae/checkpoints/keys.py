@@ -10,6 +10,7 @@ import re
 import torch
 
 from ..models.positions import bias_table_size, relative_index
+from ..text import count_of
 
 State = dict[str, torch.Tensor]
 
@@ -347,7 +348,7 @@ def to_authors_segmentation(state: State, grid: tuple[int, int] | None) -> State
         if key.endswith(_TABLE):
             if grid is None or bias_table_size(grid) != len(value):
                 raise ValueError(
-                    f'{key} has {len(value)} rows, which do not cover all pairs of {grid} patches: the '
+                    f'{key} has {count_of(len(value), "row")}, which do not cover all pairs of {grid} patches: the '
                     'release has no attention within windows'
                 )
             out[key.replace(_TABLE, _INDEX)] = relative_index(grid)

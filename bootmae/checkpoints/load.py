@@ -15,6 +15,7 @@ from torch import nn
 
 from ..models.positions import bias_table_size, resize_bias_table, resize_offsets, resize_positions
 from ..models.vit import PlainViT
+from ..text import count_of
 from .averages import weights_of
 from .checksum import add_tensors
 from .finite import check_encoder, check_finite
@@ -117,7 +118,7 @@ def table_grid(encoder: Encoder, table: torch.Tensor, wanted: Grid) -> Grid:
     for grid in (whole, (side, side), wanted):
         if grid and bias_table_size(grid) == len(table):
             return grid
-    raise ValueError(f'its bias table has {len(table)} rows, no square grid, and the model has {wanted}')
+    raise ValueError(f'its bias table has {count_of(len(table), "row")}, no square grid, and the model has {wanted}')
 
 
 @dataclass
@@ -140,9 +141,10 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
     """
     wanted = backbone.state_dict()
     if encoder.depth != backbone.arch_depth:
-        raise ValueError(f"it has {encoder.depth} blocks, the model's arch has {backbone.arch_depth}")
+        raise ValueError(f"it has {count_of(encoder.depth, 'block')}, the model's arch has {backbone.arch_depth}")
     if encoder.num_heads not in (None, backbone.num_heads):
-        raise ValueError(f"it has {encoder.num_heads} attention heads, the model's arch has {backbone.num_heads}")
+        heads = count_of(encoder.num_heads, 'attention head')
+        raise ValueError(f"it has {heads}, the model's arch has {backbone.num_heads}")
     state, resized = fit_grids(encoder, backbone.position_grids)
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
     parts = {part: keys for part, keys in backbone.new_parts.items() if not set(keys) & set(state)}
@@ -268,7 +270,7 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
         theirs = any(key.startswith('backbone.fpn1.') for key in unexpected)
         convert = " Convert the authors' segmentation file: tools/convert_checkpoint.py --to mmseg." if theirs else ''
         raise ValueError(
-            f"{path} is not a checkpoint of this config's {type(model).__name__}: {len(missing)} weights "
+            f"{path} is not a checkpoint of this config's {type(model).__name__}: {count_of(len(missing), 'weight')} "
             f'missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, {len(shapes)} of '
             f'another shape {shapes[:3]}.{momentum}{convert} Use the config that wrote the file; to '
             'start a new run from its encoder use --init.'

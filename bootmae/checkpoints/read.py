@@ -136,3 +136,23 @@ def read_checkpoint(path: str | Path) -> dict:
             'tensors, e.g. model.state_dict()'
         )
     return content
+
+
+def read_meta(path: str | Path) -> dict:
+    """Read ``meta`` of a run's checkpoint without its tensors and without verifying its checksum.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if the file has no ``meta``, or is damaged.
+    """
+    try:
+        with _READING, torch.serialization.safe_globals(SAFE_TYPES):
+            content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception:  # damaged, or not a ZIP archive, which is all that can be mapped
+        content = read_checkpoint(path)
+    meta = content.get('meta') if isinstance(content, dict) else None
+    if not isinstance(meta, dict):
+        raise ValueError(f'{path} holds weights, not a run')
+    return meta

@@ -1,20 +1,23 @@
 """Chooses the checkpoint that a run resumes from, and checks that it belongs to the run."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+from ..text import count_of
 from .averages import weights_of
 from .checksum import peek
 from .finite import check_finite
+from .folders import run_files
 from .load import check_resumable
 from .read import read_checkpoint
+from .run_identity import Differences, RunIdentity, differences, is_comparable, is_recorded, shown
 
-NAMES = re.compile(r'(epoch|iter|step)_(\d+)\.pth')
 STEP = re.compile(r'step_(\d+)\.pth')  # saved between the regular checkpoints
 MOMENTS = (
     'exp_avg',
@@ -26,30 +29,31 @@ MOMENTS = (
 
 @dataclass
 class Found:
-    """The newest valid checkpoint of a folder.
+    """The newest valid checkpoint of a run in a folder.
 
     Attributes:
-        path: its file, or None if no file is valid.
+        path: its file, or None if there is none.
         content: its content from :func:`read_checkpoint`.
         skipped: newer files that were skipped, each with the reason.
+        others: newer files of other runs, each with the differences in origin and settings.
     """
 
     path: Path | None = None
     content: dict | None = None
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    others: list[tuple[Path, Differences]] = field(default_factory=list)
 
 
-def run_files(folder: str | Path) -> list[Path]:
-    """Checkpoints of a run in a folder: ``epoch_N.pth``, ``iter_N.pth`` and ``step_N.pth``."""
-    folder = Path(folder)
-    return sorted(path for path in folder.iterdir() if NAMES.fullmatch(path.name)) if folder.is_dir() else []
-
-
-def find_newest(folder: str | Path) -> Found:
+def find_newest(folder: str | Path, compare: Callable[[dict], Differences] = lambda meta: ([], [])) -> Found:
     """Find the valid checkpoint with the most iterations that a run can resume from.
 
     The iterations come from the content of the files, not from names or dates. A file of an older version, without
     checksum record, is read completely for it.
+
+    Args:
+        folder: the folder of the checkpoints.
+        compare: returns the differences between the run that wrote a checkpoint with this ``meta`` and the run that
+            resumes. A file with differences is not taken.
     """
     found, known = Found(), []
     for path in run_files(folder):
@@ -63,11 +67,15 @@ def find_newest(folder: str | Path) -> Found:
             known.append((iteration, not STEP.fullmatch(path.name), path))
     for _, _, path in sorted(known, reverse=True):  # if iterations are equal, the regular one is newer
         try:
-            found.path, found.content = path, _read(path)
-            break
+            content = _read(path)
         except (OSError, ValueError) as error:
-            found.path = None
             found.skipped.append((path, str(error)))
+            continue
+        if any(other := compare(content['meta'])):
+            found.others.append((path, other))
+            continue
+        found.path, found.content = path, content
+        break
     return found
 
 
@@ -78,25 +86,46 @@ def _read(path: Path) -> dict:
     return content
 
 
-def choose_checkpoint(folder: str | Path, warn: Callable[[str], None]) -> Found:
+def choose_checkpoint(
+    folder: str | Path,
+    warn: Callable[[str], None],
+    identity: RunIdentity | None = None,
+    facts: Mapping[str, Any] | None = None,
+    changed: bool = False,
+) -> Found:
     """Find the checkpoint to resume from, see :func:`find_newest`, with a warning for each skipped file.
 
     Args:
         folder: the folder of the run's checkpoints.
         warn: called with each warning.
+        identity: identity of the run that resumes, which takes only its own files; None takes any.
+        facts: its facts, see ``resume_signature``.
+        changed: if no file fits, take the one with the fewest differences in its settings.
 
     Raises:
-        ValueError: if there are checkpoints, but none is valid.
+        ValueError: if there are checkpoints, but none is valid and belongs to the run.
     """
-    found = find_newest(folder)
+    found = find_newest(folder, lambda meta: differences(meta, identity, facts or {}))
     for path, reason in found.skipped:
         warn(f'skipped {path.name}: {reason}')
-    if found.path is None and found.skipped:
+    if found.others and found.path is not None and not is_comparable(found.content['meta']):
+        found.path = None  # it may be of the other run, too
+    if found.path is not None:
+        for path, (origin, settings) in found.others:
+            warn(f'skipped {path.name}: it is from another run ({shown(origin + settings)})')
+    elif found.others:
+        path, _ = min(found.others, key=lambda item: tuple(map(len, item[1])))  # the newest of the most similar ones
+        content = _read(path)
+        check_identity(content['meta'], path, identity, facts or {}, changed)
+        found.path, found.content = path, content
+    elif found.skipped:
         names = ', '.join(path.name for path, _ in found.skipped)
         raise ValueError(
             f'no checkpoint in {folder} can be resumed ({names}): {found.skipped[-1][1]}. Copy a valid '
             'one there, or start a new run without --resume in another --work-dir'
         )
+    if identity and found.path is not None and not is_recorded(found.content['meta']):
+        warn(f'{found.path.name} is of an older version and does not record its run: make sure that it is this run')
     return found
 
 
@@ -110,7 +139,8 @@ def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> No
     theirs, ours = ([len(group['params']) for group in sets] for sets in (groups, optimizer.param_groups))
     fault = None
     if theirs != ours:
-        fault = f'{len(theirs)} groups with {sum(theirs)} parameters for {len(ours)} with {sum(ours)}'
+        sizes = f'{count_of(len(theirs), "group")} with {count_of(sum(theirs), "parameter")}'
+        fault = f'{sizes} for {len(ours)} with {sum(ours)}'
     else:
         keys = [key for group in groups for key in group['params']]
         weights = [weight for group in optimizer.param_groups for weight in group['params']]
@@ -139,30 +169,33 @@ def _wrong_shapes(states: dict, keys: Sequence[int], weights: Sequence[torch.Ten
     return f'states of unknown parameters {unknown[:3]}' if unknown else None
 
 
-def check_facts(content: dict, path: str | Path, ours: dict, changed: bool = False) -> list[str]:
-    """Compare the facts that a file records about its run with those of the run that resumes.
+def check_identity(
+    meta: Mapping, path: str | Path, ours: RunIdentity | None, facts: Mapping[str, Any], changed: bool = False
+) -> list[str]:
+    """Compare the run that wrote a checkpoint with the run that resumes.
 
     Args:
-        content: result of :func:`read_checkpoint`. Files of older versions record nothing and pass.
+        meta: ``meta`` of the checkpoint. What older versions did not record is not compared.
         path: the file, for messages.
-        ours: facts of this run. Facts that the file does not record are not compared.
-        changed: allow differences.
+        ours: identity of the run that resumes; None compares only the facts.
+        facts: its facts, see ``resume_signature``.
+        changed: allow other settings. Another seed or other start weights are never allowed.
 
     Returns:
         The differences.
 
     Raises:
-        ValueError: if there are differences and ``changed`` is not set.
+        ValueError: if there are differences that are not allowed.
     """
-    theirs = content['meta'].get('bootmae', {}).get('run', {})
-    differences = [
-        f'{name} {theirs[name]!r}, here {ours[name]!r}'
-        for name in ours
-        if name in theirs and theirs[name] != ours[name]
-    ]
-    if differences and not changed:
+    origin, settings = differences(meta, ours, facts)
+    if origin:
         raise ValueError(
-            f'{path} is from a run with another config: {"; ".join(differences)}. Resume with the config '
+            f'{path} is from another run: {shown(origin + settings)}. Resume it with the command that wrote it, or '
+            'start this run in another --work-dir without --resume'
+        )
+    if settings and not changed:
+        raise ValueError(
+            f'{path} is from a run with another config: {shown(settings)}. Resume with the config '
             'that wrote the file, or use --resume-changed to continue with this one'
         )
-    return differences
+    return settings

@@ -1,12 +1,14 @@
 """Entry point of all commands: it reports user errors and stopped runs in one line."""
 
+import argparse
 import atexit
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
-from ..distributed.exits import USER_ERROR, RunStopped
+from ..distributed.exits import INTERRUPTED, MESSAGES, USER_ERROR, RunStopped
 
 USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, disk full
 
@@ -17,14 +19,30 @@ def main(command: Callable[[], int | None]) -> None:
     A user error is printed as one line on stderr, with exit code 2. A stopped run is printed the same way, with its own
     exit code. Set ``BOOTMAE_TRACEBACK=1`` to see the traceback.
     """
+    if MESSAGES in os.environ and os.environ.get('RANK', '0') != '0':
+        argparse.ArgumentParser._print_message = lambda *args: None  # type: ignore[method-assign]  # rank 0 prints it
+    if hasattr(sys.stdout, 'reconfigure'):  # a file name that is not valid UTF-8 must not end a command
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         leave(command() or 0)
     except (*USER_ERRORS, RunStopped) as error:
         if os.environ.get('BOOTMAE_TRACEBACK'):
             raise
         kind, code = ('stopped', error.code) if isinstance(error, RunStopped) else ('error', USER_ERROR)
-        print(f'{kind}: {error}', file=sys.stderr)
+        say(f'{kind}: {error}')
         leave(code)
+    except KeyboardInterrupt:
+        say('stopped: Ctrl-C; nothing was saved')
+        leave(INTERRUPTED)
+
+
+def say(line: str) -> None:
+    """Print the last line on stderr; a process of ``tools/dist_train.sh`` leaves it to the launcher."""
+    folder = os.environ.get(MESSAGES)
+    if folder is None:
+        print(line, file=sys.stderr, flush=True)
+    else:
+        Path(folder, os.environ.get('RANK', '0')).write_text(line, encoding='utf-8')
 
 
 def leave(code: int) -> NoReturn:

@@ -4,8 +4,9 @@ import argparse
 
 from .. import registry  # noqa: F401
 from ..checkpoints.export import convert
+from ..checkpoints.folders import checkpoint_file
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the converted file and print what it holds."""
-    print(convert(args.src, args.to, args.dst, args.source, args.force))
+    print(convert(checkpoint_file(args.src), args.to, args.dst, args.source, args.force))

@@ -370,8 +370,9 @@ def main(work_dir: str | None = None) -> int:
     for finding in findings:
         print(finding)
     levels = [finding.level for finding in findings]
+    faults, notes = levels.count(FAULT), levels.count(NOTE)  # without text.py, since there may be no package
     print(
-        f'\n{levels.count(FAULT)} faults, {levels.count(NOTE)} notes, {levels.count(OK)} fine, '
-        f'{time.perf_counter() - start:.1f} s'
+        f'\n{faults} fault{"" if faults == 1 else "s"}, {notes} note{"" if notes == 1 else "s"}, '
+        f'{levels.count(OK)} fine, {time.perf_counter() - start:.1f} s'
     )
     return 1 if FAULT in levels else 0

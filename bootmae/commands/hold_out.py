@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data.scan import EXTENSIONS, SPLIT_NAMES, class_folders, contents, scan_classes, shorten, skipped
 from ..data.subsets import held_out
+from ..text import count_of
 
 Links = dict[str, str]  # path in OUT -> target, relative to the folder of the link
 
@@ -56,8 +57,8 @@ def plan(source: str, out: str, share: float, seed: int) -> tuple[Links, str]:
     paths, labels, names = _scan(source)
     if single := [names[label] for label in np.flatnonzero(np.bincount(labels) == 1)]:
         raise ValueError(
-            f'{len(single)} classes of {source} have only one image, which cannot be in both train and val: '
-            f'{shorten(single)}; add images to these classes or remove them'
+            f'{count_of(len(single), "class has", "classes have")} only one image in {source}, which cannot be in both '
+            f'train and val: {shorten(single)}; add images there, or remove it'
         )
     val = held_out(labels, share, seed)
     links = {}
@@ -65,7 +66,8 @@ def plan(source: str, out: str, share: float, seed: int) -> tuple[Links, str]:
         link = os.path.join('val' if held else 'train', os.path.relpath(path, source))
         links[link] = os.path.relpath(path, os.path.dirname(os.path.join(out, link)))
     return links, (
-        f'{len(paths) - val.sum():,} images in train, {val.sum():,} in val, {len(names)} classes '
+        f'{count_of(len(paths) - int(val.sum()), "image")} in train, {val.sum():,} in val, '
+        f'{count_of(len(names), "class", "classes")} '
         f'(of {source}, share {share}, seed {seed})'
     )
 
@@ -89,7 +91,7 @@ def _scan(source: str) -> tuple[list[str], Sequence[int], Sequence[str]]:
         ValueError: if there are no class folders, or two paths lead to the same file.
     """
     extensions = frozenset(EXTENSIONS)
-    folders, _ = class_folders(source, extensions)
+    folders = class_folders(source)
     if not folders:
         raise ValueError(f'SOURCE {source} has no class folders; {contents(source)}')
     if set(folders) <= SPLIT_NAMES:
@@ -98,16 +100,16 @@ def _scan(source: str) -> tuple[list[str], Sequence[int], Sequence[str]]:
             f'the folders of SOURCE {source} are splits, not classes: {shorten(folders)}; '
             f'split the training images, such as {train}'
         )
-    paths, labels, names = scan_classes(source, extensions)
+    found = scan_classes(source, extensions).settle()
     seen = {}
-    for path in paths:
+    for path in found.paths:
         status = os.stat(path)
         other = seen.setdefault((status.st_dev, status.st_ino), path)
         if other != path:
             raise ValueError(
                 f'{other} and {path} are the same file, which could end up in both train and val: remove one of them'
             )
-    return paths, labels, names
+    return found.paths, found.labels, found.names
 
 
 def _holds(out: str, links: Links, source: str) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from .. import registry  # noqa: F401
 from ..checkpoints import read_checkpoint
+from ..checkpoints.folders import checkpoint_file
 from ..config.load import load_config
 from ..data.subsets import few_labels
 from ..evaluation.chance import chance_warning
@@ -16,6 +17,7 @@ from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..results.rows import ResultRow, write_rows
+from ..text import count_of
 
 
 def evaluate_features(
@@ -104,7 +106,8 @@ def evaluate_features(
 def run(args: argparse.Namespace) -> None:
     """Evaluate each encoder, print the results and append them to ``--rows`` if given."""
     rows = []
-    for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
+    encoders = [checkpoint_file(path) for path in args.init] if args.init else [None] * args.untrained
+    for seed, checkpoint in enumerate(encoders, args.seed):
         for row in evaluate_features(
             args.config,
             checkpoint,
@@ -122,10 +125,8 @@ def run(args: argparse.Namespace) -> None:
         ):
             block = f', {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
             task = 'k-NN' if row.task == 'knn' else 'logistic regression'
-            print(
-                f'{row.data} {row.method} seed {row.seed} {task}{block}, {row.labels} labels: {row.value:.2f} %',
-                flush=True,
-            )
+            labels = 'all labels' if row.labels == 'all' else count_of(int(row.labels), 'label')
+            print(f'{row.data} {row.method} seed {row.seed} {task}{block}, {labels}: {row.value:.2f} %', flush=True)
             rows.append(row)
     if args.rows:
         write_rows(args.rows, rows)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import registry  # noqa: F401
+from ..checkpoints.folders import checkpoint_file
 from ..config.model import build_model
 from ..data.seeding import seed_step
 from ..engine.hooks.nonfinite import FOLDER, sample_name
@@ -63,7 +64,7 @@ def weights_for(dump: dict, dump_path: str | Path, checkpoint: str | None) -> Pa
         FileNotFoundError: if none of them exists.
     """
     if checkpoint:
-        return Path(checkpoint)
+        return Path(checkpoint_file(checkpoint))
     if (ended := beside(dump['weights'], dump_path)).is_file():
         return ended
     if dump['checkpoint'] and Path(dump['checkpoint']).is_file():

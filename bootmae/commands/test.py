@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from mmengine.dist import is_main_process
 
 from .. import registry  # noqa: F401
+from ..checkpoints.folders import checkpoint_file
 from ..config.load import load_config
 from ..config.steps import evaluation_config
 from ..engine.hooks.provenance import encoder_and_cost
-from ..engine.runner.build import await_processes, build_runner
+from ..engine.runner.build import await_processes, build_runner, is_first
 from ..engine.unwrap import bare_model
 from ..evaluation.chance import warn_of_trained
 from ..evaluation.rows import trained_columns, trained_rows
@@ -34,7 +35,10 @@ def evaluate(
     ``tools/test.py --help`` explains the arguments.
     """
     columns = trained_columns(load_config(config, options), row) if rows else {}
+    tell = print if is_first(launcher) else lambda line: None
+    init = init and checkpoint_file(init, tell)
     cfg = evaluation_config(config, checkpoint, options, tta, source)
+    cfg.load_from = checkpoint_file(checkpoint, tell)
     runner = build_runner(cfg, config, work_dir, launcher)
     metrics = runner.test()
     warn_of_trained(metrics, bare_model(runner), runner.test_dataloader.dataset)

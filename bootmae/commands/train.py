@@ -1,18 +1,24 @@
 """Train a config."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from .. import registry  # noqa: F401
-from ..config.batch import norm_note
+from ..checkpoints.folders import checkpoint_file, claim_folder
+from ..checkpoints.run_identity import RunIdentity, settings_of
+from ..config.batch import Batch, norm_note
 from ..config.load import load_config
 from ..config.steps import training_config
+from ..config.weights import start_weights
+from ..engine.hooks.checkpoint import folder_in
 from ..engine.hooks.provenance import encoder_and_cost
-from ..engine.runner.build import await_processes, build_runner, processes
+from ..engine.runner.build import await_processes, build_runner, is_first, processes, work_folder
 from ..engine.unwrap import bare_model
 from ..evaluation.chance import warn_of_trained
 from ..evaluation.rows import trained_columns, trained_rows
@@ -28,6 +34,36 @@ class LastValidation(Hook):
         self.metrics = metrics
 
 
+def run_identity(given: Config, cfg: Config, batch: Batch) -> RunIdentity:
+    """Return the identity of a run, from its config as given and as adapted to this number of processes."""
+    loop = cfg.train_cfg
+    length = (
+        dict(max_epochs=loop.max_epochs)
+        if loop.get('max_epochs')
+        else dict(max_steps=loop.max_iters // batch.accumulation)
+        if loop.get('max_iters')
+        else {}
+    )
+    init, init_hash = start_weights(cfg)
+    seed = cfg.get('randomness', {}).get('seed')
+    return RunIdentity(settings_of(given), seed, init, init_hash, dict(global_batch=batch.global_size) | length)
+
+
+def claim(folder: Path, identity: RunIdentity, resume: str | None, move_old: bool, launcher: str) -> str:
+    """Refuse to start a run among the checkpoints of another one; see :func:`claim_folder`. Returns a note for the log.
+
+    A run that resumes from its own folder is free to do so. Only the first process moves files.
+    """
+    if move_old and resume:
+        raise ValueError('--move-aside starts a new run and --resume continues one: leave one of them out')
+    if resume == 'auto' or (resume and Path(resume).resolve().parent == folder.resolve()):
+        return ''
+    if move_old and not is_first(launcher):
+        return ''
+    note = claim_folder(folder, identity, move_old)
+    return '' if resume else note
+
+
 def train(
     config: str,
     work_dir: str | None = None,
@@ -40,14 +76,25 @@ def train(
     resume_changed: bool = False,
     rows: str | None = None,
     row: Sequence[str] = (),
+    move_old: bool = False,
 ) -> Runner:
     """Train a config; ``tools/train.py --help`` explains the arguments."""
-    columns = trained_columns(load_config(config, options), row) if rows else {}
+    tell = print if is_first(launcher) else lambda line: None
+    init = init and checkpoint_file(init, tell)
+    resume = resume if resume in (None, 'auto') else checkpoint_file(resume, tell)
+    given = load_config(config, options)
+    columns = trained_columns(given, row) if rows else {}
     validation = LastValidation()
     cfg, batch = training_config(
         config, options, processes(launcher), auto_scale_lr, init, source, resume, resume_changed
     )
+    identity = run_identity(given, cfg, batch)
+    checkpoint = (cfg.default_hooks.get('checkpoint') or {}).get('out_dir')
+    note = claim(folder_in(work_folder(cfg, config, work_dir), checkpoint), identity, resume, move_old, launcher)
     runner = build_runner(cfg, config, work_dir, launcher)
+    runner.identity = identity
+    if note:
+        runner.logger.warning(note)
     runner.register_hook(validation)
     print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
     try:

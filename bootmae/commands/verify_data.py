@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -20,7 +21,10 @@ from tqdm import tqdm
 
 from ..config.classes import apply_class_names
 from ..config.load import load_config
-from ..data.file_checks import DUPLICATE_WITHIN, DataFaults, FileFinding, Job, Outcome, inspect_files
+from ..data.faults import judge_ranges
+from ..data.file_checks import DUPLICATE_WITHIN, NARROW_SET, DataFaults, FileFinding, Job, Outcome, inspect_files
+from ..data.tar import readable
+from ..text import count_of, printable
 from .verify_sources import Source, sources_of_config, sources_of_path
 
 CHUNK = 16  # jobs that a process gets at a time
@@ -57,19 +61,17 @@ class Report:
             groups[finding.split, finding.kind].append(finding)
         for (split, kind), group in groups.items():
             lines.append(f'\n{"FAULT" if group[0].fault else "note"}: {split}: {kind}: {len(group):,}')
-            lines += [
-                f'  {finding.path}' + (f': {finding.detail}' if finding.detail else '') for finding in group[:shown]
-            ]
+            lines += [f'  {finding.line}' for finding in group[:shown]]
             if shown and len(group) > shown:
                 lines.append(f'  ... and {len(group) - shown:,} more')
-        masks = f' and {self.masks:,} masks' if self.masks else ''
+        masks = f' and {count_of(self.masks, "mask")}' if self.masks else ''
         faults = len(self.faults)
         return '\n'.join(
             lines
             + [
-                f'\n{self.images:,} images{masks} in {self.seconds:.1f} s '
+                f'\n{count_of(self.images, "image")}{masks} in {self.seconds:.1f} s '
                 f'({self.images / max(self.seconds, 1e-9):,.0f} images/s): '
-                f'{faults:,} faults, {len(self.findings) - faults:,} notes'
+                f'{count_of(faults, "fault")}, {count_of(len(self.findings) - faults, "note")}'
             ]
         )
 
@@ -92,7 +94,7 @@ class Report:
                 )
                 + '\n'
             )
-        Path(path).write_text(content, encoding='utf-8', errors='surrogateescape')
+        Path(path).write_text(content, encoding='utf-8', errors='backslashreplace')
 
 
 def _start_worker() -> None:
@@ -178,6 +180,8 @@ def verify(
             found += outcomes[job].findings
             pixels.update(outcomes[job].labels)
             first |= {value: job.mask for value in outcomes[job].labels if value not in first}
+        ranges = [(readable(job.image), outcomes[job].values) for job in source.jobs]
+        found += judge_ranges([(path, values) for path, values in ranges if values is not None])
         if source.summarize and pixels:
             found += source.summarize(pixels, first)
         findings += [FileFinding(finding.kind, finding.path, finding.detail, source.split) for finding in found]
@@ -230,11 +234,20 @@ def write_list(path: str | Path, folder: str, sources: Sequence[Source], report:
 
     File names with a line break, or with spaces at either end, cannot be listed and are left out.
     """
-    wrong = {finding.path for finding in report.faults if finding.kind[:3] != 'in '}
-    good = [os.path.relpath(job.image, folder) for source in sources for job in source.jobs if job.image not in wrong]
+    wrong = {finding.path for finding in report.faults if finding.kind[:3] != 'in ' and finding.kind != NARROW_SET}
+    jobs = [job for source in sources for job in source.jobs if printable(job.image) not in wrong]
+    good = [os.path.relpath(job.image, folder) for job in jobs]
     good = [name for name in good if name == name.strip() and len(name.splitlines()) == 1]
     Path(path).write_text(''.join(f'{name}\n' for name in good), encoding='utf-8', errors='surrogateescape')
     return len(good)
+
+
+def check_writable(path: str) -> None:
+    """Raise an OSError that names a file which cannot be written; a scan may take hours before it is."""
+    if os.path.isdir(path):
+        raise ValueError(f'{path} is a folder: give a file for the findings')
+    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+        raise FileNotFoundError(f'{path} cannot be written: create its folder, or give another file')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -244,17 +257,24 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'--write-list lists the good images of a folder, but {args.data} is not a folder')
     if args.workers < 0:
         raise ValueError(f'--workers {args.workers}: give 0 or a number of processes')
+    for file in filter(None, (args.out, args.write_list)):
+        check_writable(file)
     if args.data.endswith('.py') and not folder:
         cfg = load_config(args.data, args.cfg_options)
         with contextlib.suppress(DataFaults):  # a broken annotation file is a finding, see sources_of_config
             apply_class_names(cfg)
-        sources = sources_of_config(cfg, args.split)
+        logging.disable(logging.WARNING)  # the report has what data sets log while they are built
+        try:
+            sources = sources_of_config(cfg, args.split)
+        finally:
+            logging.disable(logging.NOTSET)
     else:
-        sources = sources_of_path(args.data)
+        sources = sources_of_path(args.data, args.labels, args.root)
     report = verify(sources, args.workers, progress_bar)
-    print(report.text(SHOWN))
-    if args.out:
+    if args.out:  # first: a terminal may fail to print
         report.write(args.out)
+    print(report.text(SHOWN))
     if args.write_list:
-        print(f'{write_list(args.write_list, args.data, sources, report):,} good images in {args.write_list}')
+        number = write_list(args.write_list, args.data, sources, report)
+        print(f'{count_of(number, "good image")} in {args.write_list}')
     return 1 if report.faults else 0

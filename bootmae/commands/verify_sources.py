@@ -2,10 +2,9 @@
 
 import functools
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -13,12 +12,26 @@ from mmengine.registry import DATASETS
 
 from .. import registry  # noqa: F401
 from ..data.annotated import annotated_files, explain_empty, judge_labels, kind_of
-from ..data.file_checks import NOT_FILES, DataFaults, FileFinding, Job
-from ..data.images import read_list
-from ..data.scan import EXTENSIONS, SPLIT_NAMES, scan_folders
-from ..data.scan_tar import scan_tar
+from ..data.faults import MISSING_IMAGE, DataFault
+from ..data.file_checks import FILES_UNUSED, NOT_FILES, DataFaults, FileFinding, Job
+from ..data.lists import folder_of_list, not_utf8, read_list
+from ..data.roots import ARCHIVE
+from ..data.scan import (
+    EXTENSIONS,
+    SPLIT_NAMES,
+    Survey,
+    class_folders,
+    classes_of_train,
+    first_level,
+    scan_classes,
+    scan_folders,
+    suffix,
+    unused,
+)
+from ..data.scan_tar import scan_tar, scan_tar_classes
 from ..data.subsets import leaves
-from ..data.tar import readable
+from ..data.tar import readable, split_tar_path
+from ..text import count_of
 
 
 @dataclass
@@ -61,6 +74,8 @@ def sources_of_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'tes
             sources += [source_of_dataset(leaf, split, with_masks) for leaf in datasets]
         except DataFaults as error:
             sources.append(Source(split, f'{split}: {dataset_cfg["type"]}: not readable', [], error.findings))
+        except DataFault:
+            sources += [_source_of_leaf(leaf, split) for leaf in leaves(dataset_cfg)]
     if not sources:
         raise ValueError(f'{cfg.filename} has no data set in {", ".join(f"{split}_dataloader" for split in splits)}')
     return sources
@@ -74,6 +89,15 @@ def build_dataset(dataset_cfg: dict) -> BaseDataset:
         if 'at least one array' not in str(error):
             raise
         raise explain_empty(dataset_cfg) from error
+
+
+def _source_of_leaf(dataset_cfg: Config, split: str) -> Source:
+    """Build a data set that is not inside a wrapper, and list its files even if training refuses it."""
+    try:
+        return source_of_dataset(DATASETS.build(dataset_cfg), split)
+    except DataFault as fault:
+        title = f'{split}: {dataset_cfg["type"]}: {count_of(len(fault.paths), "image")}'
+        return Source(split, title, [Job(path) for path in fault.paths], fault.findings)
 
 
 def source_of_dataset(dataset: BaseDataset, split: str, with_masks: bool = False) -> Source:
@@ -93,37 +117,116 @@ def source_of_dataset(dataset: BaseDataset, split: str, with_masks: bool = False
             [],
             [FileFinding(NOT_FILES, name, split=split)],
         )
-    title = f'{split}: {name}: {len(infos):,} images, such as {readable(infos[0]["img_path"])}'
-    return Source(split, title, [Job(info['img_path']) for info in infos])
+    title = f'{split}: {name}: {count_of(len(infos), "image")}, such as {readable(infos[0]["img_path"])}'
+    return Source(split, title, [Job(info['img_path']) for info in infos], list(getattr(dataset, 'findings', ())))
 
 
-def sources_of_path(path: str) -> list[Source]:
+def sources_of_path(path: str, labels: str = 'auto', root: str | None = None) -> list[Source]:
     """List the images below a folder, in a tar, or in a list file with one path per line.
 
-    Folders named train, val and so on become splits. Paths in a list are relative to the list's folder. A number after
-    the last space of a line is read as a label.
+    Folders named train, val and so on become splits. In a list, a number after the last space of a line is read as a
+    label.
+
+    Args:
+        path: The folder, tar or list.
+        labels: 'folder' checks that the first-level folders, of each split if there are splits, can be classes, as
+            ``ImageFiles(labels='folder')`` does; 'none' does not; 'auto' does if they look like classes, see
+            :func:`look_like_classes`.
+        root: Folder that relative paths of a list start at, by default its folder.
 
     Raises:
-        FileNotFoundError: if the path does not exist.
-        ValueError: if a folder has no images, or a list names other files.
+        FileNotFoundError: if the path does not exist, or holds no image.
+        ValueError: if the file is no list of images.
     """
-    if os.path.isdir(path):
-        images = scan_folders([path], frozenset(EXTENSIONS))
-    elif os.path.isfile(path) and path.lower().endswith('.tar'):
-        images = scan_tar(path, frozenset(EXTENSIONS)).paths
-        return [Source('images', f'images: {len(images):,} images in {path}', [Job(image) for image in images])]
-    elif os.path.isfile(path):
-        with open(path, encoding='utf-8-sig', errors='surrogateescape') as lines:
-            first = next((line.split() for line in lines if line.strip()), [])
-        labeled = len(first) > 1 and first[-1].isdigit()
-        images, _ = read_list(path, os.path.dirname(path), frozenset(EXTENSIONS), labeled)
-        return [Source('list', f'list: {len(images):,} images of {path}', [Job(image) for image in images])]
-    else:
+    if os.path.isdir(path) or (os.path.isfile(path) and ARCHIVE.search(path)):
+        return _sources_of_root(path, labels)
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f'{path} does not exist: give a config, a folder or a .tar of images, or a list of images'
         )
-    splits = defaultdict(list)
-    for image in images:
-        head = Path(os.path.relpath(image, path)).parts[0]
-        splits[head if head in SPLIT_NAMES else 'images'].append(Job(image))
-    return [Source(split, f'{split}: {len(jobs):,} images below {path}', jobs) for split, jobs in splits.items()]
+    if suffix(path) in EXTENSIONS:
+        raise ValueError(f'{path} is an image: give its folder, or a list of images')
+    return [_source_of_list(path, root or folder_of_list(path))]
+
+
+def _source_of_list(path: str, root: str) -> Source:
+    with open(path, encoding='utf-8-sig', errors='surrogateescape') as lines:
+        first = next((line.split() for line in lines if line.strip()), [])
+    labeled = len(first) > 1 and first[-1].isdigit()
+    try:
+        images, _ = read_list(path, root, frozenset(EXTENSIONS), labeled)
+    except DataFault as fault:
+        return Source('list', f'list: {path}', [], fault.findings)
+    odd = {image for image in images if not_utf8(image) and not os.path.isfile(image)}
+    findings = [FileFinding(MISSING_IMAGE, image, f'there is no such file{not_utf8(image)}') for image in sorted(odd)]
+    title = f'list: {count_of(len(images), "image")} of {path}, relative paths start at {root}'
+    return Source('list', title, [Job(image) for image in images if image not in odd], findings)
+
+
+def look_like_classes(names: Iterable[str]) -> bool:
+    """Return whether most images lie in at least two first-level folders; ``names`` are relative to their root."""
+    heads = Counter(name.partition('/')[0] if '/' in name else '' for name in names)
+    loose = heads.pop('', 0)
+    return len(heads) > 1 and heads.total() > loose
+
+
+def _sources_of_root(path: str, labels: str) -> list[Source]:
+    """List the images of a folder or a tar, and check class folders as training does."""
+    packed, extensions = os.path.isfile(path), frozenset(EXTENSIONS)
+    images, findings = _unlabeled(path, None, extensions)
+    names = {image: split_tar_path(image)[1] if packed else os.path.relpath(image, path) for image in images}
+    folders = {name.partition('/')[0] for name in names.values() if '/' in name}
+    folders |= set() if packed else set(class_folders(path))
+    splits = sorted(folder for folder in folders if folder.lower() in SPLIT_NAMES)
+    if labels == 'auto':
+        below = [
+            [name[len(split) + 1 :] for name in names.values() if name.startswith(f'{split}/')] for split in splits
+        ]
+        labels = 'folder' if any(map(look_like_classes, below or [list(names.values())])) else 'none'
+    sources = []
+    for split in splits or [None]:
+        where = path if split is None else f'{path}!/{split}' if packed else os.path.join(path, split)
+        try:
+            if labels == 'folder':
+                found = _labeled(path, split, extensions)
+                images, findings = [*found.paths, *found.loose], found.findings
+            elif split is not None:
+                images, findings = _unlabeled(path, split, extensions)
+        except (FileNotFoundError, ValueError) as error:
+            if split is None:
+                raise
+            images, findings = [], [FileFinding('split without images', where, str(error))]
+        name = split.lower() if split else 'images'
+        as_classes = ', checked as class folders (--labels none: as plain images)' if labels == 'folder' else ''
+        title = f'{name}: {count_of(len(images), "image")} {"in" if packed else "below"} {where}{as_classes}'
+        sources.append(Source(name, title, [Job(image) for image in images], findings))
+    if splits:
+        outside = [image for image, name in names.items() if name.partition('/')[0] not in splits]
+        sources += _outside(path, outside, splits)
+    return sources
+
+
+def _unlabeled(path: str, split: str | None, extensions: frozenset[str]) -> tuple[list[str], list[FileFinding]]:
+    if os.path.isfile(path):
+        part = scan_tar(path, extensions, split)
+        return part.paths, unused(part.where, part.others)
+    findings: list[FileFinding] = []
+    return scan_folders([os.path.join(path, split or '')], extensions, findings=findings), findings
+
+
+def _labeled(path: str, split: str | None, extensions: frozenset[str]) -> Survey:
+    if os.path.isfile(path):
+        return scan_tar_classes([path], extensions, None, split)
+    root = os.path.join(path, split) if split else path
+    return scan_classes(root, extensions, classes_of_train(root, split))
+
+
+def _outside(path: str, images: list[str], splits: Sequence[str]) -> list[Source]:
+    """Return what lies beside the splits of a folder, which runs with a ``split`` do not use."""
+    others = first_level(path, frozenset(EXTENSIONS))[2] if os.path.isdir(path) else Counter()
+    findings = unused(path, others)
+    if images:
+        detail = f'{count_of(len(images), "image")} outside {", ".join(splits)}, which `split` leaves out'
+        findings.append(FileFinding(FILES_UNUSED, path, detail))
+    title = f'images: {count_of(len(images), "image")} of {path} outside the splits'
+    return [Source('images', title, [Job(image) for image in images], findings)] if findings else []

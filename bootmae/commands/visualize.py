@@ -1,7 +1,7 @@
 """Visualize a checkpoint: reconstructions, attention of the class token, principal components of the features."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from mmengine.utils import to_2tuple
 from .. import registry  # noqa: F401
 from ..checkpoints import Encoder, find_encoder, read_checkpoint
 from ..checkpoints.finite import check_encoder
+from ..checkpoints.folders import checkpoint_file
 from ..checkpoints.hub import is_name
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ..checkpoints.plain import check_complete
@@ -67,6 +68,7 @@ def visualize(options: DrawOptions, what: Sequence[str] | None = None, out: str 
         raise ValueError(f'--what {unknown[0]!r}: use {", ".join(KINDS)}')
     if options.count < 1:
         raise ValueError(f'--count {options.count}: draw at least one image')
+    options = replace(options, checkpoint=checkpoint_file(options.checkpoint))
     targets = targets_of(options.checkpoint, what, out)
     pictures = {kind: _DRAW[kind](options) for kind in what}  # draw all pictures before any file is written
     for kind, data in pictures.items():

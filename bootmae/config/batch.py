@@ -6,6 +6,8 @@ from mmengine.config import Config
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 
+from ..text import count_of
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -20,7 +22,7 @@ class Batch:
         return self.gpus * self.per_gpu * self.accumulation
 
     def __str__(self) -> str:
-        return f'{self.gpus} GPUs x {self.per_gpu} x accumulation {self.accumulation} = {self.global_size}'
+        return f'{count_of(self.gpus, "GPU")} x {self.per_gpu} x accumulation {self.accumulation} = {self.global_size}'
 
 
 def norm_note(batch: Batch, model: nn.Module) -> str:
@@ -33,7 +35,7 @@ def norm_note(batch: Batch, model: nn.Module) -> str:
         return ''
     synced = all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     images = batch.per_gpu * (batch.gpus if synced else 1)
-    return f'; batch normalization sees {images} images at a time, whatever the accumulation'
+    return f'; batch normalization sees {count_of(images, "image")} at a time, whatever the accumulation'
 
 
 def divisors(n: int) -> list[int]:
@@ -70,7 +72,7 @@ def remedy(gpus: int, per_gpu: int, recipe: int) -> str:
     other = 'to keep this batch and scale the learning rate with it, add --auto-scale-lr'
     if recipe % gpus:
         fitting = [n for n in divisors(recipe) if n <= 64]
-        return f'{gpus} GPUs do not divide it: use one of {fitting} GPUs; or, {other}.'
+        return f'{count_of(gpus, "GPU")} do not divide it: use one of {fitting} GPUs; or, {other}.'
     share = recipe // gpus
     size = max(d for d in divisors(share) if d <= per_gpu)
     return f'Add --cfg-options train_dataloader.batch_size={size} (accumulation {share // size} follows); or, {other}.'

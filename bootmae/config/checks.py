@@ -62,6 +62,37 @@ def check_sizes(cfg: Config) -> None:
         _whole_patches('data_preprocessor.pad_size_divisor', preprocessor.get('pad_size_divisor', 1), patch)
 
 
+def check_schedule(cfg: Config) -> None:
+    """Check that the run is longer than its warm-up. Call it before accumulation changes numbers of iterations.
+
+    Raises:
+        ValueError: for a ``WarmupCosineLR`` whose warm-up is not shorter than the run. Other schedules get a warning.
+    """
+    length = next((name for name in ('max_epochs', 'max_iters') if cfg.train_cfg.get(name)), None)
+    schedules = cfg.get('param_scheduler') or []
+    for index, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
+        by_epoch = schedule.get('by_epoch', True)
+        if length is None or by_epoch != (length == 'max_epochs'):
+            continue
+        ours, key = (
+            cfg.train_cfg[length],
+            f'param_scheduler.{index}' if isinstance(schedules, list) else 'param_scheduler',
+        )
+        unit = 'epochs' if by_epoch else 'iterations'
+        if schedule['type'] == 'WarmupCosineLR' and schedule.get('warmup', 0) >= schedule.get('end', ours):
+            raise ValueError(
+                f'{key}.warmup={schedule.warmup} {unit}, but the schedule has {schedule.get("end", ours)} '
+                f'(train_cfg.{length}={ours}): give --cfg-options {key}.warmup=N below that, or train longer'
+            )
+        if schedule['type'] == 'LinearLR' and schedule.get('start_factor', 1 / 3) < 1 and schedule.get('end', 0) > ours:
+            print_log(
+                f'{key} warms up for {schedule.end} {unit}, but train_cfg.{length}={ours}: this run never reaches its '
+                f'learning rate; give --cfg-options {key}.end=N for a shorter warm-up',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
 def head_classes(model: nn.Module) -> dict[str, int]:
     """Return the number of classes of each head of a segmentor or detector by name; empty for other models."""
     return {

@@ -3,7 +3,7 @@
 from mmengine.config import Config
 
 from .batch import Batch, apply_batch
-from .checks import check_data, check_sizes
+from .checks import check_data, check_schedule, check_sizes
 from .classes import apply_class_names
 from .load import load_config
 from .reader import apply_reader
@@ -26,6 +26,7 @@ def training_config(
     Each step is a function with one job, and its docstring says what it changes in the config.
     """
     cfg = load_config(path, options)  # the file, changed by --cfg-options
+    check_schedule(cfg)  # the warm-up fits into the run
     batch = apply_batch(cfg, gpus, scale_lr)  # the recipe's global batch on this number of GPUs
     apply_class_names(cfg)  # names of the classes of own COCO files
     check_training(cfg)  # data folders and image sizes

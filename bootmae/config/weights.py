@@ -10,14 +10,15 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..checkpoints import error_context, match, read_encoder
+from ..checkpoints.load import tensors_hash
 
 
 def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: dict | None = None) -> None:
     """Start the backbone from the encoder of a checkpoint.
 
-    Changes ``model.backbone.init_cfg``. With ``adopt_statistics=True`` in the config also changes the mean and standard
-    deviation of the data preprocessor to those of the checkpoint. ``content`` is that of the file, if it was read
-    before.
+    Changes ``model.backbone.init_cfg`` and ``init_hash``. With ``adopt_statistics=True`` in the config also changes the
+    mean and standard deviation of the data preprocessor to those of the checkpoint. ``content`` is that of the file, if
+    it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -39,6 +40,17 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     with error_context(checkpoint):  # fail before the data sets are read
         match(model, encoder)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
+    cfg.init_hash = tensors_hash(encoder.state)
+
+
+def start_weights(cfg: Config) -> tuple[str, str]:
+    """Return file and hash of the encoder that a config starts from; empty texts for none."""
+    init = cfg.model.get('backbone', {}).get('init_cfg') or {}
+    if not isinstance(init, dict) or init.get('type') != 'EncoderWeights':
+        return '', ''
+    if 'init_hash' not in cfg:  # the config itself names the file
+        cfg.init_hash = tensors_hash(read_encoder(init['checkpoint'], init.get('source', 'online')).state)
+    return init['checkpoint'], cfg.init_hash
 
 
 def preprocessor_of(cfg: Config) -> dict:

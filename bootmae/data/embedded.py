@@ -15,6 +15,7 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..text import count_of
 from .subsets import few_labels
 
 # Class name: (distribution, import name, file). Left out: drawings, binary and synthetic images (horse, logo, phantom,
@@ -99,7 +100,8 @@ class EmbeddedImages(BaseDataset):
     def describe(self) -> str:
         """Return one line for the log: number of images, number of classes, source."""
         num_classes = len(self.metainfo['classes'])
-        return f'{len(self):,} images, {num_classes} classes, {type(self).__name__} {self.split}'
+        classes = count_of(num_classes, 'class', 'classes')
+        return f'{count_of(len(self), "image")}, {classes}, {type(self).__name__} {self.split}'
 
     def extra_repr(self) -> list[str]:
         """Return the lines for mmpretrain's ``repr``."""

@@ -18,9 +18,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from ..text import printable
 from .coco_shapes import by
 from .jpeg import END, START, is_whole
 from .tar import is_tar_path, read_tar_path, readable
+from .value_range import ValueRange, stored_values, value_range
 
 IGNORED = 255  # label of pixels that are neither learnt nor evaluated
 TINY = 16  # pixels on the shorter side, the size of a patch
@@ -37,10 +39,12 @@ MISSING_MASK, MASK_CHANNELS, LABEL_OUTSIDE = FAULTS_OF_MASKS = (
     'label outside the classes',
 )
 
+NARROW_SET = 'values fill a small part of their range'
 # kinds of findings that are notes and not faults
-CMYK, SIXTEEN_BIT, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
+CMYK, SIXTEEN_BIT, NARROW_RANGE, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
     'CMYK',
     '16-bit',
+    '16-bit, mostly unused',
     'EXIF-rotated',
     f'tiny (below {TINY} pixels)',
     f'huge (above {HUGE // 10**6} megapixels)',
@@ -60,17 +64,34 @@ TURN_ADVICE = (
     "(exiftool -Orientation= FILE) or set color_type='color_ignore_orientation' in LoadImageFromFile; if not, store "
     'the turned pixels (ImageOps.exif_transpose of Pillow)'
 )
-NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS)
+FILES_UNUSED, SPLITS_TOGETHER, DARK_IMAGES = NOTES_OF_FOLDERS = (
+    'files not used',
+    'splits used together',
+    'images that are almost black',
+)
+NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS + NOTES_OF_FOLDERS)
 
 
 @dataclass(frozen=True)
 class FileFinding:
-    """A finding about a file: its kind, the file, details, and the split (set by the scan)."""
+    """A finding about a file or a folder: its kind, the path, details, and the split (set by the scan).
+
+    Path and details are printable, even if the name of the file is not valid UTF-8.
+    """
 
     kind: str
     path: str
     detail: str = ''
     split: str = ''
+
+    def __post_init__(self):
+        object.__setattr__(self, 'path', printable(self.path))
+        object.__setattr__(self, 'detail', printable(self.detail))
+
+    @property
+    def line(self) -> str:
+        """The finding in one line, as training and ``tools/verify_data.py`` show it."""
+        return f'{self.path}: {self.detail}' if self.detail else self.path
 
     @property
     def fault(self) -> bool:
@@ -112,12 +133,21 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Result of a job: findings, a hash of the image file (None if missing or empty), the mask's pixels by label."""
+    """Result of a job.
+
+    Attributes:
+        job: The job.
+        findings: Findings about its files.
+        digest: Hash of the image file; None if it is missing or empty.
+        labels: Number of pixels of the mask by label.
+        values: Values of the image; None if it is unreadable.
+    """
 
     job: Job
     findings: list[FileFinding] = field(default_factory=list)
     digest: bytes | None = None
     labels: dict[int, int] = field(default_factory=dict)
+    values: ValueRange | None = None
 
     def add(self, kind: str, path: str, detail: str) -> None:
         """Add a finding."""
@@ -238,7 +268,9 @@ def check_image(path: str, data: bytes, outcome: Outcome) -> Shape | None:
     with _stderr() as printed:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        outcome.add('unreadable', path, 'OpenCV cannot decode it')
+        stored = stored_values(data)
+        what = 'it' if stored is None else f'{stored.dtype.name} values as an image: convert the file to 8 bits'
+        outcome.add('unreadable', path, f'OpenCV cannot decode {what}')
         return None
     if data[:2] == START and data[-2:] != END and not is_whole(data):  # decoders accept a rest of zeros
         outcome.add('truncated', path, 'a JPEG file without its end')
@@ -247,8 +279,9 @@ def check_image(path: str, data: bytes, outcome: Outcome) -> Shape | None:
         outcome.add(JPEG_WARNING if harmless else 'corrupt', path, line)
     if mode in ('CMYK', 'YCCK'):
         outcome.add(CMYK, path, 'converted to RGB on reading')
-    if mode.startswith(('I', 'F')) or _is_16_bit_png(data):
-        outcome.add(SIXTEEN_BIT, path, 'reduced to 8 bits on reading')
+    outcome.values = value_range(data, decoded)
+    if outcome.values.deep:
+        outcome.add(NARROW_RANGE if outcome.values.narrow else SIXTEEN_BIT, path, str(outcome.values))
     if min(width, height) < TINY:
         outcome.add(SMALL, path, f'{by((height, width))} pixels')
     if width * height > HUGE:
@@ -304,11 +337,6 @@ def _stderr() -> Iterator[list[str]]:
             os.close(before)
             file.seek(0)
             lines += file.read().decode(errors='replace').splitlines()
-
-
-def _is_16_bit_png(data: bytes) -> bool:
-    # Pillow reduces color PNGs of 16 bits to 8 bits silently.
-    return data.startswith(b'\x89PNG') and data[24:25] == b'\x10'
 
 
 def check_mask(path: str, data: bytes, allowed: frozenset[int] | None, outcome: Outcome) -> tuple[int, int] | None:

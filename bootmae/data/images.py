@@ -4,8 +4,6 @@ All errors about files and folders are reported when the data set is built, befo
 """
 
 import os
-import re
-from array import array
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -14,26 +12,29 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
+from ..text import count_of, printable
+from .faults import DataFault
+from .file_checks import FileFinding
 from .jpeg import START, check_whole, is_whole
+from .lists import check_exist, folder_of_list, read_classes, read_list
 from .roots import resolve_roots
 from .scan import (
     EXTENSIONS,
     SPLIT_NAMES,
+    Survey,
     class_folders,
     classes_of_train,
-    contents,
-    listed,
     scan_classes,
     scan_folders,
     shorten,
-    suffix,
-    warn_of_splits,
+    splits_together,
+    unused,
 )
 from .scan_tar import find_members, scan_tar, scan_tar_classes
 from .subsets import few_labels, spread
 from .tar import is_tar_path, read_tar_path, readable
 
-NUM_SPOT_CHECKS = 100
+WRONG_LABELS = 'labels and classes do not fit'
 
 
 @DATASETS.register_module()
@@ -41,14 +42,15 @@ class ImageFiles(BaseDataset):
     """Images on disk, with or without labels.
 
     The order is fixed: roots in their order, each depth first and sorted by name, or the order of the list file. Hidden
-    files and folders and ``__MACOSX`` are skipped. Links to folders are followed, and every folder is used once.
+    files and folders and ``__MACOSX`` are skipped. Links to folders are followed, and every folder is used once. Files
+    that are not used are counted in the log, by ending.
     Uncompressed tar archives are read in place, see :mod:`bootmae.data.tar`, in the order of the unpacked folder.
 
     Args:
         roots: Folder or tar archive, or several. Several folders are allowed only without labels. ``*`` and
-            ``{000..146}`` stand for many names.
-        list_file: Text file with one image per line, used instead of a scan. Paths are absolute or relative to the
-            root; for archives they are names of members.
+            ``{000..146}`` stand for many names. Not needed with ``list_file``.
+        list_file: UTF-8 text with one image per line, used instead of a scan. Paths are absolute or relative to the
+            root, or to the folder of the list if there is no root; for archives they are names of members.
         labels: None for unlabeled images. 'folder' for one class per first-level folder, numbered in name order, or per
             archive if several archives have no folders. 'list' for an integer at the end of each line of ``list_file``.
         split: Folder inside each root, for the layout ROOT/train, ROOT/val of ImageNet. With labels='folder', other
@@ -63,13 +65,17 @@ class ImageFiles(BaseDataset):
         subset_seed: Seed of that draw.
         kwargs: Arguments of mmpretrain's BaseDataset, such as ``pipeline`` and ``test_mode``.
 
+    Attributes:
+        findings: Notes about folders and classes, as in the log.
+
     Raises:
-        ValueError, FileNotFoundError: Names the path, the value and the remedy.
+        ValueError, FileNotFoundError: Names the path, the value and the remedy. It is a :class:`DataFault` if the data
+            do not fit.
     """
 
     def __init__(
         self,
-        roots: str | Sequence[str],
+        roots: str | Sequence[str] | None = None,
         list_file: str | None = None,
         labels: str | None = None,
         split: str | None = None,
@@ -97,25 +103,30 @@ class ImageFiles(BaseDataset):
                 f"labels='folder' scans folders and would not read list_file={list_file!r}: "
                 "write the labels into the list and use labels='list', or drop list_file"
             )
-        self.roots = resolve_roots(roots, split)
+        self.list_file = None if list_file is None else os.path.expanduser(list_file)
+        if roots is None and self.list_file:
+            roots = folder_of_list(self.list_file)
+        self.roots = resolve_roots('' if roots is None else roots, split)
         self.packed = all(os.path.isfile(root) for root in self.roots)
         if len(self.roots) > 1 and (labels or list_file) and not self.packed:
             raise ValueError(
                 f'labels={labels!r}, list_file={list_file!r} need one root, got {self.roots}: '
                 'join datasets with ConcatDataset and give each the same `classes`'
             )
-        self.list_file = None if list_file is None else os.path.expanduser(list_file)
+        self.findings: list[FileFinding] = []
         self.labels, self.split, self.limit = labels, split, limit
         self.check_files, self.num_classes = check_files, num_classes
         self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
         self.extensions = _normalize_extensions(extensions)
+        classes = read_classes(os.path.expanduser(classes)) if isinstance(classes, str) else classes
         super().__init__(ann_file='', classes=classes, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Return dict(img_path[, gt_label]) for each image; mmengine packs them into a single byte buffer."""
-        paths, labels, names = self._find(self._metainfo.get('classes'))
+        found = self._find(self._metainfo.get('classes')).settle()
+        paths, labels, self.findings = found.paths, found.labels, found.findings
         if labels is not None:
-            self._metainfo['classes'] = self._class_names(names, labels)
+            self._metainfo['classes'] = self._class_names(found)
         chosen = spread(len(paths), self.limit)
         if labels is None:
             return [dict(img_path=paths[i]) for i in chosen]
@@ -123,29 +134,30 @@ class ImageFiles(BaseDataset):
             chosen = self._few(chosen, labels)
         return [dict(img_path=paths[i], gt_label=labels[i]) for i in chosen]
 
-    def _find(self, names: Sequence[str] | None):
-        """Return the paths of all images, their labels or None, and the class names as far as they are known."""
+    def _find(self, names: Sequence[str] | None) -> Survey:
+        """Find all images, with labels and class names as far as they are known."""
         if self.list_file is not None:
             root = '' if self.packed else self.roots[0]
             paths, labels = read_list(self.list_file, root, self.extensions, self.labels == 'list')
             if self.packed:
-                return find_members(self.roots, self.split, paths, self.list_file), labels, names
-            _check_exist(paths, self.list_file, root, self.check_files)
-            return paths, labels, names
+                paths = find_members(self.roots, self.split, paths, self.list_file)
+            else:
+                check_exist(paths, self.list_file, root, self.check_files)
+            return Survey(paths, labels, names)
         if self.labels == 'folder':
             if self.packed:
                 return scan_tar_classes(self.roots, self.extensions, names, self.split)
             return scan_classes(self.roots[0], self.extensions, names or classes_of_train(self.roots[0], self.split))
-        paths, visited = [], set()
+        found, visited = Survey([], None, names), set()
         for root in self.roots:
             if os.path.isfile(root):
                 part = scan_tar(root, self.extensions, self.split)
-                paths += part.paths
-                warn_of_splits(part.where, part.folders())
+                found.paths += part.paths
+                found.findings += unused(part.where, part.others) + splits_together(part.where, part.folders())
             else:
-                paths += scan_folders([root], self.extensions, visited)
-                warn_of_splits(root, class_folders(root, frozenset())[0])
-        return paths, None, names
+                found.paths += scan_folders([root], self.extensions, visited, found.findings)
+                found.findings += splits_together(root, class_folders(root))
+        return found
 
     def _few(self, chosen: np.ndarray, labels: Sequence[int]) -> np.ndarray:
         """Draw ``labels_per_class`` images of each class from ``chosen``."""
@@ -158,33 +170,34 @@ class ImageFiles(BaseDataset):
         """The sample after the pipeline. ValueError for a JPEG that is cut off, whatever the decoder made of it."""
         data = super().prepare_data(idx)
         if not any(getattr(step, 'checks_whole', False) for step in self.pipeline.transforms):
-            _check_whole(self.get_data_info(idx)['img_path'])
+            check_image_whole(self.get_data_info(idx)['img_path'])
         return data
 
-    def _class_names(self, names: Sequence[str] | None, labels: Sequence[int]) -> tuple[str, ...]:
+    def _class_names(self, found: Survey) -> tuple[str, ...]:
         """Check all labels against the number of classes and return the class names in label order."""
-        source = self.list_file or self.roots[0]
+        names, labels, source = found.names, found.labels, self.list_file or self.roots[0]
         if names is not None and self.num_classes not in (None, len(names)):
-            raise ValueError(
-                f'{source} has {len(names)} classes, but num_classes={self.num_classes}: '
-                f'correct one of them (classes: {shorten(names)})'
+            detail = (
+                f'{count_of(len(names), "class", "classes")}, but num_classes={self.num_classes}: correct one of them '
+                f'(classes: {shorten(names)})'
             )
+            raise DataFault([FileFinding(WRONG_LABELS, source, detail)], found.paths)
         num_classes = len(names) if names is not None else self.num_classes or max(labels) + 1
         if max(labels) >= num_classes:
-            raise ValueError(
-                f'{source} has label {max(labels)}, but labels of {num_classes} classes go from '
-                f'0 to {num_classes - 1}: raise num_classes, or subtract 1 from all labels '
-                'if the list counts from 1'
+            detail = (
+                f'label {max(labels)}, but labels of {count_of(num_classes, "class", "classes")} go from 0 to '
+                f'{num_classes - 1}: raise num_classes, or subtract 1 from all labels if the list counts from 1'
             )
-        return tuple(names) if names is not None else tuple(str(i) for i in range(num_classes))
+            raise DataFault([FileFinding(WRONG_LABELS, source, detail)], found.paths)
+        return tuple(map(printable, names)) if names is not None else tuple(str(i) for i in range(num_classes))
 
     def describe(self) -> str:
         """Return one line for the log: number of images, number of classes, source."""
-        classes = 'no labels' if self.labels is None else f'{len(self.metainfo["classes"])} classes'
+        classes = 'no labels' if self.labels is None else count_of(len(self.metainfo['classes']), 'class', 'classes')
         source = f', list {self.list_file}' if self.list_file else ''
         if self.labels_per_class is not None:
-            classes += f', {self.labels_per_class} labels of each (subset_seed={self.subset_seed})'
-        return f'{len(self):,} images, {classes}, roots {shorten(self.roots)}{source}'
+            classes += f', {count_of(self.labels_per_class, "label")} of each (subset_seed={self.subset_seed})'
+        return f'{count_of(len(self), "image")}, {classes}, roots {shorten(self.roots)}{source}'
 
     def extra_repr(self) -> list[str]:
         """Return the lines for mmpretrain's ``repr``."""
@@ -199,82 +212,12 @@ class ImageFiles(BaseDataset):
         return np.stack([_square(self.get_data_info(int(i))['img_path'], size) for i in indices])
 
 
-def read_list(list_file: str, root: str, extensions: frozenset[str], labeled: bool):
-    """Read a list file.
-
-    Args:
-        list_file: Path of the list.
-        root: Folder that relative paths start at.
-        extensions: File name endings of images.
-        labeled: Whether lines end with a label.
-
-    Returns:
-        Paths, and labels or None.
-
-    Raises:
-        FileNotFoundError, ValueError: Names the list, the line and the error.
-    """
-    if not os.path.isfile(list_file):
-        raise FileNotFoundError(
-            f'list_file {os.path.abspath(list_file)} is not a file; '
-            f'{contents(os.path.dirname(os.path.abspath(list_file)))}'
-        )
-    paths, labels = [], array('q')
-    with open(list_file, encoding='utf-8-sig', errors='surrogateescape') as lines:
-        for number, line in enumerate(lines, 1):
-            entry = line.strip()
-            if not entry:
-                continue
-            if labeled:
-                entry, label = _split_label(entry, f'{list_file}:{number}')
-                labels.append(label)
-            if suffix(entry) not in extensions:
-                raise ValueError(_not_an_image(entry, f'{list_file}:{number}', extensions, labeled))
-            paths.append(os.path.join(root, entry))
-    if not paths:
-        raise ValueError(f'list_file {list_file} names no image: write one path per line')
-    return paths, labels if labeled else None
-
-
-def _split_label(entry: str, where: str) -> tuple[str, int]:
-    path, *label = entry.rsplit(None, 1)
-    if not label or not re.fullmatch(r'-?[0-9]+', label[0]):
-        raise ValueError(
-            f"{where}: no integer label at the end of {entry!r}; labels='list' wants 'path label' "
-            'on each line, use labels=None for a list without labels'
-        )
-    if int(label[0]) < 0:
-        raise ValueError(f'{where}: label {label[0]} is negative; labels count from 0')
-    return path, int(label[0])
-
-
-def _not_an_image(entry: str, where: str, extensions: frozenset[str], labeled: bool) -> str:
-    head, *tail = entry.rsplit(None, 1)
-    if not labeled and tail and suffix(head) in extensions:
-        return f"{where}: {entry!r} has {tail[0]!r} after the file name; if that is the label, use labels='list'"
-    return (
-        f'{where}: {entry!r} does not end like an image ({listed(extensions)}); correct the line or extend `extensions`'
-    )
-
-
-def _check_whole(path: str):
+def check_image_whole(path: str) -> None:
+    """Raise a ValueError for a JPEG that is cut off, in a file or in an archive; accept all other formats."""
     if not is_tar_path(path):
         check_whole(path)
     elif (data := read_tar_path(path))[:2] == START and not is_whole(data):
         raise ValueError(f'{readable(path)} is cut off: a JPEG file without its end')
-
-
-def _check_exist(paths: list[str], list_file: str, root: str, how_many: str):
-    if how_many == 'none':
-        return
-    last = len(paths) - 1  # truncated and extended lists show their error at the end
-    for i in [*spread(len(paths), NUM_SPOT_CHECKS), last] if how_many == 'some' else range(len(paths)):
-        if not os.path.isfile(paths[i]):
-            raise FileNotFoundError(
-                f'list_file {list_file} names {paths[i]} (image {i + 1} of '
-                f'{len(paths)}), which does not exist; relative paths start at {root}: '
-                'correct `roots` or the list'
-            )
 
 
 def _normalize_extensions(extensions: str | Sequence[str]) -> frozenset[str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from ..text import printable
 from .scan import contents
 
 RANGE = re.compile(r'\{(\d+)\.\.(\d+)\}')
@@ -27,6 +28,12 @@ def resolve_roots(roots: str | Sequence[str], split: str | None) -> list[str]:
     several = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
     if not several or '' in several:
         raise ValueError(f'roots={roots!r} names no folder: give the folder that holds the images')
+    for root in map(str, several):
+        if printable(root) != root:
+            raise ValueError(
+                f'roots={printable(root)} is not valid UTF-8 text, and a run stores its config as such: rename the '
+                'folder, or give a link to it with a plain name (the names below it may be any)'
+            )
     found = [_resolve(root, split) for pattern in several for root in _expand(os.path.expanduser(pattern))]
     parts = sorted((os.path.realpath(root).rstrip(os.sep).split(os.sep), root) for root in found)
     for (outer, one), (inner, other) in pairwise(parts):  # a folder is sorted directly before its contents

@@ -8,6 +8,8 @@ from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
+from ..text import count_of
+
 
 @DATA_SAMPLERS.register_module()
 class StreamSampler(Sampler):
@@ -97,8 +99,9 @@ class ResumableBatches(BatchSampler):
         self.accumulation, self.skip = accumulation, 0
         if not sampler.infinite and not len(self):
             raise ValueError(
-                f'{len(sampler.dataset)} training samples are too few for one step of '
-                f'{sampler.world_size} processes x batch_size={batch_size} x accumulation {accumulation}'
+                f'{count_of(len(sampler.dataset), "training sample is", "training samples are")} too few for one step '
+                f'of {count_of(sampler.world_size, "process", "processes")} x batch_size={batch_size} x accumulation '
+                f'{accumulation}'
                 f'{" (the last incomplete batch is dropped)" if drop_last else ""}: lower '
                 "train_dataloader.batch_size or the recipe's batch, auto_scale_lr.base_batch_size"
             )

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import torch
 from mmengine.registry import DATASETS
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, Subset, get_worker_info
 
+from ..text import printable
+from .images import check_image_whole
 from .seeding import sample_seeds, seed_generators
 from .tar import readable
 
@@ -22,8 +24,73 @@ class UnreadableSample(ValueError):
         return super().__str__().strip().rpartition(f'{type(self).__name__}: ')[2]
 
 
+class WrappedSamples(Dataset):
+    """A wrapper around a data set of mmengine or one of its wrappers, which knows the file of each sample."""
+
+    def __init__(self, dataset: dict | Dataset):
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def metainfo(self) -> dict:
+        """Metadata of the wrapped data set, such as class names."""
+        return getattr(self.dataset, 'metainfo', {})
+
+    def full_init(self) -> None:
+        """Load the list of samples if the wrapped data set does so lazily."""
+        if hasattr(self.dataset, 'full_init'):
+            self.dataset.full_init()
+
+    def record(self, index: int) -> dict:
+        """Return the record of a sample, as its data set has it; empty if it has none."""
+        dataset = self.dataset
+        while isinstance(dataset, Subset):
+            dataset, index = dataset.dataset, dataset.indices[index]
+        return dataset.get_data_info(index) if hasattr(dataset, 'get_data_info') else {}
+
+    def path(self, index: int) -> str:
+        """Return the image file of a sample for messages, or its number if there is no file."""
+        file = self.record(index).get('img_path')
+        return printable(readable(file)) if file else f'sample {index}'
+
+
 @DATASETS.register_module()
-class SeededSamples(Dataset):
+class NamedSamples(WrappedSamples):
+    """Samples of an evaluation, which never replaces an image: the error of a broken one names its file.
+
+    Args:
+        dataset: The data set or its config.
+
+    Raises:
+        UnreadableSample: When loading a sample that cannot be read. Names the file and the reason.
+    """
+
+    def __getattr__(self, name: str):
+        if name.startswith('__') or name == 'dataset':  # a worker asks before it has unpickled the attributes
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __getitem__(self, index: int):
+        try:
+            item = self.dataset[index]
+            if file := self.record(index).get('img_path'):
+                check_image_whole(file)
+            return item
+        except BUGS:
+            raise
+        except Exception as error:
+            mask = self.record(index).get('seg_map_path')
+            files = self.path(index) + (f' or its mask {printable(mask)}' if mask else '')
+            raise UnreadableSample(
+                f'{files} cannot be read ({reason(error)}), and an evaluation replaces no image: repair or '
+                'remove it; tools/verify_data.py finds all such files'
+            ) from error
+
+
+@DATASETS.register_module()
+class SeededSamples(WrappedSamples):
     """Wrap any data set of mmengine, including its wrappers.
 
     A key is ``epoch * len(self) + index``, see :class:`StreamSampler`. The pipeline runs with generators seeded from
@@ -48,7 +115,7 @@ class SeededSamples(Dataset):
     def __init__(self, dataset: dict | Dataset, seed: int = 0, bad: str = 'skip'):
         if bad not in ('skip', 'raise'):
             raise ValueError(f"bad={bad!r}: use 'skip' or 'raise' for images that cannot be read")
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        super().__init__(dataset)
         self.seed, self.bad = seed, bad
         # Shared with the workers: row 0 belongs to this process, the others to the workers. Only this process reads.
         self._loading = torch.full((MAX_WORKERS + 1,), -1).share_memory_()
@@ -56,27 +123,9 @@ class SeededSamples(Dataset):
         self._taken = [0] * (MAX_WORKERS + 1)
         self._reasons: dict[int, str] = {}  # why samples were replaced through `replace`
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @property
-    def metainfo(self) -> dict:
-        """Metadata of the wrapped data set, such as class names."""
-        return getattr(self.dataset, 'metainfo', {})
-
-    def full_init(self) -> None:
-        """Load the list of samples if the wrapped data set does so lazily."""
-        if hasattr(self.dataset, 'full_init'):
-            self.dataset.full_init()
-
     def get_data_info(self, key: int) -> dict:
         """Return the record of a sample without loading it."""
         return self.dataset.get_data_info(int(key) % len(self))
-
-    def path(self, index: int) -> str:
-        """Return the image file of a sample, or its number if there is no file."""
-        info = self.get_data_info(index) if hasattr(self.dataset, 'get_data_info') else {}
-        return readable(info['img_path']) if info.get('img_path') else f'sample {index}'
 
     def __getitem__(self, key: int):
         return self._first_readable(int(key), self._tries(int(key)))
@@ -180,4 +229,4 @@ def _mark(item, key: int, attempt: int):
 def reason(error: Exception) -> str:
     """Format an exception as one line."""
     lines = str(error).strip().splitlines()
-    return f'{type(error).__name__}: {lines[-1]}' if lines else type(error).__name__
+    return f'{type(error).__name__}: {printable(lines[-1])}' if lines else type(error).__name__

@@ -6,11 +6,26 @@ Images are sorted by archive, and inside an archive as in the unpacked folder.
 import os
 import re
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .scan import check_classes, no_images, shorten, skipped, suffix, warn_of_absent
+from ..text import printable
+from .faults import MISSING_IMAGE, MissingData
+from .file_checks import FileFinding
+from .lists import not_utf8
+from .scan import (
+    HIDDEN_FILE,
+    HIDDEN_FOLDER,
+    Survey,
+    class_findings,
+    kind_of_file,
+    no_images,
+    shorten,
+    skipped,
+    suffix,
+    unused,
+)
 from .tar import index_tar, tar_path
 
 
@@ -23,12 +38,16 @@ class Packed:
         folder: The folder with a slash at the end, '' for the whole archive.
         names: Names of the images relative to the folder.
         paths: Paths of the images, see :func:`tar_path`.
+        others: What is not used, by ending.
+        empty: Files of each first-level folder without an image, by ending.
     """
 
     archive: str
     folder: str
     names: list[str]
     paths: list[str]
+    others: Counter
+    empty: dict[str, Counter]
 
     @property
     def where(self) -> str:
@@ -57,14 +76,22 @@ def scan_tar(
     """
     folder = f'{split.strip("/")}/' if split else ''
     places, others, found = index_tar(archive) if places is None else places, Counter(), []
+    of_folder, hidden = defaultdict(Counter), set()
     for name in places:
-        below = name[len(folder) :]
-        if not name.startswith(folder) or any(skipped(part) for part in below.split('/')):
+        if not name.startswith(folder):
             continue
-        if suffix(name) in extensions:
-            found.append(below)
+        below = name[len(folder) :]
+        parts = below.split('/')
+        depth = next((depth for depth, part in enumerate(parts, 1) if skipped(part)), 0)
+        if depth:
+            hidden.add((tuple(parts[:depth]), depth < len(parts)))
+        elif kind := kind_of_file(parts[-1], extensions):
+            others[kind] += 1
+            of_folder[parts[0] if len(parts) > 1 else ''][kind] += 1
         else:
-            others['.' + suffix(name) if suffix(name) else 'files without ending'] += 1
+            found.append(below)
+    for _, is_folder in hidden:
+        others[HIDDEN_FOLDER if is_folder else HIDDEN_FILE] += 1
     if folder and not found and not others:
         folders = sorted({name.partition('/')[0] for name in places if '/' in name})
         raise FileNotFoundError(
@@ -74,12 +101,15 @@ def scan_tar(
     if not found:
         raise FileNotFoundError(no_images(f'{archive}!/{folder}' if folder else archive, extensions, others))
     found.sort(key=lambda name: name.replace('/', '\0'))  # the order of a walk through folders
-    return Packed(archive, folder, found, [tar_path(archive, folder + name, *places[folder + name]) for name in found])
+    paths = [tar_path(archive, folder + name, *places[folder + name]) for name in found]
+    filled = {name.partition('/')[0] for name in found if '/' in name} | {''}
+    empty = {name: counts for name, counts in of_folder.items() if name not in filled}
+    return Packed(archive, folder, found, paths, others, empty)
 
 
 def scan_tar_classes(
     archives: Sequence[str], extensions: frozenset[str], names: Sequence[str] | None, split: str | None = None
-):
+) -> Survey:
     """Scan archives for images with classes.
 
     Classes are the first-level folders of all archives together. If there are several archives without folders, classes
@@ -92,33 +122,41 @@ def scan_tar_classes(
             those that are found.
         split: Folder to which the images are restricted.
 
-    Returns:
-        Paths, labels and class names.
-
     Raises:
-        ValueError: If the classes are ambiguous: some images lie in folders and others do not; one archive has no
-            folders; numbered archives without folders look like shards; or a single folder contains all folders.
+        ValueError: If the classes are ambiguous: one archive has no folders; numbered archives without folders look
+            like shards; or a single folder contains all folders.
     """
     indexes = {archive: index_tar(archive) for archive in archives}
     parts = [scan_tar(archive, extensions, split, places) for archive, places in indexes.items()]
     names = names or _names_of_train(indexes, extensions, split)
     loose = [name for part in parts for name in part.names if '/' not in name]
+    others, empty = sum((part.others for part in parts), Counter()), {}
     if len(loose) == sum(len(part.names) for part in parts):
         _check_flat(archives, names)
         loose = []
         classes = [[_stem(part.archive)] * len(part.names) for part in parts]
     else:
-        classes = [[name.partition('/')[0] for name in part.names] for part in parts]
-    present, where = sorted({name for part in classes for name in part}), shorten([part.where for part in parts])
-    check_classes(where, present, loose, names)
-    if names is None and len(present) == 1:
-        _refuse_wrapper(where, present[0], parts)
-    warn_of_absent(where, present, names)
-    names = tuple(names or present)
+        classes = [[name.partition('/')[0] if '/' in name else '' for name in part.names] for part in parts]
+        filled = {name for of_part in classes for name in of_part}
+        empty = {name: counts for part in parts for name, counts in part.empty.items() if name not in filled}
+    present, where = {name for part in classes for name in part} - {''}, shorten([part.where for part in parts])
+    folders = sorted(present | empty.keys())
+    findings = class_findings(where, folders, sorted(empty), loose, names, sum(empty.values(), Counter()))
+    if names is None and len(folders) == 1 and not loose:
+        _refuse_wrapper(where, folders[0], parts)
+    names = tuple(names or folders)
     number = {name: label for label, name in enumerate(names)}
-    found = [(number[name], path) for part, of_part in zip(parts, classes) for name, path in zip(of_part, part.paths)]
-    found.sort(key=lambda entry: entry[0])  # stable, so archives keep their order inside a class
-    return [path for _, path in found], array('q', (label for label, _ in found)), names
+    images = ((part.paths, of_part) for part, of_part in zip(parts, classes))
+    found = [(number.get(name), path) for paths, of_part in images for path, name in zip(paths, of_part)]
+    # A stable sort, so archives keep their order inside a class.
+    labeled = sorted((entry for entry in found if entry[0] is not None), key=lambda entry: entry[0])
+    return Survey(
+        [path for _, path in labeled],
+        array('q', (label for label, _ in labeled)),
+        names,
+        [path for label, path in found if label is None],
+        findings + unused(where, others),
+    )
 
 
 def find_members(archives: Sequence[str], split: str | None, names: Sequence[str], list_file: str) -> list[str]:
@@ -137,11 +175,12 @@ def find_members(archives: Sequence[str], split: str | None, names: Sequence[str
     folder = f'{split.strip("/")}/' if split else ''
     for number, name in enumerate(names, 1):
         if folder + name not in places:
-            raise FileNotFoundError(
-                f'list_file {list_file} names {name} (image {number} of {len(names)}), which is '
-                f'not in {shorten(archives)}, where files are called such as '
-                f'{shorten(list(places), 3) or "nothing"}: correct `roots`, `split` or the list'
+            detail = (
+                f'names {printable(name)} (image {number} of {len(names)}), which is not in {shorten(archives)}'
+                f'{not_utf8(name)}, where files are called such as {shorten(list(places), 3) or "nothing"}: correct '
+                '`roots`, `split` or the list'
             )
+            raise MissingData([FileFinding(MISSING_IMAGE, list_file, detail)])
     return [tar_path(*places[folder + name]) for name in names]
 
 

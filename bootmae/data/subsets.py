@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..text import count_of
+
 
 def leaves(dataset: Any) -> Iterator[Any]:
     """Yield the data sets inside wrappers such as ConcatDataset and RepeatDataset.
@@ -60,7 +62,8 @@ def few_labels(
         if len(positions) < per_class:
             shown = label if names is None or names[label] == str(label) else f'{label} ({names[label]})'
             raise ValueError(
-                f'labels_per_class={per_class}, but class {shown} has {len(positions)} training images: {remedy}'
+                f'labels_per_class={per_class}, but class {shown} has '
+                f'{count_of(len(positions), "training image")}: {remedy}'
             )
         chosen.append(np.random.default_rng((seed, int(label))).permutation(positions)[:per_class])
     return np.sort(np.concatenate(chosen))

@@ -4,7 +4,10 @@ USER_ERROR = 2  # an argument, config or file is wrong; the message names it and
 NONFINITE = 3  # losses or gradients were not finite several times in a row
 BAD_DATA = 4  # more images are unreadable than the budget allows
 LOST_RANK = 5  # another process of the run died or hangs
+INTERRUPTED = 130  # Ctrl-C before the training, or twice; nothing was saved
 REQUEUE = 75  # saved and stopped after a signal: start the same command again with --resume
+
+MESSAGES = 'BOOTMAE_MESSAGES'  # folder in which processes leave their last line for the launcher, which prints one
 
 
 class RunStopped(Exception):

@@ -1,14 +1,20 @@
 """torchrun that lets a run stop in good order: ``python bootmae/distributed/launch.py`` takes torchrun's arguments.
 
 torchrun kills its processes 30 seconds after a signal, or at once when one of them ends, and always exits with 1. This
-launcher forwards SIGTERM and SIGUSR1, waits for the processes to save, and exits with the code of the process that
-ended first (exits.py). It runs as a script, because importing the package takes seconds.
+launcher forwards SIGTERM, SIGUSR1 and the first Ctrl-C, waits for the processes to save, and exits with the code of the
+process that ended first (exits.py). The last line of that process is printed once, at the end. A second Ctrl-C kills
+all. It runs as a script, because importing the package takes seconds.
 """
 
+import logging
+import os
 import signal
 import socket
 import sys
+import tempfile
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from torch.distributed import run as torchrun
@@ -20,21 +26,23 @@ from torch.distributed.launcher import api
 
 if __package__:
     from .beats import last_beat
-    from .exits import BAD_DATA, LOST_RANK, NONFINITE, REQUEUE, USER_ERROR
-    from .signals import STOP_SIGNALS
+    from .exits import BAD_DATA, INTERRUPTED, LOST_RANK, MESSAGES, NONFINITE, REQUEUE, USER_ERROR
+    from .signals import PRESSED, STOP_SIGNALS
 else:
     from beats import last_beat
-    from exits import BAD_DATA, LOST_RANK, NONFINITE, REQUEUE, USER_ERROR
-    from signals import STOP_SIGNALS
+    from exits import BAD_DATA, INTERRUPTED, LOST_RANK, MESSAGES, NONFINITE, REQUEUE, USER_ERROR
+    from signals import PRESSED, STOP_SIGNALS
 
-ORDERLY = (NONFINITE, BAD_DATA, REQUEUE)  # all processes of a run end with these at the same time
+ORDERLY = (NONFINITE, BAD_DATA, REQUEUE, INTERRUPTED)  # all processes of a run end with these at the same time
 SETTLE = 20.0  # seconds that the other processes have to end, too
+BRIEF = 5.0  # the same after a user error, which usually all of them meet
 GRACE = 300.0  # seconds from a signal until processes are killed; schedulers usually wait less
 MEANING = {
     USER_ERROR: 'wrong argument, config or file',
     NONFINITE: 'losses or gradients are not finite',
     BAD_DATA: 'too many unreadable images',
     LOST_RANK: 'another process died or hangs',
+    INTERRUPTED: 'stopped by Ctrl-C without saving',
     REQUEUE: 'saved and stopped after a signal; start again with --resume',
 }
 
@@ -48,7 +56,8 @@ def cause(codes: dict[int, int]) -> tuple[int, int]:
 def exit_code(code: int, asked: bool) -> int:
     """Return the launcher's exit code. A process killed by a signal is a lost rank unless the signal was forwarded."""
     if code < 0:
-        return REQUEUE if asked and -code in STOP_SIGNALS else LOST_RANK
+        expected = {-signal.SIGINT: INTERRUPTED} | {-number: REQUEUE for number in STOP_SIGNALS}
+        return expected.get(code, LOST_RANK) if asked else LOST_RANK
     return code
 
 
@@ -68,16 +77,20 @@ class PatientAgent(LocalElasticAgent):
         super().__init__(*args, **kwargs)
         PatientAgent.latest = self
         self.asked: float | None = None  # time of the first signal
+        self.pressed = False  # Ctrl-C
         self.settling: float | None = None  # time when the first process ended in good order
         self.first: dict[int, int] = {}  # exit codes by rank of processes that ended by themselves
         self.report = ''
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         early: list[int] = []  # signals that arrive while the processes start
-        for number in STOP_SIGNALS:
+        forwarded = [*STOP_SIGNALS]
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell lets background processes ignore it
+            forwarded.append(signal.SIGINT)
+        for number in forwarded:
             signal.signal(number, lambda number, frame: early.append(number))
         pids = super()._start_workers(worker_group)
-        for number in STOP_SIGNALS:
+        for number in forwarded:
             signal.signal(number, self._forward)
         for caught in early:
             self._forward(caught, None)
@@ -89,18 +102,31 @@ class PatientAgent(LocalElasticAgent):
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         """Forward a signal to the processes but not to their data loading workers, which the run still needs."""
+        if number == signal.SIGINT:
+            if self.pressed:
+                self._end_at_once()
+            self.pressed = True
+            print(f'\n{PRESSED}', file=sys.stderr, flush=True)
         if self.asked is None:
             self.asked = time.monotonic()
         for process in self._processes().values():
             if process.poll() is None:
                 process.send_signal(number)
 
+    def _end_at_once(self) -> None:
+        """Kill the processes with their data loading workers; each has a session of its own."""
+        for process in self._processes().values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        raise SignalException('second Ctrl-C', sigval=signal.SIGINT)
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Check the processes. torchrun stops all when one fails, so first wait for those that are about to end."""
         codes = {rank: process.poll() for rank, process in self._processes().items()}
         failed = {rank: code for rank, code in codes.items() if code not in (None, 0)}
         orderly = bool(failed) and all(code in ORDERLY for code in failed.values())
-        if None in codes.values() and orderly and self._has_time('settling', SETTLE):
+        alike = bool(failed) and all(code in (USER_ERROR, *ORDERLY) for code in failed.values())
+        if None in codes.values() and alike and self._has_time('settling', SETTLE if orderly else BRIEF):
             return RunResult(state=WorkerState.HEALTHY)
         if self.asked is not None and not self._has_time('asked', GRACE):
             self._kill()
@@ -139,19 +165,35 @@ class PatientAgent(LocalElasticAgent):
 def main(arguments: list[str] | None = None) -> int:
     """Run torchrun with ``PatientAgent`` and return the exit code."""
     api.LocalElasticAgent = PatientAgent  # torchrun has no option for another agent
+    logging.disable(logging.ERROR)  # torch's reports on each process; the line that matters is printed below
+    with tempfile.TemporaryDirectory(prefix='bootmae_') as folder:
+        os.environ[MESSAGES] = folder
+        return run(arguments, Path(folder))
+
+
+def run(arguments: list[str] | None, messages: Path) -> int:
+    """Run torchrun; print why it ended, and last the line that the process that caused the end has left."""
     try:
         given = torchrun.parse_args(arguments)
-        given.signals_to_handle = 'SIGINT,SIGHUP,SIGQUIT'  # the agent handles the others
+        given.signals_to_handle = 'SIGHUP,SIGQUIT'  # the agent handles the others
         torchrun.run(given)
     except ChildFailedError as error:
         agent = PatientAgent.latest
         codes = agent.first or {rank: failure.exitcode for rank, failure in error.failures.items()}
-        _, code = cause(codes)
-        print(f'launcher: {agent.report}', file=sys.stderr, flush=True)
+        rank, code = cause(codes)
+        message = messages / str(rank)
+        if code != USER_ERROR:
+            print(f'launcher: {agent.report}', file=sys.stderr, flush=True)
+        if message.is_file():
+            print(message.read_text(encoding='utf-8'), file=sys.stderr, flush=True)
         return exit_code(code, agent.asked is not None)
-    except SignalException as stopped:  # Ctrl-C or a closed terminal
-        print(f'launcher: stopped by {stopped.sigval.name}', file=sys.stderr, flush=True)
+    except SignalException as stopped:  # a second Ctrl-C, or a closed terminal
+        how = 'a second Ctrl-C' if stopped.sigval == signal.SIGINT else stopped.sigval.name
+        print(f'launcher: stopped by {how}, without saving', file=sys.stderr, flush=True)
         return 128 + stopped.sigval
+    except KeyboardInterrupt:  # before the processes have started
+        print('launcher: stopped by Ctrl-C, without saving', file=sys.stderr, flush=True)
+        return INTERRUPTED
     return 0
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 are recorded, so that the run can stop after the current step."""
+"""SIGTERM, SIGUSR1 and Ctrl-C are recorded, so that the run can stop after the current step."""
 
 import atexit
 import functools
@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+PRESSED = 'Ctrl-C: the run saves after this step and ends; a second Ctrl-C ends it at once, without saving'
 
 
 class StopSignals:
-    """Handlers that only record a signal. ``asked`` is the first signal, or None."""
+    """Handlers that only record a signal. ``asked`` is the first signal, or None. A second Ctrl-C ends the process."""
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
@@ -25,7 +26,10 @@ class StopSignals:
     def install(self) -> None:
         """Install the handlers in the main thread; Python does not allow it in others."""
         if threading.current_thread() is threading.main_thread() and not self._before:
-            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+            # A shell lets processes in the background ignore Ctrl-C.
+            ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            caught = STOP_SIGNALS if ignored else (*STOP_SIGNALS, signal.SIGINT)
+            self._before = {number: signal.signal(number, self._note) for number in caught}
 
     def restore(self) -> None:
         """Restore the previous handlers."""
@@ -35,6 +39,10 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = self.asked or signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # works even if the main thread is busy in a C++ function
+            if 'RANK' not in os.environ:  # otherwise the launcher says it, once
+                os.write(2, f'\n{PRESSED}\n'.encode())
 
 
 @functools.cache
@@ -57,13 +65,14 @@ def shield_workers(loader: DataLoader) -> None:
 
 
 def start_worker(worker_id: int, inner: Callable[[int], None] | None, leaving: torch.Tensor) -> None:
-    """Ignore SIGUSR1 in a worker, and SIGTERM until the main process sets the flag ``leaving``."""
+    """Ignore SIGUSR1 and Ctrl-C in a worker, and SIGTERM until the main process sets the flag ``leaving``."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if leaving.item():
             os._exit(0)
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
     if inner is not None:
         inner(worker_id)

@@ -19,8 +19,11 @@ def chance_limit(classes: int, images: int) -> float:
 
 
 def chance_warning(accuracy: float, classes: int, images: int) -> str:
-    """A warning if an accuracy in percent is no better than guessing, else an empty text."""
-    if classes < 2 or accuracy > chance_limit(classes, images):
+    """A warning if an accuracy in percent is no better than guessing, else an empty text.
+
+    So few images that even 100 % could be guessed say nothing.
+    """
+    if classes < 2 or not accuracy <= chance_limit(classes, images) < 100:
         return ''
     return (
         f'an accuracy of {accuracy:.2f} % on {images:,} images is at the chance level of {classes} classes '

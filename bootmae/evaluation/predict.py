@@ -9,10 +9,10 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import DATASETS
 
 from ..config.classes import apply_class_names
 from ..config.model import build_model
+from ..data.samples import NamedSamples
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def predict(cfg: Config, checkpoint: str | Path, indices: Sequence[int]) -> list
     """Data samples of mmseg or mmdet, with prediction and annotation, for the given test images."""
     apply_class_names(cfg)
     model = build_model(cfg, checkpoint).to(get_device()).eval()
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    dataset = NamedSamples(cfg.test_dataloader.dataset)
     return [model.test_step(pseudo_collate([dataset[index]]))[0].cpu() for index in indices]
 
 

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..checkpoints import load_encoder, read_checkpoint
 from ..config.model import build_model
 from ..config.weights import apply_init
+from ..data.faults import check_values
+from ..data.samples import NamedSamples
 from ..distributed.signals import shield_workers
 from ..models.vit import PlainViT
 
@@ -63,9 +65,14 @@ def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 25
         batch_size: Images per batch.
         workers: Number of processes that read images.
     """
-    return features_of(
-        model, DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True)), batch_size, workers
-    )
+    return features_of(model, evaluation_images(loader['dataset'], pipeline), batch_size, workers)
+
+
+def evaluation_images(dataset: dict, pipeline: list) -> Dataset:
+    """Build a data set without augmentation, and check the values of its images, see :func:`check_values`."""
+    built = DATASETS.build(dict(dataset, pipeline=pipeline, test_mode=True))
+    check_values(built)
+    return built
 
 
 def features_of(
@@ -122,7 +129,7 @@ def _read(
     progress: Callable[[], None] = lambda: None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Results (N, D) of the function ``outputs`` over the whole dataset, on the CPU, and the labels (N,)."""
-    batches = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=default_collate)
+    batches = DataLoader(NamedSamples(dataset), batch_size, num_workers=workers, collate_fn=default_collate)
     if workers:
         shield_workers(batches)
     features, labels = [], []

@@ -17,6 +17,7 @@ from ..data.fingerprint import fingerprint
 from ..results.names import LOGGED_METRICS
 from ..results.provenance import device_name, git_commit, portable
 from ..results.rows import MEASURED, ResultRow
+from ..text import count_of
 
 # Logged metrics of a trained model that become rows, by task
 METRIC_KEYS = {
@@ -176,7 +177,7 @@ def protocol_of(cfg: Config, task: str, tta: bool = False) -> str:
     What belongs to a method's recipe, such as the learning rate or layer decay, may differ; the config has it.
     """
     length = cfg.train_cfg.get('max_epochs')
-    length = f'{length} epoch{"s" if length > 1 else ""}' if length else f'{cfg.train_cfg.max_iters:,} iterations'
+    length = f'{length} epoch{"s" if length > 1 else ""}' if length else count_of(cfg.train_cfg.max_iters, 'iteration')
     if task == 'detection':
         kind = 'ViTDet' if cfg.model.backbone.get('window_size') else 'Mask R-CNN'
         return f'{kind}, {length}, {_test_size(cfg)}'

@@ -13,6 +13,7 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ..text import count_of
 from .decoder import PixelHead, TargetAwareDecoder
 from .masking import BlockMasking
 from .objectives import at_least_float32, feature_loss, pixel_loss, token_weights
@@ -47,6 +48,9 @@ class BootMAE(BaseSelfSupervisor):
         feature_decoder: the same keys except ``embed_dims``, which is D. ``tap`` defaults to the last block.
         masking: arguments of :class:`BlockMasking` except ``grid``.
         weighted: give patches with masked neighbors a higher weight in the losses.
+        per_channel: normalize the pixels of each channel of a patch on their own. If False, all channels are normalized
+            together, as in MAE, so that the target keeps the color of a patch.
+        pixel_weight: weight of the pixel loss; 0 trains on the feature loss alone.
         fp32_decoder: run both decoders in float32 even under autocast. The losses always use float32.
         data_preprocessor: config of the data preprocessor. It should normalize with mean = std = 127.5 (of 0..255).
     """
@@ -58,6 +62,8 @@ class BootMAE(BaseSelfSupervisor):
         feature_decoder: dict | None = None,
         masking: dict | None = None,
         weighted: bool = True,
+        per_channel: bool = True,
+        pixel_weight: float = 1.0,
         fp32_decoder: bool = False,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -65,12 +71,15 @@ class BootMAE(BaseSelfSupervisor):
         super().__init__(backbone=backbone, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         vit = self.backbone
         self.masking = BlockMasking(grid=vit.grid, **(masking or {}))
-        self.weighted, self.fp32_decoder = weighted, fp32_decoder
+        if pixel_weight < 0:
+            raise ValueError(f'BootMAE pixel_weight={pixel_weight}: give a weight of the pixel loss of at least 0')
+        self.weighted, self.pixel_weight, self.fp32_decoder = weighted, pixel_weight, fp32_decoder
         shared = dict(depth=2, num_heads=vit.num_heads, with_cp=vit.with_cp)
         pixel = shared | dict(embed_dims=512, tap=0) | (pixel_decoder or {})
         feature = shared | dict(tap=vit.depth - 1) | (feature_decoder or {})
         self.taps = tuple(self._check_tap(cfg.pop('tap')) for cfg in (pixel, feature))
         channels = vit.patch_embed.proj.in_channels
+        self.target_groups = channels if per_channel else 1
         self.pixel_decoder = TargetAwareDecoder(
             vit.embed_dims, vit.grid, head=PixelHead(pixel['embed_dims'], channels, vit.patch_size), **pixel
         )
@@ -126,7 +135,7 @@ class BootMAE(BaseSelfSupervisor):
         ids_shuffle = ids_shuffle.to(device, non_blocking=True)
         if ids_shuffle.shape != (batch_size, self.masking.num_patches):
             raise ValueError(
-                f'ids_shuffle of shape {tuple(ids_shuffle.shape)} does not fit {batch_size} images of '
+                f'ids_shuffle of shape {tuple(ids_shuffle.shape)} does not fit {count_of(batch_size, "image")} of '
                 f"{self.masking.grid} patches: give DrawMask the model's img_size and patch_size"
             )
         return ids_shuffle
@@ -175,7 +184,7 @@ class BootMAE(BaseSelfSupervisor):
         """
         out = self.predict(images, ids_shuffle)
         return (
-            pixel_loss(out.pixels, out.patches, out.weights, images.shape[1]),
+            pixel_loss(out.pixels, out.patches, out.weights, self.target_groups),
             feature_loss(out.features, out.targets, out.weights),
         )
 
@@ -187,11 +196,13 @@ class BootMAE(BaseSelfSupervisor):
             data_samples: each sample may carry ``ids_shuffle`` (N,).
 
         Returns:
-            ``loss_pixel`` (R) and ``loss_feature`` (f * P), whose sum is minimized, and ``feature_error`` (P) for the
-            log.
+            ``loss_pixel`` (R times ``pixel_weight``) and ``loss_feature`` (f * P), whose sum is minimized, and
+            ``feature_error`` (P) for the log.
         """
         pixel, feature = self.losses(inputs, self.batch_ids_shuffle(data_samples, len(inputs), inputs.device))
-        # Clone, because under CUDA graphs the next step reuses the same memory for its losses.
+        # New tensors, because under CUDA graphs the next step reuses the same memory for its losses.
         return dict(
-            loss_pixel=pixel.clone(), loss_feature=self.feature_weight * feature, feature_error=feature.detach().clone()
+            loss_pixel=self.pixel_weight * pixel,
+            loss_feature=self.feature_weight * feature,
+            feature_error=feature.detach().clone(),
         )

@@ -38,7 +38,7 @@ def normalize_patches(patches: torch.Tensor, channels: int = 3) -> torch.Tensor:
 
     Args:
         patches: (B, M, C * P), channel first.
-        channels: C.
+        channels: C; 1 normalizes all channels of a patch together.
 
     Returns:
         The same shape, in at least float32.

@@ -14,6 +14,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..text import count_of
 from .init import init_transformer_weights
 from .layers import Block, PatchEmbed, Tiling, TokenGroup, layer_norm
 from .positions import sincos_positions
@@ -99,7 +100,9 @@ class PlainViT(BaseModule):
         self.arch_depth = arch['depth']
         self.depth = arch['depth'] if depth is None else depth
         if not 1 <= self.depth <= self.arch_depth:
-            raise ValueError(f'depth={depth}: {arch} has {self.arch_depth} blocks, use 1..{self.arch_depth}')
+            raise ValueError(
+                f'depth={depth}: {arch} has {count_of(self.arch_depth, "block")}, use 1..{self.arch_depth}'
+            )
         self.patch_embed = PatchEmbed(self.patch_size, in_channels, self.embed_dims)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         self.pos_embed = nn.Parameter(sincos_positions(self.grid, self.embed_dims), requires_grad=trainable_positions)

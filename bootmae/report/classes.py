@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..results.names import CLASSES_FILE, RAW_WEIGHTS, method_name, ordered_methods
+from ..text import count_of
 from .summary import Difference, Spread, paired_difference, spread_of
 from .tables import Table, TableCell, number, word
 from .verdicts import MINUS_MAE, TASK_NAMES, difference_text, rivals, signed
@@ -135,7 +136,10 @@ def _summary(gaps: dict[str, Difference]) -> str:
         return ''
     ascending = sorted(gaps, key=lambda name: gaps[name].mean)
     more, less = (sum(sign * gap.mean > 0 for gap in gaps.values()) for sign in (1, -1))
-    parts = [f'The mean of BootMAE is higher than that of MAE in {more} of {len(gaps)} classes and lower in {less}']
+    parts = [
+        f'The mean of BootMAE is higher than that of MAE in {more} of {count_of(len(gaps), "class", "classes")} and '
+        f'lower in {less}'
+    ]
     for words, names, sign in (('it gains most in', ascending[::-1], 1), ('loses most in', ascending, -1)):
         named = [f'{name} ({signed(gaps[name].mean, 1)})' for name in names[:NAMED] if sign * gaps[name].mean > 0]
         parts += [f'{words} {", ".join(named)}'] if named else []

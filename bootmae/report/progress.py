@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..text import count_of
+
 DONE = 'done'
 STATES = ('failed', 'killed', 'stopped', 'running', 'blocked', 'waiting', 'not run')  # order in the list
 QUIET = ('waiting', 'not run')  # listed by name only
@@ -37,7 +39,7 @@ def progress_of(cells: Sequence[CellState]) -> Progress | None:
     order = [state for state in STATES if state in groups] + [state for state in groups if state not in STATES]
     counts = ', '.join(f'{len(groups[state])} {state}' for state in order)
     return Progress(
-        f'Not finished: {done} of {len(cells)} cells are done; {counts}.',
+        f'Not finished: {done} of {count_of(len(cells), "cell is", "cells are")} done; {counts}.',
         tuple(line for state in order if state not in QUIET for line in _lines(state, groups[state])),
         tuple((state, _names([name for name, _ in groups[state]])) for state in order if state in QUIET),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..results.names import method_name, ordered_methods
 from ..results.rows import ResultRow
+from ..text import count_of
 from .summary import Comparison, Difference, Spread, paired_difference
 
 RULE = (
@@ -130,15 +131,15 @@ def protocol_name(item: Comparison | ResultRow) -> str:
 def labels_name(item: Comparison | ResultRow) -> str:
     """Number of labels for display; empty for all images of segmentation and detection."""
     if item.task in DENSE_TASKS:
-        return '' if item.labels == 'all' else f'{item.labels} images'
+        return '' if item.labels == 'all' else count_of(int(item.labels), 'image')
     return 'all' if item.labels == 'all' else f'{item.labels} per class'
 
 
 def labels_phrase(item: Comparison | ResultRow) -> str:
     """Number of labels with its noun, such as ``5 labels per class``."""
     if item.task in DENSE_TASKS:
-        return '' if item.labels == 'all' else f'{item.labels} labeled images'
-    return 'all labels' if item.labels == 'all' else f'{item.labels} labels per class'
+        return '' if item.labels == 'all' else count_of(int(item.labels), 'labeled image')
+    return 'all labels' if item.labels == 'all' else count_of(int(item.labels), 'label') + ' per class'
 
 
 def labels_amount(labels: str) -> float:
@@ -312,7 +313,7 @@ def learned_headline(found: Sequence[Verdict]) -> str:
     rest = _counts(count, ('level', 'below', 'undecided'))
     return (
         f'Pretrained encoders are above the untrained one by more than the spread in {count["above"]} '
-        f'of {total} cases; the others: {rest}.'
+        f'of {count_of(total, "case")}; the others: {rest}.'
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ..text import count_of
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'timm', 'scikit-learn')
 # original packages that may be installed instead of the maintained builds
@@ -20,6 +22,15 @@ ORIGINALS = {
     'onedl-mmdetection': ('mmdet',),
     'onedl-mmsegmentation': ('mmsegmentation',),
 }
+
+
+def from_anywhere(path: str | Path) -> Path:
+    """Return a path of the user, or the same path below the top of the repository if there is only that.
+
+    The tools can so be called from any folder, with the paths of the documentation.
+    """
+    path, inside = Path(path), REPOSITORY / path
+    return inside if inside.is_file() and not path.exists() else path
 
 
 def git_commit() -> str:
@@ -48,7 +59,7 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 def device_name() -> str:
     """Name of the GPU, or number of CPU cores."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {os.cpu_count()} cores'
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {count_of(os.cpu_count(), "core")}'
 
 
 def portable(path: str | Path | None) -> str:

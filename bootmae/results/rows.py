@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_file
+from ..text import count_of
 
 LABELS = ('reproduced', 'demo', 'paper', 'not run')
 MEASURED = ('reproduced', 'demo')
@@ -131,7 +132,7 @@ def _header_problem(header: Sequence[str]) -> str:
 
 def _parse(cells: Sequence[str], place: str) -> ResultRow:
     if len(cells) != len(COLUMNS):
-        raise ValueError(f'{place}: {len(cells)} cells instead of {len(COLUMNS)}; {REPAIR}')
+        raise ValueError(f'{place}: {count_of(len(cells), "cell")} instead of {len(COLUMNS)}; {REPAIR}')
     values = {}
     for name, text in zip(COLUMNS, cells, strict=True):
         try:

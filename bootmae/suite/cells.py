@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.resume import run_files
+from ..checkpoints.folders import run_files
 from ..results.provenance import REPOSITORY
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 

@@ -17,11 +17,12 @@ from mmengine.logging import MMLogger
 from ..distributed.exits import REQUEUE
 from ..report.overview import overview_text
 from ..report.tables import text_table
-from ..results.provenance import REPOSITORY
+from ..results.provenance import REPOSITORY, from_anywhere
+from ..text import count_of
 from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, data_name, write_results
 from .dry_run import TFLOPS, plan_text
-from .job_state import DONE, check_definition, definition, is_free, read_job_state, state_of
+from .job_state import DONE, check_definitions, definition, is_free, read_job_state, state_of
 from .machine import find_machine
 from .page import write_report
 from .running import SuiteRun
@@ -36,13 +37,16 @@ def run_suite(args: argparse.Namespace) -> int:
     """Do what the command line asks for and return the exit code."""
     MMLogger.get_instance('suite', log_level='ERROR')  # libraries log every config and data set
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore``')  # mmseg warns each time
-    suite = replace(load_suite(args.suite, args.size), path=args.suite.resolve())
+    path = from_anywhere(args.suite)
+    suite = replace(load_suite(path, args.size), path=path.resolve())
     root = (args.out or suite_folder(suite)).resolve()
     os.chdir(REPOSITORY)  # configs and data are relative to it, wherever the call comes from
     every = make_cells(suite, root)
     cells = select(every, args.only)
     if args.dry_run:
         print(plan_text(cells, args.tflops or TFLOPS, args.gpus))
+        if any(read_job_state(cell).definition for cell in cells):
+            define(cells, every)  # lists cells whose results are of another definition
         return 0
     if args.redo:
         redo(every, args.redo)
@@ -70,7 +74,7 @@ def run_here(
     status = Status(cells)
     done = sum(state_of(cell) == DONE for cell in cells)
     print(
-        f'{args.suite}: {len(cells)} cells, {done} done before; {machine.total} '
+        f'{args.suite}: {count_of(len(cells), "cell")}, {done} done before; {machine.total} '
         f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {shown(root)}',
         flush=True,
     )
@@ -92,7 +96,11 @@ def run_here(
     if bad:
         print(
             '\n'.join(
-                [f'{len(bad)} of {len(cells)} cells are not done; run the same command again to retry them:', *bad]
+                [
+                    f'{len(bad)} of {count_of(len(cells), "cell is", "cells are")} not done; run the same command '
+                    'again to retry them:',
+                    *bad,
+                ]
             ),
             file=sys.stderr,
         )
@@ -103,8 +111,8 @@ def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str]
     """Definition hash and training length of each cell, by name.
 
     Raises:
-        ValueError: A cell was run with another definition before (see :func:`check_definition`), or its data has no
-            name for result rows.
+        ValueError: Cells have results of another definition (see :func:`check_definitions`), or data have no name for
+            result rows.
     """
     definitions: dict[str, str] = {}
     lengths: dict[str, dict] = {}
@@ -116,8 +124,7 @@ def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str]
         definitions[cell.name] = definition(cell, cfg, needs)
         loop = cfg.get('train_cfg') or {}
         lengths[cell.name] = {key: loop[key] for key in ('max_epochs', 'max_iters') if key in loop}
-    for cell in cells:
-        check_definition(cell, read_job_state(cell), definitions[cell.name])
+    check_definitions(cells, definitions)
     return definitions, lengths
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..commands.plan import build_on_meta, count_images, gflop_per_image, length_of, task_of
 from ..config.batch import apply_batch
 from ..report.tables import align_columns
+from ..text import count_of
 from .cells import Cell
 from .collect import cell_config
 from .job_state import state_of
@@ -107,7 +108,7 @@ def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = 
     return '\n'.join(
         [
             align_columns([heads, *lines], right=(3, 5)),
-            f'{len(cells)} cells, about {left:,.0f} GPU-hours left',
+            f'{count_of(len(cells), "cell")}, about {left:,.0f} GPU-hours left',
             ASSUMED.format(tflops=tflops),
         ]
     )

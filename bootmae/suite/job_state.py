@@ -11,15 +11,17 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmengine.config import Config
 
+from ..checkpoints.folders import run_files
 from ..evaluation.rows import config_hash
 from ..results.rows import replace_file
-from .cells import Cell
+from .cells import Cell, suite_command
 
 DONE, RUNNING, FAILED, STOPPED, KILLED, WAITING = 'done', 'running', 'failed', 'stopped', 'killed', 'waiting'
 ELSEWHERE = 'running elsewhere'
@@ -155,15 +157,35 @@ def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def check_definition(cell: Cell, job: JobState, now: str) -> None:
+def has_results(cell: Cell) -> bool:
+    """Whether the cell has produced anything: rows or checkpoints."""
+    return cell.rows_file.is_file() or bool(run_files(cell.run))
+
+
+def changed_cells(cells: Sequence[Cell], definitions: dict[str, str]) -> list[Cell]:
+    """Cells that have results of another definition. A cell that failed before it produced any is none of them."""
+    found = []
+    for cell in cells:
+        job = read_job_state(cell)
+        if job.definition and job.definition != definitions[cell.name] and (has_results(cell) or is_done(cell, job)):
+            found.append(cell)
+    return found
+
+
+def check_definitions(cells: Sequence[Cell], definitions: dict[str, str]) -> None:
     """Refuse to mix results of two definitions of a cell.
 
     Raises:
-        ValueError: The cell was run with another definition.
+        ValueError: Cells have results of another definition. The message lists them with one command.
     """
-    if job.definition and job.definition != now:
-        raise ValueError(
-            f'{cell.name} was run with another config, option or encoder than the suite file has now '
-            f'({job.definition}, now {now}): --redo {cell.name} deletes its results and runs it again; or undo the '
-            'change, or use another folder with --out'
-        )
+    changed = changed_cells(cells, definitions)
+    if not changed:
+        return
+    names = {cell.name for cell in changed}
+    roots = [cell.name for cell in changed if cell.needs is None or cell.needs.name not in names]  # and what needs them
+    raise ValueError(
+        f'{len(changed)} of {len(cells)} cells have results of another config, option or encoder than the suite file '
+        f'has now: {", ".join(cell.name for cell in changed)}. This command deletes them and runs the cells again:\n'
+        f'    {suite_command(changed[0])} --redo {" ".join(roots)}\n'
+        'Or undo the change, or use another folder with --out'
+    )

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..models.layers import Tiling
 from ..models.positions import resize_positions
 from ..models.vit import PlainViT, patch_grid, resolve_arch
+from ..text import count_of
 from .windows import all_tokens, window_groups
 
 RELATIVE_POSITIONS = (False, True, 'decomposed')
@@ -119,7 +120,7 @@ class TransferViT(PlainViT):
         self.pyramid = MODELS.build(pyramid | dict(in_channels=self.embed_dims)) if pyramid else None
         if pyramid and len(self.out_indices) != self.pyramid.num_taps:
             raise ValueError(
-                f'out_indices={tuple(out_indices)} are {len(self.out_indices)} taps, '
+                f'out_indices={tuple(out_indices)} are {count_of(len(self.out_indices), "tap")}, '
                 f'{type(self.pyramid).__name__} takes {self.pyramid.num_taps}'
             )
         self.pad = pad

@@ -12,6 +12,7 @@ from ..checkpoints import Encoder, match
 from ..models.layers import SelfAttention, TokenGroup, split_heads
 from ..models.positions import bias_table_size
 from ..models.vit import ARCHS, patch_grid
+from ..text import count_of
 from ..transfer import TransferViT
 
 HUGE = dict(embed_dims=1280, depth=32, num_heads=16)
@@ -25,7 +26,9 @@ def heads_of(encoder: Encoder, num_heads: int | None = None) -> int:
         ValueError: If the number is unknown, or differs between the file and the argument.
     """
     if None not in (encoder.num_heads, num_heads) and encoder.num_heads != num_heads:
-        raise ValueError(f'--heads {num_heads}, but the file records {encoder.num_heads} heads: leave --heads out')
+        raise ValueError(
+            f'--heads {num_heads}, but the file records {count_of(encoder.num_heads, "head")}: leave --heads out'
+        )
     if encoder.num_heads or num_heads:
         return encoder.num_heads or num_heads
     width = encoder.state['pos_embed'].shape[-1]

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from torchvision.utils import draw_bounding_boxes
 
 from ..results.names import method_name
+from ..text import count_of
 from .grids import GUTTER, HEADING_COLOR, compose_grid, enlarge, font_of, ordered, png
 
 IGNORED = 255  # label of unannotated pixels
@@ -97,8 +98,8 @@ def detection_grid(
     for name in names:
         if len(panels[name]) != len(images):
             raise ValueError(
-                f'panel {name!r} has instances of {len(panels[name])} images; '
-                f'give one entry for each of the {len(images)} images'
+                f'panel {name!r} has instances of {count_of(len(panels[name]), "image")}; '
+                f'give one entry for each of the {count_of(len(images), "image")}'
             )
         tiles = []
         for image, found in zip(images, panels[name], strict=True):
@@ -220,7 +221,9 @@ def _colors(palette: Sequence[Sequence[int]], classes: Sequence[str] | None) -> 
     if colors.ndim != 2 or colors.shape[-1] != 3 or colors.min() < 0 or colors.max() > 255:
         raise ValueError(f'the palette has the shape {colors.shape}; give (classes, 3) with values from 0 to 255')
     if classes is not None and len(classes) != len(colors):
-        raise ValueError(f'{len(classes)} class names and {len(colors)} colors; give equally many')
+        raise ValueError(
+            f'{count_of(len(classes), "class name")} and {count_of(len(colors), "color")}; give equally many'
+        )
     return colors.astype(int)
 
 
@@ -234,7 +237,7 @@ def _check_range(name: str, labels: np.ndarray, classes: int) -> None:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
         raise ValueError(
-            f'panel {name!r} holds the label {wrong[0]}, but the palette has {classes} colors; '
+            f'panel {name!r} holds the label {wrong[0]}, but the palette has {count_of(classes, "color")}; '
             f'labels are 0 to {classes - 1}'
         )
 
@@ -250,9 +253,9 @@ def _instances(
     sizes = {len(part) for part in (boxes, labels, masks, scores) if part is not None}
     if len(sizes) != 1:
         raise ValueError(
-            f'panel {name!r} has {len(boxes)} boxes, {len(labels)} labels, '
-            f'{"no" if masks is None else len(masks)} masks and {"no" if scores is None else len(scores)} '
-            'scores for one image; give equally many'
+            f'panel {name!r} has {count_of(len(boxes), "box", "boxes")}, {count_of(len(labels), "label")}, '
+            f'{"no masks" if masks is None else count_of(len(masks), "mask")} and '
+            f'{"no scores" if scores is None else count_of(len(scores), "score")} for one image; give equally many'
         )
     _check_range(name, labels, classes)
     if scores is None:

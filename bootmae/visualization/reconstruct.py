@@ -11,22 +11,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..models import BootMAE
+from ..models import BootMAE, PerChannelMAEHead
 from ..models.layers import PatchEmbed
+from ..models.mae import channel_first
 from ..models.objectives import PIXEL_EPS
 
 MAE_EPS = 1e-6  # in mmpretrain's MAEPretrainHead
 
 
 def draw_masks(model: nn.Module, count: int, seed: int = 0) -> tuple[np.ndarray, int]:
-    """Draw masks as in a model's training: block-wise for BootMAE, uniformly random for MAE.
+    """Draw masks as in a model's training: block-wise if it has a ``masking``, otherwise uniformly random.
 
     Returns:
         ``ids_shuffle`` (n, N), the patches of each image with the masked ones last, and M.
     """
     rng = np.random.RandomState(seed)
-    if isinstance(model, BootMAE):
-        return np.stack([model.masking.draw_ids_shuffle(rng) for _ in range(count)]), model.masking.num_masked
+    masking = getattr(model if isinstance(model, BootMAE) else model.backbone, 'masking', None)
+    if masking is not None:
+        return np.stack([masking.draw_ids_shuffle(rng) for _ in range(count)]), masking.num_masked
     patches = int(np.prod(model.backbone.patch_resolution))
     visible = int(patches * (1 - model.backbone.mask_ratio))
     return np.stack([rng.permutation(patches) for _ in range(count)]), patches - visible
@@ -72,31 +74,37 @@ def pick(patches: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
 
 
-def channel_last(patches: torch.Tensor, channels: int) -> torch.Tensor:
-    """Reorder (..., C * P), channel first, to (..., P * C)."""
-    return patches.unflatten(-1, (channels, -1)).transpose(-1, -2).flatten(-2)
+def target_groups(model: nn.Module, channels: int) -> int:
+    """Number of groups of channels that a model's target normalizes on their own: one, or every channel."""
+    if isinstance(model, BootMAE):
+        return model.target_groups
+    return channels if isinstance(model.head, PerChannelMAEHead) else 1
 
 
-def channel_first(patches: torch.Tensor, channels: int) -> torch.Tensor:
-    """Reorder (..., P * C), channel last, to (..., C * P)."""
-    return patches.unflatten(-1, (-1, channels)).transpose(-1, -2).flatten(-2)
+def with_statistics(
+    output: torch.Tensor, patches: torch.Tensor, groups: int, eps: float, unbiased: bool = False
+) -> torch.Tensor:
+    """Give predictions the mean and variance of the original patches back; both (n, M, C * P), channel first."""
+    parts = patches.unflatten(-1, (groups, -1))
+    mean, var = parts.mean(-1, keepdim=True), parts.var(-1, unbiased=unbiased, keepdim=True)
+    return (output.view_as(parts) * (var + eps).sqrt() + mean).flatten(-2)
 
 
 def predict_bootmae(model: BootMAE, x: torch.Tensor, ids_shuffle: torch.Tensor) -> torch.Tensor:
-    """Predict patches (n, M, C * P) in input units; each channel of a patch gets its own statistics back."""
+    """Predict patches (n, M, C * P) in input units, with the statistics of the original patches."""
     out = model.predict(x, ids_shuffle)
-    patches = out.patches.unflatten(-1, (x.shape[1], -1))
-    mean, var = patches.mean(-1, keepdim=True), patches.var(-1, unbiased=False, keepdim=True)
-    return (out.pixels.view_as(patches) * (var + PIXEL_EPS).sqrt() + mean).flatten(-2)
+    return with_statistics(out.pixels, out.patches, model.target_groups, PIXEL_EPS)
 
 
 def predict_mae(model: nn.Module, x: torch.Tensor, ids_shuffle: torch.Tensor, num_masked: int) -> torch.Tensor:
-    """Do the same for mmpretrain's MAE, which normalizes patches over all channels together."""
-    output = mae_output(model, x, ids_shuffle, num_masked)
-    patches = PatchEmbed((model.head.patch_size,) * 2, x.shape[1], 1).patchify(x)
-    target = pick(channel_last(patches, x.shape[1]), ids_shuffle[:, -num_masked:])
-    mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
-    return channel_first(output * (var + MAE_EPS).sqrt() + mean, x.shape[1])
+    """Do the same for mmpretrain's MAE, which normalizes patches over all channels together and without bias."""
+    channels = x.shape[1]
+    output = channel_first(mae_output(model, x, ids_shuffle, num_masked), channels)
+    patches = PatchEmbed((model.head.patch_size,) * 2, channels, 1).patchify(x)
+    patches = pick(patches, ids_shuffle[:, -num_masked:])
+    if isinstance(model.head, PerChannelMAEHead):
+        return with_statistics(output, patches, channels, PIXEL_EPS)
+    return with_statistics(output, patches, 1, MAE_EPS, unbiased=True)
 
 
 def predict_without_leak(
@@ -105,17 +113,16 @@ def predict_without_leak(
     """Predict patches (n, M, C * P) in input units with the mean and deviation of the visible patches.
 
     The mean is that of the visible patches of all images, the deviation the root mean square of those within patches.
-    As in their targets, the statistics are per channel for BootMAE and over all channels for MAE. Masked patches do not
+    As in their targets, the statistics are per channel (BootMAE) or over all channels (MAE). Masked patches do not
     contribute.
     """
     channels = x.shape[1]
     visible = pick(PatchEmbed(patch_size, channels, 1).patchify(x), ids_shuffle[:, :-num_masked])
     if isinstance(model, BootMAE):
-        output = model.predict(x, ids_shuffle).pixels.unflatten(-1, (channels, -1))
-        parts = visible.unflatten(-1, (channels, -1))
+        output = model.predict(x, ids_shuffle).pixels
     else:
-        output = channel_first(mae_output(model, x, ids_shuffle, num_masked), channels).unsqueeze(-2)
-        parts = visible.unsqueeze(-2)
+        output = channel_first(mae_output(model, x, ids_shuffle, num_masked), channels)
+    output, parts = (values.unflatten(-1, (target_groups(model, channels), -1)) for values in (output, visible))
     mean = parts.mean(dim=(0, 1, 3)).unsqueeze(-1)
     deviation = parts.var(-1, unbiased=False).mean(dim=(0, 1)).sqrt().unsqueeze(-1)
     return (output * deviation + mean).flatten(-2)

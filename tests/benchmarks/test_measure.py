@@ -40,7 +40,7 @@ def test_a_failed_write_leaves_the_old_table(tmp_path, monkeypatch):
 
 def test_a_row_cut_off_is_named(tmp_path):
     (tmp_path / 'step.csv').write_text('device,peak_gib\na,1\nb\n')
-    with pytest.raises(ValueError, match=r'step\.csv, row 3: 1 cells under 2 headings'):
+    with pytest.raises(ValueError, match=r'step\.csv, row 3: 1 cell under 2 headings'):
         measure.read_rows('step', tmp_path)
 
 

@@ -338,7 +338,7 @@ def test_run_is_loaded(make_bootmae):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda s: without(s, 'backbone.cls_token'), r"1 weights missing \['backbone.cls_token'\], 0 unexpected"),
+        (lambda s: without(s, 'backbone.cls_token'), r"1 weight missing \['backbone.cls_token'\], 0 unexpected"),
         (lambda s: s | {'head.weight': torch.ones(1)}, r"0 weights missing \[\], 1 unexpected \['head.weight'\]"),
         (lambda s: s | {'backbone.cls_token': torch.ones(1, 1, 25)}, r"1 of another shape \['backbone.cls_token'\]"),
         (lambda s: {}, r'weights missing'),

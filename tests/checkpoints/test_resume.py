@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bootmae.checkpoints import resume
-from bootmae.checkpoints.resume import check_facts, check_optimizer, choose_checkpoint, find_newest
+from bootmae.checkpoints.resume import check_identity, check_optimizer, choose_checkpoint, find_newest
 from bootmae.checkpoints.write import write_checkpoint
 from bootmae.files import remove_stale
 
@@ -143,8 +143,8 @@ def test_optimizer_state_of_the_same_model():
     [
         ([(2, 3), (4,)], 2, r'exp_avg of parameter 1 is \(4,\) for \(3,\)'),
         ([(3, 2), (3,)], 2, r'exp_avg of parameter 0 is \(3, 2\) for \(2, 3\)'),
-        ([(2, 3)], 1, '1 groups with 1 parameters for 2 with 2'),
-        ([(2, 3), (3,)], 1, '1 groups with 2 parameters for 2 with 2'),
+        ([(2, 3)], 1, '1 group with 1 parameter for 2 with 2'),
+        ([(2, 3), (3,)], 1, '1 group with 2 parameters for 2 with 2'),
         ([(2, 3), (3,), (3,)], 2, '2 groups with 3 parameters for 2 with 2'),
     ],
 )
@@ -179,7 +179,10 @@ def test_facts_of_another_run():
         match='a.pth is from a run with another config: global_batch 8, here 16; max_epochs '
         '3, here 4. .*--resume-changed',
     ):
-        check_facts(content, 'a.pth', ours)
-    assert check_facts(content, 'a.pth', ours, changed=True) == ['global_batch 8, here 16', 'max_epochs 3, here 4']
+        check_identity(content['meta'], 'a.pth', None, ours)
+    assert check_identity(content['meta'], 'a.pth', None, ours, changed=True) == [
+        'global_batch 8, here 16',
+        'max_epochs 3, here 4',
+    ]
     for meta in ({}, dict(bootmae={}), dict(bootmae=dict(run=dict(ours, other=2)))):
-        assert check_facts(dict(meta=meta), 'a.pth', ours) == []
+        assert check_identity(meta, 'a.pth', None, ours) == []

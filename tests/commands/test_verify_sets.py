@@ -328,7 +328,7 @@ def test_reports(tmp_path):
     assert lines[0] == 'train: 20 images'
     assert lines[2:4] == ['FAULT: train: truncated: 12', '  0.jpg: cut']
     assert lines[13:17] == ['  ... and 2 more', '', 'note: val: CMYK: 1', '  c.jpg']
-    assert lines[-1] == '20 images and 5 masks in 2.0 s (10 images/s): 12 faults, 1 notes'
+    assert lines[-1] == '20 images and 5 masks in 2.0 s (10 images/s): 12 faults, 1 note'
     report.write(tmp_path / 'r.txt')
     assert (tmp_path / 'r.txt').read_text().count('.jpg: cut') == 12
     report.write(tmp_path / 'r.json')

@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from bootmae.data import scan
+from bootmae.data import faults
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
 
@@ -44,7 +44,7 @@ def paths(dataset, root):
 @pytest.fixture
 def messages(monkeypatch):
     seen = []
-    monkeypatch.setattr(scan, 'print_log', lambda message, **kwargs: seen.append(message))
+    monkeypatch.setattr(faults, 'print_log', lambda message, **kwargs: seen.append(message))
     return seen
 
 
@@ -137,7 +137,7 @@ def test_validation_split_counts_classes_as_training_does(tmp_path, messages):
     val = ImageFiles(root, labels='folder', split='val')
     assert found(val, root) == [('val/a/4.jpg', 0), ('val/c/5.jpg', 2)]
     assert val.metainfo['classes'] == ImageFiles(root, labels='folder', split='train').metainfo['classes']
-    assert messages == [f'{root}/val has no folder for 1 of 3 classes: b']
+    assert messages == [f'{root}/val: no folder for 1 of 3 classes: b']
 
 
 def test_classes_may_be_fixed(tmp_path, messages):
@@ -217,9 +217,9 @@ FAULTS = [
     (
         dict(roots='{root}/text'),
         FileNotFoundError,
-        ['no images in {root}/text', '.bmp .jpeg .jpg', 'found 2 .txt, 1 .gif', 'extend `extensions`'],
+        ['no images in {root}/text', '.jpeg .jpg', 'found 2 .txt, 1 .gif', 'extend `extensions`'],
     ),
-    (dict(roots='{root}/empty'), FileNotFoundError, ['no images in {root}/empty', 'found nothing']),
+    (dict(roots='{root}/empty'), FileNotFoundError, ['no images in {root}/empty', 'found 1 hidden file']),
     (dict(roots=['{root}/train', '{root}/text']), FileNotFoundError, ['no images in {root}/text']),
     (
         dict(roots='{root}', split='vall'),
@@ -239,20 +239,24 @@ FAULTS = [
     (
         dict(roots='{root}/flat', labels='folder'),
         ValueError,
-        ['{root}/flat holds images outside class folders', '5.jpg', "labels='list'"],
+        ['{root}/flat: 1 image outside class folders', '5.jpg', "labels='list'"],
     ),
     (
         dict(roots='{root}/gap', labels='folder'),
         FileNotFoundError,
-        ['no images in 1 class folders of {root}/gap: b', '1 .md', 'remove them'],
+        ['{root}/gap: no images in 1 class folder: b', '1 .md', 'fill or remove it'],
     ),
     (dict(roots='{root}/text', labels='folder'), FileNotFoundError, ['no images in {root}/text']),
     (
         dict(roots='{root}', split='val', labels='folder'),
         ValueError,
-        ['{root}/val has folders that are not among the 2 classes: new', 'ROOT/train'],
+        ['{root}/val: 1 folder not among the 2 classes: new', 'ROOT/train'],
     ),
-    (dict(roots='{root}/train', labels='folder', classes=['a']), ValueError, ['not among the 1 classes: b']),
+    (
+        dict(roots='{root}/train', labels='folder', classes=['a']),
+        ValueError,
+        ['{root}/train: 1 folder not among the 1 class: b'],
+    ),
     (dict(roots='{root}/train', labels='folder', num_classes=3), ValueError, ['2 classes', 'num_classes=3', 'a, b']),
     (
         dict(roots='{root}', list_file='{root}/lists.txt'),
@@ -278,8 +282,8 @@ def test_mistakes_are_named(tmp_path, arguments, error, parts):
 
 
 LIST_FAULTS = [
-    ('', {}, ValueError, ['{list} names no image', 'one path per line']),
-    ('a.jpg\nlost.jpg', {}, FileNotFoundError, ['{list} names {root}/lost.jpg (image 2 of 2)', 'start at {root}']),
+    ('', {}, ValueError, ['{list}: no image in it', 'one path per line']),
+    ('a.jpg\nlost.jpg', {}, FileNotFoundError, ['{list}: names {root}/lost.jpg (image 2 of 2)', 'start at {root}']),
     ('a.jpg\n\na.jpg 3', {}, ValueError, ["{list}:3: 'a.jpg 3' has '3' after the file name", "labels='list'"]),
     ('a.jpg\nnotes.txt', {}, ValueError, ["{list}:2: 'notes.txt' does not end like an image", 'extensions']),
     ('a.jpg 1\na.jpg', dict(labels='list'), ValueError, ['{list}:2: no integer label', "'a.jpg'", 'labels=None']),
@@ -290,7 +294,7 @@ LIST_FAULTS = [
         'a.jpg 1\na.jpg 10',
         dict(labels='list', num_classes=10),
         ValueError,
-        ['{list} has label 10', '10 classes go from 0 to 9', 'subtract 1'],
+        ['{list}: label 10', '10 classes go from 0 to 9', 'subtract 1'],
     ),
     ('a.jpg 2', dict(labels='list', classes=['x', 'y']), ValueError, ['label 2', '2 classes go from 0 to 1']),
     ('a.jpg 0', dict(labels='list', classes=['x', 'y'], num_classes=3), ValueError, ['2 classes', 'num_classes=3']),
@@ -313,8 +317,7 @@ def test_splits_are_not_classes(tmp_path, messages):
         ImageFiles(root, labels='folder')
     assert len(ImageFiles(root)) == 2
     assert messages == [
-        f'{root} holds the splits train, val and the images of all are used; '
-        "add split='train' to keep the others unseen"
+        f"{root}: the images of the splits train, val are all used; add split='train' to keep the others unseen"
     ]
 
 
@@ -328,7 +331,7 @@ def test_root_through_a_link_is_the_same_root(tmp_path):
 def test_root_of_links_into_another_is_reported(tmp_path):
     touch(tmp_path, 'set/sub/1.jpg', 'other/readme.txt')
     (tmp_path / 'other/link').symlink_to(tmp_path / 'set/sub')
-    with pytest.raises(FileNotFoundError, match='1 folders already read under another name'):
+    with pytest.raises(FileNotFoundError, match='1 folder already read under another name'):
         ImageFiles([str(tmp_path / 'set'), str(tmp_path / 'other')])
 
 

@@ -147,7 +147,7 @@ def test_an_epoch_ends_with_a_whole_step(layout):
 
 def test_too_few_samples(layout):
     with pytest.raises(
-        ValueError, match='7 training samples are too few for one step of 1 processes x batch_size=4 x accumulation 2'
+        ValueError, match='7 training samples are too few for one step of 1 process x batch_size=4 x accumulation 2'
     ):
         ResumableBatches(layout(7)[0], 4, drop_last=True, accumulation=2)
     with pytest.raises(ValueError, match='the last incomplete batch is dropped'):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from bootmae.commands.verify_sources import sources_of_path
-from bootmae.data import scan, tar
+from bootmae.data import faults, tar
 from bootmae.data.file_checks import inspect_files
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
@@ -205,7 +205,7 @@ def test_a_list_names_members(tmp_path):
     dataset = ImageFiles(archive, list_file=str(tmp_path / 'list.txt'), labels='list')
     assert labeled(dataset) == [('b.jpg', 3), ('a.jpg', 1)]
     (tmp_path / 'list.txt').write_text('b.jpg\nc.jpg\n')
-    with pytest.raises(FileNotFoundError, match=r'list.txt names c.jpg \(image 2 of 2\).*val.tar'):
+    with pytest.raises(FileNotFoundError, match=r'list.txt: names c.jpg \(image 2 of 2\).*val.tar'):
         ImageFiles(archive, list_file=str(tmp_path / 'list.txt'))
 
 
@@ -279,9 +279,9 @@ def test_an_archive_without_its_end_is_warned_of(tmp_path, monkeypatch):
 
 def test_splits_without_labels_are_warned_of(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(scan, 'print_log', lambda message, **kwargs: said.append(message))
+    monkeypatch.setattr(faults, 'print_log', lambda message, **kwargs: said.append(message))
     ImageFiles(pack(tmp_path / 'a.tar', ['train/1.jpg', 'val/2.jpg']))
-    assert 'holds the splits train, val' in said[0]
+    assert 'the images of the splits train, val are all used' in said[0]
 
 
 def test_broken_members_are_replaced_and_named(tmp_path):

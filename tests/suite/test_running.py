@@ -25,7 +25,7 @@ from bootmae.suite.job_state import (
     WAITING,
     CellLock,
     begin_attempt,
-    check_definition,
+    check_definitions,
     read_job_state,
     state_of,
     write_job_state,
@@ -175,12 +175,33 @@ def test_redo(suite):
     assert len(notes.read_text().splitlines()) == len(cells) + 2
 
 
-def test_another_definition_is_refused(suite):
+def test_cells_of_another_definition_are_listed_with_one_command(suite):
+    """A changed pretraining stands for the evaluations that need it."""
     cells, _, _ = suite
     assert start(cells).run()
-    check_definition(cells[0], read_job_state(cells[0]), 'd-pretrain/mae-0')
-    with pytest.raises(ValueError, match='pretrain/mae-0 was run with another config, option or encoder .*--redo'):
-        check_definition(cells[0], read_job_state(cells[0]), 'other')
+    now = {cell.name: f'd-{cell.name}' for cell in cells}
+    check_definitions(cells, now)
+    changed = ('pretrain/mae-0', 'knn/mae-0', 'knn/untrained-0')
+    with pytest.raises(ValueError) as refused:
+        check_definitions(cells, now | dict.fromkeys(changed, 'other'))
+    first, command, _ = str(refused.value).splitlines()
+    assert first.startswith('3 of 5 cells have results of another config')
+    assert all(name in first for name in changed)
+    assert 'bootmae-0' not in first
+    assert command.endswith(f'--out {cells[0].root} --redo pretrain/mae-0 knn/untrained-0')
+
+
+def test_a_failed_cell_without_results_runs_again_with_the_corrected_file(suite):
+    cells, scripts, _ = suite
+    for cell in cells:
+        scripts[cell.name] = 'raise SystemExit("error: no such folder")'
+    assert not start(cells).run()
+    changed = dict.fromkeys([cell.name for cell in cells], 'other')
+    check_definitions(cells, changed)
+    cells[0].run.mkdir()
+    (cells[0].run / 'step_5.pth').touch()
+    with pytest.raises(ValueError, match='1 of 5 cells .*: pretrain/mae-0[.]'):
+        check_definitions(cells, changed)
 
 
 def test_damaged_notes(suite):

@@ -252,6 +252,7 @@ def test_names_of_the_training_file(coco, capsys):
     )
     cfg, _ = training_config(str(coco.root / 'config.py'))
     assert cfg.val_dataloader.dataset.metainfo == dict(classes=('a', 'b', 'c', 'd'))
+    shutil.rmtree(coco.root / 'run')
     assert coco.call('train', options=['model.roi_head.bbox_head.num_classes=80']) == 2
     assert 'CocoDataset has 4 classes, but num_classes is 80 in roi_head.bbox_head' in capsys.readouterr().err
     path.unlink()

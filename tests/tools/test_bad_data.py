@@ -91,7 +91,7 @@ def test_over_the_budget_a_run_ends_and_goes_on_as_its_message_says(data, config
     assert call('train', config, '--work-dir', work_dir, options=EACH_STEP) == 4
     message = capsys.readouterr().err.split('stopped: ')[-1]
     found = listed(work_dir)
-    assert message.startswith(f'{len(found)} of 64 images cannot be read; at most 1 are allowed (budget 0.0001):')
+    assert message.startswith(f'{len(found)} of 64 images cannot be read; at most 1 may be unreadable (budget 0.0001):')
     assert 2 <= len(found) <= 3
     assert all(f'  {data / name}: ' in message for name in found)
     assert 'Traceback' not in message

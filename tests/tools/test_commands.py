@@ -91,7 +91,7 @@ def test_a_pretraining_file_is_no_classifier(tmp_path, capsys):
     torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
     (tmp_path / 'damaged.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:5000])
     for file, message in (
-        ('epoch_1', r'is not a checkpoint of this config.s ImageClassifier: \d+ weights missing'),
+        ('epoch_1', r'is not a checkpoint of this config.s ImageClassifier: \d+ weights? missing'),
         ('weights', 'holds weights, not a run'),
         ('damaged', '(is damaged|was not read)'),
         ('missing', 'use the path'),

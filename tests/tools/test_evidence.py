@@ -1,9 +1,12 @@
 """Tables of docs/evidence.md: rows that must come out as written."""
 
+from dataclasses import replace
+
 import pytest
 
 from bootmae.results.rows import ResultRow, write_rows
-from pages.evidence import FOLDER, MISSING, comparison_table, cost_table, makers, methods_table
+from pages.curves import IMAGE, description, figure_behind, lines_of, title
+from pages.evidence import FOLDER, MISSING, comparison_table, cost_table, curve_files, makers, methods_table
 
 
 def row(method: str, value: float, seed: int, task: str = 'knn', **values) -> ResultRow:
@@ -73,9 +76,65 @@ def test_suites_that_were_not_run_say_so(tmp_path):
     write_rows(tmp_path / FOLDER / 'ablations_cpu.csv', ROWS)
     found = {name: make() for name, make in makers(tmp_path).items()}
     assert found.pop('evidence/ablations_cpu') == comparison_table(ROWS)
-    assert found.pop('methods/ablations_cpu') == methods_table(ROWS)
+    assert found.pop('result/ablations_cpu') == comparison_table(ROWS)
+    assert found.pop('trials/ablations_cpu') == methods_table(ROWS)
     assert found.pop('cost/ablations_cpu') == cost_table(ROWS)
     assert set(found.values()) == {MISSING}
     (tmp_path / FOLDER / 'camvid.csv').write_text('a,b\n')
     with pytest.raises(ValueError, match='camvid.csv, line 1'):
         makers(tmp_path)['cost/camvid']()
+
+
+# ---- the figure
+
+LAST, INNER = 'k=20, block 12 of 12', 'k=20, block 2 of 12'
+END = [
+    row('untrained', 20.0, 0, protocol=LAST),
+    row('mae', 30.0, 0, protocol=LAST, images=2000),
+    row('mae', 32.0, 1, protocol=LAST, images=2000),
+    row('mae', 99.0, 0, protocol=INNER, images=2000),
+    row('bootmae', 35.0, 0, protocol=LAST, images=2000),
+    row('mae-equal-time', 33.0, 0, protocol=LAST, images=2600),
+    row('bootmae', 60.0, 0, 'finetune', labels='50', protocol='100 epochs', images=2000),
+]
+ON_THE_WAY = [
+    row('mae-epoch-5', 25.0, 0, protocol=LAST, images=250),
+    row('bootmae-epoch-5', 21.0, 0, protocol=LAST, images=250),
+]
+
+
+@pytest.fixture
+def evidence(tmp_path):
+    """A folder with the rows of the figure."""
+    for name, rows in (('evidence', END), ('evidence_epochs', ON_THE_WAY)):
+        write_rows(tmp_path / FOLDER / f'{name}.csv', rows)
+    return tmp_path
+
+
+def test_curves_join_the_rows_of_both_suites():
+    (knn, lines), (tuned, others) = lines_of(END + ON_THE_WAY)
+    assert {m: {n: s.mean for n, s in points.items()} for m, points in lines.items()} == {
+        'untrained': {0: 20.0},
+        'mae': {250: 25.0, 2000: 31.0},
+        'bootmae': {250: 21.0, 2000: 35.0},
+        'mae-equal-time': {2600: 33.0},
+    }
+    assert (title(knn), title(tuned)) == ('k-NN, all labels', 'fine-tuning, 50 labels per class')
+    assert list(others) == ['bootmae']
+    assert 'k-NN, all labels, MAE: 25.0 (1) at 250, 31.0 ± 1.4 (2) at 2,000.' in description(lines_of(END + ON_THE_WAY))
+
+
+def test_a_figure_that_is_out_of_date_is_seen(evidence):
+    files, path = curve_files(evidence), evidence / IMAGE
+    (text,) = figure_behind(evidence, files).values()
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert figure_behind(evidence, files) == {}
+    assert makers(evidence)['curves/evidence']().startswith('![Accuracy in percent')
+    write_rows(files[1], [replace(ON_THE_WAY[0], value=26.0)])
+    assert list(figure_behind(evidence, files)) == [path]
+    path.unlink()
+    for file in files:
+        file.unlink()
+    assert figure_behind(evidence, files) == {}
+    assert makers(evidence)['curves/evidence']() == MISSING

@@ -180,8 +180,8 @@ def prepare(case, root):
     'case, message',
     [
         ('flat', 'good/a has no class folders; .*holds 1.jpg, 2.jpg'),
-        ('loose', 'holds images outside class folders, such as 3.jpg'),
-        ('single', '1 classes of .*good have only one image, .*: b; add images to these'),
+        ('loose', '1 image outside class folders, such as 3.jpg'),
+        ('single', '1 class has only one image in .*good, .*: b; add images there'),
         ('twice', 'a/1.jpg and .*b/3.jpg are the same file'),
         ('splits', 'are splits, not classes: test, train; split the training images, such as .*good/train'),
         ('file', 'out is a file: give a folder'),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def losses(work_dir: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('signal', ['SIGTERM', 'launcher_SIGTERM', 'family_SIGUSR1'])
+@pytest.mark.parametrize('signal', ['SIGTERM', 'launcher_SIGINT', 'family_SIGUSR1'])
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_path, signal):
     """The signal goes to one of two processes, the launcher, or a process and its workers, in the third step."""
     workers = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True}
@@ -151,8 +152,19 @@ def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):
 
 
 @pytest.mark.slow
-def test_an_error_of_the_user_keeps_its_code(train):
-    ended = train('run', '--init', 'missing.pth')
+@pytest.mark.parametrize(
+    'args, line',
+    [
+        (
+            ['--init', 'missing.pth'],
+            'error: no checkpoint missing.pth in .*: use the path of a .pth or .safetensors file',
+        ),
+        (['--nonsense'], 'train.py: error: unrecognized arguments: --nonsense'),
+    ],
+)
+def test_an_error_of_the_user_is_printed_once_and_last(train, args, line):
+    ended = train('run', *args)
     assert ended.returncode == 2
-    assert 'error: ' in ended.stdout
-    assert 'Traceback' not in ended.stdout
+    lines = ended.stdout.splitlines()
+    assert [text for text in lines if 'error' in text.lower()] == lines[-1:]
+    assert re.fullmatch(line, lines[-1])

@@ -175,7 +175,7 @@ ERRORS = dict(
     batch=(
         [PRETRAIN],
         ['train_dataloader.batch_size=24'],
-        r'1 GPUs x 24 x accumulation 1 = 24, but the recipe.s batch is 32. Add --cfg-options '
+        r'1 GPU x 24 x accumulation 1 = 24, but the recipe.s batch is 32. Add --cfg-options '
         r'train_dataloader.batch_size=16 \(accumulation 2 follows\)',
     ),
     too_small_lr=(
@@ -265,4 +265,4 @@ def test_as_a_command(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == 'error: no config configs/nothing.py: see configs/\n'
+    assert done.stderr == f'error: no config configs/nothing.py in {tmp_path} or {REPOSITORY}: see configs/\n'

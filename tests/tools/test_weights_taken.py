@@ -381,3 +381,5 @@ def test_chance_limit():
     assert chance_warning(15.99, 10, 100)
     assert chance_warning(0.0, 10, 100)
     assert not chance_warning(100.0, 1, 5)
+    assert not chance_warning(100.0, 2, 2)
+    assert not chance_warning(50.0, 2, 2)

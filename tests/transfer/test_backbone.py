@@ -164,7 +164,7 @@ def test_bf16_autocast(make):
         (dict(out_indices=(0, 0, 2)), 'must rise'),
         (dict(out_indices=(0, 3)), 'must rise within 0..2'),
         (dict(out_indices=(-4, 2)), 'must rise within 0..2'),
-        (dict(pyramid=dict(type='TapPyramid')), r'out_indices=\(-1,\) are 1 taps, TapPyramid takes 4'),
+        (dict(pyramid=dict(type='TapPyramid')), r'out_indices=\(-1,\) are 1 tap, TapPyramid takes 4'),
         (dict(out_indices=(1, 2), pyramid=dict(type='SimplePyramid')), 'are 2 taps, SimplePyramid takes 1'),
         (dict(window_size=0), 'window_size=0: use the side of a window in patches'),
         (dict(window_size=2, global_blocks=()), 'name at least one block of 0..2'),

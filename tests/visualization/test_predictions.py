@@ -240,11 +240,8 @@ def test_boxes_beyond_the_image_and_without_extent_are_drawn_inside(images):
 @pytest.mark.parametrize(
     ('panel', 'message'),
     [
-        ([NOTHING], "panel 'mae' has instances of 1 images; give one entry for each of the 2 images"),
-        (
-            [{**instance((1, 1, 9, 9), 1), 'labels': np.array([1, 2])}, NOTHING],
-            '1 boxes, 2 labels, 1 masks and no scores',
-        ),
+        ([NOTHING], "panel 'mae' has instances of 1 image; give one entry for each of the 2 images"),
+        ([{**instance((1, 1, 9, 9), 1), 'labels': np.array([1, 2])}, NOTHING], '1 box, 2 labels, 1 mask and no scores'),
         ([instance((1, 1, 9, 9), 3), NOTHING], "panel 'mae' holds the label 3"),
     ],
 )

@@ -5,8 +5,9 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
+from bootmae.models.mae import channel_first, channel_last
 from bootmae.models.objectives import normalize_patches
-from bootmae.visualization.reconstruct import channel_first, channel_last, hide, reconstruct
+from bootmae.visualization.reconstruct import hide, reconstruct
 
 PATCH, MASKED = (8, 8), 11
 PREPROCESSOR = dict(type='mmpretrain.SelfSupDataPreprocessor', mean=[120.0, 110.0, 100.0], std=[60.0, 55.0, 50.0])
@@ -99,6 +100,20 @@ def test_statistics_of_a_perfect_prediction(make_bootmae, monkeypatch, pictures,
     row, column = divmod(int(ids_shuffle[1, -1]), 4)
     found = shown[1, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].reshape(64, 3)
     assert np.abs(found - expected.clip(0, 255)).max() <= 1
+
+
+def test_targets_of_ablations(make_bootmae, monkeypatch, pictures, ids_shuffle):
+    """A perfect prediction gives the image back for BootMAE's target over all channels, too."""
+    model = make_bootmae(data_preprocessor=PREPROCESSOR, per_channel=False).float().eval()
+    predict = model.predict
+
+    def perfect(x, ids_shuffle):
+        out = predict(x, ids_shuffle)
+        out.pixels = normalize_patches(out.patches, 1)
+        return out
+
+    monkeypatch.setattr(model, 'predict', perfect)
+    assert np.abs(reconstruct(model, pictures, ids_shuffle, MASKED, PATCH).astype(int) - pictures).max() <= 1
 
 
 def test_channels_first_and_last():

@@ -25,12 +25,26 @@ from bootmae.report.verdicts import (
 from bootmae.results.names import method_name
 from bootmae.results.rows import ResultRow, read_rows
 
+from .curves import IMAGE, TEXT, last_blocks
 from .markers import Makers, markdown
 
 FOLDER = Path('results', 'evidence')
-SUITES = ('cifar10_choice', 'cifar10', 'ablations', 'camvid', 'digit_scenes')
+SUITES = (
+    'evidence_screening',
+    'evidence_screening_2',
+    'evidence',
+    'evidence_epochs',
+    'evidence_why',
+    'evidence_depth',
+    'cifar10_choice',
+    'cifar10',
+    'ablations',
+    'camvid',
+    'digit_scenes',
+)
 SIZES = ('', '_cpu')  # suffixes of the row files
 MISSING = '*Not run yet.*\n'
+CURVES = ('evidence', 'evidence_epochs')  # suites whose rows the figure shows
 
 
 def comparison_table(rows: Sequence[ResultRow]) -> str:
@@ -119,17 +133,34 @@ def cost_table(rows: Sequence[ResultRow]) -> str:
 
 
 def makers(root: Path) -> Makers:
-    """Generators of the tables of docs/evidence.md by marker, such as ``evidence/cifar10`` and ``cost/cifar10``."""
+    """Generators of the parts of docs/evidence.md by marker, such as ``evidence/cifar10``."""
     names = [suite + size for suite in SUITES for size in SIZES]
+    kinds = {
+        'evidence': comparison_table,
+        'result': lambda rows: comparison_table(last_blocks(rows)),
+        'trials': lambda rows: methods_table(last_blocks(rows)),
+        'cost': cost_table,
+    }
     return {
         f'{kind}/{name}': partial(_table, root / FOLDER / f'{name}.csv', table)
         for name in names
-        for kind, table in (('evidence', comparison_table), ('methods', methods_table), ('cost', cost_table))
-    }
+        for kind, table in kinds.items()
+    } | {'curves/evidence': partial(_curves, root)}
 
 
 def _table(path: Path, table: Callable[[Sequence[ResultRow]], str]) -> str:
     return table(read_rows(path)) if path.is_file() else MISSING
+
+
+def curve_files(root: Path) -> list[Path]:
+    """Files of rows that the figure shows."""
+    return [root / FOLDER / f'{name}.csv' for name in CURVES]
+
+
+def _curves(root: Path) -> str:
+    """The line that shows the figure."""
+    path = IMAGE.relative_to('docs')
+    return f'![{TEXT}]({path.as_posix()})\n' if any(map(Path.is_file, curve_files(root))) else MISSING
 
 
 def write_reports(root: Path, folder: Path) -> list[Path]:

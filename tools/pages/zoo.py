@@ -14,6 +14,7 @@ from bootmae.results.names import method_name
 from bootmae.results.rows import ResultRow
 
 from . import evidence
+from .curves import figure_behind
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
 
@@ -175,12 +176,14 @@ def full_size(files: dict[str, list[ResultRow]]) -> list[ResultRow]:
 
 
 def pages_behind(root: str | Path) -> dict[Path, str]:
-    """Pages of a repository that are out of date, with their new text.
+    """Pages and figures of a repository that are out of date, with their new text.
 
     Raises:
         ValueError: A row or a marker is wrong; names the file.
     """
-    return stale(pages(root), 'zoo', makers(row_files(Path(root, 'results')), Path(root)))
+    root = Path(root)
+    figures = figure_behind(root, evidence.curve_files(root))
+    return stale(pages(root), 'zoo', makers(row_files(root / 'results'), root)) | figures
 
 
 def index_behind(root: str | Path) -> dict[Path, str]:

@@ -7,6 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...distributed.exits import BadDataError
+from ...text import count_of
 from ..runner.stop import save_before_stop
 
 BAD_IMAGES = 'bad_images.txt'  # in the work directory; lines of path, tab, reason
@@ -74,7 +75,7 @@ class BadImagesHook(Hook):
         if not runner._resume:
             path.unlink()
             return {}
-        return dict(line.split('\t', 1) for line in path.read_text().splitlines() if '\t' in line)
+        return dict(line.split('\t', 1) for line in path.read_text(encoding='utf-8').splitlines() if '\t' in line)
 
     def _share(self, runner: Runner) -> None:
         """Exchange the reports of all ranks, and log the new ones. All ranks must call it in the same step."""
@@ -85,7 +86,7 @@ class BadImagesHook(Hook):
         if new and runner.rank == 0:
             for path, reason in new.items():
                 runner.logger.warning(f'{path} cannot be read and is replaced by another image: {reason}')
-            with Path(runner.work_dir, BAD_IMAGES).open('a') as file:
+            with Path(runner.work_dir, BAD_IMAGES).open('a', encoding='utf-8') as file:
                 file.writelines(f'{path}\t{reason}\n' for path, reason in new.items())
         self._check_budget(runner)
 
@@ -100,7 +101,7 @@ class BadImagesHook(Hook):
             return
         names = ''.join(f'\n  {path}: {reason}' for path, reason in self.bad.items())
         self.ending = BadDataError(
-            f'{len(self.bad)} of {images} images cannot be read; at most {allowed} are allowed '
+            f'{len(self.bad)} of {count_of(images, "image")} cannot be read; at most {allowed} may be unreadable '
             f'(budget {self.budget:g}):{names}\n'
             'Repair or remove them (tools/verify_data.py finds all), or allow more with --cfg-options '
             f'default_hooks.bad_images.budget={10 * max(self.budget, 1 / max(images, 1)):g}. Then delete '

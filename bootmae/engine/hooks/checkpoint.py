@@ -26,6 +26,11 @@ def checkpoint_folder(runner: Runner) -> Path:
     return folders[0] if folders else Path(runner.work_dir)
 
 
+def folder_in(work_dir: str, out_dir: str | None) -> Path:
+    """Return the folder of the checkpoints, given the work directory and the hook's ``out_dir``."""
+    return Path(work_dir) if out_dir in (None, work_dir) else Path(out_dir, Path(work_dir).name)
+
+
 class _DeferredRemoval:
     """A file backend that lists files in ``old`` instead of removing them."""
 
@@ -81,8 +86,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def folder(self, runner: Runner) -> Path:
         """Return the folder that it writes to; also valid before training."""
-        work_dir = Path(runner.work_dir)
-        return work_dir if self.given_dir in (None, runner.work_dir) else Path(self.given_dir, work_dir.name)
+        return folder_in(runner.work_dir, self.given_dir)
 
     def path_of(self, step: int) -> Path:
         """Return the regular checkpoint of an epoch or iteration."""

@@ -8,6 +8,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch._dynamo.utils import counters
 
+from ...text import count_of
+
 
 @HOOKS.register_module()
 class CompileHook(Hook):
@@ -33,11 +35,11 @@ class CompileHook(Hook):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             runner.logger.info(
-                f'compiled: the first step took {time.perf_counter() - self.begin:.1f} s ({graphs} graphs)'
+                f'compiled: the first step took {time.perf_counter() - self.begin:.1f} s ({count_of(graphs, "graph")})'
             )
         else:
             runner.logger.warning(
-                f'iteration {runner.iter + 1}: compiled again ({graphs - self.graphs} graphs): a '
+                f'iteration {runner.iter + 1}: compiled again ({count_of(graphs - self.graphs, "graph")}): a '
                 'size or an option has changed'
             )
         self.graphs = graphs

@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...checkpoints.finite import named, nonfinite
 from ...data.tar import readable
 from ...distributed.exits import NonFiniteError
+from ...text import count_of
 from ..optimizers.wrappers import Guarded
 from ..unwrap import bare_model
 
@@ -220,11 +221,12 @@ class NonFiniteHook(Hook):
         dist.barrier()  # the end of a process makes the launcher stop the others, so wait for rank 0
         iterations = ', '.join(map(str, self.row))
         raise NonFiniteError(
-            f'loss or gradients were not finite {len(self.row)} times in a row, in iterations {iterations}. '
-            f'The weights before them are in {weights}. Find the first bad layer: '
-            f'tools/replay.py {dump_path(runner.work_dir, self.row[-1], 0)}. Then continue with --resume '
-            '--resume-changed and a lower optim_wrapper.optimizer.lr, model.fp32_decoder=True (BootMAE) or '
-            'optim_wrapper.type=GuardedOptimWrapper (float32); see docs/reliability.md'
+            f'loss or gradients were not finite {count_of(len(self.row), "time")} in a row, in '
+            f'iteration{"s" if len(self.row) > 1 else ""} {iterations}. The weights before them are in {weights}. '
+            f'Find the first bad layer: tools/replay.py {dump_path(runner.work_dir, self.row[-1], 0)}. '
+            'Then continue with --resume --resume-changed and a lower optim_wrapper.optimizer.lr, '
+            'model.fp32_decoder=True (BootMAE) or optim_wrapper.type=GuardedOptimWrapper (float32); see '
+            'docs/reliability.md'
         )
 
 

@@ -14,7 +14,6 @@ from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmpretrain.registry import DATASETS
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
@@ -23,8 +22,9 @@ from ...config.load import load_config
 from ...config.model import build_model
 from ...config.weights import check_statistics
 from ...data.subsets import few_labels, spread
-from ...evaluation.probe import Features, features_of, knn_accuracy, linear_accuracy
+from ...evaluation.probe import Features, evaluation_images, features_of, knn_accuracy, linear_accuracy
 from ...results.provenance import REPOSITORY
+from ...text import count_of
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
 from .provenance import num_heads
@@ -71,7 +71,7 @@ def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
     pipeline = cfg.test_dataloader.dataset.pipeline
 
     def build(dataset: dict) -> Dataset:
-        return DATASETS.build(dict(dataset, pipeline=pipeline, test_mode=True))
+        return evaluation_images(dataset, pipeline)
 
     if folder is None:
         return build(cfg.train_dataloader.dataset), build(cfg.test_dataloader.dataset)
@@ -161,9 +161,10 @@ class OnlineProbeHook(Hook):
             return
         with kept_random_state():
             self.prepare(bare_model(runner))
+        interval = 'epoch' if self.interval == 1 else f'{self.interval} epochs'
         runner.logger.info(
-            f'online probe: {" and ".join(self.tasks)} every {self.interval} epochs on '
-            f'{len(self.reference):,} labeled images and {len(self.query):,} queries of '
+            f'online probe: {" and ".join(self.tasks)} every {interval} on '
+            f'{count_of(len(self.reference), "labeled image")} and {count_of(len(self.query), "query", "queries")} of '
             f'{self.folder or self.config}'
         )
         if runner.iter == 0:

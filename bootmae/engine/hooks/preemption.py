@@ -1,5 +1,7 @@
 """Stops a run in good order when a signal asks for it."""
 
+import signal
+
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -11,7 +13,7 @@ from ..runner.stop import save_before_stop
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Saves the run and ends it with :class:`Requeue` after SIGTERM or SIGUSR1 to any rank.
+    """Saves the run and ends it with :class:`Requeue` after SIGTERM, SIGUSR1 or Ctrl-C to any rank.
 
     All ranks finish the optimizer step, then rank 0 saves. A signal during validation saves the state before it. The
     other ranks learn of a signal one step later, so that no step waits.
@@ -58,7 +60,7 @@ class PreemptionHook(Hook):
 
     def _stop(self, runner: Runner, validating: bool = False) -> None:
         asked = self.signals.asked
-        cause = asked.name if asked is not None else 'a signal to another process'
+        cause = 'Ctrl-C' if asked == signal.SIGINT else asked.name if asked else 'a signal to another process'
         path = save_before_stop(runner, cause, validating)
         self.close()
         raise Requeue(

@@ -21,6 +21,7 @@ PRECISIONS = {
     'AmpOptimWrapper': 'fp16 autocast',
     'GuardedAmpOptimWrapper': 'fp16 autocast',
 }
+INITIAL = ('init', 'init_kind', 'init_hash')  # facts about the encoder that a run started from
 
 
 def num_heads(backbone: nn.Module) -> int:
@@ -56,7 +57,7 @@ class ProvenanceHook(Hook):
             commit=self.commit,
             accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
             run=resume_signature(runner),
-            **initial_weights(model),
+            **(initial_weights(model) or {key: self.earlier[key] for key in INITIAL if key in self.earlier}),
         )
 
     def gpu_seconds(self, runner) -> float:
@@ -84,4 +85,5 @@ def peak_memory() -> float:
 def initial_weights(model: nn.Module) -> dict[str, str]:
     """Return file name, kind and hash of the encoder that a downstream model started from; empty without one."""
     report = getattr(model.backbone, 'load_report', None)
-    return {} if report is None else dict(init=portable(report.path), init_kind=report.kind, init_hash=report.hash)
+    facts = () if report is None else (portable(report.path), report.kind, report.hash)
+    return dict(zip(INITIAL, facts))

@@ -30,9 +30,14 @@ def apply_devices(cfg: Config, launcher: str) -> None:
         torch.distributed.init_process_group('gloo')
 
 
+def work_folder(cfg: Config, config_path: str | Path, work_dir: str | None = None) -> str:
+    """Return the work directory of a run: as given, as in the config, or ``work_dirs/<config name>``."""
+    return work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_path).stem)
+
+
 def build_runner(cfg: Config, config_path: str | Path, work_dir: str | None = None, launcher: str = 'none') -> Runner:
-    """Build the runner of a config. The default work directory is ``work_dirs/<config name>``."""
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_path).stem)
+    """Build the runner of a config; see :func:`work_folder` for its work directory."""
+    cfg.work_dir = work_folder(cfg, config_path, work_dir)
     cfg.launcher = launcher
     # mmseg and mmdet name it, and a second run in this process would get the visualizer of that name with its curves.
     cfg.get('visualizer', {}).pop('name', None)
@@ -46,3 +51,8 @@ def build_runner(cfg: Config, config_path: str | Path, work_dir: str | None = No
 def processes(launcher: str) -> int:
     """Return the number of processes of this run, as set by the launcher."""
     return int(os.environ.get('SLURM_NTASKS' if launcher == 'slurm' else 'WORLD_SIZE', 1)) if launcher != 'none' else 1
+
+
+def is_first(launcher: str) -> bool:
+    """Whether this is the first process of the run, as set by the launcher; works before they are connected."""
+    return launcher == 'none' or os.environ.get('SLURM_PROCID' if launcher == 'slurm' else 'RANK', '0') == '0'

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ...data.device import DeviceStage
 from ...data.seeding import seed_step
+from ...text import count_of
 
 
 def device_stage(cfg: Config, samples: Dataset) -> DeviceStage | None:
@@ -75,7 +76,7 @@ class EpochLoop(_Seeded, EpochBasedTrainLoop):
         if not self._epoch * length <= self._iter <= (self._epoch + 1) * length:
             raise ValueError(
                 f'the checkpoint is at epoch {self._epoch}, iteration {self._iter}, but an epoch now has '
-                f'{length} iterations: resume with the data set and the batch size of the original run'
+                f'{count_of(length, "iteration")}: resume with the data set and the batch size of the original run'
             )
         self.begin()
         if self._epoch and self._iter == self._epoch * length:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import LoggerHook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -19,23 +19,28 @@ from torch.utils.data import DataLoader
 
 from ...checkpoints import check_resumable, load_run, read_checkpoint
 from ...checkpoints.averages import taken, with_weights
-from ...checkpoints.resume import Found, check_facts, check_optimizer, choose_checkpoint
+from ...checkpoints.resume import Found, check_identity, check_optimizer, choose_checkpoint
+from ...checkpoints.run_identity import RunIdentity
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
 from ...config.weights import follow_statistics
 from ...data.annotated import explain_empty
 from ...data.coco import forget_files
+from ...data.faults import check_values
 from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
+from ...text import count_of
 from ..hooks.checkpoint import checkpoint_folder
 from ..hooks.class_results import ClassResultsHook, has_class_results
 from ..hooks.compile import CompileHook
 from ..hooks.results import NoResultHook
 from ..unwrap import bare_model
 from .compile import compile_model, compile_settings
+from .console import HeldConsole
 from .elastic import config_rates, fit_processes
 from .state import cap_histories, history_length, resume_signature, run_content
 
+STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
 PATIENCE = 60  # seconds until a file written on one machine is visible on another
 
 
@@ -44,11 +49,24 @@ class SuiteRunner(Runner):
     """mmengine's ``Runner``, but it refuses unsafe pickles and checkpoints with missing weights."""
 
     found: Found | None = None  # the checkpoint of an automatic resume, until it is loaded
+    identity: RunIdentity | None = None  # set by bootmae.commands.train; None takes checkpoints of any run
 
     @cached_property
     def counters(self) -> AsyncCounters:
         """Counters that hooks sum over all ranks; all ranks must use it first in the same place."""
         return AsyncCounters()
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """Build the logger; its console output starts with the run, see :class:`HeldConsole`."""
+        logger = super().build_logger(*args, **kwargs)
+        self.console = HeldConsole(logger)
+        return logger
+
+    def call_hook(self, fn_name: str, **kwargs) -> None:
+        """Call all hooks; the first epoch shows the log on the console."""
+        if fn_name in STARTS:
+            self.console.show()
+        super().call_hook(fn_name, **kwargs)
 
     def load_checkpoint(self, filename: str, map_location='cpu', strict: bool = True, revise_keys=()) -> dict:
         """Load all weights of a run, for ``load_from`` and for resuming; see :func:`load_run`.
@@ -85,8 +103,11 @@ class SuiteRunner(Runner):
         optimizer = getattr(self.optim_wrapper, 'optimizer', None)
         if optimizer is not None:
             check_optimizer(content, filename, optimizer)
-        for difference in check_facts(content, filename, resume_signature(self), self.cfg.get('resume_changed', False)):
+        facts, changed = resume_signature(self), self.cfg.get('resume_changed', False)
+        for difference in check_identity(content['meta'], filename, self.identity, facts, changed):
             self.logger.warning(f'resumed with another config (--resume-changed): {difference}')
+        if self.identity is not None:
+            self.identity = self.identity.with_start_of(content['meta'])
         fit_processes(content, self)
 
     def resume(self, filename: str, *args, **kwargs) -> None:
@@ -118,7 +139,13 @@ class SuiteRunner(Runner):
         if is_main_process():
             remove_stale(checkpoint_folder(self))
             try:
-                self.found = choose_checkpoint(checkpoint_folder(self), self.logger.warning)
+                self.found = choose_checkpoint(
+                    checkpoint_folder(self),
+                    self.logger.warning,
+                    self.identity,
+                    resume_signature(self),
+                    self.cfg.get('resume_changed', False),
+                )
                 answer[0] = None if self.found.path is None else str(self.found.path)
             except ValueError as error:
                 answer[1] = str(error)
@@ -152,6 +179,8 @@ class SuiteRunner(Runner):
         cap_histories(self.message_hub, history_length(self))
         self.call_hook('flush_logs')
         content = run_content(self, counters | (meta or {}), save_optimizer, save_param_scheduler)
+        if self.identity is not None:
+            content['meta']['identity'] = self.identity.record() | dict(facts=resume_signature(self))
         self.call_hook('before_save_checkpoint', checkpoint=content)
         Path(out_dir).mkdir(parents=True, exist_ok=True)
         write_checkpoint(Path(out_dir, filename), content)
@@ -171,7 +200,8 @@ class SuiteRunner(Runner):
             parts = compile_model(model, **options)
             self.register_hook(CompileHook())
             self.logger.info(
-                f'compile={options}: {parts} parts are compiled in the first step, which takes a minute or more'
+                f'compile={options}: {count_of(parts, "part is", "parts are")} compiled in the first step, which '
+                'takes a minute or more'
             )
 
     @staticmethod
@@ -188,13 +218,16 @@ class SuiteRunner(Runner):
         return self._checked(super().build_train_loop(loop))
 
     def build_val_loop(self, loop):
+        self._val_dataloader = name_samples(self._val_dataloader)
         return self._checked(super().build_val_loop(loop))
 
     def build_test_loop(self, loop):
+        self._test_dataloader = name_samples(self._test_dataloader)
         return self._checked(super().build_test_loop(loop))
 
     def _checked(self, loop):
         """Return the loop after checking that its data set, metrics and model fit together."""
+        check_values(loop.dataloader.dataset)
         metrics = loop.evaluator.metrics if hasattr(loop, 'evaluator') else ()
         check_dataset(loop.dataloader.dataset, bare_model(self), metrics)
         for metric in metrics:
@@ -218,6 +251,13 @@ class SuiteRunner(Runner):
             if isinstance(hook, LoggerHook):
                 hook.after_test_epoch = master_only(hook.after_test_epoch)
         return super().test()
+
+
+def name_samples(loader: dict | DataLoader) -> dict | DataLoader:
+    """Return the config of an evaluation's loader with :class:`NamedSamples` around its data set."""
+    if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
+        return loader
+    return dict(loader, dataset=dict(type='NamedSamples', dataset=loader['dataset']))
 
 
 def await_file(path: str, seconds: float = PATIENCE) -> None:

@@ -34,7 +34,7 @@ def test_over_the_budget_all_are_named_and_the_run_is_saved(runner, data):
     runner.train()
     with pytest.raises(
         BadDataError,
-        match=r'(?s)4 of 30000 images cannot be read; at most 3 are allowed.*0.jpg: reason 0.*3.jpg: '
+        match=r'(?s)4 of 30,000 images cannot be read; at most 3 may be unreadable.*0.jpg: reason 0.*3.jpg: '
         r'reason 3.*default_hooks.bad_images.budget=0.001',
     ):
         runner.train()
@@ -48,7 +48,7 @@ def test_a_resumed_run_continues_the_list_and_a_new_one_does_not(runner, data, t
     runner.hooks[1].before_train(runner)
     data.reports = [('c.jpg', 'z'), ('d.jpg', 'w')]
     runner.train()
-    with pytest.raises(BadDataError, match='4 of 30000'):
+    with pytest.raises(BadDataError, match='4 of 30,000'):
         runner.train()
     runner._resume = False
     runner.hooks[1].before_train(runner)

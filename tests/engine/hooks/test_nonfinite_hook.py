@@ -110,7 +110,7 @@ def test_three_in_a_row_end_the_run(tmp_path, kind):
 
 
 def test_patience(tmp_path):
-    with pytest.raises(NonFiniteError, match='1 times in a row, in iterations 2'):
+    with pytest.raises(NonFiniteError, match='1 time in a row, in iteration 2'):
         train(tmp_path, [2], default_hooks__nonfinite=dict(type='NonFiniteHook', patience=1))
     with pytest.raises(ValueError, match='patience=0'):
         nonfinite.NonFiniteHook(patience=0)

@@ -33,6 +33,15 @@ def test_a_signal_ends_the_run_after_the_next_update(runner, number):
     assert runner.hooks[0].calls == [(1, False)]
 
 
+def test_ctrl_c_is_a_signal_to_stop(runner, capfd):
+    os.kill(os.getpid(), signal.SIGINT)
+    assert 'Ctrl-C: the run saves after this step and ends; a second Ctrl-C ends it at once' in capfd.readouterr().err
+    runner.train()
+    with pytest.raises(Requeue, match='Ctrl-C: saved step_9.pth. .* --resume'):
+        runner.train()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_no_end_within_an_accumulation(runner):
     runner.train()
     os.kill(os.getpid(), signal.SIGTERM)

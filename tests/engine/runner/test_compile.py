@@ -122,4 +122,4 @@ def test_another_compilation_is_logged(caplog):
     first, again = caplog.messages
     assert first.startswith('compiled: the first step took ')
     assert first.endswith('(2 graphs)')
-    assert again.startswith('iteration 8: compiled again (1 graphs)')
+    assert again.startswith('iteration 8: compiled again (1 graph)')

@@ -1,0 +1,111 @@
+"""Folders of checkpoints: a work directory holds those of one run, and its newest one stands for the folder."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from .hub import is_name
+from .read import read_meta
+from .run_identity import RunIdentity, differences, is_recorded, key_of, shown
+
+NAMES = re.compile(r'(epoch|iter|step)_(\d+)\.pth')
+WEIGHTS = ('.pth', '.pt', '.bin', '.safetensors')
+
+
+def run_files(folder: str | Path) -> list[Path]:
+    """Checkpoints of a run in a folder: ``epoch_N.pth``, ``iter_N.pth`` and ``step_N.pth``."""
+    folder = Path(folder)
+    return sorted(path for path in folder.iterdir() if NAMES.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def claim_folder(folder: Path, ours: RunIdentity, move: bool = False) -> str:
+    """Make sure that a new run does not mix its checkpoints with those of another run.
+
+    Args:
+        folder: folder for the run's checkpoints.
+        ours: identity of the new run.
+        move: move checkpoints that are there into a subfolder.
+
+    Returns:
+        A note for the log; empty if the folder has no checkpoints.
+
+    Raises:
+        ValueError: if the folder holds checkpoints of another run, or of one that is not recorded.
+    """
+    files = run_files(folder)
+    if move and files:
+        return f'moved the checkpoints of an earlier run to {move_aside(folder)}'
+    for path in files:
+        try:
+            meta = read_meta(path)
+        except (OSError, ValueError):
+            meta = {}
+        origin, settings = differences(meta, ours, ours.facts)
+        if is_recorded(meta) and not origin + settings:
+            continue
+        whose = f'from another run: {shown(origin + settings)}'
+        remedy = 'to continue that run, use its own command with --resume'
+        if not origin + ours.init_difference(meta):
+            remedy = 'to continue that run with this config, use --resume --resume-changed'
+        if not origin + settings:
+            whose, remedy = 'from a run that it does not record', 'if it is this run, continue it with --resume'
+        raise ValueError(
+            f'{folder} already holds checkpoints, and {path.name} is {whose}. Use another --work-dir, or --move-aside '
+            f'to move the old checkpoints into a subfolder; {remedy}'
+        )
+    if not files:
+        return ''
+    return (
+        f'{folder} holds checkpoints of this same run ({", ".join(path.name for path in files)}): it starts from the '
+        'beginning and overwrites them; --resume would continue it'
+    )
+
+
+def move_aside(folder: Path) -> Path:
+    """Move the checkpoints of a folder into a new subfolder and return it."""
+    number = next(number for number in itertools.count(1) if not (folder / f'earlier_{number}').exists())
+    target = folder / f'earlier_{number}'
+    target.mkdir()
+    for path in [*run_files(folder), *folder.glob('best_*.pth'), folder / 'last_checkpoint']:
+        if path.exists():
+            path.rename(target / path.name)
+    return target
+
+
+def checkpoint_file(path: str, tell: Callable[[str], object] = print) -> str:
+    """Return a checkpoint as given, or for a folder the newest checkpoint of its run, or else its only weights.
+
+    What is missing or cannot be read is returned as given: the reader says what it is.
+
+    Args:
+        path: a file, a folder, or ``timm:NAME``.
+        tell: called with a line that names the file taken from a folder.
+
+    Raises:
+        ValueError: if the folder has checkpoints of several runs.
+    """
+    folder = Path(path)
+    if is_name(path) or not folder.is_dir():
+        return path
+    files = run_files(folder)
+    others = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS)
+    if not files and len(others) == 1:
+        tell(f'{path} is a folder: taking {others[0]}, its only weights')
+        return str(others[0])
+    known = []
+    for file in files:
+        try:
+            known.append((read_meta(file), file))
+        except (OSError, ValueError) as error:
+            tell(f'skipped {file}: {error}')
+    if not known:
+        return path
+    known.sort(key=lambda item: (item[0].get('iter', -1), not item[1].name.startswith('step_')))
+    meta, newest = known[-1]
+    if other := next((file for theirs, file in known if key_of(theirs) != key_of(meta)), None):
+        raise ValueError(
+            f'{path} is a folder with checkpoints of several runs ({other.name}, {newest.name}): give a file'
+        )
+    tell(f'{path} is a folder: taking {newest}, the newest checkpoint of its run')
+    return str(newest)

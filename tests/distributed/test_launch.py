@@ -1,0 +1,66 @@
+"""The launcher forwards the first Ctrl-C and ends all processes at the second; it prints the line of one process."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from bootmae.distributed import launch
+from bootmae.distributed.launch import PatientAgent
+
+NOTES = (
+    'import signal, time; signal.signal(signal.SIGINT, lambda *a: print("asked", flush=True)); print("up", flush=True)'
+)
+
+
+@pytest.fixture
+def agent(monkeypatch):
+    """An agent without torchrun."""
+    monkeypatch.setattr(launch.LocalElasticAgent, '__init__', lambda self: None)
+    return PatientAgent()
+
+
+def test_the_second_ctrl_c_kills_what_the_first_has_asked(agent, monkeypatch, capsys):
+    process = subprocess.Popen(
+        [sys.executable, '-c', f'{NOTES}; time.sleep(60); time.sleep(60)'],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    monkeypatch.setattr(agent, '_processes', lambda: {0: process})
+    assert process.stdout.readline() == b'up\n'
+    agent._forward(signal.SIGINT, None)
+    assert process.stdout.readline() == b'asked\n'
+    assert process.poll() is None
+    with pytest.raises(SignalException):
+        agent._forward(signal.SIGINT, None)
+    assert process.wait(10) == -signal.SIGKILL
+    assert capsys.readouterr().err.count('a second Ctrl-C ends it at once') == 1
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    'codes, said, code',
+    [
+        ({0: 2, 1: 2}, 'error: wrong 0\n', 2),
+        ({1: 2}, 'error: wrong 1\n', 2),
+        ({0: 75, 1: 75}, 'launcher: rank 0 ended\nerror: wrong 0\n', 75),
+        ({1: -9}, 'launcher: rank 0 ended\nerror: wrong 1\n', 5),
+        ({0: -2}, 'launcher: rank 0 ended\nerror: wrong 0\n', 130),
+    ],
+)
+def test_the_line_of_the_cause_is_the_last_one(agent, monkeypatch, tmp_path, capsys, codes, said, code):
+    """A user error has no other line."""
+    for rank in (0, 1):
+        (tmp_path / str(rank)).write_text(f'error: wrong {rank}')
+    agent.first, agent.report, agent.asked = codes, 'rank 0 ended', None if code == 5 else 1.0
+
+    def fail(given) -> None:
+        raise ChildFailedError('train', {0: None})
+
+    monkeypatch.setattr(ChildFailedError, '__init__', lambda self, name, failures: None)
+    monkeypatch.setattr(launch.torchrun, 'run', fail)
+    assert launch.run(['train.py'], tmp_path) == code
+    assert capsys.readouterr().err == said

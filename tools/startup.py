@@ -1,0 +1,39 @@
+"""What every tool does first: it finds the packages or says which Python has them, and ends in one line on Ctrl-C."""
+
+from __future__ import annotations  # an older Python must be able to read this file
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def check_packages() -> None:
+    """Exit with code 2 if this Python lacks torch or mmengine. This project need not be installed."""
+    if importlib.util.find_spec('bootmae') is None:
+        sys.path.append(str(ROOT))
+    missing = [name for name in ('torch', 'mmengine') if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
+    python = ROOT / '.venv' / 'bin' / 'python'
+    remedy = (
+        f'run "source {ROOT}/.venv/bin/activate" first, or use {python}'
+        if python.exists() and Path(sys.prefix) != ROOT / '.venv'
+        else f'run "make setup" in {ROOT}, which creates .venv, then "source .venv/bin/activate"'
+    )
+    print(f'error: {sys.executable} has no {" and no ".join(missing)}: {remedy}', file=sys.stderr)
+    sys.exit(2)
+
+
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print Ctrl-C during the imports as one line, and any other error as usual."""
+    if issubclass(kind, KeyboardInterrupt):
+        print('stopped: Ctrl-C; nothing was saved', file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+check_packages()
+sys.excepthook = report
