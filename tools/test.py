@@ -3,7 +3,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
+from bootmae.config.options import add_config_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,9 +27,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--init', metavar='CHECKPOINT', help='encoder that the training started from, for the rows')
     parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
-    )
+    add_config_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -11,7 +11,7 @@ Exit code 0: no faults (notes are possible), 1: faults, 2: a data set cannot be 
 import argparse
 import os
 
-from mmengine.config import DictAction
+from bootmae.config.options import add_config_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,9 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--write-list', metavar='FILE', help='write a list of the good images of a folder, in the format of ImageFiles'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
-    )
+    add_config_options(parser)
     return parser.parse_args()
 
 

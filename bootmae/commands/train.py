@@ -1,5 +1,6 @@
 """Train a config."""
 
+import argparse
 from collections.abc import Sequence
 
 from mmengine.dist import is_main_process
@@ -15,6 +16,7 @@ from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner, processes
 from ..evaluation.rows import trained_columns, trained_rows
 from ..results.rows import write_rows
+from .plan import as_text, dry_run
 
 
 class LastValidation(Hook):
@@ -24,6 +26,16 @@ class LastValidation(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self.metrics = metrics
+
+
+def rehearse(args: argparse.Namespace) -> None:
+    """``--dry-run``: find what would stop the run, and print its plan."""
+    if args.rows:
+        trained_columns(load_config(args.config, args.cfg_options), args.row)
+    plan = dry_run(
+        args.config, args.cfg_options, processes(args.launcher), args.auto_scale_lr, args.init, args.source, args.resume
+    )
+    print(f'{as_text(plan)}\nno fault was found; nothing was trained')
 
 
 def train(

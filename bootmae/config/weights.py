@@ -1,6 +1,8 @@
 """Start weights: the encoder of a checkpoint, and the input statistics that it was trained with."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +12,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..checkpoints import error_context, find_encoder, match, read_checkpoint
+from .schema import groups
+
+ADDRESS = re.compile(r'[a-z0-9+.-]+:', re.IGNORECASE)  # https://..., torchvision://..., timm:NAME
 
 
 def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: dict | None = None) -> None:
@@ -41,6 +46,17 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     with error_context(checkpoint):  # fail before the data sets are read
         match(model, encoder)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
+
+
+def check_files(cfg: Config) -> None:
+    """Raise a FileNotFoundError for a weights file of a config that does not exist; names and addresses pass."""
+    files = {'load_from': cfg.get('load_from')}
+    for path, group in groups(cfg):
+        if path[-1] == 'init_cfg' and group.get('checkpoint'):
+            files[f'{".".join(path)}.checkpoint'] = group['checkpoint']
+    for key, file in files.items():
+        if isinstance(file, str) and file and not ADDRESS.match(file) and not Path(file).expanduser().is_file():
+            raise FileNotFoundError(f'{key}={file}: there is no such file (looked for {Path(file).absolute()})')
 
 
 def preprocessor_of(cfg: Config) -> dict:

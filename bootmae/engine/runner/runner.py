@@ -21,6 +21,7 @@ from ...checkpoints import check_resumable, load_run, read_checkpoint
 from ...checkpoints.resume import Found, check_facts, check_optimizer, choose_checkpoint
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
+from ...config.images import check_class_number
 from ...config.weights import follow_statistics
 from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
@@ -194,6 +195,7 @@ class SuiteRunner(Runner):
     def _checked(self, loop):
         """Return the loop after checking that its data set, metrics and model fit together."""
         check_dataset(loop.dataloader.dataset, bare_model(self))
+        check_class_number(loop.dataloader.dataset, self.cfg)
         metrics = loop.evaluator.metrics if hasattr(loop, 'evaluator') else ()
         for metric in metrics:
             check_metric(metric, loop.dataloader.dataset)
