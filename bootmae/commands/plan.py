@@ -73,7 +73,7 @@ def count_images(cfg: Config, guess: bool = True, classes: bool = True) -> tuple
         classes: Whether the model's classes matter.
 
     Returns:
-        The number of images, and a note if it is only the config's guess.
+        The number of images; if it is only the config's guess, also why.
 
     Raises:
         FileNotFoundError, ValueError: if the data is missing and there is no guess, or does not fit the model.
@@ -82,7 +82,7 @@ def count_images(cfg: Config, guess: bool = True, classes: bool = True) -> tuple
         images = build_images(cfg, 'train_dataloader', classes)
     except FileNotFoundError as error:
         if guess and 'train_images' in cfg:
-            return cfg.train_images, f"train_images is the config's guess, since no image was found: {error}"
+            return cfg.train_images, str(error)
         raise
     return images, None
 
@@ -223,8 +223,8 @@ def make_plan(
     """
     require(cfg, *TRAINED)
     batch = apply_batch(cfg, gpus, scale_lr)
-    count, note = count_images(cfg, guess)
-    if note is None:
+    count, missing = count_images(cfg, guess)
+    if missing is None:
         check_training(cfg)
         if cfg.get('val_dataloader'):
             build_images(cfg, 'val_dataloader')
@@ -262,7 +262,7 @@ def make_plan(
         images=length.images,
         images_per_second=images_per_second,
         gpu_hours=round(length.images / images_per_second / 3600, 1) if images_per_second else None,
-        note=note,
+        note=missing and f"train_images is the config's guess, since no image was found: {missing}",
     )
 
 

@@ -169,8 +169,9 @@ def places_of(path: Path) -> tuple[str, ...]:
 
 def class_of(node: Mapping, path: Path, cfg: Config) -> tuple[Callable, str] | None:
     """The class that is built from settings with a ``type``, see :func:`find_class`."""
-    scope = node.get('_scope_') or cfg.get('default_scope') or 'mmpretrain'
-    kind = node['type']
+    scope, kind = node.get('_scope_') or cfg.get('default_scope'), node['type']
+    if scope is None:  # part of a config, whose names mean one thing in mmseg and another in mmdet
+        return None
     if path[0] == 'default_hooks' and kind == 'CheckpointHook':
         kind = 'SafeCheckpointHook'  # replaces it, see add_hooks
     try:

@@ -198,7 +198,13 @@ def check_settings(cfg: Config) -> None:
 def _unknown_type(group: Mapping, path: tuple[str, ...], cfg: Config) -> str:
     """What is wrong with a ``type`` that no registry has; empty if it is known or may be meant for a builder."""
     kind, places = group['type'], places_of(path)
-    if not places or path[-1] in NOT_REGISTERED or not isinstance(kind, str) or class_of(group, path, cfg):
+    if (
+        'default_scope' not in cfg
+        or not places
+        or path[-1] in NOT_REGISTERED
+        or not isinstance(kind, str)
+        or class_of(group, path, cfg)
+    ):
         return ''
     scope, _, name = kind.rpartition('.')
     near = get_close_matches(name, names_of(scope or cfg.get('default_scope') or '', PLACES[path[0]]), 1)
