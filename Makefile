@@ -3,7 +3,7 @@
 # JOBS=2 files in parallel (0: all in one process).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demo test test-fast parity bench lint format lock clean
+.PHONY: help setup doctor demo test test-fast parity rehearsal bench lint format lock clean
 RUN := .venv/bin/python
 JOBS := 2
 PYTEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile
@@ -34,6 +34,9 @@ test-fast: setup ## run the tests that take seconds
 
 parity: setup ## compare with numbers of the authors' release (ARGS=--compile: compiled, takes minutes)
 	$(RUN) tools/parity.py tests/golden/*.npz $(ARGS)
+
+rehearsal: setup ## run all that benchmarks/gpu.py does on a GPU once on the CPU, at toy size (takes minutes)
+	out=$$(mktemp -d) && $(RUN) benchmarks/gpu.py --rehearse --budget 1800 --out "$$out" && rm -rf "$$out"
 
 bench: setup ## measure the speed of this machine and update benchmarks/results and the tables (ARGS='--part step')
 	$(RUN) benchmarks/all.py $(ARGS)

@@ -13,8 +13,11 @@ from types import SimpleNamespace
 import mmengine.logging
 import pytest
 import torch
+from mmengine.config import Config, utils
+from yapf.yapflib import yapf_api
 
 from bootmae import compat
+from bootmae.results.provenance import REPOSITORY
 
 
 def test_apply_twice_changes_nothing():
@@ -88,6 +91,34 @@ def test_the_package_does_not_import_mmdet():
 def test_mmpretrain_still_imports_mmdet():
     source = Path(importlib.util.find_spec('mmpretrain').origin).parent / 'models/utils/res_layer_extra_norm.py'
     assert 'from mmdet.models' in source.read_text()
+
+
+# --- configs ---
+
+
+def count_calls(monkeypatch, module, name: str) -> list:
+    """Count calls of a function that compat.py has wrapped, without the wrapper."""
+    calls, function = [], getattr(module, name).__wrapped__
+    monkeypatch.setattr(module, name, lambda *args, **kwargs: (calls.append(args), function(*args, **kwargs))[1])
+    return calls
+
+
+def test_mmengine_still_repeats_config_work(monkeypatch):
+    formatted, read = (count_calls(monkeypatch, *wrapped) for wrapped in ((yapf_api, 'FormatCode'), (utils, 'load')))
+    config = Config.fromfile(REPOSITORY / 'configs' / 'cls' / 'bootmae_vitb_finetune.py')
+    assert len(read) > len(set(read))
+    assert config.pretty_text == config.pretty_text
+    assert len(formatted) == 2
+
+
+def test_config_work_is_done_once():
+    config = Config(dict(a=dict(b=1)))
+    hits = utils.load.cache_info().hits
+    assert config.pretty_text is config.pretty_text
+    assert config.pretty_text == yapf_api.FormatCode.__wrapped__('a = dict(b=1)\n')[0]
+    for _ in range(2):
+        Config.fromfile(REPOSITORY / 'configs' / 'cls' / 'bootmae_vitb_finetune.py')
+    assert utils.load.cache_info().hits > hits
 
 
 # --- segmentation loss ---

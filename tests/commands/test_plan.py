@@ -178,7 +178,11 @@ def test_arithmetic_of_segmentation_by_hand():
 
 
 @pytest.mark.parametrize(
-    'name', [pytest.param(name, marks=[] if name.startswith(('seg', 'det')) else pytest.mark.slow) for name in ALL]
+    'name',
+    [
+        pytest.param(name, marks=pytest.mark.slow if name.startswith(('pretrain', 'cls')) or 'scenes' in name else [])
+        for name in ALL
+    ],
 )
 def test_every_config_plans(name, tmp_path, monkeypatch):
     """For the GPUs that its opening comment names, or one, with images stated if they are not here."""

@@ -1,9 +1,6 @@
 """Runs on folders with unreadable images: within and above the budget, strict, unprotected; and a killed worker."""
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -144,11 +141,6 @@ def test_two_processes_replace_and_count_as_one(data, config, tmp_path):
     assert len(found) >= 2
     assert all(f'  {data / name}: ' in done.stderr for name in found)
     assert list((tmp_path / 'over').glob('*.pth'))
-    done = shell(
-        'dist_train.sh', config, 2, '--work-dir', tmp_path / 'strict', '--cfg-options', *options, 'bad_images=raise'
-    )
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert any(f'{data / name} cannot be read' in done.stderr for name in BAD)
 
 
 # --- a data loader's process that is killed, as for want of memory ---
@@ -170,27 +162,16 @@ class Killer(Hook):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes', [1, 2])
-def test_a_killed_worker_ends_the_run_and_is_named(data, config, tmp_path, processes):
+def test_a_killed_worker_ends_the_run_and_is_named(data, config, tmp_path):
     mend(data, *BAD)
     (tmp_path / 'killer_hook.py').write_text(KILLER)
     config.write_text(
         config.read_text() + "custom_imports = dict(imports=['bootmae.registry', 'killer_hook'], "
         "allow_failed_imports=False)\ndefault_hooks = dict(killer=dict(type='Killer'))\n"
     )
-    options = [
-        '--cfg-options',
-        'train_dataloader.batch_size=4',
-        f'auto_scale_lr.base_batch_size={4 * processes}',
-        *WORKERS,
-    ]
+    options = ['--cfg-options', 'train_dataloader.batch_size=4', 'auto_scale_lr.base_batch_size=8', *WORKERS]
     begin = time.monotonic()
-    if processes == 1:
-        env = os.environ | dict(PYTHONPATH=str(tmp_path), CUDA_VISIBLE_DEVICES='')
-        command = [sys.executable, REPOSITORY / 'tools' / 'train.py', config, '--work-dir', tmp_path / 'run', *options]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    else:
-        done = shell('dist_train.sh', config, 2, '--work-dir', tmp_path / 'run', *options, PYTHONPATH=str(tmp_path))
+    done = shell('dist_train.sh', config, 2, '--work-dir', tmp_path / 'run', *options, PYTHONPATH=str(tmp_path))
     assert time.monotonic() - begin < 100  # it would never end if the other worker outlived the run
     assert done.returncode not in (0, 75), done.stderr[-3000:]
     assert 'DataLoader worker (pid' in done.stderr

@@ -1,4 +1,4 @@
-"""Evaluation on 1, 2 and 3 processes, which five images cannot be shared out to evenly: the same to the last digit."""
+"""Evaluation of five images on 1 and on 3 processes: the same to the last digit."""
 
 import json
 import os
@@ -47,8 +47,7 @@ def runs(tmp_path_factory) -> dict[str, tuple[Path, Path, dict]]:
     return made
 
 
-@pytest.mark.parametrize('processes', [2, 3])
-def test_processes_evaluate_alike(runs, tmp_path, processes):
+def test_processes_evaluate_alike(runs, tmp_path):
     """Both tasks in one start of the processes, as tools/dist_test.sh starts them."""
     script = tmp_path / 'evaluate.py'
     script.write_text(
@@ -61,7 +60,7 @@ def test_processes_evaluate_alike(runs, tmp_path, processes):
     )
     path = os.pathsep.join((str(REPOSITORY), str(Path(__file__).parent)))
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', script],
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=3', script],
         cwd=tmp_path,
         env=os.environ | dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONPATH=path),
         capture_output=True,

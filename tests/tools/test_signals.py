@@ -104,7 +104,7 @@ def losses(work_dir: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('signal', ['SIGTERM', 'SIGUSR1', 'launcher_SIGTERM', 'family_SIGTERM'])
+@pytest.mark.parametrize('signal', ['SIGTERM', 'launcher_SIGTERM', 'family_SIGUSR1'])
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_path, signal):
     """The signal goes to one of two processes, the launcher, or a process and its workers, in the third step."""
     workers = {'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True}

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import shutil
 from pathlib import Path
 
 import pytest
@@ -86,15 +85,6 @@ def test_compiled_training_equals_the_release(golden, monkeypatch, scope, name):
     _, errors = compare(golden / f'compact_{name}.npz', compile=scope)
     assert {key: error for key, error in errors.items() if error > TOLERANCE} == {}
     assert counters['stats']['unique_graphs'] > 0
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
-def test_generated_code_of_a_block(golden):
-    """The blocks of the release's fine-tuned model, compiled by the default backend, share one graph."""
-    _, errors = compare(golden / 'compact_finetune.npz', compile='blocks')
-    assert errors['logits'] <= TOLERANCE
-    assert counters['stats']['unique_graphs'] == 1
 
 
 def train(work_dir: Path, config: str = CONFIG, **options):
