@@ -29,10 +29,10 @@ def apply_images(cfg: Config, paths: str | Sequence[str]) -> None:
     Raises:
         ValueError: The config reads no image files, or not as many paths; or a folder has no part for evaluation.
     """
-    paths = list(paths) if isinstance(paths, list | tuple) else [paths]
-    if not all(isinstance(path, str | os.PathLike) and str(path) for path in paths):
-        raise ValueError(f'--data (images) {paths}: give paths as texts, in quotes if they look like numbers in YAML')
-    paths = [os.fspath(path) for path in paths]
+    given: list = [*paths] if isinstance(paths, list | tuple) else [paths]
+    if not all(isinstance(path, str | os.PathLike) and str(path) for path in given):
+        raise ValueError(f'--data (images) {given}: give paths as texts, in quotes if they look like numbers in YAML')
+    paths = [os.fspath(path) for path in given]
     found = list(datasets(cfg, LOADERS))
     rooted = [leaf for _, leaf in found if 'data_root' in leaf and leaf.get('type') != 'ImageFiles']
     files = [(loader, leaf) for loader, leaf in found if leaf.get('type') == 'ImageFiles']
