@@ -244,6 +244,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'--workers {args.workers}: give 0 or a number of processes')
     if args.data.endswith('.py') and not folder:
         sources = sources_of_config(load_config(args.data, args.cfg_options), args.split)
+    elif args.cfg_options:
+        raise ValueError(f'--data and --cfg-options change a config, but {args.data} is none')
     else:
         sources = sources_of_path(args.data)
     report = verify(sources, args.workers, progress_bar)

@@ -97,6 +97,8 @@ def test_knn_and_verification_read_given_images(images, capsys):
     assert 'mine untrained seed 0 k-NN, all labels: ' in capsys.readouterr().out
     assert call_tool('verify_data', TUNE, '--data', images, '--workers', 0) == 0
     assert '10 images' in capsys.readouterr().out
+    assert call_tool('verify_data', images, '--data', images) == 2
+    assert '--data and --cfg-options change a config, but' in capsys.readouterr().err
 
 
 def test_knn_of_a_config_of_another_kind(capsys):
