@@ -135,9 +135,17 @@ def registry_of(place: str) -> Registry:
     return BATCH_AUGMENTS if place == 'BATCH_AUGMENTS' else getattr(registries, place)
 
 
-@cache
 def find_class(name: str | Callable, scope: str, places: tuple[str, ...]) -> tuple[Callable, str] | None:
     """The class of a ``type`` and the name of its registry; None if no registry has it."""
+    try:
+        return _find(name, scope, places)
+    except (KeyError, TypeError):  # TypeError: not hashable, so no type
+        return None
+
+
+@cache
+def _find(name: str | Callable, scope: str, places: tuple[str, ...]) -> tuple[Callable, str]:
+    """As :func:`find_class`, with a KeyError, which is not cached: the class may be registered later."""
     if not isinstance(name, str):
         return name, ''
     for place in places:
@@ -146,7 +154,7 @@ def find_class(name: str | Callable, scope: str, places: tuple[str, ...]) -> tup
             with suppress(RuntimeError, ImportError):
                 if (found := root.get(key)) is not None:
                     return found, place
-    return None
+    raise KeyError(name)
 
 
 def names_of(scope: str, places: tuple[str, ...]) -> list[str]:
@@ -174,10 +182,7 @@ def class_of(node: Mapping, path: Path, cfg: Config) -> tuple[Callable, str] | N
         return None
     if path[0] == 'default_hooks' and kind == 'CheckpointHook':
         kind = 'SafeCheckpointHook'  # replaces it, see add_hooks
-    try:
-        return find_class(kind, scope, places_of(path))
-    except TypeError:  # not hashable, so no type
-        return None
+    return find_class(kind, scope, places_of(path))
 
 
 def known_settings(node: Mapping, path: Path, cfg: Config) -> Known | None:

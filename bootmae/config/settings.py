@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from .options import OptionText, parse_value
 from .run_defaults import HOOKS, MMENGINE_HOOKS
-from .schema import NOT_REGISTERED, PLACES, READ, class_of, groups, kinds, known_settings, names_of, places_of
+from .schema import ANYWHERE, NOT_REGISTERED, PLACES, READ, class_of, groups, kinds, known_settings, names_of, places_of
 
 FREE = {'Any', 'Callable', 'Literal', 'object'}  # annotations that may allow a text
 SPOKEN = ('yes', 'no', 'on', 'off')
@@ -216,6 +216,6 @@ def _unknown_type(group: Mapping, path: tuple[str, ...], cfg: Config) -> str:
 
 
 def _nearest(name: str, known: Any) -> str:
-    names = [other for other in known if not other.startswith('_') and other not in ('self', 'type')]
+    names = [other for other in known if other not in (*ANYWHERE, 'self')]
     near = get_close_matches(name, names, 1)
     return f'is {near[0]} meant?' if near else f'known are {", ".join(sorted(names))}'

@@ -6,6 +6,7 @@ import pytest
 
 from bootmae.config.images import check_class_number, check_classes
 from bootmae.config.load import load_config
+from bootmae.config.steps import check_training
 from bootmae.data.images import ImageFiles
 from bootmae.results.provenance import REPOSITORY
 
@@ -81,7 +82,7 @@ def test_classes_are_those_of_the_folders(tmp_path):
     roots = {'train_dataloader.dataset.roots': f'{root}/train', 'val_dataloader.dataset.roots': other}
     splits = {f'{name}.dataset.split': None for name in LOADERS[:2]}
     with pytest.raises(ValueError, match='val_dataloader has the class folders cow, which train_dataloader has not'):
-        check_classes(load_config(TUNE, roots | splits | TWO))
+        check_training(load_config(TUNE, roots | splits | TWO))
 
 
 def test_classes_of_a_list(tmp_path):
