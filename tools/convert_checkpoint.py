@@ -33,9 +33,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('dst', metavar='DST', help='file to write: .pth or .safetensors')
     parser.add_argument(
         '--source',
-        choices=('online', 'momentum'),
+        choices=('online', 'momentum', 'raw', 'ema'),
         default='online',
-        help='encoder to take from a BootMAE file (default: online, as the authors do)',
+        help='encoder to take: online or momentum of a BootMAE file (default: online, as the authors do); raw or ema '
+        'of a file with raw and averaged weights',
     )
     parser.add_argument('--force', action='store_true', help='overwrite DST if it exists')
     return parser.parse_args()

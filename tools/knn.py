@@ -28,7 +28,12 @@ def parse_args() -> argparse.Namespace:
         '--untrained', type=int, metavar='SEEDS', help='evaluate this many encoders with random weights instead'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the first encoder (default: 0)')
-    parser.add_argument('--source', choices=('online', 'momentum'), default='online', help='encoder of a BootMAE file')
+    parser.add_argument(
+        '--source',
+        choices=('online', 'momentum', 'raw', 'ema'),
+        default='online',
+        help='encoder: online or momentum of a BootMAE file, raw or ema of a file with raw and averaged weights',
+    )
     parser.add_argument(
         '--tasks', nargs='+', choices=('knn', 'linear'), default=['knn'], help='linear: logistic regression'
     )

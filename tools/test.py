@@ -26,6 +26,12 @@ def parse_args() -> argparse.Namespace:
         'labels, label',
     )
     parser.add_argument('--init', metavar='CHECKPOINT', help='encoder that the training started from, for the rows')
+    parser.add_argument(
+        '--source',
+        choices=('online', 'raw', 'ema'),
+        default='online',
+        help='weights to take from a file with raw and averaged (ema) weights (default: its state_dict)',
+    )
     parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
     add_config_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')

@@ -17,9 +17,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--source',
-        choices=('online', 'momentum'),
+        choices=('online', 'momentum', 'raw', 'ema'),
         default='online',
-        help='encoder that --init takes from a BootMAE file (default: online, as the authors do)',
+        help='encoder that --init takes: online or momentum of a BootMAE file (default: online, as the authors do); '
+        'raw or ema of a file with raw and averaged weights',
     )
     parser.add_argument(
         '--resume',

@@ -53,9 +53,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--source',
-        choices=('online', 'momentum'),
+        choices=('online', 'momentum', 'raw', 'ema'),
         default='online',
-        help='attention and pca: encoder of a BootMAE file',
+        help='attention and pca: online or momentum encoder of a BootMAE file, raw or ema (averaged) weights of others',
     )
     parser.add_argument(
         '--heads', type=int, help='number of attention heads, if the file does not record it and its width is unusual'

@@ -1,6 +1,6 @@
 from .export import convert
 from .identify import Encoder, find_encoder
-from .load import LoadReport, check_resumable, error_context, load_encoder, load_run, match
+from .load import LoadReport, check_resumable, error_context, load_encoder, load_run, match, read_encoder
 from .read import read_checkpoint
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     'load_run',
     'match',
     'read_checkpoint',
+    'read_encoder',
 ]

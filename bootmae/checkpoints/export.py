@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .finite import check_encoder, check_finite
 from .identify import Encoder, find_encoder, recorded_facts, split
 from .keys import (
     State,
@@ -18,29 +19,19 @@ from .keys import (
     to_timm,
 )
 from .load import tensors_hash
+from .plain import POOLED, UNPOOLED, check_complete
 from .read import read_checkpoint
+from .targets import check_fits
 from .write import check_target, write_checkpoint
 
 FORMATS = ('mmpretrain', 'timm', 'mmseg', 'mmdet', 'hf', 'authors', 'safetensors')
-TRAINING_STATE = ('optimizer', 'param_schedulers', 'message_hub', 'scaler', 'ema_state_dict')
+TRAINING_STATE = ('optimizer', 'param_schedulers', 'message_hub', 'scaler')
 WHY = dict(
     backbone='--source online exports it',
     momentum='--source momentum exports it',
     pixel_decoder='pretraining only',
     feature_decoder='pretraining only',
 )
-EMBEDDING = ('cls_token', 'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias')
-BLOCK = (
-    'attn.qkv.weight',
-    'attn.q_bias',
-    'attn.v_bias',
-    *(
-        f'{part}.{kind}'
-        for part in ('norm1', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
-        for kind in ('weight', 'bias')
-    ),
-)
-POOLED, UNPOOLED = ('fc_norm.',), ('norm.',)
 
 
 @dataclass
@@ -52,6 +43,7 @@ class Export:
     encoder: State  # the exported part of the encoder, under our names
     left_out: dict[str, str] = field(default_factory=dict)  # part -> why
     facts: dict = field(default_factory=dict)
+    note: str = ''  # what was taken from a file with raw and averaged weights
 
     @property
     def content(self) -> dict:
@@ -62,7 +54,7 @@ class Export:
         lost = ', '.join(f'{part} ({why})' for part, why in self.left_out.items())
         return (
             f'[{self.kind}, sha256 {self.facts["hash"]}] as {self.facts["format"]}: {number} tensors'
-            f'{"; left out: " + lost if lost else ""}'
+            f'{"; left out: " + lost if lost else ""}{self.note and f"; {self.note}"}'
         )
 
 
@@ -72,33 +64,22 @@ def export(content: dict, to: str, source: str = 'online') -> Export:
     Args:
         content: result of :func:`read_checkpoint` for any file that :func:`find_encoder` knows.
         to: one of ``FORMATS``.
-        source: ``online`` or ``momentum`` encoder, if the file has both.
+        source: which encoder of a file with several, see :func:`find_encoder`.
 
     Raises:
-        ValueError: if the file is unknown, or if the format has no place for parts that the encoder needs.
+        ValueError: if the file is unknown, or if the format has no place for parts that the encoder needs. The target's
+            own class must take all weights, see :func:`check_fits`.
     """
     if to not in FORMATS:
         raise ValueError(f'format {to!r}: use one of {", ".join(FORMATS)}')
     encoder, recorded = find_encoder(content, source), recorded_facts(content)
     check_complete(encoder)
     out = _MAKE[to](encoder)
+    out.note = encoder.note
     out.facts = describe(encoder, recorded) | dict(format=to, hash=tensors_hash(out.encoder))
     if any(key in content for key in TRAINING_STATE):
         out.left_out['training state'] = 'not needed to use the weights'
     return out
-
-
-def check_complete(encoder: Encoder) -> None:
-    """Raise a ValueError if the encoder lacks a tensor of a ViT of its depth."""
-    without = 'cls_token' if any('.rel_pos_' in key for key in encoder.state) else None  # ViTDet has none
-    wanted = [
-        *(key for key in EMBEDDING if key != without),
-        *(f'blocks.{index}.{name}' for index in range(encoder.depth) for name in BLOCK),
-    ]
-    if missing := [key for key in wanted if key not in encoder.state]:
-        raise ValueError(
-            f'{len(missing)} weights are missing in its encoder: {", ".join(missing[:4])}; use another copy of the file'
-        )
 
 
 def describe(encoder: Encoder, recorded: dict) -> dict:
@@ -171,6 +152,7 @@ def _timm(encoder: Encoder) -> Export:
     state, left = plain_encoder(encoder, 'timm', UNPOOLED if pooled(encoder) else ())
     head = classifier_head(encoder)
     weights = to_timm(state) | {key.replace('head.fc.', 'head.'): value for key, value in head.items()}
+    check_fits('timm', encoder, weights)
     return Export(encoder.kind, dict(state_dict=weights), state, left | left_parts(without(encoder.rest, head)))
 
 
@@ -181,7 +163,9 @@ def _mmpretrain(encoder: Encoder) -> Export:
         for key, value in encoder.rest.items()
         if encoder.whole and pooled(encoder) and key.startswith(('neck.', 'head.'))
     }
-    weights = {f'backbone.{key}': value for key, value in to_mmpretrain(state).items()} | head
+    renamed = to_mmpretrain(state)
+    check_fits('mmpretrain', encoder, renamed)
+    weights = {f'backbone.{key}': value for key, value in renamed.items()} | head
     left |= left_parts(without(encoder.rest, head))
     return Export(encoder.kind, dict(state_dict=weights), state, left)
 
@@ -190,23 +174,30 @@ def _mmseg(encoder: Encoder) -> Export:
     if encoder.whole and 'decode_head' in parts_of(encoder.rest):
         return Export(encoder.kind, dict(state_dict=whole_model(encoder)), encoder.state)
     state, left = plain_encoder(encoder, 'mmseg', POOLED)
-    weights = {f'backbone.{key}': value for key, value in to_mmseg(state).items()}
+    renamed = to_mmseg(state)
+    check_fits('mmseg', encoder, renamed)
+    weights = {f'backbone.{key}': value for key, value in renamed.items()}
     return Export(encoder.kind, dict(state_dict=weights), state, left | left_parts(encoder.rest))
 
 
 def _mmdet(encoder: Encoder) -> Export:
-    """Write the weights twice: below ``backbone.`` for ``load_from``, and as ``model`` for ViTDet's ``init_cfg``."""
+    """Export the weights twice: below ``backbone.`` for ``load_from``, and as ``model`` for ViTDet's ``init_cfg``."""
     state, left = plain_encoder(encoder, 'mmdet', POOLED)
     model = to_mmdet(state)
+    check_fits('mmdet', encoder, split(model, 'cls_token', *UNPOOLED)[0])  # its loader passes over these
     weights = dict(state_dict={f'backbone.{key}': value for key, value in model.items()}, model=model)
     return Export(encoder.kind, weights, state, left | left_parts(encoder.rest))
 
 
 def _hf(encoder: Encoder) -> Export:
     state, left = plain_encoder(encoder, 'hf', POOLED)
+    weights = to_hf(state)
+    new = {}
     if not any(key.startswith(UNPOOLED) for key in state):
         left['layernorm'] = 'the file has no final norm: transformers will initialize a new one'
-    return Export(encoder.kind, dict(state_dict=to_hf(state)), state, left | left_parts(encoder.rest))
+        new = {f'layernorm.{kind}': state['cls_token'].flatten() for kind in ('weight', 'bias')}  # for the shapes
+    check_fits('hf', encoder, weights | new)
+    return Export(encoder.kind, dict(state_dict=weights), state, left | left_parts(encoder.rest))
 
 
 def _authors(encoder: Encoder) -> Export:
@@ -242,7 +233,7 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
         src: the file to read.
         to: one of ``FORMATS``.
         dst: the file to write.
-        source: ``online`` or ``momentum`` encoder, if ``src`` has both.
+        source: which encoder of ``src``, if it has several; see :func:`find_encoder`.
         force: overwrite ``dst``.
 
     Returns:
@@ -251,7 +242,8 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
     Raises:
         FileNotFoundError: if ``src`` or the folder of ``dst`` does not exist.
         FileExistsError: if ``dst`` exists and ``force`` is not set.
-        ValueError: if ``src`` cannot be read or does not fit the format, or if the name of ``dst`` does not.
+        ValueError: if ``src`` cannot be read, is not finite or does not fit the format, or if the name of ``dst`` does
+            not.
     """
     src, dst = Path(src), Path(dst)
     if to in ('safetensors', 'hf') and dst.suffix != '.safetensors':
@@ -265,5 +257,8 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
         out = export(content, to, source)
     except ValueError as error:
         raise ValueError(f'{src} was not exported: {error}') from error
+    check_encoder(out.encoder, src)
+    for state in out.weights.values():
+        check_finite(state, src)
     write_checkpoint(dst, out.content)
     return f'{src} {out} -> {dst}'

@@ -4,8 +4,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-import torch
-
+from .averages import SOURCES, WHAT, places, taken, weights_of
 from .detectron2 import from_detectron2
 from .keys import (
     State,
@@ -24,6 +23,8 @@ REMEDY = (
     'give a BootMAE, MAE or ViT checkpoint: of this suite, the authors, facebookresearch, mmpretrain, mmseg, '
     'ViTDet, timm or transformers'
 )
+# Prefixes of an encoder and its average: DINO, MoCo v3, BYOL.
+PAIRS = (('student.', 'teacher.'), ('base_encoder.', 'momentum_encoder.'), ('online_encoder.', 'target_encoder.'))
 DETECTRON2 = 'backbone.net.'  # prefix of ViTDet's encoder in detectron2
 
 
@@ -38,9 +39,10 @@ class Encoder:
         std: input standard deviation in training, or None if unknown.
         img_size: (height, width) in training, or None if unknown.
         num_heads: number of attention heads, or None if unknown.
-        source: ``online`` or ``momentum`` if the file has both.
+        source: one of ``SOURCES`` if the file has several encoders.
         rest: the other weights of the file's model: heads, decoders, the other encoder.
         whole: whether ``rest`` and ``state`` (below ``backbone.``) are a model of ours under our names.
+        note: what was taken from a file with raw and averaged weights, and how to take the others; else empty.
     """
 
     kind: str
@@ -52,10 +54,13 @@ class Encoder:
     source: str | None = None
     rest: State = field(default_factory=dict)
     whole: bool = False
+    note: str = ''
 
     @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the position embedding: from the recorded size, else a square, else None."""
+        if 'pos_embed' not in self.state:
+            return None
         patches = self.state['pos_embed'].shape[1] - 1
         if self.img_size:
             height, width = self.state['patch_embed.proj.weight'].shape[2:]
@@ -66,18 +71,6 @@ class Encoder:
     @property
     def depth(self) -> int:
         return 1 + max((int(m[1]) for key in self.state if (m := re.match(r'blocks\.(\d+)\.', key))), default=-1)
-
-
-def weights_of(content: dict) -> State:
-    """The weights of a file: below ``state_dict``, ``model`` or ``module``, or the file itself."""
-    for key in ('state_dict', 'model', 'module'):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    state = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if state and all(key.startswith('module.') for key in state):
-        state = {key.removeprefix('module.'): value for key, value in state.items()}
-    return state
 
 
 def under(state: State, prefix: str) -> State:
@@ -132,15 +125,16 @@ def find_encoder(content: dict, source: str = 'online') -> Encoder:
 
     Args:
         content: result of :func:`read_checkpoint`.
-        source: ``online`` or ``momentum`` encoder, if the file has both.
+        source: which encoder of a file with several: ``online`` or ``momentum`` of a pretraining, ``raw`` or ``ema``
+            of a file with raw and averaged weights. ``momentum`` and ``ema`` mean the same if a file has one of them.
 
     Raises:
-        ValueError: if the file has no known encoder, several encoders, or not the wanted momentum encoder.
+        ValueError: if the file has no known encoder, several encoders, or not the wanted one.
     """
-    if source not in ('online', 'momentum'):
-        raise ValueError(f'source={source!r}: use online or momentum')
+    if source not in SOURCES:
+        raise ValueError(f'source={source!r}: use {", ".join(SOURCES[:-1])} or {SOURCES[-1]}')
     facts = recorded_facts(content)
-    encoder = _find(content, source, facts.get('source'))
+    encoder = _choose(content, source, facts.get('source'))
     if facts:
         if 'kind' in facts:  # an export: its names tell the target format, and only its record tells the origin
             encoder.kind, encoder.mean, encoder.std = f'{encoder.kind}, exported from {facts["kind"]}', None, None
@@ -151,8 +145,38 @@ def find_encoder(content: dict, source: str = 'online') -> Encoder:
     return encoder
 
 
-def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
-    state = weights_of(content)
+def _choose(content: dict, source: str, recorded_source: str | None) -> Encoder:
+    """The encoder of the wanted weights of a file: the raw ones or their average."""
+    state, found = weights_of(content), places(content)
+    pretraining = has(state, 'momentum.') or has(state, 'pixel_decoder.')
+    release = has(state, 'decode_blocks.', 'decode_blocks_1.')  # its average is the momentum encoder
+    if release or (pretraining and len(found) < 2):
+        return _find(content, state, dict(raw='online', ema='momentum').get(source, source))
+    if source in ('ema', 'momentum') and recorded_source in ('ema', 'momentum'):  # the only one in an export
+        return _find(content, state, 'online')
+    if source == 'momentum' and pretraining:
+        return _find(content, state, source)
+    wanted = 'ema' if source == 'momentum' else source
+    pair = _pair(state) if wanted != 'online' else {}
+    if pair:
+        state, taken_from = {key: value for key, value in state.items() if key.startswith(pair[wanted])}, wanted
+    elif source == 'momentum' and 'ema' not in found:
+        raise ValueError('no momentum encoder in this file: only BootMAE pretraining files have one; use source=online')
+    else:
+        state, taken_from = weights_of(content, wanted), wanted if wanted in found else next(iter(found), 'raw')
+    encoder = _find(content, state, 'online')
+    if pair or 'ema' in found:
+        encoder.kind, encoder.note = f'{encoder.kind}, {WHAT[taken_from]}', taken(content, wanted)
+        encoder.source = encoder.source or taken_from
+    return encoder
+
+
+def _pair(state: State) -> dict[str, str]:
+    """Prefixes of an encoder and its average in one state, such as student and teacher; empty without them."""
+    return next((dict(raw=raw, ema=ema) for raw, ema in PAIRS if has(state, raw, ema)), {})
+
+
+def _find(content: dict, state: State, source: str) -> Encoder:
     prefixes = encoder_prefixes(state)
     if not prefixes:
         raise ValueError(
@@ -166,14 +190,12 @@ def _find(content: dict, source: str, recorded_source: str | None) -> Encoder:
         return encoder
     if len(prefixes) > 1:
         names = ' and '.join(repr(prefix) if prefix else 'no prefix' for prefix in prefixes)
-        raise ValueError(
-            f'several ViT encoders in this file, below {names}: save the weights of the one that you want '
-            'into a file of its own'
-        )
+        remedy = 'save the weights of the one that you want into a file of its own'
+        if pair := _pair(state):
+            remedy = f"--source raw takes '{pair['raw']}' and --source ema '{pair['ema']}', its average"
+        raise ValueError(f'several ViT encoders in this file, below {names}: {remedy}')
     if has(state, 'decode_blocks.', 'decode_blocks_1.') and prefixes == ['']:
         return _authors_pretraining(content, state, source)
-    if source == 'momentum' != recorded_source:
-        raise ValueError('no momentum encoder in this file: only BootMAE pretraining files have one; use source=online')
     (prefix,) = prefixes
     outside, inside = split(state, prefix) if prefix else ({}, state)
     encoder = _single(under(inside, prefix), outside, prefix)
@@ -244,6 +266,8 @@ def _single(state: State, outside: State, prefix: str) -> Encoder:
         whole = not (prefix or outside)
         rest = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()} if whole else outside
         return Encoder("authors' fine-tuned BootMAE", state, HALF, HALF, rest=rest, whole=whole)
+    if any_block(r'blocks\.\d+\.attn\.qkv\.weight'):  # a ViT without these biases; what reads it says so
+        return _timm_names(state, outside, prefix)
     raise ValueError(
         f'no ViT encoder of known names in this file: its weights are named {sorted(state)[:4]} ...; {REMEDY}'
     )

@@ -15,8 +15,10 @@ from torch import nn
 
 from ..models.positions import bias_table_size, resize_bias_table, resize_offsets, resize_positions
 from ..models.vit import PlainViT
+from .averages import weights_of
 from .checksum import add_tensors
-from .identify import Encoder, find_encoder, weights_of
+from .finite import check_encoder, check_finite
+from .identify import Encoder, find_encoder
 from .keys import State
 from .read import read_checkpoint
 
@@ -41,6 +43,7 @@ class LoadReport:
     hash: str
     resized: list[str] = field(default_factory=list)  # what was interpolated, with both grids
     parts: list[str] = field(default_factory=list)  # parts of the model that the file does not have
+    note: str = ''  # what was taken from a file with raw and averaged weights
 
     def __str__(self) -> str:
         why = f'new ({", ".join(self.parts)}: not in the file)'
@@ -48,6 +51,7 @@ class LoadReport:
         return (
             f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
             f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}'
+            f'{self.note and f"; {self.note}"}'
         )
 
 
@@ -177,6 +181,25 @@ def error_context(path: str | Path) -> Iterator[None]:
         ) from error
 
 
+def read_encoder(path: str | Path, source: str = 'online', content: dict | None = None) -> Encoder:
+    """Read the encoder of a checkpoint that a backbone is to start from.
+
+    Args:
+        path: any file that :func:`find_encoder` knows.
+        source: which encoder of a file with several, see :func:`find_encoder`.
+        content: content of the file, if it was read before.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it has no such encoder, or one with NaN, infinity or nothing but zeros.
+    """
+    content = content or read_checkpoint(path)
+    with error_context(path):
+        encoder = find_encoder(content, source)
+    check_encoder(encoder.state, path)
+    return encoder
+
+
 def load_encoder(
     backbone: PlainViT, path: str | Path, source: str = 'online', content: dict | None = None
 ) -> LoadReport:
@@ -185,16 +208,15 @@ def load_encoder(
     Args:
         backbone: the model to load into.
         path: any file that :func:`find_encoder` knows.
-        source: ``online`` or ``momentum`` encoder.
+        source: which encoder of a file with several, see :func:`find_encoder`.
         content: content of the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the encoder does not fit the backbone. Nothing is loaded then.
+        ValueError: if the encoder does not fit the backbone, or is not finite. Nothing is loaded then.
     """
-    content = content or read_checkpoint(path)
+    encoder = read_encoder(path, source, content)
     with error_context(path):
-        encoder = find_encoder(content, source)
         found = match(backbone, encoder)
     backbone.load_state_dict(found.state, strict=False)
     return LoadReport(
@@ -207,6 +229,7 @@ def load_encoder(
         tensors_hash(encoder.state),
         found.resized,
         found.parts,
+        encoder.note,
     )
 
 
@@ -234,7 +257,7 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
         path: the file, for messages.
 
     Raises:
-        ValueError: if a weight is missing, unexpected or has another shape. Nothing is loaded then.
+        ValueError: if a weight is missing, unexpected, of another shape or not finite. Nothing is loaded then.
     """
     state, wanted = weights_of(content), model.state_dict()
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
@@ -250,6 +273,7 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
             f'another shape {shapes[:3]}.{momentum}{convert} Use the config that wrote the file; to '
             'start a new run from its encoder use --init.'
         )
+    check_finite(state, path)
     model.load_state_dict(state, strict=True)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
+from .averages import weights_of
 from .checksum import peek
+from .finite import check_finite
 from .load import check_resumable
 from .read import read_checkpoint
 
@@ -72,6 +74,7 @@ def find_newest(folder: str | Path) -> Found:
 def _read(path: Path) -> dict:
     content = read_checkpoint(path)
     check_resumable(content, path)
+    check_finite(weights_of(content), path)
     return content
 
 
@@ -98,7 +101,7 @@ def choose_checkpoint(folder: str | Path, warn: Callable[[str], None]) -> Found:
 
 
 def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> None:
-    """Raise a ValueError if the optimizer state of a file does not fit the parameters of this optimizer.
+    """Raise a ValueError if the optimizer state of a file is not finite or does not fit this optimizer's parameters.
 
     torch compares the number of parameters only. It would fail in the first step, or continue with wrong moments.
     """
@@ -117,6 +120,13 @@ def check_optimizer(content: dict, path: str | Path, optimizer: Optimizer) -> No
             f'{path} has the optimizer state of another model ({fault}): resume with the config that '
             'wrote the file, or start a new run from its encoder with --init'
         )
+    moments = {
+        f'{name} of parameter {key}': value
+        for key, values in state['state'].items()
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    check_finite(moments, path, 'moments of the optimizer')
 
 
 def _wrong_shapes(states: dict, keys: Sequence[int], weights: Sequence[torch.Tensor]) -> str | None:

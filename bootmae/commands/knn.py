@@ -1,6 +1,7 @@
 """Evaluate frozen features by k-NN and logistic regression."""
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from .. import registry  # noqa: F401
 from ..checkpoints import read_checkpoint
 from ..config.load import load_config
 from ..data.subsets import few_labels
+from ..evaluation.chance import chance_warning
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
@@ -43,7 +45,7 @@ def evaluate_features(
         tasks: ``knn`` and ``linear`` (logistic regression).
         labels: numbers of labeled images per class, or ``all``.
         k: number of neighbors.
-        source: ``online`` or ``momentum`` encoder of a BootMAE file.
+        source: which encoder of a file with several, see :func:`find_encoder`.
         workers: number of processes that read images.
         options: config values to override.
         data: data name in the rows; default: from the config.
@@ -76,6 +78,8 @@ def evaluate_features(
     content = read_checkpoint(checkpoint) if checkpoint else {}
     model = build_encoder(cfg, checkpoint, source, seed, content)
     numbers, report = numbers or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
+    if report and report.note:
+        print(f'{checkpoint}: {report.note}', file=sys.stderr)
     reference, query = (
         extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, numbers, workers=workers)
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
@@ -93,6 +97,8 @@ def evaluate_features(
                     if task == 'knn'
                     else (linear_accuracy(chosen, queries), f'logistic regression, {place}')
                 )
+                if warning := chance_warning(value, len(classes.unique()), len(queries[1])):
+                    print(f'warning: {task}, {number} labels, {place}: {warning}', file=sys.stderr)
                 found.append(dict(task=task, labels=number, value=value, protocol=protocol))
     gpu_seconds = time.monotonic() - begin if torch.cuda.is_available() else 0.0
     facts, weights = run_facts_of(content), report.hash if report else ''

@@ -14,6 +14,8 @@ from ..config.load import load_config
 from ..config.steps import training_config
 from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner, processes
+from ..engine.unwrap import bare_model
+from ..evaluation.chance import warn_of_trained
 from ..evaluation.rows import trained_columns, trained_rows
 from ..results.rows import write_rows
 from .plan import as_text, dry_run
@@ -65,6 +67,8 @@ def train(
     finally:  # also after an exception: restore the signal handlers and end the heartbeat's threads
         for hook in runner.hooks:
             getattr(hook, 'close', lambda: None)()
+    if validation.metrics:
+        warn_of_trained(validation.metrics, bare_model(runner), runner.val_dataloader.dataset)
     if rows:
         # A run that was resumed after its last step has not been validated yet.
         metrics = validation.metrics or runner.val_loop.run()

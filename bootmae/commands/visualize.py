@@ -12,8 +12,10 @@ from mmengine.utils import to_2tuple
 
 from .. import registry  # noqa: F401
 from ..checkpoints import Encoder, find_encoder, read_checkpoint
+from ..checkpoints.finite import check_encoder
 from ..checkpoints.hub import is_name
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
+from ..checkpoints.plain import check_complete
 from ..config.load import load_config
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
@@ -87,7 +89,9 @@ def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[st
 def draw_reconstruction(options: DrawOptions) -> bytes:
     """Draw each image original, masked, and predicted with and without each patch's own statistics."""
     if options.source != 'online':
-        raise ValueError('--source momentum: the decoders belong to the online encoder; use --what attention pca')
+        raise ValueError(
+            f'--source {options.source}: the decoders belong to the online encoder; use --what attention pca'
+        )
     found = load_decoder(
         options.checkpoint, options.config, options.size, options.target, options.heads, options.cfg_options
     )
@@ -175,6 +179,7 @@ def prepare(options: DrawOptions) -> Prepared:
     content = read_checkpoint(options.checkpoint)
     try:
         encoder = find_encoder(content, options.source)
+        check_complete(encoder)
         patch = encoder.state['patch_embed.proj.weight'].shape[2:]
         size = options.size or (encoder.grid and tuple(n * p for n, p in zip(encoder.grid, patch)))
         if size is None:
@@ -185,10 +190,12 @@ def prepare(options: DrawOptions) -> Prepared:
         (mean, std), assumed = statistics_of(encoder, options.statistics)
     except ValueError as error:
         raise ValueError(f'{options.checkpoint} cannot be drawn: {error}') from error
+    check_encoder(encoder.state, options.checkpoint)
     images = load_images(options.images, size, options.count)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     inputs = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-    notes = f' The file does not record its input statistics: {assumed}.' if assumed else ''
+    notes = f' Of this file {encoder.note}.' if encoder.note else ''
+    notes += f' The file does not record its input statistics: {assumed}.' if assumed else ''
     if encoder.num_heads is None and not options.heads:
         notes += (
             f' It does not record the number of heads either: {model.num_heads} assumed.'

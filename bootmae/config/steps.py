@@ -40,7 +40,9 @@ def training_config(
     return cfg, batch
 
 
-def evaluation_config(path: str, checkpoint: str, options: dict | None = None, tta: bool = False) -> Config:
+def evaluation_config(
+    path: str, checkpoint: str, options: dict | None = None, tta: bool = False, source: str = 'online'
+) -> Config:
     """Build the config of a test; ``tools/test.py`` explains the arguments."""
     cfg = load_config(path, options)
     require(cfg, 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
@@ -48,7 +50,7 @@ def evaluation_config(path: str, checkpoint: str, options: dict | None = None, t
     complete_hooks(cfg)
     if tta:
         apply_tta(cfg)
-    cfg.load_from = checkpoint
+    cfg.load_from, cfg.load_source = checkpoint, source
     return cfg
 
 

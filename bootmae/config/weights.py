@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..checkpoints import error_context, find_encoder, match, read_checkpoint
+from ..checkpoints import error_context, match, read_encoder
 from .schema import groups
 
 ADDRESS = re.compile(r'[a-z0-9+.-]+:', re.IGNORECASE)  # https://..., torchvision://..., timm:NAME
@@ -26,8 +26,8 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the config does not start from an encoder, if the encoder does not fit the backbone, or if the
-            checkpoint was trained with other input statistics.
+        ValueError: if the config does not start from an encoder, if the encoder does not fit the backbone or is not
+            finite, or if the checkpoint was trained with other input statistics.
     """
     backbone = cfg.model.get('backbone', {}).get('type')
     if backbone != 'TransferViT' and (backbone != 'PlainViT' or 'head' not in cfg.model):
@@ -35,9 +35,7 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
             f'--init starts a downstream model with a PlainViT or TransferViT backbone, not '
             f'{cfg.model.type}: to go on with a pretraining run use --resume'
         )
-    content = content or read_checkpoint(checkpoint)
-    with error_context(checkpoint):
-        encoder = find_encoder(content, source)
+    encoder = read_encoder(checkpoint, source, content)
     if cfg.get('adopt_statistics') and encoder.mean is not None:
         preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
     check_statistics(cfg, checkpoint, encoder.mean, encoder.std)

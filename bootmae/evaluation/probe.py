@@ -34,7 +34,7 @@ def build_encoder(
     Args:
         cfg: A classification config.
         checkpoint: File of the encoder; None for random weights.
-        source: Which encoder of a BootMAE file, ``online`` or ``momentum``.
+        source: Which encoder of a file with several, see :func:`find_encoder`.
         seed: Seed of the random weights.
         content: Content of the checkpoint, if it was read before.
 

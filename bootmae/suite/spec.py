@@ -48,14 +48,14 @@ class Method(Entry):
         configs: Replacement of ``{method}`` in the names of configs.
         weights: File or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the suite pretrains
             the method, or it is untrained.
-        source: Encoder of a BootMAE file that is evaluated.
+        source: Encoder of a file that is evaluated, see :func:`bootmae.checkpoints.find_encoder`.
         options: Config values of its pretrainings, which override those of the pretrainings themselves.
     """
 
     name: str
     configs: str
     weights: str | None = None
-    source: Literal['online', 'momentum'] = 'online'
+    source: Literal['online', 'momentum', 'raw', 'ema'] = 'online'
     options: dict[str, Any] = {}
 
     @property

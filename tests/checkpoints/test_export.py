@@ -341,7 +341,7 @@ def test_a_detector_gives_its_backbone(tmp_path):
 def test_nothing_is_exported_by_halves():
     state = {key: value for key, value in encoder(Size()).items() if key != 'blocks.1.attn.v_bias'}
     for to in FORMATS:
-        with pytest.raises(ValueError, match='1 weights are missing in its encoder: blocks.1.attn.v_bias'):
+        with pytest.raises(ValueError, match=r'lacks weights of a plain ViT \(1\): blocks.1.attn.v_bias'):
             export(dict(state_dict=below('backbone.', state)), to)
 
 

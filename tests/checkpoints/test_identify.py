@@ -159,8 +159,8 @@ def test_only_pretraining_files_have_a_momentum_encoder(randomize):
 
 
 def test_unknown_source(make_bootmae):
-    with pytest.raises(ValueError, match="source='ema': use online or momentum"):
-        find_encoder(make_bootmae().state_dict(), 'ema')
+    with pytest.raises(ValueError, match="source='teacher': use online, momentum, raw or ema"):
+        find_encoder(make_bootmae().state_dict(), 'teacher')
 
 
 # Runs and prefixes
@@ -207,9 +207,9 @@ def test_a_lost_encoder_of_a_pretraining_run(make_bootmae):
 def test_never_one_of_two(randomize, make_vit, first, second, names):
     timm, ours = timm_model(randomize).state_dict(), make_vit().state_dict()
     state = {first + key: value for key, value in timm.items()} | {second + key: value for key, value in ours.items()}
-    with pytest.raises(
-        ValueError, match=f'several ViT encoders in this file, below {names}: save the weights of the one'
-    ):
+    choice = "--source raw takes 'student.' and --source ema 'teacher.'"
+    remedy = choice if first == 'student.' else 'save the weights of the one'
+    with pytest.raises(ValueError, match=f'several ViT encoders in this file, below {names}: {remedy}'):
         find_encoder(dict(state_dict=state))
 
 

@@ -161,6 +161,16 @@ def test_optimizer_state_of_unknown_parameters():
         check_optimizer(dict(optimizer=state), 'a.pth', adam((2,)))
 
 
+def test_optimizer_state_that_is_not_finite():
+    state = copy.deepcopy(adam((2, 3), (3,)).state_dict())
+    state['state'][1]['exp_avg_sq'][0] = float('inf')
+    with pytest.raises(
+        ValueError,
+        match=r'a.pth has moments of the optimizer that are not finite \(infinite\), 1 of 6 tensors: exp_avg_sq of par',
+    ):
+        check_optimizer(dict(optimizer=state), 'a.pth', adam((2, 3), (3,)))
+
+
 def test_facts_of_another_run():
     theirs, ours = dict(global_batch=8, loop='epochs', max_epochs=3), dict(global_batch=16, max_epochs=4, new=1)
     content = dict(meta=dict(bootmae=dict(run=theirs)))

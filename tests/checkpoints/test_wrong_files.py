@@ -9,7 +9,7 @@ from bootmae.checkpoints import load_encoder
 from bootmae.engine.hooks.provenance import num_heads
 
 SIZE = Size()
-REMEDY = 'Use the config|another file|use an older file|Convert it|save a dict'
+REMEDY = 'Use the config|another file|use an older file|download it again|Convert it|save a dict'
 
 
 def build(**changes):

@@ -241,9 +241,12 @@ WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
     ),
     'with and without prefix': (saved(two_encoders('', 'encoder.')), "below no prefix and 'encoder.'"),
     # no readable checkpoint
-    'text': (text, 'is damaged or not a checkpoint|was not read'),
-    'truncated': (truncated, 'is damaged|was not read'),
-    'truncated safetensors': (truncated_safetensors, 'is damaged or not a checkpoint'),
+    'text': (text, 'is an HTML page, not a checkpoint: the link leads to a page'),
+    'truncated': (truncated, 'is damaged: it ends too early, after [0-9,]+ bytes'),
+    'truncated safetensors': (
+        truncated_safetensors,
+        'is damaged: it has [0-9,]+ bytes, and [0-9,]+ according to its header',
+    ),
     'list': (saved(lambda size: list(encoder(size).values())), 'holds a list, not a dict of weights'),
     'whole model': (saved(lambda size: torch.nn.Linear(2, 2)), 'holds more than tensors and plain types'),
     # the momentum encoder

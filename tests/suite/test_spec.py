@@ -170,7 +170,7 @@ def test_only_what_is_there(tmp_path):
         (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
         (
             dict(methods={'mae': {'source': 'teacher'}}),
-            "methods.mae.source: 'teacher' is invalid: Input should be 'online' or 'momentum'",
+            "methods.mae.source: 'teacher' is invalid: Input should be 'online', 'momentum', 'raw' or 'ema'",
         ),
         (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained: options belong to the pretraining'),
         (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine: options .* remove them'),

@@ -22,6 +22,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...checkpoints.finite import named, nonfinite
 from ...data.tar import readable
 from ...distributed.exits import NonFiniteError
 from ..optimizers.wrappers import Guarded
@@ -92,6 +93,16 @@ def sample_name(sample) -> str:
     return readable(str(path)) if path else f'sample {sample.get("sample_idx", "?")}'
 
 
+def check_start(runner: Runner) -> None:
+    """Raise a ValueError if weights or buffers are not finite before the first step, where no setting would help."""
+    state = bare_model(runner).state_dict()
+    if bad := nonfinite(state):
+        raise ValueError(
+            f'the weights that the run starts from are not finite (NaN or infinity) in {len(bad)} of {len(state)} '
+            f'tensors: {named(bad)}. Give other start weights: --init, load_from or init_cfg of the config'
+        )
+
+
 def running_statistics(model: nn.Module) -> list[torch.Tensor]:
     """Return the buffers that a forward pass writes, those of batch normalization."""
     return [buffer for module in model.modules() if isinstance(module, _BatchNorm) for buffer in module.buffers(False)]
@@ -117,6 +128,7 @@ class NonFiniteHook(Hook):
         patience: number of bad steps in a row that end the run.
 
     Raises:
+        ValueError: before the first step, if the weights are not finite.
         NonFiniteError: after ``patience`` bad steps in a row, with the weights saved in ``nonfinite/``.
     """
 
@@ -135,6 +147,7 @@ class NonFiniteHook(Hook):
         self.saved: list[torch.Tensor] = []
 
     def before_train(self, runner: Runner) -> None:
+        check_start(runner)
         self.active = isinstance(runner.optim_wrapper, Guarded)
         if not self.active:
             print_log(

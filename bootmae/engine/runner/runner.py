@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from ...checkpoints import check_resumable, load_run, read_checkpoint
+from ...checkpoints.averages import taken, with_weights
 from ...checkpoints.resume import Found, check_facts, check_optimizer, choose_checkpoint
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
@@ -52,9 +53,11 @@ class SuiteRunner(Runner):
 
         Loading is always strict; the arguments after ``filename`` only exist for the base class.
         """
-        content = self._content_of(filename)
+        content, source = self._content_of(filename), self.cfg.get('load_source', 'online')
         if 'meta' not in content:
             raise ValueError(f'{filename} holds weights, not a run: start from it with --init')
+        if not self._resume:
+            content = with_weights(content, source, filename)
         if self._resume:
             check_resumable(content, filename)
         model = bare_model(self)
@@ -64,7 +67,8 @@ class SuiteRunner(Runner):
         if self._resume:
             self._prepare_resume(content, filename)
         self._has_loaded = True
-        self.logger.info(f'Load checkpoint from {filename}')
+        note = '' if self._resume else taken(content, source)
+        self.logger.info(f'Load checkpoint from {filename}{note and f": {note}"}')
         return content
 
     def _content_of(self, filename: str) -> dict:

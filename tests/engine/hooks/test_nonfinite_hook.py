@@ -175,3 +175,16 @@ def test_fp32_decoder(make_bootmae, draw_ids_shuffle):
             model.predict(images, ids_shuffle)
     half, full = torch.bfloat16, torch.float32
     assert list(seen.values()) == [half, half, half, half, full, full]
+
+
+def test_start_weights_that_are_not_finite_end_the_run_before_its_first_step(tmp_path):
+    """No learning rate would help, and none is advised."""
+    options = settings() | {'model.head.init_cfg': dict(_delete_=True, type='Constant', layer='Linear', val=math.nan)}
+    del options['custom_hooks']
+    with pytest.raises(ValueError) as error:
+        run_training(PRETRAIN.replace('pretrain/bootmae_debug', 'cls/bootmae_debug_finetune'), str(tmp_path), options)
+    assert str(error.value) == (
+        'the weights that the run starts from are not finite (NaN or infinity) in 1 of 34 tensors: head.fc.weight. '
+        'Give other start weights: --init, load_from or init_cfg of the config'
+    )
+    assert not (tmp_path / 'nonfinite').exists()
