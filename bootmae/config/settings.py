@@ -45,7 +45,7 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
             raise ValueError(f'{key}={value}: in {cfg.filename} it is a group of settings; give {key}.NAME=VALUE')
         if isinstance(value, dict) and current is not None and not isinstance(current, dict | list):
             value = dict(value, _delete_=True)  # mmengine merges it into the present value, unless told to replace it
-        values[key] = value
+        values[key] = dict(value) if isinstance(value, dict) else value  # merging takes _delete_ out
     cfg.merge_from_dict(values)
 
 
