@@ -33,6 +33,7 @@ import torch
 import bootmae.registry  # noqa: F401  before the stack
 from bootmae import compat
 from bootmae.config.model import build_model
+from bootmae.config.options import OptionsAction
 from bootmae.engine.hooks.provenance import PRECISIONS as NAMES
 
 import mmdet.models  # noqa: F401  isort: skip
@@ -40,7 +41,7 @@ import mmseg.models  # noqa: F401
 from downstream_configs import BATCHES, CONFIGS, IMAGES, our_config, stock_config
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
@@ -279,7 +280,9 @@ def main() -> None:
         help="NMS and RoIAlign of detectors: mmcv's compiled ops or torchvision's",
     )
     parser.add_argument('--profile', action='store_true', help='print the most expensive kernels of both')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='override values of our config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=OptionsAction, default={}, help='override values of our config'
+    )
     args = parser.parse_args()
     gpu = measure.on_gpu(args.device)
     if not gpu and torch.cuda.is_available():  # mmengine chose the GPU when it was imported

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 import mmengine  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import Compose  # noqa: E402
 from mmengine.hooks import CheckpointHook, Hook  # noqa: E402
 from mmengine.optim import AmpOptimWrapper, OptimWrapper  # noqa: E402
@@ -46,6 +46,7 @@ from turns import GPU, Done, Stopwatch, Turns  # noqa: E402
 from bootmae.commands.train import train as run_training  # noqa: E402
 from bootmae.config import steps  # noqa: E402
 from bootmae.config.load import load_config  # noqa: E402
+from bootmae.config.options import OptionsAction  # noqa: E402
 from bootmae.data.samples import SeededSamples  # noqa: E402
 from bootmae.engine.hooks.bad_images import BadImagesHook  # noqa: E402
 from bootmae.engine.hooks.checkpoint import SafeCheckpointHook  # noqa: E402
@@ -169,7 +170,6 @@ def run_options(args: argparse.Namespace, cfg: Config, name: str, workers: int) 
         'log_level': 'ERROR',
         'visualizer.vis_backends': [],
         'experiment_name': f'{name}{time.time_ns()}',
-        'protected': name != 'without',
         'custom_hooks': [*cfg.get('custom_hooks', []), dict(type='TurnsHook', name=name)],
     }
     if name == 'without' and cfg.optim_wrapper.get('type') == 'AutocastOptimWrapper':
@@ -211,6 +211,10 @@ def train_in_turn(args: argparse.Namespace, turns: Turns, folder: str, workers: 
         raise turns.errors[0]
 
 
+def is_protected(cfg: Config) -> bool:
+    return cfg.custom_hooks[-1]['name'] != 'without'  # the TurnsHook of run_options
+
+
 def measure(args: argparse.Namespace) -> dict:
     """Return all numbers of this process as a row."""
     global TURNS
@@ -221,7 +225,7 @@ def measure(args: argparse.Namespace) -> dict:
     row = dict.fromkeys(COLUMNS, '')
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(steps, 'apply_run_defaults', lambda cfg: original(cfg) if cfg.protected else None),
+        mock.patch.object(steps, 'apply_run_defaults', lambda cfg: original(cfg) if is_protected(cfg) else None),
     ):
         train_in_turn(args, turns, folder, workers)
         row |= turns.summary(args.batch * args.ranks)
@@ -335,7 +339,7 @@ def finish(args: argparse.Namespace, rank: int = 0) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config', default='configs/pretrain/bootmae_vitb.py')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='such as model.backbone.arch=small')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='such as model.backbone.arch=small')
     parser.add_argument('--batch', type=int, default=64, help='number of images per process')
     parser.add_argument('--steps', type=int, default=400, help='number of steps of both runs together')
     parser.add_argument('--turn', type=int, default=5, help='number of steps per turn')

@@ -27,7 +27,7 @@ import cv2
 import torch
 from measure import add_row, alternate, default_device, facts, speed_ratio, synchronize, timed
 from mmengine import fileio
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from PIL import Image
@@ -35,6 +35,7 @@ from torchvision.io import decode_jpeg
 from training import TrainingRun
 
 from bootmae.config.load import load_config
+from bootmae.config.options import OptionsAction
 from bootmae.config.reader import apply_reader
 from bootmae.config.run_defaults import make_resumable
 from bootmae.data.device import DeviceStage, collate_encoded
@@ -284,7 +285,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--no-row', action='store_true', help='print only; do not change benchmarks/results/reading.csv'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override values of the training config')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override values of the training config')
     args = parser.parse_args(argv)
     if args.step and not args.device:
         parser.error('--step needs --device')

@@ -16,8 +16,9 @@ import statistics
 import sys
 
 import measure as m
-from mmengine.config import DictAction
 from training import DTYPES, WRAPPERS, TrainingRun
+
+from bootmae.config.options import OptionsAction
 
 VITB = 'configs/pretrain/bootmae_vitb.py'
 
@@ -92,7 +93,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--warmup', type=int, default=5, help='steps before the first turn (default: 5)')
     parser.add_argument('--profile', action='store_true', help='print the most expensive kernels')
     parser.add_argument('--no-row', action='store_true', help='print only; do not change benchmarks/results/step.csv')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override config values')
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='override config values')
     return parser.parse_args()
 
 

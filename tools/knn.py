@@ -12,7 +12,7 @@ SGD or LARS, is a training: use configs/cls/*_linear.py with tools/train.py.
 import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
-from mmengine.config import DictAction
+from bootmae.config.options import add_config_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,12 +54,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--k', type=int, default=20, help='neighbors (default: 20)')
     parser.add_argument('--workers', type=int, default=0, help='processes that read images (default: 0)')
     parser.add_argument('--rows', metavar='FILE.csv', help='append the results to this file of result rows')
-    parser.add_argument('--data', help='data name in the rows (default: from the config)')
+    parser.add_argument('--data-name', help='name of the data in the rows (default: from the config)')
     parser.add_argument('--method', help='method name in the rows (default: from the checkpoint)')
     parser.add_argument('--label', default='reproduced', choices=('reproduced', 'demo'), help='label of the rows')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
-    )
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -28,6 +28,15 @@ def parse_args() -> argparse.Namespace:
         'or the name of a task',
     )
     parser.add_argument('--size', help='one of the sizes in the file')
+    parser.add_argument(
+        '--data',
+        nargs='+',
+        type=Path,
+        default=[],
+        metavar='PATH',
+        help='images of the pretrainings: folders of any depth or .tar archives, instead of those of the file. Tasks '
+        'read the images that the file gives them',
+    )
     parser.add_argument('--out', type=Path, help='folder for runs and report (default: work_dirs/suites/<file>)')
     parser.add_argument('--gpus', type=int, help='number of local GPUs to use (default: all; 0: CPU)')
     parser.add_argument(

@@ -4,7 +4,7 @@
 import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
-from mmengine.config import DictAction
+from bootmae.config.options import add_config_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,9 +34,7 @@ def parse_args() -> argparse.Namespace:
         help='weights to take from a file with raw and averaged (ema) weights (default: its state_dict)',
     )
     parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
-    )
+    add_config_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()

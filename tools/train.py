@@ -4,7 +4,7 @@
 import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
-from mmengine.config import DictAction
+from bootmae.config.options import add_config_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,14 +44,7 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate to the actual batch size instead of keeping the batch size of the recipe by '
         'gradient accumulation',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override config values, e.g. train_dataloader.batch_size=256',
-    )
+    add_config_options(parser)
     parser.add_argument(
         '--rows', metavar='FILE.csv', help='append the metrics of the last validation to this file of result rows'
     )
@@ -63,6 +56,11 @@ def parse_args() -> argparse.Namespace:
         help='columns of these rows: task (required: linear, finetune, segmentation or detection), method, data, '
         'labels, label',
     )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='check settings, images, classes, batch and start weights, print the plan, and train nothing',
+    )
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -70,8 +68,11 @@ def parse_args() -> argparse.Namespace:
 
 def command() -> None:
     args = parse_args()
-    from bootmae.commands.train import train
+    from bootmae.commands.train import rehearse, train
 
+    if args.dry_run:
+        rehearse(args)
+        return
     train(
         args.config,
         args.work_dir,

@@ -13,7 +13,7 @@ import startup  # noqa: F401  isort: skip  before any package
 import argparse
 import os
 
-from mmengine.config import DictAction
+from bootmae.config.options import add_config_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,9 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--write-list', metavar='FILE', help='write a list of the good images of a folder, in the format of ImageFiles'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE', help='override config values'
-    )
+    add_config_options(parser)
     return parser.parse_args()
 
 

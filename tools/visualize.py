@@ -15,7 +15,7 @@ Each kind is one PNG file with a caption.
 import startup  # noqa: F401  isort: skip  before any package
 import argparse
 
-from mmengine.config import DictAction
+from bootmae.config.options import add_config_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,13 +71,7 @@ def parse_args() -> argparse.Namespace:
         choices=('normalized', 'pixels'),
         help='training target of an MAE from another project, if its file does not record it',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override config values, as in training',
-    )
+    add_config_options(parser, images=False)
     args = parser.parse_args()
     if args.size and len(args.size) > 2:
         parser.error('--size takes one or two numbers')

@@ -4,8 +4,10 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from mmengine.config import Config
 
 from .. import registry  # noqa: F401
 from ..checkpoints import read_checkpoint
@@ -16,6 +18,7 @@ from ..evaluation.chance import chance_warning
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
+from ..results.provenance import REPOSITORY
 from ..results.rows import ResultRow, write_rows
 from ..text import count_of
 
@@ -60,6 +63,7 @@ def evaluate_features(
     if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
     cfg = load_config(config, options)
+    check_classifier(cfg)
     numbers = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth']) if blocks else []
     if numbers:
         cfg.blocks = numbers
@@ -103,6 +107,24 @@ def evaluate_features(
     return [result_row(checkpoint, weights, facts, gpu_seconds, **columns, **row) for row in found]
 
 
+def check_classifier(cfg: Config) -> None:
+    """Raise a ValueError for a config of another kind than configs/cls."""
+    missing = [name for name in ('train_dataloader', 'test_dataloader') if not cfg.get(name)]
+    kind = cfg.get('model', {}).get('type')
+    if kind == 'ImageClassifier' and not missing:
+        return
+    found = f'no {missing[0]}' if kind == 'ImageClassifier' else f'the model {kind}'
+    tuned = [
+        path
+        for path in (f'configs/cls/{Path(cfg.filename).stem}{end}.py' for end in ('_finetune', '_linear'))
+        if (REPOSITORY / path).is_file()
+    ]
+    raise ValueError(
+        f'{cfg.filename} has {found}, but k-NN needs labeled images and an ImageClassifier: give a config of '
+        f'configs/cls{", such as " + tuned[0] if tuned else ""}'
+    )
+
+
 def run(args: argparse.Namespace) -> None:
     """Evaluate each encoder, print the results and append them to ``--rows`` if given."""
     rows = []
@@ -118,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
             source=args.source,
             workers=args.workers,
             options=args.cfg_options,
-            data=args.data,
+            data=args.data_name,
             method=args.method,
             label=args.label,
             blocks=args.blocks,

@@ -5,19 +5,26 @@ import contextlib
 import io
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import registry  # noqa: F401
-from ..config.batch import Batch, apply_batch
+from ..config.batch import Batch, apply_batch, schedulers_of
+from ..config.checks import check_model
+from ..config.images import check_class_number
 from ..config.load import load_config
 from ..config.model import build_model
-from ..config.weights import input_statistics
+from ..config.options import IMAGES
+from ..config.steps import TRAINED, check_training, require, training_config
+from ..config.weights import check_files, input_statistics
+from ..data.sampler import too_few
+from ..engine.hooks.online_probe import OnlineProbeHook
 from ..engine.hooks.provenance import PRECISIONS
 
 
@@ -54,22 +61,46 @@ class Plan:
     images: int
     images_per_second: float | None
     gpu_hours: float | None
+    note: str | None = None
 
 
-def count_images(cfg: Config) -> int:
-    """Count the training images; without the data, return ``train_images`` of the config.
+def count_images(cfg: Config, guess: bool = True, classes: bool = True) -> tuple[int, str | None]:
+    """Count the training images and compare their classes with the model's.
+
+    Args:
+        cfg: A config.
+        guess: Without the data, use ``train_images`` of the config.
+        classes: Whether the model's classes matter.
+
+    Returns:
+        The number of images; if it is only the config's guess, also why.
 
     Raises:
-        FileNotFoundError, ValueError: if the data is missing and the config has no ``train_images``.
+        FileNotFoundError, ValueError: if the data is missing and there is no guess, or does not fit the model.
     """
-    dataset = cfg.train_dataloader.dataset
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            return len(DATASETS.build(dict(dataset, pipeline=[]) if 'pipeline' in dataset else dataset))
-    except (FileNotFoundError, ValueError):
-        if 'train_images' in cfg:
-            return cfg.train_images
+        images = build_images(cfg, 'train_dataloader', classes)
+    except FileNotFoundError as error:
+        if guess and 'train_images' in cfg:
+            return cfg.train_images, str(error)
         raise
+    return images, None
+
+
+def build_images(cfg: Config, loader: str, classes: bool = True) -> int:
+    """Build the data set of a loader without its transforms, and return its length.
+
+    Raises:
+        FileNotFoundError, ValueError: if it cannot be built, is empty, or has other classes than the model.
+    """
+    settings = cfg[loader].dataset
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        dataset = DATASETS.build(dict(settings, pipeline=[]) if 'pipeline' in settings else settings)
+        if not len(dataset):
+            raise ValueError(f'{loader}.dataset ({settings.type}) has no images')
+        if classes:
+            check_class_number(dataset, cfg)
+    return len(dataset)
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
@@ -111,10 +142,6 @@ def gflop_per_image(model: nn.Module, img_size: tuple[int, int], task: str) -> f
     return counter.get_total_flops() / batch / 1e9
 
 
-def schedulers_of(cfg: Config) -> list[ConfigDict]:
-    return cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
-
-
 def warmup(cfg: Config) -> tuple[float, bool]:
     """Return the length of the warm-up, and whether it is in epochs (else in iterations)."""
     for scheduler in schedulers_of(cfg):
@@ -149,9 +176,13 @@ class Length:
     images: int
 
 
-def length_of(cfg: Config, batch: Batch) -> Length:
-    """Return the length of a run whose config counts epochs or iterations (after gradient accumulation)."""
-    train_images, world_batch = count_images(cfg), batch.per_gpu * batch.gpus
+def length_of(cfg: Config, batch: Batch, train_images: int) -> Length:
+    """Return the length of a run whose config counts epochs or iterations (after gradient accumulation).
+
+    Raises:
+        ValueError: if there are too few images for a step.
+    """
+    world_batch = batch.per_gpu * batch.gpus
     if 'max_iters' in cfg.train_cfg:
         iterations, epoch = cfg.train_cfg.max_iters, train_images / world_batch
     else:
@@ -160,12 +191,20 @@ def length_of(cfg: Config, batch: Batch) -> Length:
         sign = 1 if cfg.train_dataloader.get('drop_last') else -1
         epoch = sign * (sign * train_images // batch.gpus // batch.per_gpu)
         epoch -= epoch % batch.accumulation
+        if not epoch:
+            drop_last = bool(cfg.train_dataloader.get('drop_last'))
+            raise too_few(train_images, batch.gpus, batch.per_gpu, batch.accumulation, drop_last)
         iterations = cfg.train_cfg.max_epochs * epoch
     return Length(train_images, iterations, epoch, iterations * world_batch)
 
 
 def make_plan(
-    cfg: Config, path: str, gpus: int, scale_lr: bool = False, images_per_second: float | None = None
+    cfg: Config,
+    path: str,
+    gpus: int,
+    scale_lr: bool = False,
+    images_per_second: float | None = None,
+    guess: bool = True,
 ) -> Plan:
     """Compute the plan of a config.
 
@@ -175,12 +214,22 @@ def make_plan(
         gpus: number of GPUs.
         scale_lr: whether to scale the learning rate instead of keeping the batch size of the recipe.
         images_per_second: measured speed of one GPU.
+        guess: whether the config's number of images may stand for images that are missing.
 
     Raises:
-        ValueError: if this number of GPUs cannot keep the batch size of the recipe; see :func:`apply_batch`.
+        ValueError: if this number of GPUs cannot keep the batch size of the recipe, see :func:`apply_batch`, or the
+            data does not fit.
+        FileNotFoundError: if images or weights are missing.
     """
+    require(cfg, *TRAINED)
     batch = apply_batch(cfg, gpus, scale_lr)
-    model, length = build_on_meta(cfg), length_of(cfg, batch)
+    count, missing = count_images(cfg, guess)
+    if missing is None:
+        check_training(cfg)
+        if cfg.get('val_dataloader'):
+            build_images(cfg, 'val_dataloader')
+    check_files(cfg)
+    model, length = build_on_meta(cfg), length_of(cfg, batch, count)
     params, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
     warm, in_epochs = warmup(cfg)
     warm_iterations = warm * length.epoch if in_epochs else warm
@@ -213,6 +262,7 @@ def make_plan(
         images=length.images,
         images_per_second=images_per_second,
         gpu_hours=round(length.images / images_per_second / 3600, 1) if images_per_second else None,
+        note=missing and f"train_images is the config's guess, since no image was found: {missing}",
     )
 
 
@@ -228,5 +278,30 @@ def as_text(plan: Plan) -> str:
 def run(args: argparse.Namespace) -> None:
     """Print the plan as text or JSON."""
     cfg = load_config(args.config, args.cfg_options)
-    plan = make_plan(cfg, args.config, args.gpus, args.auto_scale_lr, args.images_per_second)
+    chosen = any(key == IMAGES or key.startswith('train_dataloader.dataset') for key in args.cfg_options)
+    plan = make_plan(cfg, args.config, args.gpus, args.auto_scale_lr, args.images_per_second, guess=not chosen)
     print(json.dumps(asdict(plan), indent=2) if args.json else as_text(plan))
+
+
+def dry_run(
+    config: str,
+    options: dict | None = None,
+    gpus: int = 1,
+    scale_lr: bool = False,
+    init: str | None = None,
+    source: str = 'online',
+    resume: str | None = None,
+) -> Plan:
+    """Do all checks of a training run that need no training, and return its plan.
+
+    Raises:
+        ValueError, FileNotFoundError: as the run would.
+    """
+    cfg, _ = training_config(config, options, gpus, scale_lr, init, source)
+    check_model(cfg)
+    if resume not in (None, 'auto') and not Path(resume).is_file():
+        raise FileNotFoundError(f'--resume {resume}: there is no such file')
+    for hook in [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]:
+        if hook and hook.get('type') == OnlineProbeHook.__name__:
+            OnlineProbeHook(**{key: value for key, value in hook.items() if key not in ('type', 'priority')}).data()
+    return make_plan(load_config(config, options), config, gpus, scale_lr, guess=False)

@@ -1,5 +1,6 @@
 """Train a config."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ..engine.unwrap import bare_model
 from ..evaluation.chance import warn_of_trained
 from ..evaluation.rows import trained_columns, trained_rows
 from ..results.rows import write_rows
+from .plan import as_text, dry_run
 
 
 class LastValidation(Hook):
@@ -62,6 +64,16 @@ def claim(folder: Path, identity: RunIdentity, resume: str | None, move_old: boo
         return ''
     note = claim_folder(folder, identity, move_old)
     return '' if resume else note
+
+
+def rehearse(args: argparse.Namespace) -> None:
+    """``--dry-run``: find what would stop the run, and print its plan."""
+    if args.rows:
+        trained_columns(load_config(args.config, args.cfg_options), args.row)
+    plan = dry_run(
+        args.config, args.cfg_options, processes(args.launcher), args.auto_scale_lr, args.init, args.source, args.resume
+    )
+    print(f'{as_text(plan)}\nno fault was found; nothing was trained')
 
 
 def train(

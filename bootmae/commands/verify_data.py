@@ -268,6 +268,8 @@ def run(args: argparse.Namespace) -> int:
             sources = sources_of_config(cfg, args.split)
         finally:
             logging.disable(logging.NOTSET)
+    elif args.cfg_options:
+        raise ValueError(f'--data and --cfg-options change a config, but {args.data} is none')
     else:
         sources = sources_of_path(args.data, args.labels, args.root)
     report = verify(sources, args.workers, progress_bar)

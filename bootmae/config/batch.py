@@ -82,6 +82,12 @@ def remedy(gpus: int, per_gpu: int, recipe: int) -> str:
 STRETCHABLE = ('ConstantLR', 'LinearLR', 'PolyLR', 'CosineAnnealingLR', 'StepLR', 'MultiStepLR')
 
 
+def schedulers_of(cfg: Config) -> list[dict]:
+    """The schedules of a config; none is allowed."""
+    schedulers = cfg.get('param_scheduler') or []
+    return schedulers if isinstance(schedulers, list) else [schedulers]
+
+
 def stretch_iterations(cfg: Config, accumulation: int) -> None:
     """Multiply all numbers of iterations by the accumulation, so that the run makes the same optimizer steps.
 
@@ -93,8 +99,7 @@ def stretch_iterations(cfg: Config, accumulation: int) -> None:
     """
     if accumulation == 1:
         return
-    schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
-    schedulers = [scheduler for scheduler in schedulers if not scheduler.get('by_epoch', True)]
+    schedulers = [scheduler for scheduler in schedulers_of(cfg) if not scheduler.get('by_epoch', True)]
     if 'max_iters' in cfg.train_cfg:
         for scheduler in schedulers:
             scheduler.setdefault('end', cfg.train_cfg.max_iters)  # mmengine's default
@@ -165,7 +170,7 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
         cfg.optim_wrapper.optimizer.lr *= batch.global_size / recipe
     cfg.optim_wrapper.accumulative_counts = batch.accumulation
     stretch_iterations(cfg, batch.accumulation)
-    for scheduler in cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]:
+    for scheduler in schedulers_of(cfg):
         if scheduler.type == 'WarmupCosineLR':
             scheduler.accumulation = batch.accumulation
     for hook in cfg.get('custom_hooks', []):

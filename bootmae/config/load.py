@@ -1,22 +1,31 @@
 """Reads config files."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..results.provenance import REPOSITORY, from_anywhere
+from .images import apply_images
+from .options import IMAGES, OptionText, parse_value
+from .settings import apply_options, check_settings
 from .sizes import fill_sizes
 
 
-def load_config(path: str | Path, options: dict | None = None) -> Config:
-    """Read a config and apply ``--cfg-options``. Sets the default scope of the registries.
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config, apply options and check all settings. Sets the default scope of the registries.
 
-    A relative path starts in this folder or at the top of the repository.
+    Args:
+        path: A config file. A relative path starts in this folder or at the top of the repository.
+        options: ``--cfg-options`` as values by dotted key; ``images`` is what ``--data`` gives, see
+            :func:`apply_images`.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read, or for an unknown setting.
     """
     path = from_anywhere(path)
     if not path.is_file():
@@ -27,8 +36,26 @@ def load_config(path: str | Path, options: dict | None = None) -> Config:
         )
     if str(REPOSITORY) not in sys.path:  # so that custom_imports find examples/
         sys.path.append(str(REPOSITORY))
-    cfg = Config.fromfile(str(path))
-    cfg.merge_from_dict(options or {})
+    options = dict(options or {})
+    cfg = read_file(path)
+    init_default_scope(str(options.get('default_scope', cfg.get('default_scope', 'mmpretrain'))))
+    if images := options.pop(IMAGES, None):
+        if twice := [key for key in options if key.rpartition('.')[2] in ('roots', 'data_root')]:
+            raise ValueError(f'--data and {twice[0]}={options[twice[0]]} both give the images: leave one out')
+        apply_images(cfg, parse_value(images, True) if isinstance(images, OptionText) else images)
+    apply_options(cfg, options)
+    check_settings(cfg)
     fill_sizes(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     return cfg
+
+
+def read_file(path: str | Path) -> Config:
+    """Read a config file with its bases and custom imports.
+
+    Raises:
+        ValueError: if that fails, with the reason.
+    """
+    try:
+        return Config.fromfile(str(path))
+    except Exception as error:  # a config is code, which may fail in any way
+        raise ValueError(f'{path} cannot be read as a config: {type(error).__name__}: {error}') from error

@@ -19,6 +19,14 @@ HOOKS = dict(
     heartbeat='HeartbeatHook',
     collapse='CollapseMonitorHook',
 )
+MMENGINE_HOOKS = dict(  # those that mmengine adds itself; None leaves one out
+    runtime_info='RuntimeInfoHook',
+    timer='IterTimerHook',
+    sampler_seed='DistSamplerSeedHook',
+    logger='LoggerHook',
+    param_scheduler='ParamSchedulerHook',
+    checkpoint='CheckpointHook',
+)
 TRACKERS = dict(wandb='WandbVisBackend', mlflow='MLflowVisBackend')
 
 
@@ -49,11 +57,23 @@ def add_hooks(cfg: Config) -> None:
     for name, hook in HOOKS.items():
         if hooks.setdefault(name, dict(type=hook)) is not None:
             hooks[name].setdefault('type', hook)
-        elif name != 'runtime_info':  # mmengine accepts None only for its own hooks
-            del hooks[name]
     checkpoint = hooks.setdefault('checkpoint', dict(interval=1))
     if checkpoint and checkpoint.get('type', 'CheckpointHook') == 'CheckpointHook':
         checkpoint['type'] = 'SafeCheckpointHook'
+    complete_hooks(cfg)
+
+
+def complete_hooks(cfg: Config) -> None:
+    """Give mmengine's hooks their type, and leave out hooks that are None: mmengine accepts that for its own alone.
+
+    Changes ``default_hooks``.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in list(hooks.items()):
+        if hook is None and name not in MMENGINE_HOOKS:
+            del hooks[name]
+        elif hook is not None and name in MMENGINE_HOOKS:
+            hook.setdefault('type', MMENGINE_HOOKS[name])
 
 
 def add_trackers(cfg: Config) -> None:

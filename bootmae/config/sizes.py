@@ -19,6 +19,6 @@ def fill_sizes(cfg: Config) -> None:
     masks = dict(img_size=size, patch_size=backbone.get('patch_size', 16)) | cfg.get('model', {}).get('masking', {})
     for dataset in leaves((cfg.get('train_dataloader') or {}).get('dataset') or {}):
         for step in dataset.get('pipeline', ()):
-            missing = {'RandomResizedCrop': dict(scale=size), 'DrawMask': masks}.get(step['type'], {})
+            missing = {'RandomResizedCrop': dict(scale=size), 'DrawMask': masks}.get(step.get('type'), {})
             for key, value in missing.items():
                 step.setdefault(key, value)

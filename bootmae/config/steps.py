@@ -5,10 +5,13 @@ from mmengine.config import Config
 from .batch import Batch, apply_batch
 from .checks import check_data, check_schedule, check_sizes
 from .classes import apply_class_names
+from .images import check_classes
 from .load import load_config
 from .reader import apply_reader
-from .run_defaults import apply_run_defaults
-from .weights import apply_init
+from .run_defaults import apply_run_defaults, complete_hooks
+from .weights import apply_init, check_files
+
+TRAINED = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')  # what a training needs
 
 
 def training_config(
@@ -26,6 +29,7 @@ def training_config(
     Each step is a function with one job, and its docstring says what it changes in the config.
     """
     cfg = load_config(path, options)  # the file, changed by --cfg-options
+    require(cfg, *TRAINED)
     check_schedule(cfg)  # the warm-up fits into the run
     batch = apply_batch(cfg, gpus, scale_lr)  # the recipe's global batch on this number of GPUs
     apply_class_names(cfg)  # names of the classes of own COCO files
@@ -44,8 +48,10 @@ def evaluation_config(
 ) -> Config:
     """Build the config of a test; ``tools/test.py`` explains the arguments."""
     cfg = load_config(path, options)
+    require(cfg, 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
     apply_class_names(cfg)
     check_data(cfg.test_dataloader.dataset)
+    complete_hooks(cfg)
     if tta:
         apply_tta(cfg)
     cfg.load_from, cfg.load_source = checkpoint, source
@@ -53,10 +59,22 @@ def evaluation_config(
 
 
 def check_training(cfg: Config) -> None:
-    """Check data folders and image sizes of a training config. Changes nothing."""
+    """Check data folders, class folders, weights files and image sizes of a training config. Changes nothing."""
     for loader in ('train_dataloader', 'val_dataloader'):
         check_data((cfg.get(loader) or {}).get('dataset', {}))
+    check_classes(cfg)
+    check_files(cfg)
     check_sizes(cfg)
+
+
+def require(cfg: Config, *keys: str) -> None:
+    """Raise a ValueError for a config without one of these top-level settings, such as a part of one."""
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise ValueError(
+            f'{cfg.filename} has no {" and no ".join(missing)}, which this needs: give a whole config of '
+            'configs/pretrain, cls, seg or det, of the right kind'
+        )
 
 
 def apply_resume(cfg: Config, resume: str, resume_changed: bool = False) -> None:

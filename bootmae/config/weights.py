@@ -1,6 +1,8 @@
 """Start weights: the encoder of a checkpoint, and the input statistics that it was trained with."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +13,9 @@ from torch import nn
 
 from ..checkpoints import error_context, match, read_encoder
 from ..checkpoints.load import tensors_hash
+from .schema import groups
+
+ADDRESS = re.compile(r'[a-z0-9+.-]+:', re.IGNORECASE)  # https://..., torchvision://..., timm:NAME
 
 
 def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: dict | None = None) -> None:
@@ -51,6 +56,17 @@ def start_weights(cfg: Config) -> tuple[str, str]:
     if 'init_hash' not in cfg:  # the config itself names the file
         cfg.init_hash = tensors_hash(read_encoder(init['checkpoint'], init.get('source', 'online')).state)
     return init['checkpoint'], cfg.init_hash
+
+
+def check_files(cfg: Config) -> None:
+    """Raise a FileNotFoundError for a weights file of a config that does not exist; names and addresses pass."""
+    files = {'load_from': cfg.get('load_from')}
+    for path, group in groups(cfg):
+        if path[-1] == 'init_cfg' and group.get('checkpoint'):
+            files[f'{".".join(path)}.checkpoint'] = group['checkpoint']
+    for key, file in files.items():
+        if isinstance(file, str) and file and not ADDRESS.match(file) and not Path(file).expanduser().is_file():
+            raise FileNotFoundError(f'{key}={file}: there is no such file (looked for {Path(file).absolute()})')
 
 
 def preprocessor_of(cfg: Config) -> dict:

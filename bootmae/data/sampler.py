@@ -98,13 +98,7 @@ class ResumableBatches(BatchSampler):
         )
         self.accumulation, self.skip = accumulation, 0
         if not sampler.infinite and not len(self):
-            raise ValueError(
-                f'{count_of(len(sampler.dataset), "training sample is", "training samples are")} too few for one step '
-                f'of {count_of(sampler.world_size, "process", "processes")} x batch_size={batch_size} x accumulation '
-                f'{accumulation}'
-                f'{" (the last incomplete batch is dropped)" if drop_last else ""}: lower '
-                "train_dataloader.batch_size or the recipe's batch, auto_scale_lr.base_batch_size"
-            )
+            raise too_few(len(sampler.dataset), sampler.world_size, batch_size, accumulation, drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         # Nothing runs before the first batch: a loader with workers creates two iterators and uses the second.
@@ -113,3 +107,16 @@ class ResumableBatches(BatchSampler):
 
     def __len__(self) -> int:
         return len(self.inner) // self.accumulation * self.accumulation
+
+
+def too_few(samples: int, processes: int, batch_size: int, accumulation: int, drop_last: bool) -> ValueError:
+    """The error for a data set that is too small for a single optimizer step in an epoch."""
+    size = 2 ** max((samples // processes).bit_length() - 1, 0)  # a power of 2 that fits
+    return ValueError(
+        f'{count_of(samples, "training sample is", "training samples are")} too few for one step of '
+        f'{count_of(processes, "process", "processes")} x batch_size={batch_size} x accumulation '
+        f'{accumulation}{" (the last incomplete batch is dropped)" if drop_last else ""}, so an epoch '
+        'would have 0 updates: add images, or lower both train_dataloader.batch_size and '
+        f"auto_scale_lr.base_batch_size, the recipe's batch: --cfg-options train_dataloader.batch_size={size} "
+        f'auto_scale_lr.base_batch_size={size * processes} (and scale optim_wrapper.optimizer.lr with it)'
+    )

@@ -149,7 +149,7 @@ def data_name(cfg: Config) -> str:
         return DATA_NAMES[dataset.type]
     raise ValueError(
         f'{cfg.filename}: {dataset.type} has no name for result rows: give one by "data" of the task in a suite file, '
-        '--row data=NAME (tools/train.py, tools/test.py) or --data NAME (tools/knn.py)'
+        '--row data=NAME (tools/train.py, tools/test.py) or --data-name NAME (tools/knn.py)'
     )
 
 

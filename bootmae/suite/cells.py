@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.folders import run_files
+from ..config.options import IMAGES, format_value
 from ..results.provenance import REPOSITORY
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 
@@ -119,7 +120,7 @@ class Cell:
             'knn.py',
             self.config,
             *encoder,
-            *['--seed', str(self.seed), *columns, *(['--data', self.data] if self.data else [])],
+            *['--seed', str(self.seed), *columns, *(['--data-name', self.data] if self.data else [])],
             *['--tasks', *TASKS_OF_KIND[task.kind], '--labels', *task.labels],
             *(['--blocks', *task.blocks] if task.blocks else []),
             *['--rows', str(self.rows_file), *as_options(self.options)],
@@ -156,19 +157,20 @@ def tool(name: str, *args: str) -> list[str]:
 
 
 def as_options(values: dict[str, Any]) -> list[str]:
-    """``--cfg-options`` with config values; empty if there are none.
+    """``--cfg-options`` (and ``--data``) with config values; empty if there are none.
 
     Raises:
-        ValueError: A text that the command line would parse as a list.
+        ValueError: A text that no command line can hold.
     """
+    images = values.get(IMAGES) or []
+    data = ['--data', *([images] if isinstance(images, str) else map(str, images))] if images else []
     pairs = []
-    for key, value in _flat(values):
-        if isinstance(value, str) and any(mark in value for mark in ',[]()"\''):
-            raise ValueError(
-                f'option {key}: {value!r} cannot be given on a command line; write a config of your own with this value'
-            )
-        pairs.append(f'{key}={_text(value)}')
-    return ['--cfg-options', *pairs] if pairs else []
+    for key, value in _flat({key: value for key, value in values.items() if key != IMAGES}):
+        try:
+            pairs.append(f'{key}={format_value(value)}')
+        except ValueError as error:
+            raise ValueError(f'option {key}: {error}') from None
+    return [*data, *(['--cfg-options', *pairs] if pairs else [])]
 
 
 def _flat(values: dict[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
@@ -176,12 +178,6 @@ def _flat(values: dict[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
     for key, value in values.items():
         pairs += _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else [(f'{prefix}{key}', value)]
     return pairs
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f'[{",".join(map(_text, value))}]'
-    return str(value)
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -251,6 +247,8 @@ def suite_command(cell: Cell) -> str:
     words = ['tools/suite.py', str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)]
     if cell.suite.size:
         words += ['--size', cell.suite.size]
+    if cell.suite.images:
+        words += ['--data', *cell.suite.images]
     if cell.root != suite_folder(cell.suite):
         root = cell.root
         words += ['--out', str(root.relative_to(REPOSITORY) if root.is_relative_to(REPOSITORY) else root)]

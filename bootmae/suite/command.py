@@ -38,15 +38,19 @@ def run_suite(args: argparse.Namespace) -> int:
     MMLogger.get_instance('suite', log_level='ERROR')  # libraries log every config and data set
     warnings.filterwarnings('ignore', message='Default ``avg_non_ignore``')  # mmseg warns each time
     path = from_anywhere(args.suite)
-    suite = replace(load_suite(path, args.size), path=path.resolve())
+    suite = load_suite(path, args.size, [str(path.expanduser().absolute()) for path in args.data])
+    suite = replace(suite, path=path.resolve())
     root = (args.out or suite_folder(suite)).resolve()
     os.chdir(REPOSITORY)  # configs and data are relative to it, wherever the call comes from
     every = make_cells(suite, root)
     cells = select(every, args.only)
     if args.dry_run:
-        print(plan_text(cells, args.tflops or TFLOPS, args.gpus))
+        plan, faults = plan_text(cells, args.tflops or TFLOPS, args.gpus)
+        print(plan, flush=True)
         if any(read_job_state(cell).definition for cell in cells):
             define(cells, every)  # lists cells whose results are of another definition
+        if faults:
+            raise ValueError(f'these cells would fail:\n{faults}')
         return 0
     if args.redo:
         redo(every, args.redo)
@@ -172,7 +176,9 @@ def shown(path: Path) -> str:
 def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
     """Print or run the script that submits the unfinished cells; returns the exit code."""
     left = [cell for cell in cells if state_of(cell) != DONE]
-    given = [str(cells[0].suite.path), *(['--size', args.size] if args.size else []), '--out', str(root)]
+    suite = cells[0].suite
+    data = ['--data', *suite.images] if suite.images else []
+    given = [str(suite.path), *(['--size', args.size] if args.size else []), *data, '--out', str(root)]
     text = script(left, given, args.slurm, root)
     if not args.submit:
         print(text, end='')

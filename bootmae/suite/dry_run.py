@@ -1,19 +1,24 @@
 """Plan of a suite without running it: state, images, batch and estimated GPU-hours of each cell."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..commands.plan import build_on_meta, count_images, gflop_per_image, length_of, task_of
+from ..checkpoints.hub import is_name
+from ..commands.knn import check_classifier
+from ..commands.plan import build_images, build_on_meta, count_images, gflop_per_image, length_of, task_of
 from ..config.batch import apply_batch
+from ..config.steps import check_training
+from ..config.weights import check_files
 from ..report.tables import align_columns
 from ..text import count_of
 from .cells import Cell
 from .collect import cell_config
-from .job_state import state_of
+from .job_state import DONE, state_of
 
 TFLOPS = 120.0
 ASSUMED = (
@@ -28,49 +33,66 @@ class Estimate:
     """Cost of one cell.
 
     Attributes:
-        images: Images that it processes.
+        images: Images that it processes; None if the cell cannot run like this.
         gflop: GFLOP per image; None if unknown.
         batch: Global batch of its training as text; empty without a training.
+        fault: What would stop the cell; empty if nothing was found.
     """
 
-    images: int
+    images: int | None
     gflop: float | None
     batch: str
+    fault: str = ''
 
     def gpu_hours(self, tflops: float) -> float | None:
-        return None if self.gflop is None else self.images * self.gflop / (tflops * 1e3) / 3600
+        return None if self.gflop is None or self.images is None else self.images * self.gflop / (tflops * 1e3) / 3600
 
 
 def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
-    """Cost of one cell.
+    """Cost of one cell, and what would stop it.
 
     Args:
         cell: The cell.
         known: Cache; cells that differ only in the seed share an estimate.
         gpus: GPUs of the cell.
-
-    Raises:
-        ValueError, FileNotFoundError: The config cannot run like this.
     """
     key = cell.config, cell.training.name, gpus, repr(cell.method.options) if cell.task is None else ''
     if key not in known:
-        known[key] = _estimate(cell, gpus)
-    return known[key]
+        try:
+            known[key] = _estimate(cell, gpus)
+        except (ValueError, OSError) as error:
+            known[key] = Estimate(None, None, '', str(error))
+    found, weights = known[key], cell.method.weights and cell.weights
+    if cell.task and weights and not found.fault and not is_name(weights) and not Path(weights).exists():
+        return replace(found, fault=f'methods.{cell.method.name}.weights: there is no {weights}')
+    return found
 
 
 def _estimate(cell: Cell, gpus: int) -> Estimate:
     cfg = cell_config(cell)
     if not cell.trains:
+        check_classifier(cfg)
         model = build_on_meta(cfg)
-        return Estimate(count_images(cfg), gflop_per_image(model, model.backbone.img_size, 'classification') / 3, '')
+        images, fault = count_images(cfg, classes=False)
+        if not fault:
+            build_images(cfg, 'test_dataloader', classes=False)
+        gflop = gflop_per_image(model, model.backbone.img_size, 'classification') / 3
+        return Estimate(images, gflop, '', fault or '')
     batch = apply_batch(cfg, gpus)
+    images, fault = count_images(cfg)
+    check_files(cfg)
+    if not fault:
+        check_training(cfg)
+        for loader in ('val_dataloader', *(['test_dataloader'] if cell.task and cell.task.test else [])):
+            if cfg.get(loader):
+                build_images(cfg, loader)
     model, task = build_on_meta(cfg), task_of(cfg)
     gflop = (
         detection_gflop(model, detection_size(cfg))
         if task == 'detection'
         else gflop_per_image(model, tuple(model.backbone.img_size), task)
     )
-    return Estimate(length_of(cfg, batch).images, gflop, str(batch))
+    return Estimate(length_of(cfg, batch, images).images, gflop, str(batch), fault or '')
 
 
 def detection_size(cfg: Config) -> tuple[int, int]:
@@ -95,20 +117,23 @@ def hours_text(hours: float | None) -> str:
     return '< 0.1' if hours < 0.1 else f'{hours:,.1f}'
 
 
-def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = None) -> str:
-    """A line for each cell, and the sum; ``gpus`` limits the GPUs of a cell."""
+def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = None) -> tuple[str, str]:
+    """A line for each cell and the sum, and what would stop cells; ``gpus`` limits the GPUs of a cell."""
     known: dict = {}
     lines, hours = [], []
+    faults: dict[str, list[str]] = {}
     for cell in cells:
         found = estimate(cell, known, min(cell.training.gpus, gpus or cell.training.gpus))
         hours.append(found.gpu_hours(tflops))
-        lines.append((cell.name, state_of(cell), cell.config, f'{found.images:,}', found.batch, hours_text(hours[-1])))
+        images = '?' if found.images is None else f'{found.images:,}'
+        lines.append((cell.name, state_of(cell), cell.config, images, found.batch, hours_text(hours[-1])))
+        if found.fault and lines[-1][1] != DONE:
+            faults.setdefault(found.fault, []).append(cell.name)
     heads = ('cell', 'state', 'config', 'images', 'batch', 'GPU-hours')
-    left = sum(hour or 0.0 for hour, line in zip(hours, lines, strict=True) if line[1] != 'done')
-    return '\n'.join(
-        [
-            align_columns([heads, *lines], right=(3, 5)),
-            f'{count_of(len(cells), "cell")}, about {left:,.0f} GPU-hours left',
-            ASSUMED.format(tflops=tflops),
-        ]
-    )
+    left = sum(hour or 0.0 for hour, line in zip(hours, lines, strict=True) if line[1] != DONE)
+    plan = [
+        align_columns([heads, *lines], right=(3, 5)),
+        f'{count_of(len(cells), "cell")}, about {left:,.0f} GPU-hours left',
+        ASSUMED.format(tflops=tflops),
+    ]
+    return '\n'.join(plan), '\n'.join(f'{", ".join(names)}: {fault}' for fault, names in faults.items())

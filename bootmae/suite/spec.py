@@ -10,8 +10,8 @@
 docs/suite.md documents all keys.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..config.options import IMAGES
 from ..results.provenance import REPOSITORY
 
 UNTRAINED = 'untrained'
@@ -174,14 +175,16 @@ class Suite:
     pretrainings: dict[str, Training]
     tasks: tuple[Task, ...]
     notes: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
 
-def load_suite(path: str | Path, size: str | None = None) -> Suite:
+def load_suite(path: str | Path, size: str | None = None, images: Sequence[str] = ()) -> Suite:
     """Read a suite file.
 
     Args:
         path: A YAML file.
         size: Name of one of its ``sizes``, which is merged over the rest.
+        images: Paths that replace the images of its pretrainings (``--data``).
 
     Raises:
         FileNotFoundError: The file, or a config that it names, does not exist.
@@ -193,14 +196,31 @@ def load_suite(path: str | Path, size: str | None = None) -> Suite:
         raise FileNotFoundError(f'no suite file {path}: {"there are " + ", ".join(near) if near else "see suites/"}')
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except yaml.YAMLError as error:
-        raise ValueError(f'{path} is not YAML: {error}') from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not YAML in UTF-8: {error}') from None
+    if not isinstance(content, Mapping):
+        found = 'empty' if content is None else f'only {content!r:.60}'
+        raise ValueError(
+            f'{path} is no suite file, it is {found}: it needs methods, pretrain and tasks (docs/suite.md)'
+        )
     if size is not None:
         sizes = parse(path, '', SuiteFile, content).sizes or {}
         if size not in sizes:
             raise ValueError(f'{path}, sizes: there is no size {size!r}; there are {", ".join(sizes) or "none"}')
         content = merge(content, sizes[size])
-    return make_suite(path, size, parse(path, '', SuiteFile, content))
+    suite = make_suite(path, size, parse(path, '', SuiteFile, content))
+    return with_images(suite, images) if images else suite
+
+
+def with_images(suite: Suite, images: Sequence[str]) -> Suite:
+    """The suite with other images for all of its pretrainings."""
+    if not suite.pretrainings:
+        raise ValueError(f'{suite.path} pretrains nothing, so --data has no effect: set images in options of its tasks')
+    changed = {
+        name: training.model_copy(update=dict(options=training.options | {IMAGES: list(images)}))
+        for name, training in suite.pretrainings.items()
+    }
+    return replace(suite, pretrainings=changed, images=tuple(images))
 
 
 def merge(base: Mapping, over: Mapping) -> dict:

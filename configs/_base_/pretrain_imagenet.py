@@ -1,6 +1,6 @@
 # Shared by the pretraining of BootMAE and MAE on ImageNet-1k: bicubic random resized crop (0.2, 1) and flip, AdamW at
 # 1.5e-4 per 256 images, batch 4096. Labels are not read.
-# For other images: train_dataloader.dataset.roots=FOLDER (or a list of folders) train_dataloader.dataset.split=None
+# For other images: --data FOLDER ...
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs512_mae.py'
 
 train_pipeline = [  # crops have the model's img_size

@@ -1,6 +1,6 @@
 # BootMAE ViT-S/16 on your own images (ten thousand to a million), one GPU.
 #
-#   tools/train.py configs/pretrain/bootmae_small_data.py --cfg-options train_dataloader.dataset.roots=/my/images
+#   tools/train.py configs/pretrain/bootmae_small_data.py --data /my/images
 #
 # Images need no labels, and folders may be nested. The paper's schedules are kept as shares of the run, and the EMA
 # horizons (1 / (1 - decay), in steps) as shares of its steps: 0.4 %, 4 % and 40 %. The EMA points below are for about

@@ -1,6 +1,6 @@
 # bootmae_small_data.py with a micro model at 64 px, minutes on a CPU: to try your images before you rent a GPU.
 #
-#   tools/train.py configs/pretrain/bootmae_small_data_cpu.py --cfg-options train_dataloader.dataset.roots=/my/images
+#   tools/train.py configs/pretrain/bootmae_small_data_cpu.py --data /my/images
 #
 # Reads at most 1,000 of the images (train_dataloader.dataset.limit). The EMA is that of bootmae_demo.py, for about a
 # thousand steps: 1,000 images / 64 x 60 epochs.

@@ -1,7 +1,7 @@
 # MAE ViT-S/16 on your own images: the baseline to bootmae_small_data.py, with the same encoder, images, batch, learning
 # rate and epochs.
 #
-#   tools/train.py configs/pretrain/mae_small_data.py --cfg-options train_dataloader.dataset.roots=/my/images
+#   tools/train.py configs/pretrain/mae_small_data.py --data /my/images
 #
 # Hardware: 1 GPU x 512. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = './mae_vitb.py'

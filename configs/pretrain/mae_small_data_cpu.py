@@ -1,7 +1,7 @@
 # mae_small_data.py with a micro model at 64 px: the baseline to bootmae_small_data_cpu.py, with the same encoder,
 # images, batch, learning rate and epochs.
 #
-#   tools/train.py configs/pretrain/mae_small_data_cpu.py --cfg-options train_dataloader.dataset.roots=/my/images
+#   tools/train.py configs/pretrain/mae_small_data_cpu.py --data /my/images
 #
 # Hardware: one CPU core, batch 64. Expected: the loss falls; k-NN above an untrained encoder. Run here: in the tests.
 _base_ = './mae_small_data.py'

@@ -54,7 +54,7 @@ def test_our_configs_have_whole_patches(path):
     [
         (
             SEG,
-            dict(train_pipeline={}, train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=(80, 108))]),
+            dict(train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=(80, 108))]),
             r'RandomCrop crop_size=\(80, 108\) is not a multiple of the backbone.s patch, \(8, 8\) pixels: '
             r'use e.g. \(80, 112\)',
         ),

@@ -29,6 +29,13 @@ def test_hooks_are_added_unless_left_out():
     assert cfg.default_hooks.collapse == dict(type='CollapseMonitorHook', collapsed=0)
 
 
+def test_any_hook_can_be_left_out():
+    """mmengine takes None for its own hooks alone, and no hook without a type."""
+    cfg = config(default_hooks=dict(probe=None, timer=None, logger=dict(interval=3), pictures=dict(type='X')))
+    run_defaults.complete_hooks(cfg)
+    assert cfg.default_hooks == dict(timer=None, logger=dict(type='LoggerHook', interval=3), pictures=dict(type='X'))
+
+
 def test_trackers(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_defaults, 'find_spec', lambda name: name)

@@ -7,7 +7,7 @@ import yaml
 
 from bootmae.results.provenance import REPOSITORY
 from bootmae.suite import load_suite, make_cells
-from bootmae.suite.cells import as_options, select, shell
+from bootmae.suite.cells import as_options, select, shell, suite_command
 from bootmae.suite.spec import merge
 
 PLAIN = yaml.safe_load("""
@@ -84,7 +84,7 @@ def test_commands(tmp_path):
     knn = by_name['knn/untrained-4'].commands(1)[0]
     assert shell(knn).startswith(
         'tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
-        '--method untrained --label reproduced --data digits --tasks knn --labels 5 all --rows '
+        '--method untrained --label reproduced --data-name digits --tasks knn --labels 5 all --rows '
     )
 
 
@@ -222,11 +222,47 @@ def test_missing_things(tmp_path):
         load_suite(tmp_path / 'toy.yaml')
 
 
-def test_options_that_a_command_line_would_misread():
-    assert as_options({'a': None, 'b': [1, 'x'], 'c': {'d': 0.5}}) == ['--cfg-options', 'a=None', 'b=[1,x]', 'c.d=0.5']
+def test_options_as_a_command_line():
+    pairs = ['a=None', "b=[1, 'x']", 'c.d=0.5', "e='/my, images'", "f='7'"]
+    values = {'a': None, 'b': [1, 'x'], 'c': {'d': 0.5}, 'e': '/my, images', 'f': '7'}
+    assert as_options(values) == ['--cfg-options', *pairs]
+    assert as_options({'images': ['/my images', '007'], 'a': 1}) == [
+        '--data',
+        '/my images',
+        '007',
+        '--cfg-options',
+        'a=1',
+    ]
     assert as_options({}) == []
-    with pytest.raises(ValueError, match=r"option roots: '/my, images' cannot be given on a command line"):
-        as_options({'roots': '/my, images'})
+    with pytest.raises(ValueError, match='option e: .* cannot be given on a command line'):
+        as_options({'e': "','" + '","'})
+
+
+def test_what_is_no_suite_file_is_named(tmp_path):
+    for text, found in (
+        ('', 'empty'),
+        ('# nothing\n', 'empty'),
+        ('pretrain', "only 'pretrain'"),
+        ('[1]', r'only \[1\]'),
+    ):
+        (tmp_path / 'toy.yaml').write_text(text)
+        for size in (None, 'tiny'):
+            with pytest.raises(ValueError, match=f'toy.yaml is no suite file, it is {found}: it needs methods'):
+                load_suite(tmp_path / 'toy.yaml', size)
+    (tmp_path / 'toy.yaml').write_bytes('title: Größe'.encode('latin-1'))
+    with pytest.raises(ValueError, match='toy.yaml is not YAML in UTF-8'):
+        load_suite(tmp_path / 'toy.yaml')
+
+
+def test_images_for_all_pretrainings(tmp_path):
+    suite = load_suite(write(tmp_path), None, ['/my images', '/more'])
+    cells = {cell.name: cell for cell in make_cells(suite, tmp_path)}
+    words = cells['pretrain/mae-0'].commands(1)[0]
+    assert words[words.index('--data') + 1 :][:2] == ['/my images', '/more']
+    assert '--data' not in cells['finetune/untrained-0'].commands(1)[0]
+    assert suite_command(cells['pretrain/mae-0']).split(' --out')[0].endswith("toy.yaml --data '/my images' /more")
+    with pytest.raises(ValueError, match='toy.yaml pretrains nothing, so --data has no effect'):
+        load_suite(write(tmp_path, methods=['untrained'], pretrain=None), None, ['/my images'])
 
 
 @pytest.mark.parametrize('path', sorted((REPOSITORY / 'suites').glob('*.yaml')), ids=lambda path: path.name)

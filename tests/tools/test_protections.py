@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 COSTS = ('step seeds_us', 'sample seeds_us', 'guard_us', 'non-finite_us', 'flags_us', 'histories_us', 'heartbeat_us')
@@ -60,10 +61,11 @@ def test_rows_are_added_and_other_files_refused(protections, tmp_path):
 @pytest.mark.slow
 def test_two_runs_take_turns_and_each_part_is_timed(protections):
     # With autocast the run without protections needs a wrapper of its own, with image files both ready-made samples.
+    pipeline = Config.fromfile(ROOT / 'configs' / 'pretrain' / 'bootmae_debug.py').train_dataloader.dataset.pipeline
     options = {
         'model.backbone.arch.embed_dims': 24,
         'model.feature_decoder.num_heads': 3,
-        'train_dataloader.dataset.type': 'ImageFiles',
+        'train_dataloader.dataset': dict(_delete_=True, type='ImageFiles', roots='unread', pipeline=pipeline),
         'optim_wrapper.type': 'AutocastOptimWrapper',
     }
     protect = protections.steps.apply_run_defaults

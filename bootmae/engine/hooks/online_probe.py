@@ -172,12 +172,7 @@ class OnlineProbeHook(Hook):
 
     def prepare(self, model: nn.Module) -> None:
         """Build the classifier and the data sets, and check that they fit the encoder."""
-        cfg = load_config(find_config(self.config), self.options)
-        if cfg.model.type != 'ImageClassifier':
-            raise ValueError(
-                f'OnlineProbeHook config={self.config!r}: its model is not an ImageClassifier; '
-                'give a config of configs/cls'
-            )
+        cfg = self.read_config()
         content = encoder_content(model)
         facts = content['meta']['bootmae']
         check_statistics(cfg, THIS_RUN, facts['mean'], facts['std'])
@@ -187,6 +182,19 @@ class OnlineProbeHook(Hook):
         reference, query = data_sets(cfg, self.folder)
         self.reference = select_images(reference, self.labels, self.max_images, self.seed)
         self.query = select_images(query, 'all', self.max_images, self.seed)
+
+    def read_config(self) -> Config:
+        cfg = load_config(find_config(self.config), self.options)
+        if cfg.model.type != 'ImageClassifier':
+            raise ValueError(
+                f'OnlineProbeHook config={self.config!r}: its model is not an ImageClassifier; '
+                'give a config of configs/cls'
+            )
+        return cfg
+
+    def data(self) -> tuple[Dataset, Dataset] | None:
+        """Labeled images and queries; None if the hook is off."""
+        return None if self.folder == '' else data_sets(self.read_config(), self.folder)
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self.classifier is not None and is_due(self, runner):

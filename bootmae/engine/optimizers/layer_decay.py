@@ -84,6 +84,8 @@ class ViTOptimWrapperConstructor:
         paramwise_cfg: ``layer_decay`` (default 1, none) and the options of :func:`decays` (default False).
     """
 
+    paramwise_options = ('layer_decay', *DECAY_OPTIONS)
+
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))

@@ -23,6 +23,7 @@ from ...checkpoints.resume import Found, check_identity, check_optimizer, choose
 from ...checkpoints.run_identity import RunIdentity
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
+from ...config.images import check_class_number
 from ...config.weights import follow_statistics
 from ...data.annotated import explain_empty
 from ...data.coco import forget_files
@@ -228,6 +229,7 @@ class SuiteRunner(Runner):
     def _checked(self, loop):
         """Return the loop after checking that its data set, metrics and model fit together."""
         check_values(loop.dataloader.dataset)
+        check_class_number(loop.dataloader.dataset, self.cfg)
         metrics = loop.evaluator.metrics if hasattr(loop, 'evaluator') else ()
         check_dataset(loop.dataloader.dataset, bare_model(self), metrics)
         for metric in metrics:

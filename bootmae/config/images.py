@@ -1,0 +1,175 @@
+"""Other images for a config (``--data``), and whether its number of classes is that of the class folders."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..data.roots import resolve_roots
+from ..data.scan import SPLIT_NAMES, class_folders, shorten
+from ..data.subsets import leaves
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+QUERIES = ('val', 'test')  # folders of the images for evaluation beside train
+
+
+def apply_images(cfg: Config, paths: str | Sequence[str]) -> None:
+    """Read other images than those of the config, as its task needs them.
+
+    - Pretraining: every path is a folder of any depth or an archive. Of a folder with ``train`` and ``val`` (or
+      ``test``) only ``train`` is used, so that images for evaluation stay unseen.
+    - Classification: one folder with ``train`` and ``val`` (or ``test``), in each a folder per class; or two folders of
+      class folders, for training and for evaluation. The folders of the first give the class numbers.
+    - Segmentation and detection: one folder, the ``data_root`` of all data sets.
+
+    Changes the data sets of all loaders, and the ``ann_file`` of evaluators.
+
+    Raises:
+        ValueError: The config reads no image files, or not as many paths; or a folder has no part for evaluation.
+    """
+    given: list = [*paths] if isinstance(paths, list | tuple) else [paths]
+    if not all(isinstance(path, str | os.PathLike) and str(path) for path in given):
+        raise ValueError(f'--data (images) {given}: give paths as texts, in quotes if they look like numbers in YAML')
+    paths = [os.fspath(path) for path in given]
+    found = list(datasets(cfg, LOADERS))
+    rooted = [leaf for _, leaf in found if 'data_root' in leaf and leaf.get('type') != 'ImageFiles']
+    files = [(loader, leaf) for loader, leaf in found if leaf.get('type') == 'ImageFiles']
+    if rooted:
+        _move_root(cfg, rooted, paths)
+    elif not files:
+        kinds = ', '.join(sorted({str(leaf.get('type')) for _, leaf in found})) or 'no data set'
+        raise ValueError(
+            f'--data: {cfg.filename} reads {kinds}, not image files; use a config for your own images, such as '
+            'configs/pretrain/bootmae_small_data.py (docs/own_data.md)'
+        )
+    elif any(leaf.get('labels') for _, leaf in files):
+        _use_classes(files, paths)
+    else:
+        for _, leaf in files:
+            roots = [_train_part(path) for path in paths]
+            leaf.update(roots=roots if len(roots) > 1 else roots[0], split=None)
+
+
+def datasets(cfg: Config, loaders: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """The data sets of loaders, each with the name of its loader."""
+    for name in loaders:
+        dataset = (cfg.get(name) or {}).get('dataset')
+        if dataset:
+            yield from ((name, leaf) for leaf in leaves(dataset))
+
+
+def _train_part(path: str) -> str:
+    whole = Path(path).expanduser()
+    splits = {name for name in SPLIT_NAMES if (whole / name).is_dir()}
+    return os.path.join(path, 'train') if 'train' in splits and len(splits) > 1 else path
+
+
+def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str]) -> None:
+    if len(paths) > 2:
+        raise ValueError(
+            f'--data has {len(paths)} paths, but a classification config takes one folder with train/ and val/, or '
+            'two: the images for training and those for evaluation'
+        )
+    for loader, leaf in files:
+        if len(paths) == 2:
+            leaf.update(roots=paths[loader != 'train_dataloader'], split=None)
+            if loader != 'train_dataloader' and leaf.get('labels') == 'folder' and os.path.isdir(paths[0]):
+                leaf.classes = class_folders(os.path.expanduser(paths[0]))
+            continue
+        leaf.roots = paths[0]
+        if os.path.isdir(root := os.path.expanduser(paths[0])):
+            leaf.split = _split_of(root, loader, leaf.get('split'))
+
+
+def _split_of(root: str, loader: str, split: str | None) -> str:
+    """The folder below a root that a loader reads."""
+    names = ('train',) if loader == 'train_dataloader' else tuple(dict.fromkeys((split or 'val', *QUERIES)))
+    present = [name for name in names if os.path.isdir(os.path.join(root, name))]
+    if not present:
+        raise ValueError(
+            f'--data {root} has no folder {" or ".join(names)}: give a folder with train/ and val/, in each a folder '
+            'per class; or two folders, --data TRAIN VAL; tools/hold_out.py makes both of one folder of classes'
+        )
+    return present[0]
+
+
+def _move_root(cfg: Config, rooted: Sequence[dict], paths: Sequence[str]) -> None:
+    old = {leaf['data_root'] for leaf in rooted}
+    if len(paths) > 1 or len(old) > 1:
+        raise ValueError(
+            f'--data gives one data_root to all data sets of {cfg.filename}: '
+            + (f'{len(paths)} paths are too many' if len(paths) > 1 else f'it has several, {shorten(sorted(old))}')
+        )
+    for leaf in rooted:
+        leaf['data_root'] = paths[0]
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluators = cfg.get(name) or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            file, root = str(evaluator.get('ann_file') or ''), str(next(iter(old)))
+            if root and file.startswith(root):
+                evaluator.ann_file = os.path.join(paths[0], file.removeprefix(root).lstrip('/'))
+
+
+def check_classes(cfg: Config) -> None:
+    """Compare the number of classes of a classification config with the class folders, without listing images.
+
+    Raises:
+        ValueError: They differ, or training and validation images have other classes.
+    """
+    numbers = class_numbers(cfg)
+    if not numbers:
+        return
+    names: dict[str, list[str]] = {}
+    for loader, leaf in datasets(cfg, LOADERS[:2]):
+        if leaf.get('type') == 'ImageFiles' and leaf.get('labels') == 'folder' and not leaf.get('classes'):
+            roots = resolve_roots(leaf['roots'], leaf.get('split'))
+            if len(roots) == 1 and os.path.isdir(roots[0]):
+                names[loader] = class_folders(roots[0])
+    if found := names.get('train_dataloader'):
+        root = next(leaf for _, leaf in datasets(cfg, LOADERS[:1]))['roots']
+        compare_classes(found, numbers, str(root))
+        other = set(names.get('val_dataloader', ())) - set(found)
+        if other and not set(found) <= SPLIT_NAMES:
+            raise ValueError(
+                f'val_dataloader has the class folders {shorten(sorted(other))}, which train_dataloader has not: '
+                'correct their names, or remove them'
+            )
+
+
+def class_numbers(cfg: Config) -> dict[str, int]:
+    """The settings of a classifier that hold the number of classes; empty for other models."""
+    if cfg.get('model', {}).get('type') != 'ImageClassifier':
+        return {}
+    groups = {
+        'model.head': cfg.model.get('head'),
+        'model.data_preprocessor': cfg.model.get('data_preprocessor'),
+        'data_preprocessor': cfg.get('data_preprocessor'),
+    }
+    return {
+        f'{name}.num_classes': group['num_classes']
+        for name, group in groups.items()
+        if isinstance(group, dict) and isinstance(group.get('num_classes'), int)
+    }
+
+
+def compare_classes(names: Sequence[str], numbers: dict[str, int], where: str) -> None:
+    """Raise a ValueError if the settings of a classifier have another number of classes than a data set."""
+    wrong = {key: number for key, number in numbers.items() if number != len(names)}
+    if wrong:
+        raise ValueError(
+            f'{where} has {len(names)} classes ({shorten(names)}), but '
+            f'{", ".join(f"{key}={number}" for key, number in wrong.items())}: correct the folder, or add '
+            f'--cfg-options {" ".join(f"{key}={len(names)}" for key in numbers)}'
+        )
+
+
+def check_class_number(dataset: Any, cfg: Config) -> None:
+    """Compare the classes of data sets that were built with a classifier's number, see :func:`compare_classes`."""
+    numbers = class_numbers(cfg)
+    for leaf in leaves(dataset) if numbers else ():
+        names = (getattr(leaf, 'metainfo', None) or {}).get('classes')
+        if names:
+            roots = getattr(leaf, 'roots', None)
+            compare_classes(list(map(str, names)), numbers, shorten(roots) if roots else type(leaf).__name__)
