@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from ..config.classes import apply_class_names
 from ..config.load import load_config
-from ..data.faults import judge_ranges
-from ..data.file_checks import DUPLICATE_WITHIN, NARROW_SET, DataFaults, FileFinding, Job, Outcome, inspect_files
+from ..data.file_checks import Job, Outcome, inspect_files
+from ..data.findings import DUPLICATE_WITHIN, NARROW_SET, DataFault, FileFinding
 from ..data.tar import readable
+from ..data.value_checks import judge_ranges
 from ..text import count_of, printable
 from .verify_sources import Source, sources_of_config, sources_of_path
 
@@ -261,7 +262,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(file)
     if args.data.endswith('.py') and not folder:
         cfg = load_config(args.data, args.cfg_options)
-        with contextlib.suppress(DataFaults):  # a broken annotation file is a finding, see sources_of_config
+        with contextlib.suppress(DataFault):  # a broken annotation file is a finding, see sources_of_config
             apply_class_names(cfg)
         logging.disable(logging.WARNING)  # the report has what data sets log while they are built
         try:

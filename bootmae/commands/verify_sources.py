@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS
 
 from .. import registry  # noqa: F401
 from ..data.annotated import annotated_files, explain_empty, judge_labels, kind_of
-from ..data.faults import MISSING_IMAGE, DataFault
-from ..data.file_checks import FILES_UNUSED, NOT_FILES, DataFaults, FileFinding, Job
+from ..data.file_checks import Job
+from ..data.findings import FILES_UNUSED, MISSING_IMAGE, NOT_FILES, DataFault, FileFinding
 from ..data.lists import folder_of_list, not_utf8, read_list
 from ..data.roots import ARCHIVE
 from ..data.scan import (
@@ -72,10 +72,8 @@ def sources_of_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'tes
         try:
             datasets = list(leaves(build_dataset(dataset_cfg)))
             sources += [source_of_dataset(leaf, split, with_masks) for leaf in datasets]
-        except DataFaults as error:
-            sources.append(Source(split, f'{split}: {dataset_cfg["type"]}: not readable', [], error.findings))
         except DataFault:
-            sources += [_source_of_leaf(leaf, split) for leaf in leaves(dataset_cfg)]
+            sources += [_source_of_leaf(leaf, split, with_masks) for leaf in leaves(dataset_cfg)]
     if not sources:
         raise ValueError(f'{cfg.filename} has no data set in {", ".join(f"{split}_dataloader" for split in splits)}')
     return sources
@@ -91,13 +89,15 @@ def build_dataset(dataset_cfg: dict) -> BaseDataset:
         raise explain_empty(dataset_cfg) from error
 
 
-def _source_of_leaf(dataset_cfg: Config, split: str) -> Source:
+def _source_of_leaf(dataset_cfg: Config, split: str, with_masks: bool) -> Source:
     """Build a data set that is not inside a wrapper, and list its files even if training refuses it."""
     try:
-        return source_of_dataset(DATASETS.build(dataset_cfg), split)
+        return source_of_dataset(build_dataset(dataset_cfg), split, with_masks)
     except DataFault as fault:
-        title = f'{split}: {dataset_cfg["type"]}: {count_of(len(fault.paths), "image")}'
-        return Source(split, title, [Job(path) for path in fault.paths], fault.findings)
+        files = count_of(len(fault.paths), 'image') if fault.paths else 'not readable'
+        return Source(
+            split, f'{split}: {dataset_cfg["type"]}: {files}', [Job(path) for path in fault.paths], fault.findings
+        )
 
 
 def source_of_dataset(dataset: BaseDataset, split: str, with_masks: bool = False) -> Source:
@@ -106,7 +106,7 @@ def source_of_dataset(dataset: BaseDataset, split: str, with_masks: bool = False
     name = type(dataset).__name__
     if kind := kind_of(dataset):
         jobs, findings = annotated_files(dataset, with_masks)
-        title = f'{split}: {name}: {len(jobs):,} images of {dataset.ann_file or jobs[0].image}'
+        title = f'{split}: {name}: {count_of(len(jobs), "image")} of {dataset.ann_file or jobs[0].image}'
         judge = functools.partial(judge_labels, dataset) if kind == 'masks' else None
         return Source(split, title, jobs, findings, judge)
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]

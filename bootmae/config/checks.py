@@ -14,7 +14,8 @@ from torch import nn
 
 from ..data.annotated import REFUSED, TOO_FEW, annotated_files, judge_labels, kind_of
 from ..data.coco import read_coco
-from ..data.file_checks import CLASS_ABSENT, DataFaults, FileFinding, Job, inspect_headers, inspect_mask
+from ..data.file_checks import Job, inspect_headers, inspect_mask
+from ..data.findings import CLASS_ABSENT, DataFault, FileFinding
 from ..data.subsets import leaves, spread
 from .classes import annotation_path, own_classes
 
@@ -128,7 +129,7 @@ def check_dataset(dataset, model: nn.Module, metrics: Sequence = ()) -> None:
         headers = [inspect_headers(jobs[index]) for index in spread(len(jobs), NUM_HEADERS)]
         findings = [*findings, *labels, *(finding for outcome in headers for finding in outcome.findings)]
         if faults := [finding for finding in findings if finding.kind in REFUSED]:
-            raise DataFaults(faults)
+            raise DataFault(faults, with_kind=True)
         tell(leaf, findings, where)
 
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from ..data.roots import resolve_roots
 from ..data.scan import SPLIT_NAMES, class_folders, shorten
 from ..data.subsets import leaves
+from ..text import count_of
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 QUERIES = ('val', 'test')  # folders of the images for evaluation beside train
@@ -159,7 +160,7 @@ def compare_classes(names: Sequence[str], numbers: dict[str, int], where: str) -
     wrong = {key: number for key, number in numbers.items() if number != len(names)}
     if wrong:
         raise ValueError(
-            f'{where} has {len(names)} classes ({shorten(names)}), but '
+            f'{where} has {count_of(len(names), "class", "classes")} ({shorten(names)}), but '
             f'{", ".join(f"{key}={number}" for key, number in wrong.items())}: correct the folder, or add '
             f'--cfg-options {" ".join(f"{key}={len(names)}" for key in numbers)}'
         )

@@ -9,22 +9,21 @@ from typing import Any
 from mmengine.fileio import get_local_path
 from mmengine.registry import DATASETS
 
+from ..text import count_of
 from .coco import CocoFile, read_coco
 from .coco_checks import FAULTS_OF_CONTENT, check_coco
 from .coco_checks import FAULTS_OF_MASKS as FAULTS_OF_INSTANCES
-from .file_checks import (
+from .file_checks import IGNORED, Job, missing_mask
+from .findings import (
     CLASS_ABSENT,
     FAULTS_OF_MASKS,
-    IGNORED,
     IMAGE_UNUSED,
     MASK_SIZE,
     MISSING_MASK,
     ORIENTED,
     OTHER_SIZE,
-    DataFaults,
+    DataFault,
     FileFinding,
-    Job,
-    missing_mask,
 )
 from .scan import EXTENSIONS, scan_folders
 from .subsets import leaves
@@ -76,7 +75,7 @@ def check_instances(dataset: Any, with_masks: bool = False) -> tuple[CocoFile, l
     """Read and check the annotation file of a COCO data set; see :func:`check_coco`. Works before its initialization.
 
     Raises:
-        DataFaults: if the structure of the file is wrong.
+        DataFault: if the structure of the file is wrong.
     """
     training = not dataset.test_mode
     min_size = (dataset.filter_cfg or {}).get('min_size', 0) if training else 0
@@ -123,7 +122,7 @@ def explain_empty(dataset_cfg: dict) -> ValueError:
         elif kind_of(dataset) == 'masks':
             findings = list(_other_suffixes(dataset))
         if faults := [finding for finding in findings if finding.kind in REFUSED]:
-            return DataFaults(faults)
+            return DataFault(faults, with_kind=True)
     part = parts[0]
     return ValueError(
         f'{part["type"]} found no image: check its data_root={part.get("data_root")!r}, '
@@ -206,8 +205,8 @@ def judge_labels(dataset: Any, pixels: Counter, first: dict[int, str]) -> list[F
         findings.append(FileFinding(ZERO_LABEL, first[0], detail))
     if not zero and count in values and values <= set(range(count + 1)):
         detail = (
-            f'label {count} of the {count} classes 0..{count - 1}: its files seem to count classes from 1, with 0 for '
-            'unlabeled: set reduce_zero_label=True'
+            f'label {count} of {count_of(count, "class", "classes")} 0..{count - 1}: its files seem to count classes '
+            'from 1, with 0 for unlabeled: set reduce_zero_label=True'
         )
         findings.append(FileFinding(ZERO_LABEL, first[count], detail))
     advice = (
@@ -216,7 +215,8 @@ def judge_labels(dataset: Any, pixels: Counter, first: dict[int, str]) -> list[F
     )
     if len(present) < 2 and not findings and set(pixels) <= allowed_labels(dataset):
         held = ', '.join(map(str, sorted(pixels)[:8])) or 'nothing'
-        detail = f'only {present or "none"} of {len(classes)} classes occurs (the masks hold {held}): '
+        number = count_of(len(classes), 'class', 'classes')
+        detail = f'only {present or "none"} of {number} occurs (the masks hold {held}): '
         detail += advice if IGNORED in pixels else 'the result would mean nothing; check the masks and the classes'
         findings.append(FileFinding(TOO_FEW, folder, detail))
     foreground = sum(number for value, number in pixels.items() if value not in (0, IGNORED))

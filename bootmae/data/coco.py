@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import NotRequired, TypedDict
 
 from .coco_shapes import area_of
-from .file_checks import DataFaults, FileFinding
+from .findings import DataFault, FileFinding
 
 INVALID, NOT_UNIQUE, NO_CATEGORY, NO_IMAGE = FAULTS_OF_STRUCTURE = (
     'annotation file invalid',
@@ -110,7 +110,7 @@ def read_coco(path: str | os.PathLike) -> CocoFile:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DataFaults: for a file whose structure is wrong. The message names the entry, the key and the remedy.
+        DataFault: for a file whose structure is wrong. The message names the entry, the key and the remedy.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'no annotation file {path}: check data_root and ann_file')
@@ -125,10 +125,10 @@ def _read(path: str, *version: int) -> CocoFile:
     try:
         content: Any = CONTENT.validate_json(data)
     except ValidationError as error:
-        raise DataFaults(list(_faults_of_schema(path, data, error))) from None
+        raise DataFault(list(_faults_of_schema(path, data, error)), with_kind=True) from None
     file = CocoFile(path, content['images'], content['categories'], content.get('annotations', []))
     if faults := list(_faults_of_references(file)):
-        raise DataFaults(faults)
+        raise DataFault(faults, with_kind=True)
     sizes = {image['id']: (image['height'], image['width']) for image in file.images}
     for annotation in file.annotations:
         if 'iscrowd' not in annotation:

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from ..text import count_of
 from .coco import CocoFile
 from .coco_shapes import fault_of_box, fault_of_mask
-from .file_checks import CLASS_ABSENT, COMPLETED, LEFT_OUT, OTHER_CATEGORIES, FileFinding
+from .findings import CLASS_ABSENT, COMPLETED, LEFT_OUT, OTHER_CATEGORIES, FileFinding
 
 CLASS_UNKNOWN, CLASS_LEFT_OUT, MOST_LEFT_OUT, MOST_OUTSIDE, NOTHING = FAULTS_OF_CONTENT = (
     'class unknown to the annotation file',
@@ -100,9 +101,10 @@ def reason_to_leave_out(annotation: dict, image: dict) -> str | None:
 
 def _left_out(file: CocoFile, classes: Sequence[str], training: bool) -> Iterator[FileFinding]:
     """Count the annotations that a run would not use."""
+    total = count_of(len(file.annotations), 'annotation')
     for key, number in file.completed.items():
         how = 'is 0 there' if key == 'iscrowd' else 'is computed from the mask or the box'
-        yield FileFinding(COMPLETED, file.path, f'{key} {how}: {number:,} of {len(file.annotations):,} annotations')
+        yield FileFinding(COMPLETED, file.path, f'{key} {how}: {number:,} of {total}')
     names = {category['id']: category['name'] for category in file.categories}
     images = {image['id']: image for image in file.images}
     reasons: dict[str, Counter] = {name: Counter() for name in classes}
@@ -121,7 +123,7 @@ def _left_out(file: CocoFile, classes: Sequence[str], training: bool) -> Iterato
     elif found[None] < found.total():
         yield FileFinding(LEFT_OUT, file.path, _counted(found))
     if not found.total() and (training or file.annotations):
-        yield FileFinding(NOTHING, file.path, f'the file has {len(file.annotations):,} annotations of other categories')
+        yield FileFinding(NOTHING, file.path, f'the file has {total} of other categories')
 
 
 def _counted(reasons: Counter) -> str:

@@ -10,7 +10,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,94 +18,39 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from ..text import printable
 from .coco_shapes import by
+from .findings import (
+    CMYK,
+    EXIF_TURNED,
+    HUGE,
+    JPEG_WARNING,
+    LABEL_OUTSIDE,
+    LARGE,
+    MASK_CHANNELS,
+    MASK_SIZE,
+    MISSING_MASK,
+    NARROW_RANGE,
+    ORIENTED,
+    OTHER_SIZE,
+    SIXTEEN_BIT,
+    SMALL,
+    TINY,
+    FileFinding,
+)
 from .jpeg import END, START, is_whole
 from .tar import is_tar_path, read_tar_path, readable
 from .value_range import ValueRange, stored_values, value_range
 
 IGNORED = 255  # label of pixels that are neither learnt nor evaluated
-TINY = 16  # pixels on the shorter side, the size of a patch
-HUGE = 100_000_000  # pixels
 READABLE = 2**30  # pixels, the limit of OpenCV
 ORIENTATION = 0x0112  # EXIF tag
 TURNED = range(2, 9)  # values of that tag that rotate or mirror an image
 TRANSPOSED = 5  # from this value on, width and height change places
-ORIENTED = 'EXIF orientation of an annotated image'
-OTHER_SIZE, MASK_SIZE = 'size differs from the annotation', 'mask of another size'
-MISSING_MASK, MASK_CHANNELS, LABEL_OUTSIDE = FAULTS_OF_MASKS = (
-    'missing mask',
-    'mask with several channels',
-    'label outside the classes',
-)
-
-NARROW_SET = 'values fill a small part of their range'
-# kinds of findings that are notes and not faults
-CMYK, SIXTEEN_BIT, NARROW_RANGE, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
-    'CMYK',
-    '16-bit',
-    '16-bit, mostly unused',
-    'EXIF-rotated',
-    f'tiny (below {TINY} pixels)',
-    f'huge (above {HUGE // 10**6} megapixels)',
-    'JPEG with extraneous bytes',
-)
-CLASS_ABSENT, DUPLICATE_WITHIN, IMAGE_UNUSED, NOT_FILES, COMPLETED, LEFT_OUT, OTHER_CATEGORIES = NOTES_OF_SETS = (
-    'class absent',
-    'duplicate within a split',
-    'image not in the annotation file',
-    'not image files',
-    'keys that the annotations lack',
-    'left out by the loader',
-    'categories that are not classes',
-)
 TURN_ADVICE = (
     'the image is turned on reading, but its annotation seems to be made on the stored pixels. If so, remove the tag '
     "(exiftool -Orientation= FILE) or set color_type='color_ignore_orientation' in LoadImageFromFile; if not, store "
     'the turned pixels (ImageOps.exif_transpose of Pillow)'
 )
-FILES_UNUSED, SPLITS_TOGETHER, DARK_IMAGES = NOTES_OF_FOLDERS = (
-    'files not used',
-    'splits used together',
-    'images that are almost black',
-)
-NOTES = frozenset(NOTES_OF_IMAGES + NOTES_OF_SETS + NOTES_OF_FOLDERS)
-
-
-@dataclass(frozen=True)
-class FileFinding:
-    """A finding about a file or a folder: its kind, the path, details, and the split (set by the scan).
-
-    Path and details are printable, even if the name of the file is not valid UTF-8.
-    """
-
-    kind: str
-    path: str
-    detail: str = ''
-    split: str = ''
-
-    def __post_init__(self):
-        object.__setattr__(self, 'path', printable(self.path))
-        object.__setattr__(self, 'detail', printable(self.detail))
-
-    @property
-    def line(self) -> str:
-        """The finding in one line, as training and ``tools/verify_data.py`` show it."""
-        return f'{self.path}: {self.detail}' if self.detail else self.path
-
-    @property
-    def fault(self) -> bool:
-        return self.kind not in NOTES
-
-
-class DataFaults(ValueError):
-    """Faults that no run may start with. The message is the first one."""
-
-    def __init__(self, findings: Sequence[FileFinding]) -> None:
-        first, others = findings[0], len(findings) - 1
-        more = f' ({others:,} more fault{"s" if others > 1 else ""}: see tools/verify_data.py)' if others else ''
-        super().__init__(f'{first.path}: {first.kind}: {first.detail}{more}')
-        self.findings = list(findings)
 
 
 @dataclass(frozen=True)

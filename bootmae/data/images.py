@@ -13,8 +13,7 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from ..text import count_of, printable
-from .faults import DataFault
-from .file_checks import FileFinding
+from .findings import DataFault, FileFinding
 from .jpeg import START, check_whole, is_whole
 from .lists import check_exist, folder_of_list, read_classes, read_list
 from .roots import resolve_roots

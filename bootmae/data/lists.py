@@ -5,8 +5,7 @@ import re
 from array import array
 
 from ..text import printable
-from .faults import MISSING_IMAGE, DataFault, MissingData
-from .file_checks import FileFinding
+from .findings import MISSING_IMAGE, DataFault, FileFinding, MissingData
 from .scan import contents, listed, shorten, suffix
 from .subsets import spread
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import cv2
 
 from ..text import count_of, printable
-from .faults import EMPTY_CLASS, settle
-from .file_checks import CLASS_ABSENT, FILES_UNUSED, SPLITS_TOGETHER, FileFinding
+from .findings import CLASS_ABSENT, EMPTY_CLASS, FILES_UNUSED, SPLITS_TOGETHER, FileFinding, settle
 
 # What OpenCV, which decodes the images, reads as photographs; the last two depend on how it was built.
 EXTENSIONS = (
@@ -52,7 +51,7 @@ class Survey:
     findings: list[FileFinding] = field(default_factory=list)
 
     def settle(self) -> 'Survey':
-        """Log the notes, and refuse the data set if there is a fault; see :func:`bootmae.data.faults.settle`."""
+        """Log the notes, and refuse the data set if there is a fault; see :func:`bootmae.data.findings.settle`."""
         settle(self.findings, [*self.paths, *self.loose])
         return self
 

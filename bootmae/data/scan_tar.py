@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..text import printable
-from .faults import MISSING_IMAGE, MissingData
-from .file_checks import FileFinding
+from .findings import MISSING_IMAGE, FileFinding, MissingData
 from .lists import not_utf8
 from .scan import (
     HIDDEN_FILE,

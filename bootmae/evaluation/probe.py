@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..checkpoints import load_encoder, read_checkpoint
 from ..config.model import build_model
 from ..config.weights import apply_init
-from ..data.faults import check_values
 from ..data.samples import NamedSamples
+from ..data.value_checks import check_values
 from ..distributed.signals import shield_workers
 from ..models.vit import PlainViT
 

@@ -21,6 +21,7 @@ from mmengine.config import Config
 from ..checkpoints.folders import run_files
 from ..evaluation.rows import config_hash
 from ..results.rows import replace_file
+from ..text import count_of
 from .cells import Cell, suite_command
 
 DONE, RUNNING, FAILED, STOPPED, KILLED, WAITING = 'done', 'running', 'failed', 'stopped', 'killed', 'waiting'
@@ -184,8 +185,9 @@ def check_definitions(cells: Sequence[Cell], definitions: dict[str, str]) -> Non
     names = {cell.name for cell in changed}
     roots = [cell.name for cell in changed if cell.needs is None or cell.needs.name not in names]  # and what needs them
     raise ValueError(
-        f'{len(changed)} of {len(cells)} cells have results of another config, option or encoder than the suite file '
-        f'has now: {", ".join(cell.name for cell in changed)}. This command deletes them and runs the cells again:\n'
+        f'{len(changed)} of {count_of(len(cells), "cell")} have results of another config, option or encoder than the '
+        f'suite file has now: {", ".join(cell.name for cell in changed)}. This command deletes them and runs the cells '
+        'again:\n'
         f'    {suite_command(changed[0])} --redo {" ".join(roots)}\n'
         'Or undo the change, or use another folder with --out'
     )

@@ -19,7 +19,7 @@ from bootmae.commands.verify_data import duplicates, scan, write_list
 from bootmae.commands.verify_sources import sources_of_config, sources_of_path
 from bootmae.config import checks as guards
 from bootmae.data.annotated import allowed_labels
-from bootmae.data.file_checks import CLASS_ABSENT
+from bootmae.data.findings import CLASS_ABSENT
 from bootmae.data.images import ImageFiles
 
 CLASSES = ('sky', 'road', 'tree')

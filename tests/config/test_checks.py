@@ -155,7 +155,7 @@ SEGMENTOR = Model(decode_head=3)
         (
             False,
             ([0, 1], [2, 3]),
-            r'1.png: reduce_zero_label does not fit: label 3 of the 3 classes 0..2: its files seem to count classes '
+            r'1.png: reduce_zero_label does not fit: label 3 of 3 classes 0..2: its files seem to count classes '
             'from 1, .*: set reduce_zero_label=True',
         ),
         (

@@ -10,7 +10,7 @@ from pycocotools import mask as masks
 from bootmae.data.coco import forget_files, read_coco
 from bootmae.data.coco_checks import check_coco
 from bootmae.data.coco_shapes import decode_runs
-from bootmae.data.file_checks import DataFaults, FileFinding
+from bootmae.data.findings import DataFault, FileFinding
 
 BOX, POLYGON = [2, 3, 10, 8], [[2, 3, 12, 3, 12, 11, 2, 11]]
 REMOVED = object()
@@ -108,7 +108,7 @@ STRUCTURE = {
 def test_structure(write, case):
     content, message = STRUCTURE[case]
     path = write(content)
-    with pytest.raises(DataFaults) as error:
+    with pytest.raises(DataFault) as error:
         read_coco(path)
     assert str(error.value).startswith(f'{path}: ')
     assert message in str(error.value)
@@ -116,7 +116,9 @@ def test_structure(write, case):
 
 
 def test_equal_faults_are_one_finding(write):
-    with pytest.raises(DataFaults, match=r'annotations\[0\]: id is missing: .* \(and 2 more of these\) \(1 more fault'):
+    with pytest.raises(
+        DataFault, match=r'annotations\[0\]: id is missing: .* \(and 2 more of these\) \(and 1 more fault'
+    ):
         read_coco(write(content_of(*[dict(id=REMOVED)] * 3, dict(bbox=[]))))
 
 

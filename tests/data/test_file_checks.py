@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from bootmae.data.file_checks import FileFinding, Job, inspect_files, inspect_headers
+from bootmae.data.file_checks import Job, inspect_files, inspect_headers
+from bootmae.data.findings import FileFinding
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> Image.Image:

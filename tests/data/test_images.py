@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from bootmae.data import faults
+from bootmae.data import findings
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
 
@@ -44,7 +44,7 @@ def paths(dataset, root):
 @pytest.fixture
 def messages(monkeypatch):
     seen = []
-    monkeypatch.setattr(faults, 'print_log', lambda message, **kwargs: seen.append(message))
+    monkeypatch.setattr(findings, 'print_log', lambda message, **kwargs: seen.append(message))
     return seen
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from bootmae.commands.verify_sources import sources_of_path
-from bootmae.data import faults, tar
+from bootmae.data import findings, tar
 from bootmae.data.file_checks import inspect_files
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import SeededSamples
@@ -279,7 +279,7 @@ def test_an_archive_without_its_end_is_warned_of(tmp_path, monkeypatch):
 
 def test_splits_without_labels_are_warned_of(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(faults, 'print_log', lambda message, **kwargs: said.append(message))
+    monkeypatch.setattr(findings, 'print_log', lambda message, **kwargs: said.append(message))
     ImageFiles(pack(tmp_path / 'a.tar', ['train/1.jpg', 'val/2.jpg']))
     assert 'the images of the splits train, val are all used' in said[0]
 

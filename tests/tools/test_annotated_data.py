@@ -162,7 +162,7 @@ def refused(data: Data, capsys, kind: str, detail: str, test: bool = False) -> N
     for tool, split in calls:
         assert data.call(tool, *(['no.pth'] if tool == 'test' else [])) == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        found = re.fullmatch(rf'error: (\S+): {re.escape(kind)}: (.*?)(?: \(\d+ more faults?: see .*)?', error)
+        found = re.fullmatch(rf'error: (\S+): {re.escape(kind)}: (.*?)(?: \(and \d+ more faults?: .*)?', error)
         assert found, error
         assert re.search(detail, found[2]), error
         assert data.call('verify_data', '--split', split) == 1

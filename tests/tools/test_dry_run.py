@@ -135,7 +135,7 @@ def test_a_suite_names_the_faults_of_all_cells(images, capsys, tmp_path):
     assert any(
         line.startswith('finetune/mae-0, finetune/mine-0') and 'roots=no where does not exist' in line for line in lines
     )
-    assert any('methods.mine.weights: there is no file none.pth' in line for line in lines)
+    assert any('methods.mine.weights: there is no none.pth' in line for line in lines)
 
 
 def test_a_suite_with_other_images(images, capsys, tmp_path):

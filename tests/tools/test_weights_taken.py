@@ -275,7 +275,7 @@ def test_knn_says_which_weights_it_took(tmp_path, states, capsys):
         ('online', note),
         ('ema', "'model_ema' (averaged weights) is taken; --source raw takes 'model'"),
     ):
-        rows = ['--source', source, '--rows', tmp_path / f'{source}.csv', '--data', 'digits']
+        rows = ['--source', source, '--rows', tmp_path / f'{source}.csv', '--data-name', 'digits']
         code, _, error = call(capsys, 'knn', FINETUNE, '--init', tmp_path / 'a.pth', *rows, '--cfg-options', *FEW)
         assert code == 0
         assert f'{tmp_path}/a.pth: {said}' in error

@@ -19,10 +19,10 @@ from mmpretrain.registry import DATASETS
 from bootmae.checkpoints import read_checkpoint
 from bootmae.config.load import load_config
 from bootmae.config.model import build_model
-from bootmae.data import faults
-from bootmae.data.faults import DataFault, check_values
+from bootmae.data.findings import DataFault
 from bootmae.data.images import ImageFiles
 from bootmae.data.samples import UnreadableSample
+from bootmae.data.value_checks import check_values
 from bootmae.engine.hooks.online_probe import OnlineProbeHook
 from bootmae.engine.runner.build import build_runner
 
@@ -159,7 +159,7 @@ def test_verify_data_and_training_say_the_same(case, folder, config, tmp_path, m
     change, code, findings, images = CASES[case]
     change(folder)
     said: list[str] = []
-    monkeypatch.setattr(faults, 'print_log', lambda message, **kwargs: said.append(message))
+    monkeypatch.setattr('bootmae.data.findings.print_log', lambda message, **kwargs: said.append(message))
     report = tmp_path / 'report.json'
     assert call_tool('verify_data', folder, '--workers', 0, '--out', report) == code
     found = of_sets(report)
@@ -291,7 +291,7 @@ def broken(folder) -> Path:
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_knn_names_the_broken_image(broken, config, capsys, workers):
-    assert call('knn', config, '--untrained', 1, '--data', 'mine', '--workers', workers) == 2
+    assert call('knn', config, '--untrained', 1, '--data-name', 'mine', '--workers', workers) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f'error: {broken} cannot be read (')
 
 
@@ -387,7 +387,7 @@ def test_runs_survive_any_name(folder, config, tmp_path, capsys):
     classes = read_checkpoint(tmp_path / 'run' / 'epoch_2.pth')['meta']['dataset_meta']['classes']
     assert classes == (r'ch\xe2t', 'dog')
     rows = tmp_path / 'rows.csv'
-    args = ('--untrained', 1, '--data', 'mine', '--rows', rows, '--workers', 0)
+    args = ('--untrained', 1, '--data-name', 'mine', '--rows', rows, '--workers', 0)
     assert call('knn', config, *args) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f'error: {shown} cannot be read')
     broken.unlink()

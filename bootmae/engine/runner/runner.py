@@ -27,7 +27,7 @@ from ...config.images import check_class_number
 from ...config.weights import follow_statistics
 from ...data.annotated import explain_empty
 from ...data.coco import forget_files
-from ...data.faults import check_values
+from ...data.value_checks import check_values
 from ...distributed.counters import AsyncCounters
 from ...files import remove_stale
 from ...text import count_of

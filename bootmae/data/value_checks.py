@@ -1,6 +1,5 @@
-"""What is wrong with the images of a data set: one error of training, the same finding in ``tools/verify_data.py``."""
+"""Checks the range of the values in the images of a data set: the same in training and ``tools/verify_data.py``."""
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,48 +7,15 @@ from typing import Any
 import cv2
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from mmengine.logging import print_log
 
 from ..text import count_of
-from .file_checks import DARK_IMAGES, NARROW_SET, FileFinding
+from .findings import DARK_IMAGES, NARROW_SET, FileFinding, settle
 from .reading import ReadCrop
 from .subsets import leaves, spread
 from .tar import is_tar_path, read_tar_path, readable
 from .value_range import ValueRange, value_range
 
-EMPTY_CLASS, MISSING_IMAGE = MISSING = ('class folder without images', 'missing image')
 NUM_SPOT_CHECKS = 16  # images of a data set whose values training and evaluation check first
-
-
-class DataFault(ValueError):
-    """A data set that training and evaluation refuse.
-
-    Attributes:
-        findings: All findings about the data set.
-        paths: The images that were found nevertheless.
-    """
-
-    def __init__(self, findings: Sequence[FileFinding], paths: Sequence[str] = ()):
-        self.findings, self.paths = list(findings), list(paths)
-        first, *others = (finding for finding in findings if finding.fault)
-        more = f' (and {count_of(len(others), "more fault")}: tools/verify_data.py lists all)' if others else ''
-        super().__init__(first.line + more)
-
-
-class MissingData(DataFault, FileNotFoundError):
-    """A data set that lacks images."""
-
-
-def settle(findings: Sequence[FileFinding], paths: Sequence[str] = ()) -> None:
-    """Log the notes, and refuse the data set if there is a fault.
-
-    Raises:
-        DataFault: Names the first fault.
-    """
-    if faults := [finding for finding in findings if finding.fault]:
-        raise (MissingData if faults[0].kind in MISSING else DataFault)(findings, paths)
-    for finding in findings:
-        print_log(finding.line, logger='current', level=logging.WARNING)
 
 
 def judge_ranges(ranges: Sequence[tuple[str, ValueRange]]) -> list[FileFinding]:
