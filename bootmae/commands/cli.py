@@ -4,11 +4,12 @@ import argparse
 import atexit
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from ..distributed.exits import INTERRUPTED, MESSAGES, USER_ERROR, RunStopped
+from ..distributed.exits import INTERRUPTED, MESSAGES, USER_ERROR, Progress, RunStopped
 
 USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, disk full
 
@@ -17,7 +18,8 @@ def main(command: Callable[[], int | None]) -> None:
     """Run a command and exit with its code.
 
     A user error is printed as one line on stderr, with exit code 2. A stopped run is printed the same way, with its own
-    exit code. Set ``BOOTMAE_TRACEBACK=1`` to see the traceback.
+    exit code. Any other exception before the end of the first training step is a user error too, because libraries
+    raise all kinds for a wrong setting. Set ``BOOTMAE_TRACEBACK=1`` to see the traceback.
     """
     if MESSAGES in os.environ and os.environ.get('RANK', '0') != '0':
         argparse.ArgumentParser._print_message = lambda *args: None  # type: ignore[method-assign]  # rank 0 prints it
@@ -31,9 +33,25 @@ def main(command: Callable[[], int | None]) -> None:
         kind, code = ('stopped', error.code) if isinstance(error, RunStopped) else ('error', USER_ERROR)
         say(f'{kind}: {error}')
         leave(code)
+    except Exception as error:
+        if os.environ.get('BOOTMAE_TRACEBACK') or Progress.trained:
+            raise
+        say(f'error: {describe(error)}')
+        leave(USER_ERROR)
     except KeyboardInterrupt:
         say('stopped: Ctrl-C; nothing was saved')
         leave(INTERRUPTED)
+
+
+def describe(error: Exception) -> str:
+    """Return the last line of a traceback with the place where the exception was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    file = '/'.join(Path(place.filename).parts[-3:])
+    message = str(error) or 'no message'
+    return (
+        f'{type(error).__name__}: {message} ({file}, line {place.lineno}). Check the settings that it is about; '
+        'BOOTMAE_TRACEBACK=1 shows the whole traceback'
+    )
 
 
 def say(line: str) -> None:

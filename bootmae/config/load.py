@@ -58,4 +58,5 @@ def read_file(path: str | Path) -> Config:
     try:
         return Config.fromfile(str(path))
     except Exception as error:  # a config is code, which may fail in any way
-        raise ValueError(f'{path} cannot be read as a config: {type(error).__name__}: {error}') from error
+        reason = ' '.join(str(error).split())  # one line
+        raise ValueError(f'{path} cannot be read as a config: {type(error).__name__}: {reason}') from error

@@ -15,6 +15,11 @@ FREE = {'Any', 'Callable', 'Literal', 'object'}  # annotations that may allow a 
 SPOKEN = ('yes', 'no', 'on', 'off')
 SHOWN = 3
 SHORT = 6
+GROUPS = (
+    *('model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg'),
+    *('test_cfg', 'optim_wrapper', 'default_hooks', 'visualizer', 'log_processor', 'env_cfg', 'randomness'),
+    'auto_scale_lr',
+)
 CLOSE = 0.75  # similarity of a name that is suggested in place of an unknown one
 
 
@@ -174,8 +179,8 @@ def check_settings(cfg: Config) -> None:
     Raises:
         ValueError: An unknown setting or type; names all of them, each with the nearest known one.
     """
-    wrong = []
-    for path, group in groups(cfg):
+    wrong = list(_wrong_kinds(cfg))
+    for path, group in groups(cfg) if not wrong else ():
         where = '.'.join(path)
         if 'type' in group and (message := _unknown_type(group, path, cfg)):
             wrong.append(f'{where}.{message}')
@@ -193,6 +198,22 @@ def check_settings(cfg: Config) -> None:
                 wrong.append(f'{where}.{key}={group[key]!r}: no such setting {taker}; {_nearest(key, known)}')
     if wrong:
         raise ValueError('\n'.join([f'{cfg.filename}: {wrong[0]}', *wrong[1:]]))
+
+
+def _wrong_kinds(cfg: Config) -> Iterator[str]:
+    """Top-level settings that are no group of settings, or no list of groups, where they have to be."""
+    for name in GROUPS:
+        if not isinstance(cfg.get(name), dict | None):
+            yield f'{name}={cfg[name]!r}: give a dict of settings'
+        elif name.endswith('_dataloader') and cfg.get(name) and not isinstance(cfg[name].get('dataset'), dict):
+            yield f'{name}.dataset={cfg[name].get("dataset")!r}: give a dict of settings'
+    for name in ('custom_hooks', 'val_evaluator', 'test_evaluator', 'param_scheduler'):
+        found = cfg.get(name)
+        several = found if isinstance(found, list | tuple) else [found]
+        if (name == 'custom_hooks' and not isinstance(found, list | tuple | None)) or not all(
+            isinstance(each, dict | None) for each in several
+        ):
+            yield f'{name}={found!r}: give {"a list of dicts" if name == "custom_hooks" else "a dict of settings"}'
 
 
 def _unknown_type(group: Mapping, path: tuple[str, ...], cfg: Config) -> str:

@@ -10,6 +10,12 @@ REQUEUE = 75  # saved and stopped after a signal: start the same command again w
 MESSAGES = 'BOOTMAE_MESSAGES'  # folder in which processes leave their last line for the launcher, which prints one
 
 
+class Progress:
+    """Whether a training step has ended. Until then the cause of an exception is most likely a wrong setting."""
+
+    trained = False
+
+
 class RunStopped(Exception):
     """A run stops early in good order; its checkpoints are complete. ``code`` is the exit code."""
 

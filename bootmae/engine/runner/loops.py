@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ...data.device import DeviceStage
 from ...data.seeding import seed_step
+from ...distributed.exits import Progress
 from ...text import count_of
 
 
@@ -51,6 +52,7 @@ class _Seeded:
         """Train one batch."""
         seed_step(self.seed, self._iter, get_rank())
         super().run_iter(*args)
+        Progress.trained = True
 
     def validate(self, done: int, last: bool) -> None:
         """Run the validation if it is due after ``done`` epochs or iterations."""

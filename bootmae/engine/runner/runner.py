@@ -75,7 +75,7 @@ class SuiteRunner(Runner):
         Loading is always strict; the arguments after ``filename`` only exist for the base class.
         """
         content, source = self._content_of(filename), self.cfg.get('load_source', 'online')
-        if 'meta' not in content:
+        if not isinstance(content.get('meta'), dict):
             raise ValueError(f'{filename} holds weights, not a run: start from it with --init')
         if not self._resume:
             content = with_weights(content, source, filename)
