@@ -15,14 +15,12 @@ from bootmae.results.provenance import REPOSITORY
 CONFIGS = REPOSITORY / 'configs'
 PRETRAIN, TUNE = CONFIGS / 'pretrain' / 'bootmae_debug.py', CONFIGS / 'cls' / 'bootmae_debug_finetune.py'
 OWN = CONFIGS / 'pretrain' / 'bootmae_small_data_cpu.py'
-OF_A_LIBRARY = re.compile(
-    r'error: \w+: .* \(\S+, line \d+\)\. Check the settings that it is about; BOOTMAE_TRACEBACK=1'
-)
+OF_A_LIBRARY = re.compile(r'error: \w+: .* \(\S+, line \d+\)\. Check the settings that it is about; BOOTMAE_')
 
 
 @pytest.fixture
 def refused(capsys, monkeypatch, tmp_path):
-    """``refused(tool, *args)`` checks that a tool ends with code 2 and one clear line, and returns that line."""
+    """``refused(tool, *args)`` checks that a tool ends with code 2 and one error, and returns it."""
     monkeypatch.chdir(tmp_path)
 
     def check(tool: str, *args: object) -> str:
@@ -31,9 +29,8 @@ def refused(capsys, monkeypatch, tmp_path):
         assert call_tool(tool, *args) == 2, called
         out, err = capsys.readouterr()
         assert 'Traceback' not in out + err, called
-        line = err.strip().splitlines()[-1]
-        assert len(err.split('error: ')) == 2, f'{called}: {err}'
-        return line
+        assert err.count('error: ') == 1, f'{called}: {err}'
+        return err[err.index('error: ') :].strip()
 
     yield check
     Progress.trained = False
@@ -93,7 +90,6 @@ def test_configs(refused, tmp_path, tool, args):
     """Every line names the config or the setting."""
     for config in write_configs(tmp_path):
         line = refused(tool, config, *args)
-        assert line.startswith('error: '), line
         assert not OF_A_LIBRARY.match(line), f'{config.name}: {line}'
 
 
@@ -129,6 +125,7 @@ def write_checkpoints(folder: Path) -> list[Path | str]:
     return [folder / 'missing.pth', *sorted(folder.glob('*.*')), 'timm:no_such_model', 'timm:', 'timm:resnet50']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'tool, args',
     [
@@ -171,11 +168,12 @@ OPTIONS = [
 # What only the library that gets the value can judge
 LEFT_TO_LIBRARIES = [
     *('train_cfg.max_epochs=1.5', 'optim_wrapper.optimizer.betas=3', 'model.init_cfg=3'),
-    *('visualizer.vis_backends=3', 'model.data_preprocessor.mean=3', 'optim_wrapper.clip_grad=3'),
-    *('model.backbone.patch_size=0', 'train_dataloader.dataset.pipeline=3'),
+    *('model.data_preprocessor.mean=3', 'optim_wrapper.clip_grad=3', 'train_dataloader.dataset.pipeline=3'),
+    'model.backbone.patch_size=0',
 ]
 
 
+@pytest.mark.slow
 def test_a_config_that_is_its_own_base(refused, tmp_path):
     (tmp_path / 'circular.py').write_text("_base_ = 'circular.py'")
     assert 'circular.py cannot be read as a config: RecursionError' in refused('plan', 'circular.py')
@@ -225,6 +223,7 @@ def write_data(folder: Path) -> list[Path | str]:
     return [folder / 'missing', *sorted(folder.iterdir()), '/dev/null', '']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'tool, args',
     [
