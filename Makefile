@@ -6,7 +6,7 @@
 .PHONY: help setup doctor demo test test-fast parity rehearsal bench lint format lock clean
 RUN := .venv/bin/python
 JOBS := 2
-PYTEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile
+PYTEST := $(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 help: ## list the targets
 	@echo 'Targets:'

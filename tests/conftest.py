@@ -20,6 +20,12 @@ VIT = dict(type='PlainViT', arch=dict(embed_dims=24, depth=3, num_heads=4), img_
 MASKING = dict(num_masked=11, num_block=8, block_area=(2, 4))
 
 
+def pytest_collection_modifyitems(items):
+    """Run the files with slow tests first, so that no process waits for the last file of another one."""
+    slow = {item.path for item in items if 'slow' in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def keep_registry_scope():
     before = DefaultScope._instance_dict.copy()
     yield

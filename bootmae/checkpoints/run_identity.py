@@ -125,9 +125,11 @@ def settings_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a config that determine the weights, by dotted key, as plain types.
 
     Call it before the config is adapted to the number of processes. Names and folders of the run, logging, hooks that
-    only watch, workers, compilation, precision and evaluation are left out.
+    only watch, workers, compilation, precision and evaluation are left out, and so is a checkpoint to resume from.
     """
     parts = {name: cfg[name] for name in PARTS if cfg.get(name) is not None}
+    if cfg.get('resume'):
+        parts.pop('load_from', None)
     loader = parts.get('train_dataloader') or {}
     parts['train_dataloader'] = {name: loader[name] for name in LOADER if loader.get(name) is not None}
     wrapper = parts.get('optim_wrapper') or {}

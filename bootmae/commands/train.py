@@ -114,6 +114,7 @@ def train(
     finally:  # also after an exception: restore the signal handlers and end the heartbeat's threads
         for hook in runner.hooks:
             getattr(hook, 'close', lambda: None)()
+        runner.end_workers()
     if validation.metrics:
         warn_of_trained(validation.metrics, bare_model(runner), runner.val_dataloader.dataset)
     if rows:

@@ -177,6 +177,12 @@ def test_arithmetic_of_segmentation_by_hand():
     assert gflop * 1e9 == pytest.approx(3 * forward + 2 * embed, abs=1)
 
 
+@pytest.fixture(scope='module')
+def empty_folder(tmp_path_factory) -> Path:
+    """A folder to plan in. All configs share it, because some draw their data set there."""
+    return tmp_path_factory.mktemp('plans')
+
+
 @pytest.mark.parametrize(
     'name',
     [
@@ -184,9 +190,9 @@ def test_arithmetic_of_segmentation_by_hand():
         for name in ALL
     ],
 )
-def test_every_config_plans(name, tmp_path, monkeypatch):
+def test_every_config_plans(name, empty_folder, monkeypatch):
     """For the GPUs that its opening comment names, or one, with images stated if they are not here."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(empty_folder)
     cfg = load_config(ALL[name])
     cfg.setdefault('train_images', 1000)
     text = ALL[name].read_text()

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from bootmae.commands.train import train as run_training
+from bootmae.config.images import class_numbers
 from bootmae.models.vit import ARCHS
 
 MAE_DEPTHS = {'deit-t': 12, 'deit-s': 12, 'b': 12, 'l': 24}
@@ -74,6 +75,9 @@ def shrink(cfg: Config, images: Path) -> dict:
             }
         else:
             small[f'{loader}.dataset.indices'] = 12 if loader == 'train_dataloader' else 4
+    if cfg.train_dataloader.dataset.type == 'ImageFiles':
+        small |= dict.fromkeys(class_numbers(cfg), 2)
+        small |= {f'{name}.topk': (1,) for name in ('val_evaluator', 'test_evaluator') if name in cfg}
     if 'probe' in cfg.default_hooks:
         small['default_hooks.probe.folder'] = ''  # of what a tiny encoder does not fit
     backbone = cfg.model.backbone

@@ -156,7 +156,7 @@ def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):
     'args, line',
     [
         (
-            ['--init', 'missing.pth'],
+            ['--resume', 'missing.pth'],
             'error: no checkpoint missing.pth in .*: use the path of a .pth or .safetensors file',
         ),
         (['--nonsense'], 'train.py: error: unrecognized arguments: --nonsense'),

@@ -15,6 +15,7 @@ from bootmae.config.load import load_config
 from bootmae.engine.hooks.compile import CompileHook
 from bootmae.engine.runner import compile as compiling
 from bootmae.engine.runner.compile import compile_model, compile_settings
+from bootmae.text import count_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIG = str(REPOSITORY / 'configs' / 'pretrain' / 'bootmae_debug.py')
@@ -106,7 +107,7 @@ def test_a_compiled_run_is_the_same_run(tmp_path, config, scope, parts):
     for key, value in runner.model.state_dict().items():
         torch.testing.assert_close(value, plain[key], rtol=1e-4, atol=1e-6, msg=key)
     log = next((tmp_path / 'compiled').glob('*/*.log')).read_text()
-    assert f'{parts} parts are compiled in the first step' in log
+    assert f'{count_of(parts, "part is", "parts are")} compiled in the first step' in log
     assert 'compiled: the first step took ' in log
     assert 'compiled again' not in log
 
