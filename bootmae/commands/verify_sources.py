@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, METRICS
 
 from .. import registry  # noqa: F401
+from ..config.checks import check_metric
 from ..data.annotated import annotated_files, explain_empty, judge_labels, kind_of
 from ..data.file_checks import Job
-from ..data.findings import FILES_UNUSED, MISSING_IMAGE, NOT_FILES, DataFault, FileFinding
+from ..data.findings import EVALUATOR_FILE, FILES_UNUSED, MISSING_IMAGE, NOT_FILES, DataFault, FileFinding
 from ..data.lists import folder_of_list, not_utf8, read_list
 from ..data.roots import ARCHIVE
 from ..data.scan import (
@@ -70,13 +71,29 @@ def sources_of_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'tes
         evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
         with_masks = any('segm' in (evaluator.get('metric') or ()) for evaluator in evaluators)
         try:
-            datasets = list(leaves(build_dataset(dataset_cfg)))
-            sources += [source_of_dataset(leaf, split, with_masks) for leaf in datasets]
+            dataset = build_dataset(dataset_cfg)
+            sources += [source_of_dataset(leaf, split, with_masks) for leaf in leaves(dataset)]
+            sources[-1].findings.extend(_findings_of_evaluators(evaluators, dataset))
         except DataFault:
             sources += [_source_of_leaf(leaf, split, with_masks) for leaf in leaves(dataset_cfg)]
     if not sources:
         raise ValueError(f'{cfg.filename} has no data set in {", ".join(f"{split}_dataloader" for split in splits)}')
     return sources
+
+
+def _findings_of_evaluators(evaluators: Sequence[dict], dataset: BaseDataset) -> list[FileFinding]:
+    """What keeps an evaluator from evaluating a data set: its annotation file is wrong, or is that of other images."""
+    findings = []
+    for evaluator in evaluators:
+        if not evaluator.get('ann_file'):
+            continue
+        try:
+            check_metric(METRICS.build(evaluator), dataset)
+        except DataFault as fault:
+            findings += fault.findings
+        except (ValueError, OSError) as error:
+            findings.append(FileFinding(EVALUATOR_FILE, evaluator['ann_file'], str(error)))
+    return findings
 
 
 def build_dataset(dataset_cfg: dict) -> BaseDataset:

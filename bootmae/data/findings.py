@@ -14,6 +14,7 @@ from ..text import count_of, printable
 HUGE = 100_000_000  # pixels
 TINY = 16  # pixels on the shorter side, the size of a patch
 ORIENTED = 'EXIF orientation of an annotated image'
+EVALUATOR_FILE = 'annotation file of the evaluator'
 OTHER_SIZE, MASK_SIZE = 'size differs from the annotation', 'mask of another size'
 MISSING_MASK, MASK_CHANNELS, LABEL_OUTSIDE = FAULTS_OF_MASKS = (
     'missing mask',

@@ -195,6 +195,17 @@ def test_the_order_of_categories_does_not_matter(coco, capsys):
     assert 'without a result, since nothing of the kind is annotated: coco/bbox_mAP_l' in capsys.readouterr().out
 
 
+def test_an_evaluator_with_other_annotations_is_a_fault(coco, capsys):
+    coco.evaluator['ann_file'] = str(coco.root / 'train.json')
+    assert coco.call('verify_data', '--split', 'val') == 1
+    report = capsys.readouterr().out
+    assert 'FAULT: val: annotation file of the evaluator: ' in report
+    assert coco.call('train') == 2
+    error = capsys.readouterr().err.splitlines()[-1].removeprefix('error: ')
+    assert 'the same ann_file' in error
+    assert f'{coco.evaluator["ann_file"]}: {error}' in report
+
+
 def lack_iscrowd(coco: Instances) -> None:
     for content in coco.content.values():
         for annotation in content['annotations']:
