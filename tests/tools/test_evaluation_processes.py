@@ -11,6 +11,7 @@ from toy_runs import write_config
 
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
+from bootmae.config.load import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # In the config: numbers that processes of their own normalization could not agree on, were it used in evaluation.
@@ -74,3 +75,20 @@ def test_processes_evaluate_alike(runs, tmp_path):
         assert all(expected[key] > 0 for key in INFORMATIVE[task]), expected
     assert (found['sum/images'], found['sum/different_images']) == (5, 5), 'none is dropped, none counts twice'
     assert 'SyncBN needs GPUs: each process normalizes its own batch (BN)' in done.stdout + done.stderr
+
+
+def test_the_order_of_categories_does_not_matter(runs, tmp_path):
+    """Labels follow the names of the classes: with the categories of the file in reverse order the AP is the same."""
+    config, checkpoint, expected = runs['det']
+    file = next(Path(load_config(config).test_dataloader.dataset.data_root).rglob('instances_val*.json'))
+    before = file.read_text()
+    content = json.loads(before)
+    content['categories'].reverse()
+    try:
+        file.write_text(json.dumps(content))
+        options = {'log_level': 'ERROR', 'experiment_name': 'processes_reversed'}
+        found = evaluate(str(config), str(checkpoint), str(tmp_path), options)
+    finally:
+        file.write_text(before)
+    assert found['coco/segm_mAP'] == expected['coco/segm_mAP'] > 0.1
+    assert found == pytest.approx(expected, nan_ok=True)
