@@ -157,7 +157,6 @@ class TrainingRun:
                 'train_cfg': dict(_delete_=True, type=loop, max_epochs=1000),
                 'default_hooks.checkpoint': None,
                 'compile': compile_option(self.compile),
-                'vis_backends': [],
                 'visualizer.vis_backends': [],
             }
             | source
