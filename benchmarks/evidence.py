@@ -239,7 +239,7 @@ def judge(
             labels,
             '--workers',
             workers,
-            '--data',
+            '--data-name',
             'CIFAR-10',
             '--rows',
             rows,
