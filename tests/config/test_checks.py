@@ -1,10 +1,10 @@
-"""Checks of downstream runs: sizes, masks of mmseg and heads, on tiny files."""
+"""Checks of downstream runs: masks of mmseg and heads, on tiny files."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS as MMSEG_DATASETS
@@ -33,83 +33,6 @@ class Model(nn.Module):
             head = nn.Identity()
             head.num_classes = number
             self.add_module(name, head)
-
-
-# --- sizes ---
-
-
-def changed(path: Path, **options) -> Config:
-    return load_config(path, {key.replace('__', '.'): value for key, value in options.items()})
-
-
-@pytest.mark.parametrize(
-    'path', [p for task in ('seg', 'det') for p in sorted((CONFIGS / task).glob('*.py'))], ids=lambda path: path.stem
-)
-def test_our_configs_have_whole_patches(path):
-    check_sizes(load_config(path))
-
-
-@pytest.mark.parametrize(
-    'path, options, message',
-    [
-        (
-            SEG,
-            dict(train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=(80, 108))]),
-            r'RandomCrop crop_size=\(80, 108\) is not a multiple of the backbone.s patch, \(8, 8\) pixels: '
-            r'use e.g. \(80, 112\)',
-        ),
-        (
-            SEG,
-            dict(train_dataloader__dataset__pipeline=[dict(type='RandomCrop', crop_size=100)]),
-            r'RandomCrop crop_size=100 is not a multiple .*use e.g. \(96, 96\)',
-        ),
-        (SEG, dict(model__data_preprocessor__size=(81, 112)), r'data_preprocessor.size=\(81, 112\) is not a multiple'),
-        (
-            SEG,
-            dict(model__data_preprocessor__test_cfg=dict(_delete_=True, size_divisor=12)),
-            r'data_preprocessor.test_cfg.size_divisor=12 is not a multiple .*\(16, 16\)',
-        ),
-        (
-            SEG,
-            dict(model__data_preprocessor__test_cfg=None),
-            r'data_preprocessor.test_cfg.size_divisor is not set, .* set data_preprocessor.test_cfg.size_divisor=8',
-        ),
-        (SEG, dict(model__data_preprocessor__size=None), 'set data_preprocessor.size_divisor=8 .*or pad=True'),
-        (
-            SEG,
-            dict(model__test_cfg=dict(mode='slide', crop_size=(80, 100), stride=(40, 50))),
-            r'test_cfg.crop_size=\(80, 100\) is not a multiple',
-        ),
-        (
-            DET,
-            dict(model__data_preprocessor__pad_size_divisor=20),
-            r'data_preprocessor.pad_size_divisor=20 is not a multiple .*\(16, 16\)',
-        ),
-        (DET, dict(model__data_preprocessor__pad_size_divisor=1), 'pad_size_divisor=1 is not a multiple'),
-        (DET, dict(model__backbone__patch_size=(8, 32)), r'pad_size_divisor=16 is not a multiple .*\(8, 32\)'),
-    ],
-)
-def test_sizes_that_are_no_whole_patches(path, options, message):
-    cfg = changed(path, **options)
-    with pytest.raises(ValueError, match=message):
-        check_sizes(cfg)
-    cfg.model.backbone.pad = True  # then the backbone pads
-    check_sizes(cfg)
-
-
-def test_sizes_that_are_fine():
-    check_sizes(
-        changed(
-            SEG,
-            model__data_preprocessor__size=None,
-            model__data_preprocessor__size_divisor=8,
-            model__test_cfg=dict(mode='slide', crop_size=(80, 96), stride=(3, 5)),
-        )
-    )
-    crop = [dict(type='RandomCrop', crop_size=(50, 50))]  # mmdet pads what it crops
-    check_sizes(changed(DET, train_dataloader__dataset__pipeline=crop))
-    for cls in ('bootmae_debug_finetune', 'mae_vitb_linear'):
-        check_sizes(load_config(CONFIGS / 'cls' / f'{cls}.py'))
 
 
 # --- masks ---
@@ -394,9 +317,9 @@ def test_heads_for_another_number_of_classes(make_masks, heads, message):
 
 
 def test_heads_of_real_models():
-    seg = changed(SEG, model__decode_head__num_classes=3, model__auxiliary_head__num_classes=4)
+    seg = load_config(SEG, {'model.decode_head.num_classes': 3, 'model.auxiliary_head.num_classes': 4})
     assert head_classes(build_on_meta(seg)) == dict(decode_head=3, auxiliary_head=4)
-    det = changed(DET, model__roi_head__bbox_head__num_classes=3, model__roi_head__mask_head__num_classes=4)
+    det = load_config(DET, {f'model.roi_head.{name}_head.num_classes': n for name, n in (('bbox', 3), ('mask', 4))})
     assert head_classes(build_on_meta(det)) == {'roi_head.bbox_head': 3, 'roi_head.mask_head': 4}
     assert head_classes(build_on_meta(load_config(CONFIGS / 'cls' / 'bootmae_debug_finetune.py'))) == {}
 
