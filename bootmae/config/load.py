@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     """Read a config, apply options and check all settings. Sets the default scope of the registries.
 
     Args:
-        path: A config file. A relative path starts in this folder or at the top of the repository.
+        path: A config file or the name of one of our configs, see :func:`find_config`.
         options: ``--cfg-options`` as values by dotted key; ``images`` is what ``--data`` gives, see
             :func:`apply_images`.
 
@@ -27,13 +28,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read, or for an unknown setting.
     """
-    path = from_anywhere(path)
-    if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
-        where = '' if path.is_absolute() else f' in {Path.cwd()} or {REPOSITORY}'
-        raise FileNotFoundError(
-            f'no config {path}{where}: {"there are " + ", ".join(near) if near else "see configs/"}'
-        )
+    path = find_config(path)
     if str(REPOSITORY) not in sys.path:  # so that custom_imports find examples/
         sys.path.append(str(REPOSITORY))
     options = dict(options or {})
@@ -47,6 +42,32 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     check_settings(cfg)
     fill_sizes(cfg)
     return cfg
+
+
+def find_config(name: str | Path) -> Path:
+    """Find a config file.
+
+    Args:
+        name: A path, which starts in this folder or at the top of the repository; or one of our configs as
+            ``bootmae_vitb`` or ``bootmae::pretrain/bootmae_vitb.py``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    path = from_anywhere(str(name).replace('bootmae::', 'configs/', 1) if str(name).startswith('bootmae::') else name)
+    if path.is_file():
+        return path
+    ours = {file.stem: file for file in sorted((REPOSITORY / 'configs').glob('[!_]*/*.py'))}
+    if path.name == str(name) and path.stem in ours:
+        return ours[path.stem]
+    near = get_close_matches(path.stem, ours, 3)
+    beside = sorted(str(file) for file in path.parent.glob('*.py')) if path.parent.is_dir() else []
+    remedy = (
+        f'did you mean {" or ".join(near)}?' if near else f'there are {", ".join(beside)}' if beside else 'see configs/'
+    )
+    raise FileNotFoundError(
+        f'no config {path}{"" if path.is_absolute() else f" in {Path.cwd()} or {REPOSITORY}"}: {remedy}'
+    )
 
 
 def read_file(path: str | Path) -> Config:

@@ -13,7 +13,7 @@ from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.batch import Batch, apply_batch
 from bootmae.config.checks import check_data, check_model
-from bootmae.config.load import load_config
+from bootmae.config.load import find_config, load_config
 from bootmae.config.weights import apply_init, check_statistics, input_statistics
 from bootmae.data.images import ImageFiles
 from bootmae.engine.runner.build import apply_devices, build_runner, processes
@@ -44,9 +44,25 @@ def test_load_config_takes_options(tmp_path):
     assert DefaultScope.get_current_instance().scope_name == 'mmpretrain'
 
 
+def test_find_config(tmp_path, monkeypatch):
+    assert find_config(PRETRAIN) == PRETRAIN
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        'bootmae_debug',
+        'bootmae_debug.py',
+        'configs/pretrain/bootmae_debug.py',
+        'bootmae::pretrain/bootmae_debug.py',
+    ):
+        assert find_config(name) == PRETRAIN
+    Path('bootmae_debug.py').touch()  # a file of the user comes first
+    assert find_config('bootmae_debug.py') == Path('bootmae_debug.py')
+
+
 def test_load_config_names_the_neighbors(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no config .*bootmae_vitg\.py: there are .*bootmae_vitb\.py'):
+    with pytest.raises(FileNotFoundError, match=r'no config .*bootmae_vitg\.py: did you mean .*bootmae_vitb'):
         load_config(PRETRAIN.with_name('bootmae_vitg.py'))
+    with pytest.raises(FileNotFoundError, match=r'no config .*zz\.py: there are .*bootmae_vitb\.py'):
+        load_config(PRETRAIN.with_name('zz.py'))
     with pytest.raises(FileNotFoundError, match='see configs/'):
         load_config(tmp_path / 'nowhere' / 'x.py')
 

@@ -23,7 +23,6 @@ from ...config.model import build_model
 from ...config.weights import check_statistics
 from ...data.subsets import few_labels, spread
 from ...evaluation.probe import Features, evaluation_images, features_of, knn_accuracy, linear_accuracy
-from ...results.provenance import REPOSITORY
 from ...text import count_of
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
@@ -32,12 +31,6 @@ from .provenance import num_heads
 TASKS = ('knn', 'linear')
 HELD_OUT = 5  # every fifth image of a folder without train and val is a query
 THIS_RUN = 'the encoder in training'  # stands for a file name in messages
-
-
-def find_config(path: str) -> Path:
-    """Return the config file in the current folder, or else in this repository."""
-    ours = REPOSITORY / path
-    return ours if not Path(path).is_file() and ours.is_file() else Path(path)
 
 
 def encoder_content(model: nn.Module) -> dict:
@@ -184,7 +177,7 @@ class OnlineProbeHook(Hook):
         self.query = select_images(query, 'all', self.max_images, self.seed)
 
     def read_config(self) -> Config:
-        cfg = load_config(find_config(self.config), self.options)
+        cfg = load_config(self.config, self.options)
         if cfg.model.type != 'ImageClassifier':
             raise ValueError(
                 f'OnlineProbeHook config={self.config!r}: its model is not an ImageClassifier; '

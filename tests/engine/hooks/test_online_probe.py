@@ -10,17 +10,10 @@ from mmpretrain.registry import MODELS
 
 from bootmae.config.load import load_config
 from bootmae.engine.hooks import online_probe as online
-from bootmae.engine.hooks.online_probe import OnlineProbeHook, data_sets, find_config, select_images, shared_features
+from bootmae.engine.hooks.online_probe import OnlineProbeHook, data_sets, select_images, shared_features
 
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')
-
-
-def test_configs_of_this_repository_are_found_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert find_config('configs/cls/bootmae_debug_finetune.py') == Path(FINETUNE)
-    (tmp_path / 'mine.py').touch()
-    assert find_config('mine.py') == Path('mine.py')
 
 
 class Labeled(list):
