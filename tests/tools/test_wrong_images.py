@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from calling import call_tool
 from mmpretrain.registry import DATASETS
-from toy_images import COUNT, FINETUNE, call, draw, make_folder, write_config
+from toy_images import COUNT, call, draw, make_folder, write_config
 
 from bootmae.config.load import load_config
 from bootmae.config.model import build_model
