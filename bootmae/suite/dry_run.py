@@ -13,7 +13,7 @@ from ..commands.knn import check_classifier
 from ..commands.plan import build_images, build_on_meta, count_images, gflop_per_image, length_of, task_of
 from ..config.batch import apply_batch
 from ..config.steps import check_training
-from ..config.weights import check_files
+from ..config.weights import apply_init, check_files
 from ..report.tables import align_columns
 from ..text import count_of
 from .cells import Cell
@@ -56,15 +56,17 @@ def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
         known: Cache; cells that differ only in the seed share an estimate.
         gpus: GPUs of the cell.
     """
-    key = cell.config, cell.training.name, gpus, repr(cell.method.options) if cell.task is None else ''
+    own = repr((cell.method.options, cell.method.init, cell.method.init_source)) if cell.task is None else ''
+    key = cell.config, cell.training.name, gpus, own
     if key not in known:
         try:
             known[key] = _estimate(cell, gpus)
         except (ValueError, OSError) as error:
             known[key] = Estimate(None, None, '', str(error))
-    found, weights = known[key], cell.method.weights and cell.weights
-    if cell.task and weights and not found.fault and not is_name(weights) and not Path(weights).exists():
-        return replace(found, fault=f'methods.{cell.method.name}.weights: there is no {weights}')
+    found, name = known[key], 'weights' if cell.task else 'init'
+    weights = getattr(cell.method, name) and cell.weights
+    if weights and not found.fault and not is_name(weights) and not Path(weights).exists():
+        return replace(found, fault=f'methods.{cell.method.name}.{name}: there is no {weights}')
     return found
 
 
@@ -86,6 +88,8 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
         for loader in ('val_dataloader', *(['test_dataloader'] if cell.task and cell.task.test else [])):
             if cfg.get(loader):
                 build_images(cfg, loader)
+    if cell.task is None and cell.weights and not is_name(cell.weights) and Path(cell.weights).exists():
+        apply_init(cfg, cell.weights, cell.source)
     model, task = build_on_meta(cfg), task_of(cfg)
     gflop = (
         detection_gflop(model, detection_size(cfg))

@@ -152,6 +152,8 @@ def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
     """
     task = cell.task
     encoder = (pretraining or cell.method.weights, cell.method.source)
+    if not task and cell.method.init:
+        encoder += (cell.method.init, cell.method.init_source)
     # no element for "test: false": cells that ran before this key existed stay done
     judged = (task.kind, task.labels, task.tta, *(['test'] if task.test else [])) if task else ()
     text = json.dumps([config_hash(cfg), cell.seed, encoder, judged], default=str)
