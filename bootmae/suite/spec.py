@@ -74,9 +74,10 @@ class Method(Entry):
             raise ValueError('a name must not contain a slash')
         if self.name == UNTRAINED and self.weights:
             raise ValueError('an untrained encoder has no weights; give the method another name')
-        for key in ('options', 'init'):
-            if getattr(self, key) and not self.pretrained:
-                raise ValueError(f'{key} belongs to the pretraining of a method, and this one has none; remove it')
+        if self.options and not self.pretrained:
+            raise ValueError('options belong to the pretraining of a method, and this one has none; remove them')
+        if self.init and not self.pretrained:
+            raise ValueError('init belongs to the pretraining of a method, and this one has none; use weights')
         return self
 
 
