@@ -151,9 +151,8 @@ def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
         pretraining: Hash of the cell that it needs.
     """
     task = cell.task
-    encoder = (pretraining or cell.method.weights, cell.method.source)
-    if not task and cell.method.init:
-        encoder += (cell.method.init, cell.method.init_source)
+    given = (cell.method.init, cell.method.init_source) if cell.method.init and not task else ()
+    encoder = (pretraining or cell.method.weights, cell.method.source, *given)
     # no element for "test: false": cells that ran before this key existed stay done
     judged = (task.kind, task.labels, task.tta, *(['test'] if task.test else [])) if task else ()
     text = json.dumps([config_hash(cfg), cell.seed, encoder, judged], default=str)

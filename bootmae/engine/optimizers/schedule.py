@@ -96,8 +96,8 @@ class WarmupCosineLR(_ParamScheduler):
         """Build a schedule in iterations from numbers of epochs; mmengine's runner calls it."""
         if not by_epoch:
             raise ValueError('convert_to_iter_based needs by_epoch=True')
-        lengths = dict(warmup=warmup, end=end, encoder_start=encoder_start)
-        return cls(*args, **{key: int(n * epoch_length) for key, n in lengths.items()}, by_epoch=False, **kwargs)
+        warmup, end, encoder_start = (int(number * epoch_length) for number in (warmup, end, encoder_start))
+        return cls(*args, warmup=warmup, end=end, encoder_start=encoder_start, by_epoch=False, **kwargs)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take the position from the state, but keep the config's length, shape and accumulation."""
