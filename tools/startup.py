@@ -20,7 +20,7 @@ def check_packages() -> None:
         return
     python = ROOT / '.venv' / 'bin' / 'python'
     remedy = (
-        f'run "{sys.executable} -m pip install -r {ROOT}/requirements.lock", see docs/install.md'
+        f'run "{sys.executable} -m pip install --no-deps -r {ROOT}/requirements.lock"'
         if IS_INSTALLED
         else f'run "source {ROOT}/.venv/bin/activate" first, or use {python}'
         if python.exists() and Path(sys.prefix) != ROOT / '.venv'

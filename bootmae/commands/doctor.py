@@ -25,10 +25,11 @@ from .doctor_versions import fits, in_range, installed_packages, numbers, read_l
 
 ROOT = (Path(__file__).resolve().parents[1] / '.mim' / 'tools').resolve().parent  # as in places.py
 IS_INSTALLED = ROOT.name == '.mim'
-LOCK = f'{ROOT}/requirements.lock' if IS_INSTALLED else 'requirements.lock'
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
 PIP = f'{sys.executable} -m pip' if IS_INSTALLED else '.venv/bin/python -m pip'
-REPAIR = f'{PIP} install --no-deps -r {LOCK}' if IS_INSTALLED else 'rm -f .venv/.complete && make setup'
+REPAIR = (
+    f'{PIP} install --no-deps -r {ROOT}/requirements.lock' if IS_INSTALLED else 'rm -f .venv/.complete && make setup'
+)
 GB = 1e9
 LIMIT_S = 90  # a child process that takes longer counts as hanging
 DISK_FAULT, DISK_NOTE = 2 * GB, 12 * GB  # about one ViT-B checkpoint; the old and the new ViT-L checkpoint
@@ -222,7 +223,8 @@ def check_combinations(context: Context) -> list[Finding]:
                 FAULT,
                 'opencv',
                 f'{" and ".join(twins)} own the same files: the last one installed wins',
-                f'{PIP} uninstall -y {" ".join(twins)} && {PIP} install --no-deps -r {LOCK}',
+                f'{PIP} uninstall -y {" ".join(twins)} && {PIP} install --no-deps '
+                f'opencv-python-headless=={read_lock(context.root)[0]["opencv-python-headless"]}',
             )
         )
     if 'pycocotools' in have and numbers(have.get('transformers', '0')) >= (5,):
