@@ -56,7 +56,7 @@ def test_what_needs_no_command(capsys, arguments, text):
 @pytest.mark.parametrize(
     'name, remedy',
     [
-        ('trian', 'did you mean train?'),
+        ('tran', 'did you mean train?'),
         ('verify-dat', 'did you mean verify_data?'),
         ('xyz', 'bootmae --help lists all'),
         ('setup_env', 'bootmae --help lists all'),
