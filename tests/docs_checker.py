@@ -11,8 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
-from bootmae.__main__ import commands
-
 FOLDERS = ('bootmae', 'benchmarks', 'configs', 'docs', 'results', 'suites', 'tests', 'tools')
 GENERATED = ('speed', 'zoo')  # kinds of markers: benchmarks/tables.py, tools/zoo.py
 FENCE = re.compile(r'^ *```(\w*)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
@@ -25,7 +23,6 @@ PLACEHOLDER = re.compile(r'[A-Z][A-Z_]+|<.*>|\.\.\.')
 SCRIPTS = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
 SHELL = ('bash', 'sh', 'shell', 'console', '')
 NOT_OURS = ('-h', '--help')
-COMMANDS = commands()
 
 
 class Captured(Exception):
@@ -127,26 +124,18 @@ def command_problems(words: list[str], root: Path) -> list[str]:
     if re.fullmatch(r'(\S*/)?python[\d.]*', first) and rest:
         if rest[0] != '-m':
             return command_problems(rest, root)
-        if rest[1:2] == ['bootmae']:
-            return command_problems(rest[1:], root)
         return [] if known_module(rest[1:2], root) else [f'no module in {" ".join(words)}']
     if first == 'make':
         return make_problems(rest, root)
-    if first == 'bootmae':
-        return bootmae_problems(rest)
+    if first == 'bootmae' and re.match(r'[a-z]', ' '.join(rest)):
+        name = rest[0].replace('-', '_')
+        files = [root / 'tools' / f'{name}{suffix}' for suffix in ('.py', '.sh')]
+        file = next((file for file in files if file.is_file()), None)
+        return option_problems(file, rest[1:]) if file else [f'no command {" ".join(words[:2])}']
     match = re.fullmatch(r'(?:\./)?((?:tools|benchmarks)/\w+\.(?:py|sh))', first)
     if not match or not (root / match[1]).is_file():  # a missing one is a path that does not exist
         return []
     return option_problems(root / match[1], rest)
-
-
-def bootmae_problems(words: list[str]) -> list[str]:
-    """Check ``bootmae NAME ...`` as ``tools/NAME.py ...``."""
-    name = ''.join(words[:1])
-    if not name or PLACEHOLDER.search(name) or name in (*NOT_OURS, '--version'):
-        return []
-    file = COMMANDS.get(name.replace('-', '_'))
-    return option_problems(file, words[1:]) if file else [f'bootmae has no command {name}']
 
 
 def known_module(name: list[str], root: Path) -> bool:
