@@ -32,6 +32,8 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(REPOSITORY / name, copy / name, symlinks=True, ignore=ignored)
     for name in FILES:
         shutil.copy(REPOSITORY / name, copy)
+    (copy / 'tools' / '__pycache__').mkdir()
+    (copy / 'tools' / '__pycache__' / 'startup.pyc').touch()
     options = ['--no-deps', '--no-build-isolation', '--no-index', '-q']
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', *options, '-w', copy / 'dist', copy], check=True)
     return next((copy / 'dist').glob('*.whl'))
