@@ -2,7 +2,7 @@
 #
 #   tools/train.py configs/pretrain/bootmae_continued_cpu.py --data IMAGES --init work_dirs/bootmae_demo/epoch_14.pth
 #
-# Starts from any encoder of 3 blocks of width 64 with patches of 8 px, such as that of bootmae_demo.py (make demo).
+# Starts from any encoder of 3 blocks of width 64 with patches of 8 px, such as bootmae_demo.py.
 # Hardware: one CPU core, batch 64. Expected: k-NN above the given weights on most data. Run here: docs/continued.md.
 _base_ = './bootmae_small_data_cpu.py'
 

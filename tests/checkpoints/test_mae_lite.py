@@ -14,7 +14,7 @@ from bootmae.checkpoints.keys import MAE_DECODER, MMPRETRAIN, rename, to_authors
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
 from bootmae.config.weights import apply_init
-from bootmae.results.provenance import REPOSITORY
+from bootmae.places import REPOSITORY
 from bootmae.suite.cells import make_cells
 from bootmae.suite.dry_run import plan_text
 from bootmae.suite.spec import load_suite

@@ -4,6 +4,8 @@ import itertools
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from calling import call_tool
@@ -14,9 +16,15 @@ from mmpretrain.registry import MODELS
 from bootmae.checkpoints import find_encoder, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
 from bootmae.commands.train import train as run_training
+from bootmae.config.checks import check_schedule
 from bootmae.config.load import load_config
 from bootmae.config.model import model_config
 from bootmae.config.weights import adopts_statistics, apply_init, input_statistics
+from bootmae.models.vit import resolve_arch
+from bootmae.places import REPOSITORY
+from bootmae.suite.cells import make_cells
+from bootmae.suite.collect import cell_config
+from bootmae.suite.spec import load_suite
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PRETRAIN = {method: CONFIGS / 'pretrain' / f'{method}_debug.py' for method in ('bootmae', 'mae')}
@@ -218,3 +226,42 @@ def test_the_recipes(name):
     assert [(part.layer_decay, part.separate_encoder) for part in parts] == [(0.85, True)] * 2
     assert cfg.param_scheduler.encoder_start == other.param_scheduler.encoder_start > 0
     assert cfg.adopt_statistics == other.adopt_statistics == True  # noqa: E712
+
+
+@pytest.mark.parametrize('method', ['bootmae', 'mae'])
+def test_the_recipes_for_the_cpu(tmp_path, method):
+    """On a folder of JPEGs, from a file of the demo's size: 6 x 6 patches become 8 x 8."""
+    torch.manual_seed(0)
+    model = MODELS.build(model_config(load_config(f'{method}_demo')))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'demo.pth')
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (80, 70, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f'{number}.jpg'), pixels)
+    options = {'images': str(tmp_path), 'train_dataloader.batch_size': 2, 'auto_scale_lr.base_batch_size': 2}
+    options |= {'log_level': 'ERROR', 'experiment_name': f'cpu_{method}', 'train_cfg.max_epochs': 3}
+    options |= {'param_scheduler.warmup': 1, 'param_scheduler.encoder_start': 1, 'default_hooks.pictures': None}
+    runner = run_training(f'{method}_continued_cpu', str(tmp_path / 'run'), options, init=str(tmp_path / 'demo.pth'))
+    assert runner.iter == 6
+    assert runner.model.backbone.load_report.resized == ['pos_embed from 6x6 to 8x8']
+    assert np.isfinite(runner.message_hub.get_scalar('train/loss').data[0]).all()
+
+
+@pytest.mark.parametrize('size', [None, 'cpu'])
+def test_the_suite_for_own_images(size):
+    """Untouched, continued and from scratch, with one encoder; only the continued ones start from the weights."""
+    cells = make_cells(load_suite(REPOSITORY / 'suites' / 'continued.yaml', size), Path('none'))
+    pretrainings = {cell.method.name: cell for cell in cells if not cell.task}
+    given = next(cell for cell in cells if cell.task and cell.method.name == 'given').weights
+    starts = {'mae-continued': given, 'bootmae-continued': given, 'mae': None, 'bootmae': None}
+    assert {name: cell.weights for name, cell in pretrainings.items()} == starts
+    cfgs = {name: load_config(cell.config, cell.options) for name, cell in pretrainings.items()}
+    for name, cfg in cfgs.items():
+        late, decay = cfg.param_scheduler.encoder_start, cfg.optim_wrapper.paramwise_cfg.layer_decay
+        assert (late > 0, decay) == ((True, 0.85) if 'continued' in name else (False, 1.0))
+        check_schedule(cfg)
+    with torch.device('meta'):
+        widths = {MODELS.build(cfg.model.backbone).embed_dims for cfg in cfgs.values()}
+    for cell in (cell for cell in cells if cell.task):
+        cfg = cell_config(cell)
+        assert {resolve_arch(cfg.model.backbone.arch)['embed_dims'], cfg.model.head.in_channels} == widths
+        assert cfg.adopt_statistics

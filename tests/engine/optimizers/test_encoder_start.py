@@ -61,14 +61,14 @@ def test_frozen_weights_do_not_change_by_a_bit():
 
 @pytest.mark.parametrize('done', [3, 9])
 def test_a_resumed_schedule(done):
-    """In the frozen phase and in the warm-up of the encoder."""
+    """In the frozen phase and in the warm-up of the encoder; the length of the phase is the config's."""
     wrapper = make_wrapper()
     whole = rates(wrapper, schedule(wrapper), 20)
     first, second = make_wrapper(), make_wrapper()
     half, resumed = schedule(first), schedule(second)
     rates(first, half, done)
     second.optimizer.load_state_dict(first.optimizer.state_dict())
-    resumed.load_state_dict(half.state_dict())
+    resumed.load_state_dict(half.state_dict() | dict(encoder_start=0))
     assert rates(second, resumed, 20 - done) == whole[done:]
 
 
