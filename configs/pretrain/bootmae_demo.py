@@ -14,10 +14,10 @@ model = dict(
     pixel_decoder=dict(num_heads=2),
     feature_decoder=dict(num_heads=2, tap=2),
     masking=dict(num_masked=27, num_block=22))
-train_dataloader = dict(batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None))
+train_dataloader = dict(batch_size=64, dataset=dict(type='GrayPhotoCrops', size=img_size, labels_per_class=None))
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = dict(warmup=1)
-train_cfg = dict(max_epochs=14)
+train_cfg = dict(max_epochs=9)
 default_hooks = dict(logger=dict(interval=24), checkpoint=dict(interval=1000, max_keep_ckpts=1, save_last=True))
-custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.9995), (8, 0.9999)))]
+custom_hooks = [dict(type='BootMAEHook', ema=((0, 0.9995), (5, 0.9999)))]
