@@ -37,6 +37,9 @@ class ForkServer:
         modules: Modules that it imports.
         folder: Working directory of all commands.
         environment: Environment of all commands.
+
+    Raises:
+        ChildProcessError: An import failed.
     """
 
     def __init__(self, modules: Sequence[str], folder: Path, environment: Mapping[str, str]):
@@ -54,9 +57,10 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # signals to the suite's group do not reach it
             )
+        self._next_started()
 
     def start(self, command: Sequence[str], output: int, lock: int) -> 'ForkedProcess':
-        """Run ``[python, script, *arguments]`` in a new process, and wait for its start.
+        """Run ``[python, script, *arguments]`` in a new process.
 
         Args:
             command: The command.
@@ -64,10 +68,14 @@ class ForkServer:
             lock: File descriptor that the process inherits.
 
         Raises:
-            ChildProcessError: An import failed, or the server was killed.
+            ChildProcessError: The server was killed.
         """
         with suppress(OSError):  # a server that has ended is noticed below
             socket.send_fds(self._socket, [json.dumps(command).encode()], [output, lock])
+        return ForkedProcess(self, self._next_started())
+
+    def _next_started(self) -> int:
+        """Wait for a process that has started and return its ID. The first one is the server, with its imports done."""
         while not (self._started or self._ended):  # the handler of a signal may receive as well
             select.select([self._socket], [], [], POLL)
             self._receive()
@@ -76,7 +84,7 @@ class ForkServer:
                 f'the server that starts the cells has ended ({self._error or f"exit code {self._server.wait()}"}): '
                 'see make doctor if an import failed, else run the same command again'
             )
-        return ForkedProcess(self, self._started.pop())
+        return self._started.pop()
 
     def take_code(self, pid: int) -> int | None:
         """Exit code of a process, once; None while it runs. Without the server, which knows the codes, it is killed."""
@@ -137,6 +145,7 @@ def serve(connection: socket.socket, modules: Sequence[str]) -> list[str]:
     gc.collect()
     gc.freeze()  # mmengine collects garbage for each data set
     handlers = {number: signal.signal(number, lambda *args: None) for number in SIGNALS}
+    tell(connection, started=[os.getpid()])
     while True:
         if select.select([connection], [], [], POLL)[0]:
             text, files, _, _ = socket.recv_fds(connection, MOST, 2)

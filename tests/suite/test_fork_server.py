@@ -163,7 +163,7 @@ def test_a_process_outlives_a_killed_suite_and_keeps_its_lock(cells, tmp_path):
     server, script, go = ForkServer([], tmp_path, ENVIRONMENT), tmp_path / 'script.py', tmp_path / 'go'
     lock = CellLock(cell)
     assert lock.take()
-    script.write_text(f'import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)')
+    script.write_text(f'import os, time\nfor _ in range(600): os.path.exists({str(go)!r}) or time.sleep(0.05)')
     server.start([sys.executable, str(script)], 2, lock.file)
     os.kill(server._server.pid, signal.SIGTERM)
     lock.release()
@@ -184,9 +184,8 @@ def test_a_server_that_cannot_import_says_why_in_one_line(tmp_path, monkeypatch)
         assert end.value.code == 1
 
     monkeypatch.setattr(subprocess, 'Popen', in_this_process)
-    server = ForkServer(['bootmae.text', 'no_such_module'], tmp_path, ENVIRONMENT)
     with pytest.raises(ChildProcessError) as error:
-        server.start([sys.executable, 'script.py'], 2, 2)
+        ForkServer(['bootmae.text', 'no_such_module'], tmp_path, ENVIRONMENT)
     assert "(ModuleNotFoundError: No module named 'no_such_module')" in str(error.value)
     assert '\n' not in str(error.value)
 
@@ -197,7 +196,14 @@ def test_a_killed_server_takes_its_processes_along(tmp_path):
     process = server.start([sys.executable, str(tmp_path / 'script.py')], 2, 2)
     assert process.poll() is None
     server._server.kill()
-    assert process.wait() == -signal.SIGKILL
+    end = time.monotonic() + 30
+    while process.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert process.returncode == -signal.SIGKILL
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < end:
+            os.kill(process.pid, 0)
     with pytest.raises(ChildProcessError, match='has ended .exit code -9.*run the same command again'):
         server.start([sys.executable, 'script.py'], 2, 2)
 

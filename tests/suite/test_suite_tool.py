@@ -45,7 +45,7 @@ def command(tmp_path):
     return begin
 
 
-def wait_for(path, seconds: float = 60) -> None:
+def wait_for(path, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, path
