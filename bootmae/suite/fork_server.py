@@ -154,7 +154,7 @@ def serve(connection: socket.socket, modules: Sequence[str]) -> list[str]:
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the process has its own handlers
             pid = os.fork()
             if pid == 0:
-                become_command(*files, handlers)
+                become_command(files[0], handlers)  # the lock stays open
                 return json.loads(text)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             for file in files:
@@ -163,8 +163,8 @@ def serve(connection: socket.socket, modules: Sequence[str]) -> list[str]:
         tell_ended(connection)
 
 
-def become_command(output: int, lock: int, handlers: dict[signal.Signals, Any]) -> None:
-    """Give this process what a new one would have; ``lock`` just stays open."""
+def become_command(output: int, handlers: dict[signal.Signals, Any]) -> None:
+    """Give this process what a new one would have."""
     os.setsid()
     for stream in (1, 2):
         os.dup2(output, stream)

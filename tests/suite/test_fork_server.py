@@ -192,18 +192,18 @@ def test_a_server_that_cannot_import_says_why_in_one_line(tmp_path, monkeypatch)
 
 def test_a_killed_server_takes_its_processes_along(tmp_path):
     server = ForkServer([], tmp_path, ENVIRONMENT)
-    (tmp_path / 'script.py').write_text('import time; time.sleep(30)')
-    process = server.start([sys.executable, str(tmp_path / 'script.py')], 2, 2)
+    (tmp_path / 'script.py').write_text('import time; time.sleep(60)')
+    alive, inherited = os.pipe()
+    process = server.start([sys.executable, str(tmp_path / 'script.py')], 2, inherited)
+    os.close(inherited)
     assert process.poll() is None
     server._server.kill()
-    end = time.monotonic() + 30
-    while process.poll() is None:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    assert process.returncode == -signal.SIGKILL
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < end:
-            os.kill(process.pid, 0)
+    server._server.wait()
+    assert process.poll() == -signal.SIGKILL
+    begin = time.monotonic()
+    assert os.read(alive, 1) == b'', 'its end of the pipe is closed'
+    assert time.monotonic() - begin < 30
+    os.close(alive)
     with pytest.raises(ChildProcessError, match='has ended .exit code -9.*run the same command again'):
         server.start([sys.executable, 'script.py'], 2, 2)
 
