@@ -10,13 +10,13 @@ from torch import nn
 from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
+from ..config.encoder import heads_of, recorded_config
 from ..config.load import load_config
 from ..config.model import model_config
 from ..models import BootMAE
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
 from ..results.provenance import REPOSITORY
-from .attention import heads_of
 
 MASK_RATIO, DECODER_HEADS = 0.75, 16  # of all published MAEs
 AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder -> config of this suite
@@ -123,13 +123,6 @@ def whole_state(encoder: Encoder, kind: str) -> State:
     return {f'backbone.{key}': value for key, value in to_mmpretrain(encoder.state).items()} | {
         key: value for key, value in rest.items() if key.startswith('neck.')
     }
-
-
-def recorded_config(content: dict) -> str | None:
-    """Return the config that a run of this suite records, if it exists here."""
-    name = recorded_facts(content).get('config')
-    places = [REPOSITORY / name, Path(name)] if name else []
-    return next((str(place) for place in places if place.is_file()), None)
 
 
 def authors_config(encoder: Encoder) -> str | None:
