@@ -217,5 +217,5 @@ def scale_masking(masking: dict, factor: float) -> None:
     for key in ('num_masked', 'num_block'):
         if key in masking:
             masking[key] = round(masking[key] * factor)
-    if 'block_area' in masking:
+    if masking.get('block_area'):  # None stands for areas that follow from the grid
         masking['block_area'] = [area * factor for area in masking['block_area']]
