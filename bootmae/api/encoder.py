@@ -177,9 +177,8 @@ def load_encoder(
     with undisturbed():
         path = checkpoint_file(os.path.expanduser(checkpoint), tell=lambda line: None)
         size = None if img_size is None else to_2tuple(img_size)
-        found = read_model(
-            path, source, size, num_heads=num_heads, statistics=statistics, config=config and Path(config)
-        )
+        recipe = None if config is None else os.fspath(config)
+        found = read_model(path, source, size, None, num_heads, statistics, recipe)
     model, state = found.model, found.encoder.state
     norm = layer_norm(model.embed_dims)
     norm.load_state_dict({key: state.get(f'fc_norm.{key}', value) for key, value in norm.state_dict().items()})
