@@ -18,7 +18,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize('shape', [(90, 61), (61, 90), (77, 77), (20, 333), (33, 32)])
+@pytest.mark.parametrize('shape', [(72, 50), (50, 72), (77, 77), (20, 333), (33, 32)])
 def test_crops_are_those_of_the_evaluation_pipelines(shape):
     image = noise(*shape)
     results = ResizeEdge(36, 'short', 'pillow', 'bicubic').transform(dict(img=image))
