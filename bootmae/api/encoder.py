@@ -26,6 +26,7 @@ from ..data.scan import NO_CLASSES
 from ..data.value_checks import check_values
 from ..evaluation.probe import Features, knn_accuracy
 from ..models.layers import layer_norm
+from ..text import count_of
 from ..transfer import TransferViT
 from .preprocessing import Picture, Preprocessing, as_array, as_list
 from .quiet import undisturbed
@@ -256,8 +257,8 @@ def evaluate_knn(
     for here, there, ours, theirs in ((train, test, *classes), (test, train, *classes[::-1])):
         if more := sorted(set(ours) - set(theirs)):
             raise ValueError(
-                f'{here} has the class {more[0]} and {there} has not ({len(more)} of {len(ours)} classes differ): give '
-                'folders with the same subfolders'
+                f'{here} has the class {more[0]} and {there} has not ({len(more)} of '
+                f'{count_of(len(ours), "class", "classes")} differ): give folders with the same subfolders'
             )
     bank, queries = (_labeled_features(encoder, each, batch_size) for each in sets)
     return knn_accuracy(bank, queries, k, temperature)
