@@ -15,7 +15,7 @@ from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD, recorded_f
 from ..checkpoints.plain import check_complete
 from ..models.positions import bias_table_size
 from ..models.vit import ARCHS
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY
 from ..text import count_of
 from ..transfer import TransferViT
 from .load import load_config

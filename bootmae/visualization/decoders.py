@@ -16,7 +16,7 @@ from ..config.model import model_config
 from ..models import BootMAE
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY
 
 MASK_RATIO, DECODER_HEADS = 0.75, 16  # of all published MAEs
 AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder -> config of this suite

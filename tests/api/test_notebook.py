@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bootmae.results.provenance import REPOSITORY
+from bootmae.places import REPOSITORY
 
 NOTEBOOK = REPOSITORY / 'examples' / 'quickstart.ipynb'
 CELLS = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']

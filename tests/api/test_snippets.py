@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import bootmae
-from bootmae.results.provenance import REPOSITORY
+from bootmae.places import REPOSITORY
 
 BLOCK = re.compile(r'(<!-- not run[^\n]*-->\n)?```python\n(.*?)```', re.DOTALL)
 # The first session that a user is promised; names are replaced by what the test has.
