@@ -20,6 +20,6 @@ def undisturbed() -> Iterator[None]:
             warnings.simplefilter('ignore')  # of mmseg's losses, for example
             yield
     finally:
-        MMLogger._instance_dict.pop(NAME)
+        MMLogger._instance_dict.pop(NAME, None)  # another thread may have been faster
         DefaultScope._instance_dict.clear()
         DefaultScope._instance_dict.update(scopes)
