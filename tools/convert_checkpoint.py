@@ -23,7 +23,7 @@ import argparse
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('src', metavar='SRC', help='file to read')
+    parser.add_argument('src', metavar='SRC', help='file to read, timm:NAME, or the folder of a run')
     parser.add_argument(
         '--to',
         required=True,

@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         '--init',
         nargs='+',
         metavar='CHECKPOINT',
-        help='files with an encoder; several files are consecutive seeds of one method',
+        help='files with an encoder, or folders of runs; several are consecutive seeds of one method',
     )
     encoder.add_argument(
         '--untrained', type=int, metavar='SEEDS', help='evaluate this many encoders with random weights instead'

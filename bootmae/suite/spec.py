@@ -46,8 +46,8 @@ class Method(Entry):
     Attributes:
         name: Name in result rows.
         configs: Replacement of ``{method}`` in the names of configs.
-        weights: File or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the suite pretrains
-            the method, or it is untrained.
+        weights: File, folder of a run or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the
+            suite pretrains the method, or it is untrained.
         source: Encoder of a file that is evaluated, see :func:`bootmae.checkpoints.find_encoder`.
         options: Config values of its pretrainings, which override those of the pretrainings themselves.
     """
