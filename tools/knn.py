@@ -56,7 +56,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rows', metavar='FILE.csv', help='append the results to this file of result rows')
     parser.add_argument('--data-name', help='name of the data in the rows (default: from the config)')
     parser.add_argument('--method', help='method name in the rows (default: from the checkpoint)')
-    parser.add_argument('--label', default='reproduced', choices=('reproduced', 'demo'), help='label of the rows')
+    parser.add_argument(
+        '--label', default='measured', choices=('measured', 'demo'), help='label of the rows (default: measured)'
+    )
     add_config_options(parser)
     return parser.parse_args()
 

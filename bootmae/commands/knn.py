@@ -36,7 +36,7 @@ def evaluate_features(
     options: dict | None = None,
     data: str | None = None,
     method: str | None = None,
-    label: str = 'reproduced',
+    label: str = 'measured',
     blocks: Sequence[int | str] | None = None,
 ) -> list[ResultRow]:
     """Evaluate the frozen features of one encoder.

@@ -140,7 +140,7 @@ class SuiteFile(Entry):
     """The top level of a suite file, as it is written."""
 
     title: str | None = None
-    label: Literal['reproduced', 'demo'] = 'reproduced'
+    label: Literal['measured', 'demo'] = 'measured'
     methods: dict[str, dict | None] = Field(min_length=1)
     seeds: list[Seed] = Field([0], min_length=1)
     gpus: Count = 1

@@ -84,7 +84,7 @@ def test_commands(tmp_path):
     knn = by_name['knn/untrained-4'].commands(1)[0]
     assert shell(knn).startswith(
         'tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
-        '--method untrained --label reproduced --data-name digits --tasks knn --labels 5 all --rows '
+        '--method untrained --label measured --data-name digits --tasks knn --labels 5 all --rows '
     )
 
 
@@ -166,7 +166,7 @@ def test_only_what_is_there(tmp_path):
         (dict(seeds=[0, -1]), 'seeds.1: -1 is invalid: Input should be greater than or equal to 0'),
         (dict(gpus=0), 'gpus: 0 is invalid: Input should be greater than or equal to 1'),
         (dict(gpus=True), 'gpus: True is invalid: Input should be a valid integer'),
-        (dict(label='mine'), "label: 'mine' is invalid: Input should be 'reproduced' or 'demo'"),
+        (dict(label='mine'), "label: 'mine' is invalid: Input should be 'measured' or 'demo'"),
         (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
         (
             dict(methods={'mae': {'source': 'teacher'}}),
