@@ -128,11 +128,11 @@ def checkpoint_file(path: str, tell: Callable[[str], object] = print) -> str:
     return str(newest)
 
 
-def in_groups(runs: Sequence[Path], folder: Path) -> str:
+def in_groups(runs: Sequence[Path], folder: Path, prefix: str = '') -> str:
     """Names of runs below a folder as a shell would expand them: ``pretrain/{bootmae-0,mae-0}``."""
     groups: dict[str, list[str]] = {}
     for cell in (run.relative_to(folder).parent for run in runs):
         groups.setdefault('' if cell.parent == Path() else f'{cell.parent}/', []).append(cell.name)
     return ', '.join(
-        group + (f'{{{",".join(names)}}}' if len(names) > 1 else names[0]) for group, names in groups.items()
+        prefix + group + (f'{{{",".join(names)}}}' if len(names) > 1 else names[0]) for group, names in groups.items()
     )

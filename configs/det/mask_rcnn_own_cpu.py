@@ -6,7 +6,7 @@
 # Hardware: one CPU core. Expected: a number; the model is too small for photographs. Run here: in the tests.
 _base_ = './mask_rcnn_own.py'
 
-img_scale, channels, strides = (256, 192), 32, [4, 8, 16]
+img_scale, channels, strides = (192, 144), 32, [4, 8, 16]
 model = dict(
     backbone=dict(
         _delete_=True, type='TransferViT', arch=dict(embed_dims=64, depth=3, num_heads=2), img_size=img_scale[::-1],
@@ -44,5 +44,5 @@ val_dataloader = dict(loader, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 auto_scale_lr = dict(base_batch_size=8)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3, fused=None), clip_grad=dict(max_norm=3.0))
-train_cfg = dict(max_epochs=20)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=20, max_keep_ckpts=1))
+train_cfg = dict(max_epochs=10)
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=10, max_keep_ckpts=1))

@@ -12,7 +12,7 @@ from bootmae.checkpoints.write import write_checkpoint
 from bootmae.config.load import load_config
 from bootmae.evaluation.rows import config_hash
 from bootmae.results.provenance import REPOSITORY
-from bootmae.suite import load_suite, make_cells
+from bootmae.suite import command, load_suite, make_cells
 from bootmae.suite.cells import Cell
 from bootmae.suite.collect import cell_config
 from bootmae.suite.dry_run import detection_size, estimate, fault_of_weights, hours_text, plan_text
@@ -138,3 +138,16 @@ def test_weights_from_a_folder(tmp_path):
     for seed in (3, 4):
         shutil.copytree(tmp_path / 'x-0', tmp_path / f'suite/pretrain/mae-{seed}/run')
     assert fault_of_weights(knn('suite')).startswith(f'{tmp_path}/suite holds 2 runs, pretrain/{{mae-3,mae-4}}: ')
+
+
+def test_the_end_names_the_encoders(tmp_path, capsys, monkeypatch):
+    cells = cells_of(tmp_path, seeds=[0, 1])
+    monkeypatch.setattr(command, 'write_results', lambda *_: [])
+    monkeypatch.setattr(command, 'write_report', lambda *_: tmp_path / 'report.html')
+    monkeypatch.setattr(command, 'state_of', lambda cell: 'done' if cell.name.endswith('-0') else 'waiting')
+    command.finish(cells, tmp_path)
+    runs = f'{tmp_path}/pretrain/{{mae-0,bootmae-0}}'
+    assert capsys.readouterr().out.splitlines() == [
+        f'report: {tmp_path}/report.html',
+        f'encoders: {runs}; any of these folders stands for its checkpoint',
+    ]

@@ -1,5 +1,6 @@
 """Suite files: what they mean, and what is refused before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -270,3 +271,20 @@ def test_the_suites_of_this_repository(path):
     content = yaml.safe_load(path.read_text())
     for size in (None, *(content.get('sizes') or ())):
         assert make_cells(load_suite(path, size), Path('x'))
+
+
+def test_pages_and_configs_name_cells_that_the_demo_has():
+    """``work_dirs/demo/pretrain-digits/bootmae-0``, of the whole demo or the small one."""
+    cells = {
+        folder: {cell.name for cell in make_cells(load_suite(REPOSITORY / 'suites/demo.yaml', size), Path(folder))}
+        for folder, size in (('demo', None), ('demo_small', 'small'))
+    }
+    files = [*REPOSITORY.glob('docs/*.md'), *REPOSITORY.glob('*.md'), *REPOSITORY.glob('configs/*/*.py')]
+    files += REPOSITORY.glob('tools/*.py')
+    named = {
+        (file.name, *found)
+        for file in files
+        for found in re.findall(r'work_dirs/(demo|demo_small)/([\w-]+/\w+-\d+)', file.read_text(encoding='utf-8'))
+    }
+    assert {'visualize.md', 'suite.md', 'upernet_quick.py'} <= {file for file, _, _ in named}
+    assert not [name for name in named if name[2] not in cells[name[1]]]
