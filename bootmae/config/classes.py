@@ -28,9 +28,12 @@ def fill_classes(cfg: Config, options: Collection[str] = ()) -> None:
         options: Keys of the options that have changed it.
 
     Raises:
-        ValueError: ``classes`` is no list of names, or an option gives a number or names, too.
+        ValueError: ``classes`` is no list of names, an option gives a number or names, too, or one gives classes to a
+            model of another kind.
     """
     heads = [head for head in HEADS if head in (cfg.get('model') or {})]
+    if CLASSES in options and not heads:
+        raise ValueError(f'{CLASSES}={cfg[CLASSES]} has no effect: {cfg.filename} is no segmentor or detector')
     if CLASSES not in cfg or not heads:
         return
     if twice := [key for key in options if {'num_classes', 'metainfo'} & set(key.split('.'))]:

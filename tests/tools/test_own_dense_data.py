@@ -168,6 +168,11 @@ def test_wrong_classes(tmp_path, data, capsys, task, options, message):
     assert re.search(message, capsys.readouterr().err.splitlines()[-1])
 
 
+def test_classes_of_another_model():
+    with pytest.raises(ValueError, match='bootmae_debug.py is no segmentor or detector'):
+        load_config('bootmae_debug', {'classes': ['a']})
+
+
 def test_the_command_line_alone(tmp_path, data):
     """``--data`` and ``classes`` as options, in place of a config."""
     seg = load_config(f'{SIZES["seg"]}_cpu.py', {'images': [str(data['seg'])], 'classes': list(NAMES)})
