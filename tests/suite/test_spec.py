@@ -286,5 +286,5 @@ def test_pages_and_configs_name_cells_that_the_demo_has():
         for file in files
         for found in re.findall(r'work_dirs/(demo|demo_small)/([\w-]+/\w+-\d+)', file.read_text(encoding='utf-8'))
     }
-    assert {'visualize.md', 'suite.md', 'upernet_quick.py'} <= {file for file, _, _ in named}
+    assert {'visualize.md', 'suite.md'} <= {file for file, _, _ in named}
     assert not [name for name in named if name[2] not in cells[name[1]]]
