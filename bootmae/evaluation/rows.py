@@ -15,8 +15,9 @@ from mmengine.registry import DATASETS
 
 from ..checkpoints import read_checkpoint
 from ..data.fingerprint import fingerprint
+from ..places import portable
 from ..results.names import LOGGED_METRICS, PAPER_DATA, model_of
-from ..results.provenance import device_name, git_commit, portable
+from ..results.provenance import device_name, git_commit
 from ..results.rows import ResultRow
 from ..text import count_of
 
