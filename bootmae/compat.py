@@ -10,8 +10,8 @@ go:
 | `_switch_off_multimodal`  | onedl-mmpretrain 1.3.6, transformers 5  | test_mmpretrain_still_takes_transformers_5 |
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_silence_import_noise`   | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
-| `_leave_dumps_to_files`   | onedl-mmengine 0.10.12                  | test_mmengine_still_prints_parameters      |
 | `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+| `runner/console.py`       | onedl-mmengine 0.10.12                  | test_mmengine_still_prints_parameters      |
 | `data/coco_api.py`        | onedl-mmdetection 3.5.1                 | test_mmdet_still_follows_the_file          |
 | `_cache_config_work`      | onedl-mmengine 0.10.12                  | test_mmengine_still_repeats_config_work    |
 | `_find_our_bases`         | onedl-mmengine 0.10.12                  | test_mmengine_still_knows_few_packages     |
@@ -53,7 +53,6 @@ def apply() -> None:
     _switch_off_multimodal()
     _leave_out_mmdet()
     _silence_import_noise()
-    _leave_dumps_to_files()
     _weigh_labeled_pixels()
     _cache_config_work()
     _find_our_bases()
@@ -343,28 +342,6 @@ def _silence_import_noise() -> None:
             print_log(msg, logger, level)
 
     mmengine.logging.print_log = print_unless_debug
-
-
-def _leave_dumps_to_files() -> None:
-    """Write the initialization of each parameter to log files only.
-
-    Outside a run there is no log file, and `init_weights()` prints three lines per parameter to the console: 190 lines
-    before the one that tools/knn.py is called for.
-    """
-    after_import('mmengine.model.base_module', _patch_dump)
-
-
-def _patch_dump(module: types.ModuleType) -> None:
-    dump = module.BaseModule._dump_init_info
-    if hasattr(dump, '__wrapped__') and hasattr(dump.__wrapped__, '__wrapped__'):  # master_only is a wrapper, too
-        return
-
-    @functools.wraps(dump)
-    def dump_to_files(self: object) -> None:
-        if any(isinstance(handler, logging.FileHandler) for handler in module.MMLogger.get_current_instance().handlers):
-            dump(self)
-
-    module.BaseModule._dump_init_info = dump_to_files
 
 
 # --- configs ----------------------------------------------------------------------------------------------------

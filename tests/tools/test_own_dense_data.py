@@ -81,8 +81,9 @@ def write_config(folder: Path, data: dict[str, Path], task: str, more: str = '',
     """The config of a page in a folder, with the model of another size."""
     path, text = folder / f'my_{task}.py', blocks(task)[CONFIG]
     assert len(text.splitlines()) <= 8
-    assert f"_base_ = '{SIZES[task]}.py'" in text
-    text = text.replace(f"'{SIZES[task]}.py'", f"'{REPOSITORY}/{SIZES[task]}{size}.py'")
+    base = SIZES[task].replace('configs/', 'bootmae::')
+    assert f"_base_ = '{base}.py'" in text
+    text = text.replace(f"'{base}.py'", f"'{base}{size}.py'")
     path.write_text(text.replace("'/my/data'", f"'{data[task]}'") + more)
     return path
 
