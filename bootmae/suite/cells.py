@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.folders import run_files
+from ..checkpoints.folders import checkpoint_file, run_files
 from ..config.options import IMAGES, format_value
 from ..places import REPOSITORY, as_typed, runs_folder, shown
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
@@ -87,11 +87,22 @@ class Cell:
 
     @property
     def weights(self) -> str | None:
-        """File or name of the encoder that it evaluates or trains further; None for a random one."""
+        """File or name of the encoder that it evaluates or trains further; None for a random one.
+
+        Raises:
+            FileNotFoundError: The pretraining that it needs has not finished.
+            ValueError: The folder that the suite file gives has several runs.
+        """
         if self.needs is not None:
             return str(last_checkpoint(self.needs.run))
+        given = self.given_weights
+        return given and checkpoint_file(given, lambda line: None)
+
+    @property
+    def given_weights(self) -> str | None:
+        """File, folder or name of the encoder, as the suite file gives it."""
         given = self.method.weights if self.task else self.method.init
-        return given.replace('{seed}', str(self.seed)) if given else None
+        return given and given.replace('{seed}', str(self.seed))
 
     @property
     def source(self) -> str:
@@ -200,7 +211,7 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def make_cells(suite: Suite, root: Path) -> list[Cell]:
-    """All cells in running order: by seed, so that complete comparisons are available early."""
+    """All cells: pretrainings, then tasks, each by seed."""
     pretrainings = {
         (name, method.name, seed): Cell(suite, training, method, seed, root)
         for name, training in suite.pretrainings.items()
@@ -212,7 +223,7 @@ def make_cells(suite: Suite, root: Path) -> list[Cell]:
     for task in suite.tasks:
         cells += [
             Cell(suite, task, method, seed, root, pretrainings.get((task.origin, method.name, seed)))
-            for seed in suite.seeds
+            for seed in task.seeds
             for method in suite.methods
         ]
     return cells

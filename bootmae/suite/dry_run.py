@@ -64,10 +64,21 @@ def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
         except (ValueError, OSError) as error:
             known[key] = Estimate(None, None, '', str(error))
     found, name = known[key], 'weights' if cell.task else 'init'
-    weights = getattr(cell.method, name) and cell.weights
-    if weights and not found.fault and not is_name(weights) and not Path(weights).exists():
-        return replace(found, fault=f'methods.{cell.method.name}.{name}: there is no {weights}')
-    return found
+    fault = '' if found.fault else fault_of_weights(cell)
+    return replace(found, fault=f'methods.{cell.method.name}.{name}: {fault}') if fault else found
+
+
+def fault_of_weights(cell: Cell) -> str:
+    """What is wrong with the weights that the suite file gives; empty if nothing was found."""
+    if not cell.given_weights:
+        return ''
+    try:
+        weights = str(cell.weights)
+    except ValueError as error:
+        return str(error)
+    if Path(weights).is_dir():
+        return f'{weights} is a folder without a checkpoint'
+    return '' if is_name(weights) or Path(weights).exists() else f'there is no {weights}'
 
 
 def _estimate(cell: Cell, gpus: int) -> Estimate:
@@ -88,7 +99,7 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
         for loader in ('val_dataloader', *(['test_dataloader'] if cell.task and cell.task.test else [])):
             if cfg.get(loader):
                 build_images(cfg, loader)
-    if cell.task is None and cell.weights and not is_name(cell.weights) and Path(cell.weights).exists():
+    if cell.task is None and cell.given_weights and not is_name(cell.given_weights) and not fault_of_weights(cell):
         apply_init(cfg, cell.weights, cell.source)
     model, task = build_on_meta(cfg), task_of(cfg)
     gflop = (

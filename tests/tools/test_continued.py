@@ -228,6 +228,12 @@ def test_the_recipes(name):
     assert cfg.adopt_statistics == other.adopt_statistics == True  # noqa: E712
 
 
+def test_a_plan_has_the_statistics_of_the_weights(given, capsys):
+    args = ['train', PRETRAIN['bootmae'], '--init', given['mae'], '--dry-run', '--cfg-options']
+    assert call_tool(*args, 'train_dataloader.dataset.indices=64') == 0
+    assert re.search(r'input_mean +\[123\.67\d*, ', capsys.readouterr().out)
+
+
 @pytest.mark.parametrize('method', ['bootmae', 'mae'])
 def test_the_recipes_for_the_cpu(tmp_path, method):
     """On a folder of JPEGs, from a file of the demo's size: 6 x 6 patches become 8 x 8."""
