@@ -143,6 +143,7 @@ def makers(root: Path) -> Makers:
     kinds = {
         'evidence': comparison_table,
         'result': lambda rows: comparison_table(last_blocks(rows)),
+        'methods': methods_table,
         'trials': lambda rows: methods_table(last_blocks(rows)),
         'cost': cost_table,
     }
