@@ -50,7 +50,8 @@ def test_texts_are_inside_the_figure(path):
     for text in texts:
         x, y, wide = float(text.attrib['x']), float(text.attrib['y']), 8 * len(text.text)  # generous: 14 px letters
         left = {'start': x, 'middle': x - wide / 2, 'end': x - wide}[text.attrib['text-anchor']]
-        assert left >= 0 and left + wide <= width and 12 <= y <= height - 4, text.text
+        assert 0 <= left <= width - wide, text.text
+        assert 12 <= y <= height - 4, text.text
 
 
 def test_the_readme_shows_each_file():
