@@ -13,7 +13,7 @@ from bootmae.report.verdicts import difference_text, in_order, labels_name, meth
 from bootmae.results.names import method_name
 from bootmae.results.rows import ResultRow
 
-from . import evidence, method_figure
+from . import comparison, evidence, method_figure
 from .curves import figure_behind
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
@@ -167,6 +167,7 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
         'full': lambda: zoo_table(full, published, '', root),
         **{name: lambda name=name: zoo_table(apart[name], [], APART[name], root) for name in APART},
         **evidence.makers(root),
+        **comparison.makers(root),
     }
 
 
