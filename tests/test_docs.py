@@ -4,7 +4,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from docs_checker import anchors, commands_of, link_holds, options_of, pages_named_in, paths_of, problems, tool_of
+from docs_checker import (
+    FENCE,
+    anchors,
+    commands_of,
+    link_holds,
+    options_of,
+    pages_named_in,
+    paths_of,
+    problems,
+    tool_of,
+)
 from docs_snippets import python_problems, snippet_problems
 
 from pages.markers import pages
@@ -40,6 +50,16 @@ def test_code_names_only_pages_that_are_there():
     assert len(names) > 20
     assert not [pair for pair in names if not link_holds(pair[1], ROOT / 'README.md', '')]
     assert pages_named_in('# see docs/a.md, docs/b.md#part-1 and /docs/c.md') == ['docs/a.md', 'docs/b.md#part-1']
+
+
+def test_the_readme_leads_to_every_page():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert [page.name for page in PAGES if page.parent.name == 'docs' and f'(docs/{page.name})' not in text] == []
+
+
+def test_code_of_the_readme_fits_its_column():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert [line for _, block in FENCE.findall(text) for line in block.splitlines() if len(line) > 95] == []
 
 
 def test_the_names_are_found():
