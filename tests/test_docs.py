@@ -1,11 +1,11 @@
 """Pages: everything that they name exists, their commands and snippets are valid, and all tables are generated."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 from docs_checker import (
     FENCE,
+    FOLDERS,
     anchors,
     commands_of,
     link_holds,
@@ -21,6 +21,7 @@ from pages.markers import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*pages(ROOT), ROOT / 'tests' / 'golden' / 'README.md']
+CODE = ('*.py', '*.yaml', '*.sh', '*.html', '*.j2')
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -34,18 +35,13 @@ def test_snippets_and_settings_of_a_page_are_valid(page):
 
 
 def test_code_names_only_pages_that_are_there():
-    found = subprocess.run(
-        ['git', 'ls-files', '*.py', '*.yaml', '*.yml', '*.toml', '*.sh', '*.html', 'Makefile', 'Dockerfile', 'configs'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    files = [file for folder in FOLDERS for kind in CODE for file in (ROOT / folder).rglob(kind)]
+    files += [ROOT / name for name in ('Makefile', 'Dockerfile', 'pyproject.toml', 'noxfile.py')]
     names = {
         (file, name)
-        for file in found
-        if file != 'tests/test_docs.py' and (ROOT / file).is_file()
-        for name in pages_named_in((ROOT / file).read_text(encoding='utf-8'))
+        for file in files
+        if file != Path(__file__)
+        for name in pages_named_in(file.read_text(encoding='utf-8'))
     }
     assert len(names) > 20
     assert not [pair for pair in names if not link_holds(pair[1], ROOT / 'README.md', '')]
