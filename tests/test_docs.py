@@ -151,6 +151,7 @@ def test_options_are_those_of_the_tools_parsers():
         '```python\nimport no_such_package as it\n\nfor x in it.all():\n    with open(x) as f:\n        f.read()\n```',
         '```python\nimport torch\n```\n```python\n>>> torch.ones(2)\ntensor([1., 1.])\n```',
         "```python\n_base_ = './bootmae_small_data_cpu.py'\nmodel = dict(backbone=dict(img_size=(64, 96)))\n```",
+        "```python\n_base_ = 'configs/pretrain/bootmae_debug.py'\ntrain_cfg = dict(max_epochs=3)\n```",
     ],
 )
 def test_right_snippets_pass(text):
