@@ -149,7 +149,7 @@ def python_problems(block: str, names: dict[str, Any], root: Path) -> list[str]:
 
 def config_problems(block: str, root: Path) -> list[str]:
     """Return what is wrong with a config file, in the folder in which its first base exists."""
-    base = re.search(r"_base_ = \[?['\"](.+?)['\"]", block)[1]
+    base = re.search(r"_base_ = .*?['\"]([^'\"]+\.py)['\"]", block)[1]
     folders = [folder for folder in (root, *sorted((root / 'configs').iterdir())) if (folder / base).is_file()]
     if not folders and not base.startswith('bootmae::'):
         return [f'no base {base}']
