@@ -121,6 +121,27 @@ def test_config_work_is_done_once():
     assert utils.load.cache_info().hits > hits
 
 
+# --- configs of other projects ---
+
+
+def test_mmengine_still_knows_few_packages():
+    find = Config._get_cfg_path.__wrapped__
+    with pytest.raises(AssertionError, match='does not support to load bootmae config'):
+        find('bootmae::seg/upernet_debug.py', 'my.py')
+    # an entry in mmengine's table would not do: the scope is the package, and mmseg's classes are not in it
+    assert find('mmpretrain::_base_/default_runtime.py', 'my.py')[1] == 'mmpretrain'
+
+
+def test_a_base_of_ours_in_another_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bases = "['bootmae::seg/upernet_debug.py', 'mine.py']"
+    (tmp_path / 'my.py').write_text(f'_base_ = {bases}\ntrain_cfg = dict(max_iters=7)\n')
+    (tmp_path / 'mine.py').write_text('answer = 42\n')
+    mine, ours = Config.fromfile('my.py'), Config.fromfile(REPOSITORY / 'configs' / 'seg' / 'upernet_debug.py')
+    assert mine.model == ours.model, 'and no _scope_ is added'
+    assert (mine.train_cfg, mine.answer) == (ours.train_cfg | dict(max_iters=7), 42)
+
+
 # --- segmentation loss ---
 
 

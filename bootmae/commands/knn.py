@@ -18,7 +18,7 @@ from ..evaluation.chance import chance_warning
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY
 from ..results.rows import ResultRow, write_rows
 from ..text import count_of
 

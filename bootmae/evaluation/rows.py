@@ -14,8 +14,9 @@ from mmengine.registry import DATASETS
 
 from ..checkpoints import read_checkpoint
 from ..data.fingerprint import fingerprint
+from ..places import portable
 from ..results.names import LOGGED_METRICS
-from ..results.provenance import device_name, git_commit, portable
+from ..results.provenance import device_name, git_commit
 from ..results.rows import MEASURED, ResultRow
 from ..text import count_of
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_file
+from ..places import REPOSITORY
 from ..text import count_of
 
 LABELS = ('reproduced', 'demo', 'paper', 'not run')
 MEASURED = ('reproduced', 'demo')
 IDENTITY = ('data', 'method', 'task', 'labels', 'metric', 'seed', 'protocol')
 REPAIR = 'repair or delete this line'
-PUBLISHED = Path(__file__).resolve().parents[2] / 'results' / 'published.csv'
+PUBLISHED = REPOSITORY / 'results' / 'published.csv'
 
 
 @dataclass(frozen=True)

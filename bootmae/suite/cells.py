@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoints.folders import run_files
 from ..config.options import IMAGES, format_value
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY, as_typed, runs_folder, shown
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 
 DENSE_KINDS = ('segmentation', 'detection')
@@ -238,24 +238,22 @@ def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
 def suite_folder(suite: Suite) -> Path:
     """Default folder of a suite's runs and report."""
-    return REPOSITORY / 'work_dirs' / 'suites' / (suite.path.stem + (f'_{suite.size}' if suite.size else ''))
+    return runs_folder() / 'work_dirs' / 'suites' / (suite.path.stem + (f'_{suite.size}' if suite.size else ''))
 
 
 def suite_command(cell: Cell) -> str:
-    """The command that runs the suite of a cell, relative to the top of the repository."""
-    path = cell.suite.path.resolve()
-    words = ['tools/suite.py', str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)]
+    """The command that runs the suite of a cell, as typed at the top of the repository."""
+    words = ['tools/suite.py', shown(cell.suite.path.resolve())]
     if cell.suite.size:
         words += ['--size', cell.suite.size]
     if cell.suite.images:
         words += ['--data', *cell.suite.images]
     if cell.root != suite_folder(cell.suite):
-        root = cell.root
-        words += ['--out', str(root.relative_to(REPOSITORY) if root.is_relative_to(REPOSITORY) else root)]
-    return shlex.join(words)
+        words += ['--out', shown(cell.root)]
+    return as_typed(shlex.join(words))
 
 
 def shell(command: Sequence[str]) -> str:
     """A command as typed at the top of the repository."""
     words = command[1:] if command[0] == sys.executable else command
-    return shlex.join(word.removeprefix(f'{REPOSITORY}/') for word in words)
+    return as_typed(shlex.join(word.removeprefix(f'{REPOSITORY}/') for word in words))

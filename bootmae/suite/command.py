@@ -15,9 +15,9 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 
 from ..distributed.exits import REQUEUE
+from ..places import from_anywhere, runs_folder, shown
 from ..report.overview import overview_text
 from ..report.tables import text_table
-from ..results.provenance import REPOSITORY, from_anywhere
 from ..text import count_of
 from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, data_name, write_results
@@ -41,7 +41,7 @@ def run_suite(args: argparse.Namespace) -> int:
     suite = load_suite(path, args.size, [str(path.expanduser().absolute()) for path in args.data])
     suite = replace(suite, path=path.resolve())
     root = (args.out or suite_folder(suite)).resolve()
-    os.chdir(REPOSITORY)  # configs and data are relative to it, wherever the call comes from
+    os.chdir(runs_folder())  # configs and data are relative to it, wherever the call comes from
     every = make_cells(suite, root)
     cells = select(every, args.only)
     if args.dry_run:
@@ -168,11 +168,6 @@ def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
     print(f'report: {shown(report)}', flush=True)
 
 
-def shown(path: Path) -> str:
-    """A path relative to the top of the repository if it is below it."""
-    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
-
-
 def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
     """Print or run the script that submits the unfinished cells; returns the exit code."""
     left = [cell for cell in cells if state_of(cell) != DONE]
@@ -183,4 +178,4 @@ def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int
     if not args.submit:
         print(text, end='')
         return 0
-    return subprocess.run(['bash', '-c', text], cwd=REPOSITORY).returncode
+    return subprocess.run(['bash', '-c', text], cwd=runs_folder()).returncode

@@ -15,7 +15,7 @@ from ..config.model import model_config
 from ..models import BootMAE
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY
 from .attention import heads_of
 
 MASK_RATIO, DECODER_HEADS = 0.75, 16  # of all published MAEs
