@@ -11,6 +11,7 @@ go:
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_silence_import_noise`   | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
 | `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+| `runner/console.py`       | onedl-mmengine 0.10.12                  | test_mmengine_still_prints_parameters      |
 | `data/coco_api.py`        | onedl-mmdetection 3.5.1                 | test_mmdet_still_follows_the_file          |
 | `_cache_config_work`      | onedl-mmengine 0.10.12                  | test_mmengine_still_repeats_config_work    |
 | `_find_our_bases`         | onedl-mmengine 0.10.12                  | test_mmengine_still_knows_few_packages     |

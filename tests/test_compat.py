@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mmengine.logging
+import mmengine.model
 import pytest
 import torch
 from mmengine.config import Config, utils
@@ -74,6 +75,28 @@ def test_the_stack_is_still_noisy(capsys):
     metric = Path(importlib.util.find_spec('mmdet').origin).parent / 'evaluation/metrics/faster_coco_metric.py'
     if metric.exists():  # the original mmdet has no such metric
         assert 'faster_coco_eval is not installed' in metric.read_text()
+
+
+def initialize(capsys) -> str:
+    capsys.readouterr()
+    mmengine.model.Sequential(torch.nn.Linear(2, 3)).init_weights()
+    told = capsys.readouterr()
+    return told.out + told.err
+
+
+def test_parameters_are_not_printed(capsys, tmp_path):
+    mmengine.logging.MMLogger.get_instance('console')
+    assert initialize(capsys) == ''
+    mmengine.logging.MMLogger.get_instance('run', log_file=tmp_path / 'run.log')
+    assert initialize(capsys) == ''
+    assert '0.weight - torch.Size([3, 2])' in (tmp_path / 'run.log').read_text()
+
+
+def test_mmengine_still_prints_parameters(capsys, monkeypatch):
+    owner = mmengine.model.BaseModule
+    monkeypatch.setattr(owner, '_dump_init_info', owner._dump_init_info.__wrapped__)
+    mmengine.logging.MMLogger.get_instance('another console')
+    assert '0.weight - torch.Size([3, 2])' in initialize(capsys)
 
 
 # --- time to start ---

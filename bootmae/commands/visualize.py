@@ -79,7 +79,9 @@ def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[st
         path = Path(out)
         return {kind: path if len(what) == 1 else path.with_stem(f'{path.stem}-{kind}') for kind in what}
     path = Path(checkpoint)
-    name = checkpoint.partition(':')[2] if is_name(checkpoint) else f'{path.absolute().parent.name}-{path.stem}'
+    places = [place.name for place in path.absolute().parents[:3]]
+    run = '-'.join(reversed(places[1:])) if places[0] == 'run' else places[0]  # run is that of a suite's cell
+    name = checkpoint.partition(':')[2] if is_name(checkpoint) else f'{run}-{path.stem}'
     folder = Path(out) if out else Path('work_dirs/visualize') / name
     return {kind: folder / f'{kind}.png' for kind in what}
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..places import OURS, REPOSITORY, from_anywhere, our_config, runs_folder
+from .classes import fill_classes
 from .images import apply_images
 from .options import IMAGES, OptionText, parse_value
 from .settings import apply_options, check_settings
@@ -34,11 +35,12 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     options = dict(options or {})
     cfg = read_file(path)
     init_default_scope(str(options.get('default_scope', cfg.get('default_scope', 'mmpretrain'))))
-    if images := options.pop(IMAGES, None):
+    if images := options.pop(IMAGES, None) or cfg.get(IMAGES):
         if twice := [key for key in options if key.rpartition('.')[2] in ('roots', 'data_root')]:
             raise ValueError(f'--data and {twice[0]}={options[twice[0]]} both give the images: leave one out')
         apply_images(cfg, parse_value(images, True) if isinstance(images, OptionText) else images)
     apply_options(cfg, options)
+    fill_classes(cfg, options)
     check_settings(cfg)
     fill_sizes(cfg)
     return cfg

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.folders import run_files
+from ..checkpoints.folders import checkpoint_file, run_files
 from ..config.options import IMAGES, format_value
 from ..places import REPOSITORY, as_typed, runs_folder, shown
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
@@ -87,10 +87,21 @@ class Cell:
 
     @property
     def weights(self) -> str | None:
-        """File or name of the encoder that it evaluates; None for an untrained one and for a pretraining."""
+        """File or name of the encoder that it evaluates; None for an untrained one and for a pretraining.
+
+        Raises:
+            FileNotFoundError: The pretraining that it needs has not finished.
+            ValueError: The folder that the suite file gives has several runs.
+        """
         if self.needs is not None:
             return str(last_checkpoint(self.needs.run))
-        return self.method.weights.replace('{seed}', str(self.seed)) if self.method.weights else None
+        given = self.given_weights
+        return given and checkpoint_file(given, lambda line: None)
+
+    @property
+    def given_weights(self) -> str | None:
+        """File, folder or name of the encoder, as the suite file gives it."""
+        return self.method.weights and self.method.weights.replace('{seed}', str(self.seed))
 
     def commands(self, gpus: int, slurm: str | None = None) -> list[list[str]]:
         """Commands of the cell, in order. A training resumes from its newest checkpoint if it has one.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
+from ..checkpoints.folders import in_groups
 from ..distributed.exits import REQUEUE
 from ..places import from_anywhere, runs_folder, shown
 from ..report.overview import overview_text
@@ -165,7 +166,10 @@ def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
         print(text_table(rows))
         print(overview_text(rows))
         print(f'rows:   {shown(root / "results.csv")}')
-    print(f'report: {shown(report)}', flush=True)
+    print(f'report: {shown(report)}')
+    if runs := [cell.run for cell in every if cell.task is None and state_of(cell) == DONE]:
+        print(f'encoders: {in_groups(runs, root, f"{shown(root)}/")}; any of these folders stands for its checkpoint')
+    sys.stdout.flush()
 
 
 def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:

@@ -46,8 +46,8 @@ class Method(Entry):
     Attributes:
         name: Name in result rows.
         configs: Replacement of ``{method}`` in the names of configs.
-        weights: File or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the suite pretrains
-            the method, or it is untrained.
+        weights: File, folder of a run or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the
+            suite pretrains the method, or it is untrained.
         source: Encoder of a file that is evaluated, see :func:`bootmae.checkpoints.find_encoder`.
         options: Config values of its pretrainings, which override those of the pretrainings themselves.
     """
@@ -140,7 +140,7 @@ class SuiteFile(Entry):
     """The top level of a suite file, as it is written."""
 
     title: str | None = None
-    label: Literal['reproduced', 'demo'] = 'reproduced'
+    label: Literal['measured', 'demo'] = 'measured'
     methods: dict[str, dict | None] = Field(min_length=1)
     seeds: list[Seed] = Field([0], min_length=1)
     gpus: Count = 1

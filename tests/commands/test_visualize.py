@@ -141,6 +141,8 @@ def test_where_pictures_go(tmp_path):
     one, both = ['pca'], ['pca', 'attention']
     assert targets_of('timm:vit.mae', one, None) == dict(pca=Path('work_dirs/visualize/vit.mae/pca.png'))
     assert targets_of('runs/boot/epoch_3.pth', one, None)['pca'].parent.name == 'boot-epoch_3'
+    cell = 'demo/pretrain-photos/mae-0/run/epoch_14.pth'
+    assert targets_of(cell, one, None)['pca'].parent.name == 'pretrain-photos-mae-0-epoch_14'
     assert targets_of('a.pth', one, 'x/y.png') == dict(pca=Path('x/y.png'))
     assert targets_of('a.pth', both, 'x/y.png')['attention'] == Path('x/y-attention.png')
 
