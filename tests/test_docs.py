@@ -169,7 +169,7 @@ def test_right_snippets_pass(text):
         ('Set `model.backbone.with_pc`.', 'with_pc'),
         ("Set `custom_hooks=[dict(type='BootMAEHook')]`.", 'give a list of dicts'),
         ('```yaml\nmethods: [mae\n```', 'not YAML'),
-        ('```yaml\nmethods: {mae: {wheights: FILE}}\n```', 'wheights'),
+        ('```yaml\nmethods: {mae: {weightsx: FILE}}\n```', 'weightsx'),
         ('```yaml\nmethods: [mae]\npretrain: configs/pretrain/{method}_vitx.py\n```', 'vitx'),
         ('```python\nx = (\n```', 'not Python'),
         ('```python\nprint(images)\n```', 'images is not defined'),
