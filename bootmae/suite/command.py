@@ -95,7 +95,7 @@ def run_here(
     )
     server = None
     if done < len(cells) and not machine.gpu and not args.in_slurm and sys.platform == 'linux':  # macOS: no safe fork
-        server = ForkServer(MODULES, REPOSITORY, machine.environment([]))
+        server = ForkServer(MODULES, runs_folder(), machine.environment([]))
     run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm, server)
     whole = run.run(status.tick)
     if server:
