@@ -140,7 +140,8 @@ def flowers(tmp_path_factory) -> Path:
     return root
 
 
-def test_training_from_a_folder(released, flowers, tmp_path):
+@pytest.mark.parametrize('method', FILES)
+def test_training_from_a_folder(released, flowers, tmp_path, method):
     """A step of the recipe with small images: SGD with clipping, and layer-wise rates for 12 blocks."""
     test = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32), dict(type='PackInputs')]
     small = dict(batch_size=4, num_workers=0, persistent_workers=False)
@@ -156,9 +157,9 @@ def test_training_from_a_folder(released, flowers, tmp_path):
         'train_cfg': dict(max_epochs=1, val_interval=1),
         'param_scheduler.warmup': 0.5,
         'log_level': 'ERROR',
-        'experiment_name': 'mae_lite',
+        'experiment_name': f'{method}_lite',
     }
-    runner = train('bootmae_lite_finetune', str(tmp_path), options, str(released / FILES['bootmae']))
+    runner = train(f'{method}_lite_finetune', str(tmp_path), options, str(released / FILES[method]))
     assert runner.model.backbone.load_report.resized == ['pos_embed from 14x14 to 2x2']
     groups = runner.optim_wrapper.optimizer.param_groups
     assert {round(group['initial_lr'], 8) for group in groups} == {round(0.1 * 0.75**k, 8) for k in range(14)}
