@@ -6,7 +6,6 @@
 # Hardware: 1 GPU x 256 x accumulation 2 = 512. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = './mae_small_data.py'
 
-adopt_statistics = True
 model = dict(backbone=dict(arch='b'), neck=dict(embed_dim=768))
 train_dataloader = dict(batch_size=256)
 optim_wrapper = dict(

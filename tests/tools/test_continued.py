@@ -225,7 +225,9 @@ def test_the_recipes(name):
     parts = cfg.optim_wrapper.paramwise_cfg, other.optim_wrapper.paramwise_cfg
     assert [(part.layer_decay, part.separate_encoder) for part in parts] == [(0.85, True)] * 2
     assert cfg.param_scheduler.encoder_start == other.param_scheduler.encoder_start > 0
-    assert cfg.adopt_statistics == other.adopt_statistics == True  # noqa: E712
+    assert adopts_statistics(cfg)
+    assert adopts_statistics(other)
+    assert not adopts_statistics(load_config(name, {'convert_statistics': True}))
 
 
 def test_a_plan_has_the_statistics_of_the_weights(given, capsys):
