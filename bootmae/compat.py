@@ -12,6 +12,7 @@ go:
 | `_silence_import_noise`   | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
 | `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
 | `data/coco_api.py`        | onedl-mmdetection 3.5.1                 | test_mmdet_still_follows_the_file          |
+| `_take_any_channels`      | onedl-mmengine 0.10.12                  | test_mmengine_still_takes_1_or_3_channels  |
 | `_cache_config_work`      | onedl-mmengine 0.10.12                  | test_mmengine_still_repeats_config_work    |
 
 The original packages (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the
@@ -50,6 +51,7 @@ def apply() -> None:
     _leave_out_mmdet()
     _silence_import_noise()
     _weigh_labeled_pixels()
+    _take_any_channels()
     _cache_config_work()
 
 
@@ -312,6 +314,29 @@ def _patch_cross_entropy(module: types.ModuleType) -> None:
         return cross_entropy(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, **kwargs)
 
     vars(module)['cross_entropy'] = patched
+
+
+# --- input channels ---------------------------------------------------------------------------------------------
+
+
+def _take_any_channels() -> None:
+    """Let data preprocessors normalize any number of channels; mmengine refuses all but 1 and 3."""
+    from mmengine.model import ImgDataPreprocessor
+
+    plain = ImgDataPreprocessor.__init__
+    if hasattr(plain, '__wrapped__'):
+        return
+
+    @functools.wraps(plain)
+    def init(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, *args, **kwargs) -> None:
+        if mean is None or std is None or len(mean) in (1, 3):
+            plain(self, mean, std, *args, **kwargs)
+            return
+        plain(self, mean[:1], std[:1], *args, **kwargs)
+        for name, values in (('mean', mean), ('std', std)):
+            setattr(self, name, getattr(self, name).new_tensor(values).view(-1, 1, 1))
+
+    ImgDataPreprocessor.__init__ = init
 
 
 # --- noise ------------------------------------------------------------------------------------------------------

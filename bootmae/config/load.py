@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..results.provenance import REPOSITORY, from_anywhere
+from .channels import apply_channels
 from .images import apply_images
 from .options import IMAGES, OptionText, parse_value
 from .settings import apply_options, check_settings
@@ -40,6 +41,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         apply_images(cfg, parse_value(images, True) if isinstance(images, OptionText) else images)
     apply_options(cfg, options)
     check_settings(cfg)
+    apply_channels(cfg)
     fill_sizes(cfg)
     return cfg
 

@@ -80,10 +80,15 @@ def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:
     return list(preprocessor.mean), list(preprocessor.std)
 
 
+def same_statistics(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> bool:
+    """Whether two pairs of mean and standard deviation are equal, also in their number of channels."""
+    return len(ours[0]) == len(theirs[0]) and np.allclose(ours, theirs, atol=0.01)
+
+
 def check_statistics(cfg: Config, checkpoint: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Raise a ValueError for weights trained with other input statistics; ``mean=None`` (unknown) passes."""
     ours = input_statistics(cfg)
-    if mean is not None and not np.allclose(ours, (mean, std), atol=0.01):
+    if mean is not None and not same_statistics(ours, (mean, std)):
         raise ValueError(
             f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalizes '
             f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
@@ -108,9 +113,9 @@ def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) 
         return
     theirs = recorded['mean'], recorded['std']
     ours = preprocessor.mean.flatten().tolist(), preprocessor.std.flatten().tolist()
-    if np.allclose(ours, theirs, atol=0.01):
+    if same_statistics(ours, theirs):
         return
-    if not adopt:
+    if not adopt or len(ours[0]) != len(theirs[0]):
         raise ValueError(
             f'{path} was trained on images normalized with mean {theirs[0]}, std {theirs[1]}, but the '
             f'config has mean {ours[0]}, std {ours[1]}: use the config that wrote the file'

@@ -19,6 +19,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from .channels import ChannelFormat, resize_floats
 from .jpeg import END, JpegHeader, is_whole, parse_header
 from .tar import readable
 
@@ -78,6 +79,8 @@ class ReadCrop(BaseTransform):
         planes: Return the crop as a uint8 tensor (3, S_h, S_w) and not as an array (S_h, S_w, 3). The channels are BGR
             in both cases. Mode ``gpu`` implies it.
         backend_args: Arguments of mmengine's file backend, as for LoadImageFromFile.
+        channels: Arguments of :class:`ChannelFormat`, for other images than 8-bit color. The crop is then
+            float32 of 0 to 255.
 
     Attributes:
         checks_whole: True, since this transform itself refuses truncated files.
@@ -97,6 +100,7 @@ class ReadCrop(BaseTransform):
         clamped: bool = False,
         planes: bool = False,
         backend_args: dict | None = None,
+        channels: dict | None = None,
     ):
         if mode not in MODES:
             raise ValueError(f'mode={mode!r} of ReadCrop must be one of {", ".join(map(repr, MODES))}')
@@ -109,11 +113,14 @@ class ReadCrop(BaseTransform):
             raise ValueError(f'ReadCrop flips horizontally, not direction={self.flip.direction!r}')
         self.mode, self.planes, self.backend_args = mode, planes or mode == 'gpu', backend_args
         self.size = tuple(self.crop.scale)
+        self.channels = None if channels is None else ChannelFormat(**channels)
+        if self.channels is not None and mode == 'gpu':
+            raise ValueError('ReadCrop reads channels on the CPU: use reader=cpu')
 
     def transform(self, results: dict) -> dict:
         data = fileio.get(results['img_path'], backend_args=self.backend_args)
         try:
-            return self.read(data, results)
+            return self.read(data, results) if self.channels is None else self.read_channels(data, results)
         except ValueError as error:
             raise ValueError(f'{readable(results["img_path"])} {error}') from error
 
@@ -133,6 +140,18 @@ class ReadCrop(BaseTransform):
         if self.mode == 'gpu':
             results['crop_box'] = np.array(place, dtype=np.int64)
         return dict(results, img=img, img_shape=(*self.size, 3), ori_shape=shape)
+
+    def read_channels(self, data: bytes, results: dict) -> dict:
+        """Do the work of :meth:`read` on a file of other channels than 8-bit color."""
+        image = self.channels.read(data)
+        shape = image.shape[:2]
+        box, flipped = self.draw(shape, results)
+        top, left, height, width = box
+        part = self.channels.scale(image[top : top + height, left : left + width], self.channels.limits(image))
+        crop = resize_floats(part, self.size)
+        crop = crop[:, ::-1] if flipped else crop
+        img = torch.from_numpy(crop.transpose(2, 0, 1).copy()) if self.planes else np.ascontiguousarray(crop)
+        return dict(results, img=img, img_shape=(*self.size, self.channels.count), ori_shape=shape)
 
     def late(self, header: JpegHeader) -> bool:
         """Return whether to draw the box before decoding, which the GPU or a reduced size may do."""
