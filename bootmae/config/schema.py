@@ -29,7 +29,7 @@ Path = tuple[str, ...]
 Known = Mapping[str, Any]  # annotation of each setting; Parameter.empty if it has none
 
 OURS = (
-    *('adopt_statistics', 'bad_images', 'image_channels', 'reader', 'reader_device', 'track'),
+    *('adapt_channels', 'adopt_statistics', 'bad_images', 'image_channels', 'reader', 'reader_device', 'track'),
     'train_images',
 )
 OF_RUNNER = (

@@ -22,8 +22,8 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     """Start the backbone from the encoder of a checkpoint.
 
     Changes ``model.backbone.init_cfg`` and ``init_hash``. With ``adopt_statistics=True`` in the config also changes the
-    mean and standard deviation of the data preprocessor to those of the checkpoint. ``content`` is that of the file, if
-    it was read before.
+    mean and standard deviation of the data preprocessor to those of the checkpoint. ``adapt_channels`` in the config
+    takes encoders for another number of channels. ``content`` is that of the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -37,14 +37,20 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
             f'{cfg.model.type}: to go on with a pretraining run use --resume'
         )
     encoder = read_encoder(checkpoint, source, content)
-    if cfg.get('adopt_statistics') and encoder.mean is not None:
-        preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
-    check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
+    channels = cfg.get('adapt_channels')
+    if channels not in (None, 'repeat', 'sum'):
+        raise ValueError(f'adapt_channels={channels!r} must be repeat, sum or None')
+    if encoder.mean is not None and len(encoder.mean) == len(input_statistics(cfg)[0]):
+        if cfg.get('adopt_statistics'):
+            preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
+        check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
     with torch.device('meta'):
         model = MODELS.build(cfg.model.backbone)
     with error_context(checkpoint):  # fail before the data sets are read
-        match(model, encoder)
+        match(model, encoder, channels)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
+    if channels:
+        cfg.model.backbone.init_cfg.channels = channels
     cfg.init_hash = tensors_hash(encoder.state)
 
 
