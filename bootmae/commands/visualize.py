@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.utils import to_2tuple
 
 from .. import registry  # noqa: F401
@@ -17,15 +18,19 @@ from ..checkpoints.folders import checkpoint_file
 from ..checkpoints.hub import is_name
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ..checkpoints.plain import check_complete
+from ..config.channels import format_of_config
 from ..config.load import load_config
+from ..data.channels import ENDING, ChannelFormat, LoadChannels, resize_floats
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
+from ..data.scan import EXTENSIONS
 from ..data.subsets import spread
 from ..models import BootMAE
+from ..text import count_of
 from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
 from ..visualization.decoders import load_decoder, recorded_config
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
-from ..visualization.reconstruct import draw_masks, hide, reconstruct
+from ..visualization.reconstruct import as_colors, draw_masks, hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; smaller images show crops of the photographs, because whole photographs become unrecognizable
@@ -48,6 +53,7 @@ class DrawOptions:
     source: str = 'online'
     statistics: str | None = None
     target: str | None = None
+    channels: Sequence[int] | None = None
     cfg_options: dict | None = None
 
 
@@ -97,7 +103,7 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
     found = load_decoder(
         options.checkpoint, options.config, options.size, options.target, options.heads, options.cfg_options
     )
-    images = load_images(options.images, found.img_size, options.count)
+    images = load_images(options.images, found.img_size, options.count, found.channels)
     ids_shuffle, num_masked = draw_masks(found.model, len(images), options.seed)
     columns = {'original': images, 'masked': hide(images, ids_shuffle, num_masked, found.patch_size)}
     kinds = (
@@ -113,6 +119,9 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
         'original. '
     )
     over = 'of each color' if blockwise else 'over all colors together'
+    columns = {heading: as_colors(images, options.channels) for heading, images in columns.items()}
+    if options.channels:
+        text += f'Shown channels: {", ".join(map(str, options.channels))}. '
     return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalized else PIXELS))
 
 
@@ -170,7 +179,7 @@ class Prepared:
 
     model: torch.nn.Module
     images: np.ndarray  # RGB uint8 (n, H, W, 3)
-    inputs: torch.Tensor  # (n, 3, H, W), normalized
+    inputs: torch.Tensor  # (n, C, H, W), normalized
     title: str
     block_name: str
     notes: str  # assumptions, for the caption
@@ -179,6 +188,8 @@ class Prepared:
 def prepare(options: DrawOptions) -> Prepared:
     """Build the encoder of a file up to the requested block, and normalize the images as in its training."""
     content = read_checkpoint(options.checkpoint)
+    cfg = config_of(content, options)
+    channels = cfg and format_of_config(cfg)
     try:
         encoder = find_encoder(content, options.source)
         check_complete(encoder)
@@ -188,12 +199,18 @@ def prepare(options: DrawOptions) -> Prepared:
             raise ValueError(
                 'its grid of positions is not square, and the file does not record the image size: give --size'
             )
-        model = fit_encoder(encoder, size, options.block, options.heads, windows_of(content, options))
+        model = fit_encoder(encoder, size, options.block, options.heads, windows_of(cfg))
         (mean, std), assumed = statistics_of(encoder, options.statistics)
+        count = encoder.state['patch_embed.proj.weight'].shape[1]
+        if not count == len(mean) == (3 if channels is None else channels.count):
+            raise ValueError(
+                f'it reads {count_of(count, "channel")}: give --config, or --cfg-options with its image_channels, and '
+                'files of that kind by --images'
+            )
     except ValueError as error:
         raise ValueError(f'{options.checkpoint} cannot be drawn: {error}') from error
     check_encoder(encoder.state, options.checkpoint)
-    images = load_images(options.images, size, options.count)
+    images = load_images(options.images, size, options.count, channels)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     inputs = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     notes = f' Of this file {encoder.note}.' if encoder.note else ''
@@ -206,7 +223,7 @@ def prepare(options: DrawOptions) -> Prepared:
         )
     return Prepared(
         model,
-        images,
+        as_colors(images, options.channels),
         inputs,
         title(options.checkpoint, encoder.kind),
         f'{model.depth - 1} of 0 to {encoder.depth - 1}',
@@ -218,12 +235,17 @@ def title(checkpoint: str, kind: str) -> str:
     return f'{checkpoint if is_name(checkpoint) else Path(checkpoint).name} [{kind}]'
 
 
-def windows_of(content: dict, options: DrawOptions) -> dict | None:
-    """Return the attention windows of the backbone from the config, since the file does not record them."""
+def config_of(content: dict, options: DrawOptions) -> Config | None:
+    """Return the config that the user gives or the file records; None if there is none."""
     config = options.config or recorded_config(content)
-    if config is None:
+    return None if config is None else load_config(config, options.cfg_options)
+
+
+def windows_of(cfg: Config | None) -> dict | None:
+    """Return the attention windows of the backbone from its config, since the file does not record them."""
+    if cfg is None:
         return None
-    backbone = load_config(config, options.cfg_options).model.get('backbone', {})
+    backbone = cfg.model.get('backbone', {})
     return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
 
 
@@ -245,22 +267,27 @@ def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
     return known, ''
 
 
-def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -> np.ndarray:
+def load_images(
+    where: Sequence[str], size: int | tuple[int, int], count: int, channels: ChannelFormat | None = None
+) -> np.ndarray:
     """Load images of one size, evenly spaced over all available images.
 
     Args:
         where: ``embedded`` (photographs from installed packages), ``digits``, folders, or image files.
         size: height and width; images are scaled to cover it and cropped at the center.
         count: maximum number of images.
+        channels: how files are read if not as 8-bit color.
 
     Returns:
-        RGB uint8 (n, height, width, 3).
+        RGB uint8 (n, height, width, 3), or with ``channels`` float32 (n, height, width, C) of 0..255.
 
     Raises:
         FileNotFoundError: if a folder or file is missing.
         ValueError: if a file is not an image.
     """
     shape: tuple[int, int] = to_2tuple(size)
+    if channels is not None and list(where) in (['embedded'], ['digits']):
+        raise ValueError(f'--images {where[0]} are 8-bit color images: give files or a folder of the kind of the model')
     if list(where) == ['embedded'] and min(shape) >= SMALL:
         return np.stack([cover(photo(sorted(PHOTOS)[k]), shape) for k in spread(len(PHOTOS), count)])
     if list(where) in (['embedded'], ['digits']):
@@ -270,15 +297,19 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
     files = []
     for place in map(Path, where):
         if place.is_dir() or not place.exists():
-            data = ImageFiles(roots=str(place), pipeline=[], check_files='none')
+            data = ImageFiles(
+                roots=str(place), extensions=[*EXTENSIONS, ENDING] if channels else EXTENSIONS, pipeline=[]
+            )
             files += [data.get_data_info(index)['img_path'] for index in range(len(data))]
         else:
             files.append(str(place))
-    return np.stack([cover(read_image(files[k]), shape) for k in spread(len(files), count)])
+    return np.stack([cover(read_image(files[k], channels), shape) for k in spread(len(files), count)])
 
 
-def read_image(path: str) -> np.ndarray:
-    """Read an image as RGB uint8 (H, W, 3), upright."""
+def read_image(path: str, channels: ChannelFormat | None = None) -> np.ndarray:
+    """Read an image as RGB uint8 (H, W, 3), upright; with ``channels`` as float32 (H, W, C) of 0..255."""
+    if channels is not None:
+        return LoadChannels(**vars(channels)).transform(dict(img_path=path))['img']
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f'{path} cannot be read as an image: give JPEG or PNG files, or a folder of them')
@@ -286,10 +317,13 @@ def read_image(path: str) -> np.ndarray:
 
 
 def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale an image to cover a size and crop it at the center: uint8 (height, width, 3)."""
+    """Scale an image to cover a size and crop it at the center: (height, width, C)."""
     scale = max(wanted / side for wanted, side in zip(size, image.shape[:2]))
     shape = [max(wanted, round(side * scale)) for wanted, side in zip(size, image.shape[:2])]
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = image if tuple(shape) == image.shape[:2] else cv2.resize(image, shape[::-1], interpolation=method)
+    if image.dtype != np.uint8:
+        resized = resize_floats(image, (shape[0], shape[1]))
+    else:
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        resized = image if tuple(shape) == image.shape[:2] else cv2.resize(image, shape[::-1], interpolation=method)
     top, left = ((side - wanted) // 2 for side, wanted in zip(shape, size))
     return np.ascontiguousarray(resized[top : top + size[0], left : left + size[1]])

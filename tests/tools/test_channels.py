@@ -10,6 +10,7 @@ import torch
 from calling import call_tool
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.commands import visualize
 from bootmae.models.vit import PlainViT
 from bootmae.results.rows import read_rows
 from bootmae.transfer.backbone import TransferViT
@@ -147,6 +148,25 @@ def test_upernet_sees_the_values_of_the_files(data, pretrained, seen, tmp_path):
         images = [of_tiff(path) for path in sorted((data / 'scenes' / 'images' / part).glob('*.tif'))]
         assert all(number_of(image.numpy(), images) >= 0 for image in inputs)
     assert seen[0].shape == (2, 5, 96, 144)
+
+
+def test_pictures_show_the_chosen_channels(data, pretrained, monkeypatch, tmp_path, capsys):
+    drawn = []
+    monkeypatch.setattr(visualize, 'captioned_grid', lambda columns, text: drawn.append((columns, text)) or b'png')
+    where = (pretrained['tiff'] / 'epoch_2.pth', '--images', data / 'tiff' / 'val', '--out', tmp_path)
+    assert call('visualize', *where, '--channels', 4) == 0
+    assert call('visualize', *where, '--channels', 3, 0, 1, '--what', 'reconstruction') == 0
+    levels = [HALF * (1 + image) for image in truth(data, 'tiff', 'val')]
+    for (columns, text), channels in ((drawn[0], [4, 4, 4]), (drawn[3], [3, 0, 1])):
+        expected = np.stack([image[channels].transpose(1, 2, 0) for image in levels]).round()
+        assert np.abs(columns['original'] - expected).max() <= 1e-5
+        assert {picture.shape for picture in columns.values()} == {(6, 64, 64, 3)}
+        assert f'Shown channels: {", ".join(map(str, dict.fromkeys(channels)))}.' in text
+    assert np.array_equal(drawn[1][0]['image'], drawn[0][0]['original'])
+    assert call('visualize', *where, '--channels', 5) == 2
+    assert 'channels [5] cannot be shown: give one or three of 0 to 4' in capsys.readouterr().err
+    assert call('visualize', where[0], '--out', tmp_path) == 2
+    assert '--images embedded are 8-bit color images' in capsys.readouterr().err
 
 
 def test_weights_of_other_channels_or_statistics_are_refused(data, pretrained, capsys):
