@@ -150,7 +150,9 @@ class ChannelFormat:
         values = part.astype(np.result_type(part.dtype, np.float32))  # float64 where float32 would round integers
         low, high = (each.astype(values.dtype) for each in limits)
         factor = np.divide(LEVELS, high - low, out=np.zeros_like(low), where=high > low)
-        return ((values - low) * factor).clip(0, LEVELS).astype(np.float32)
+        values -= low
+        values *= factor
+        return values.clip(0, LEVELS, out=values).astype(np.float32, copy=False)
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -199,12 +201,17 @@ def _decode_tiff(data: bytes) -> np.ndarray:
         raise ValueError(f'cannot be decoded as TIFF: {error}: pip install imagecodecs') from error
 
 
-def resize_floats(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize scaled values (h, w, C) to (height, width, C), bicubic and antialiased, and clip them to 0 to 255."""
+def resize_planes(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """Resize scaled values (h, w, C) to (C, height, width), bicubic and antialiased, and clip them to 0 to 255."""
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     if image.shape[:2] != tuple(size):
         planes = interpolate(planes, size, mode='bicubic', antialias=True).clamp_(0, LEVELS)
-    return planes[0].permute(1, 2, 0).contiguous().numpy()
+    return planes[0]
+
+
+def resize_floats(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Do the work of :func:`resize_planes`, but return an array (height, width, C)."""
+    return resize_planes(image, size).permute(1, 2, 0).contiguous().numpy()
 
 
 @TRANSFORMS.register_module()

@@ -19,7 +19,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from .channels import ChannelFormat, resize_floats
+from .channels import ChannelFormat, resize_planes
 from .jpeg import END, JpegHeader, is_whole, parse_header
 from .tar import readable
 
@@ -148,9 +148,9 @@ class ReadCrop(BaseTransform):
         box, flipped = self.draw(shape, results)
         top, left, height, width = box
         part = self.channels.scale(image[top : top + height, left : left + width], self.channels.limits(image))
-        crop = resize_floats(part, self.size)
-        crop = crop[:, ::-1] if flipped else crop
-        img = torch.from_numpy(crop.transpose(2, 0, 1).copy()) if self.planes else np.ascontiguousarray(crop)
+        crop = resize_planes(part, self.size)
+        crop = (crop.flip(2) if flipped else crop).contiguous()
+        img = crop if self.planes else crop.permute(1, 2, 0).contiguous().numpy()
         return dict(results, img=img, img_shape=(*self.size, self.channels.count), ori_shape=shape)
 
     def late(self, header: JpegHeader) -> bool:
