@@ -177,13 +177,12 @@ def several_channels(args: argparse.Namespace) -> Iterator[dict]:
             files = list(Path(folders[kind]).iterdir())
             yield facts('cpu') | dict(
                 source=args.source,
-                route='pretraining, cpu' + ('' if kind == 'JPEG' else f', {args.channels} channels, {kind}'),
+                route=f'pretraining, cpu, {"3" if kind == "JPEG" else args.channels} channels, {kind}',
                 workers='one core',
                 images_per_s=len(data) / statistics.median(times[kind]),
                 images=len(data),
                 mean_pixels=PIXELS,
                 mean_kb=round(statistics.fmean(file.stat().st_size for file in files) / 1e3),
-                ratio=speed_ratio(times, kind, 'JPEG'),
             )
 
 
