@@ -157,7 +157,7 @@ def adapt_channels(weight: torch.Tensor, count: int, how: str) -> torch.Tensor:
         return weight.sum(dim=1, keepdim=True).repeat(1, count, 1, 1) / count
     old = weight.shape[1]
     if count < old:
-        raise ValueError(f'adapt_channels=repeat would lose filters from {old} to {count} channels: use sum')
+        raise ValueError(f'adapt_channels=repeat loses filters from {old} to {count_of(count, "channel")}: use sum')
     source = torch.arange(count) % old
     return weight[:, source] / source.bincount()[source].view(1, -1, 1, 1)
 

@@ -53,7 +53,7 @@ def test_repeat_keeps_the_filters_of_their_channels():
     )
     assert torch.equal(found, expected)
     assert torch.equal(adapt_channels(weight, 3, 'repeat'), weight)
-    with pytest.raises(ValueError, match='would lose filters from 3 to 2 channels: use sum'):
+    with pytest.raises(ValueError, match='loses filters from 3 to 2 channels: use sum'):
         adapt_channels(weight, 2, 'repeat')
 
 
