@@ -11,9 +11,11 @@ go:
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_silence_import_noise`   | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
 | `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+| `runner/console.py`       | onedl-mmengine 0.10.12                  | test_mmengine_still_prints_parameters      |
 | `data/coco_api.py`        | onedl-mmdetection 3.5.1                 | test_mmdet_still_follows_the_file          |
-| `_take_any_channels`      | onedl-mmengine 0.10.12                  | test_mmengine_still_takes_1_or_3_channels  |
+| `models/preprocessor.py`  | onedl-mmengine 0.10.12                  | test_mmengine_still_takes_1_or_3_channels  |
 | `_cache_config_work`      | onedl-mmengine 0.10.12                  | test_mmengine_still_repeats_config_work    |
+| `_find_our_bases`         | onedl-mmengine 0.10.12                  | test_mmengine_still_knows_few_packages     |
 
 The original packages (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the
 same work-arounds as the maintained builds (onedl-*).
@@ -33,13 +35,15 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, NoReturn
 
+from .places import OURS, our_config
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 OPS = 'mmcv._ext'
 COMPILE_HINT = (
     'Only nms and roi_align (average) work without the compiled part of mmcv. To compile it (about 15 minutes, '
-    'needs a C++ compiler): MMCV_WITH_OPS=1 .venv/bin/python -m pip install --no-deps --no-build-isolation '
+    f'needs a C++ compiler): MMCV_WITH_OPS=1 {sys.executable} -m pip install --no-deps --no-build-isolation '
     '--no-cache-dir --force-reinstall onedl-mmcv==2.3.6'
 )
 
@@ -51,8 +55,8 @@ def apply() -> None:
     _leave_out_mmdet()
     _silence_import_noise()
     _weigh_labeled_pixels()
-    _take_any_channels()
     _cache_config_work()
+    _find_our_bases()
 
 
 # --- compiled ops of mmcv ---------------------------------------------------------------------------------------
@@ -316,29 +320,6 @@ def _patch_cross_entropy(module: types.ModuleType) -> None:
     vars(module)['cross_entropy'] = patched
 
 
-# --- input channels ---------------------------------------------------------------------------------------------
-
-
-def _take_any_channels() -> None:
-    """Let data preprocessors normalize any number of channels; mmengine refuses all but 1 and 3."""
-    from mmengine.model import ImgDataPreprocessor
-
-    plain = ImgDataPreprocessor.__init__
-    if hasattr(plain, '__wrapped__'):
-        return
-
-    @functools.wraps(plain)
-    def init(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, *args, **kwargs) -> None:
-        if mean is None or std is None or len(mean) in (1, 3):
-            plain(self, mean, std, *args, **kwargs)
-            return
-        plain(self, mean[:1], std[:1], *args, **kwargs)
-        for name, values in (('mean', mean), ('std', std)):
-            setattr(self, name, getattr(self, name).new_tensor(values).view(-1, 1, 1))
-
-    ImgDataPreprocessor.__init__ = init
-
-
 # --- noise ------------------------------------------------------------------------------------------------------
 
 
@@ -390,3 +371,22 @@ def _cache_config_work() -> None:
 
     vars(yapf_api)['FormatCode'] = cached
     vars(utils)['load'] = functools.lru_cache(utils.load)
+
+
+def _find_our_bases() -> None:
+    """Resolve ``_base_ = 'bootmae::seg/bootmae_vitb_upernet.py'`` in the configs of other projects.
+
+    mmengine accepts only packages of a table of its own. It would also build what comes from such a base in the scope
+    ``bootmae``, where neither mmseg's nor mmdet's classes are found. Ours are registered in the scopes of the stack.
+    """
+    from mmengine.config import Config
+
+    find = Config._get_cfg_path
+    if hasattr(find, '__wrapped__'):
+        return
+
+    @functools.wraps(find)
+    def find_ours_too(path: str, filename: str) -> tuple[str, str | None]:
+        return (str(our_config(path)), None) if path.startswith(OURS) else find(path, filename)
+
+    Config._get_cfg_path = staticmethod(find_ours_too)

@@ -2,6 +2,7 @@
 
 import ast
 import fcntl
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -52,6 +53,20 @@ def test_lock_holds_what_pyproject_asks_for(python, platform):
     assert any(name.startswith('nvidia-') for name in versions) == (platform == 'linux')
     # transformers: see compat.py; opencv-python: see pyproject.toml
     assert not {'transformers', 'opencv-python'} & set(versions)
+
+
+def test_pyproject_names_every_package_that_is_imported():
+    """OpenMMLab's packages are left out, because their original releases have other names."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / 'bootmae').rglob('*.py')]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    known = importlib.metadata.packages_distributions()
+    declared = {Requirement(line).name for line in PROJECT['dependencies']}
+    imported = {name.split('.')[0] for name in names} & set(known) - {'bootmae'}
+    missing = {name for name in imported if not declared & {found.lower().replace('_', '-') for found in known[name]}}
+    assert {name for name in missing if not name.startswith('mm')} == {'yapf'}, 'compat.py changes it for mmengine'
+    assert {'cv2', 'sklearn', 'torch'} <= imported
 
 
 def test_lock_is_for_everyone():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Visualize a checkpoint: reconstructions, attention of the class token, principal components of the features.
 
-    tools/visualize.py work_dirs/bootmae_demo/epoch_14.pth
+    tools/visualize.py work_dirs/bootmae_demo/epoch_9.pth
     tools/visualize.py timm:vit_base_patch16_224.mae --what attention pca --images /my/photos
 
   reconstruction  the decoder's prediction of masked patches, with and without each patch's own mean and variance;
@@ -20,7 +20,7 @@ from bootmae.config.options import add_config_options
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', help='a file, or timm:NAME')
+    parser.add_argument('checkpoint', help='a file, the folder of a run, or timm:NAME')
     parser.add_argument(
         '--what',
         nargs='+',

@@ -8,34 +8,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.utils import to_2tuple
 
 from .. import registry  # noqa: F401
-from ..checkpoints import Encoder, find_encoder, read_checkpoint
-from ..checkpoints.finite import check_encoder
 from ..checkpoints.folders import checkpoint_file
 from ..checkpoints.hub import is_name
-from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
-from ..checkpoints.plain import check_complete
-from ..config.channels import format_of_config
-from ..config.load import load_config
-from ..data.channels import ENDING, ChannelFormat, LoadChannels, resize_floats
+from ..config.encoder import read_model
+from ..data.channels import ENDING, ChannelFormat, resize_floats
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
+from ..data.reading import read_image
 from ..data.scan import EXTENSIONS
 from ..data.subsets import spread
 from ..models import BootMAE
 from ..text import count_of
-from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
-from ..visualization.decoders import load_decoder, recorded_config
+from ..visualization.attention import class_attention, patch_features, principal_components
+from ..visualization.decoders import load_decoder
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
 from ..visualization.reconstruct import as_colors, draw_masks, hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; smaller images show crops of the photographs, because whole photographs become unrecognizable
 SHOWN_HEADS = 16
-STATISTICS = dict(imagenet=(IMAGENET_MEAN, IMAGENET_STD), half=(HALF, HALF))
 
 
 @dataclass
@@ -89,7 +83,9 @@ def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[st
         path = Path(out)
         return {kind: path if len(what) == 1 else path.with_stem(f'{path.stem}-{kind}') for kind in what}
     path = Path(checkpoint)
-    name = checkpoint.partition(':')[2] if is_name(checkpoint) else f'{path.absolute().parent.name}-{path.stem}'
+    places = [place.name for place in path.absolute().parents[:3]]
+    run = '-'.join(reversed(places[1:])) if places[0] == 'run' else places[0]  # run is that of a suite's cell
+    name = checkpoint.partition(':')[2] if is_name(checkpoint) else f'{run}-{path.stem}'
     folder = Path(out) if out else Path('work_dirs/visualize') / name
     return {kind: folder / f'{kind}.png' for kind in what}
 
@@ -187,84 +183,37 @@ class Prepared:
 
 def prepare(options: DrawOptions) -> Prepared:
     """Build the encoder of a file up to the requested block, and normalize the images as in its training."""
-    content = read_checkpoint(options.checkpoint)
-    cfg = config_of(content, options)
-    channels = cfg and format_of_config(cfg)
-    try:
-        encoder = find_encoder(content, options.source)
-        check_complete(encoder)
-        patch = encoder.state['patch_embed.proj.weight'].shape[2:]
-        size = options.size or (encoder.grid and tuple(n * p for n, p in zip(encoder.grid, patch)))
-        if size is None:
-            raise ValueError(
-                'its grid of positions is not square, and the file does not record the image size: give --size'
-            )
-        model = fit_encoder(encoder, size, options.block, options.heads, windows_of(cfg))
-        (mean, std), assumed = statistics_of(encoder, options.statistics)
-        count = encoder.state['patch_embed.proj.weight'].shape[1]
-        if not count == len(mean) == (3 if channels is None else channels.count):
-            raise ValueError(
-                f'it reads {count_of(count, "channel")}: give --config, or --cfg-options with its image_channels, and '
-                'files of that kind by --images'
-            )
-    except ValueError as error:
-        raise ValueError(f'{options.checkpoint} cannot be drawn: {error}') from error
-    check_encoder(encoder.state, options.checkpoint)
-    images = load_images(options.images, size, options.count, channels)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    inputs = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-    notes = f' Of this file {encoder.note}.' if encoder.note else ''
-    notes += f' The file does not record its input statistics: {assumed}.' if assumed else ''
-    if encoder.num_heads is None and not options.heads:
-        notes += (
-            f' It does not record the number of heads either: {model.num_heads} assumed.'
-            if notes
-            else f' The file does not record the number of heads: {model.num_heads} assumed.'
+    found = read_model(
+        options.checkpoint,
+        options.source,
+        options.size,
+        options.block,
+        options.heads,
+        options.statistics,
+        options.config,
+        options.cfg_options,
+    )
+    count = found.model.patch_embed.proj.in_channels
+    if not count == len(found.mean) == (3 if found.channels is None else found.channels.count):
+        raise ValueError(
+            f'{options.checkpoint} reads {count_of(count, "channel")}: give --config, or --cfg-options with its '
+            'image_channels, and files of that kind by --images'
         )
+    images = load_images(options.images, found.model.img_size, options.count, found.channels)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    inputs = (x - torch.tensor(found.mean).view(-1, 1, 1)) / torch.tensor(found.std).view(-1, 1, 1)
     return Prepared(
-        model,
+        found.model,
         as_colors(images, options.channels),
         inputs,
-        title(options.checkpoint, encoder.kind),
-        f'{model.depth - 1} of 0 to {encoder.depth - 1}',
-        notes,
+        title(options.checkpoint, found.encoder.kind),
+        f'{found.model.depth - 1} of 0 to {found.model.arch_depth - 1}',
+        ''.join(f' {note}' for note in found.notes),
     )
 
 
 def title(checkpoint: str, kind: str) -> str:
     return f'{checkpoint if is_name(checkpoint) else Path(checkpoint).name} [{kind}]'
-
-
-def config_of(content: dict, options: DrawOptions) -> Config | None:
-    """Return the config that the user gives or the file records; None if there is none."""
-    config = options.config or recorded_config(content)
-    return None if config is None else load_config(config, options.cfg_options)
-
-
-def windows_of(cfg: Config | None) -> dict | None:
-    """Return the attention windows of the backbone from its config, since the file does not record them."""
-    if cfg is None:
-        return None
-    backbone = cfg.model.get('backbone', {})
-    return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
-
-
-def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
-    """Return the mean and standard deviation of the input, and a note if they had to be assumed.
-
-    Raises:
-        ValueError: if the requested statistics differ from those in the file.
-    """
-    given = STATISTICS[asked] if asked else None
-    if encoder.mean is None:
-        return given or STATISTICS['imagenet'], '' if asked else "ImageNet's assumed (--statistics half for 0.5)"
-    known = encoder.mean, encoder.std
-    if given and not np.allclose(given, known, atol=0.01):
-        raise ValueError(
-            f'--statistics {asked}, but the run normalized with mean {list(known[0])}, std {list(known[1])}: '
-            'omit --statistics'
-        )
-    return known, ''
 
 
 def load_images(
@@ -304,16 +253,6 @@ def load_images(
         else:
             files.append(str(place))
     return np.stack([cover(read_image(files[k], channels), shape) for k in spread(len(files), count)])
-
-
-def read_image(path: str, channels: ChannelFormat | None = None) -> np.ndarray:
-    """Read an image as RGB uint8 (H, W, 3), upright; with ``channels`` as float32 (H, W, C) of 0..255."""
-    if channels is not None:
-        return LoadChannels(**vars(channels)).transform(dict(img_path=path))['img']
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path} cannot be read as an image: give JPEG or PNG files, or a folder of them')
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -113,6 +113,11 @@ class ChannelFormat:
             raise ValueError(f'has NaN or infinity in channel {wrong}: replace such values in the file')
         return array
 
+    def load(self, data: bytes) -> np.ndarray:
+        """Decode a file and scale its values: float32 (H, W, C) of 0 to 255. Raises as :meth:`read` does."""
+        image = self.read(data)
+        return self.scale(image, self.limits(image))
+
     def _explain(self, array: np.ndarray) -> str:
         """Say why an array is not (H, W, F)."""
         if array.ndim != 3:
@@ -245,8 +250,7 @@ class LoadChannels(BaseTransform):
     def transform(self, results: dict) -> dict:
         data = fileio.get(results['img_path'], backend_args=self.backend_args)
         try:
-            image = self.channels.read(data)
-            image = self.channels.scale(image, self.channels.limits(image))
+            image = self.channels.load(data)
         except ValueError as error:
             raise ValueError(f'{readable(results["img_path"])} {error}') from error
         shape = image.shape[:2]

@@ -6,6 +6,7 @@ Shape letters: H x W upright image, S_h x S_w output. A box is (top, left, heigh
 import contextlib
 import io
 import math
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -198,6 +199,29 @@ def decode(data: bytes) -> np.ndarray:
     if image is None:
         raise ValueError('cannot be decoded as an image')
     return image
+
+
+def read_image(path: str, channels: ChannelFormat | None = None) -> np.ndarray:
+    """Read an image file, or an image in a tar archive, as RGB uint8 (H, W, 3), upright.
+
+    With ``channels`` the result is float32 (H, W, C) of 0 to 255.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is truncated or cannot be decoded.
+    """
+    try:
+        data = fileio.get(path)
+        if channels is not None:
+            return channels.load(data)
+        check(data)
+        return np.ascontiguousarray(decode(data)[..., ::-1])
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f'there is no image {path} (looked in {Path.cwd()})') from None
+    except IsADirectoryError:
+        raise ValueError(f'{path} is a folder: give the paths of its images, or the folder alone') from None
+    except ValueError as error:
+        raise ValueError(f'{readable(path)} {error}: give JPEG or PNG files, or a folder of them') from error
 
 
 def upright_shape(header: JpegHeader) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..config.options import IMAGES
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY, runs_folder
 
 UNTRAINED = 'untrained'
 FROZEN_KINDS = ('knn', 'frozen')  # evaluated by tools/knn.py, without training
@@ -46,8 +46,8 @@ class Method(Entry):
     Attributes:
         name: Name in result rows.
         configs: Replacement of ``{method}`` in the names of configs.
-        weights: File or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the suite pretrains
-            the method, or it is untrained.
+        weights: File, folder of a run or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the
+            suite pretrains the method, or it is untrained.
         source: Encoder of a file that is evaluated, see :func:`bootmae.checkpoints.find_encoder`.
         options: Config values of its pretrainings, which override those of the pretrainings themselves.
     """
@@ -96,6 +96,7 @@ class Task(Training):
     Attributes:
         kind: Kind of evaluation; the default is the task's name.
         origin: Pretraining that its encoders come from (key ``from``); None without pretrainings.
+        seeds: Seeds that it evaluates: all of the suite's, or some of them.
         data: Name of the data in the rows; None: from the config.
         labels: For ``knn`` and ``frozen`` the numbers of labeled images per class, or ``all``. For the others the name
             that the rows give to the number that the config trains on.
@@ -107,6 +108,7 @@ class Task(Training):
 
     kind: Literal['knn', 'frozen', 'linear', 'finetune', 'segmentation', 'detection']
     origin: str | None = Field(None, alias='from')
+    seeds: tuple[Seed, ...] = Field((), min_length=1)
     data: str | None = None
     labels: Texts = ('all',)
     blocks: Texts = ()
@@ -140,7 +142,7 @@ class SuiteFile(Entry):
     """The top level of a suite file, as it is written."""
 
     title: str | None = None
-    label: Literal['reproduced', 'demo'] = 'reproduced'
+    label: Literal['measured', 'demo'] = 'measured'
     methods: dict[str, dict | None] = Field(min_length=1)
     seeds: list[Seed] = Field([0], min_length=1)
     gpus: Count = 1
@@ -193,7 +195,8 @@ def load_suite(path: str | Path, size: str | None = None, images: Sequence[str] 
     path = Path(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob('*.y*ml')) if path.parent.is_dir() else []
-        raise FileNotFoundError(f'no suite file {path}: {"there are " + ", ".join(near) if near else "see suites/"}')
+        remedy = f'there are {", ".join(near)}' if near else f'see {REPOSITORY}/suites'
+        raise FileNotFoundError(f'no suite file {path}: {remedy}')
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -279,7 +282,7 @@ def make_suite(path: Path, size: str | None, file: SuiteFile) -> Suite:
     pretrainings = make_pretrainings(path, file)
     if not pretrainings and any(method.pretrained for method in methods):
         raise ValueError(f'{path}, pretrain: is missing: the configs that pretrain the methods')
-    tasks = tuple(make_task(path, name, entry, file.gpus, pretrainings) for name, entry in (file.tasks or {}).items())
+    tasks = tuple(make_task(path, name, entry, file, pretrainings) for name, entry in (file.tasks or {}).items())
     if not tasks and not pretrainings:
         raise ValueError(f'{path}, tasks: is missing, and so is pretrain: there is nothing to run')
     notes = tuple(' '.join(note.split()) for note in file.notes)
@@ -304,12 +307,16 @@ def make_pretrainings(path: Path, file: SuiteFile) -> dict[str, Training]:
     return found
 
 
-def make_task(path: Path, name: str, entry: str | dict, gpus: int, pretrainings: dict[str, Training]) -> Task:
+def make_task(path: Path, name: str, entry: str | dict, file: SuiteFile, pretrainings: dict[str, Training]) -> Task:
     key = f'tasks.{name}'
     origin = next(iter(pretrainings)) if len(pretrainings) == 1 else None
-    task = parse(path, key, Task, {'kind': name, 'from': origin} | with_config(entry), name=name, gpus=gpus)
+    default = {'kind': name, 'from': origin, 'seeds': file.seeds}
+    task = parse(path, key, Task, default | with_config(entry), name=name, gpus=file.gpus)
     if pretrainings and task.origin not in pretrainings:
         raise ValueError(f'{path}, {key}.from: {task.origin!r} is none of the pretrainings: {", ".join(pretrainings)}')
+    if other := [seed for seed in task.seeds if seed not in file.seeds]:
+        known = ', '.join(map(str, file.seeds))
+        raise ValueError(f'{path}, {key}.seeds: {other[0]} is none of the seeds of the suite, {known}')
     return task.model_copy(update=dict(gpus=1)) if task.kind in FROZEN_KINDS else task
 
 
@@ -323,7 +330,7 @@ def check_configs(suite: Suite) -> None:
     for method in suite.methods:
         for training in [*(suite.pretrainings.values() if method.pretrained else ()), *suite.tasks]:
             config = config_of(training, method)
-            if not (REPOSITORY / config).is_file():
+            if not any((folder / config).is_file() for folder in (runs_folder(), REPOSITORY)):
                 key = f'tasks.{training.name}' if isinstance(training, Task) else training.name
                 raise FileNotFoundError(
                     f'{suite.path}, {key}.config: there is no {config}, which method {method.name} needs; '
