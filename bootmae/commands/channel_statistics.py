@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .. import registry  # noqa: F401
 from ..config.channels import SETTINGS
 from ..config.load import load_config
+from ..config.steps import require
 from ..data.channels import ENDING, ChannelFormat, decode
 from ..data.images import ImageFiles
 from ..data.lists import folder_of_list
@@ -63,6 +64,9 @@ class Statistics:
     def setting(self) -> str:
         """Return the setting for a config, as Python."""
         values = {key: getattr(self.channels, key) for key in SETTINGS}
+        if pairs := values['ranges']:
+            pairs = tuple(tuple(map(_short, pair)) for pair in pairs)
+            values['ranges'] = pairs[0] if len(set(pairs)) == 1 else pairs
         values |= dict(mean=tuple(map(_short, self.mean)), std=tuple(map(_short, self.std)))
         shown = {key: value for key, value in values.items() if value is not None and (key, value) != ('axis', 'last')}
         lines = [f'    {key}={_as_list(value)!r}' for key, value in shown.items()]
@@ -188,6 +192,7 @@ def files_of(data: str, limit: int | None) -> list[str]:
 def files_of_config(path: str, options: dict | None, limit: int | None) -> tuple[list[str], dict]:
     """Return the training images of a config, evenly spaced, and its setting ``image_channels``."""
     cfg = load_config(path, options)
+    require(cfg, 'train_dataloader')
     paths: list[str] = []
     for leaf in leaves(build_dataset(dict(cfg.train_dataloader.dataset))):
         leaf.full_init()

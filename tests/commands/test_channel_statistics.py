@@ -63,7 +63,7 @@ def test_the_tool_prints_a_setting_that_a_run_can_use(images, tmp_path, capsys):
     assert call_tool('channel_statistics', tmp_path, '--ranges', 0, 4095) == 0
     out, err = capsys.readouterr()
     setting = setting_of(out)
-    assert (setting['number'], setting['ranges'], len(setting['mean'])) == (5, [[0, 4095]] * 5, 5)
+    assert (setting['number'], setting['ranges'], len(setting['mean'])) == (5, [0, 4095], 5)
     assert 'axis' not in setting
     assert 'left out 1 unreadable image' in err
     assert f'{tmp_path}/broken.tif cannot be decoded as TIFF' in err
@@ -81,3 +81,5 @@ def test_number_and_axis_are_those_of_the_first_file(tmp_path, capsys):
     assert 'no image can be read' in capsys.readouterr().err
     assert call_tool('channel_statistics', tmp_path, '--tails', 99, 1) == 2
     assert '--tails 99.0 1.0: give two percentages' in capsys.readouterr().err
+    assert call_tool('channel_statistics', CONFIG.with_name('bootmae_debug.py')) == 2
+    assert 'trains on images in memory: give a config for image files' in capsys.readouterr().err

@@ -133,6 +133,7 @@ def test_fine_tuning(kind, data, pretrained, tmp_path):
     assert call('test', FINETUNE, tmp_path / 'run' / 'epoch_2.pth', '--data', data / kind, options=KINDS[kind]) == 0
 
 
+@pytest.mark.slow
 def test_upernet_sees_the_values_of_the_files(data, pretrained, seen, tmp_path):
     where = ('--data', data / 'scenes', '--init', pretrained['tiff'] / 'epoch_2.pth', '--work-dir', tmp_path / 'run')
     options = [
@@ -150,6 +151,7 @@ def test_upernet_sees_the_values_of_the_files(data, pretrained, seen, tmp_path):
     assert seen[0].shape == (2, 5, 96, 144)
 
 
+@pytest.mark.slow
 def test_pictures_show_the_chosen_channels(data, pretrained, monkeypatch, tmp_path, capsys):
     drawn = []
     monkeypatch.setattr(visualize, 'captioned_grid', lambda columns, text: drawn.append((columns, text)) or b'png')
