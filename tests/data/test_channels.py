@@ -76,6 +76,12 @@ def test_scaling_is_plain_arithmetic(dtype, high, ranges, tmp_path):
     np.testing.assert_allclose(results['img'], scaled(image, low, top), atol=1e-4)
 
 
+def test_differences_of_large_integers_are_kept():
+    image = FIVE.astype(np.uint32) + 2**31  # float32 would round to multiples of 256
+    channels = ChannelFormat(5, ranges=(2**31, 2**31 + 4095))
+    np.testing.assert_allclose(channels.load(npy(image)), scaled(FIVE, 0, 4095), atol=1e-4)
+
+
 def test_percentiles_of_each_image_and_selected_channels(tmp_path):
     np.save(tmp_path / 'a.npy', FIVE)
     results = LoadChannels(5, select=[4, 0], percentiles=[2, 95])(dict(img_path=str(tmp_path / 'a.npy')))
