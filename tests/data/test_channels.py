@@ -200,3 +200,10 @@ def test_values_of_a_data_set_are_judged(settings, message, tmp_path):
         return
     with pytest.raises(DataFault, match=message):
         check_values(dataset)
+
+
+def test_dark_images_of_8_bits_are_judged_too(tmp_path):
+    (tmp_path / 'a.png').write_bytes(png(pixels(1, 'uint8', 40)))
+    dataset = ImageFiles(str(tmp_path), pipeline=[dict(type='LoadChannels', number=1)])
+    with pytest.raises(DataFault, match='uint8 values 0 to 40 are read as 0 to 40 of 255.*set image_channels.ranges'):
+        check_values(dataset)

@@ -1,6 +1,7 @@
 """Images of five channels: pretraining, resuming, k-NN, fine-tuning and UperNet by the documented commands."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,13 @@ def seen(monkeypatch) -> list[torch.Tensor]:
 
 @pytest.fixture(scope='module')
 def pretrained(data, tmp_path_factory) -> dict[str, Path]:
-    """Work directories of pretraining on both kinds of files, with a broken file in each folder of TIFF files."""
+    """Work directories of pretraining on both kinds of files, with k-NN on their labels during the training."""
     runs = {}
     for kind, options in KINDS.items():
         runs[kind] = tmp_path_factory.mktemp(kind)
         where = ('--data', data / kind, '--work-dir', runs[kind])
-        assert call('train', PRETRAIN, *where, options=[*SHORT, *WHOLE, *options]) == 0
+        probe = f'default_hooks.probe.folder={data / kind}'
+        assert call('train', PRETRAIN, *where, options=[*SHORT, *WHOLE, *options, probe]) == 0
     return runs
 
 
@@ -111,6 +113,13 @@ def test_a_resumed_run_ends_with_the_same_weights(kind, data, pretrained, tmp_pa
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert ours['backbone.patch_embed.proj.weight'].shape == (64, 5, 8, 8)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_probe_of_a_run_reads_the_same_kind(kind, pretrained):
+    (scalars,) = pretrained[kind].glob('*/vis_data/scalars.json')
+    steps = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert [step['step'] for step in steps if 'probe/knn' in step] == [0, 2]
 
 
 @pytest.mark.parametrize('kind', KINDS)
