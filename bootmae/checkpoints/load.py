@@ -45,10 +45,16 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)  # what was interpolated, with both grids
     parts: list[str] = field(default_factory=list)  # parts of the model that the file does not have
     note: str = ''  # what was taken from a file with raw and averaged weights
+    adapted: list[str] = field(default_factory=list)  # the change of input channels, in words
 
     def __str__(self) -> str:
         why = f'new ({", ".join(self.parts)}: not in the file)'
-        notes = (('interpolated', self.resized), (why, families(self.new)), ('not used', self.unused))
+        notes = (
+            ('interpolated', self.resized),
+            ('adapted', self.adapted),
+            (why, families(self.new)),
+            ('not used', self.unused),
+        )
         return (
             f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
             f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}'
@@ -130,10 +136,58 @@ class Match:
     unused: list[str]  # parts of the file that are not loaded
     resized: list[str]  # what was interpolated, with both grids
     parts: list[str]  # parts of the backbone that keep their initial values
+    adapted: list[str]  # the change of input channels, in words
 
 
-def match(backbone: PlainViT, encoder: Encoder) -> Match:
+def adapt_channels(weight: torch.Tensor, count: int, how: str) -> torch.Tensor:
+    """Make the weight of a patch embedding one for another number of channels: (D, C, h, w) -> (D, count, h, w).
+
+    Either way an image whose channels are all equal has the same embedding as before.
+
+    Args:
+        weight: the weight.
+        count: the new number of channels.
+        how: ``repeat`` gives channel k the filter of channel k modulo C, divided by the number of channels that share
+            it. ``sum`` gives each channel the same filter, the sum of all divided by ``count``.
+
+    Raises:
+        ValueError: for ``repeat`` with fewer channels than before, which would lose filters.
+    """
+    if how == 'sum':
+        return weight.sum(dim=1, keepdim=True).repeat(1, count, 1, 1) / count
+    old = weight.shape[1]
+    if count < old:
+        raise ValueError(f'adapt_channels=repeat loses filters from {old} to {count_of(count, "channel")}: use sum')
+    source = torch.arange(count) % old
+    return weight[:, source] / source.bincount()[source].view(1, -1, 1, 1)
+
+
+def fit_channels(state: State, count: int, how: str | None) -> list[str]:
+    """Adapt the patch embedding in a state to a number of channels, and say so; see :func:`adapt_channels`.
+
+    Raises:
+        ValueError: if the number differs and ``how`` is None.
+    """
+    key = 'patch_embed.proj.weight'
+    if key not in state or state[key].ndim != 4 or state[key].shape[1] == count:
+        return []
+    old = count_of(state[key].shape[1], 'input channel')
+    if how is None:
+        raise ValueError(
+            f'it has {old}, the model has {count}; to adapt its patch embedding add --cfg-options '
+            'adapt_channels=repeat or adapt_channels=sum (docs/channels.md)'
+        )
+    state[key] = adapt_channels(state[key], count, how)
+    return [f'patch embedding from {old} to {count} ({how}), with the input statistics of the config']
+
+
+def match(backbone: PlainViT, encoder: Encoder, channels: str | None = None) -> Match:
     """Match the weights of an encoder with a backbone.
+
+    Args:
+        backbone: the model.
+        encoder: the encoder of a file.
+        channels: how to adapt it to another number of input channels, see :func:`adapt_channels`; None refuses it.
 
     Raises:
         ValueError: if a weight is missing, unexpected or has another shape. Whole parts that the backbone declares as
@@ -146,6 +200,7 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
         heads = count_of(encoder.num_heads, 'attention head')
         raise ValueError(f"it has {heads}, the model's arch has {backbone.num_heads}")
     state, resized = fit_grids(encoder, backbone.position_grids)
+    adapted = fit_channels(state, backbone.patch_embed.proj.in_channels, channels)
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
     parts = {part: keys for part, keys in backbone.new_parts.items() if not set(keys) & set(state)}
     new = [key for keys in parts.values() for key in keys]
@@ -168,7 +223,8 @@ def match(backbone: PlainViT, encoder: Encoder) -> Match:
     if faults:
         raise ValueError('; '.join(faults))
     loaded = {key: state[key] for key in wanted if key in state}
-    return Match(loaded, new, sorted({'.'.join(key.split('.')[:2]) for key in unused}), resized, list(parts))
+    unused = sorted({'.'.join(key.split('.')[:2]) for key in unused})
+    return Match(loaded, new, unused, resized, list(parts), adapted)
 
 
 @contextmanager
@@ -203,7 +259,11 @@ def read_encoder(path: str | Path, source: str = 'online', content: dict | None 
 
 
 def load_encoder(
-    backbone: PlainViT, path: str | Path, source: str = 'online', content: dict | None = None
+    backbone: PlainViT,
+    path: str | Path,
+    source: str = 'online',
+    content: dict | None = None,
+    channels: str | None = None,
 ) -> LoadReport:
     """Load the encoder of a checkpoint into a backbone, completely or not at all.
 
@@ -212,6 +272,7 @@ def load_encoder(
         path: any file that :func:`find_encoder` knows.
         source: which encoder of a file with several, see :func:`find_encoder`.
         content: content of the file, if it was read before.
+        channels: how to adapt the encoder to another number of input channels, see :func:`adapt_channels`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -219,7 +280,7 @@ def load_encoder(
     """
     encoder = read_encoder(path, source, content)
     with error_context(path):
-        found = match(backbone, encoder)
+        found = match(backbone, encoder, channels)
     backbone.load_state_dict(found.state, strict=False)
     return LoadReport(
         str(path),
@@ -232,6 +293,7 @@ def load_encoder(
         found.resized,
         found.parts,
         encoder.note,
+        found.adapted,
     )
 
 
@@ -242,11 +304,11 @@ class EncoderWeights:
     Sets the module's ``load_report``.
     """
 
-    def __init__(self, checkpoint: str, source: str = 'online'):
-        self.checkpoint, self.source = checkpoint, source
+    def __init__(self, checkpoint: str, source: str = 'online', channels: str | None = None):
+        self.checkpoint, self.source, self.channels = checkpoint, source, channels
 
     def __call__(self, module: nn.Module) -> None:
-        module.load_report = load_encoder(module, self.checkpoint, self.source)
+        module.load_report = load_encoder(module, self.checkpoint, self.source, channels=self.channels)
         print_log(str(module.load_report), logger='current')
 
 

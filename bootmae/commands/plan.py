@@ -303,5 +303,7 @@ def dry_run(
         raise FileNotFoundError(f'--resume {resume}: there is no such file')
     for hook in [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]:
         if hook and hook.get('type') == OnlineProbeHook.__name__:
-            OnlineProbeHook(**{key: value for key, value in hook.items() if key not in ('type', 'priority')}).data()
+            probe = OnlineProbeHook(**{key: value for key, value in hook.items() if key not in ('type', 'priority')})
+            probe.image_channels = cfg.get('image_channels')
+            probe.data()
     return make_plan(load_config(config, options), config, gpus, scale_lr, guess=False)

@@ -22,8 +22,8 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     """Start the backbone from the encoder of a checkpoint.
 
     Changes ``model.backbone.init_cfg`` and ``init_hash``. With ``adopt_statistics=True`` in the config also changes the
-    mean and standard deviation of the data preprocessor to those of the checkpoint. ``content`` is that of the file, if
-    it was read before.
+    mean and standard deviation of the data preprocessor to those of the checkpoint. ``adapt_channels`` in the config
+    takes encoders for another number of channels. ``content`` is that of the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -37,14 +37,20 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
             f'{cfg.model.type}: to go on with a pretraining run use --resume'
         )
     encoder = read_encoder(checkpoint, source, content)
-    if cfg.get('adopt_statistics') and encoder.mean is not None:
-        preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
-    check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
+    channels = cfg.get('adapt_channels')
+    if channels not in (None, 'repeat', 'sum'):
+        raise ValueError(f'adapt_channels={channels!r} must be repeat, sum or None')
+    if encoder.mean is not None and len(encoder.mean) == len(input_statistics(cfg)[0]):
+        if cfg.get('adopt_statistics'):
+            preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
+        check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
     with torch.device('meta'):
         model = MODELS.build(cfg.model.backbone)
     with error_context(checkpoint):  # fail before the data sets are read
-        match(model, encoder)
+        match(model, encoder, channels)
     cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint), source=source)
+    if channels:
+        cfg.model.backbone.init_cfg.channels = channels
     cfg.init_hash = tensors_hash(encoder.state)
 
 
@@ -80,10 +86,15 @@ def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:
     return list(preprocessor.mean), list(preprocessor.std)
 
 
+def same_statistics(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> bool:
+    """Whether two pairs of mean and standard deviation are equal, also in their number of channels."""
+    return len(ours[0]) == len(theirs[0]) and np.allclose(ours, theirs, atol=0.01)
+
+
 def check_statistics(cfg: Config, checkpoint: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Raise a ValueError for weights trained with other input statistics; ``mean=None`` (unknown) passes."""
     ours = input_statistics(cfg)
-    if mean is not None and not np.allclose(ours, (mean, std), atol=0.01):
+    if mean is not None and not same_statistics(ours, (mean, std)):
         raise ValueError(
             f'{checkpoint} was made with mean {list(mean)}, std {list(std)}, but the config normalizes '
             f'with mean {ours[0]}, std {ours[1]}: use the config of the method that made the weights '
@@ -108,9 +119,9 @@ def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) 
         return
     theirs = recorded['mean'], recorded['std']
     ours = preprocessor.mean.flatten().tolist(), preprocessor.std.flatten().tolist()
-    if np.allclose(ours, theirs, atol=0.01):
+    if same_statistics(ours, theirs):
         return
-    if not adopt:
+    if not adopt or len(ours[0]) != len(theirs[0]):
         raise ValueError(
             f'{path} was trained on images normalized with mean {theirs[0]}, std {theirs[1]}, but the '
             f'config has mean {ours[0]}, std {ours[1]}: use the config that wrote the file'

@@ -51,7 +51,9 @@ def build_encoder(
     model = build_model(cfg)
     model.init_weights()
     if checkpoint:
-        model.backbone.load_report = load_encoder(model.backbone, checkpoint, source, content)
+        model.backbone.load_report = load_encoder(
+            model.backbone, checkpoint, source, content, cfg.get('adapt_channels')
+        )
     return model.to(get_device()).eval()
 
 

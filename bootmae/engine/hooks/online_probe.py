@@ -69,6 +69,8 @@ def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
     if folder is None:
         return build(cfg.train_dataloader.dataset), build(cfg.test_dataloader.dataset)
     images = dict(type='ImageFiles', roots=folder, labels='folder')
+    if extensions := cfg.test_dataloader.dataset.get('extensions'):
+        images['extensions'] = extensions
     queries = next((name for name in ('val', 'test') if Path(folder, name).is_dir()), None)
     if queries and Path(folder, 'train').is_dir():
         return build(dict(images, split='train')), build(dict(images, split=queries))
@@ -147,11 +149,13 @@ class OnlineProbeHook(Hook):
         self.max_images, self.folder, self.options, self.source = max_images, folder, options, source
         self.k, self.seed, self.workers, self.batch_size = k, seed, workers, batch_size
         self.classifier: nn.Module | None = None
+        self.image_channels: dict | None = None  # the setting of the run
         self.reference = self.query = None
 
     def before_train(self, runner: Runner) -> None:
         if self.folder == '':
             return
+        self.image_channels = runner.cfg.get('image_channels')
         with kept_random_state():
             self.prepare(bare_model(runner))
         interval = 'epoch' if self.interval == 1 else f'{self.interval} epochs'
@@ -177,7 +181,8 @@ class OnlineProbeHook(Hook):
         self.query = select_images(query, 'all', self.max_images, self.seed)
 
     def read_config(self) -> Config:
-        cfg = load_config(self.config, self.options)
+        shared = {'image_channels': self.image_channels} if self.image_channels else {}
+        cfg = load_config(self.config, {**shared, **(self.options or {})})
         if cfg.model.type != 'ImageClassifier':
             raise ValueError(
                 f'OnlineProbeHook config={self.config!r}: its model is not an ImageClassifier; '
