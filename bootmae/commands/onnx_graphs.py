@@ -3,7 +3,6 @@
 Shape letters: B batch, C channels, H and W image size, D width, h and w rows and columns of patches, K classes.
 """
 
-import copy
 import warnings
 from typing import TYPE_CHECKING
 
@@ -117,11 +116,10 @@ def to_rgb(preprocessor: nn.Module) -> bool:
 
 
 def exportable(module: nn.Module) -> nn.Module:
-    """Return a copy of a module whose adaptive pools are :class:`AdaptivePool`, which computes the same."""
-    module = copy.deepcopy(module)
+    """Replace the adaptive pools of a module by :class:`AdaptivePool`, which computes the same, and return it."""
     for parent in list(module.modules()):
         for name, pool in list(parent.named_children()):
-            if isinstance(pool, nn.AdaptiveAvgPool2d):
+            if isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(pool.output_size, int):
                 parent.register_module(name, AdaptivePool(pool.output_size))
     return module.eval()
 

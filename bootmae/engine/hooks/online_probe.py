@@ -79,9 +79,7 @@ def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
     return whole.get_subset(np.flatnonzero(~last).tolist()), whole.get_subset(np.flatnonzero(last).tolist())
 
 
-def shared_features(
-    extract: Callable[[Subset], tuple[torch.Tensor, ...]], images: Subset
-) -> tuple[torch.Tensor, ...]:
+def shared_features(extract: Callable[[Subset], tuple[torch.Tensor, ...]], images: Subset) -> tuple[torch.Tensor, ...]:
     """Extract tensors with a row per image, a part on each process; every process gets all rows, in order."""
     world, rank = dist.get_world_size(), dist.get_rank()
     if world == 1:
