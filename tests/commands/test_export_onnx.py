@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from calling import call_tool
+from mmengine.registry import MODELS
 from PIL import Image
 from torch import nn
 
 from bootmae.commands import export_onnx as exporting
 from bootmae.commands.export_onnx import export_onnx
-from bootmae.commands.onnx_graphs import AdaptivePool
+from bootmae.commands.onnx_graphs import AdaptivePool, FromPixels
 from bootmae.config.load import load_config
 from bootmae.config.model import build_model
 from bootmae.data.embedded import photo
@@ -36,6 +37,7 @@ SMALL = {  # a dynamic size makes each operation of the export slow
     'model.decode_head.pool_scales': (4,),
     'model.auxiliary_head': None,
 }
+VIT = dict(arch=dict(embed_dims=24, depth=3, num_heads=4), img_size=32, patch_size=8)
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 
 
@@ -143,9 +145,12 @@ def test_pooled_features_of_the_momentum_encoder(files, tmp_path, capsys):
     assert np.abs(other - expected).max() > 0.1
 
 
+@pytest.mark.slow
 def test_dense_features_of_any_size(files, tmp_path):
     """Those of a PlainViT that is built for the size and interpolates its positions as it loads them."""
-    export_onnx(FINETUNE, files['pretraining'], tmp_path / 'dense.onnx', 'dense', size=['dynamic'])
+    shallow = {'model.backbone.depth': 1}
+    path = tmp_path / 'dense.onnx'
+    export_onnx(FINETUNE, files['pretraining'], path, 'dense', size=['dynamic'], options=shallow)
     for height, width in ((32, 32), (20, 44)):
         options = {'model.backbone.out_type': 'featmap', 'model.backbone.img_size': (height, width)}
         backbone = build_encoder(load_config(FINETUNE, options), files['pretraining']).backbone
@@ -153,8 +158,8 @@ def test_dense_features_of_any_size(files, tmp_path):
         with torch.no_grad():
             expected = backbone(given)[0].numpy()
         assert expected.shape == (2, 48, height // 4, width // 4)
-        np.testing.assert_allclose(outputs(tmp_path / 'dense.onnx', given), expected, atol=2e-5)
-    facts = onnxruntime.InferenceSession(tmp_path / 'dense.onnx').get_modelmeta().custom_metadata_map
+        np.testing.assert_allclose(outputs(path, given), expected, atol=2e-5)
+    facts = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert (facts['final_norm'], facts['image_size']) == ('true', 'multiples of [4, 4]')
 
 
@@ -179,6 +184,29 @@ def test_a_segmentor(files, tmp_path, size, check):
 def test_adaptive_pool(side, size):
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     torch.testing.assert_close(AdaptivePool(side)(x), nn.AdaptiveAvgPool2d(side)(x))
+
+
+@pytest.mark.parametrize('layout', ['nhwc', 'nchw'])
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(type='mmpretrain.ClsDataPreprocessor', to_rgb=True),
+        dict(type='mmpretrain.ClsDataPreprocessor', to_rgb=False),
+        dict(type='mmseg.SegDataPreProcessor', bgr_to_rgb=True, size=(64, 64), test_cfg=dict(size=(64, 64))),
+        dict(type='mmseg.SegDataPreProcessor'),
+    ],
+)
+def test_pixels_are_preprocessed_as_by_the_model(settings, layout):
+    """The models read images as BGR, as OpenCV gives them; the graph gets RGB. Padding is left out."""
+    statistics = dict(mean=[100.0, 110.0, 130.0], std=[50.0, 60.0, 70.0])
+    preprocessor = MODELS.build(settings | statistics)
+    pixels = images(40, 24)
+    converts = settings.get('to_rgb') or settings.get('bgr_to_rgb')
+    expected = pixels if converts else pixels[..., ::-1]
+    expected = ((expected - np.array(statistics['mean'])) / np.array(statistics['std'])).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(exporting.preprocessed(pixels, preprocessor), expected, atol=1e-5)
+    graph = FromPixels(nn.Identity(), preprocessor, layout)
+    np.testing.assert_allclose(graph(exporting.arranged(pixels, layout)), expected, atol=1e-5)
 
 
 # --- what is refused ---
@@ -236,6 +264,14 @@ def test_what_does_not_fit(files, tmp_path, capsys, config, file, more, message)
     assert error.startswith('error: ')
     assert message in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('settings', [dict(window_size=2, global_blocks=(2,)), dict(pad=True), dict(class_token=False)])
+def test_a_dynamic_size_is_refused_where_the_size_shapes_the_graph(settings):
+    backbone = MODELS.build(dict(VIT, type='TransferViT', **settings))
+    assert exporting.image_size(['24', '40'], backbone) == (24, 40)
+    with pytest.raises(ValueError, match='--size dynamic: attention windows, .* need a fixed size'):
+        exporting.image_size(['dynamic'], backbone)
 
 
 def test_names_of_the_file(files, classifier, tmp_path, capsys):

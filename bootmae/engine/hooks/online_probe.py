@@ -219,7 +219,8 @@ class OnlineProbeHook(Hook):
                 found = features_of(self.classifier, images, self.batch_size, self.workers, progress)
             return *found, torch.cat(kept)
 
-        (*reference, kept), (*query, _) = (shared_features(extract, images) for images in (self.reference, self.query))
+        features, labels, kept = shared_features(extract, self.reference)
+        reference, query = (features, labels), shared_features(extract, self.query)[:2]
         self.classifier.cpu()
         scores: list[dict[str, float] | None] = [None]
         if dist.is_main_process():  # the others wait in broadcast_object_list
