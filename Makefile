@@ -63,5 +63,5 @@ lock: setup ## update requirements.lock from pyproject.toml (UPGRADE=1: to the n
 		"$$tmp/lock" > requirements.lock
 
 clean: ## remove .venv, caches and the demo's results
-	rm -rf .venv .venv.lock .nox build *.egg-info .pytest_cache .ruff_cache .mypy_cache work_dirs/demo*
+	rm -rf .venv .venv.lock .nox build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache work_dirs/demo*
 	find . -name __pycache__ -prune -exec rm -rf {} +

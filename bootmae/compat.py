@@ -11,8 +11,10 @@ go:
 | `_leave_out_mmdet`        | onedl-mmpretrain 1.3.6                  | test_mmpretrain_still_imports_mmdet        |
 | `_silence_import_noise`   | onedl-mmengine 0.10.12, mmdetection 3.5 | test_the_stack_is_still_noisy              |
 | `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
+| `runner/console.py`       | onedl-mmengine 0.10.12                  | test_mmengine_still_prints_parameters      |
 | `data/coco_api.py`        | onedl-mmdetection 3.5.1                 | test_mmdet_still_follows_the_file          |
 | `_cache_config_work`      | onedl-mmengine 0.10.12                  | test_mmengine_still_repeats_config_work    |
+| `_find_our_bases`         | onedl-mmengine 0.10.12                  | test_mmengine_still_knows_few_packages     |
 
 The original packages (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the
 same work-arounds as the maintained builds (onedl-*).
@@ -32,13 +34,15 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, NoReturn
 
+from .places import OURS, our_config
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 OPS = 'mmcv._ext'
 COMPILE_HINT = (
     'Only nms and roi_align (average) work without the compiled part of mmcv. To compile it (about 15 minutes, '
-    'needs a C++ compiler): MMCV_WITH_OPS=1 .venv/bin/python -m pip install --no-deps --no-build-isolation '
+    f'needs a C++ compiler): MMCV_WITH_OPS=1 {sys.executable} -m pip install --no-deps --no-build-isolation '
     '--no-cache-dir --force-reinstall onedl-mmcv==2.3.6'
 )
 
@@ -51,6 +55,7 @@ def apply() -> None:
     _silence_import_noise()
     _weigh_labeled_pixels()
     _cache_config_work()
+    _find_our_bases()
 
 
 # --- compiled ops of mmcv ---------------------------------------------------------------------------------------
@@ -365,3 +370,22 @@ def _cache_config_work() -> None:
 
     vars(yapf_api)['FormatCode'] = cached
     vars(utils)['load'] = functools.lru_cache(utils.load)
+
+
+def _find_our_bases() -> None:
+    """Resolve ``_base_ = 'bootmae::seg/bootmae_vitb_upernet.py'`` in the configs of other projects.
+
+    mmengine accepts only packages of a table of its own. It would also build what comes from such a base in the scope
+    ``bootmae``, where neither mmseg's nor mmdet's classes are found. Ours are registered in the scopes of the stack.
+    """
+    from mmengine.config import Config
+
+    find = Config._get_cfg_path
+    if hasattr(find, '__wrapped__'):
+        return
+
+    @functools.wraps(find)
+    def find_ours_too(path: str, filename: str) -> tuple[str, str | None]:
+        return (str(our_config(path)), None) if path.startswith(OURS) else find(path, filename)
+
+    Config._get_cfg_path = staticmethod(find_ours_too)

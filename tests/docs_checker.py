@@ -127,6 +127,11 @@ def command_problems(words: list[str], root: Path) -> list[str]:
         return [] if known_module(rest[1:2], root) else [f'no module in {" ".join(words)}']
     if first == 'make':
         return make_problems(rest, root)
+    if first == 'bootmae' and re.match(r'[a-z]', ' '.join(rest)):
+        name = rest[0].replace('-', '_')
+        files = [root / 'tools' / f'{name}{suffix}' for suffix in ('.py', '.sh')]
+        file = next((file for file in files if file.is_file()), None)
+        return option_problems(file, rest[1:]) if file else [f'no command {" ".join(words[:2])}']
     match = re.fullmatch(r'(?:\./)?((?:tools|benchmarks)/\w+\.(?:py|sh))', first)
     if not match or not (root / match[1]).is_file():  # a missing one is a path that does not exist
         return []

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mmengine.logging
+import mmengine.model
 import pytest
 import torch
 from mmengine.config import Config, utils
@@ -76,6 +77,28 @@ def test_the_stack_is_still_noisy(capsys):
         assert 'faster_coco_eval is not installed' in metric.read_text()
 
 
+def initialize(capsys) -> str:
+    capsys.readouterr()
+    mmengine.model.Sequential(torch.nn.Linear(2, 3)).init_weights()
+    told = capsys.readouterr()
+    return told.out + told.err
+
+
+def test_parameters_are_not_printed(capsys, tmp_path):
+    mmengine.logging.MMLogger.get_instance('console')
+    assert initialize(capsys) == ''
+    mmengine.logging.MMLogger.get_instance('run', log_file=tmp_path / 'run.log')
+    assert initialize(capsys) == ''
+    assert '0.weight - torch.Size([3, 2])' in (tmp_path / 'run.log').read_text()
+
+
+def test_mmengine_still_prints_parameters(capsys, monkeypatch):
+    owner = mmengine.model.BaseModule
+    monkeypatch.setattr(owner, '_dump_init_info', owner._dump_init_info.__wrapped__)
+    mmengine.logging.MMLogger.get_instance('another console')
+    assert '0.weight - torch.Size([3, 2])' in initialize(capsys)
+
+
 # --- time to start ---
 
 
@@ -119,6 +142,27 @@ def test_config_work_is_done_once():
     for _ in range(2):
         Config.fromfile(REPOSITORY / 'configs' / 'cls' / 'bootmae_vitb_finetune.py')
     assert utils.load.cache_info().hits > hits
+
+
+# --- configs of other projects ---
+
+
+def test_mmengine_still_knows_few_packages():
+    find = Config._get_cfg_path.__wrapped__
+    with pytest.raises(AssertionError, match='does not support to load bootmae config'):
+        find('bootmae::seg/upernet_debug.py', 'my.py')
+    # an entry in mmengine's table would not do: the scope is the package, and mmseg's classes are not in it
+    assert find('mmpretrain::_base_/default_runtime.py', 'my.py')[1] == 'mmpretrain'
+
+
+def test_a_base_of_ours_in_another_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bases = "['bootmae::seg/upernet_debug.py', 'mine.py']"
+    (tmp_path / 'my.py').write_text(f'_base_ = {bases}\ntrain_cfg = dict(max_iters=7)\n')
+    (tmp_path / 'mine.py').write_text('answer = 42\n')
+    mine, ours = Config.fromfile('my.py'), Config.fromfile(REPOSITORY / 'configs' / 'seg' / 'upernet_debug.py')
+    assert mine.model == ours.model, 'and no _scope_ is added'
+    assert (mine.train_cfg, mine.answer) == (ours.train_cfg | dict(max_iters=7), 42)
 
 
 # --- segmentation loss ---

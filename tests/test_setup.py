@@ -2,6 +2,7 @@
 
 import ast
 import fcntl
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -47,11 +48,29 @@ def locked(python: str, platform: str) -> dict[str, str]:
 @pytest.mark.parametrize('python', setup_env.PYTHONS)
 def test_lock_holds_what_pyproject_asks_for(python, platform):
     versions = locked(python, platform)
-    for wanted in map(Requirement, PROJECT['dependencies'] + PROJECT['optional-dependencies']['dev']):
+    extras = PROJECT['optional-dependencies']
+    assert f'{PROJECT["name"]}[onnx]' in extras['dev']
+    for wanted in map(Requirement, PROJECT['dependencies'] + extras['onnx'] + extras['dev']):
+        if wanted.name == PROJECT['name']:
+            continue
         assert versions[wanted.name] in wanted.specifier, f'{wanted} is not in requirements.lock; run: make lock'
     assert any(name.startswith('nvidia-') for name in versions) == (platform == 'linux')
     # transformers: see compat.py; opencv-python: see pyproject.toml
     assert not {'transformers', 'opencv-python'} & set(versions)
+
+
+def test_pyproject_names_every_package_that_is_imported():
+    """OpenMMLab's packages are left out, because their original releases have other names."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / 'bootmae').rglob('*.py')]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    known = importlib.metadata.packages_distributions()
+    declared = {Requirement(line).name for line in PROJECT['dependencies'] + PROJECT['optional-dependencies']['onnx']}
+    imported = {name.split('.')[0] for name in names} & set(known) - {'bootmae'}
+    missing = {name for name in imported if not declared & {found.lower().replace('_', '-') for found in known[name]}}
+    assert {name for name in missing if not name.startswith('mm')} == {'yapf'}, 'compat.py changes it for mmengine'
+    assert {'cv2', 'sklearn', 'torch'} <= imported
 
 
 def test_lock_is_for_everyone():

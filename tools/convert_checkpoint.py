@@ -9,7 +9,8 @@
   mmseg        a whole segmentor, ours or the authors', for tools/test.py with its config in this repository;
                an encoder: mmseg's VisionTransformer (patch_bias=True, norm_cfg=dict(type='LN', eps=1e-6))
   mmdet        ViT of mmdetection's projects/ViTDet, as init_cfg or load_from
-  hf           ViTModel of transformers (layer_norm_eps=1e-6); call the file model.safetensors
+  hf           ViTModel of transformers. DST may be a folder, for ViTModel.from_pretrained: the weights, config.json and
+               preprocessor_config.json
   authors      names of the BootMAE release: pretraining, fine-tuned or segmentation, like the file itself
   safetensors  all weights under our names
 
@@ -23,7 +24,7 @@ import argparse
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('src', metavar='SRC', help='file to read')
+    parser.add_argument('src', metavar='SRC', help='file to read, timm:NAME, or the folder of a run')
     parser.add_argument(
         '--to',
         required=True,
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         choices=('mmpretrain', 'timm', 'mmseg', 'mmdet', 'hf', 'authors', 'safetensors'),
         help='one of the formats above',
     )
-    parser.add_argument('dst', metavar='DST', help='file to write: .pth or .safetensors')
+    parser.add_argument('dst', metavar='DST', help='file to write: .pth or .safetensors; a folder for hf')
     parser.add_argument(
         '--source',
         choices=('online', 'momentum', 'raw', 'ema'),

@@ -31,11 +31,17 @@ else
     rendezvous=(--standalone --local_addr=127.0.0.1)
 fi
 
-ROOT=$(cd "$(dirname "$0")/.." && pwd)
+ROOT=$(cd -P "$(dirname "$0")/.." && pwd)
+if [ "${ROOT##*/}" = .mim ]; then # installed
+    PACKAGE=${ROOT%/.mim}
+else
+    PACKAGE=$ROOT/bootmae
+    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+fi
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=$ROOT/.venv/bin/python
     [ -x "$PYTHON" ] || { PYTHON=python3 && python3 "$ROOT/tools/startup.py"; } || exit 2 # it says what is missing
 fi
-exec env PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-    MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}" "$PYTHON" "$ROOT/bootmae/distributed/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
+exec env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}" \
+    "$PYTHON" "$PACKAGE/distributed/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
     "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"

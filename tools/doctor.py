@@ -14,7 +14,8 @@ from pathlib import Path
 def load() -> types.ModuleType:
     """Load bootmae/commands/doctor.py without the package, which may fail to import."""
     sys.modules['alone'] = package = types.ModuleType('alone')
-    package.__path__ = [str(Path(__file__).resolve().parents[1] / 'bootmae' / 'commands')]
+    root = Path(__file__).resolve().parents[1]  # in an installed package bootmae/.mim
+    package.__path__ = [str((root.parent if root.name == '.mim' else root / 'bootmae') / 'commands')]
     return importlib.import_module('alone.doctor')
 
 

@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         '--init',
         nargs='+',
         metavar='CHECKPOINT',
-        help='files with an encoder; several files are consecutive seeds of one method',
+        help='files with an encoder, or folders of runs; several are consecutive seeds of one method',
     )
     encoder.add_argument(
         '--untrained', type=int, metavar='SEEDS', help='evaluate this many encoders with random weights instead'
@@ -56,7 +56,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rows', metavar='FILE.csv', help='append the results to this file of result rows')
     parser.add_argument('--data-name', help='name of the data in the rows (default: from the config)')
     parser.add_argument('--method', help='method name in the rows (default: from the checkpoint)')
-    parser.add_argument('--label', default='reproduced', choices=('reproduced', 'demo'), help='label of the rows')
+    parser.add_argument(
+        '--label', default='measured', choices=('measured', 'demo'), help='label of the rows (default: measured)'
+    )
     add_config_options(parser)
     return parser.parse_args()
 

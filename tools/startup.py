@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
+IS_INSTALLED = ROOT.name == '.mim'  # as in bootmae/places.py, which this Python may not find
 
 
 def check_packages() -> None:
@@ -19,7 +20,9 @@ def check_packages() -> None:
         return
     python = ROOT / '.venv' / 'bin' / 'python'
     remedy = (
-        f'run "source {ROOT}/.venv/bin/activate" first, or use {python}'
+        f'run "{sys.executable} -m pip install --no-deps -r {ROOT}/requirements.lock"'
+        if IS_INSTALLED
+        else f'run "source {ROOT}/.venv/bin/activate" first, or use {python}'
         if python.exists() and Path(sys.prefix) != ROOT / '.venv'
         else f'run "make setup" in {ROOT}, which creates .venv, then "source .venv/bin/activate"'
     )

@@ -10,7 +10,7 @@ from bootmae.config.options import add_config_options
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of the model')
-    parser.add_argument('checkpoint', help='checkpoint of the model; every weight must match')
+    parser.add_argument('checkpoint', help='checkpoint of the model, or the folder of its run; every weight must match')
     parser.add_argument(
         '--tta',
         action='store_true',

@@ -20,7 +20,7 @@ from bootmae.config.options import add_config_options
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', help='a file, or timm:NAME')
+    parser.add_argument('checkpoint', help='a file, the folder of a run, or timm:NAME')
     parser.add_argument(
         '--what',
         nargs='+',

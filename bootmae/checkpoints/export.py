@@ -5,8 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..results.rows import replace_file
 from ..text import count_of
 from .finite import check_encoder, check_finite
+from .folders import WEIGHTS as SUFFIXES
+from .hf_files import CONFIG, PREPROCESSOR, WEIGHTS, hf_files
 from .identify import Encoder, find_encoder, recorded_facts, split
 from .keys import (
     State,
@@ -45,6 +48,7 @@ class Export:
     left_out: dict[str, str] = field(default_factory=dict)  # part -> why
     facts: dict = field(default_factory=dict)
     note: str = ''  # what was taken from a file with raw and averaged weights
+    beside: dict[str, dict] = field(default_factory=dict)  # content of JSON files beside the weights, by name
 
     @property
     def content(self) -> dict:
@@ -198,7 +202,9 @@ def _hf(encoder: Encoder) -> Export:
         left['layernorm'] = 'the file has no final norm: transformers will initialize a new one'
         new = {f'layernorm.{kind}': state['cls_token'].flatten() for kind in ('weight', 'bias')}  # for the shapes
     check_fits('hf', encoder, weights | new)
-    return Export(encoder.kind, dict(state_dict=weights), state, left | left_parts(encoder.rest))
+    out = Export(encoder.kind, dict(state_dict=weights), state, left | left_parts(encoder.rest))
+    out.beside = hf_files(encoder)
+    return out
 
 
 def _authors(encoder: Encoder) -> Export:
@@ -233,7 +239,8 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
     Args:
         src: the file to read.
         to: one of ``FORMATS``.
-        dst: the file to write.
+        dst: the file to write. For transformers, files with the settings of the model and of its images are written
+            beside it, and it may be a folder.
         source: which encoder of ``src``, if it has several; see :func:`find_encoder`.
         force: overwrite ``dst``.
 
@@ -242,17 +249,24 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
 
     Raises:
         FileNotFoundError: if ``src`` or the folder of ``dst`` does not exist.
-        FileExistsError: if ``dst`` exists and ``force`` is not set.
+        FileExistsError: if ``dst``, or a file beside it, exists and ``force`` is not set.
         ValueError: if ``src`` cannot be read, is not finite or does not fit the format, or if the name of ``dst`` does
             not.
     """
     src, dst = Path(src), Path(dst)
-    if to in ('safetensors', 'hf') and dst.suffix != '.safetensors':
-        hint = ' (transformers looks for model.safetensors in a folder)' if to == 'hf' else ''
+    folder = dst if to == 'hf' and (dst.is_dir() or dst.suffix not in SUFFIXES) else None
+    if folder is None and to in ('safetensors', 'hf') and dst.suffix != '.safetensors':
+        hint = ', or a folder for from_pretrained' if to == 'hf' else ''
         raise ValueError(f'{dst}: for --to {to} give a name that ends in .safetensors{hint}')
+    if folder is not None:
+        if not folder.parent.is_dir():
+            raise FileNotFoundError(f'no folder {folder.parent} for {folder.name}: create it first')
+        dst = folder / WEIGHTS
     if dst.exists() and src.exists() and dst.samefile(src):
         raise ValueError(f'{dst} is the file to read: give the new file another name')
-    check_target(dst, force)
+    for path in (dst, *(dst.with_name(name) for name in (CONFIG, PREPROCESSOR) if to == 'hf')):
+        if folder is None or folder.is_dir():
+            check_target(path, force)
     content = read_checkpoint(src)
     try:
         out = export(content, to, source)
@@ -261,5 +275,14 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
     check_encoder(out.encoder, src)
     for state in out.weights.values():
         check_finite(state, src)
+    if folder is not None:
+        if CONFIG not in out.beside:
+            raise ValueError(
+                f'{src} does not record its number of attention heads, which {CONFIG} needs: give a name that ends in '
+                '.safetensors for the weights alone'
+            )
+        folder.mkdir(exist_ok=True)
     write_checkpoint(dst, out.content)
-    return f'{src} {out} -> {dst}'
+    for name, settings in out.beside.items():
+        replace_file(dst.with_name(name), json.dumps(settings, indent=2) + '\n')
+    return f'{src} {out} -> {", ".join([str(dst), *out.beside])}'

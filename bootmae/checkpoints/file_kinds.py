@@ -67,7 +67,9 @@ def check_kind(path: Path) -> None:
     if path.is_dir():
         names = sorted(each.name for each in path.iterdir() if each.suffix in ('.pth', '.pt', '.bin', SAFETENSORS))
         there = f'it has {shown(names)}' if names else 'it has no .pth or .safetensors file'
-        raise FileNotFoundError(f'no checkpoint {path}: this is a folder; {there}. Give the path of one file')
+        raise FileNotFoundError(
+            f'no checkpoint {path}: this is a folder; {there}. Give the path of one file, or the folder of a run'
+        )
     if not path.is_file():
         link = f' (a link to {path.readlink()}, which does not exist)' if path.is_symlink() else ''
         where = '' if path.is_absolute() else f' in {Path.cwd()}'

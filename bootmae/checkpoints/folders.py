@@ -1,16 +1,22 @@
-"""Folders of checkpoints: a work directory holds those of one run, and its newest one stands for the folder."""
+"""Folders of checkpoints: a work directory holds those of one run, and its newest one stands for the folder.
+
+A cell of a suite has its work directory in ``run``, and a suite the folders of its cells.
+"""
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..text import count_of
+from .checksum import peek
 from .hub import is_name
 from .read import read_meta
 from .run_identity import RunIdentity, differences, is_recorded, key_of, shown
 
 NAMES = re.compile(r'(epoch|iter|step)_(\d+)\.pth')
 WEIGHTS = ('.pth', '.pt', '.bin', '.safetensors')
+RUNS = ('run', '*/run', '*/*/run')  # work directories in the folder of a cell, of a task and of a whole suite
 
 
 def run_files(folder: str | Path) -> list[Path]:
@@ -73,29 +79,40 @@ def move_aside(folder: Path) -> Path:
     return target
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """Folders with the checkpoints of a run: this one, or those of the suite's cells in it."""
+    candidates = ([folder], *(sorted(folder.glob(pattern)) for pattern in RUNS))
+    return next(filter(None, ([place for place in places if run_files(place)] for places in candidates)), [])
+
+
 def checkpoint_file(path: str, tell: Callable[[str], object] = print) -> str:
     """Return a checkpoint as given, or for a folder the newest checkpoint of its run, or else its only weights.
 
     What is missing or cannot be read is returned as given: the reader says what it is.
 
     Args:
-        path: a file, a folder, or ``timm:NAME``.
+        path: a file, ``timm:NAME``, a work directory, or the folder of a suite or of a part of one.
         tell: called with a line that names the file taken from a folder.
 
     Raises:
-        ValueError: if the folder has checkpoints of several runs.
+        ValueError: if the folder has several runs, or checkpoints of several runs.
     """
     folder = Path(path)
     if is_name(path) or not folder.is_dir():
         return path
-    files = run_files(folder)
+    runs = run_folders(folder)
+    if len(runs) > 1:
+        raise ValueError(
+            f'{path} holds {count_of(len(runs), "run")}, {in_groups(runs, folder)}: give the folder of one'
+        )
     others = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS)
-    if not files and len(others) == 1:
+    if not runs and len(others) == 1:
         tell(f'{path} is a folder: taking {others[0]}, its only weights')
         return str(others[0])
     known = []
-    for file in files:
+    for file in run_files(runs[0]) if runs else []:
         try:
+            peek(file)  # an error if its end is cut
             known.append((read_meta(file), file))
         except (OSError, ValueError) as error:
             tell(f'skipped {file}: {error}')
@@ -109,3 +126,13 @@ def checkpoint_file(path: str, tell: Callable[[str], object] = print) -> str:
         )
     tell(f'{path} is a folder: taking {newest}, the newest checkpoint of its run')
     return str(newest)
+
+
+def in_groups(runs: Sequence[Path], folder: Path, prefix: str = '') -> str:
+    """Names of runs below a folder as a shell would expand them: ``pretrain/{bootmae-0,mae-0}``."""
+    groups: dict[str, list[str]] = {}
+    for cell in (run.relative_to(folder).parent for run in runs):
+        groups.setdefault('' if cell.parent == Path() else f'{cell.parent}/', []).append(cell.name)
+    return ', '.join(
+        prefix + group + (f'{{{",".join(names)}}}' if len(names) > 1 else names[0]) for group, names in groups.items()
+    )

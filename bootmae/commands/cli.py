@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..distributed.exits import INTERRUPTED, MESSAGES, USER_ERROR, Progress, RunStopped
+from ..places import as_typed
 
 USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, disk full
 
@@ -56,6 +57,7 @@ def describe(error: Exception) -> str:
 
 def say(line: str) -> None:
     """Print the last line on stderr; a process of ``tools/dist_train.sh`` leaves it to the launcher."""
+    line = as_typed(line)
     folder = os.environ.get(MESSAGES)
     if folder is None:
         print(line, file=sys.stderr, flush=True)

@@ -23,10 +23,13 @@ from pathlib import Path
 
 from .doctor_versions import fits, in_range, installed_packages, numbers, read_lock, read_ranges
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = (Path(__file__).resolve().parents[1] / '.mim' / 'tools').resolve().parent  # as in places.py
+IS_INSTALLED = ROOT.name == '.mim'
 OK, NOTE, FAULT = 'ok', 'note', 'FAULT'
-REPAIR = 'rm -f .venv/.complete && make setup'
-PIP = '.venv/bin/python -m pip'
+PIP = f'{sys.executable} -m pip' if IS_INSTALLED else '.venv/bin/python -m pip'
+REPAIR = (
+    f'{PIP} install --no-deps -r {ROOT}/requirements.lock' if IS_INSTALLED else 'rm -f .venv/.complete && make setup'
+)
 GB = 1e9
 LIMIT_S = 90  # a child process that takes longer counts as hanging
 DISK_FAULT, DISK_NOTE = 2 * GB, 12 * GB  # about one ViT-B checkpoint; the old and the new ViT-L checkpoint
@@ -80,14 +83,14 @@ class Context:
     """Input of the checks.
 
     Args:
-        root: folder of the checkout.
+        root: folder with requirements.lock and pyproject.toml.
         work_dir: folder for runs.
         installed: version of each installed package.
         gpu: whether the child process may use a GPU.
     """
 
     root: Path = ROOT
-    work_dir: Path = ROOT / 'work_dirs'
+    work_dir: Path = (Path.cwd() if IS_INSTALLED else ROOT) / 'work_dirs'
     installed: dict[str, str] = field(default_factory=dict)
     gpu: bool = True
 
@@ -126,7 +129,9 @@ def check_python(context: Context) -> Finding:
             FAULT,
             'Python',
             f'{version}, supported: {limits}',
-            'PYTHON=/path/to/python3.12 make setup  (then source .venv/bin/activate)',
+            'install it with another Python'
+            if IS_INSTALLED
+            else 'PYTHON=/path/to/python3.12 make setup  (then source .venv/bin/activate)',
         )
     if unactivated(context):
         return Finding(
@@ -135,7 +140,7 @@ def check_python(context: Context) -> Finding:
             f'{version} in {sys.prefix} has no torch; this is not the Python of .venv',
             'source .venv/bin/activate',
         )
-    if Path(sys.prefix).resolve() != (context.root / '.venv').resolve():
+    if not IS_INSTALLED and Path(sys.prefix).resolve() != (context.root / '.venv').resolve():
         return Finding(NOTE, 'Python', f'{version} in {sys.prefix}, not in .venv', 'source .venv/bin/activate')
     return Finding(OK, 'Python', f'{version}, {platform.system()} {platform.machine()}')
 
@@ -218,7 +223,8 @@ def check_combinations(context: Context) -> list[Finding]:
                 FAULT,
                 'opencv',
                 f'{" and ".join(twins)} own the same files: the last one installed wins',
-                f'{PIP} uninstall -y {" ".join(twins)} && {PIP} install --no-deps -r requirements.lock',
+                f'{PIP} uninstall -y {" ".join(twins)} && {PIP} install --no-deps '
+                f'opencv-python-headless=={read_lock(context.root)[0]["opencv-python-headless"]}',
             )
         )
     if 'pycocotools' in have and numbers(have.get('transformers', '0')) >= (5,):
@@ -366,7 +372,7 @@ def examine(context: Context) -> list[Finding]:
 def main(work_dir: str | None = None) -> int:
     """Print all findings and return the exit code: 1 if there is a fault, else 0."""
     start = time.perf_counter()
-    findings = examine(Context(work_dir=Path(work_dir).resolve() if work_dir else ROOT / 'work_dirs'))
+    findings = examine(Context(work_dir=Path(work_dir).resolve()) if work_dir else Context())
     for finding in findings:
         print(finding)
     levels = [finding.level for finding in findings]

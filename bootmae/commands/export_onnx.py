@@ -27,7 +27,8 @@ from ..config.weights import apply_init, follow_statistics
 from ..data.embedded import photo
 from ..files import write_file
 from ..models.vit import PlainViT, patch_grid
-from ..results.provenance import git_commit, portable
+from ..places import portable
+from ..results.provenance import git_commit
 from ..text import count_of
 from .onnx_graphs import (
     OPSET,

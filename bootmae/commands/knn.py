@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn
 from ..evaluation.rankme import kept_before_norm, rank_me
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY
 from ..results.rows import ResultRow, write_rows
 from ..text import count_of
 
@@ -36,7 +37,7 @@ def evaluate_features(
     options: dict | None = None,
     data: str | None = None,
     method: str | None = None,
-    label: str = 'reproduced',
+    label: str = 'measured',
     blocks: Sequence[int | str] | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[ResultRow]:
@@ -44,7 +45,7 @@ def evaluate_features(
 
     Args:
         config: downstream config with backbone, data and input statistics.
-        checkpoint: file with an encoder; None for random weights.
+        checkpoint: file with an encoder, or the folder of a run; None for random weights.
         seed: seed of the labeled images and of random weights.
         tasks: ``knn`` and ``linear`` (logistic regression).
         labels: numbers of labeled images per class, or ``all``.
@@ -80,17 +81,18 @@ def evaluate_features(
         config_hash=config_hash(cfg),
         data_hash=data_hash(cfg),
     )
+    checkpoint = checkpoint and checkpoint_file(checkpoint, partial(print, file=sys.stderr))
     content = read_checkpoint(checkpoint) if checkpoint else {}
     model = build_encoder(cfg, checkpoint, source, seed, content)
     pipeline = cfg.test_dataloader.dataset.pipeline
     numbers, report = numbers or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
-    if report and report.note:
-        print(f'{checkpoint}: {report.note}', file=sys.stderr)
+    if report:
+        print(report, file=sys.stderr)
     with kept_before_norm(model.backbone) as kept:  # batch by batch, the blocks of each in their order
         reference = extract_blocks(model, cfg.train_dataloader, pipeline, numbers, workers=workers)
     query = extract_blocks(model, cfg.test_dataloader, pipeline, numbers, workers=workers)
-    for k, block in enumerate(numbers if tell else ()):
-        features = torch.cat(kept[k :: len(numbers)])
+    for first, block in enumerate(numbers if tell else ()):
+        features = torch.cat(kept[first :: len(numbers)])
         tell(
             f'RankMe {rank_me(features):.2f} of {features.shape[1]} features, block {block} of '
             f'{model.backbone.arch_depth}, {count_of(len(features), "labeled image")}'
@@ -137,7 +139,7 @@ def check_classifier(cfg: Config) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate each encoder, print the results and append them to ``--rows`` if given."""
     rows = []
-    encoders = [checkpoint_file(path) for path in args.init] if args.init else [None] * args.untrained
+    encoders = args.init or [None] * args.untrained
     for seed, checkpoint in enumerate(encoders, args.seed):
         for row in evaluate_features(
             args.config,

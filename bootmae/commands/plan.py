@@ -81,7 +81,7 @@ def count_images(cfg: Config, guess: bool = True, classes: bool = True) -> tuple
     try:
         images = build_images(cfg, 'train_dataloader', classes)
     except FileNotFoundError as error:
-        if guess and 'train_images' in cfg:
+        if guess and cfg.get('train_images'):
             return cfg.train_images, str(error)
         raise
     return images, None

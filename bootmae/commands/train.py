@@ -70,8 +70,10 @@ def rehearse(args: argparse.Namespace) -> None:
     """``--dry-run``: find what would stop the run, and print its plan."""
     if args.rows:
         trained_columns(load_config(args.config, args.cfg_options), args.row)
+    init = args.init and checkpoint_file(args.init)
+    resume = args.resume if args.resume in (None, 'auto') else checkpoint_file(args.resume)
     plan = dry_run(
-        args.config, args.cfg_options, processes(args.launcher), args.auto_scale_lr, args.init, args.source, args.resume
+        args.config, args.cfg_options, processes(args.launcher), args.auto_scale_lr, init, args.source, resume
     )
     print(f'{as_text(plan)}\nno fault was found; nothing was trained')
 

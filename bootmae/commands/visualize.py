@@ -11,26 +11,22 @@ import torch
 from mmengine.utils import to_2tuple
 
 from .. import registry  # noqa: F401
-from ..checkpoints import Encoder, find_encoder, read_checkpoint
-from ..checkpoints.finite import check_encoder
 from ..checkpoints.folders import checkpoint_file
 from ..checkpoints.hub import is_name
-from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD
-from ..checkpoints.plain import check_complete
-from ..config.load import load_config
+from ..config.encoder import read_model
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
+from ..data.reading import read_image
 from ..data.subsets import spread
 from ..models import BootMAE
-from ..visualization.attention import class_attention, fit_encoder, patch_features, principal_components
-from ..visualization.decoders import load_decoder, recorded_config
+from ..visualization.attention import class_attention, patch_features, principal_components
+from ..visualization.decoders import load_decoder
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
 from ..visualization.reconstruct import draw_masks, hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; smaller images show crops of the photographs, because whole photographs become unrecognizable
 SHOWN_HEADS = 16
-STATISTICS = dict(imagenet=(IMAGENET_MEAN, IMAGENET_STD), half=(HALF, HALF))
 
 
 @dataclass
@@ -83,7 +79,9 @@ def targets_of(checkpoint: str, what: Sequence[str], out: str | None) -> dict[st
         path = Path(out)
         return {kind: path if len(what) == 1 else path.with_stem(f'{path.stem}-{kind}') for kind in what}
     path = Path(checkpoint)
-    name = checkpoint.partition(':')[2] if is_name(checkpoint) else f'{path.absolute().parent.name}-{path.stem}'
+    places = [place.name for place in path.absolute().parents[:3]]
+    run = '-'.join(reversed(places[1:])) if places[0] == 'run' else places[0]  # run is that of a suite's cell
+    name = checkpoint.partition(':')[2] if is_name(checkpoint) else f'{run}-{path.stem}'
     folder = Path(out) if out else Path('work_dirs/visualize') / name
     return {kind: folder / f'{kind}.png' for kind in what}
 
@@ -178,71 +176,31 @@ class Prepared:
 
 def prepare(options: DrawOptions) -> Prepared:
     """Build the encoder of a file up to the requested block, and normalize the images as in its training."""
-    content = read_checkpoint(options.checkpoint)
-    try:
-        encoder = find_encoder(content, options.source)
-        check_complete(encoder)
-        patch = encoder.state['patch_embed.proj.weight'].shape[2:]
-        size = options.size or (encoder.grid and tuple(n * p for n, p in zip(encoder.grid, patch)))
-        if size is None:
-            raise ValueError(
-                'its grid of positions is not square, and the file does not record the image size: give --size'
-            )
-        model = fit_encoder(encoder, size, options.block, options.heads, windows_of(content, options))
-        (mean, std), assumed = statistics_of(encoder, options.statistics)
-    except ValueError as error:
-        raise ValueError(f'{options.checkpoint} cannot be drawn: {error}') from error
-    check_encoder(encoder.state, options.checkpoint)
-    images = load_images(options.images, size, options.count)
+    found = read_model(
+        options.checkpoint,
+        options.source,
+        options.size,
+        options.block,
+        options.heads,
+        options.statistics,
+        options.config,
+        options.cfg_options,
+    )
+    images = load_images(options.images, found.model.img_size, options.count)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    inputs = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-    notes = f' Of this file {encoder.note}.' if encoder.note else ''
-    notes += f' The file does not record its input statistics: {assumed}.' if assumed else ''
-    if encoder.num_heads is None and not options.heads:
-        notes += (
-            f' It does not record the number of heads either: {model.num_heads} assumed.'
-            if notes
-            else f' The file does not record the number of heads: {model.num_heads} assumed.'
-        )
+    inputs = (x - torch.tensor(found.mean).view(-1, 1, 1)) / torch.tensor(found.std).view(-1, 1, 1)
     return Prepared(
-        model,
+        found.model,
         images,
         inputs,
-        title(options.checkpoint, encoder.kind),
-        f'{model.depth - 1} of 0 to {encoder.depth - 1}',
-        notes,
+        title(options.checkpoint, found.encoder.kind),
+        f'{found.model.depth - 1} of 0 to {found.model.arch_depth - 1}',
+        ''.join(f' {note}' for note in found.notes),
     )
 
 
 def title(checkpoint: str, kind: str) -> str:
     return f'{checkpoint if is_name(checkpoint) else Path(checkpoint).name} [{kind}]'
-
-
-def windows_of(content: dict, options: DrawOptions) -> dict | None:
-    """Return the attention windows of the backbone from the config, since the file does not record them."""
-    config = options.config or recorded_config(content)
-    if config is None:
-        return None
-    backbone = load_config(config, options.cfg_options).model.get('backbone', {})
-    return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
-
-
-def statistics_of(encoder: Encoder, asked: str | None) -> tuple[tuple, str]:
-    """Return the mean and standard deviation of the input, and a note if they had to be assumed.
-
-    Raises:
-        ValueError: if the requested statistics differ from those in the file.
-    """
-    given = STATISTICS[asked] if asked else None
-    if encoder.mean is None:
-        return given or STATISTICS['imagenet'], '' if asked else "ImageNet's assumed (--statistics half for 0.5)"
-    known = encoder.mean, encoder.std
-    if given and not np.allclose(given, known, atol=0.01):
-        raise ValueError(
-            f'--statistics {asked}, but the run normalized with mean {list(known[0])}, std {list(known[1])}: '
-            'omit --statistics'
-        )
-    return known, ''
 
 
 def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -> np.ndarray:
@@ -275,14 +233,6 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
         else:
             files.append(str(place))
     return np.stack([cover(read_image(files[k]), shape) for k in spread(len(files), count)])
-
-
-def read_image(path: str) -> np.ndarray:
-    """Read an image as RGB uint8 (H, W, 3), upright."""
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path} cannot be read as an image: give JPEG or PNG files, or a folder of them')
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

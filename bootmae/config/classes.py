@@ -1,7 +1,7 @@
-"""Class names of all loaders: the same ones in the same order, if need be those of the training annotations."""
+"""Class names, from the setting ``classes`` or the training annotations: the same ones in all loaders and heads."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from mmengine.config import Config
@@ -12,6 +12,56 @@ from ..data.coco import read_coco
 from ..data.subsets import leaves
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+CLASSES = 'classes'  # the setting
+HEADS = ('decode_head', 'auxiliary_head', 'bbox_head', 'roi_head')  # of segmentors and detectors
+
+
+def fill_classes(cfg: Config, options: Collection[str] = ()) -> None:
+    """Complete the heads and data sets of a segmentor or detector whose config states the classes once, as ``classes``.
+
+    ``classes=None`` stands for the categories of the training annotations in their order, if the file is there.
+
+    Changes each ``num_classes`` of the heads and the ``metainfo`` of the data sets.
+
+    Args:
+        cfg: A config.
+        options: Keys of the options that have changed it.
+
+    Raises:
+        ValueError: ``classes`` is no list of names, an option gives a number or names, too, or one gives classes to a
+            model of another kind.
+    """
+    heads = [head for head in HEADS if head in (cfg.get('model') or {})]
+    if CLASSES in options and not heads:
+        raise ValueError(f'{CLASSES}={cfg[CLASSES]} has no effect: {cfg.filename} is no segmentor or detector')
+    if CLASSES not in cfg or not heads:
+        return
+    if twice := [key for key in options if {'num_classes', 'metainfo'} & set(key.split('.'))]:
+        raise ValueError(
+            f'{twice[0]}: {cfg.filename} states the classes as {CLASSES}; give {CLASSES}=NAME,NAME instead'
+        )
+    parts = [part for loader in LOADERS for part in leaves((cfg.get(loader) or {}).get('dataset') or {})]
+    names = cfg[CLASSES]
+    if names is None and parts and own_classes(parts[0]) is not None and os.path.isfile(annotation_path(parts[0])):
+        names = read_coco(annotation_path(parts[0])).names
+    if not isinstance(names, list | tuple | None) or not all(isinstance(name, str | int) for name in names or ()):
+        raise ValueError(f'{CLASSES}={names!r}: give a list of names, such as {CLASSES}=("background", "road")')
+    if not names:
+        return
+    for head in heads:
+        set_numbers(cfg.model[head], len(names))
+    for part in parts:
+        palette = (part.get('metainfo') or {}).get('palette', names)
+        same = {} if len(palette) == len(names) else dict(palette=[])
+        part['metainfo'] = dict(part.get('metainfo') or {}, classes=tuple(map(str, names)), **same)
+
+
+def set_numbers(node: Any, number: int) -> None:
+    """Set each ``num_classes`` of a head's config."""
+    if isinstance(node, dict) and isinstance(node.get('num_classes'), int):
+        node['num_classes'] = number
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
+        set_numbers(child, number)
 
 
 def apply_class_names(cfg: Config) -> None:
@@ -26,9 +76,14 @@ def apply_class_names(cfg: Config) -> None:
 
     Raises:
         FileNotFoundError: if an annotation file is missing.
-        ValueError: if the structure of a file is wrong, two data sets have other classes, or there is no training file
-            to take names from.
+        ValueError: if ``classes`` is empty, the structure of a file is wrong, two data sets have other classes, or
+            there is no training file to take names from.
     """
+    if cfg.get(CLASSES, True) in ((), []):
+        raise ValueError(
+            f'{cfg.filename}: {CLASSES} names no class; give the names of the labels 0, 1, ... in the config, such as '
+            f'{CLASSES} = ("background", "road"), or as --cfg-options {CLASSES}=background,road'
+        )
     parts = [(loader, part) for loader in LOADERS for part in leaves((cfg.get(loader) or {}).get('dataset') or {})]
     named = [(loader, part, part['metainfo']['classes']) for loader, part in parts if has_names(part)]
     for loader, _, names in named[1:]:

@@ -9,7 +9,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ..results.provenance import REPOSITORY, from_anywhere
+from ..places import OURS, REPOSITORY, from_anywhere, our_config, runs_folder
+from .classes import fill_classes
 from .images import apply_images
 from .options import IMAGES, OptionText, parse_value
 from .settings import apply_options, check_settings
@@ -29,16 +30,17 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         ValueError: if the file cannot be read, or for an unknown setting.
     """
     path = find_config(path)
-    if str(REPOSITORY) not in sys.path:  # so that custom_imports find examples/
-        sys.path.append(str(REPOSITORY))
+    if str(runs_folder()) not in sys.path:  # so that custom_imports find examples/ and modules of the user
+        sys.path.append(str(runs_folder()))
     options = dict(options or {})
     cfg = read_file(path)
     init_default_scope(str(options.get('default_scope', cfg.get('default_scope', 'mmpretrain'))))
-    if images := options.pop(IMAGES, None):
+    if images := options.pop(IMAGES, None) or cfg.get(IMAGES):
         if twice := [key for key in options if key.rpartition('.')[2] in ('roots', 'data_root')]:
             raise ValueError(f'--data and {twice[0]}={options[twice[0]]} both give the images: leave one out')
         apply_images(cfg, parse_value(images, True) if isinstance(images, OptionText) else images)
     apply_options(cfg, options)
+    fill_classes(cfg, options)
     check_settings(cfg)
     fill_sizes(cfg)
     return cfg
@@ -54,7 +56,7 @@ def find_config(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    path = from_anywhere(str(name).replace('bootmae::', 'configs/', 1) if str(name).startswith('bootmae::') else name)
+    path = our_config(str(name)) if str(name).startswith(OURS) else from_anywhere(name)
     if path.is_file():
         return path
     ours = {file.stem: file for file in sorted((REPOSITORY / 'configs').glob('[!_]*/*.py'))}
@@ -63,7 +65,11 @@ def find_config(name: str | Path) -> Path:
     near = get_close_matches(path.stem, ours, 3)
     beside = sorted(str(file) for file in path.parent.glob('*.py')) if path.parent.is_dir() else []
     remedy = (
-        f'did you mean {" or ".join(near)}?' if near else f'there are {", ".join(beside)}' if beside else 'see configs/'
+        f'did you mean {" or ".join(near)}?'
+        if near
+        else f'there are {", ".join(beside)}'
+        if beside
+        else f'see {REPOSITORY}/configs'
     )
     raise FileNotFoundError(
         f'no config {path}{"" if path.is_absolute() else f" in {Path.cwd()} or {REPOSITORY}"}: {remedy}'

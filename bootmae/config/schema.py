@@ -27,7 +27,7 @@ from .run_defaults import HOOKS, MMENGINE_HOOKS
 Path = tuple[str, ...]
 Known = Mapping[str, Any]  # annotation of each setting; Parameter.empty if it has none
 
-OURS = ('adopt_statistics', 'bad_images', 'reader', 'reader_device', 'track', 'train_images')
+OURS = ('adopt_statistics', 'bad_images', 'classes', 'reader', 'reader_device', 'track', 'train_images')
 OF_RUNNER = (
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters'),
     *('model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline'),

@@ -99,7 +99,11 @@ def _interpreted(cfg: Config, key: str, text: OptionText, current: Any, allowed:
         ValueError: The setting holds a number or a truth value, and the text is neither.
     """
     holds_text = isinstance(current, str) if not allowed else 'str' in allowed
-    wants_list = isinstance(current, list | tuple) or bool(allowed & {'Sequence', 'list', 'List', 'tuple', 'Tuple'})
+    wants_list = (
+        key == 'classes'
+        or isinstance(current, list | tuple)
+        or bool(allowed & {'Sequence', 'list', 'List', 'tuple', 'Tuple'})
+    )
     value = parse_value(text, holds_text and not allowed & {'int', 'float'}, wants_list)
     if text == '' and not holds_text:
         raise ValueError(f'{key}= has no value; give {key}=None to unset it, or {key}="\'\'" for an empty text')

@@ -206,7 +206,7 @@ def judge_labels(dataset: Any, pixels: Counter, first: dict[int, str]) -> list[F
     if not zero and count in values and values <= set(range(count + 1)):
         detail = (
             f'label {count} of {count_of(count, "class", "classes")} 0..{count - 1}: its files seem to count classes '
-            'from 1, with 0 for unlabeled: set reduce_zero_label=True'
+            f'from 1, with 0 for unlabeled: set reduce_zero_label=True; or name all {count + 1} classes'
         )
         findings.append(FileFinding(ZERO_LABEL, first[count], detail))
     advice = (

@@ -6,6 +6,7 @@ Shape letters: H x W upright image, S_h x S_w output. A box is (top, left, heigh
 import contextlib
 import io
 import math
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -179,6 +180,25 @@ def decode(data: bytes) -> np.ndarray:
     if image is None:
         raise ValueError('cannot be decoded as an image')
     return image
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image file, or an image in a tar archive, as RGB uint8 (H, W, 3), upright.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is truncated or cannot be decoded.
+    """
+    try:
+        data = fileio.get(path)
+        check(data)
+        return np.ascontiguousarray(decode(data)[..., ::-1])
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f'there is no image {path} (looked in {Path.cwd()})') from None
+    except IsADirectoryError:
+        raise ValueError(f'{path} is a folder: give the paths of its images, or the folder alone') from None
+    except ValueError as error:
+        raise ValueError(f'{readable(path)} {error}: give JPEG or PNG files, or a folder of them') from error
 
 
 def upright_shape(header: JpegHeader) -> tuple[int, int]:

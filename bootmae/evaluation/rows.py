@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from mmengine.registry import DATASETS
 
 from ..checkpoints import read_checkpoint
 from ..data.fingerprint import fingerprint
-from ..results.names import LOGGED_METRICS
-from ..results.provenance import device_name, git_commit, portable
-from ..results.rows import MEASURED, ResultRow
+from ..places import portable
+from ..results.names import LOGGED_METRICS, PAPER_DATA, model_of
+from ..results.provenance import device_name, git_commit
+from ..results.rows import ResultRow
 from ..text import count_of
 
 # Logged metrics of a trained model that become rows, by task
@@ -27,6 +29,7 @@ METRIC_KEYS = {
     'detection': ('coco/bbox_mAP', 'coco/segm_mAP'),
 }
 COLUMNS = ('data', 'method', 'task', 'labels', 'label')  # what --row may set
+GIVEN_LABELS = ('measured', 'demo')
 DATA_NAMES = {
     'ADE20KDataset': 'ADE20K',
     'CocoDataset': 'COCO',
@@ -60,7 +63,8 @@ def result_row(
         checkpoint_hash: Hash of its weights, from the report of their loading; empty for an untrained one.
         run: Facts about its pretraining; see :func:`read_run_facts`.
         gpu_seconds: GPU-seconds of the evaluation; those of the pretraining are added.
-        columns: The other columns. The default of ``method`` is the checkpoint's method, or else its file name.
+        columns: The other columns. The default of ``method`` is the checkpoint's method, or else its file name. The
+            label ``measured`` becomes ``reproduced`` for a pretrained model of the papers on their data.
     """
     method = run.get('method', Path(checkpoint).stem if checkpoint else 'untrained')
     pretraining = dict(
@@ -79,7 +83,9 @@ def result_row(
         date=datetime.date.today().isoformat(),
         gpu_hours=round((run.get('gpu_seconds', 0.0) + gpu_seconds) / 3600, 4),
     )
-    return ResultRow(**pretraining | evaluation | {key: value for key, value in columns.items() if value is not None})
+    row = ResultRow(**pretraining | evaluation | {key: value for key, value in columns.items() if value is not None})
+    papers = row.label == 'measured' and row.data in PAPER_DATA and model_of(row.config)
+    return replace(row, label='reproduced') if papers else row
 
 
 def trained_columns(cfg: Config, given: Sequence[str]) -> dict[str, Any]:
@@ -98,8 +104,8 @@ def trained_columns(cfg: Config, given: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f'--row {name}: unknown column; give COLUMN=VALUE with one of {", ".join(COLUMNS)}')
     if columns.get('task') not in METRIC_KEYS:
         raise ValueError(f'--row task={columns.get("task", "")}: give one of {", ".join(METRIC_KEYS)}')
-    if columns.get('label', MEASURED[0]) not in MEASURED:
-        raise ValueError(f'--row label={columns["label"]}: give one of {", ".join(MEASURED)}')
+    if columns.get('label', GIVEN_LABELS[0]) not in GIVEN_LABELS:
+        raise ValueError(f'--row label={columns["label"]}: give one of {", ".join(GIVEN_LABELS)}')
     seed = cfg.get('randomness', {}).get('seed') or 0
     return dict(labels='all', seed=seed) | columns | dict(data=columns.get('data') or data_name(cfg))
 
@@ -145,7 +151,7 @@ def data_name(cfg: Config) -> str:
     dataset = cfg.test_dataloader.dataset
     if dataset.get('roots') == IMAGENET:
         return 'ImageNet-1k'
-    if dataset.type in DATA_NAMES:
+    if dataset.type in DATA_NAMES and 'classes' not in (dataset.get('metainfo') or {}):  # other classes, other data
         return DATA_NAMES[dataset.type]
     raise ValueError(
         f'{cfg.filename}: {dataset.type} has no name for result rows: give one by "data" of the task in a suite file, '

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..results.names import MODEL, model_of
 from ..results.rows import COLUMNS, ResultRow, read_rows
 
 OVER_MAE = ' over MAE'
@@ -26,7 +27,6 @@ CONFIGS = {
     'detection': 'det/{}_maskrcnn_1x.py',
     'ViTDet': 'det/{}_vitdet.py',
 }
-MODEL = re.compile(r'[a-z0-9]+_vit([a-z])(?=_|\.py)')  # bootmae_vitb in configs/cls/bootmae_vitb_finetune.py
 FIRST = ('published', 'full_size')
 
 
@@ -73,12 +73,6 @@ def row_files(folder: str | Path) -> dict[str, list[ResultRow]]:
 def _holds_rows(path: Path) -> bool:
     with path.open(newline='', encoding='utf-8') as file:
         return next(csv.reader(file), [])[:3] == list(COLUMNS[:3])
-
-
-def model_of(config: str) -> str:
-    """Model name of a full-size config, such as ``bootmae_vitb``; empty for other configs."""
-    found = MODEL.match(Path(config).name)
-    return found[0] if found else ''
 
 
 def variant_of(row: ResultRow) -> str:

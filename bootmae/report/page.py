@@ -94,7 +94,7 @@ def build_page(
 
     Args:
         title: Title of the page.
-        rows: Result rows; published ones among them are ignored, because the page has its own.
+        rows: Result rows; published ones among them are ignored, because the page has its own for the data of the rows.
         curves: Loss curves of the pretrainings, named ``data/method`` or ``data/method/seed``.
         pictures: PNG, JPEG or WebP files by caption, such as reconstruction grids.
         provenance: Versions, device, commit and so on; values may be texts, numbers, lists or mappings.
@@ -108,7 +108,8 @@ def build_page(
     Raises:
         ValueError: A picture cannot be read.
     """
-    rows, published = [row for row in rows if row.label != 'paper'], published_rows()
+    rows = [row for row in rows if row.label != 'paper']
+    published = [row for row in published_rows() if row.data in {row.data for row in rows}]
     everything = in_order(summarize(rows))
     comparisons = last_blocks(everything)
     found = find_verdicts(comparisons)

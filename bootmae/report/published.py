@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..places import REPOSITORY, as_typed
 from ..results.names import method_name, ordered_methods
 from ..results.rows import ResultRow
 from .model_results import CONFIGS, OVER_MAE, Place, place_of
@@ -11,7 +12,6 @@ from .summary import Difference, Spread, paired_difference, spread_of
 from .tables import Table, TableCell, number, word
 from .verdicts import difference_text, signed, spread_text, task_name
 
-ROOT = Path(__file__).resolve().parents[2]
 NOT_RUN = 'not run'
 HEAD_COMMAND = re.compile(r'^#   (tools/\S.*)$', re.MULTILINE)  # in the header comment of a config
 
@@ -91,7 +91,9 @@ def missing_rows(published: Sequence[ResultRow], rows: Sequence[ResultRow]) -> l
     return [row for row in rows if row.label == NOT_RUN and place_of(row) not in filled]
 
 
-def missing_commands(published: Sequence[ResultRow], rows: Sequence[ResultRow], root: Path = ROOT) -> dict[str, str]:
+def missing_commands(
+    published: Sequence[ResultRow], rows: Sequence[ResultRow], root: Path = REPOSITORY
+) -> dict[str, str]:
     """Commands that measure what is missing, by place; without those whose config does not exist."""
     found = {}
     for row in [*_side_by_side(published), *missing_rows(published, rows)]:
@@ -100,11 +102,11 @@ def missing_commands(published: Sequence[ResultRow], rows: Sequence[ResultRow], 
             place = place_of(row)
             task = task_name(row).removesuffix(OVER_MAE)
             parts = [row.data, task, method_name(row.method), place.size, place.variant]
-            found[', '.join(filter(None, parts))] = command
+            found[', '.join(filter(None, parts))] = as_typed(command)
     return found
 
 
-def command_of(row: ResultRow, root: Path = ROOT) -> str:
+def command_of(row: ResultRow, root: Path = REPOSITORY) -> str:
     """The command in the header of the config that makes a row's number; empty if there is none."""
     place = place_of(row)
     name = CONFIGS.get('ViTDet' if 'ViTDet' in place.variant else row.task)

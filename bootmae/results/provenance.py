@@ -6,13 +6,12 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
+from ..places import IS_INSTALLED, REPOSITORY
 from ..text import count_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'timm', 'scikit-learn')
 # original packages that may be installed instead of the maintained builds
 ORIGINALS = {
@@ -24,17 +23,13 @@ ORIGINALS = {
 }
 
 
-def from_anywhere(path: str | Path) -> Path:
-    """Return a path of the user, or the same path below the top of the repository if there is only that.
-
-    The tools can so be called from any folder, with the paths of the documentation.
-    """
-    path, inside = Path(path), REPOSITORY / path
-    return inside if inside.is_file() and not path.exists() else path
-
-
 def git_commit() -> str:
-    """Current commit, with ``+`` if tracked files differ from it; empty outside a repository."""
+    """Commit of the checkout, with ``+`` if tracked files differ from it; empty outside a repository.
+
+    The environment of an installed package may lie in the repository of another project, whose commit says nothing.
+    """
+    if IS_INSTALLED:
+        return ''
 
     def git(*args: str) -> str:
         return subprocess.run(('git', '-C', REPOSITORY, *args), capture_output=True, text=True, check=True).stdout
@@ -60,11 +55,3 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 def device_name() -> str:
     """Name of the GPU, or number of CPU cores."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU, {count_of(os.cpu_count(), "core")}'
-
-
-def portable(path: str | Path | None) -> str:
-    """A path for result rows: relative to the repository if below it, else the file name."""
-    if not path:
-        return ''
-    path = Path(path).resolve()
-    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else path.name

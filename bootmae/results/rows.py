@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_file
+from ..places import REPOSITORY
 from ..text import count_of
 
-LABELS = ('reproduced', 'demo', 'paper', 'not run')
-MEASURED = ('reproduced', 'demo')
+LABELS = ('reproduced', 'measured', 'demo', 'paper', 'not run')
+MEASURED = ('reproduced', 'measured', 'demo')
 IDENTITY = ('data', 'method', 'task', 'labels', 'metric', 'seed', 'protocol')
 REPAIR = 'repair or delete this line'
-PUBLISHED = Path(__file__).resolve().parents[2] / 'results' / 'published.csv'
+PUBLISHED = REPOSITORY / 'results' / 'published.csv'
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ResultRow:
         seconds: Wall-clock seconds of the pretraining; 0 if unknown or untrained.
         images: Images that the pretraining processed, with repetitions; 0 if unknown or untrained.
         date: ISO date of the evaluation.
-        label: ``reproduced``, ``demo``, ``paper`` or ``not run``.
+        label: ``reproduced`` (a model of the papers on their data), ``measured``, ``demo``, ``paper`` or ``not run``.
         config_hash: Hash of the evaluation's config with all overrides but without the seed.
         data_hash: Fingerprint of the test images and annotations.
         gpu_hours: GPU-hours of pretraining and evaluation together; 0 on a CPU or if unknown.
@@ -65,7 +66,7 @@ class ResultRow:
     seconds: float = 0.0
     images: int = 0
     date: str = ''
-    label: str = 'reproduced'
+    label: str = 'measured'
     config_hash: str = ''
     data_hash: str = ''
     gpu_hours: float = 0.0

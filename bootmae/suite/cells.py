@@ -8,9 +8,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.folders import run_files
+from ..checkpoints.folders import checkpoint_file, run_files
 from ..config.options import IMAGES, format_value
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY, as_typed, runs_folder, shown
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 
 DENSE_KINDS = ('segmentation', 'detection')
@@ -87,10 +87,21 @@ class Cell:
 
     @property
     def weights(self) -> str | None:
-        """File or name of the encoder that it evaluates; None for an untrained one and for a pretraining."""
+        """File or name of the encoder that it evaluates; None for an untrained one and for a pretraining.
+
+        Raises:
+            FileNotFoundError: The pretraining that it needs has not finished.
+            ValueError: The folder that the suite file gives has several runs.
+        """
         if self.needs is not None:
             return str(last_checkpoint(self.needs.run))
-        return self.method.weights.replace('{seed}', str(self.seed)) if self.method.weights else None
+        given = self.given_weights
+        return given and checkpoint_file(given, lambda line: None)
+
+    @property
+    def given_weights(self) -> str | None:
+        """File, folder or name of the encoder, as the suite file gives it."""
+        return self.method.weights and self.method.weights.replace('{seed}', str(self.seed))
 
     def commands(self, gpus: int, slurm: str | None = None) -> list[list[str]]:
         """Commands of the cell, in order. A training resumes from its newest checkpoint if it has one.
@@ -238,24 +249,22 @@ def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
 def suite_folder(suite: Suite) -> Path:
     """Default folder of a suite's runs and report."""
-    return REPOSITORY / 'work_dirs' / 'suites' / (suite.path.stem + (f'_{suite.size}' if suite.size else ''))
+    return runs_folder() / 'work_dirs' / 'suites' / (suite.path.stem + (f'_{suite.size}' if suite.size else ''))
 
 
 def suite_command(cell: Cell) -> str:
-    """The command that runs the suite of a cell, relative to the top of the repository."""
-    path = cell.suite.path.resolve()
-    words = ['tools/suite.py', str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)]
+    """The command that runs the suite of a cell, as typed at the top of the repository."""
+    words = ['tools/suite.py', shown(cell.suite.path.resolve())]
     if cell.suite.size:
         words += ['--size', cell.suite.size]
     if cell.suite.images:
         words += ['--data', *cell.suite.images]
     if cell.root != suite_folder(cell.suite):
-        root = cell.root
-        words += ['--out', str(root.relative_to(REPOSITORY) if root.is_relative_to(REPOSITORY) else root)]
-    return shlex.join(words)
+        words += ['--out', shown(cell.root)]
+    return as_typed(shlex.join(words))
 
 
 def shell(command: Sequence[str]) -> str:
     """A command as typed at the top of the repository."""
     words = command[1:] if command[0] == sys.executable else command
-    return shlex.join(word.removeprefix(f'{REPOSITORY}/') for word in words)
+    return as_typed(shlex.join(word.removeprefix(f'{REPOSITORY}/') for word in words))

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
+from ..checkpoints.folders import in_groups
 from ..distributed.exits import REQUEUE
+from ..places import from_anywhere, runs_folder, shown
 from ..report.overview import overview_text
 from ..report.tables import text_table
-from ..results.provenance import REPOSITORY, from_anywhere
 from ..text import count_of
 from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, data_name, write_results
@@ -41,7 +42,7 @@ def run_suite(args: argparse.Namespace) -> int:
     suite = load_suite(path, args.size, [str(path.expanduser().absolute()) for path in args.data])
     suite = replace(suite, path=path.resolve())
     root = (args.out or suite_folder(suite)).resolve()
-    os.chdir(REPOSITORY)  # configs and data are relative to it, wherever the call comes from
+    os.chdir(runs_folder())  # configs and data are relative to it, wherever the call comes from
     every = make_cells(suite, root)
     cells = select(every, args.only)
     if args.dry_run:
@@ -165,12 +166,10 @@ def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
         print(text_table(rows))
         print(overview_text(rows))
         print(f'rows:   {shown(root / "results.csv")}')
-    print(f'report: {shown(report)}', flush=True)
-
-
-def shown(path: Path) -> str:
-    """A path relative to the top of the repository if it is below it."""
-    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
+    print(f'report: {shown(report)}')
+    if runs := [cell.run for cell in every if cell.task is None and state_of(cell) == DONE]:
+        print(f'encoders: {in_groups(runs, root, f"{shown(root)}/")}; any of these folders stands for its checkpoint')
+    sys.stdout.flush()
 
 
 def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
@@ -183,4 +182,4 @@ def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int
     if not args.submit:
         print(text, end='')
         return 0
-    return subprocess.run(['bash', '-c', text], cwd=REPOSITORY).returncode
+    return subprocess.run(['bash', '-c', text], cwd=runs_folder()).returncode

@@ -62,10 +62,22 @@ def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
             known[key] = _estimate(cell, gpus)
         except (ValueError, OSError) as error:
             known[key] = Estimate(None, None, '', str(error))
-    found, weights = known[key], cell.method.weights and cell.weights
-    if cell.task and weights and not found.fault and not is_name(weights) and not Path(weights).exists():
-        return replace(found, fault=f'methods.{cell.method.name}.weights: there is no {weights}')
-    return found
+    found = known[key]
+    fault = fault_of_weights(cell) if cell.task and not found.fault else ''
+    return replace(found, fault=f'methods.{cell.method.name}.weights: {fault}') if fault else found
+
+
+def fault_of_weights(cell: Cell) -> str:
+    """What is wrong with the weights that the suite file gives; empty if nothing was found."""
+    if not cell.method.weights:
+        return ''
+    try:
+        weights = str(cell.weights)
+    except ValueError as error:
+        return str(error)
+    if Path(weights).is_dir():
+        return f'{weights} is a folder without a checkpoint'
+    return '' if is_name(weights) or Path(weights).exists() else f'there is no {weights}'
 
 
 def _estimate(cell: Cell, gpus: int) -> Estimate:

@@ -50,7 +50,11 @@ def write_report(cells: Sequence[Cell], rows: Sequence[ResultRow], path: Path, p
         notes=suite.notes,
         commands=commands(cells),
         provenance=dict(
-            suite=suite.path.name, commit=git_commit(), device=device_name(), cores=os.cpu_count(), **versions()
+            suite=suite.path.name,
+            commit=git_commit(),
+            device=device_name(),
+            cores=os.cpu_count(),
+            **versions(['bootmae']),
         ),
         cells=[(cell.name, state_of(cell), read_job_state(cell).detail) for cell in cells],
         metrics=metrics(done),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from ..distributed.exits import REQUEUE
-from ..results.provenance import REPOSITORY
+from ..places import IS_INSTALLED, REPOSITORY, runs_folder
 from ..results.rows import read_rows
 from .cells import LAST, Cell, last_checkpoint
 from .job_state import (
@@ -56,7 +56,7 @@ class Machine:
         return self.share(cell) if self.gpu else 0
 
     def environment(self, devices: Sequence[str]) -> dict[str, str]:
-        path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get('PYTHONPATH')]))
+        path = os.pathsep.join(filter(None, ['' if IS_INSTALLED else str(REPOSITORY), os.environ.get('PYTHONPATH')]))
         found = os.environ | {'PYTHONPATH': path}
         if self.gpu:
             return found | {'CUDA_VISIBLE_DEVICES': ','.join(devices)}
@@ -82,7 +82,7 @@ class Run:
         self.log = self.log or (self.cell.folder / 'log.txt').open('w')
         self.process = subprocess.Popen(
             command,
-            cwd=REPOSITORY,
+            cwd=runs_folder(),
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env=environment,

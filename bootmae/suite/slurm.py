@@ -1,12 +1,11 @@
 """A suite as Slurm jobs: one per cell, where evaluations wait for their pretraining, and one that writes the report."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..results.provenance import REPOSITORY
-from .cells import Cell
+from ..places import runs_folder
+from .cells import Cell, tool
 
 REPORT = 'report'
 
@@ -30,18 +29,18 @@ def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, roo
         needs = names.get(cell.needs.name) if cell.needs else None
         lines.append(f'{names[cell.name]}=$({_sbatch(cell, suite_args, partition, root, cpus, needs)})')
     after = ':'.join(f'${name}' for name in names.values())
-    command = [sys.executable, 'tools/suite.py', *suite_args, '--report-only']
+    command = tool('suite.py', *suite_args, '--report-only')
     lines.append(
         f'sbatch --parsable --partition={shlex.quote(partition)} --job-name={REPORT} --ntasks=1 '
         f'--dependency="afterany:{after}" --output={shlex.quote(str(root / "slurm" / "report-%j.log"))} '
-        f'--chdir={shlex.quote(str(REPOSITORY))} --wrap={shlex.quote(shlex.join(command))}'
+        f'--chdir={shlex.quote(str(runs_folder()))} --wrap={shlex.quote(shlex.join(command))}'
     )
     return '\n'.join(lines) + '\n'
 
 
 def _sbatch(cell: Cell, suite_args: Sequence[str], partition: str, root: Path, cpus: int, needs: str | None) -> str:
     per_node = min(cell.training.gpus, 8)
-    command = [sys.executable, 'tools/suite.py', *suite_args, '--only', cell.name, '--in-slurm', partition]
+    command = tool('suite.py', *suite_args, '--only', cell.name, '--in-slurm', partition)
     name = cell.name.replace('/', '.')
     words = [
         'sbatch',
@@ -55,7 +54,7 @@ def _sbatch(cell: Cell, suite_args: Sequence[str], partition: str, root: Path, c
         '--requeue',
         '--open-mode=append',
         '--signal=USR1@120',
-        f'--chdir={REPOSITORY}',
+        f'--chdir={runs_folder()}',
         f'--output={root / "slurm" / f"{name}-%j.log"}',
     ]
     line = shlex.join(words)

@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..config.options import IMAGES
-from ..results.provenance import REPOSITORY
+from ..places import REPOSITORY, runs_folder
 
 UNTRAINED = 'untrained'
 FROZEN_KINDS = ('knn', 'frozen')  # evaluated by tools/knn.py, without training
@@ -46,8 +46,8 @@ class Method(Entry):
     Attributes:
         name: Name in result rows.
         configs: Replacement of ``{method}`` in the names of configs.
-        weights: File or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the suite pretrains
-            the method, or it is untrained.
+        weights: File, folder of a run or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the
+            suite pretrains the method, or it is untrained.
         source: Encoder of a file that is evaluated, see :func:`bootmae.checkpoints.find_encoder`.
         options: Config values of its pretrainings, which override those of the pretrainings themselves.
     """
@@ -140,7 +140,7 @@ class SuiteFile(Entry):
     """The top level of a suite file, as it is written."""
 
     title: str | None = None
-    label: Literal['reproduced', 'demo'] = 'reproduced'
+    label: Literal['measured', 'demo'] = 'measured'
     methods: dict[str, dict | None] = Field(min_length=1)
     seeds: list[Seed] = Field([0], min_length=1)
     gpus: Count = 1
@@ -193,7 +193,8 @@ def load_suite(path: str | Path, size: str | None = None, images: Sequence[str] 
     path = Path(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob('*.y*ml')) if path.parent.is_dir() else []
-        raise FileNotFoundError(f'no suite file {path}: {"there are " + ", ".join(near) if near else "see suites/"}')
+        remedy = f'there are {", ".join(near)}' if near else f'see {REPOSITORY}/suites'
+        raise FileNotFoundError(f'no suite file {path}: {remedy}')
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -323,7 +324,7 @@ def check_configs(suite: Suite) -> None:
     for method in suite.methods:
         for training in [*(suite.pretrainings.values() if method.pretrained else ()), *suite.tasks]:
             config = config_of(training, method)
-            if not (REPOSITORY / config).is_file():
+            if not any((folder / config).is_file() for folder in (runs_folder(), REPOSITORY)):
                 key = f'tasks.{training.name}' if isinstance(training, Task) else training.name
                 raise FileNotFoundError(
                     f'{suite.path}, {key}.config: there is no {config}, which method {method.name} needs; '

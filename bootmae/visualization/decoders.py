@@ -10,13 +10,13 @@ from torch import nn
 from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
+from ..config.encoder import heads_of, recorded_config
 from ..config.load import load_config
 from ..config.model import model_config
 from ..models import BootMAE
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
-from ..results.provenance import REPOSITORY
-from .attention import heads_of
+from ..places import REPOSITORY
 
 MASK_RATIO, DECODER_HEADS = 0.75, 16  # of all published MAEs
 AUTHORS = {768: 'bootmae_vitb', 1024: 'bootmae_vitl'}  # width of the encoder -> config of this suite
@@ -125,13 +125,6 @@ def whole_state(encoder: Encoder, kind: str) -> State:
     }
 
 
-def recorded_config(content: dict) -> str | None:
-    """Return the config that a run of this suite records, if it exists here."""
-    name = recorded_facts(content).get('config')
-    places = [REPOSITORY / name, Path(name)] if name else []
-    return next((str(place) for place in places if place.is_file()), None)
-
-
 def authors_config(encoder: Encoder) -> str | None:
     """Return our config for a pretraining file of BootMAE's authors, chosen by the width."""
     name = AUTHORS.get(encoder.state['cls_token'].shape[-1]) if encoder.kind.startswith('authors') else None
@@ -224,5 +217,5 @@ def scale_masking(masking: dict, factor: float) -> None:
     for key in ('num_masked', 'num_block'):
         if key in masking:
             masking[key] = round(masking[key] * factor)
-    if 'block_area' in masking:
+    if masking.get('block_area'):  # None stands for areas that follow from the grid
         masking['block_area'] = [area * factor for area in masking['block_area']]

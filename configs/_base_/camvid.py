@@ -1,11 +1,9 @@
 # CamVid, 11 classes of street scenes, 480 x 360 px, in ADE20K's layout: data/camvid/{images,annotations}/
 # {training,validation,test}, labels 0-10, 255 unlabeled (source: docs/evidence.md).
 # Choices are made on the validation images, results are reported on the test images.
+_base_ = './camvid_classes.py'
+
 crop_size = (352, 352)
-classes = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign_symbol', 'fence', 'car', 'pedestrian',
-           'bicyclist')
-palette = [[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0],
-           [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -21,7 +19,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 camvid = dict(type='BaseSegDataset', data_root='data/camvid', img_suffix='.jpg', seg_map_suffix='.png',
-              metainfo=dict(classes=classes, palette=palette))
+              metainfo=dict(classes={{_base_.classes}}, palette={{_base_.palette}}))
 train_dataloader = dict(
     batch_size=8, num_workers=4, persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

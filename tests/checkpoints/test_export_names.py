@@ -47,7 +47,7 @@ def test_hf_names_and_values(tmp_path, sources):
     assert same(theirs, expected)
 
 
-@pytest.mark.parametrize('to, text', [('hf', r'transformers looks for model.safetensors'), ('safetensors', '')])
+@pytest.mark.parametrize('to, text', [('hf', ', or a folder for from_pretrained'), ('safetensors', '')])
 def test_safetensors_only(tmp_path, sources, to, text):
     with pytest.raises(ValueError, match=f'a.pth: for --to {to} give a name that ends in .safetensors.*{text}'):
         convert(sources('run')[0], to, tmp_path / 'a.pth')

@@ -63,7 +63,6 @@ def test_row_tells_name_and_hash(toy_hub):
         value=1.0,
         seed=0,
         protocol='',
-        label='reproduced',
     )
     assert (row.checkpoint, row.checkpoint_hash, row.method) == (f'timm:{NAME}', 'abc', f'timm:{NAME}')
 

@@ -20,7 +20,7 @@ from bootmae.config.load import load_config
 from bootmae.config.model import build_model
 from bootmae.data.embedded import photo
 from bootmae.evaluation.probe import build_encoder
-from bootmae.results.provenance import REPOSITORY
+from bootmae.places import REPOSITORY
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')

@@ -13,15 +13,8 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from bootmae.checkpoints import find_encoder
-from bootmae.commands.visualize import (
-    DrawOptions,
-    cover,
-    draw_reconstruction,
-    load_images,
-    prepare,
-    statistics_of,
-    targets_of,
-)
+from bootmae.commands.visualize import DrawOptions, cover, draw_reconstruction, load_images, prepare, targets_of
+from bootmae.config.encoder import statistics_of
 from bootmae.config.load import load_config
 from bootmae.data.embedded import photo
 from bootmae.visualization.grids import HEADING
@@ -108,11 +101,11 @@ def test_momentum_encoder(run_file, capsys):
     [
         (['--what', 'reconstruction'], 'vit.pth is a file of kind [timm ViT] and has no decoder to reconstruct with'),
         ([], 'has no decoder to reconstruct with'),
-        (['--what', 'pca', '--block', '2'], 'vit.pth cannot be drawn: --block 2: the encoder has the blocks 0 to 1'),
+        (['--what', 'pca', '--block', '2'], 'vit.pth was not loaded: --block 2: the encoder has the blocks 0 to 1'),
         (['--what', 'pca', '--size', '30'], 'image size (30, 30) is not a multiple of the patch size (8, 8)'),
         (['--what', 'pca', '--count', '0'], '--count 0: draw at least one image'),
         (['--what', 'pca', '--images', 'gone'], 'gone does not exist'),
-        (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth cannot be read as an image'),
+        (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth cannot be decoded as an image'),
     ],
 )
 def test_errors_are_one_line_and_leave_no_picture(timm_file, tmp_path, monkeypatch, capsys, args, message):
@@ -127,7 +120,7 @@ def test_errors_are_one_line_and_leave_no_picture(timm_file, tmp_path, monkeypat
 def test_what_a_file_does_not_tell_is_said(timm_file, tmp_path):
     found = prepare(DrawOptions(str(timm_file), images=('digits',), count=2))
     assert 'does not record its input statistics: ImageNet' in found.notes
-    assert 'number of heads either: 1 assumed' in found.notes
+    assert 'number of heads: 1 assumed' in found.notes
     image = found.images[0, 3, 5].astype(float)
     assert found.inputs[0, :, 3, 5].tolist() == pytest.approx(
         ((image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]).tolist(), abs=1e-5
@@ -148,6 +141,8 @@ def test_where_pictures_go(tmp_path):
     one, both = ['pca'], ['pca', 'attention']
     assert targets_of('timm:vit.mae', one, None) == dict(pca=Path('work_dirs/visualize/vit.mae/pca.png'))
     assert targets_of('runs/boot/epoch_3.pth', one, None)['pca'].parent.name == 'boot-epoch_3'
+    cell = 'demo/pretrain-photos/mae-0/run/epoch_14.pth'
+    assert targets_of(cell, one, None)['pca'].parent.name == 'pretrain-photos-mae-0-epoch_14'
     assert targets_of('a.pth', one, 'x/y.png') == dict(pca=Path('x/y.png'))
     assert targets_of('a.pth', both, 'x/y.png')['attention'] == Path('x/y-attention.png')
 

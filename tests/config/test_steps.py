@@ -63,7 +63,7 @@ def test_load_config_names_the_neighbors(tmp_path):
         load_config(PRETRAIN.with_name('bootmae_vitg.py'))
     with pytest.raises(FileNotFoundError, match=r'no config .*zz\.py: there are .*bootmae_vitb\.py'):
         load_config(PRETRAIN.with_name('zz.py'))
-    with pytest.raises(FileNotFoundError, match='see configs/'):
+    with pytest.raises(FileNotFoundError, match=f'see {CONFIGS}'):
         load_config(tmp_path / 'nowhere' / 'x.py')
 
 

@@ -76,7 +76,11 @@ def test_features_are_kept_before_their_norm(make_vit, out_type):
 
 def test_knn_tells_the_rank_of_each_block():
     lines = []
-    evaluate_features(str(FINETUNE), None, seed=3, options=FEW, blocks=['all'], tell=lines.append)
+    with_rank, without = (
+        evaluate_features(str(FINETUNE), None, seed=3, options=FEW, blocks=['all'], tell=tell)
+        for tell in (lines.append, None)
+    )
+    assert [row.value for row in with_rank] == [row.value for row in without]
     expected = []
     for depth in (1, 2):
         cfg = load_config(FINETUNE, FEW)

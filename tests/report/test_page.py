@@ -34,7 +34,6 @@ def test_every_section_is_there():
         'verdicts',
         'results',
         'predictions',
-        'published',
         'losses',
         'reconstructions',
         'cost',
@@ -50,7 +49,6 @@ def test_every_section_is_there():
     ) in text
     assert 'BootMAE is above MAE in all 2 comparisons.' in text
     assert 'BootMAE is above MAE: +2.00 ± 0.00 points (standard error; 2 shared seeds, margin 0.14).' in text
-    assert 'Not measured here.' in text
     assert 'The losses of the two methods are not comparable' in text
     assert 'with the mean and variance of the original patch' in text
     assert 'the visible patches are copied' in text
@@ -106,7 +104,17 @@ def test_a_measured_number_stands_beside_the_published_one():
     assert 'What says “not run” was not measured here.' in text
     assert 'tools/dist_train.sh configs/cls/bootmae_vitl_finetune.py 8 --init' in text
     assert 'tools/dist_train.sh configs/cls/bootmae_vitb_finetune.py 8 --init' not in text
-    assert 'Not measured here.' in words(build_page('Title', rows_of()))
+
+
+def test_published_numbers_are_those_of_the_data_in_the_report():
+    rows = [replace(row, data='ADE20K', label='measured') for row in rows_of()]
+    page = build_page('Title', rows)
+    check(page)
+    assert 'Not measured here.' in words(page)
+    section = words(page[page.index('<section id="published">') :].partition('</section>')[0])
+    assert '49.1' in section
+    assert not [text for text in ('ImageNet-1k fine-tuning', '84.2', 'COCO') if text in section]
+    assert not [text for text in ('#published', 'id="published"', 'not run') if text in build_page('T', rows_of())]
 
 
 def test_an_unfinished_suite_says_so_on_top():
@@ -185,7 +193,7 @@ def test_curves_and_classes_have_their_places():
     page = build_page('Title', rows_of(), metrics=curves, classes=classes)
     check(page)
     assert '<h3>digits, online k-NN</h3>' in page
-    section = page[page.index('<section id="classes">') : page.index('<section id="published">')]
+    section = page[page.index('<section id="classes">') : page.index('<section id="curves">')]
     assert '<details class="classes"><summary>scenes, segmentation IoU: 2 classes</summary>' in section
     assert 'Class MAE BootMAE BootMAE − MAE sky 50.0 55.0 +5.00 (1) sea 20.0 15.0 −5.00 (1)' in words(section)
     assert 'id="classes"' not in build_page('Title', rows_of())
@@ -287,7 +295,7 @@ def test_segmentation_and_detection_read_well():
 
 def test_predictions_have_a_section_of_their_own():
     page = build_page('Title', rows_of(), pictures={'P': picture()}, predictions={'Q': picture(17)})
-    section = page[page.index('<section id="predictions">') : page.index('<section id="published">')]
+    section = page[page.index('<section id="predictions">') : page.index('<section id="reconstructions">')]
     assert 'alt="Q"' in section
     assert 'Open larger: Q' in section
     assert 'normalized patches' not in section

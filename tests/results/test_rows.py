@@ -112,7 +112,7 @@ def line_with(**cells: str) -> str:
         (line_with(value='high'), "line 2, column value: 'high' is not a number; repair or delete this line"),
         (line_with(seed='1.5'), "line 2, column seed: '1.5' is not a whole number"),
         (line_with(images=''), "line 2, column images: '' is not a whole number"),
-        (line_with(label='mine'), "line 2, column label: 'mine' is none of reproduced, demo, paper, not run"),
+        (line_with(label='mine'), "line 2, column label: 'mine' is none of reproduced, measured, demo, paper, not run"),
         (line_with(value='nan'), 'line 2, column value: nan is not a finite number'),
         (line_with(seconds='-1'), 'line 2, column seconds: -1.0 is not a duration'),
         ('digits,mae', 'line 2: 2 cells instead of 22'),

@@ -1,18 +1,21 @@
 """What a suite would do, as a plan and as Slurm jobs."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from test_spec import cells_of
 
+from bootmae.checkpoints.write import write_checkpoint
 from bootmae.config.load import load_config
 from bootmae.evaluation.rows import config_hash
 from bootmae.results.provenance import REPOSITORY
-from bootmae.suite import load_suite, make_cells
+from bootmae.suite import command, load_suite, make_cells
+from bootmae.suite.cells import Cell
 from bootmae.suite.collect import cell_config
-from bootmae.suite.dry_run import detection_size, estimate, hours_text, plan_text
+from bootmae.suite.dry_run import detection_size, estimate, fault_of_weights, hours_text, plan_text
 from bootmae.suite.job_state import definition
 from bootmae.suite.slurm import script
 
@@ -108,3 +111,43 @@ def test_a_definition_knows_its_blocks(tmp_path):
     assert [cell_config(cell(blocks)).model.backbone.get('depth') for blocks in ([1], 'all')] == [1, 2]
     with pytest.raises(ValueError, match=r'toy.yaml, tasks.knn: --blocks 3: the encoder has the blocks 1\.\.2; give'):
         cell_config(cell([2, 3]))
+
+
+def test_weights_from_a_folder(tmp_path):
+    """The newest checkpoint of a run: another one is another definition."""
+
+    def write(epoch: int) -> str:
+        (tmp_path / 'x-0').mkdir(exist_ok=True)
+        meta = dict(epoch=epoch, iter=epoch, seed=0)
+        write_checkpoint(path := tmp_path / f'x-0/epoch_{epoch}.pth', dict(meta=meta, state_dict={}, optimizer={}))
+        return str(path)
+
+    def knn(weights: str) -> Cell:
+        methods = {'mae': {'weights': f'{tmp_path}/{weights}'}}
+        return next(cell for cell in cells_of(tmp_path, methods=methods, seeds=[0]) if cell.training.name == 'knn')
+
+    first, cell = write(1), knn('x-{seed}')
+    assert cell.weights == first
+    assert cell.commands(0)[0][3:5] == ['--init', first]
+    before, second = definition(cell, cell_config(cell)), write(2)
+    assert cell.weights == second
+    assert definition(cell, cell_config(cell)) != before
+    (tmp_path / 'none').mkdir()
+    assert fault_of_weights(knn('none')) == f'{tmp_path}/none is a folder without a checkpoint'
+    assert fault_of_weights(knn('x-1')) == f'there is no {tmp_path}/x-1'
+    for seed in (3, 4):
+        shutil.copytree(tmp_path / 'x-0', tmp_path / f'suite/pretrain/mae-{seed}/run')
+    assert fault_of_weights(knn('suite')).startswith(f'{tmp_path}/suite holds 2 runs, pretrain/{{mae-3,mae-4}}: ')
+
+
+def test_the_end_names_the_encoders(tmp_path, capsys, monkeypatch):
+    cells = cells_of(tmp_path, seeds=[0, 1])
+    monkeypatch.setattr(command, 'write_results', lambda *_: [])
+    monkeypatch.setattr(command, 'write_report', lambda *_: tmp_path / 'report.html')
+    monkeypatch.setattr(command, 'state_of', lambda cell: 'done' if cell.name.endswith('-0') else 'waiting')
+    command.finish(cells, tmp_path)
+    runs = f'{tmp_path}/pretrain/{{mae-0,bootmae-0}}'
+    assert capsys.readouterr().out.splitlines() == [
+        f'report: {tmp_path}/report.html',
+        f'encoders: {runs}; any of these folders stands for its checkpoint',
+    ]

@@ -130,12 +130,28 @@ def test_a_training_that_is_resumed_at_its_end_still_writes_its_rows(runs, tmp_p
     [
         (['kind=x'], '--row kind: unknown column; give COLUMN=VALUE with one of data, method, task'),
         (['method=mae'], '--row task=: give one of linear, finetune'),
-        (['task=linear', 'label=paper'], '--row label=paper: give one of reproduced, demo'),
+        (['task=linear', 'label=paper'], '--row label=paper: give one of measured, demo'),
     ],
 )
 def test_wrong_columns(given, message):
     with pytest.raises(ValueError, match=message):
         trained_columns(load_config('configs/cls/bootmae_debug_finetune.py'), given)
+
+
+@pytest.mark.parametrize(
+    ('config', 'data', 'given', 'label'),
+    [
+        ('configs/pretrain/bootmae_vitb.py', 'ImageNet-1k', {}, 'reproduced'),
+        ('configs/pretrain/mae_vitl.py', 'COCO', dict(label='measured'), 'reproduced'),
+        ('configs/pretrain/bootmae_vitb.py', 'my images', {}, 'measured'),
+        ('configs/pretrain/bootmae_small_data_cpu.py', 'ImageNet-1k', dict(label='measured'), 'measured'),
+        ('', 'ADE20K', {}, 'measured'),
+        ('configs/pretrain/bootmae_vitb.py', 'ImageNet-1k', dict(label='demo'), 'demo'),
+    ],
+)
+def test_reproduced_is_a_model_of_the_papers_on_their_data(config, data, given, label):
+    columns = dict(data=data, task='knn', labels='all', metric='accuracy', value=1.0, seed=0)
+    assert result_row('a.pth', 'abc', dict(config=config), **columns, **given).label == label
 
 
 def test_other_data_in_validation_than_in_the_test_is_refused(runs):

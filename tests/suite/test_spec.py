@@ -1,5 +1,6 @@
 """Suite files: what they mean, and what is refused before anything runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_commands(tmp_path):
     knn = by_name['knn/untrained-4'].commands(1)[0]
     assert shell(knn).startswith(
         'tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
-        '--method untrained --label reproduced --data-name digits --tasks knn --labels 5 all --rows '
+        '--method untrained --label measured --data-name digits --tasks knn --labels 5 all --rows '
     )
 
 
@@ -166,7 +167,7 @@ def test_only_what_is_there(tmp_path):
         (dict(seeds=[0, -1]), 'seeds.1: -1 is invalid: Input should be greater than or equal to 0'),
         (dict(gpus=0), 'gpus: 0 is invalid: Input should be greater than or equal to 1'),
         (dict(gpus=True), 'gpus: True is invalid: Input should be a valid integer'),
-        (dict(label='mine'), "label: 'mine' is invalid: Input should be 'reproduced' or 'demo'"),
+        (dict(label='mine'), "label: 'mine' is invalid: Input should be 'measured' or 'demo'"),
         (dict(methods={'untrained': {'weights': 'x.pth'}}), 'methods.untrained: an untrained encoder has no weights'),
         (
             dict(methods={'mae': {'source': 'teacher'}}),
@@ -270,3 +271,20 @@ def test_the_suites_of_this_repository(path):
     content = yaml.safe_load(path.read_text())
     for size in (None, *(content.get('sizes') or ())):
         assert make_cells(load_suite(path, size), Path('x'))
+
+
+def test_pages_and_configs_name_cells_that_the_demo_has():
+    """``work_dirs/demo/pretrain-digits/bootmae-0``, of the whole demo or the small one."""
+    cells = {
+        folder: {cell.name for cell in make_cells(load_suite(REPOSITORY / 'suites/demo.yaml', size), Path(folder))}
+        for folder, size in (('demo', None), ('demo_small', 'small'))
+    }
+    files = [*REPOSITORY.glob('docs/*.md'), *REPOSITORY.glob('*.md'), *REPOSITORY.glob('configs/*/*.py')]
+    files += REPOSITORY.glob('tools/*.py')
+    named = {
+        (file.name, *found)
+        for file in files
+        for found in re.findall(r'work_dirs/(demo|demo_small)/([\w-]+/\w+-\d+)', file.read_text(encoding='utf-8'))
+    }
+    assert {'visualize.md', 'suite.md'} <= {file for file, _, _ in named}
+    assert not [name for name in named if name[2] not in cells[name[1]]]

@@ -232,7 +232,7 @@ def test_a_folder_and_a_broken_link(tmp_path, capsys):
     (tmp_path / 'epoch_1.pth').write_bytes(b'')
     (tmp_path / 'link.pth').symlink_to(tmp_path / 'gone.pth')
     for path, message in (
-        (tmp_path, 'this is a folder; it has epoch_1.pth, link.pth. Give the path of one file'),
+        (tmp_path, 'this is a folder; it has epoch_1.pth, link.pth. Give the path of one file, or the folder of a run'),
         (tmp_path / 'link.pth', 'use the path of a .pth or .safetensors file'),
     ):
         assert call_tool('knn', FINETUNE, '--init', path) == 2

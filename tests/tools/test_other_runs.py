@@ -211,3 +211,55 @@ def test_a_folder_stands_for_its_newest_checkpoint(runs, tmp_path, capsys):
     assert 'empty: this is a folder; it has no .pth or .safetensors file' in capsys.readouterr().err
     shutil.copy(runs / 'A.pth', tmp_path / 'empty')
     assert checkpoint_file(str(tmp_path / 'empty'), said.append) == str(tmp_path / 'empty' / 'A.pth')
+
+
+@pytest.fixture
+def suite_runs(tmp_path) -> Path:
+    """The folder of a suite with one run, and with a cell that trains nothing."""
+    for cell in ('pretrain/mae-0/run', 'knn/mae-0'):
+        (tmp_path / 'suite' / cell).mkdir(parents=True)
+    add_run(tmp_path / 'suite' / 'pretrain/mae-0')
+    return tmp_path / 'suite'
+
+
+def add_run(cell: Path, *epochs: int) -> None:
+    (cell / 'run').mkdir(parents=True, exist_ok=True)
+    for epoch in epochs or (1, 2):
+        meta = dict(epoch=epoch, iter=5 * epoch, seed=0)
+        write_checkpoint(cell / 'run' / f'epoch_{epoch}.pth', dict(meta=meta, state_dict={}, optimizer={}))
+
+
+@pytest.mark.parametrize('place', ['', 'pretrain', 'pretrain/mae-0', 'pretrain/mae-0/run'])
+def test_a_folder_of_a_suite_stands_for_its_only_run(suite_runs, place):
+    said: list[str] = []
+    newest = suite_runs / 'pretrain/mae-0/run/epoch_2.pth'
+    assert checkpoint_file(str(suite_runs / place), said.append) == str(newest)
+    assert said == [f'{suite_runs / place} is a folder: taking {newest}, the newest checkpoint of its run']
+
+
+def test_a_damaged_checkpoint_is_not_the_newest(suite_runs):
+    newest = suite_runs / 'pretrain/mae-0/run/epoch_3.pth'
+    newest.write_bytes((suite_runs / 'pretrain/mae-0/run/epoch_2.pth').read_bytes()[:-40])
+    said: list[str] = []
+    assert checkpoint_file(str(suite_runs), said.append).endswith('epoch_2.pth')
+    assert said[0].startswith(f'skipped {newest}: ')
+
+
+def test_the_runs_of_a_suite_are_listed(suite_runs, capsys):
+    for cell in ('pretrain/mae-1', 'finetune/mae-0', 'finetune/untrained-0'):
+        add_run(suite_runs / cell)
+    assert call_tool('convert_checkpoint', suite_runs, '--to', 'timm', 'a.pth') == 2
+    runs = 'finetune/{mae-0,untrained-0}, pretrain/{mae-0,mae-1}'
+    assert capsys.readouterr().err == f'error: {suite_runs} holds 4 runs, {runs}: give the folder of one\n'
+    with pytest.raises(ValueError, match=r'suite/pretrain holds 2 runs, {mae-0,mae-1}: give the folder of one'):
+        checkpoint_file(str(suite_runs / 'pretrain'))
+    assert call_tool('convert_checkpoint', suite_runs / 'knn/mae-0', '--to', 'timm', 'a.pth') == 2
+    assert 'Give the path of one file, or the folder of a run' in capsys.readouterr().err
+
+
+def test_a_rehearsal_takes_a_folder(runs, tmp_path, capsys):
+    options = ['train_dataloader.dataset.indices=32']
+    for init in (runs / 'pretrained', tmp_path):
+        code = call('train', FINETUNE, '--dry-run', '--init', init, options=options)
+        assert code == (0 if init != tmp_path else 2)
+    assert f'taking {runs}/pretrained/epoch_1.pth' in capsys.readouterr().out

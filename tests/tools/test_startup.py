@@ -54,6 +54,13 @@ def test_the_environment_of_the_repository_is_named(tmp_path):
     assert said.endswith(f'run "source {tmp_path}/.venv/bin/activate" first, or use {python}\n')
 
 
+def test_an_installed_package_names_its_lock(tmp_path):
+    (tmp_path / '.mim' / 'tools').mkdir(parents=True)
+    shutil.copy(REPOSITORY / 'tools' / 'startup.py', tmp_path / '.mim' / 'tools')
+    _, said = run(sys.executable, '-S', tmp_path / '.mim' / 'tools' / 'startup.py')
+    assert said.endswith(f'run "{sys.executable} -m pip install --no-deps -r {tmp_path}/.mim/requirements.lock"\n')
+
+
 def test_another_working_directory(tmp_path, monkeypatch, capsys):
     """Paths of configs and suites work from any folder."""
     monkeypatch.chdir(tmp_path)

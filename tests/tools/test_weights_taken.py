@@ -276,9 +276,11 @@ def test_knn_says_which_weights_it_took(tmp_path, states, capsys):
         ('ema', "'model_ema' (averaged weights) is taken; --source raw takes 'model'"),
     ):
         rows = ['--source', source, '--rows', tmp_path / f'{source}.csv', '--data-name', 'digits']
-        code, _, error = call(capsys, 'knn', FINETUNE, '--init', tmp_path / 'a.pth', *rows, '--cfg-options', *FEW)
+        code, answer, error = call(capsys, 'knn', FINETUNE, '--init', tmp_path / 'a.pth', *rows, '--cfg-options', *FEW)
         assert code == 0
-        assert f'{tmp_path}/a.pth: {said}' in error
+        assert re.fullmatch(r'digits \S+ seed 0 k-NN, all labels: [\d.]+ %\n', answer), 'and nothing else'
+        assert error.startswith(f'loaded 30/30 encoder tensors of {tmp_path}/a.pth [timm ViT')
+        assert f'; {said}' in error.splitlines()[0]
         hashes.append(read_rows(tmp_path / f'{source}.csv')[0].checkpoint_hash)
     assert hashes[0] != hashes[1]
 

@@ -32,6 +32,7 @@ TUNED = ResultRow(
     'ab12cd34ef56',
     '1234567890ab',
     'NVIDIA H100',
+    label='reproduced',
     gpu_hours=90.0,
 )
 PAPER = ResultRow(

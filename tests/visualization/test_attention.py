@@ -6,18 +6,12 @@ from sklearn.decomposition import PCA
 from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
-from bootmae.checkpoints import Encoder, find_encoder
+from bootmae.checkpoints import find_encoder
+from bootmae.config.encoder import fit_encoder
 from bootmae.models.layers import split_heads
 from bootmae.models.positions import resize_positions
 from bootmae.transfer import TransferViT
-from bootmae.visualization.attention import (
-    attention_rows,
-    class_attention,
-    fit_encoder,
-    heads_of,
-    patch_features,
-    principal_components,
-)
+from bootmae.visualization.attention import attention_rows, class_attention, patch_features, principal_components
 
 SMALL = dict(arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8)
 
@@ -75,51 +69,6 @@ def test_other_sizes_and_positions(timm_vit):
     model = fit_encoder(encoder, (32, 64), num_heads=4)
     assert torch.equal(model.pos_embed, resize_positions(encoder.state['pos_embed'], (4, 4), (4, 8)).float())
     assert class_attention(model, images(32, 64).float()).shape == (2, 4, 4, 8)
-
-
-def test_layer_scale_and_relative_positions_of_a_file_count(randomize):
-    theirs = randomize(TransferViT(**SMALL, layer_scale=1.0, relative_positions=True)).double().eval()
-    found = find_encoder({f'backbone.{key}': value for key, value in theirs.state_dict().items()})
-    model = fit_encoder(found, (32, 32), num_heads=4).double()
-    assert_close(patch_features(model, images()), theirs(images())[0], rtol=1e-6, atol=1e-9)
-
-
-def test_windows_that_are_not_known_are_refused(randomize):
-    options = dict(window_size=2, global_blocks=[1])
-    theirs = randomize(TransferViT(**SMALL, relative_positions=True, **options)).double().eval()
-    found = find_encoder({f'backbone.{key}': value for key, value in theirs.state_dict().items()})
-    model = fit_encoder(found, (32, 32), num_heads=4, windows=options).double()
-    assert_close(patch_features(model, images()), theirs(images())[0], rtol=1e-6, atol=1e-9)
-    with pytest.raises(ValueError, match='attends within windows, and the file does not record their size.*--config'):
-        fit_encoder(found, (32, 32), num_heads=4)
-    with pytest.raises(ValueError, match=r'all blocks up to 0 attend within windows: choose --block from \[1\]'):
-        fit_encoder(found, (32, 32), 0, num_heads=4, windows=options)
-
-
-def encoder_of(width: int, depth: int, num_heads: int | None = None) -> Encoder:
-    state = {'pos_embed': torch.zeros(1, 17, width), f'blocks.{depth - 1}.norm1.bias': torch.zeros(width)}
-    return Encoder('test', state, num_heads=num_heads)
-
-
-def test_heads():
-    assert [heads_of(encoder_of(*size)) for size in ((192, 12), (768, 12), (1024, 24), (1280, 32), (512, 8))] == [
-        3,
-        12,
-        16,
-        16,
-        8,
-    ]
-    assert heads_of(encoder_of(24, 3, 4)) == heads_of(encoder_of(24, 3), 4) == 4
-    with pytest.raises(ValueError, match='a width of 24 is unusual: give --heads'):
-        heads_of(encoder_of(24, 3))
-    with pytest.raises(ValueError, match='--heads 3, but the file records 4 heads'):
-        heads_of(encoder_of(24, 3, 4), 3)
-
-
-def test_no_such_block(timm_vit):
-    for block in (3, -4):
-        with pytest.raises(ValueError, match=rf'--block {block}: the encoder has the blocks 0 to 2'):
-            fit_encoder(find_encoder(timm_vit.state_dict()), (32, 32), block, num_heads=4)
 
 
 def test_components():

@@ -16,7 +16,7 @@ from bootmae.config.load import load_config
 from bootmae.config.model import build_model
 from bootmae.models.positions import resize_positions
 from bootmae.visualization import decoders
-from bootmae.visualization.decoders import load_decoder
+from bootmae.visualization.decoders import load_decoder, scale_masking
 from bootmae.visualization.reconstruct import draw_masks, reconstruct
 
 BOOT, MAE = 'configs/pretrain/bootmae_debug.py', 'configs/pretrain/mae_debug.py'  # 32 pixels, patches of 4
@@ -148,6 +148,14 @@ def test_other_size(save_run, config):
         assert torch.equal(loaded[name], resize_positions(state[name], (8, 8), (12, 16)))
     images = np.zeros((1, 48, 64, 3), dtype=np.uint8)
     assert reconstruct(found.model, images, ids_shuffle, 144, (4, 4)).shape == images.shape
+
+
+def test_masks_of_another_size():
+    """Areas that the config leaves to the grid (block_area=None) stay so."""
+    for area, scaled in (((4, 8), [9.0, 18.0]), (None, None)):
+        masking = dict(num_masked=48, num_block=39, block_area=area)
+        scale_masking(masking, 2.25)
+        assert masking == dict(num_masked=108, num_block=88, block_area=scaled)
 
 
 def test_config_must_be_known_and_right(save_run, tmp_path):

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from bootmae.report.model_results import ModelResult, model_of, model_results, variant_of
+from bootmae.report.model_results import ModelResult, model_results, variant_of
+from bootmae.results.names import model_of
 from bootmae.results.rows import ResultRow
 
 COLLECTIONS = {

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bootmae.report.model_results import OVER_MAE, ModelResult, model_of, model_results, row_files, variant_of
+from bootmae.report.model_results import OVER_MAE, ModelResult, model_results, row_files, variant_of
 from bootmae.report.overview import overview_markdown
 from bootmae.report.published import NOT_RUN, measured_at
 from bootmae.report.summary import Spread, spread_of
 from bootmae.report.tables import escape
 from bootmae.report.verdicts import difference_text, in_order, labels_name, method_order, signed, spread_text, task_name
-from bootmae.results.names import method_name
+from bootmae.results.names import method_name, model_of
 from bootmae.results.rows import ResultRow
 
 from . import evidence, watching

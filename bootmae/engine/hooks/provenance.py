@@ -10,7 +10,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ...results.provenance import git_commit, portable
+from ...places import portable
+from ...results.provenance import git_commit
 from ..runner.state import resume_signature
 from ..unwrap import bare_model
 

@@ -1,6 +1,10 @@
-"""Holds the log back until a run starts, so that a user error is all that the terminal shows."""
+"""Holds the log back until a run starts, so that the terminal shows a user error alone, and keeps dumps off it."""
 
+import functools
 import logging
+
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule
 
 MINUTE = 60.0  # seconds after which a slow start is shown all the same
 
@@ -32,3 +36,20 @@ class HeldConsole(logging.Handler):
         for record in self.held:
             self.console.handle(record)
         self.held.clear()
+
+
+_dump = BaseModule._dump_init_info
+
+
+@functools.wraps(_dump)
+def dump_to_files(module: BaseModule) -> None:
+    """Write the initialization of each parameter to log files only.
+
+    Outside a run there is no log file, and mmengine's ``init_weights()`` prints three lines per parameter to the
+    console: 190 lines before the one that tools/knn.py is called for.
+    """
+    if any(isinstance(handler, logging.FileHandler) for handler in MMLogger.get_current_instance().handlers):
+        _dump(module)
+
+
+BaseModule._dump_init_info = dump_to_files

@@ -1,0 +1,1 @@
+"""What ``import bootmae`` offers; see docs/python.md. The names are imported from the package itself."""

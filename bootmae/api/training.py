@@ -1,0 +1,102 @@
+"""Build the model of a config, or train it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..checkpoints.folders import checkpoint_file
+from ..commands.train import train as train_config
+from ..config.load import load_config
+from ..config.model import build_model
+from ..config.options import IMAGES
+from ..engine.hooks.checkpoint import checkpoint_folder
+from .quiet import undisturbed
+
+EPOCHS = 'train_cfg.max_epochs'
+
+
+def build(config: str | os.PathLike, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build the model of a config with initial weights.
+
+    Args:
+        config: Name of a config (``bootmae_vitb``, ``bootmae::pretrain/bootmae_vitb.py``), or the path of one.
+        options: Config values to override, by dotted key.
+
+    Returns:
+        The algorithm of a pretraining, such as :class:`BootMAE`, or the classifier, segmentor or detector of a
+        downstream config; in training mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such config. Names similar ones.
+        ValueError: If an option does not exist or a value does not fit.
+
+    >>> model = bootmae.build('bootmae_debug', options={'model.backbone.arch.depth': 3})
+    >>> type(model).__name__, len(model.backbone.blocks)
+    ('BootMAE', 3)
+    """
+    with undisturbed():
+        model = build_model(load_config(os.fspath(config), options))
+        model.init_weights()
+    return model
+
+
+def train(
+    config: str | os.PathLike,
+    data: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    work_dir: str | os.PathLike | None = None,
+    max_epochs: int | None = None,
+    init: str | os.PathLike | None = None,
+    resume: bool | str | os.PathLike = False,
+    resume_changed: bool = False,
+    move_aside: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Path | None:
+    """Train a config in this process, on one GPU if there is one. It logs as ``tools/train.py`` does.
+
+    Args:
+        config: Name of a config, or the path of one, as for :func:`build`.
+        data: Images to use instead of those of the config, as ``--data`` of the tool: for pretraining folders of any
+            depth or tar archives; for classification a folder with ``train`` and ``val``, or two folders; for
+            segmentation and detection the root of the data.
+        work_dir: Folder for logs and checkpoints, by default ``work_dirs/<config name>``.
+        max_epochs: Number of epochs. A shorter run may need a shorter warm-up too (``param_scheduler.warmup``).
+        init: Checkpoint of an encoder to start from, or the folder of a run; for downstream configs.
+        resume: Continue the run in the work directory, or a checkpoint to continue from.
+        resume_changed: Resume even if the config differs from that of the checkpoint.
+        move_aside: Move checkpoints of an earlier run in the work directory into a subfolder.
+        options: Further config values to override, by dotted key.
+
+    Returns:
+        The last checkpoint; None if the config saves none.
+
+    Raises:
+        FileNotFoundError: If a config, checkpoint or image folder is missing.
+        ValueError: If a setting, the data or a checkpoint does not fit.
+
+    >>> path = bootmae.train('bootmae_debug', work_dir='runs/a', max_epochs=1, options={'log_level': 'ERROR'})
+    >>> path.name
+    'epoch_1.pth'
+    """
+    values = dict(options or {})
+    if data is not None:
+        values[IMAGES] = [data] if isinstance(data, str | os.PathLike) else list(data)
+    if max_epochs is not None and values.setdefault(EPOCHS, max_epochs) != max_epochs:
+        raise ValueError(f'max_epochs={max_epochs} and the option {EPOCHS}={values[EPOCHS]}: leave one out')
+    runner = train_config(
+        os.fspath(config),
+        _text(work_dir),
+        values,
+        _text(init),
+        resume='auto' if resume is True else _text(resume or None),
+        resume_changed=resume_changed,
+        move_old=move_aside,
+    )
+    newest = Path(checkpoint_file(str(checkpoint_folder(runner)), tell=lambda line: None))
+    return newest if newest.is_file() else None
+
+
+def _text(path: str | os.PathLike | None) -> str | None:
+    return None if path is None else os.path.expanduser(os.fspath(path))

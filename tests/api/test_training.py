@@ -1,0 +1,72 @@
+"""build and train from Python: names, options, own images, and what the tools' options are called."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import bootmae
+from bootmae.api import training
+
+QUIET = {'log_level': 'ERROR'}
+
+
+def test_models_of_configs_by_name(home):
+    model = bootmae.build('bootmae_debug')
+    assert type(model) is bootmae.BootMAE
+    assert model.training
+    assert torch.equal(model.momentum.blocks[0].attn.qkv.weight, model.backbone.blocks[0].attn.qkv.weight)
+    assert not model.backbone.blocks[0].mlp.fc1.bias.any()  # torch's own initial values are not zero
+    other = bootmae.build('bootmae::pretrain/bootmae_debug.py', {'model.backbone.arch.depth': 3})
+    assert len(other.backbone.blocks) == 3
+    assert type(bootmae.build('mae_debug')).__name__ == 'MAE'
+    assert type(bootmae.build('bootmae_debug_finetune')).__name__ == 'ImageClassifier'
+    assert type(bootmae.build('upernet_debug')).__name__ == 'EncoderDecoder'
+
+
+def test_names_and_options_that_do_not_exist():
+    with pytest.raises(FileNotFoundError, match='did you mean bootmae_vitb'):
+        bootmae.build('bootmae_vitbb')
+    with pytest.raises(ValueError, match="nothing is called 'dept' there; is depth meant"):
+        bootmae.build('bootmae_debug', {'model.backbone.arch.dept': 1})
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path) -> list[tuple]:
+    """What train asks of the command, which does not run."""
+    calls: list[tuple] = []
+
+    class Runner:
+        hooks, work_dir = (), str(tmp_path)
+
+    monkeypatch.setattr(training, 'train_config', lambda *args, **kwargs: calls.append((args, kwargs)) or Runner())
+    return calls
+
+
+def test_arguments_become_options_of_the_tool(asked, monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', '/home/me')
+    defaults = dict(resume=None, resume_changed=False, move_old=False)
+    assert bootmae.train('bootmae_debug') is None  # it has saved no checkpoint
+    assert asked.pop() == (('bootmae_debug', None, {}, None), defaults)
+    options = {'train_dataloader.batch_size': 8}
+    bootmae.train('x', Path('/my/images'), Path('~/a'), 100, Path('b'), True, options=options)
+    values = options | {'images': [Path('/my/images')], 'train_cfg.max_epochs': 100}
+    assert asked.pop() == (('x', '/home/me/a', values, 'b'), defaults | dict(resume='auto'))
+    assert options == {'train_dataloader.batch_size': 8}
+    bootmae.train('x', ['a', 'b'], resume='c.pth', resume_changed=True, move_aside=True)
+    told = dict(resume='c.pth', resume_changed=True, move_old=True)
+    assert asked.pop() == (('x', None, {'images': ['a', 'b']}, None), told)
+    with pytest.raises(ValueError, match='max_epochs=2 and the option train_cfg.max_epochs=1: leave one out'):
+        bootmae.train('x', max_epochs=2, options={'train_cfg.max_epochs': 1})
+    assert not asked
+
+
+def test_a_finished_run_resumes_to_its_last_checkpoint(home, tmp_path):
+    shutil.copy(home / 'work_dirs/bootmae_debug/epoch_2.pth', tmp_path)
+    before = (tmp_path / 'epoch_2.pth').read_bytes()
+    path = bootmae.train('bootmae_debug', work_dir=tmp_path, resume=True, options=QUIET)
+    assert path == tmp_path / 'epoch_2.pth'
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match='already holds checkpoints.*max_epochs 2, here 3'):
+        bootmae.train('bootmae_debug', work_dir=tmp_path, max_epochs=3, options=QUIET)
