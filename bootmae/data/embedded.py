@@ -212,6 +212,16 @@ class PhotoCrops(EmbeddedImages):
         return np.stack(crops), np.repeat(np.arange(len(PHOTOS)), self.crops_per_image)
 
 
+@DATASETS.register_module()
+class GrayPhotoCrops(PhotoCrops):
+    """:class:`PhotoCrops` in gray, for which texture and shape are needed: color tells most photographs apart."""
+
+    def draw(self) -> tuple[np.ndarray, np.ndarray]:
+        crops, labels = super().draw()
+        gray = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in crops])
+        return np.repeat(gray[..., None], 3, axis=3), labels
+
+
 @cache
 def photo(name: str) -> np.ndarray:
     """Return a photograph of ``PHOTOS``, RGB uint8 (H, W, 3), read-only and decoded once per process.

@@ -37,6 +37,7 @@ DATA_NAMES = {
     'DigitSceneInstances': 'digit scenes',
     'DigitImages': 'digits',
     'PhotoCrops': 'photos',
+    'GrayPhotoCrops': 'gray photos',
 }
 IMAGENET = 'data/imagenet'
 SEEDS = ('randomness', 'seed'), ('train_dataloader', 'dataset', 'subset_seed')

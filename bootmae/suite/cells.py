@@ -205,7 +205,7 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def make_cells(suite: Suite, root: Path) -> list[Cell]:
-    """All cells in running order: by seed, so that complete comparisons are available early."""
+    """All cells: pretrainings, then tasks, each by seed."""
     pretrainings = {
         (name, method.name, seed): Cell(suite, training, method, seed, root)
         for name, training in suite.pretrainings.items()
@@ -217,7 +217,7 @@ def make_cells(suite: Suite, root: Path) -> list[Cell]:
     for task in suite.tasks:
         cells += [
             Cell(suite, task, method, seed, root, pretrainings.get((task.origin, method.name, seed)))
-            for seed in suite.seeds
+            for seed in task.seeds
             for method in suite.methods
         ]
     return cells

@@ -23,6 +23,7 @@ from ..text import count_of
 from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, data_name, write_results
 from .dry_run import TFLOPS, plan_text
+from .fork_server import ForkServer
 from .job_state import DONE, check_definitions, definition, is_free, read_job_state, state_of
 from .machine import find_machine
 from .page import write_report
@@ -32,6 +33,15 @@ from .spec import load_suite
 from .status import Status, interrupted
 
 FAILED_CELLS = 1  # exit code
+MODULES = (  # what cells import sooner or later
+    'bootmae.commands.train',
+    'bootmae.commands.test',
+    'bootmae.commands.knn',
+    'bootmae.evaluation.metrics_det',
+    'mmseg.models',
+    'sklearn.datasets',
+    'sklearn.linear_model',
+)
 
 
 def run_suite(args: argparse.Namespace) -> int:
@@ -83,8 +93,13 @@ def run_here(
         f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {shown(root)}',
         flush=True,
     )
-    run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm)
+    server = None
+    if done < len(cells) and not machine.gpu and not args.in_slurm and sys.platform == 'linux':  # macOS: no safe fork
+        server = ForkServer(MODULES, runs_folder(), machine.environment([]))
+    run = SuiteRun(cells, definitions, lengths, machine, status.tell, args.in_slurm, server)
     whole = run.run(status.tick)
+    if server:
+        server.close()
     if not args.in_slurm:  # on Slurm the last job writes it
         finish(every, root, not args.no_pictures)
     if run.stopping is not None or (args.in_slurm and 'stopped' in run.states.values()):

@@ -91,7 +91,7 @@ def classes(done: Sequence[Cell]) -> list[ClassResult]:
 
 def _curve_name(cell: Cell) -> str:
     """Data, method and seed of a curve."""
-    data = data_name(cell, cell_config(cell)) if cell.task else pretraining_name(cell)
+    data = (cell.data or data_name(cell, cell_config(cell))) if cell.task else pretraining_name(cell)
     return f'{data}/{cell.method.name}/{cell.seed}'
 
 

@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from ..distributed.exits import REQUEUE
 from ..places import IS_INSTALLED, REPOSITORY, runs_folder
 from ..results.rows import read_rows
 from .cells import LAST, Cell, last_checkpoint
+from .fork_server import ForkedProcess, ForkServer
 from .job_state import (
     BLOCKED,
     DONE,
@@ -60,7 +63,7 @@ class Machine:
         found = os.environ | {'PYTHONPATH': path}
         if self.gpu:
             return found | {'CUDA_VISIBLE_DEVICES': ','.join(devices)}
-        return found | {'OMP_NUM_THREADS': '1'}
+        return found | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
 
 
 @dataclass
@@ -73,13 +76,21 @@ class Run:
     devices: list[str]
     left: list[list[str]]
     begin: float = field(default_factory=time.monotonic)
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen | ForkedProcess | None = None
     log: IO | None = None
 
-    def start_next(self, environment: dict[str, str]) -> None:
-        """Start its next command, which inherits the lock, in its own process group: Ctrl-C reaches only the suite."""
+    def start_next(self, environment: dict[str, str], server: ForkServer | None) -> None:
+        """Start its next command, which inherits the lock, in its own process group: Ctrl-C reaches only the suite.
+
+        Args:
+            environment: Environment of the command.
+            server: What runs Python scripts in this environment, if there is one.
+        """
         command = [str(last_checkpoint(self.cell.run)) if word == LAST else word for word in self.left.pop(0)]
         self.log = self.log or (self.cell.folder / 'log.txt').open('w')
+        if server and command[0] == sys.executable and command[1].endswith('.py'):
+            self.process = server.start(command, self.log.fileno(), self.lock.file)
+            return
         self.process = subprocess.Popen(
             command,
             cwd=runs_folder(),
@@ -101,8 +112,21 @@ class Run:
         self.lock.release()
 
 
+def in_turn(cells: Sequence[Cell]) -> list[Cell]:
+    """The first cell of each task and pretraining, then the second ones, and so on.
+
+    How long each kind takes is so known early, and so are complete comparisons of the first seed.
+    """
+    count: Counter[str] = Counter()
+    turns = {}
+    for cell in cells:
+        turns[cell.name] = count[cell.training.name], cell.task is None  # short ones first
+        count[cell.training.name] += 1
+    return sorted(cells, key=lambda cell: turns[cell.name])
+
+
 class SuiteRun:
-    """Runs cells in order, as devices become free and the pretrainings that they need are done.
+    """Runs cells in turn, as devices become free and the pretrainings that they need are done.
 
     Args:
         cells: Cells to run.
@@ -111,6 +135,7 @@ class SuiteRun:
         machine: Devices.
         tell: Called with a cell, its state and a text when a cell starts or ends.
         slurm: Partition, if trainings get their nodes from ``srun``.
+        server: What runs commands of a single process on the CPU; None: each is started as a new process.
     """
 
     def __init__(
@@ -121,9 +146,10 @@ class SuiteRun:
         machine: Machine,
         tell: Callable[[Cell, str, str], None],
         slurm: str | None = None,
+        server: ForkServer | None = None,
     ):
-        self.cells, self.definitions, self.lengths, self.machine = list(cells), definitions, lengths, machine
-        self.tell, self.slurm = tell, slurm
+        self.cells, self.definitions, self.lengths, self.machine = in_turn(cells), definitions, lengths, machine
+        self.tell, self.slurm, self.server = tell, slurm, server
         self.states = {cell.name: state_of(cell) for cell in cells}
         for cell in cells:  # retry those that did not finish
             if self.states[cell.name] not in (DONE, ELSEWHERE):
@@ -206,10 +232,15 @@ class SuiteRun:
         begin_attempt(cell, job)
         run = Run(cell, job, lock, devices, self._commands(cell))
         resumed = any('--resume' in command for command in run.left)
-        self.running.append(run)
         self.states[cell.name] = RUNNING
         self.tell(cell, RUNNING, 'resumes from its newest checkpoint' if resumed else '')
-        run.start_next(self._environment(run))
+        self._start_command(run)
+        self.running.append(run)
+
+    def _start_command(self, run: Run) -> None:
+        run.start_next(self._environment(run), self.server)
+        if self.stopping is not None:  # a signal came meanwhile
+            run.signal(signal.SIGTERM)
 
     def _commands(self, cell: Cell) -> list[list[str]]:
         if self.slurm:  # the job has all GPUs of the suite file, possibly on several nodes
@@ -225,7 +256,7 @@ class SuiteRun:
             if code is None:
                 continue
             if code == 0 and run.left and self.stopping is None:
-                run.start_next(self._environment(run))
+                self._start_command(run)
                 continue
             self._finish(run, code)
 
@@ -265,5 +296,4 @@ class SuiteRun:
             time.sleep(POLL)
         for run in list(self.running):
             run.signal(signal.SIGKILL)
-            run.process.wait()
-            self._finish(run, run.process.returncode)
+            self._finish(run, run.process.wait())

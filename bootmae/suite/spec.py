@@ -96,6 +96,7 @@ class Task(Training):
     Attributes:
         kind: Kind of evaluation; the default is the task's name.
         origin: Pretraining that its encoders come from (key ``from``); None without pretrainings.
+        seeds: Seeds that it evaluates: all of the suite's, or some of them.
         data: Name of the data in the rows; None: from the config.
         labels: For ``knn`` and ``frozen`` the numbers of labeled images per class, or ``all``. For the others the name
             that the rows give to the number that the config trains on.
@@ -107,6 +108,7 @@ class Task(Training):
 
     kind: Literal['knn', 'frozen', 'linear', 'finetune', 'segmentation', 'detection']
     origin: str | None = Field(None, alias='from')
+    seeds: tuple[Seed, ...] = Field((), min_length=1)
     data: str | None = None
     labels: Texts = ('all',)
     blocks: Texts = ()
@@ -280,7 +282,7 @@ def make_suite(path: Path, size: str | None, file: SuiteFile) -> Suite:
     pretrainings = make_pretrainings(path, file)
     if not pretrainings and any(method.pretrained for method in methods):
         raise ValueError(f'{path}, pretrain: is missing: the configs that pretrain the methods')
-    tasks = tuple(make_task(path, name, entry, file.gpus, pretrainings) for name, entry in (file.tasks or {}).items())
+    tasks = tuple(make_task(path, name, entry, file, pretrainings) for name, entry in (file.tasks or {}).items())
     if not tasks and not pretrainings:
         raise ValueError(f'{path}, tasks: is missing, and so is pretrain: there is nothing to run')
     notes = tuple(' '.join(note.split()) for note in file.notes)
@@ -305,12 +307,16 @@ def make_pretrainings(path: Path, file: SuiteFile) -> dict[str, Training]:
     return found
 
 
-def make_task(path: Path, name: str, entry: str | dict, gpus: int, pretrainings: dict[str, Training]) -> Task:
+def make_task(path: Path, name: str, entry: str | dict, file: SuiteFile, pretrainings: dict[str, Training]) -> Task:
     key = f'tasks.{name}'
     origin = next(iter(pretrainings)) if len(pretrainings) == 1 else None
-    task = parse(path, key, Task, {'kind': name, 'from': origin} | with_config(entry), name=name, gpus=gpus)
+    default = {'kind': name, 'from': origin, 'seeds': file.seeds}
+    task = parse(path, key, Task, default | with_config(entry), name=name, gpus=file.gpus)
     if pretrainings and task.origin not in pretrainings:
         raise ValueError(f'{path}, {key}.from: {task.origin!r} is none of the pretrainings: {", ".join(pretrainings)}')
+    if other := [seed for seed in task.seeds if seed not in file.seeds]:
+        known = ', '.join(map(str, file.seeds))
+        raise ValueError(f'{path}, {key}.seeds: {other[0]} is none of the seeds of the suite, {known}')
     return task.model_copy(update=dict(gpus=1)) if task.kind in FROZEN_KINDS else task
 
 

@@ -1,4 +1,4 @@
-"""Terminal output of a running suite: a line for each event, and a progress bar with the time left."""
+"""Output of a running suite: a line for each event, and progress with the time left."""
 
 import datetime
 import json
@@ -15,11 +15,11 @@ from .running import SuiteRun
 
 ENDS = (DONE, FAILED, STOPPED, BLOCKED)
 MARKS = {DONE: 'done', RUNNING: 'start', FAILED: 'FAILED', STOPPED: 'stopped', BLOCKED: 'blocked'}
-REFRESH = 1.0  # seconds
+REFRESH, PAUSE = 1.0, 20.0  # seconds between progress lines: on a terminal, in a file
 
 
 class Status:
-    """Prints events and, on a terminal, a progress line that is updated every second.
+    """Prints events and progress: a line that is updated on a terminal, new lines elsewhere.
 
     Args:
         cells: Cells of this call.
@@ -27,7 +27,8 @@ class Status:
     """
 
     def __init__(self, cells: Sequence[Cell], out: TextIO = sys.stdout):
-        self.cells, self.out, self.begin, self.drawn = cells, out, time.monotonic(), 0.0
+        self.cells, self.out, self.begin = cells, out, time.monotonic()
+        self.drawn = self.begin
         self.bar, self.ended = out.isatty(), sum(state_of(cell) == DONE for cell in cells)
 
     def tell(self, cell: Cell, state: str, text: str) -> None:
@@ -48,12 +49,17 @@ class Status:
         )
 
     def tick(self, suite: SuiteRun) -> None:
-        """Update the progress line, at most once a second."""
-        if self.bar and time.monotonic() - self.drawn > REFRESH:
-            self.drawn = time.monotonic()
+        """Show the progress, if the last time is long enough ago. In a file of a long run, lines become rarer."""
+        now = time.monotonic()
+        if now - self.drawn < (REFRESH if self.bar else max(PAUSE, (now - self.begin) / 50)):
+            return
+        self.drawn = now
+        if self.bar:
             self._clear()
             width = shutil.get_terminal_size().columns - 1
             print(self.line(suite)[:width], end='', file=self.out, flush=True)
+        else:
+            print(f'{duration(now - self.begin):>8} {self.line(suite)}', file=self.out, flush=True)
 
     def line(self, suite: SuiteRun) -> str:
         """The bar, the time left, and the progress of each running cell."""
@@ -61,7 +67,7 @@ class Status:
         done = sum(state in ENDS for state in states)
         filled = 20 * done // max(len(states), 1)
         left = time_left(suite)
-        running = ', '.join(f'{run.cell.name}{progress(run.cell, run.job)}' for run in suite.running)
+        running = ', '.join(run.cell.name + percent(progress(run.cell, run.job)) for run in suite.running)
         return (
             f'[{"#" * filled}{"." * (20 - filled)}] {done}/{len(states)} '
             f'{"about " + duration(left) + " left" if left is not None else "time left unknown"}  {running}'
@@ -77,16 +83,22 @@ def duration(seconds: float) -> str:
 
 
 def time_left(suite: SuiteRun) -> float | None:
-    """Estimated seconds until all cells are done, from the times of finished ones; None without any."""
+    """Estimated seconds until all cells are done, from the times of cells that are done or under way; None without any.
+
+    A cell of a training or task that has not begun yet counts as the mean of the others.
+    """
     took: dict[str, list[float]] = {}
+    begun = {run.cell.name: time.monotonic() - run.begin for run in suite.running}
     for cell in suite.cells:
         if suite.states[cell.name] == DONE:
             took.setdefault(cell.training.name, []).append(read_job_state(cell).seconds)
+    for run in suite.running:
+        if share := progress(run.cell, run.job):
+            took.setdefault(run.cell.training.name, [begun[run.cell.name] / share])
     if not took:
         return None
     mean = {name: sum(values) / len(values) for name, values in took.items()}
     usual = sum(mean.values()) / len(mean)
-    begun = {run.cell.name: time.monotonic() - run.begin for run in suite.running}
     left = [
         max(mean.get(cell.training.name, usual) - begun.get(cell.name, 0.0), 0.0)
         for cell in suite.cells
@@ -96,17 +108,21 @@ def time_left(suite: SuiteRun) -> float | None:
     return max(sum(left) / lanes, max(left, default=0.0))
 
 
-def progress(cell: Cell, job: JobState) -> str:
-    """Progress of a training in percent, from its last log line; empty if unknown."""
+def progress(cell: Cell, job: JobState) -> float:
+    """Share of a training that is done, from its last log line; 0 if unknown."""
     files = sorted(cell.run.glob('*/vis_data/scalars.json'))  # their folders are times
     if not files or not job.length:
-        return ''
+        return 0.0
     try:
         record = json.loads(last_line(files[-1]))
         key = 'epoch' if 'max_epochs' in job.length else 'step'
-        return f' {100 * min(record[key] / next(iter(job.length.values())), 1):.0f} %'
+        return min(record[key] / next(iter(job.length.values())), 1.0)
     except (ValueError, KeyError, TypeError):
-        return ''
+        return 0.0
+
+
+def percent(share: float) -> str:
+    return f' {100 * share:.0f} %' if share else ''
 
 
 def last_line(path: Path) -> str:

@@ -1,6 +1,6 @@
 # mae_demo_finetune.py on handwritten digits.
 #
-#   tools/train.py configs/cls/mae_demo_digits_finetune.py --init work_dirs/mae_demo_digits/epoch_36.pth
+#   tools/train.py configs/cls/mae_demo_digits_finetune.py --init work_dirs/mae_demo_digits/epoch_24.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 _base_ = '../_base_/finetune_demo_digits.py'

@@ -1,7 +1,7 @@
 # bootmae_demo_finetune.py for weights of mae_demo.py, with other input statistics and trained
 # absolute positions.
 #
-#   tools/train.py configs/cls/mae_demo_finetune.py --init work_dirs/mae_demo/epoch_14.pth
+#   tools/train.py configs/cls/mae_demo_finetune.py --init work_dirs/mae_demo/epoch_9.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 _base_ = '../_base_/finetune_demo.py'

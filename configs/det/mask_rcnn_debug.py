@@ -1,6 +1,6 @@
 # Mask R-CNN on digit scenes at toy size, from any encoder of the demo's size: untrained, BootMAE, MAE, timm.
 #
-#   tools/train.py configs/det/mask_rcnn_debug.py --init work_dirs/bootmae_demo_digits/epoch_36.pth
+#   tools/train.py configs/det/mask_rcnn_debug.py --init work_dirs/bootmae_demo_digits/epoch_24.pth
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 # Images are normalized as for the weights of --init. The scenes are drawn into data/digit_scenes at first use.

@@ -6,4 +6,4 @@
 _base_ = './bootmae_demo.py'
 
 train_dataloader = dict(dataset=dict(type='DigitImages'))
-train_cfg = dict(max_epochs=36)
+train_cfg = dict(max_epochs=24)

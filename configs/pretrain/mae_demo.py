@@ -12,9 +12,9 @@ model = dict(
                   patch_size=patch_size),
     neck=dict(num_patches=36, patch_size=patch_size, embed_dim=64),
     head=dict(patch_size=patch_size))
-train_dataloader = dict(batch_size=64, dataset=dict(type='PhotoCrops', size=img_size, labels_per_class=None))
+train_dataloader = dict(batch_size=64, dataset=dict(type='GrayPhotoCrops', size=img_size, labels_per_class=None))
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = dict(warmup=1)
-train_cfg = dict(max_epochs=14)
+train_cfg = dict(max_epochs=9)
 default_hooks = dict(logger=dict(interval=24), checkpoint=dict(interval=1000, max_keep_ckpts=1, save_last=True))

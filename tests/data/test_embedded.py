@@ -6,7 +6,7 @@ import torch
 from mmpretrain.registry import DATASETS
 
 from bootmae.data import embedded
-from bootmae.data.embedded import GAP, PHOTOS, DigitImages, PhotoCrops, cut, draw_box, half, photo
+from bootmae.data.embedded import GAP, PHOTOS, DigitImages, GrayPhotoCrops, PhotoCrops, cut, draw_box, half, photo
 
 TRAIN_DIGITS = [128, 132, 127, 133, 131, 132, 131, 129, 124, 130]
 PIPELINE = [dict(type='RandomResizedCrop', scale=32), dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
@@ -50,6 +50,14 @@ def test_enlarged_digit_keeps_its_strokes():
     assert (large[..., 0] == large[..., 2]).all()
     blocks = large[..., 0].reshape(8, 4, 8, 4).mean(axis=(1, 3))
     assert np.corrcoef(blocks.ravel(), small[..., 0].ravel())[0, 1] > 0.97
+
+
+def test_gray_crops_are_the_luma_of_the_colored_ones():
+    color, gray = photos('val'), GrayPhotoCrops('val', crops_per_image=6)
+    shown, expected = gray.images(range(len(gray))), color.images(range(len(color))) @ [0.299, 0.587, 0.114]
+    assert np.abs(shown - expected[..., None]).max() <= 1
+    assert (shown == shown[..., :1]).all()
+    assert gray.get_gt_labels().tolist() == color.get_gt_labels().tolist()
 
 
 @pytest.mark.parametrize('make, classes', [(DigitImages, 10), (photos, 18)])

@@ -30,7 +30,7 @@ from bootmae.suite.job_state import (
     state_of,
     write_job_state,
 )
-from bootmae.suite.running import Machine, SuiteRun
+from bootmae.suite.running import Machine, Run, SuiteRun, in_turn
 from bootmae.suite.status import Status, interrupted, progress, time_left
 
 NOTE = 'import os; open({file!r}, "a").write({name!r} + " on " + os.environ.get("CUDA_VISIBLE_DEVICES", "-") + chr(10))'
@@ -77,6 +77,26 @@ def test_all_once(suite):
     assert start(cells).run()
     assert notes.read_text().splitlines() == lines, 'nothing is repeated'
     assert read_job_state(cells[0]).attempts[0]['code'] == 0
+
+
+def test_one_cell_of_each_kind_comes_first(tmp_path):
+    """The first ones need no pretraining, and the times of all kinds are known when they are done."""
+    cells = cells_of(tmp_path, seeds=[0, 1])
+    assert [cell.name for cell in in_turn(cells)] == [
+        'knn/untrained-0',
+        'finetune/untrained-0',
+        'pretrain/mae-0',
+        'knn/mae-0',
+        'finetune/mae-0',
+        'pretrain/bootmae-0',
+        'knn/bootmae-0',
+        'finetune/bootmae-0',
+        'pretrain/mae-1',
+        'knn/untrained-1',
+        'finetune/untrained-1',
+        'pretrain/bootmae-1',
+        *['knn/mae-1', 'finetune/mae-1', 'knn/bootmae-1', 'finetune/bootmae-1'],
+    ]
 
 
 def test_devices(suite):
@@ -129,7 +149,7 @@ def test_a_signal_stops_all_and_they_go_on(suite):
     assert run.stopping == signal.SIGINT
     assert state_of(cells[0]) == STOPPED
     assert read_job_state(cells[0]).detail == 'SIGINT: saved'
-    assert not notes.exists(), 'nothing else was begun'
+    assert notes.read_text().splitlines() == ['knn/untrained-0 on '], 'what came before; nothing else was begun'
     assert signal.getsignal(signal.SIGINT) is before
     del scripts['pretrain/mae-0']
     assert start(cells).run()
@@ -229,14 +249,33 @@ def test_the_bar(suite):
     folder.mkdir(parents=True)
     (folder / 'scalars.json').write_text('{"epoch": 1, "step": 5}\n{"epoch": 3, "step": 15}\n')
     job.length = dict(max_epochs=12)
-    assert progress(cells[0], job) == ' 25 %'
+    assert progress(cells[0], job) == 0.25
     job.length = dict(max_iters=30)
-    assert progress(cells[0], job) == ' 50 %'
-    assert progress(cells[1], job) == ''
+    assert progress(cells[0], job) == 0.5
+    assert progress(cells[1], job) == 0.0
     line = Status(cells, io.StringIO()).line(run)
     assert line.startswith('[########............] 2/5 about 0:06:00 left')
     run.states = dict.fromkeys(run.states, WAITING)
     assert 'time left unknown' in Status(cells, io.StringIO()).line(run)
+    # a quarter of a pretraining took 30 s; there is another one, and three cells of a kind without times
+    job.length = dict(max_epochs=12)
+    run.running = [Run(cells[0], job, CellLock(cells[0]), ['0'], [], begin=time.monotonic() - 30)]
+    run.states[cells[0].name] = RUNNING
+    assert time_left(run) == pytest.approx(90 + 4 * 120, abs=1)
+    assert Status(cells, io.StringIO()).line(run).endswith('about 0:09:30 left  pretrain/mae-0 25 %')
+
+
+def test_progress_in_a_file_is_a_line_now_and_then(suite, monkeypatch):
+    """Every 20 s at first, and every 50th of the time that has passed later."""
+    cells, _, _ = suite
+    now = [100.0]
+    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+    out = io.StringIO()
+    status, run = Status(cells, out), start(cells)
+    for now[0] in (110.0, 121.0, 130.0, 142.0, 20000.0, 20300.0, 20500.0):
+        status.tick(run)
+    assert [line.split()[0] for line in out.getvalue().splitlines()] == ['0:00:21', '0:00:42', '5:31:40', '5:40:00']
+    assert out.getvalue().startswith(' 0:00:21 [....................] 0/5 time left unknown')
 
 
 def test_events_are_lines_of_a_file(suite):

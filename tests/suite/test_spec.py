@@ -49,6 +49,13 @@ def test_cells(tmp_path):
     assert cells_of(tmp_path, 'tiny')[2].task.labels == ('all',)
 
 
+def test_a_task_may_have_fewer_seeds(tmp_path):
+    knn = PLAIN['tasks']['knn'] | {'seeds': [4]}
+    names = [cell.name for cell in cells_of(tmp_path, change={'tasks': {'knn': knn}})]
+    assert [name for name in names if name.startswith('knn')] == ['knn/untrained-4', 'knn/mae-4', 'knn/bootmae-4']
+    assert 'finetune/mae-0' in names
+
+
 def test_commands(tmp_path):
     by_name = {
         cell.name: cell
@@ -182,6 +189,10 @@ def test_only_what_is_there(tmp_path):
         (dict(pretrain={'config': 'x.py', 'gpu': 2}), r'pretrain.gpu: unknown key; is gpus meant\?'),
         (dict(tasks={'knn': {'labels': 5}}), 'tasks.knn.config: Field required'),
         (dict(tasks={'probe': 'x.py'}), "tasks.probe.kind: 'probe' is invalid: Input should be 'knn', 'frozen'"),
+        (
+            dict(tasks={'knn': {'config': 'x.py', 'seeds': [4, 5]}}),
+            'tasks.knn.seeds: 5 is none of the seeds of the suite, 0, 4',
+        ),
         (dict(tasks={'knn': {'config': 'x.py', True: 'photos'}}), 'tasks.knn.True: unknown key; known are config'),
         (dict(tasks={'knn': {'config': 'x.py', 'name': 'k'}}), 'tasks.knn.name: unknown key; known are config'),
         (
