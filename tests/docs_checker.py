@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
-FOLDERS = ('bootmae', 'benchmarks', 'configs', 'docs', 'results', 'suites', 'tests', 'tools')
+FOLDERS = ('bootmae', 'benchmarks', 'configs', 'docs', 'examples', 'results', 'suites', 'tests', 'tools')
 GENERATED = ('speed', 'zoo')  # kinds of markers: benchmarks/tables.py, tools/zoo.py
 FENCE = re.compile(r'^ *```(\w*)\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r'`([^`\n]+(?:\n[^`\n]+)?)`')
-LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
+LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)|<(?:a|img|source)\b[^>]*?\b(?:href|src|srcset)="([^"\s]+)"')
 NAMED = re.compile(rf'(?<![\w/.:~$-])(?:{"|".join(FOLDERS)})/(?:[\w./*<>-]|\{{[^}}\s]*\}})*')
 BETWEEN = re.compile(rf'^<!-- ({"|".join(GENERATED)})(?:: *\S+)? -->\n.*?^<!-- /\1 -->$', re.DOTALL | re.MULTILINE)
 PLACEHOLDER = re.compile(r'[A-Z][A-Z_]+|<.*>|\.\.\.')
@@ -38,7 +38,7 @@ def problems(page: Path, text: str, root: Path) -> list[str]:
         for name in modules_of(prose)
         if not any(list(root.glob(f'{folder}/**/{name}')) for folder in FOLDERS)
     ]
-    found += [f'broken link {link}' for link in LINK.findall(prose) if not link_holds(link, page, text)]
+    found += [f'broken link {link}' for link in links_of(prose) if not link_holds(link, page, text)]
     for command in commands_of(text):
         found += command_problems(command, root)
     return found + [f'typed table: {line}' for line in typed_tables(text)]
@@ -63,6 +63,11 @@ def modules_of(prose: str) -> list[str]:
     """Return Python files named without their folder; names with ``my_`` are chosen by the reader."""
     words = (word for span in SPAN.findall(prose) for word in span.split()[:1])
     return sorted({word for word in words if re.fullmatch(r'[a-z]\w*\.py', word) and not word.startswith('my_')})
+
+
+def links_of(prose: str) -> list[str]:
+    """Return the targets of all links and pictures, in Markdown and in HTML."""
+    return [markdown or html for markdown, html in LINK.findall(prose)]
 
 
 def link_holds(link: str, page: Path, text: str) -> bool:
@@ -92,6 +97,11 @@ def typed_tables(text: str) -> list[str]:
         for before, line in zip(['', *lines], lines, strict=False)
         if re.match(r' *\||<table', line) and not re.match(r' *\||<!-- typed: .+ -->$', before)
     ]
+
+
+def pages_named_in(text: str) -> list[str]:
+    """Return the pages of docs/ that code names, each with its anchor if it has one."""
+    return sorted(set(re.findall(r'(?<![\w/])docs/\w+\.md(?:#[\w-]+)?', text)))
 
 
 # ---- commands
@@ -136,6 +146,20 @@ def command_problems(words: list[str], root: Path) -> list[str]:
     if not match or not (root / match[1]).is_file():  # a missing one is a path that does not exist
         return []
     return option_problems(root / match[1], rest)
+
+
+def tool_of(words: list[str]) -> tuple[str, list[str]]:
+    """Return the name of the tool that a command runs, and its arguments; no name for other commands."""
+    first, *rest = words
+    if re.fullmatch(r'(\S*/)?python[\d.]*', first) and rest:
+        first, *rest = rest
+    if first == 'bootmae' and rest:
+        return SCRIPTS.get(f'{rest[0]}.sh', rest[0].replace('-', '_')).removesuffix('.py'), rest[1:]
+    match = re.fullmatch(r'(?:\./)?tools/(\w+)\.(?:py|sh)', first)
+    if not match:
+        return '', rest
+    name = SCRIPTS.get(f'{match[1]}.sh', match[1]).removesuffix('.py')
+    return name, rest[2:] if match[1] == 'slurm_train' else rest  # after PARTITION and JOB
 
 
 def known_module(name: list[str], root: Path) -> bool:

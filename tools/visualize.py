@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Visualize a checkpoint: reconstructions, attention of the class token, principal components of the features.
 
-    tools/visualize.py work_dirs/bootmae_demo/epoch_9.pth
+    tools/visualize.py work_dirs/demo/pretrain-digits/bootmae-0/run/epoch_24.pth
     tools/visualize.py timm:vit_base_patch16_224.mae --what attention pca --images /my/photos
 
   reconstruction  the decoder's prediction of masked patches, with and without each patch's own mean and variance;

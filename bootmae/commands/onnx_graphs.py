@@ -14,7 +14,7 @@ from ..models.layers import layer_norm
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 18  # the exporter's own, so that nothing is converted; ONNX Runtime reads it since 1.14
+OPSET = 18  # the exporter's own, so that nothing is converted
 
 
 class AdaptivePool(nn.Module):

@@ -70,6 +70,22 @@ def test_a_first_session(here, capfd):
     assert 'Saving checkpoint at 5 epochs' in said  # the log of a training
 
 
+@pytest.mark.slow
+def test_the_example_of_the_readme(here, capfd):
+    page = (REPOSITORY / 'README.md').read_text(encoding='utf-8')
+    [(skipped, code)] = BLOCK.findall(page)
+    for before, after in list(REPLACED.items())[1:]:
+        assert before in code
+        code = code.replace(before, after)
+    add_images(here / 'images', 64)
+    names: dict = {}
+    exec(code, names)
+    assert not skipped
+    assert names['features'].shape == (2, 64)  # of the micro model that the block has trained
+    assert (here / 'runs' / 'a' / 'epoch_5.pth').is_file()
+    assert re.search(r'^[\d.]+$', capfd.readouterr().out.splitlines()[-1])
+
+
 def test_the_blocks_of_the_page(here):
     page = (REPOSITORY / 'docs' / 'python.md').read_text(encoding='utf-8')
     blocks = [text for skipped, text in BLOCK.findall(page) if not skipped]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from calling import call_tool
@@ -21,9 +23,6 @@ from bootmae.config.model import build_model
 from bootmae.data.embedded import photo
 from bootmae.evaluation.probe import build_encoder
 from bootmae.places import REPOSITORY
-
-onnx = pytest.importorskip('onnx')
-onnxruntime = pytest.importorskip('onnxruntime')
 
 CONFIGS = REPOSITORY / 'configs'
 FINETUNE = str(CONFIGS / 'cls' / 'bootmae_debug_finetune.py')

@@ -15,7 +15,7 @@ from test_running import interrupt_when_up, start
 from test_spec import cells_of
 
 from bootmae.checkpoints import read_checkpoint
-from bootmae.results.provenance import REPOSITORY
+from bootmae.places import REPOSITORY
 from bootmae.suite.cells import Cell
 from bootmae.suite.fork_server import ForkServer, serve
 from bootmae.suite.job_state import DONE, ELSEWHERE, FAILED, STOPPED, CellLock, read_job_state, state_of

@@ -13,7 +13,7 @@ from bootmae.report.verdicts import difference_text, in_order, labels_name, meth
 from bootmae.results.names import method_name, model_of
 from bootmae.results.rows import ResultRow
 
-from . import evidence, watching
+from . import comparison, evidence, method_figure, watching
 from .curves import figure_behind
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
@@ -168,6 +168,7 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
         **{name: lambda name=name: zoo_table(apart[name], [], APART[name], root) for name in APART},
         'watching': lambda: watching.table(root),
         **evidence.makers(root),
+        **comparison.makers(root),
     }
 
 
@@ -184,7 +185,8 @@ def pages_behind(root: str | Path) -> dict[Path, str]:
     """
     root = Path(root)
     figures = figure_behind(root, evidence.curve_files(root))
-    return stale(pages(root), 'zoo', makers(row_files(root / 'results'), root)) | figures
+    tables = stale(pages(root), 'zoo', makers(row_files(root / 'results'), root))
+    return tables | figures | method_figure.figures_behind(root)
 
 
 def index_behind(root: str | Path) -> dict[Path, str]:
