@@ -4,12 +4,14 @@
     benchmarks/reading.py                                                    # images/s of one core, and errors
     benchmarks/reading.py --images data/imagenet/train --limit 1000 --source ImageNet
     benchmarks/reading.py --images FOLDER_OR_TAR --device cuda --step --compile whole      # also on the GPU
+    benchmarks/reading.py --channels 5                                       # TIFF and NumPy files, on one core
 
 Without --images: the photographs that installed packages carry, at ImageNet's usual size. Single samples are those of
 the training configs, seeding included, and their seconds are those of the process, so that others on the machine count
 little. --device adds the stage that decodes there, and a loader with workers that feeds it; --step adds the training
 loop of the pretraining config, fed from files and, before and after, with one batch of noise. --cfg-options are for
-that loop, such as a small model on a CPU.
+that loop, such as a small model on a CPU. --channels compares the same photographs with so many channels, as TIFF and
+as NumPy files, with their JPEG files.
 """
 
 import argparse
@@ -24,6 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import cv2
+import numpy as np
+import tifffile
 import torch
 from measure import add_row, alternate, default_device, facts, speed_ratio, synchronize, timed
 from mmengine import fileio
@@ -54,22 +58,45 @@ READERS = ('gpu', 'cpu', 'stock')
 PIXELS = 500 * 400  # average ImageNet image
 
 
-def make_files(folder: str) -> None:
-    """Write photographs from installed packages, each with full and with halved color resolution."""
+def photographs() -> Iterator[tuple[str, Image.Image]]:
+    """Yield the photographs of installed packages with their names, at ImageNet's usual size."""
     for name in PHOTOS:
         picture = Image.fromarray(photo(name))
         scale = math.sqrt(PIXELS / (picture.width * picture.height))
         size = round(picture.width * scale), round(picture.height * scale)
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        yield name, picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def make_files(folder: str) -> None:
+    """Write photographs from installed packages, each with full and with halved color resolution."""
+    for name, picture in photographs():
         for subsampling in (0, 2):
             picture.save(Path(folder, f'{name}_{subsampling}.jpg'), quality=92, subsampling=subsampling)
 
 
-def config(task: str, reader: str, roots: str, limit: int | None, repeat: int = 1) -> Config:
+def make_channels(folder: str, kind: str, channels: int) -> None:
+    """Write the photographs of :func:`make_files` with 12 bits (TIFF) or as floats of 0 to 1 (NumPy)."""
+    for name, picture in photographs():
+        unit = np.asarray(picture)[..., [k % 3 for k in range(channels)]] / np.float32(255)
+        for copy in range(2):
+            path = Path(folder, f'{name}_{copy}')
+            if kind == 'float32 NumPy':
+                np.save(path.with_suffix('.npy'), unit)
+                continue
+            values, compression = (unit * 4095).round().astype(np.uint16), 'zlib' if 'zlib' in kind else None
+            layout = dict(photometric='minisblack', planarconfig='contig')
+            tifffile.imwrite(path.with_suffix('.tif'), values, compression=compression, **layout)
+
+
+def config(
+    task: str, reader: str, roots: str, limit: int | None, repeat: int = 1, options: dict | None = None
+) -> Config:
     """Return a training config that reads these images ``repeat`` times per epoch with one reader."""
-    cfg = load_config(CONFIGS[task])
+    cfg = load_config(CONFIGS[task], options)
     inner = cfg.train_dataloader.dataset
     dataset = dict(type='ImageFiles', roots=roots, limit=limit, pipeline=inner.pipeline)
+    if 'extensions' in inner:
+        dataset['extensions'] = inner.extensions
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=repeat, dataset=dataset) if repeat > 1 else dataset
     cfg.reader, cfg.reader_device = reader, default_device()
     apply_reader(cfg)
@@ -130,6 +157,33 @@ def one_core(args: argparse.Namespace) -> Iterator[dict]:
         if (task, reader) == ('pretraining', 'cpu'):
             row |= error_of(sets[task, 'cpu'], sets[task, 'stock'])
         yield facts('cpu') | row
+
+
+def several_channels(args: argparse.Namespace) -> Iterator[dict]:
+    """Measure images of ``args.channels`` channels against JPEG files of the same photographs, on one core."""
+    high = {'uint16 TIFF': 4095, 'uint16 TIFF, zlib': 4095, 'float32 NumPy': 1}
+    with tempfile.TemporaryDirectory() as root:
+        make_files(jpeg := tempfile.mkdtemp(dir=root))
+        sets, folders = {'JPEG': samples(config('pretraining', 'cpu', jpeg, args.limit))}, {'JPEG': jpeg}
+        for kind, top in high.items():
+            make_channels(folder := tempfile.mkdtemp(dir=root), kind, args.channels)
+            options = {'image_channels.number': args.channels, 'image_channels.ranges': [0, top]}
+            sets[kind] = samples(config('pretraining', 'cpu', folder, args.limit, options=options))
+            folders[kind] = folder
+        runs = {kind: lambda data=data: [data[i] for i in range(len(data))] for kind, data in sets.items()}
+        alternate(runs, 1, 'cpu')
+        times = alternate(runs, args.rounds, 'cpu', time.process_time)
+        for kind, data in sets.items():
+            files = list(Path(folders[kind]).iterdir())
+            yield facts('cpu') | dict(
+                source=args.source,
+                route=f'pretraining, cpu, {"3" if kind == "JPEG" else args.channels} channels, {kind}',
+                workers='one core',
+                images_per_s=len(data) / statistics.median(times[kind]),
+                images=len(data),
+                mean_pixels=PIXELS,
+                mean_kb=round(statistics.fmean(file.stat().st_size for file in files) / 1e3),
+            )
 
 
 def device_alone(args: argparse.Namespace) -> dict:
@@ -247,6 +301,9 @@ def fed_training(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def rows_of(args: argparse.Namespace) -> Iterator[dict]:
+    if args.channels:
+        yield from several_channels(args)
+        return
     if not args.skip_one_core:
         yield from one_core(args)
     if args.device:
@@ -263,6 +320,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--images', help='folder or .tar of images (default: photographs from installed packages)')
     parser.add_argument('--source', help='name of the images in the rows')
     parser.add_argument('--limit', type=int, default=256, help='maximum number of images (default: 256)')
+    parser.add_argument('--channels', type=int, help='measure images of so many channels instead')
     parser.add_argument('--rounds', type=int, default=5, help='number of rounds; the median counts (default: 5)')
     parser.add_argument('--skip-one-core', action='store_true', help='run only the parts with a device')
     parser.add_argument(

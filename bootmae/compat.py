@@ -13,6 +13,7 @@ go:
 | `_weigh_labeled_pixels`   | mmsegmentation 1.2.2                    | test_mmseg_still_weighs_ignored_pixels     |
 | `runner/console.py`       | onedl-mmengine 0.10.12                  | test_mmengine_still_prints_parameters      |
 | `data/coco_api.py`        | onedl-mmdetection 3.5.1                 | test_mmdet_still_follows_the_file          |
+| `models/preprocessor.py`  | onedl-mmengine 0.10.12                  | test_mmengine_still_takes_1_or_3_channels  |
 | `_cache_config_work`      | onedl-mmengine 0.10.12                  | test_mmengine_still_repeats_config_work    |
 | `_find_our_bases`         | onedl-mmengine 0.10.12                  | test_mmengine_still_knows_few_packages     |
 

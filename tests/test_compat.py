@@ -15,6 +15,7 @@ import mmengine.model
 import pytest
 import torch
 from mmengine.config import Config, utils
+from mmengine.model import ImgDataPreprocessor
 from yapf.yapflib import yapf_api
 
 from bootmae import compat
@@ -32,6 +33,22 @@ def test_all_three_libraries_import_and_are_quiet():
     done = subprocess.run([sys.executable, '-c', f'import {imports}'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == ('', '')
+
+
+# --- input channels ---
+
+
+def test_any_number_of_channels_is_normalized():
+    mean, std = [1.0, 2, 3, 4, 5], [2.0, 4, 6, 8, 10]
+    images = torch.arange(5.0).view(1, 5, 1, 1).expand(2, 5, 4, 4)
+    found = ImgDataPreprocessor(mean, std)(dict(inputs=images))['inputs']
+    assert torch.equal(found[0, :, 0, 0], (torch.arange(5.0) - torch.tensor(mean)) / torch.tensor(std))
+    assert not ImgDataPreprocessor(mean, std).state_dict()
+
+
+def test_mmengine_still_takes_1_or_3_channels():
+    with pytest.raises(AssertionError, match='should have 1 or 3 values'):
+        inspect.unwrap(ImgDataPreprocessor.__init__)(ImgDataPreprocessor(), [1.0] * 5, [1.0] * 5)
 
 
 # --- transformers ---

@@ -48,7 +48,11 @@ def locked(python: str, platform: str) -> dict[str, str]:
 @pytest.mark.parametrize('python', setup_env.PYTHONS)
 def test_lock_holds_what_pyproject_asks_for(python, platform):
     versions = locked(python, platform)
-    for wanted in map(Requirement, PROJECT['dependencies'] + PROJECT['optional-dependencies']['dev']):
+    extras = PROJECT['optional-dependencies']
+    assert f'{PROJECT["name"]}[onnx]' in extras['dev']
+    for wanted in map(Requirement, PROJECT['dependencies'] + extras['onnx'] + extras['dev']):
+        if wanted.name == PROJECT['name']:
+            continue
         assert versions[wanted.name] in wanted.specifier, f'{wanted} is not in requirements.lock; run: make lock'
     assert any(name.startswith('nvidia-') for name in versions) == (platform == 'linux')
     # transformers: see compat.py; opencv-python: see pyproject.toml
@@ -62,7 +66,7 @@ def test_pyproject_names_every_package_that_is_imported():
     names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     known = importlib.metadata.packages_distributions()
-    declared = {Requirement(line).name for line in PROJECT['dependencies']}
+    declared = {Requirement(line).name for line in PROJECT['dependencies'] + PROJECT['optional-dependencies']['onnx']}
     imported = {name.split('.')[0] for name in names} & set(known) - {'bootmae'}
     missing = {name for name in imported if not declared & {found.lower().replace('_', '-') for found in known[name]}}
     assert {name for name in missing if not name.startswith('mm')} == {'yapf'}, 'compat.py changes it for mmengine'

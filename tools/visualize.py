@@ -35,6 +35,14 @@ def parse_args() -> argparse.Namespace:
         metavar='PLACE',
         help='folders or image files; embedded (default): photographs from installed packages; digits',
     )
+    parser.add_argument(
+        '--channels',
+        nargs='+',
+        type=int,
+        metavar='N',
+        help='channels of the images to show, counted from 0: three as red, green and blue, or one in gray (default: '
+        'the first three)',
+    )
     parser.add_argument('--count', type=int, default=6, help='maximum number of images (default: 6)')
     parser.add_argument(
         '--size',
@@ -95,6 +103,7 @@ def command() -> None:
         args.source,
         args.statistics,
         args.target,
+        args.channels,
         args.cfg_options,
     )
     for path in visualize(options, args.what, args.out):

@@ -4,6 +4,7 @@
     tools/zoo.py --write                        # after a change of the rows or of a full-size config
     tools/zoo.py --check                        # exit code 1 if a file is out of date
     tools/zoo.py --reports work_dirs/evidence   # one HTML report per suite of docs/evidence.md
+    tools/zoo.py --watched healthy=work_dirs/healthy collapsed=work_dirs/collapsed   # results/watching.csv
 
 A generated table stands between `<!-- zoo: NAME -->` and `<!-- /zoo -->`.
 """
@@ -23,6 +24,12 @@ def parse_args() -> argparse.Namespace:
     action.add_argument(
         '--reports', type=Path, metavar='FOLDER', help='write the HTML reports of results/evidence/*.csv'
     )
+    action.add_argument(
+        '--watched',
+        nargs='+',
+        metavar='NAME=WORK_DIR',
+        help='store the online probes of these runs in results/watching.csv, for the table of docs/watching.md',
+    )
     parser.add_argument('--root', type=Path, default=ROOT, help='another copy of the repository')
     return parser.parse_args()
 
@@ -30,11 +37,15 @@ def parse_args() -> argparse.Namespace:
 def command() -> int:
     args = parse_args()
     from bootmae.results.rows import replace_file
+    from pages import watching
     from pages.evidence import write_reports
     from pages.zoo import behind
 
     if args.reports:
         print(*write_reports(args.root, args.reports), sep='\n')
+        return 0
+    if args.watched:
+        replace_file(args.root / watching.FILE, watching.csv_text(dict(text.split('=', 1) for text in args.watched)))
         return 0
     files = behind(args.root)
     for path, text in files.items():

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ..data.reading import read_image
+from ..text import count_of
 
 Picture: TypeAlias = str | os.PathLike | Image.Image | np.ndarray
 REDUCIBLE = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV')  # modes of 8 bits in Pillow
@@ -66,6 +67,11 @@ class Preprocessing:
 
     def normalize(self, image: np.ndarray) -> torch.Tensor:
         """Convert an RGB uint8 image (H, W, 3) of any size to a normalized tensor (3, H, W)."""
+        if len(self.mean) != image.shape[2]:
+            raise ValueError(
+                f'the encoder reads {count_of(len(self.mean), "channel")}, not color images: give preprocessed images '
+                'as one tensor of (images, channels, height, width)'
+            )
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (torch.from_numpy(image.copy()).permute(2, 0, 1).float() - mean) / std
 

@@ -46,6 +46,7 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)  # what was interpolated, with both grids
     parts: list[str] = field(default_factory=list)  # parts of the model that the file does not have
     note: str = ''  # what was taken from a file with raw and averaged weights
+    adapted: list[str] = field(default_factory=list)  # the change of input channels, in words
     remarks: list[str] = field(default_factory=list)  # what else the reader of the log must know
 
     @classmethod
@@ -54,11 +55,16 @@ class LoadReport:
         number = len(found.state)
         digest = tensors_hash(encoder.state)
         fields = str(path), encoder.kind, number, number, found.new, found.unused, digest, found.resized, found.parts
-        return cls(*fields, encoder.note, list(remarks))
+        return cls(*fields, encoder.note, found.adapted, list(remarks))
 
     def __str__(self) -> str:
         why = f'new ({", ".join(self.parts)}: not in the file)'
-        notes = (('interpolated', self.resized), (why, families(self.new)), ('not used', self.unused))
+        notes = (
+            ('interpolated', self.resized),
+            ('adapted', self.adapted),
+            (why, families(self.new)),
+            ('not used', self.unused),
+        )
         return (
             f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
             f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}'
@@ -140,14 +146,58 @@ class Match:
     unused: list[str]  # parts of the file that are not loaded
     resized: list[str]  # what was interpolated, with both grids
     parts: list[str]  # parts of the backbone that keep their initial values
+    adapted: list[str]  # the change of input channels, in words
 
 
-def match(backbone: PlainViT, encoder: Encoder, new_norm: bool = False) -> Match:
+def adapt_channels(weight: torch.Tensor, count: int, how: str) -> torch.Tensor:
+    """Make the weight of a patch embedding one for another number of channels: (D, C, h, w) -> (D, count, h, w).
+
+    Either way an image whose channels are all equal has the same embedding as before.
+
+    Args:
+        weight: the weight.
+        count: the new number of channels.
+        how: ``repeat`` gives channel k the filter of channel k modulo C, divided by the number of channels that share
+            it. ``sum`` gives each channel the same filter, the sum of all divided by ``count``.
+
+    Raises:
+        ValueError: for ``repeat`` with fewer channels than before, which would lose filters.
+    """
+    if how == 'sum':
+        return weight.sum(dim=1, keepdim=True).repeat(1, count, 1, 1) / count
+    old = weight.shape[1]
+    if count < old:
+        raise ValueError(f'adapt_channels=repeat loses filters from {old} to {count_of(count, "channel")}: use sum')
+    source = torch.arange(count) % old
+    return weight[:, source] / source.bincount()[source].view(1, -1, 1, 1)
+
+
+def fit_channels(state: State, count: int, how: str | None) -> list[str]:
+    """Adapt the patch embedding in a state to a number of channels, and say so; see :func:`adapt_channels`.
+
+    Raises:
+        ValueError: if the number differs and ``how`` is None.
+    """
+    key = 'patch_embed.proj.weight'
+    if key not in state or state[key].ndim != 4 or state[key].shape[1] == count:
+        return []
+    old = count_of(state[key].shape[1], 'input channel')
+    if how is None:
+        raise ValueError(
+            f'it has {old}, the model has {count}; to adapt its patch embedding add --cfg-options '
+            'adapt_channels=repeat or adapt_channels=sum (docs/channels.md)'
+        )
+    state[key] = adapt_channels(state[key], count, how)
+    return [f'patch embedding from {old} to {count} ({how}), with the input statistics of the config']
+
+
+def match(backbone: PlainViT, encoder: Encoder, channels: str | None = None, new_norm: bool = False) -> Match:
     """Match the weights of an encoder with a backbone.
 
     Args:
         backbone: the model.
         encoder: the encoder of a file.
+        channels: how to adapt it to another number of input channels, see :func:`adapt_channels`; None refuses it.
         new_norm: whether the final norm may be new.
 
     Raises:
@@ -161,6 +211,7 @@ def match(backbone: PlainViT, encoder: Encoder, new_norm: bool = False) -> Match
         heads = count_of(encoder.num_heads, 'attention head')
         raise ValueError(f"it has {heads}, the model's arch has {backbone.num_heads}")
     state, resized = fit_grids(encoder, backbone.position_grids)
+    adapted = fit_channels(state, backbone.patch_embed.proj.in_channels, channels)
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
     declared = backbone.new_parts | (backbone.find_parts({'final norm': r'norm\.'}) if new_norm else {})
     parts = {part: keys for part, keys in declared.items() if not set(keys) & set(state)}
@@ -184,7 +235,8 @@ def match(backbone: PlainViT, encoder: Encoder, new_norm: bool = False) -> Match
     if faults:
         raise ValueError('; '.join(faults))
     loaded = {key: state[key] for key in wanted if key in state}
-    return Match(loaded, new, sorted({'.'.join(key.split('.')[:2]) for key in unused}), resized, list(parts))
+    unused = sorted({'.'.join(key.split('.')[:2]) for key in unused})
+    return Match(loaded, new, unused, resized, list(parts), adapted)
 
 
 @contextmanager
@@ -241,6 +293,7 @@ def load_encoder(
     path: str | Path,
     source: str = 'online',
     content: dict | None = None,
+    channels: str | None = None,
     statistics: Statistics | None = None,
 ) -> LoadReport:
     """Load the encoder of a checkpoint into a backbone, completely or not at all.
@@ -250,6 +303,7 @@ def load_encoder(
         path: any file that :func:`find_encoder` knows.
         source: which encoder of a file with several, see :func:`find_encoder`.
         content: content of the file, if it was read before.
+        channels: how to adapt the encoder to another number of input channels, see :func:`adapt_channels`.
         statistics: mean and standard deviation to convert the encoder to, see :func:`convert_statistics`.
 
     Raises:
@@ -259,7 +313,7 @@ def load_encoder(
     encoder = read_encoder(path, source, content)
     with error_context(path):
         changed, remarks = converted(encoder, statistics)
-        found = match(backbone, changed)
+        found = match(backbone, changed, channels)
     backbone.load_state_dict(found.state, strict=False)
     return LoadReport.of(path, encoder, found, heads_remark(backbone, encoder) + remarks)
 
@@ -271,11 +325,15 @@ class EncoderWeights:
     Sets the module's ``load_report``.
     """
 
-    def __init__(self, checkpoint: str, source: str = 'online', statistics: Statistics | None = None):
-        self.checkpoint, self.source, self.statistics = checkpoint, source, statistics
+    def __init__(
+        self, checkpoint: str, source: str = 'online', channels: str | None = None, statistics: Statistics | None = None
+    ):
+        self.checkpoint, self.source, self.channels, self.statistics = checkpoint, source, channels, statistics
 
     def __call__(self, module: nn.Module) -> None:
-        module.load_report = load_encoder(module, self.checkpoint, self.source, statistics=self.statistics)
+        module.load_report = load_encoder(
+            module, self.checkpoint, self.source, channels=self.channels, statistics=self.statistics
+        )
         print_log(str(module.load_report), logger='current')
 
 

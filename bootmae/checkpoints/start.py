@@ -88,12 +88,19 @@ def statistics_remark(encoder: Encoder, model: nn.Module) -> list[str]:
     mean, std = (getattr(model.data_preprocessor, name, None) for name in ('mean', 'std'))
     if mean is None:
         return []
-    which = 'those of the config (the file does not tell its own)' if encoder.mean is None else 'as for the file'
+    if encoder.mean is None:
+        which = 'those of the config (the file does not tell its own)'
+    else:
+        which = 'as for the file' if len(encoder.mean) == mean.numel() else 'those of the config'
     return [f'input {statistics_text((mean.flatten(), std.flatten()))}, {which}']
 
 
 def start_pretraining(
-    model: nn.Module, checkpoint: str | Path, source: str = 'online', statistics: Statistics | None = None
+    model: nn.Module,
+    checkpoint: str | Path,
+    source: str = 'online',
+    channels: str | None = None,
+    statistics: Statistics | None = None,
 ) -> LoadReport:
     """Start an initialized pretraining from the weights of a file.
 
@@ -105,6 +112,7 @@ def start_pretraining(
         model: BootMAE, mmpretrain's MAE, or another pretraining of a plain ViT.
         checkpoint: any file that :func:`find_encoder` knows.
         source: which encoder of a file with several, see :func:`find_encoder`. Both encoders start from it.
+        channels: how to adapt the encoder to another number of input channels, see :func:`adapt_channels`.
         statistics: mean and standard deviation to convert the encoders to, see :func:`convert_statistics`.
 
     Returns:
@@ -119,7 +127,7 @@ def start_pretraining(
     with error_context(checkpoint):
         vit = as_plain(model.backbone)
         encoder, changed = converted(encoder, statistics)
-        found = match(vit, encoder, new_norm=True)
+        found = match(vit, encoder, channels, new_norm=True)
         others, said = other_weights(encoder, model)
         if changed and has(others, MOMENTUM):
             momentum = replace(original, state=under(others, MOMENTUM))

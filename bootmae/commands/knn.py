@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..config.load import load_config
 from ..data.subsets import few_labels
 from ..evaluation.chance import chance_warning
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
+from ..evaluation.rankme import kept_before_norm, rank_me
 from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..places import REPOSITORY
@@ -38,6 +39,7 @@ def evaluate_features(
     method: str | None = None,
     label: str = 'measured',
     blocks: Sequence[int | str] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[ResultRow]:
     """Evaluate the frozen features of one encoder.
 
@@ -55,6 +57,7 @@ def evaluate_features(
         method: method name in the rows; default: from the checkpoint.
         label: label of the rows.
         blocks: blocks to evaluate, counted from 1, or ``['all']``; None for the last block of the config.
+        tell: gets a line with RankMe of the labeled images for each block. It is no row, because it is no accuracy.
 
     Raises:
         ValueError: if a number of labels or a block is invalid, or the checkpoint does not match the config.
@@ -81,13 +84,19 @@ def evaluate_features(
     checkpoint = checkpoint and checkpoint_file(checkpoint, partial(print, file=sys.stderr))
     content = read_checkpoint(checkpoint) if checkpoint else {}
     model = build_encoder(cfg, checkpoint, source, seed, content)
+    pipeline = cfg.test_dataloader.dataset.pipeline
     numbers, report = numbers or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
     if report:
         print(report, file=sys.stderr)
-    reference, query = (
-        extract_blocks(model, loader, cfg.test_dataloader.dataset.pipeline, numbers, workers=workers)
-        for loader in (cfg.train_dataloader, cfg.test_dataloader)
-    )
+    with kept_before_norm(model.backbone) as kept:  # batch by batch, the blocks of each in their order
+        reference = extract_blocks(model, cfg.train_dataloader, pipeline, numbers, workers=workers)
+    query = extract_blocks(model, cfg.test_dataloader, pipeline, numbers, workers=workers)
+    for first, block in enumerate(numbers if tell else ()):
+        features = torch.cat(kept[first :: len(numbers)])
+        tell(
+            f'RankMe {rank_me(features):.2f} of {features.shape[1]} features, block {block} of '
+            f'{model.backbone.arch_depth}, {count_of(len(features), "labeled image")}'
+        )
     found = []
     for number in labels:
         index = (
@@ -146,6 +155,7 @@ def run(args: argparse.Namespace) -> None:
             method=args.method,
             label=args.label,
             blocks=args.blocks,
+            tell=lambda line, seed=seed: print(f'seed {seed} {line}', flush=True),
         ):
             block = f', {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
             task = 'k-NN' if row.task == 'knn' else 'logistic regression'

@@ -303,7 +303,9 @@ def dry_run(
         raise FileNotFoundError(f'--resume {resume}: there is no such file')
     for hook in [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]:
         if hook and hook.get('type') == OnlineProbeHook.__name__:
-            OnlineProbeHook(**{key: value for key, value in hook.items() if key not in ('type', 'priority')}).data()
+            probe = OnlineProbeHook(**{key: value for key, value in hook.items() if key not in ('type', 'priority')})
+            probe.image_channels = cfg.get('image_channels')
+            probe.data()
     planned, (mean, std) = load_config(config, options), input_statistics(cfg)
     preprocessor_of(planned).update(mean=mean, std=std)  # those of the weights, if the config adopts them
     return make_plan(planned, config, gpus, scale_lr, guess=False)

@@ -4,7 +4,7 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, METRICS
 from .. import registry  # noqa: F401
 from ..config.checks import check_metric
 from ..data.annotated import annotated_files, explain_empty, judge_labels, kind_of
+from ..data.channels import format_of
 from ..data.file_checks import Job
 from ..data.findings import EVALUATOR_FILE, FILES_UNUSED, MISSING_IMAGE, NOT_FILES, DataFault, FileFinding
 from ..data.lists import folder_of_list, not_utf8, read_list
@@ -120,9 +121,10 @@ def _source_of_leaf(dataset_cfg: Config, split: str, with_masks: bool) -> Source
 def source_of_dataset(dataset: BaseDataset, split: str, with_masks: bool = False) -> Source:
     """List the files to scan of a data set of mmpretrain, mmseg or mmdet."""
     dataset.full_init()
-    name = type(dataset).__name__
+    name, channels = type(dataset).__name__, format_of(dataset)
     if kind := kind_of(dataset):
         jobs, findings = annotated_files(dataset, with_masks)
+        jobs = [replace(job, channels=channels) for job in jobs]
         title = f'{split}: {name}: {count_of(len(jobs), "image")} of {dataset.ann_file or jobs[0].image}'
         judge = functools.partial(judge_labels, dataset) if kind == 'masks' else None
         return Source(split, title, jobs, findings, judge)
@@ -135,7 +137,8 @@ def source_of_dataset(dataset: BaseDataset, split: str, with_masks: bool = False
             [FileFinding(NOT_FILES, name, split=split)],
         )
     title = f'{split}: {name}: {count_of(len(infos), "image")}, such as {readable(infos[0]["img_path"])}'
-    return Source(split, title, [Job(info['img_path']) for info in infos], list(getattr(dataset, 'findings', ())))
+    jobs = [Job(info['img_path'], channels=channels) for info in infos]
+    return Source(split, title, jobs, list(getattr(dataset, 'findings', ())))
 
 
 def sources_of_path(path: str, labels: str = 'auto', root: str | None = None) -> list[Source]:

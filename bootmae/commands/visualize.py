@@ -14,15 +14,18 @@ from .. import registry  # noqa: F401
 from ..checkpoints.folders import checkpoint_file
 from ..checkpoints.hub import is_name
 from ..config.encoder import read_model
+from ..data.channels import ENDING, ChannelFormat, resize_floats
 from ..data.embedded import PHOTOS, DigitImages, PhotoCrops, photo
 from ..data.images import ImageFiles
 from ..data.reading import read_image
+from ..data.scan import EXTENSIONS
 from ..data.subsets import spread
 from ..models import BootMAE
+from ..text import count_of
 from ..visualization.attention import class_attention, patch_features, principal_components
 from ..visualization.decoders import load_decoder
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
-from ..visualization.reconstruct import draw_masks, hide, reconstruct
+from ..visualization.reconstruct import as_colors, draw_masks, hide, reconstruct
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; smaller images show crops of the photographs, because whole photographs become unrecognizable
@@ -44,6 +47,7 @@ class DrawOptions:
     source: str = 'online'
     statistics: str | None = None
     target: str | None = None
+    channels: Sequence[int] | None = None
     cfg_options: dict | None = None
 
 
@@ -95,7 +99,7 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
     found = load_decoder(
         options.checkpoint, options.config, options.size, options.target, options.heads, options.cfg_options
     )
-    images = load_images(options.images, found.img_size, options.count)
+    images = load_images(options.images, found.img_size, options.count, found.channels)
     ids_shuffle, num_masked = draw_masks(found.model, len(images), options.seed)
     columns = {'original': images, 'masked': hide(images, ids_shuffle, num_masked, found.patch_size)}
     kinds = (
@@ -111,6 +115,9 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
         'original. '
     )
     over = 'of each color' if blockwise else 'over all colors together'
+    columns = {heading: as_colors(images, options.channels) for heading, images in columns.items()}
+    if options.channels:
+        text += f'Shown channels: {", ".join(map(str, options.channels))}. '
     return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalized else PIXELS))
 
 
@@ -168,7 +175,7 @@ class Prepared:
 
     model: torch.nn.Module
     images: np.ndarray  # RGB uint8 (n, H, W, 3)
-    inputs: torch.Tensor  # (n, 3, H, W), normalized
+    inputs: torch.Tensor  # (n, C, H, W), normalized
     title: str
     block_name: str
     notes: str  # assumptions, for the caption
@@ -186,12 +193,18 @@ def prepare(options: DrawOptions) -> Prepared:
         options.config,
         options.cfg_options,
     )
-    images = load_images(options.images, found.model.img_size, options.count)
+    count = found.model.patch_embed.proj.in_channels
+    if not count == len(found.mean) == (3 if found.channels is None else found.channels.count):
+        raise ValueError(
+            f'{options.checkpoint} reads {count_of(count, "channel")}: give --config, or --cfg-options with its '
+            'image_channels, and files of that kind by --images'
+        )
+    images = load_images(options.images, found.model.img_size, options.count, found.channels)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     inputs = (x - torch.tensor(found.mean).view(-1, 1, 1)) / torch.tensor(found.std).view(-1, 1, 1)
     return Prepared(
         found.model,
-        images,
+        as_colors(images, options.channels),
         inputs,
         title(options.checkpoint, found.encoder.kind),
         f'{found.model.depth - 1} of 0 to {found.model.arch_depth - 1}',
@@ -203,22 +216,27 @@ def title(checkpoint: str, kind: str) -> str:
     return f'{checkpoint if is_name(checkpoint) else Path(checkpoint).name} [{kind}]'
 
 
-def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -> np.ndarray:
+def load_images(
+    where: Sequence[str], size: int | tuple[int, int], count: int, channels: ChannelFormat | None = None
+) -> np.ndarray:
     """Load images of one size, evenly spaced over all available images.
 
     Args:
         where: ``embedded`` (photographs from installed packages), ``digits``, folders, or image files.
         size: height and width; images are scaled to cover it and cropped at the center.
         count: maximum number of images.
+        channels: how files are read if not as 8-bit color.
 
     Returns:
-        RGB uint8 (n, height, width, 3).
+        RGB uint8 (n, height, width, 3), or with ``channels`` float32 (n, height, width, C) of 0..255.
 
     Raises:
         FileNotFoundError: if a folder or file is missing.
         ValueError: if a file is not an image.
     """
     shape: tuple[int, int] = to_2tuple(size)
+    if channels is not None and list(where) in (['embedded'], ['digits']):
+        raise ValueError(f'--images {where[0]} are 8-bit color images: give files or a folder of the kind of the model')
     if list(where) == ['embedded'] and min(shape) >= SMALL:
         return np.stack([cover(photo(sorted(PHOTOS)[k]), shape) for k in spread(len(PHOTOS), count)])
     if list(where) in (['embedded'], ['digits']):
@@ -228,18 +246,23 @@ def load_images(where: Sequence[str], size: int | tuple[int, int], count: int) -
     files = []
     for place in map(Path, where):
         if place.is_dir() or not place.exists():
-            data = ImageFiles(roots=str(place), pipeline=[], check_files='none')
+            data = ImageFiles(
+                roots=str(place), extensions=[*EXTENSIONS, ENDING] if channels else EXTENSIONS, pipeline=[]
+            )
             files += [data.get_data_info(index)['img_path'] for index in range(len(data))]
         else:
             files.append(str(place))
-    return np.stack([cover(read_image(files[k]), shape) for k in spread(len(files), count)])
+    return np.stack([cover(read_image(files[k], channels), shape) for k in spread(len(files), count)])
 
 
 def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale an image to cover a size and crop it at the center: uint8 (height, width, 3)."""
+    """Scale an image to cover a size and crop it at the center: (height, width, C)."""
     scale = max(wanted / side for wanted, side in zip(size, image.shape[:2]))
     shape = [max(wanted, round(side * scale)) for wanted, side in zip(size, image.shape[:2])]
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = image if tuple(shape) == image.shape[:2] else cv2.resize(image, shape[::-1], interpolation=method)
+    if image.dtype != np.uint8:
+        resized = resize_floats(image, (shape[0], shape[1]))
+    else:
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        resized = image if tuple(shape) == image.shape[:2] else cv2.resize(image, shape[::-1], interpolation=method)
     top, left = ((side - wanted) // 2 for side, wanted in zip(shape, size))
     return np.ascontiguousarray(resized[top : top + size[0], left : left + size[1]])

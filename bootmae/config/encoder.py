@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
 
 from ..checkpoints import Encoder, find_encoder, match, read_checkpoint
 from ..checkpoints.finite import check_encoder
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.plain import check_complete
+from ..data.channels import ChannelFormat
 from ..models.positions import bias_table_size
 from ..models.vit import ARCHS
 from ..places import REPOSITORY
 from ..text import count_of
 from ..transfer import TransferViT
+from .channels import format_of_config
 from .load import load_config
 
 HUGE = dict(embed_dims=1280, depth=32, num_heads=16)
@@ -35,6 +38,7 @@ class FileModel:
         mean: Input mean (RGB, of 0..255).
         std: Input standard deviation.
         notes: Sentences about what had to be assumed or chosen.
+        channels: How image files are read if not as 8-bit color.
     """
 
     model: TransferViT
@@ -42,6 +46,7 @@ class FileModel:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: list[str]
+    channels: ChannelFormat | None = None
 
 
 def read_model(
@@ -63,7 +68,8 @@ def read_model(
         block: Last block, see :func:`fit_encoder`.
         num_heads: Number of heads for files that do not record it, see :func:`heads_of`.
         statistics: ``imagenet`` or ``half``, for files that do not record mean and standard deviation.
-        config: Config of the run, by default the one that the file records. Only attention windows are read from it.
+        config: Config of the run, by default the one that the file records. Attention windows and
+            ``image_channels`` are read from it.
         options: Overrides of the config.
 
     Raises:
@@ -82,7 +88,9 @@ def read_model(
                 '(img_size in Python)'
             )
         config = config or recorded_config(content)
-        model = fit_encoder(encoder, size, block, num_heads, windows_of(config, options) if config else None)
+        cfg = load_config(config, options) if config else None
+        channels = format_of_config(cfg) if cfg else None
+        model = fit_encoder(encoder, size, block, num_heads, windows_of(cfg) if cfg else None)
         (mean, std), assumed = statistics_of(encoder, statistics)
     except ValueError as error:
         raise ValueError(f'{checkpoint} was not loaded: {error}') from error
@@ -92,7 +100,7 @@ def read_model(
         notes.append(f'The file does not record its input statistics: {assumed}.')
     if not num_heads and recorded_heads(encoder) is None:
         notes.append(f'The file does not record the number of heads: {model.num_heads} assumed.')
-    return FileModel(model, encoder, tuple(mean), tuple(std), notes)
+    return FileModel(model, encoder, tuple(mean), tuple(std), notes, channels)
 
 
 def recorded_config(content: dict) -> str | None:
@@ -102,9 +110,9 @@ def recorded_config(content: dict) -> str | None:
     return next((str(place) for place in places if place.is_file()), None)
 
 
-def windows_of(config: str | Path, options: dict | None = None) -> dict:
+def windows_of(cfg: Config) -> dict:
     """Return the attention windows of the backbone in a config, since no file records them."""
-    backbone = load_config(config, options).model.get('backbone', {})
+    backbone = cfg.model.get('backbone', {})
     return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
 
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..places import OURS, REPOSITORY, from_anywhere, our_config, runs_folder
+from .channels import apply_channels
 from .classes import fill_classes
 from .images import apply_images
 from .options import IMAGES, OptionText, parse_value
@@ -42,6 +43,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     apply_options(cfg, options)
     fill_classes(cfg, options)
     check_settings(cfg)
+    apply_channels(cfg)
     fill_sizes(cfg)
     return cfg
 

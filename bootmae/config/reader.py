@@ -4,6 +4,7 @@ import torch
 from mmengine.config import Config
 
 from ..data.subsets import leaves
+from .channels import SETTINGS
 
 READERS = ('stock', 'cpu', 'gpu')
 # Arguments that the transforms may have which ReadCrop replaces; None for any value.
@@ -16,6 +17,7 @@ CROP = dict(
     interpolation='bicubic',
     backend='pillow',
 )
+CHANNELS = dict.fromkeys((*SETTINGS, 'backend_args'))
 FLIP = dict(prob=None, direction='horizontal', swap_seg_labels=None)
 NO_PIXELS = ('DrawMask', 'PackInputs')  # transforms that do not read the image
 
@@ -39,12 +41,19 @@ def apply_reader(cfg: Config) -> None:
     reader = cfg.get('reader', 'cpu')
     if reader not in READERS:
         raise ValueError(f'reader={reader!r} must be one of {", ".join(map(repr, READERS))}')
+    if cfg.get('image_channels') and reader != 'cpu':
+        raise ValueError(f'reader={reader} reads 8-bit color images, not image_channels: use reader=cpu')
     if reader == 'stock' or (reader == 'cpu' and cfg.get('default_scope', 'mmpretrain') != 'mmpretrain'):
         return
     pipelines = [leaf for leaf in leaves(cfg.train_dataloader.dataset) if leaf.get('pipeline')]
     if reader == 'cpu':
         for dataset in pipelines:
             dataset['pipeline'] = merge_reading(dataset['pipeline']) or dataset['pipeline']
+            if cfg.get('image_channels') and any(step.get('backend') == 'pillow' for step in dataset['pipeline']):
+                raise ValueError(
+                    'image_channels: RandomResizedCrop or ClampedResizedCrop must follow LoadImageFromFile, with '
+                    'interpolation=bicubic and backend=pillow: change the training pipeline'
+                )
         return
     device = cfg.get('reader_device', 'cuda')
     if device != 'cpu' and not torch.cuda.is_available():
@@ -64,8 +73,9 @@ def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:
     """Return the pipeline with ReadCrop at its beginning, or None if it begins otherwise."""
     if len(pipeline) < 2:
         return None
+    channels = arguments_of(pipeline[0], 'LoadChannels', CHANNELS)
     load, crop = (
-        arguments_of(pipeline[0], 'LoadImageFromFile', LOAD),
+        arguments_of(pipeline[0], 'LoadImageFromFile', LOAD) if channels is None else channels,
         arguments_of(pipeline[1], 'RandomResizedCrop', CROP),
     )
     clamped = crop is None
@@ -79,6 +89,8 @@ def merge_reading(pipeline: list[dict], mode: str = 'cpu') -> list[dict] | None:
     step = dict(type='ReadCrop', crop=crop, flip=flip, mode=mode) | (dict(clamped=True) if clamped else {})
     if load.get('backend_args') is not None:
         step['backend_args'] = load['backend_args']
+    if channels is not None:
+        step['channels'] = {key: value for key, value in channels.items() if key != 'backend_args'}
     if not steps_with_pixels(rest):
         step['planes'] = True
     return [step, *rest]

@@ -20,6 +20,7 @@ from mmpretrain.registry import BATCH_AUGMENTS
 from torch import compile as torch_compile
 from torch.utils.data import DataLoader
 
+from ..data.channels import LoadChannels
 from ..models.decoder import TargetAwareDecoder
 from ..models.masking import BlockMasking
 from .run_defaults import HOOKS, MMENGINE_HOOKS
@@ -28,8 +29,8 @@ Path = tuple[str, ...]
 Known = Mapping[str, Any]  # annotation of each setting; Parameter.empty if it has none
 
 OURS = (
-    *('adopt_statistics', 'bad_images', 'classes', 'convert_statistics', 'reader', 'reader_device', 'track'),
-    'train_images',
+    *('adapt_channels', 'adopt_statistics', 'bad_images', 'classes', 'convert_statistics', 'image_channels', 'reader'),
+    *('reader_device', 'track', 'train_images'),
 )
 OF_RUNNER = (
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters'),
@@ -248,6 +249,7 @@ DEFAULTS: dict[str, Callable[[Config], Known]] = {
     'log_processor': lambda cfg: arguments(LogProcessor),
     'randomness': lambda cfg: arguments(set_random_seed),
     'auto_scale_lr': lambda cfg: any_type('base_batch_size', 'enable'),
+    'image_channels': lambda cfg: {**arguments(LoadChannels), **any_type('mean', 'std')},
     'custom_imports': lambda cfg: any_type('imports', 'allow_failed_imports'),
     'compile': lambda cfg: {**arguments(torch_compile), **any_type('scope')},
     'env_cfg': lambda cfg: any_type('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),

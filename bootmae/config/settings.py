@@ -18,7 +18,7 @@ SHORT = 6
 GROUPS = (
     *('model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg'),
     *('test_cfg', 'optim_wrapper', 'default_hooks', 'visualizer', 'log_processor', 'env_cfg', 'randomness'),
-    'auto_scale_lr',
+    *('auto_scale_lr', 'image_channels'),
 )
 CLOSE = 0.75  # similarity of a name that is suggested in place of an unknown one
 

@@ -54,7 +54,8 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     Changes ``init_hash`` and, for a downstream model, ``model.backbone.init_cfg``; for a pretraining ``init``, which
     the runner gives to :func:`start_pretraining`. If the config adopts the input statistics of weights, see
     :func:`adopts_statistics`, also changes the mean and standard deviation of the data preprocessor to those of the
-    checkpoint. ``content`` is that of the file, if it was read before.
+    checkpoint. ``adapt_channels`` in the config takes encoders for another number of channels. ``content`` is that of
+    the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -68,17 +69,23 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
             'of configs/pretrain, cls, seg or det'
         )
     encoder = read_encoder(checkpoint, source, content)
-    if adopts_statistics(cfg) and encoder.mean is not None:
-        preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
+    channels = cfg.get('adapt_channels')
+    if channels not in (None, 'repeat', 'sum'):
+        raise ValueError(f'adapt_channels={channels!r} must be repeat, sum or None')
     start: dict = dict(checkpoint=str(checkpoint), source=source)
-    if cfg.get('convert_statistics'):
-        start['statistics'] = input_statistics(cfg)
-    else:
-        check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
+    if channels:
+        start['channels'] = channels
+    if encoder.mean is None or len(encoder.mean) == len(input_statistics(cfg)[0]):
+        if adopts_statistics(cfg) and encoder.mean is not None:
+            preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))
+        if cfg.get('convert_statistics'):
+            start['statistics'] = input_statistics(cfg)
+        else:
+            check_statistics(cfg, checkpoint, encoder.mean, encoder.std)
     with torch.device('meta'):
         model = MODELS.build(cfg.model.backbone)
     with error_context(checkpoint):  # fail before the data sets are read
-        match(as_plain(model), converted(encoder, start.get('statistics'))[0], new_norm=pretraining)
+        match(as_plain(model), converted(encoder, start.get('statistics'))[0], channels, new_norm=pretraining)
     if pretraining:
         cfg.init = start
     else:
@@ -149,7 +156,7 @@ def follow_statistics(model: nn.Module, recorded: dict, path: str, adopt: bool) 
     ours = preprocessor.mean.flatten().tolist(), preprocessor.std.flatten().tolist()
     if same_statistics(ours, theirs):
         return
-    if not adopt:
+    if not adopt or len(ours[0]) != len(theirs[0]):
         raise ValueError(
             f'{path} was trained on images normalized with mean {theirs[0]}, std {theirs[1]}, but the '
             f'config has mean {ours[0]}, std {ours[1]}: use the config that wrote the file'

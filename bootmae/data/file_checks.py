@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from .channels import ChannelFormat
 from .coco_shapes import by
 from .findings import (
     CMYK,
@@ -39,7 +40,7 @@ from .findings import (
 )
 from .jpeg import END, START, is_whole
 from .tar import is_tar_path, read_tar_path, readable
-from .value_range import ValueRange, stored_values, value_range
+from .value_range import ValueRange, channel_range, stored_values, value_range
 
 IGNORED = 255  # label of pixels that are neither learnt nor evaluated
 READABLE = 2**30  # pixels, the limit of OpenCV
@@ -63,6 +64,7 @@ class Job:
         allowed: Label values that may occur in the mask.
         size: (height, width) of the image according to the annotations.
         turned: Whether the image is turned on reading as its EXIF orientation says.
+        channels: How the image is read if not as 8-bit color.
     """
 
     image: str
@@ -70,6 +72,7 @@ class Job:
     allowed: frozenset[int] | None = None
     size: tuple[int, int] | None = None
     turned: bool = True
+    channels: ChannelFormat | None = None
 
     @property
     def annotated(self) -> bool:
@@ -105,7 +108,8 @@ def inspect_files(job: Job) -> Outcome:
     image = mask = None
     if data := _read(job.image, 'image', outcome):
         outcome.digest = hashlib.blake2b(data, digest_size=16).digest()
-        image = check_image(readable(job.image), data, outcome)
+        check = check_image if job.channels is None else check_channels
+        image = check(readable(job.image), data, outcome)
     if job.mask and (data := _read(job.mask, 'mask', outcome, missing_mask(job))):
         mask = check_mask(job.mask, data, job.allowed, outcome)
     if image:
@@ -227,11 +231,26 @@ def check_image(path: str, data: bytes, outcome: Outcome) -> Shape | None:
     outcome.values = value_range(data, decoded)
     if outcome.values.deep:
         outcome.add(NARROW_RANGE if outcome.values.narrow else SIXTEEN_BIT, path, str(outcome.values))
+    _check_size(path, height, width, outcome)
+    return Shape(height, width, turned)
+
+
+def check_channels(path: str, data: bytes, outcome: Outcome) -> Shape | None:
+    """Do the work of :func:`check_image` on an image that is read as the job's ``channels`` say."""
+    try:
+        outcome.values, (height, width) = channel_range(outcome.job.channels, data)
+    except ValueError as error:
+        outcome.add('unreadable', path, str(error))
+        return None
+    _check_size(path, height, width, outcome)
+    return Shape(height, width, 1)
+
+
+def _check_size(path: str, height: int, width: int, outcome: Outcome) -> None:
     if min(width, height) < TINY:
         outcome.add(SMALL, path, f'{by((height, width))} pixels')
     if width * height > HUGE:
         outcome.add(LARGE, path, f'{by((height, width))} pixels')
-    return Shape(height, width, turned)
 
 
 def _decode_with_pillow(path: str, data: bytes, outcome: Outcome) -> tuple[int, int, str, int] | None:

@@ -23,6 +23,8 @@ MISSING_MASK, MASK_CHANNELS, LABEL_OUTSIDE = FAULTS_OF_MASKS = (
 )
 
 NARROW_SET = 'values fill a small part of their range'
+CLIPPED_SET = 'values outside of image_channels.ranges'
+UNREADABLE = 'unreadable'
 # kinds of findings that are notes and not faults
 CMYK, SIXTEEN_BIT, NARROW_RANGE, EXIF_TURNED, SMALL, LARGE, JPEG_WARNING = NOTES_OF_IMAGES = (
     'CMYK',

@@ -20,6 +20,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from .channels import ChannelFormat, resize_planes
 from .jpeg import END, JpegHeader, is_whole, parse_header
 from .tar import readable
 
@@ -79,6 +80,8 @@ class ReadCrop(BaseTransform):
         planes: Return the crop as a uint8 tensor (3, S_h, S_w) and not as an array (S_h, S_w, 3). The channels are BGR
             in both cases. Mode ``gpu`` implies it.
         backend_args: Arguments of mmengine's file backend, as for LoadImageFromFile.
+        channels: Arguments of :class:`ChannelFormat`, for other images than 8-bit color. The crop is then
+            float32 of 0 to 255.
 
     Attributes:
         checks_whole: True, since this transform itself refuses truncated files.
@@ -98,6 +101,7 @@ class ReadCrop(BaseTransform):
         clamped: bool = False,
         planes: bool = False,
         backend_args: dict | None = None,
+        channels: dict | None = None,
     ):
         if mode not in MODES:
             raise ValueError(f'mode={mode!r} of ReadCrop must be one of {", ".join(map(repr, MODES))}')
@@ -110,11 +114,14 @@ class ReadCrop(BaseTransform):
             raise ValueError(f'ReadCrop flips horizontally, not direction={self.flip.direction!r}')
         self.mode, self.planes, self.backend_args = mode, planes or mode == 'gpu', backend_args
         self.size = tuple(self.crop.scale)
+        self.channels = None if channels is None else ChannelFormat(**channels)
+        if self.channels is not None and mode == 'gpu':
+            raise ValueError('ReadCrop reads channels on the CPU: use reader=cpu')
 
     def transform(self, results: dict) -> dict:
         data = fileio.get(results['img_path'], backend_args=self.backend_args)
         try:
-            return self.read(data, results)
+            return self.read(data, results) if self.channels is None else self.read_channels(data, results)
         except ValueError as error:
             raise ValueError(f'{readable(results["img_path"])} {error}') from error
 
@@ -134,6 +141,18 @@ class ReadCrop(BaseTransform):
         if self.mode == 'gpu':
             results['crop_box'] = np.array(place, dtype=np.int64)
         return dict(results, img=img, img_shape=(*self.size, 3), ori_shape=shape)
+
+    def read_channels(self, data: bytes, results: dict) -> dict:
+        """Do the work of :meth:`read` on a file of other channels than 8-bit color."""
+        image = self.channels.read(data)
+        shape = image.shape[:2]
+        box, flipped = self.draw(shape, results)
+        top, left, height, width = box
+        part = self.channels.scale(image[top : top + height, left : left + width], self.channels.limits(image))
+        crop = resize_planes(part, self.size)
+        crop = (crop.flip(2) if flipped else crop).contiguous()
+        img = crop if self.planes else crop.permute(1, 2, 0).contiguous().numpy()
+        return dict(results, img=img, img_shape=(*self.size, self.channels.count), ori_shape=shape)
 
     def late(self, header: JpegHeader) -> bool:
         """Return whether to draw the box before decoding, which the GPU or a reduced size may do."""
@@ -182,8 +201,10 @@ def decode(data: bytes) -> np.ndarray:
     return image
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, channels: ChannelFormat | None = None) -> np.ndarray:
     """Read an image file, or an image in a tar archive, as RGB uint8 (H, W, 3), upright.
+
+    With ``channels`` the result is float32 (H, W, C) of 0 to 255.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -191,6 +212,8 @@ def read_image(path: str) -> np.ndarray:
     """
     try:
         data = fileio.get(path)
+        if channels is not None:
+            return channels.load(data)
         check(data)
         return np.ascontiguousarray(decode(data)[..., ::-1])
     except (FileNotFoundError, NotADirectoryError):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,12 +10,14 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
 from ..text import count_of
-from .findings import DARK_IMAGES, NARROW_SET, FileFinding, settle
+from .channels import ADVICE, ChannelFormat, LoadChannels, format_of
+from .findings import CLIPPED_SET, DARK_IMAGES, NARROW_SET, UNREADABLE, DataFault, FileFinding, settle
 from .reading import ReadCrop
 from .subsets import leaves, spread
 from .tar import is_tar_path, read_tar_path, readable
-from .value_range import ValueRange, value_range
+from .value_range import ValueRange, channel_range, value_range
 
+MOST = 0.5  # share of the values of an image
 NUM_SPOT_CHECKS = 16  # images of a data set whose values training and evaluation check first
 
 
@@ -28,11 +31,23 @@ def judge_ranges(ranges: Sequence[tuple[str, ValueRange]]) -> list[FileFinding]:
     narrow = [(path, values) for path, values in ranges if values.narrow]
     if 2 * len(narrow) > len(ranges):
         path, values = narrow[0]
-        detail = (
-            f'{values}, and so or similarly in {len(narrow):,} of {count_of(len(ranges), "image")}: scale the values '
-            'to the whole range of their type (12 bits in 16: multiply by 16), or convert the files to 8 bits'
+        remedy = (
+            'scale the values to the whole range of their type (12 bits in 16: multiply by 16), or convert the files '
+            'to 8 bits'
+            if values.clipped is None
+            else f'set image_channels.ranges to the range of the values ({ADVICE})'
         )
+        detail = f'{values}, and so or similarly in {len(narrow):,} of {count_of(len(ranges), "image")}: {remedy}'
         findings.append(FileFinding(NARROW_SET, path, detail))
+    clipped = [(path, values) for path, values in ranges if (values.clipped or 0) > MOST]
+    if 2 * len(clipped) > len(ranges):
+        path, values = clipped[0]
+        detail = (
+            f'{100 * values.clipped:.0f} % of its {values.kind} values, {values.low:,} to {values.high:,}, lie outside '
+            f'of image_channels.ranges, and so or similarly in {len(clipped):,} of {count_of(len(ranges), "image")}: '
+            f'set them to the range of the values ({ADVICE})'
+        )
+        findings.append(FileFinding(CLIPPED_SET, path, detail))
     if dark := [(path, values) for path, values in ranges if values.dark]:
         path, values = dark[0]
         detail = (
@@ -46,35 +61,42 @@ def judge_ranges(ranges: Sequence[tuple[str, ValueRange]]) -> list[FileFinding]:
 def check_values(dataset: Any) -> None:
     """Read some images of a data set, evenly spread, and judge their values.
 
-    Data sets pass whose pipeline reads images in another way than OpenCV does, or has them in memory.
+    Data sets pass whose pipeline reads images in another way, or has them in memory.
 
     Raises:
-        DataFault: If most images would be read as almost nothing.
+        DataFault: If most images would be read as almost nothing, or no image fits the setting ``image_channels``.
     """
     for leaf in leaves(dataset):
-        ranges = [(readable(path), values) for path in _some_paths(leaf) if (values := _read_range(path))]
+        channels, ranges, errors = format_of(leaf), [], []
+        for path in _some_paths(leaf):
+            try:
+                if data := _content(path):
+                    ranges.append((readable(path), _range_of(data, channels)))
+            except (OSError, ValueError, cv2.error) as error:  # a broken file is for others to report
+                errors.append(FileFinding(UNREADABLE, readable(path), str(error)))
+        if channels is not None and errors and not ranges:  # a wrong setting rather than broken files
+            raise DataFault(errors)
         settle(judge_ranges(ranges))
 
 
 def _some_paths(leaf: Any) -> Iterable[str]:
     steps = getattr(getattr(leaf, 'pipeline', None), 'transforms', ())
-    if not any(isinstance(step, (LoadImageFromFile, ReadCrop)) for step in steps):
+    if not any(isinstance(step, (LoadImageFromFile, LoadChannels, ReadCrop)) for step in steps):
         return []
     infos = (leaf.get_data_info(int(index)) for index in spread(len(leaf), NUM_SPOT_CHECKS))
     return [info['img_path'] for info in infos if info.get('img_path')]
 
 
-def _read_range(path: str) -> ValueRange | None:
-    """Return the values of an image; None if it cannot be read, which is for others to say."""
-    try:
-        if is_tar_path(path):
-            data = read_tar_path(path)
-        elif os.path.isfile(path):
-            with open(path, 'rb') as file:
-                data = file.read()
-        else:
-            return None
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except (OSError, ValueError, cv2.error):
-        return None
-    return None if decoded is None else value_range(data, decoded)
+def _content(path: str) -> bytes:
+    if is_tar_path(path):
+        return read_tar_path(path)
+    return Path(path).read_bytes() if os.path.isfile(path) else b''
+
+
+def _range_of(data: bytes, channels: ChannelFormat | None) -> ValueRange:
+    if channels is not None:
+        return channel_range(channels, data)[0]
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if decoded is None:
+        raise ValueError('cannot be decoded as an image')
+    return value_range(data, decoded)

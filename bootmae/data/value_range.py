@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .channels import ChannelFormat
 from .jpeg import START
 
 NARROW = 63  # of 255: a file of more than 8 bits that is read as at most this uses less than a quarter of its range
@@ -23,22 +24,24 @@ class ValueRange:
         low, high: Smallest and largest value in the file.
         kind: Type of the values, such as ``uint16``.
         seen_low, seen_high: Smallest and largest value after reading, of 255.
+        clipped: Share of the values outside of the ranges of a :class:`ChannelFormat`; None for 8-bit color images.
     """
 
-    low: int
-    high: int
+    low: float
+    high: float
     kind: str
     seen_low: int
     seen_high: int
+    clipped: float | None = None
 
     @property
     def deep(self) -> bool:
-        """Whether a value has more than 8 bits."""
-        return self.kind != 'uint8'
+        """Whether values are scaled on reading, as those of more than 8 bits are."""
+        return self.kind != 'uint8' or self.clipped is not None
 
     @property
     def narrow(self) -> bool:
-        """Whether a file of more than 8 bits is read as a dark image."""
+        """Whether values that are scaled give a dark image."""
         return self.deep and self.seen_high <= NARROW
 
     @property
@@ -66,6 +69,21 @@ def value_range(data: bytes, decoded: np.ndarray) -> ValueRange:
     if stored is None or stored.itemsize == 1:
         return ValueRange(*seen, 'uint8', *seen)
     return ValueRange(int(stored.min()), int(stored.max()), stored.dtype.name, *seen)
+
+
+def channel_range(channels: ChannelFormat, data: bytes) -> tuple[ValueRange, tuple[int, int]]:
+    """Return the values of an image file that is read with a format of channels, and its height and width.
+
+    Raises:
+        ValueError: If it cannot be read. Does not name the file.
+    """
+    image = channels.read(data)
+    limits = channels.limits(image)
+    scaled = channels.scale(image, limits)
+    outside = (image < limits[0]) | (image > limits[1])
+    ends = image.min().item(), image.max().item()
+    seen = int(scaled.min()), int(scaled.max())
+    return ValueRange(*ends, image.dtype.name, *seen, float(outside.mean())), image.shape[:2]
 
 
 def stored_values(data: bytes) -> np.ndarray | None:

@@ -52,7 +52,9 @@ def build_encoder(
     model = build_model(cfg)
     model.init_weights()
     if checkpoint:
-        model.backbone.load_report = load_encoder(model.backbone, checkpoint, source, content, statistics)
+        model.backbone.load_report = load_encoder(
+            model.backbone, checkpoint, source, content, cfg.get('adapt_channels'), statistics
+        )
     return model.to(get_device()).eval()
 
 

@@ -169,7 +169,7 @@ class SelfAttention(nn.Module):
         """Attention within each group; the T tokens are ordered by group."""
         if groups[0].shape is None:
             return attend(q, k, v, self.num_heads, self.position_bias(groups[0]))
-        batch, sizes = len(q), [group.shape[0] * group.shape[1] for group in groups]
+        batch, sizes = q.shape[0], [group.shape[0] * group.shape[1] for group in groups]
         outputs = []
         for group, *parts in zip(groups, *(x.split(sizes, dim=1) for x in (q, k, v)), strict=True):
             q, k, v = (x.unflatten(1, group.shape).flatten(0, 1) for x in parts)  # B * W, L, I

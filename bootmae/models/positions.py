@@ -81,15 +81,16 @@ def relative_index(
         (1 + N, 1 + N), or (N, N) without class token.
     """
     rows, columns = bias_grid or grid
-    row = torch.arange(grid[0], device=device).repeat_interleave(grid[1])
-    column = torch.arange(grid[1], device=device).repeat(grid[0])
+    row = torch.arange(grid[0], device=device).unsqueeze(1).expand(grid).flatten()
+    column = torch.arange(grid[1], device=device).expand(grid).flatten()
     row, column = (x.unsqueeze(1) - x for x in (row, column))
     index = (row + rows - 1) * (2 * columns - 1) + column + columns - 1
     if class_token:
-        size = bias_table_size((rows, columns))
-        index = F.pad(index, (1, 0, 1, 0), value=size + PATCH_TO_CLASS)
-        index[0] = size + CLASS_TO_PATCH
-        index[0, 0] = size + CLASS_TO_CLASS
+        size = bias_table_size((rows, columns))  # the class token's rows are counted from the end
+        index = F.pad(index - size, (1, 0, 1, 0), value=PATCH_TO_CLASS)
+        index[0] = CLASS_TO_PATCH
+        index[0, 0] = CLASS_TO_CLASS
+        index = index + size
     return index
 
 

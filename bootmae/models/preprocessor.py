@@ -1,10 +1,35 @@
 """Data preprocessors: normalization and augmentation of image batches on the device."""
 
+import functools
+from collections.abc import Sequence
+
 import torch
+from mmengine.model import ImgDataPreprocessor
 from mmengine.structures import BaseDataElement
 from mmpretrain.models.utils import ClsDataPreprocessor, SelfSupDataPreprocessor
 from mmpretrain.registry import MODELS
 from timm.data.random_erasing import RandomErasing
+
+
+def take_any_channels() -> None:
+    """Let all data preprocessors normalize any number of channels; mmengine refuses all but 1 and 3."""
+    plain = ImgDataPreprocessor.__init__
+    if hasattr(plain, '__wrapped__'):
+        return
+
+    @functools.wraps(plain)
+    def init(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, *args, **kwargs) -> None:
+        if mean is None or std is None or len(mean) in (1, 3):
+            plain(self, mean, std, *args, **kwargs)
+            return
+        plain(self, mean[:1], std[:1], *args, **kwargs)
+        for name, values in (('mean', mean), ('std', std)):
+            setattr(self, name, getattr(self, name).new_tensor(values).view(-1, 1, 1))
+
+    ImgDataPreprocessor.__init__ = init
+
+
+take_any_channels()
 
 
 @MODELS.register_module()

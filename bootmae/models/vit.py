@@ -186,7 +186,7 @@ class PlainViT(BaseModule):
         tokens = self.patch_embed(patches) + positions
         if self.cls_token is None:
             return tokens
-        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        class_token = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         return torch.cat((class_token, tokens), dim=1)
 
     def forward_blocks(

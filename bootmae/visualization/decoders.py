@@ -1,7 +1,7 @@
 """Loading a pretraining model with its decoder from any checkpoint that has one, for images of any size."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmpretrain.registry import MODELS
@@ -10,9 +10,11 @@ from torch import nn
 from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
+from ..config.channels import format_of_config
 from ..config.encoder import heads_of, recorded_config
 from ..config.load import load_config
 from ..config.model import model_config
+from ..data.channels import ChannelFormat
 from ..models import BootMAE
 from ..models.positions import resize_positions
 from ..models.vit import patch_grid
@@ -37,6 +39,7 @@ class Pretrained:
         img_size: Height and width of the images.
         patch_size: Height and width of a patch.
         normalized: Whether it predicts normalized patches and not pixels.
+        channels: How its image files are read if not as 8-bit color.
     """
 
     model: nn.Module
@@ -44,6 +47,7 @@ class Pretrained:
     img_size: tuple[int, int]
     patch_size: tuple[int, int]
     normalized: bool
+    channels: ChannelFormat | None = None
 
 
 def load_decoder(
@@ -76,16 +80,17 @@ def load_decoder(
     kind = decoder_kind(encoder)
     if kind is None:
         raise ValueError(f'{path} is a {describe(encoder, content)} and has no decoder to reconstruct with. {REMEDY}')
-    state = whole_state(encoder, kind)
+    state, channels = whole_state(encoder, kind), None
     if found := config or recorded_config(content) or authors_config(encoder):
-        model_cfg = model_config(load_config(found, options))
+        cfg = load_config(found, options)
+        model_cfg, channels = model_config(cfg), format_of_config(cfg)
     elif kind == 'MAE':
         model_cfg = infer_mae(encoder, state, target or recorded_target(content, path), num_heads)
     else:
         raise ValueError(f'{path} [{encoder.kind}] does not record a config that exists here: give --config')
     if encoder.mean is not None:
         model_cfg['data_preprocessor'] |= dict(mean=list(encoder.mean), std=list(encoder.std))
-    return build(model_cfg, state, encoder, path, size)
+    return replace(build(model_cfg, state, encoder, path, size), channels=channels)
 
 
 def decoder_kind(encoder: Encoder) -> str | None:

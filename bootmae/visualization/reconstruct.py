@@ -7,6 +7,8 @@ uses one mean and deviation for all patches, those of the visible patches.
 Shape letters: n images, N patches, M masked, C channels, P pixels of a patch and channel.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -44,6 +46,25 @@ def to_pixels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
     """Invert :func:`normalize` and clip."""
     x = x * model.data_preprocessor.std + model.data_preprocessor.mean
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def as_colors(images: np.ndarray, channels: Sequence[int] | None = None) -> np.ndarray:
+    """Return channels of images (n, H, W, C) of 0..255 as red, green and blue: uint8 (n, H, W, 3).
+
+    Args:
+        images: The images.
+        channels: Three channels, or one that is shown in gray. By default the first three, or the first if there are
+            fewer.
+
+    Raises:
+        ValueError: For a channel that the images do not have, or another number of them.
+    """
+    count = images.shape[-1]
+    chosen = list(channels) if channels else [0, 1, 2] if count >= 3 else [0]
+    if len(chosen) not in (1, 3) or not set(chosen) <= set(range(count)):
+        raise ValueError(f'channels {chosen} cannot be shown: give one or three of 0 to {count - 1}')
+    shown = images[..., chosen * (3 // len(chosen))]
+    return shown if shown.dtype == np.uint8 else shown.round().clip(0, 255).astype(np.uint8)
 
 
 def unpatchify(patches: torch.Tensor, patch_size: tuple[int, int], grid: tuple[int, int]) -> torch.Tensor:

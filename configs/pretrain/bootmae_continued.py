@@ -2,10 +2,10 @@
 #
 #   tools/train.py configs/pretrain/bootmae_continued.py --data /my/images --init timm:vit_base_patch16_224.mae
 #
-# --init takes any encoder of this size. Images are normalized as its weights need it. Short, at half of the learning rate
-# of bootmae_small_data.py, lower in lower blocks. The decoders train alone for 5 epochs, then the encoder warms up. The
-# momentum encoder is a good target from the first step, so the feature loss has its full weight early, and the EMA
-# horizons, 1,000 to 10,000 steps, do not shrink with the run: a target that moves fast collapses.
+# --init takes any encoder of this size. Images are normalized as its weights need it. Short, at half of the learning
+# rate of bootmae_small_data.py, lower in lower blocks. The decoders train alone for 5 epochs, then the encoder warms
+# up. The momentum encoder is a good target from the first step, so the feature loss has its full weight early, and the
+# EMA horizons, 1,000 to 10,000 steps, do not shrink with the run: a target that moves fast collapses.
 # Hardware: 1 GPU x 256 x accumulation 2 = 512. Expected: no published number. Run here: NOT RUN at full size.
 _base_ = './bootmae_small_data.py'
 

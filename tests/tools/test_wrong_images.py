@@ -271,7 +271,7 @@ def test_the_online_probe_names_the_broken_image(broken, config):
     model = build_model(load_config(PRETRAIN))
     hook.prepare(model)
     with pytest.raises(UnreadableSample, match=rf'^{broken} cannot be read .*, and an evaluation replaces no image'):
-        hook.accuracies(model)
+        hook.scores(model)
 
 
 @pytest.mark.parametrize('task, scenes', [('seg', 'images/validation'), ('det', 'val2017')])

@@ -265,6 +265,7 @@ def test_markers_of_other_kinds_stay():
         'full',
         'demo',
         'photographs',
+        'watching',
     }  # the others are of docs/evidence.md
 
 

@@ -12,10 +12,10 @@ FINETUNE = REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 COUNT = itertools.count()
 CONFIG = """
 _base_ = {base!r}
-images = dict(_delete_=True, type='ImageFiles', roots={roots!r}, labels='folder', pipeline=[
+pictures = dict(_delete_=True, type='ImageFiles', roots={roots!r}, labels='folder', pipeline=[
     dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32)), dict(type='PackInputs')])
-train_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(images, split='train'))
-val_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(images, split='val', test_mode=True))
+train_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(pictures, split='train'))
+val_dataloader = dict(batch_size=8, num_workers=0, dataset=dict(pictures, split='val', test_mode=True))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1, val_interval=1)
 auto_scale_lr = dict(base_batch_size=8)

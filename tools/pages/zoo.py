@@ -13,7 +13,7 @@ from bootmae.report.verdicts import difference_text, in_order, labels_name, meth
 from bootmae.results.names import method_name, model_of
 from bootmae.results.rows import ResultRow
 
-from . import comparison, evidence, method_figure
+from . import comparison, evidence, method_figure, watching
 from .curves import figure_behind
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
@@ -166,6 +166,7 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
         'overview': lambda: demo_markdown(apart['demo']),
         'full': lambda: zoo_table(full, published, '', root),
         **{name: lambda name=name: zoo_table(apart[name], [], APART[name], root) for name in APART},
+        'watching': lambda: watching.table(root),
         **evidence.makers(root),
         **comparison.makers(root),
     }

@@ -22,7 +22,8 @@ from ...config.load import load_config
 from ...config.model import build_model
 from ...config.weights import adopts_statistics, check_statistics, preprocessor_of
 from ...data.subsets import few_labels, spread
-from ...evaluation.probe import Features, evaluation_images, features_of, knn_accuracy, linear_accuracy
+from ...evaluation.probe import evaluation_images, features_of, knn_accuracy, linear_accuracy
+from ...evaluation.rankme import kept_before_norm, rank_me
 from ...text import count_of
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
@@ -31,6 +32,7 @@ from .provenance import num_heads
 TASKS = ('knn', 'linear')
 HELD_OUT = 5  # every fifth image of a folder without train and val is a query
 THIS_RUN = 'the encoder in training'  # stands for a file name in messages
+RANK = 'rankme'  # beside the tasks
 
 
 def encoder_content(model: nn.Module) -> dict:
@@ -69,6 +71,8 @@ def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
     if folder is None:
         return build(cfg.train_dataloader.dataset), build(cfg.test_dataloader.dataset)
     images = dict(type='ImageFiles', roots=folder, labels='folder')
+    if extensions := cfg.test_dataloader.dataset.get('extensions'):
+        images['extensions'] = extensions
     queries = next((name for name in ('val', 'test') if Path(folder, name).is_dir()), None)
     if queries and Path(folder, 'train').is_dir():
         return build(dict(images, split='train')), build(dict(images, split=queries))
@@ -77,8 +81,8 @@ def data_sets(cfg: Config, folder: str | None) -> tuple[Dataset, Dataset]:
     return whole.get_subset(np.flatnonzero(~last).tolist()), whole.get_subset(np.flatnonzero(last).tolist())
 
 
-def shared_features(extract: Callable[[Subset], Features], images: Subset) -> Features:
-    """Extract features, a part on each process; every process gets all of them, in order."""
+def shared_features(extract: Callable[[Subset], tuple[torch.Tensor, ...]], images: Subset) -> tuple[torch.Tensor, ...]:
+    """Extract tensors with a row per image, a part on each process; every process gets all rows, in order."""
     world, rank = dist.get_world_size(), dist.get_rank()
     if world == 1:
         return extract(images)
@@ -86,8 +90,7 @@ def shared_features(extract: Callable[[Subset], Features], images: Subset) -> Fe
     each = -(-count // world)  # all parts have the same size, so some images are used twice
     part = Subset(images, [(rank * each + k) % count for k in range(each)])
     device = dist.get_comm_device()
-    gathered = [torch.cat(dist.all_gather(values.to(device))).cpu()[:count] for values in extract(part)]
-    return gathered[0], gathered[1]
+    return tuple(torch.cat(dist.all_gather(values.to(device))).cpu()[:count] for values in extract(part))
 
 
 @HOOKS.register_module()
@@ -95,8 +98,9 @@ class OnlineProbeHook(Hook):
     """Logs the accuracy of ``tools/knn.py`` on the current encoder every few epochs and after the last one.
 
     It also evaluates the untrained encoder before the first epoch, as the reference for later numbers. The accuracies
-    (``probe/knn`` and ``probe/linear``, in percent) are logged with the epoch as step. All processes share the images.
-    The training itself does not change.
+    (``probe/knn`` and ``probe/linear``, in percent) and RankMe of the labeled images (``probe/rankme``,
+    :func:`rank_me`) are logged with the epoch as step. All processes share the images. The training itself does not
+    change.
 
     Args:
         config: config of configs/cls with the encoder's size and, unless it has ``adopt_statistics=True``, its input
@@ -147,11 +151,13 @@ class OnlineProbeHook(Hook):
         self.max_images, self.folder, self.options, self.source = max_images, folder, options, source
         self.k, self.seed, self.workers, self.batch_size = k, seed, workers, batch_size
         self.classifier: nn.Module | None = None
+        self.image_channels: dict | None = None  # the setting of the run
         self.reference = self.query = None
 
     def before_train(self, runner: Runner) -> None:
         if self.folder == '':
             return
+        self.image_channels = runner.cfg.get('image_channels')
         with kept_random_state():
             self.prepare(bare_model(runner))
         interval = 'epoch' if self.interval == 1 else f'{self.interval} epochs'
@@ -179,7 +185,8 @@ class OnlineProbeHook(Hook):
         self.query = select_images(query, 'all', self.max_images, self.seed)
 
     def read_config(self) -> Config:
-        cfg = load_config(self.config, self.options)
+        shared = {'image_channels': self.image_channels} if self.image_channels else {}
+        cfg = load_config(self.config, {**shared, **(self.options or {})})
         if cfg.model.type != 'ImageClassifier':
             raise ValueError(
                 f'OnlineProbeHook config={self.config!r}: its model is not an ImageClassifier; '
@@ -199,30 +206,34 @@ class OnlineProbeHook(Hook):
     def probe(self, runner: Runner, epoch: int) -> None:
         """Evaluate the encoder and log the result."""
         with kept_random_state():
-            scores = self.accuracies(bare_model(runner), lambda: runner.call_hook('report_progress'))
-        scores = {f'probe/{task}': score for task, score in scores.items()}
+            scores = self.scores(bare_model(runner), lambda: runner.call_hook('report_progress'))
+        scores = {f'probe/{name}': score for name, score in scores.items()}
         runner.logger.info(
-            f'online probe, epoch {epoch}: ' + ', '.join(f'{name} {score:.2f} %' for name, score in scores.items())
+            f'online probe, epoch {epoch}: '
+            + ', '.join(f'{name} {score:.2f}{"" if name.endswith(RANK) else " %"}' for name, score in scores.items())
         )
         files = [hook.json_log_path for hook in runner.hooks if hasattr(hook, 'json_log_path')]
         runner.visualizer.add_scalars(scores, step=epoch, file_path=files[0] if files else None)
 
-    def accuracies(self, model: nn.Module, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Return the accuracy of each task in percent, the same on all processes."""
+    def scores(self, model: nn.Module, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Return the accuracy of each task in percent, and RankMe; the same on all processes."""
         found = match(self.classifier.backbone, find_encoder(encoder_content(model), self.source))
         self.classifier.backbone.load_state_dict(found.state, strict=False)
         self.classifier.to(get_device())
 
-        def extract(images: Subset) -> Features:
-            return features_of(self.classifier, images, self.batch_size, self.workers, progress)
+        def extract(images: Subset) -> tuple[torch.Tensor, ...]:
+            with kept_before_norm(self.classifier.backbone) as kept:
+                found = features_of(self.classifier, images, self.batch_size, self.workers, progress)
+            return *found, torch.cat(kept)
 
-        reference, query = (shared_features(extract, images) for images in (self.reference, self.query))
+        features, labels, kept = shared_features(extract, self.reference)
+        reference, query = (features, labels), shared_features(extract, self.query)[:2]
         self.classifier.cpu()
         scores: list[dict[str, float] | None] = [None]
         if dist.is_main_process():  # the others wait in broadcast_object_list
             scores[0] = {
                 task: knn_accuracy(reference, query, self.k) if task == 'knn' else linear_accuracy(reference, query)
                 for task in self.tasks
-            }
+            } | {RANK: rank_me(kept)}
         dist.broadcast_object_list(scores)
         return scores[0]

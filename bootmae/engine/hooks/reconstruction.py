@@ -4,6 +4,7 @@ Shape letters: n images, N patches, M masked.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from ...config.model import build_model
 from ...data.subsets import spread
 from ...models.bootmae import BootMAE
 from ...visualization.grids import reconstruction_grid
-from ...visualization.reconstruct import draw_masks, hide, reconstruct, to_pixels
+from ...visualization.reconstruct import as_colors, draw_masks, hide, reconstruct, to_pixels
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
 
@@ -79,6 +80,7 @@ class ReconstructionHook(Hook):
     Args:
         interval: number of epochs between two pictures.
         count: number of images n.
+        channels: channels that are drawn, see :func:`as_colors`.
 
     Raises:
         ValueError: for a wrong argument, and before the first step for a model that predicts no patches.
@@ -86,10 +88,10 @@ class ReconstructionHook(Hook):
 
     priority = 'NORMAL'
 
-    def __init__(self, interval: int = 10, count: int = 6):
+    def __init__(self, interval: int = 10, count: int = 6, channels: Sequence[int] | None = None):
         if interval < 1 or count < 1:
             raise ValueError(f'ReconstructionHook interval={interval}, count={count}: give numbers of at least 1')
-        self.interval, self.count = interval, count
+        self.interval, self.count, self.channels = interval, count, channels
         self.copy: nn.Module | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -125,4 +127,6 @@ class ReconstructionHook(Hook):
         patch = patch_of(self.copy.backbone)
         panels = dict(original=self.images, masked=hide(self.images, self.ids_shuffle, self.num_masked, patch))
         panels['reconstruction'] = reconstruct(self.copy, self.images, self.ids_shuffle, self.num_masked, patch)
-        return on_white(reconstruction_grid(panels))
+        return on_white(
+            reconstruction_grid({name: as_colors(images, self.channels) for name, images in panels.items()})
+        )

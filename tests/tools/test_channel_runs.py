@@ -1,0 +1,203 @@
+"""Images of five channels: pretraining, resuming, k-NN, fine-tuning and UperNet by the documented commands."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from calling import call_tool
+
+from bootmae.checkpoints import read_checkpoint
+from bootmae.commands import visualize
+from bootmae.models.vit import PlainViT
+from bootmae.results.rows import read_rows
+from bootmae.transfer.backbone import TransferViT
+from examples import channel_images
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+PRETRAIN = CONFIGS / 'pretrain' / 'bootmae_channels_cpu.py'
+FINETUNE = CONFIGS / 'cls' / 'bootmae_channels_cpu_finetune.py'
+SEGMENT = CONFIGS / 'seg' / 'upernet_channels_cpu.py'
+COUNT = itertools.count()
+SHORT = [
+    *('log_level=ERROR', 'train_dataloader.batch_size=8', 'auto_scale_lr.base_batch_size=8'),
+    *('param_scheduler.warmup=0.5', 'train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=1'),
+    'default_hooks.pictures=None',
+]
+WHOLE = ['train_dataloader.dataset.pipeline.1.crop_ratio_range=(1,1)', 'train_dataloader.dataset.pipeline.2.prob=0.0']
+ARRAYS = ['image_channels.axis=first', 'image_channels.ranges=[0,1]']
+KINDS = dict(tiff=[], npy=ARRAYS)
+HALF = 127.5
+
+
+def call(tool: str, *args, options=()) -> int:
+    """Each run gets its own name, since mmengine keeps runs by name."""
+    return call_tool(tool, *args, '--cfg-options', f'experiment_name=channels_{next(COUNT)}', *options)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    """The worked example, as small as the models; images have the size of the crops."""
+    root = tmp_path_factory.mktemp('channels')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channel_images, 'SIZE', 64)
+        channel_images.write(root, train=3, val=1)
+    return root
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[torch.Tensor]:
+    """Inputs of all encoders."""
+    inputs = []
+    for kind, name in ((PlainViT, 'check_images'), (TransferViT, 'forward')):
+        plain = getattr(kind, name)
+
+        def spy(self, images, *args, plain=plain, **kwargs):
+            inputs.append(images.detach().clone())
+            return plain(self, images, *args, **kwargs)
+
+        monkeypatch.setattr(kind, name, spy)
+    return inputs
+
+
+@pytest.fixture(scope='module')
+def pretrained(data, tmp_path_factory) -> dict[str, Path]:
+    """Work directories of pretraining on both kinds of files, with k-NN on their labels during the training."""
+    runs = {}
+    for kind, options in KINDS.items():
+        runs[kind] = tmp_path_factory.mktemp(kind)
+        where = ('--data', data / kind, '--work-dir', runs[kind])
+        probe = f'default_hooks.probe.folder={data / kind}'
+        assert call('train', PRETRAIN, *where, options=[*SHORT, *WHOLE, *options, probe]) == 0
+    return runs
+
+
+def truth(data: Path, kind: str, part: str) -> list[np.ndarray]:
+    """What the network should get of each image (C, H, W), by plain arithmetic."""
+    if kind == 'npy':
+        return [(255 * np.load(path) - HALF) / HALF for path in sorted((data / kind / part).glob('*/*.npy'))]
+    return [of_tiff(path) for path in sorted((data / kind / part).glob('*/*.tif'))]
+
+
+def of_tiff(path: Path) -> np.ndarray:
+    return (255 * tifffile.imread(path).astype(np.float64).transpose(2, 0, 1) / 4095 - HALF) / HALF
+
+
+def number_of(image: np.ndarray, images: list[np.ndarray]) -> int:
+    """The number of the image that equals another one."""
+    return next(k for k, other in enumerate(images) if np.allclose(image, other, atol=1e-5))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_pretraining_sees_the_values_of_the_files(kind, data, seen, tmp_path):
+    options = [*SHORT, *WHOLE, *KINDS[kind], 'train_cfg.max_epochs=1']
+    assert call('train', PRETRAIN, '--data', data / kind, '--work-dir', tmp_path / 'run', options=options) == 0
+    images = truth(data, kind, 'train')
+    batches = [batch for batch in seen if batch.shape == (8, 5, 64, 64)]
+    numbers = [number_of(image.numpy(), images) for batch in batches for image in batch]
+    assert len(set(numbers)) == len(numbers) == 16
+    facts = read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['meta']['bootmae']
+    assert facts['mean'] == facts['std'] == [HALF] * 5
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_resumed_run_ends_with_the_same_weights(kind, data, pretrained, tmp_path):
+    where = ('--data', data / kind, '--work-dir', tmp_path / 'resumed', '--resume', pretrained[kind] / 'epoch_1.pth')
+    assert call('train', PRETRAIN, *where, options=[*SHORT, *WHOLE, *KINDS[kind]]) == 0
+    ours, theirs = (
+        read_checkpoint(folder / 'epoch_2.pth')['state_dict'] for folder in (tmp_path / 'resumed', pretrained[kind])
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert ours['backbone.patch_embed.proj.weight'].shape == (64, 5, 8, 8)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_probe_of_a_run_reads_the_same_kind(kind, pretrained):
+    (scalars,) = pretrained[kind].glob('*/vis_data/scalars.json')
+    steps = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert [step['step'] for step in steps if 'probe/knn' in step] == [0, 2]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_knn(kind, data, pretrained, seen, tmp_path):
+    where = ('--data', data / kind, '--init', pretrained[kind] / 'epoch_2.pth', '--rows', tmp_path / 'rows.csv')
+    options = [*KINDS[kind], 'test_dataloader.dataset.pipeline.1.scale=64']
+    assert call('knn', FINETUNE, *where, '--data-name', 'channels', options=options) == 0
+    for batch, part in zip(seen, ('train', 'val'), strict=True):
+        np.testing.assert_allclose(batch.numpy(), truth(data, kind, part), atol=1e-5)
+    assert [row.task for row in read_rows(tmp_path / 'rows.csv')] == ['knn']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_fine_tuning(kind, data, pretrained, tmp_path):
+    where = ('--data', data / kind, '--init', pretrained[kind] / 'epoch_2.pth', '--work-dir', tmp_path / 'run')
+    options = ['train_cfg.val_interval=2', *SHORT[:-1], *KINDS[kind]]
+    assert call('train', FINETUNE, *where, options=options) == 0
+    weights = read_checkpoint(tmp_path / 'run' / 'epoch_2.pth')
+    assert weights['state_dict']['backbone.patch_embed.proj.weight'].shape[1] == 5
+    assert call('test', FINETUNE, tmp_path / 'run' / 'epoch_2.pth', '--data', data / kind, options=KINDS[kind]) == 0
+
+
+@pytest.mark.slow
+def test_upernet_sees_the_values_of_the_files(data, pretrained, seen, tmp_path):
+    where = ('--data', data / 'scenes', '--init', pretrained['tiff'] / 'epoch_2.pth', '--work-dir', tmp_path / 'run')
+    options = [
+        *('log_level=ERROR', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'param_scheduler.warmup=1'),
+        *(
+            'train_dataloader.batch_size=2',
+            'auto_scale_lr.base_batch_size=2',
+            'train_dataloader.dataset.pipeline.2.prob=0.0',
+        ),
+    ]
+    assert call('train', SEGMENT, *where, options=options) == 0
+    for inputs, part in ((seen[0], 'training'), (seen[-1], 'validation')):
+        images = [of_tiff(path) for path in sorted((data / 'scenes' / 'images' / part).glob('*.tif'))]
+        assert all(number_of(image.numpy(), images) >= 0 for image in inputs)
+    assert seen[0].shape == (2, 5, 96, 144)
+
+
+@pytest.mark.slow
+def test_pictures_show_the_chosen_channels(data, pretrained, monkeypatch, tmp_path, capsys):
+    drawn = []
+    monkeypatch.setattr(visualize, 'captioned_grid', lambda columns, text: drawn.append((columns, text)) or b'png')
+    where = (pretrained['tiff'] / 'epoch_2.pth', '--images', data / 'tiff' / 'val', '--out', tmp_path)
+    assert call('visualize', *where, '--channels', 4) == 0
+    assert call('visualize', *where, '--channels', 3, 0, 1, '--what', 'reconstruction') == 0
+    levels = [HALF * (1 + image) for image in truth(data, 'tiff', 'val')]
+    for (columns, text), channels in ((drawn[0], [4, 4, 4]), (drawn[3], [3, 0, 1])):
+        expected = np.stack([image[channels].transpose(1, 2, 0) for image in levels]).round()
+        assert np.abs(columns['original'] - expected).max() <= 1e-5
+        assert {picture.shape for picture in columns.values()} == {(6, 64, 64, 3)}
+        assert f'Shown channels: {", ".join(map(str, dict.fromkeys(channels)))}.' in text
+    assert np.array_equal(drawn[1][0]['image'], drawn[0][0]['original'])
+    assert call('visualize', *where, '--channels', 5) == 2
+    assert 'channels [5] cannot be shown: give one or three of 0 to 4' in capsys.readouterr().err
+    assert call('visualize', where[0], '--out', tmp_path) == 2
+    assert '--images embedded are 8-bit color images' in capsys.readouterr().err
+
+
+def test_weights_of_other_channels_or_statistics_are_refused(data, pretrained, capsys):
+    where = ('--data', data / 'tiff', '--init', pretrained['tiff'] / 'epoch_2.pth')
+    assert call('train', FINETUNE, *where, options=['image_channels.mean=[1,2,3,4,5]']) == 2
+    assert 'was made with mean [127.5, 127.5, 127.5, 127.5, 127.5]' in capsys.readouterr().err
+    assert call('train', FINETUNE, *where, options=['image_channels.select=[0,1,2]']) == 2
+    assert 'epoch_2.pth' in capsys.readouterr().err
+
+
+def test_a_broken_file_is_replaced_in_training_and_found_before(data, tmp_path, capsys):
+    for path in sorted((data / 'tiff' / 'train').glob('*/*.tif')):
+        (tmp_path / path.name.replace('0', path.parent.name, 1)).write_bytes(path.read_bytes())
+    broken = tmp_path / 'brick00.tif'
+    broken.write_bytes(broken.read_bytes()[:9000])
+    assert call('verify_data', PRETRAIN, '--data', tmp_path) == 1
+    out = capsys.readouterr().out
+    assert f'{broken}: cannot be decoded as TIFF' in out
+    assert '1 fault, 0 notes' in out
+    options = [*SHORT, 'train_cfg.max_epochs=1', 'default_hooks.bad_images.budget=0.1']
+    assert call('train', PRETRAIN, '--data', tmp_path, '--work-dir', tmp_path / 'run', options=options) == 0
+    (row,) = (tmp_path / 'run' / 'bad_images.txt').read_text().splitlines()
+    assert row.startswith(f'{broken}\tValueError: {broken} cannot be decoded as TIFF')
