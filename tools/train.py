@@ -14,7 +14,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--init',
         metavar='CHECKPOINT',
-        help='initialize a downstream model from the encoder in this file; every weight must be found',
+        help='start from the encoder in this file; every weight must be found. A pretraining also takes decoders and '
+        'momentum encoder if they fit (docs/continued.md)',
     )
     parser.add_argument(
         '--source',

@@ -3,9 +3,9 @@
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from .finite import check_encoder, check_finite
 from .identify import Encoder, find_encoder
 from .keys import State
 from .read import read_checkpoint
+from .statistics import Statistics, convert_statistics, same_statistics, statistics_text
 
 Grid = tuple[int, int]  # rows and columns of patches
 
@@ -46,6 +47,15 @@ class LoadReport:
     parts: list[str] = field(default_factory=list)  # parts of the model that the file does not have
     note: str = ''  # what was taken from a file with raw and averaged weights
     adapted: list[str] = field(default_factory=list)  # the change of input channels, in words
+    remarks: list[str] = field(default_factory=list)  # what else the reader of the log must know
+
+    @classmethod
+    def of(cls, path: str | Path, encoder: Encoder, found: 'Match', remarks: Sequence[str] = ()) -> 'LoadReport':
+        """Report on an encoder of a file and its weights that were loaded."""
+        number = len(found.state)
+        digest = tensors_hash(encoder.state)
+        fields = str(path), encoder.kind, number, number, found.new, found.unused, digest, found.resized, found.parts
+        return cls(*fields, encoder.note, found.adapted, list(remarks))
 
     def __str__(self) -> str:
         why = f'new ({", ".join(self.parts)}: not in the file)'
@@ -58,7 +68,7 @@ class LoadReport:
         return (
             f'loaded {self.loaded}/{self.wanted} encoder tensors of {self.path} [{self.kind}]'
             f'{"".join(f", {what}: " + ", ".join(names) for what, names in notes if names)}, sha256 {self.hash}'
-            f'{self.note and f"; {self.note}"}'
+            f'{"".join(f"; {remark}" for remark in (self.note, *self.remarks) if remark)}'
         )
 
 
@@ -181,13 +191,14 @@ def fit_channels(state: State, count: int, how: str | None) -> list[str]:
     return [f'patch embedding from {old} to {count} ({how}), with the input statistics of the config']
 
 
-def match(backbone: PlainViT, encoder: Encoder, channels: str | None = None) -> Match:
+def match(backbone: PlainViT, encoder: Encoder, channels: str | None = None, new_norm: bool = False) -> Match:
     """Match the weights of an encoder with a backbone.
 
     Args:
         backbone: the model.
         encoder: the encoder of a file.
         channels: how to adapt it to another number of input channels, see :func:`adapt_channels`; None refuses it.
+        new_norm: whether the final norm may be new.
 
     Raises:
         ValueError: if a weight is missing, unexpected or has another shape. Whole parts that the backbone declares as
@@ -202,7 +213,8 @@ def match(backbone: PlainViT, encoder: Encoder, channels: str | None = None) -> 
     state, resized = fit_grids(encoder, backbone.position_grids)
     adapted = fit_channels(state, backbone.patch_embed.proj.in_channels, channels)
     inner = tuple(f'blocks.{k}.' for k in range(backbone.depth, backbone.arch_depth))
-    parts = {part: keys for part, keys in backbone.new_parts.items() if not set(keys) & set(state)}
+    declared = backbone.new_parts | (backbone.find_parts({'final norm': r'norm\.'}) if new_norm else {})
+    parts = {part: keys for part, keys in declared.items() if not set(keys) & set(state)}
     new = [key for keys in parts.values() for key in keys]
     without_class_token = ('cls_token',) if backbone.cls_token is None else ()
     unused = [
@@ -258,12 +270,31 @@ def read_encoder(path: str | Path, source: str = 'online', content: dict | None 
     return encoder
 
 
+def converted(encoder: Encoder, statistics: Statistics | None) -> tuple[Encoder, list[str]]:
+    """An encoder for images normalized with other statistics than its own, and a remark on it.
+
+    ``statistics=None``, unknown ones of the file and equal ones change nothing.
+    """
+    if statistics is None or encoder.mean is None or same_statistics((encoder.mean, encoder.std), statistics):
+        return encoder, []
+    old = encoder.mean, encoder.std
+    text = f'patch embedding converted from {statistics_text(old)} to {statistics_text(statistics)}'
+    return replace(encoder, state=convert_statistics(encoder.state, old, statistics)), [text]
+
+
+def heads_remark(backbone: PlainViT, encoder: Encoder) -> list[str]:
+    """A remark that the number of heads, which no shape tells, is the config's, unless the file records it."""
+    heads = count_of(backbone.num_heads, 'attention head')
+    return [] if encoder.num_heads else [f'{heads} as in the config (the file does not tell)']
+
+
 def load_encoder(
     backbone: PlainViT,
     path: str | Path,
     source: str = 'online',
     content: dict | None = None,
     channels: str | None = None,
+    statistics: Statistics | None = None,
 ) -> LoadReport:
     """Load the encoder of a checkpoint into a backbone, completely or not at all.
 
@@ -273,6 +304,7 @@ def load_encoder(
         source: which encoder of a file with several, see :func:`find_encoder`.
         content: content of the file, if it was read before.
         channels: how to adapt the encoder to another number of input channels, see :func:`adapt_channels`.
+        statistics: mean and standard deviation to convert the encoder to, see :func:`convert_statistics`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -280,21 +312,10 @@ def load_encoder(
     """
     encoder = read_encoder(path, source, content)
     with error_context(path):
-        found = match(backbone, encoder, channels)
+        changed, remarks = converted(encoder, statistics)
+        found = match(backbone, changed, channels)
     backbone.load_state_dict(found.state, strict=False)
-    return LoadReport(
-        str(path),
-        encoder.kind,
-        len(found.state),
-        len(found.state),
-        found.new,
-        found.unused,
-        tensors_hash(encoder.state),
-        found.resized,
-        found.parts,
-        encoder.note,
-        found.adapted,
-    )
+    return LoadReport.of(path, encoder, found, heads_remark(backbone, encoder) + remarks)
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -304,11 +325,15 @@ class EncoderWeights:
     Sets the module's ``load_report``.
     """
 
-    def __init__(self, checkpoint: str, source: str = 'online', channels: str | None = None):
-        self.checkpoint, self.source, self.channels = checkpoint, source, channels
+    def __init__(
+        self, checkpoint: str, source: str = 'online', channels: str | None = None, statistics: Statistics | None = None
+    ):
+        self.checkpoint, self.source, self.channels, self.statistics = checkpoint, source, channels, statistics
 
     def __call__(self, module: nn.Module) -> None:
-        module.load_report = load_encoder(module, self.checkpoint, self.source, channels=self.channels)
+        module.load_report = load_encoder(
+            module, self.checkpoint, self.source, channels=self.channels, statistics=self.statistics
+        )
         print_log(str(module.load_report), logger='current')
 
 

@@ -22,7 +22,7 @@ from ..config.load import load_config
 from ..config.model import build_model
 from ..config.options import IMAGES
 from ..config.steps import TRAINED, check_training, require, training_config
-from ..config.weights import check_files, input_statistics
+from ..config.weights import check_files, input_statistics, preprocessor_of
 from ..data.sampler import too_few
 from ..engine.hooks.online_probe import OnlineProbeHook
 from ..engine.hooks.provenance import PRECISIONS
@@ -306,4 +306,6 @@ def dry_run(
             probe = OnlineProbeHook(**{key: value for key, value in hook.items() if key not in ('type', 'priority')})
             probe.image_channels = cfg.get('image_channels')
             probe.data()
-    return make_plan(load_config(config, options), config, gpus, scale_lr, guess=False)
+    planned, (mean, std) = load_config(config, options), input_statistics(cfg)
+    preprocessor_of(planned).update(mean=mean, std=std)  # those of the weights, if the config adopts them
+    return make_plan(planned, config, gpus, scale_lr, guess=False)

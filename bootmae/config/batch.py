@@ -121,7 +121,7 @@ def stretch_schedule(scheduler: dict, accumulation: int) -> None:
         ValueError: if its type is neither in ``STRETCHABLE`` nor ``WarmupCosineLR``, which counts optimizer steps.
     """
     if scheduler['type'] == 'WarmupCosineLR':
-        _multiply(scheduler, ('warmup', 'end'), accumulation)
+        _multiply(scheduler, ('warmup', 'end', 'encoder_start'), accumulation)
         return
     if scheduler['type'] not in STRETCHABLE:
         raise ValueError(

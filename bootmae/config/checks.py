@@ -80,9 +80,11 @@ def check_schedule(cfg: Config) -> None:
             f'param_scheduler.{index}' if isinstance(schedules, list) else 'param_scheduler',
         )
         unit = 'epochs' if by_epoch else 'iterations'
-        if schedule['type'] == 'WarmupCosineLR' and schedule.get('warmup', 0) >= schedule.get('end', ours):
+        warmup, late = schedule.get('warmup', 0), schedule.get('encoder_start', 0)
+        if schedule['type'] == 'WarmupCosineLR' and late + warmup >= schedule.get('end', ours):
+            first = f'{key}.encoder_start={late} and ' if late else ''
             raise ValueError(
-                f'{key}.warmup={schedule.warmup} {unit}, but the schedule has {schedule.get("end", ours)} '
+                f'{first}{key}.warmup={warmup} {unit}, but the schedule has {schedule.get("end", ours)} '
                 f'(train_cfg.{length}={ours}): give --cfg-options {key}.warmup=N below that, or train longer'
             )
         if schedule['type'] == 'LinearLR' and schedule.get('start_factor', 1 / 3) < 1 and schedule.get('end', 0) > ours:

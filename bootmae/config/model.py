@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..checkpoints import load_run, read_checkpoint
-from .weights import follow_statistics
+from .weights import adopts_statistics, follow_statistics
 
 
 def model_config(cfg: Config) -> ConfigDict:
@@ -36,6 +36,6 @@ def build_model(cfg: Config, checkpoint: str | Path | None = None) -> nn.Module:
     if checkpoint is not None:
         content = read_checkpoint(checkpoint)
         recorded = content.get('meta', {}).get('bootmae', {})
-        follow_statistics(model, recorded, str(checkpoint), cfg.get('adopt_statistics', False))
+        follow_statistics(model, recorded, str(checkpoint), adopts_statistics(cfg))
         load_run(model, content, checkpoint)
     return model

@@ -29,8 +29,8 @@ Path = tuple[str, ...]
 Known = Mapping[str, Any]  # annotation of each setting; Parameter.empty if it has none
 
 OURS = (
-    *('adapt_channels', 'adopt_statistics', 'bad_images', 'classes', 'image_channels', 'reader', 'reader_device'),
-    *('track', 'train_images'),
+    *('adapt_channels', 'adopt_statistics', 'bad_images', 'classes', 'convert_statistics', 'image_channels', 'reader'),
+    *('reader_device', 'track', 'train_images'),
 )
 OF_RUNNER = (
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters'),

@@ -43,16 +43,17 @@ def build_encoder(
     Raises:
         FileNotFoundError, ValueError: The checkpoint is missing or does not fit; see :func:`apply_init`.
     """
+    statistics = None
     if checkpoint:
         content = content or read_checkpoint(checkpoint)
         apply_init(cfg, checkpoint, source, content)
-        del cfg.model.backbone['init_cfg']  # would read the file again
+        statistics = cfg.model.backbone.pop('init_cfg').get('statistics')  # init_cfg would read the file again
     set_random_seed(seed)
     model = build_model(cfg)
     model.init_weights()
     if checkpoint:
         model.backbone.load_report = load_encoder(
-            model.backbone, checkpoint, source, content, cfg.get('adapt_channels')
+            model.backbone, checkpoint, source, content, cfg.get('adapt_channels'), statistics
         )
     return model.to(get_device()).eval()
 

@@ -87,7 +87,7 @@ class Cell:
 
     @property
     def weights(self) -> str | None:
-        """File or name of the encoder that it evaluates; None for an untrained one and for a pretraining.
+        """File or name of the encoder that it evaluates or trains further; None for a random one.
 
         Raises:
             FileNotFoundError: The pretraining that it needs has not finished.
@@ -101,7 +101,13 @@ class Cell:
     @property
     def given_weights(self) -> str | None:
         """File, folder or name of the encoder, as the suite file gives it."""
-        return self.method.weights and self.method.weights.replace('{seed}', str(self.seed))
+        given = self.method.weights if self.task else self.method.init
+        return given and given.replace('{seed}', str(self.seed))
+
+    @property
+    def source(self) -> str:
+        """Encoder of that file."""
+        return self.method.source if self.task else self.method.init_source
 
     def commands(self, gpus: int, slurm: str | None = None) -> list[list[str]]:
         """Commands of the cell, in order. A training resumes from its newest checkpoint if it has one.
@@ -111,7 +117,7 @@ class Cell:
             slurm: Partition, if a training gets its nodes from ``srun``.
         """
         init = [] if self.weights is None else ['--init', self.weights]
-        source = ['--source', self.method.source] if init and self.method.source != 'online' else []
+        source = ['--source', self.source] if init and self.source != 'online' else []
         if not self.trains:
             return [self._frozen_command(init + source or ['--untrained', '1'])]
         resume = ['--resume'] if self.run.is_dir() and run_files(self.run) else []

@@ -13,7 +13,7 @@ from ..commands.knn import check_classifier
 from ..commands.plan import build_images, build_on_meta, count_images, gflop_per_image, length_of, task_of
 from ..config.batch import apply_batch
 from ..config.steps import check_training
-from ..config.weights import check_files
+from ..config.weights import apply_init, check_files
 from ..report.tables import align_columns
 from ..text import count_of
 from .cells import Cell
@@ -56,20 +56,21 @@ def estimate(cell: Cell, known: dict, gpus: int) -> Estimate:
         known: Cache; cells that differ only in the seed share an estimate.
         gpus: GPUs of the cell.
     """
-    key = cell.config, cell.training.name, gpus, repr(cell.method.options) if cell.task is None else ''
+    own = repr((cell.method.options, cell.method.init, cell.method.init_source)) if cell.task is None else ''
+    key = cell.config, cell.training.name, gpus, own
     if key not in known:
         try:
             known[key] = _estimate(cell, gpus)
         except (ValueError, OSError) as error:
             known[key] = Estimate(None, None, '', str(error))
-    found = known[key]
-    fault = fault_of_weights(cell) if cell.task and not found.fault else ''
-    return replace(found, fault=f'methods.{cell.method.name}.weights: {fault}') if fault else found
+    found, name = known[key], 'weights' if cell.task else 'init'
+    fault = '' if found.fault else fault_of_weights(cell)
+    return replace(found, fault=f'methods.{cell.method.name}.{name}: {fault}') if fault else found
 
 
 def fault_of_weights(cell: Cell) -> str:
     """What is wrong with the weights that the suite file gives; empty if nothing was found."""
-    if not cell.method.weights:
+    if not cell.given_weights:
         return ''
     try:
         weights = str(cell.weights)
@@ -98,6 +99,8 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
         for loader in ('val_dataloader', *(['test_dataloader'] if cell.task and cell.task.test else [])):
             if cfg.get(loader):
                 build_images(cfg, loader)
+    if cell.task is None and cell.given_weights and not is_name(cell.given_weights) and not fault_of_weights(cell):
+        apply_init(cfg, cell.weights, cell.source)
     model, task = build_on_meta(cfg), task_of(cfg)
     gflop = (
         detection_gflop(model, detection_size(cfg))

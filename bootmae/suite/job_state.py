@@ -151,10 +151,11 @@ def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
         pretraining: Hash of the cell that it needs.
     """
     task = cell.task
-    given = cell.method.weights
+    given = cell.method.weights if task else cell.method.init
+    source = () if task or not given else (cell.method.init_source,)
     if given and (file := cell.weights) != cell.given_weights:
         given = file  # the newest checkpoint of a folder
-    encoder = (pretraining or given, cell.method.source)
+    encoder = (pretraining or given, cell.method.source, *source)
     # no element for "test: false": cells that ran before this key existed stay done
     judged = (task.kind, task.labels, task.tta, *(['test'] if task.test else [])) if task else ()
     text = json.dumps([config_hash(cfg), cell.seed, encoder, judged], default=str)

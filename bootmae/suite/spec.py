@@ -27,6 +27,7 @@ FROZEN_KINDS = ('knn', 'frozen')  # evaluated by tools/knn.py, without training
 PRETRAIN = 'pretrain'  # the names of all pretrainings start with it
 GIVEN = ('name',)  # fields that come from the key of an entry, not from its content
 Count = Annotated[int, Field(strict=True, ge=1)]
+Source = Literal['online', 'momentum', 'raw', 'ema']
 Seed = Annotated[int, Field(strict=True, ge=0)]
 Texts = Annotated[
     tuple[str, ...],
@@ -49,13 +50,17 @@ class Method(Entry):
         weights: File, folder of a run or ``timm:NAME`` to use instead of pretraining; may contain ``{seed}``. None: the
             suite pretrains the method, or it is untrained.
         source: Encoder of a file that is evaluated, see :func:`bootmae.checkpoints.find_encoder`.
+        init: File or ``timm:NAME`` that its pretrainings start from; may contain ``{seed}``.
+        init_source: Encoder of that file.
         options: Config values of its pretrainings, which override those of the pretrainings themselves.
     """
 
     name: str
     configs: str
     weights: str | None = None
-    source: Literal['online', 'momentum', 'raw', 'ema'] = 'online'
+    source: Source = 'online'
+    init: str | None = None
+    init_source: Source = 'online'
     options: dict[str, Any] = {}
 
     @property
@@ -71,6 +76,8 @@ class Method(Entry):
             raise ValueError('an untrained encoder has no weights; give the method another name')
         if self.options and not self.pretrained:
             raise ValueError('options belong to the pretraining of a method, and this one has none; remove them')
+        if self.init and not self.pretrained:
+            raise ValueError('init belongs to the pretraining of a method, and this one has none; use weights')
         return self
 
 

@@ -57,11 +57,13 @@ def test_pooled_backbone(run_file, make_vit, source):
         unused=['norm.bias', 'norm.weight'] if source == 'online' else [],
         hash=report.hash,
         parts=['fc_norm'],
+        remarks=['4 attention heads as in the config (the file does not tell)'],
     )
     unused = ', not used: norm.bias, norm.weight' if source == 'online' else ''
     assert str(report) == (
         f'loaded {number}/{number} encoder tensors of {path} [BootMAE run ({source})], new '
-        f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {report.hash}'
+        f'(fc_norm: not in the file): fc_norm.weight, fc_norm.bias{unused}, sha256 {report.hash}; '
+        '4 attention heads as in the config (the file does not tell)'
     )
     assert re.fullmatch('[0-9a-f]{12}', report.hash)
 

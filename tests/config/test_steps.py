@@ -173,11 +173,10 @@ def test_input_statistics_of_model_and_config(pretrain):
     assert input_statistics(pretrain) == IMAGENET
 
 
-@pytest.mark.parametrize('name', ['bootmae_debug', 'mae_debug'])
-def test_apply_init_refuses_pretraining_configs(make_file, name):
-    cfg = load_config(CONFIGS / 'pretrain' / f'{name}.py')
-    with pytest.raises(ValueError, match='--init starts a downstream model .* use --resume'):
-        apply_init(cfg, make_file())
+def test_apply_init_refuses_other_backbones(finetune, make_file):
+    finetune.model.backbone = dict(type='ResNet', depth=18)
+    with pytest.raises(ValueError, match='--init needs a backbone PlainViT, TransferViT or MAEViT, .* has ResNet'):
+        apply_init(finetune, make_file())
 
 
 def test_apply_init_names_the_file(finetune, make_file, tmp_path):

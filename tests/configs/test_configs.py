@@ -55,7 +55,7 @@ def test_opening_comment(name):
     assert 'Run here: ' in text
     for path in re.findall(r'tools/\w+\.\w+', text):
         assert (REPOSITORY / path).is_file(), path
-    if name in CLS:
+    if name in CLS and 'data/mae_lite/' not in text:  # files of others
         pretrained, epoch = init_of(name)
         assert epoch == Config.fromfile(FILES[pretrained]).train_cfg.max_epochs
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from config_files import CLS, FILES, PRETRAIN, init_of
+from config_files import CLS, FILES, PRETRAIN, header, init_of
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -154,12 +154,16 @@ def test_pretraining_steps(train, name):
         if 'bootmae' in name
         else ('backbone.', 'neck.')
     )
-    check_training(runner, moving, fixed=('backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed'))
+    fixed = ('backbone.pos_embed', 'momentum.pos_embed', 'pixel_decoder.pos_embed')
+    if 'continued' in name:  # the decoders train alone in the first epochs
+        fixed = 'backbone.', 'momentum.'
+        moving = tuple(part for part in moving if part not in fixed)
+    check_training(runner, moving, fixed)
     assert checkpoint.is_file()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', CLS)
+@pytest.mark.parametrize('name', [name for name in CLS if 'work_dirs/' in header(name)])
 def test_downstream_steps(train, name):
     """From a checkpoint of the pretraining config in its command; the frozen backbone of a probe does not change."""
     pretrained = train(init_of(name)[0])[1]

@@ -9,6 +9,9 @@ import yaml
 from bootmae.results.provenance import REPOSITORY
 from bootmae.suite import load_suite, make_cells
 from bootmae.suite.cells import as_options, select, shell, suite_command
+from bootmae.suite.collect import cell_config
+from bootmae.suite.dry_run import plan_text
+from bootmae.suite.job_state import definition
 from bootmae.suite.spec import merge
 
 PLAIN = yaml.safe_load("""
@@ -106,6 +109,38 @@ def test_weights_from_elsewhere(tmp_path):
     assert words[words.index('--source') + 1] == 'momentum'
 
 
+def test_pretrainings_that_start_from_weights(tmp_path):
+    """Their evaluations take the last checkpoint, by default its online encoder."""
+    given = {'init': 'given_{seed}.pth', 'init_source': 'momentum', 'configs': 'mae'}
+    methods = {'bootmae': None, 'continued': given}
+    by_name = {cell.name: cell for cell in cells_of(tmp_path, methods=methods)}
+    pretrain = by_name['pretrain/continued-4']
+    words = pretrain.commands(1)[0]
+    assert words[words.index('--init') :][:4] == ['--init', 'given_4.pth', '--source', 'momentum']
+    assert '--init' not in by_name['pretrain/bootmae-4'].commands(1)[0]
+    pretrain.run.mkdir(parents=True)
+    (pretrain.run / 'last_checkpoint').write_text(str(pretrain.run / 'epoch_1.pth'))
+    words = by_name['finetune/continued-4'].commands(1)[0]
+    assert words[words.index('--init') + 1] == str(pretrain.run / 'epoch_1.pth')
+    assert '--source' not in words
+
+
+def test_other_given_weights_are_another_definition(tmp_path):
+    definitions = set()
+    for given in (None, 'a.pth', 'b.pth'):
+        cell = cells_of(tmp_path, methods={'bootmae': {'init': given} if given else None})[0]
+        definitions.add(definition(cell, cell_config(cell)))
+    assert len(definitions) == 3
+
+
+def test_missing_given_weights_are_found_by_a_dry_run(tmp_path):
+    cells = cells_of(tmp_path, methods={'bootmae': {'init': str(tmp_path / 'none_{seed}.pth')}}, tasks=None, gpus=1)
+    faults = plan_text(cells)[1].splitlines()
+    assert faults == [
+        f'pretrain/bootmae-{seed}: methods.bootmae.init: there is no {tmp_path}/none_{seed}.pth' for seed in (0, 4)
+    ]
+
+
 def test_options_of_a_method(tmp_path):
     """Only its pretrainings have them, over the pretraining's own, however deep those are written."""
     methods = {
@@ -182,6 +217,7 @@ def test_only_what_is_there(tmp_path):
         ),
         (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained: options belong to the pretraining'),
         (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine: options .* remove them'),
+        (dict(methods={'mine': {'weights': 'x.pth', 'init': 'y.pth'}}), 'methods.mine: init .* use weights'),
         (dict(methods={'mae': {'options': [1]}}), r'methods.mae.options: \[1\] is invalid: .* valid dictionary'),
         (dict(methods={'a/b': {}}), 'methods.a/b: a name must not contain a slash'),
         (dict(pretrain=None), 'pretrain: is missing'),

@@ -136,7 +136,7 @@ def assert_recorded(run: Run, form: str) -> None:
     kind, mean = FORMATS[form]
     (report,) = re.findall(r'INFO - (loaded .*)\n', run.log)
     number, total, name, found, digest = re.fullmatch(
-        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})', report
+        r'loaded (\d+)/(\d+) encoder tensors of (\S+) \[(.*?)\], .*, sha256 (\w{12})(?:; 2 attention heads .*)?', report
     ).groups()
     assert (number, total, Path(name).name, found) == ('43', '43', f'{form}.pth', kind)
     assert ('interpolated: pos_embed from 6x6 to' in report) == ('new' in report) == True  # noqa: E712

@@ -62,6 +62,10 @@ def test_methods_as_lines():
     heads, _, *body = lines(methods_table(ROWS))
     assert heads == ['method', 'k-NN, k=20, block 4 of 4', 'fine-tuning, 10 epochs']
     assert body[1:] == [['MAE', '31.0 ± 1.4 (2)', '–'], ['BootMAE', '36.5 ± 2.1 (2)', '50.0 (1)']]
+    few = [replace(row, labels='5') for row in ROWS if row.task == 'knn']
+    heads = lines(methods_table([*ROWS, *few]))[0]
+    assert heads[1:3] == ['k-NN, k=20, block 4 of 4, 5 per class', 'k-NN, k=20, block 4 of 4, all']
+    assert heads[3] == 'fine-tuning, 10 epochs'
 
 
 def test_cost():
@@ -78,6 +82,7 @@ def test_suites_that_were_not_run_say_so(tmp_path):
     assert found.pop('evidence/ablations_cpu') == comparison_table(ROWS)
     assert found.pop('result/ablations_cpu') == comparison_table(ROWS)
     assert found.pop('trials/ablations_cpu') == methods_table(ROWS)
+    assert found.pop('methods/ablations_cpu') == methods_table(ROWS)
     assert found.pop('cost/ablations_cpu') == cost_table(ROWS)
     assert set(found.values()) == {MISSING}
     (tmp_path / FOLDER / 'camvid.csv').write_text('a,b\n')

@@ -188,7 +188,11 @@ ERRORS = dict(
         [],
         r'run.pth was made with mean \[127.5, .* but the config normalizes with mean \[123.675',
     ),
-    init_of_pretraining=([PRETRAIN, '--init', 'run.pth'], [], '.* to go on with a pretraining run use --resume'),
+    init_of_pretraining=(
+        [PRETRAIN, '--init', 'run.pth'],
+        ['model.backbone.arch.depth=1', 'model.feature_decoder.tap=0'],
+        'run.pth was not loaded into the backbone: it has 2 blocks',
+    ),
     init_missing=([FINETUNE, '--init', 'missing.pth'], [], 'no checkpoint missing.pth'),
     init_other_size=(
         [FINETUNE, '--init', 'run.pth'],

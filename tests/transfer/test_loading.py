@@ -66,7 +66,8 @@ def test_new_parts_may_be_absent(pretrained):
         f'loaded {len(encoder) - 2}/{len(encoder) - 2} encoder tensors of {path} [BootMAE run (online)], '
         'new (layer scale, relative positions, pyramid: not in the file): '
         f'blocks.*.gamma_1, blocks.*.gamma_2, blocks.*.{TABLE}, pyramid.*, '
-        f'not used: norm.bias, norm.weight, sha256 {report.hash}'
+        f'not used: norm.bias, norm.weight, sha256 {report.hash}; '
+        f'{model.num_heads} attention heads as in the config (the file does not tell)'
     )
 
 

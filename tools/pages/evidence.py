@@ -41,6 +41,7 @@ SUITES = (
     'ablations',
     'camvid',
     'digit_scenes',
+    'continued_demo',
 )
 SIZES = ('', '_cpu')  # suffixes of the row files
 MISSING = '*Not run yet.*\n'
@@ -81,6 +82,10 @@ def methods_table(rows: Sequence[ResultRow]) -> str:
     """One line per method, one column per measurement: for many methods."""
     comparisons = in_order(summarize(rows))
     heads = [', '.join(filter(None, [task_name(item), protocol_name(item)])) for item in comparisons]
+    heads = [
+        head if heads.count(head) == 1 else f'{head}, {labels_name(item)}'
+        for head, item in zip(heads, comparisons, strict=True)
+    ]
     lines = [
         [method_name(name), *(spread_text(item.methods[name]) if name in item.methods else '–' for item in comparisons)]
         for name in method_order(comparisons)
@@ -138,6 +143,7 @@ def makers(root: Path) -> Makers:
     kinds = {
         'evidence': comparison_table,
         'result': lambda rows: comparison_table(last_blocks(rows)),
+        'methods': methods_table,
         'trials': lambda rows: methods_table(last_blocks(rows)),
         'cost': cost_table,
     }

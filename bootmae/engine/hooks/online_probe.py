@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Subset
 from ...checkpoints import error_context, find_encoder, match
 from ...config.load import load_config
 from ...config.model import build_model
-from ...config.weights import check_statistics
+from ...config.weights import adopts_statistics, check_statistics, preprocessor_of
 from ...data.subsets import few_labels, spread
 from ...evaluation.probe import evaluation_images, features_of, knn_accuracy, linear_accuracy
 from ...evaluation.rankme import kept_before_norm, rank_me
@@ -103,8 +103,8 @@ class OnlineProbeHook(Hook):
     change.
 
     Args:
-        config: config of configs/cls with the encoder's size and input statistics. Its training images are the labeled
-            images and its test images the queries.
+        config: config of configs/cls with the encoder's size and, unless it has ``adopt_statistics=True``, its input
+            statistics. Its training images are the labeled images and its test images the queries.
         interval: number of epochs between two evaluations.
         tasks: ``knn`` and ``linear`` (logistic regression on the CPU, slow with many classes).
         labels: number of labeled images per class, or 'all'.
@@ -174,6 +174,8 @@ class OnlineProbeHook(Hook):
         cfg = self.read_config()
         content = encoder_content(model)
         facts = content['meta']['bootmae']
+        if adopts_statistics(cfg):
+            preprocessor_of(cfg).update(mean=facts['mean'], std=facts['std'])
         check_statistics(cfg, THIS_RUN, facts['mean'], facts['std'])
         self.classifier = build_model(cfg).eval()
         with error_context(THIS_RUN):

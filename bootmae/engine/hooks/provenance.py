@@ -22,7 +22,7 @@ PRECISIONS = {
     'AmpOptimWrapper': 'fp16 autocast',
     'GuardedAmpOptimWrapper': 'fp16 autocast',
 }
-INITIAL = ('init', 'init_kind', 'init_hash')  # facts about the encoder that a run started from
+INITIAL = ('init', 'init_kind', 'init_hash', 'init_remarks')  # facts about the encoder that a run started from
 
 
 def num_heads(backbone: nn.Module) -> int:
@@ -84,7 +84,7 @@ def peak_memory() -> float:
 
 
 def initial_weights(model: nn.Module) -> dict[str, str]:
-    """Return file name, kind and hash of the encoder that a downstream model started from; empty without one."""
+    """Return file name, kind and hash of the encoder that a model started from, and remarks; empty without one."""
     report = getattr(model.backbone, 'load_report', None)
-    facts = () if report is None else (portable(report.path), report.kind, report.hash)
-    return dict(zip(INITIAL, facts))
+    facts = () if report is None else (portable(report.path), report.kind, report.hash, '; '.join(report.remarks))
+    return {key: value for key, value in zip(INITIAL, facts) if value}

@@ -81,21 +81,24 @@ class ViTOptimWrapperConstructor:
 
     Args:
         optim_wrapper_cfg: config of the optimizer wrapper.
-        paramwise_cfg: ``layer_decay`` (default 1, none) and the options of :func:`decays` (default False).
+        paramwise_cfg: ``layer_decay`` (default 1, none), the options of :func:`decays` (default False), and
+            ``separate_encoder`` (default False): the backbone has groups of its own, with ``encoder=True``, which
+            ``WarmupCosineLR`` may train later than the rest.
     """
 
-    paramwise_options = ('layer_decay', *DECAY_OPTIONS)
+    paramwise_options = ('layer_decay', 'separate_encoder', *DECAY_OPTIONS)
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
         paramwise_cfg = dict(paramwise_cfg or {})
         self.layer_decay = paramwise_cfg.pop('layer_decay', 1.0)
+        self.separate_encoder = paramwise_cfg.pop('separate_encoder', False)
         self.decay_options = {key: paramwise_cfg.pop(key) for key in DECAY_OPTIONS if key in paramwise_cfg}
         if paramwise_cfg:
             raise ValueError(
                 f'unknown paramwise_cfg {sorted(paramwise_cfg)}: ViTOptimWrapperConstructor takes '
-                f'only layer_decay, {", ".join(DECAY_OPTIONS)}'
+                f'only {", ".join(self.paramwise_options)}'
             )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -103,8 +106,10 @@ class ViTOptimWrapperConstructor:
         lr, weight_decay = self.optimizer_cfg['lr'], self.optimizer_cfg.get('weight_decay', 0.0)
         parameters, groups = dict(model.named_parameters()), {}
         for name, (scale, decay) in parameter_table(model, self.layer_decay, **self.decay_options).items():
+            mark = dict(encoder=name.startswith('backbone.')) if self.separate_encoder else {}
             group = groups.setdefault(
-                (scale, decay), dict(params=[], lr=lr * scale, weight_decay=weight_decay if decay else 0.0)
+                (scale, decay, *mark.values()),
+                dict(params=[], lr=lr * scale, weight_decay=weight_decay if decay else 0.0, **mark),
             )
             group['params'].append(parameters[name])
         optimizer = OPTIMIZERS.build(self.optimizer_cfg | dict(params=list(groups.values())))

@@ -21,10 +21,11 @@ from ...checkpoints import check_resumable, load_run, read_checkpoint
 from ...checkpoints.averages import taken, with_weights
 from ...checkpoints.resume import Found, check_identity, check_optimizer, choose_checkpoint
 from ...checkpoints.run_identity import RunIdentity
+from ...checkpoints.start import start_pretraining
 from ...checkpoints.write import write_checkpoint
 from ...config.checks import check_dataset, check_metric
 from ...config.images import check_class_number
-from ...config.weights import follow_statistics
+from ...config.weights import adopts_statistics, follow_statistics
 from ...data.annotated import explain_empty
 from ...data.coco import forget_files
 from ...data.value_checks import check_values
@@ -69,6 +70,12 @@ class SuiteRunner(Runner):
             self.console.show()
         super().call_hook(fn_name, **kwargs)
 
+    def _init_model_weights(self) -> None:
+        """Initialize the weights; a continued pretraining starts from those of ``init``, see :func:`apply_init`."""
+        super()._init_model_weights()
+        if init := self.cfg.get('init'):
+            start_pretraining(bare_model(self), **init)
+
     def load_checkpoint(self, filename: str, map_location='cpu', strict: bool = True, revise_keys=()) -> dict:
         """Load all weights of a run, for ``load_from`` and for resuming; see :func:`load_run`.
 
@@ -82,7 +89,7 @@ class SuiteRunner(Runner):
         if self._resume:
             check_resumable(content, filename)
         model = bare_model(self)
-        follow_statistics(model, content['meta'].get('bootmae', {}), filename, self.cfg.get('adopt_statistics', False))
+        follow_statistics(model, content['meta'].get('bootmae', {}), filename, adopts_statistics(self.cfg))
         self.call_hook('after_load_checkpoint', checkpoint=content)
         load_run(model, content, filename)
         if self._resume:

@@ -105,6 +105,10 @@ def test_the_encoder_must_fit(model):
     """It is refused before the first step."""
     with pytest.raises(ValueError, match=r'the encoder in training was made with mean \[127.5.*123.6'):
         OnlineProbeHook(FINETUNE, options={'data_preprocessor.mean': [123.675, 116.28, 103.53]}).prepare(model)
+    options = {'data_preprocessor.mean': [123.675, 116.28, 103.53], 'adopt_statistics': True}
+    hook = OnlineProbeHook(FINETUNE, options=options)
+    hook.prepare(model)
+    assert hook.classifier.data_preprocessor.mean.flatten().tolist() == [127.5] * 3
     with pytest.raises(ValueError, match="the encoder in training was not loaded .* 2 blocks, the model's arch has 3"):
         OnlineProbeHook(FINETUNE, options={'model.backbone.arch.depth': 3}).prepare(model)
     with pytest.raises(ValueError, match='is not an ImageClassifier; give a config of configs/cls'):
