@@ -212,7 +212,7 @@ class TrainingRun:
             precision=self.precision,
             compile=self.compile,
             first_step_s=self.first_step_s,
-            gflop_per_image=gflop_per_image(fresh, tuple(self.model.backbone.img_size), task_of(cfg)),
+            gflop_per_image=gflop_per_image(fresh, task_of(cfg)),
         )
 
     def close(self) -> None:

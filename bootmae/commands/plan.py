@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import registry  # noqa: F401
 from ..config.batch import Batch, apply_batch, schedulers_of
-from ..config.checks import check_model
+from ..config.checks import check_data, check_model
 from ..config.images import check_class_number
 from ..config.load import load_config
 from ..config.model import build_model
@@ -83,6 +83,7 @@ def count_images(cfg: Config, guess: bool = True, classes: bool = True) -> tuple
     except FileNotFoundError as error:
         if guess and cfg.get('train_images'):
             return cfg.train_images, str(error)
+        check_data(cfg.train_dataloader.dataset)  # names the setting
         raise
     return images, None
 
@@ -119,7 +120,7 @@ def task_of(cfg: Config) -> str:
     return 'pretraining' if pretraining else 'classification'
 
 
-def gflop_per_image(model: nn.Module, img_size: tuple[int, int], task: str) -> float | None:
+def gflop_per_image(model: nn.Module, task: str) -> float | None:
     """Count the GFLOPs of a training step for one image. A multiply-add counts as two operations.
 
     The result is None for detection, where image sizes vary and the FLOPs depend on the detected boxes.
@@ -127,7 +128,7 @@ def gflop_per_image(model: nn.Module, img_size: tuple[int, int], task: str) -> f
     if task == 'detection':
         return None
     batch = 2
-    images = torch.empty(batch, 3, *img_size, device='meta')
+    images = torch.empty(batch, model.data_preprocessor.mean.numel(), *model.backbone.img_size, device='meta')
     model = revert_sync_batchnorm(model).train()  # SyncBN needs a GPU
     with FlopCounterMode(display=False) as counter:
         if task == 'pretraining':
@@ -234,7 +235,7 @@ def make_plan(
     warm, in_epochs = warmup(cfg)
     warm_iterations = warm * length.epoch if in_epochs else warm
     optimizer, (mean, std) = cfg.optim_wrapper.optimizer, input_statistics(cfg)
-    gflop = gflop_per_image(model, tuple(model.backbone.img_size), task_of(cfg))
+    gflop = gflop_per_image(model, task_of(cfg))
     hook = next((h for h in cfg.get('custom_hooks', []) if h['type'] in ('BootMAEHook', 'EMAHook')), None)
     return Plan(
         config=path,

@@ -89,7 +89,7 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
         images, fault = count_images(cfg, classes=False)
         if not fault:
             build_images(cfg, 'test_dataloader', classes=False)
-        gflop = gflop_per_image(model, model.backbone.img_size, 'classification') / 3
+        gflop = gflop_per_image(model, 'classification') / 3
         return Estimate(images, gflop, '', fault or '')
     batch = apply_batch(cfg, gpus)
     images, fault = count_images(cfg)
@@ -102,11 +102,7 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
     if cell.task is None and cell.given_weights and not is_name(cell.given_weights) and not fault_of_weights(cell):
         apply_init(cfg, cell.weights, cell.source)
     model, task = build_on_meta(cfg), task_of(cfg)
-    gflop = (
-        detection_gflop(model, detection_size(cfg))
-        if task == 'detection'
-        else gflop_per_image(model, tuple(model.backbone.img_size), task)
-    )
+    gflop = detection_gflop(model, detection_size(cfg)) if task == 'detection' else gflop_per_image(model, task)
     return Estimate(length_of(cfg, batch, images).images, gflop, str(batch), fault or '')
 
 

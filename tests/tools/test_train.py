@@ -269,4 +269,6 @@ def test_as_a_command(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == f'error: no config configs/nothing.py in {tmp_path} or {REPOSITORY}: see configs/\n'
+    assert done.stderr.startswith(f'error: no config configs/nothing.py in {tmp_path} or {REPOSITORY}: see ')
+        done.stderr == f'error: no config configs/nothing.py in {tmp_path} or {REPOSITORY}: see {REPOSITORY}/configs\n'
+    )

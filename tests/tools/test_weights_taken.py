@@ -278,7 +278,8 @@ def test_knn_says_which_weights_it_took(tmp_path, states, capsys):
         rows = ['--source', source, '--rows', tmp_path / f'{source}.csv', '--data-name', 'digits']
         code, answer, error = call(capsys, 'knn', FINETUNE, '--init', tmp_path / 'a.pth', *rows, '--cfg-options', *FEW)
         assert code == 0
-        assert re.fullmatch(r'digits \S+ seed 0 k-NN, all labels: [\d.]+ %\n', answer), 'and nothing else'
+        rank = r'seed 0 RankMe [\d.]+ of 48 features, block 2 of 2, 20 labeled images\n'
+        assert re.fullmatch(rank + r'digits \S+ seed 0 k-NN, all labels: [\d.]+ %\n', answer), 'and nothing else'
         assert error.startswith(f'loaded 30/30 encoder tensors of {tmp_path}/a.pth [timm ViT')
         assert f'; {said}' in error.splitlines()[0]
         hashes.append(read_rows(tmp_path / f'{source}.csv')[0].checkpoint_hash)
