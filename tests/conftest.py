@@ -26,11 +26,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-def keep_registry_scope():
-    before = DefaultScope._instance_dict.copy()
-    yield
+def set_registry_scopes(scopes: dict) -> None:
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    DefaultScope._instance_dict.update(scopes)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def first_scopes() -> dict:
+    """Registry scopes before any fixture of a folder has run."""
+    return DefaultScope._instance_dict.copy()
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -51,9 +55,10 @@ def light_collections():
 
 
 @pytest.fixture(scope='module', autouse=True)
-def module_registry_scope():
-    """Restore the registry scope after the fixtures of a module."""
-    yield from keep_registry_scope()
+def module_registry_scope(first_scopes):
+    """Restore the registry scope after the fixtures of a module, also after those of the session that it ran first."""
+    yield
+    set_registry_scopes(first_scopes)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +70,9 @@ def fixed_seed():
 @pytest.fixture(autouse=True)
 def registry_scope():
     """Restore the registry scope after each test, since a run changes it."""
-    yield from keep_registry_scope()
+    before = DefaultScope._instance_dict.copy()
+    yield
+    set_registry_scopes(before)
 
 
 @pytest.fixture(scope='session')

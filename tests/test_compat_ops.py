@@ -12,14 +12,8 @@ import torch
 
 from bootmae import compat
 
-COMPAT_FILE = compat.__file__
 # compat alone: importing bootmae would import the whole stack
-LOAD_COMPAT = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location('compat', {COMPAT_FILE!r})
-compat = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compat)
-"""
+LOAD_COMPAT = 'import sys\nfrom bootmae import compat'
 
 
 def run_python(code: str, *flags: str, path: Path | None = None) -> subprocess.CompletedProcess:

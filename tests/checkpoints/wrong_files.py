@@ -173,7 +173,7 @@ WRONG_FILES: dict[str, tuple[Callable[[Path, Size], Path], str]] = {
     'depth': (run(depth=lambda size: size.depth + 1), r'it has \d+ blocks, the model.s arch has \d+'),
     'heads': (run(num_heads=lambda size: 2 * size.num_heads), r'it has \d+ attention heads, the model.s arch has \d+'),
     'patch size': (run(patch_size=lambda size: size.patch_size // 2), r'1 of another shape: patch_embed.proj.weight'),
-    'channels': (run(channels=lambda size: 1), r'1 of another shape: patch_embed.proj.weight \(\d+, 1,'),
+    'channels': (run(channels=lambda size: 1), r'it has 1 input channel, the model has 3'),
     'MLP': (
         run(lambda s, size: {k: v[: len(v) // 2] if '.mlp.fc1.' in k else v for k, v in s.items()}),
         r'of another shape: blocks.0.mlp.fc1.weight',

@@ -146,7 +146,7 @@ def check_training(runner, moving: tuple[str, ...], fixed: tuple[str, ...] = ())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', PRETRAIN)
+@pytest.mark.parametrize('name', [name for name in PRETRAIN if 'channels' not in name])  # tools/test_channel_runs.py
 def test_pretraining_steps(train, name):
     runner, checkpoint = train(name)
     moving = (
@@ -163,7 +163,7 @@ def test_pretraining_steps(train, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [name for name in CLS if 'work_dirs/' in header(name)])
+@pytest.mark.parametrize('name', [name for name in CLS if 'work_dirs/' in header(name) and 'channels' not in name])
 def test_downstream_steps(train, name):
     """From a checkpoint of the pretraining config in its command; the frozen backbone of a probe does not change."""
     pretrained = train(init_of(name)[0])[1]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -142,10 +143,25 @@ def test_fine_tuning(kind, data, pretrained, tmp_path):
     assert call('test', FINETUNE, tmp_path / 'run' / 'epoch_2.pth', '--data', data / kind, options=KINDS[kind]) == 0
 
 
+def scenes_of(kind: str, data: Path, folder: Path) -> tuple[Path, list[str]]:
+    """The scenes as files of this kind, and the options that tell their endings."""
+    if kind == 'tiff':
+        return data / 'scenes', []
+    shutil.copytree(data / 'scenes', folder)
+    for path in list(folder.rglob('*.tif')):
+        np.save(path.with_suffix('.npy'), (tifffile.imread(path).transpose(2, 0, 1) / 4095).astype(np.float32))
+        path.unlink()
+    return folder, [f'{part}_dataloader.dataset.img_suffix=.npy' for part in ('train', 'val', 'test')]
+
+
 @pytest.mark.slow
-def test_upernet_sees_the_values_of_the_files(data, pretrained, seen, tmp_path):
-    where = ('--data', data / 'scenes', '--init', pretrained['tiff'] / 'epoch_2.pth', '--work-dir', tmp_path / 'run')
+@pytest.mark.parametrize('kind', KINDS)
+def test_upernet_sees_the_values_of_the_files(kind, data, pretrained, seen, tmp_path):
+    scenes, endings = scenes_of(kind, data, tmp_path / 'scenes')
+    where = ('--data', scenes, '--init', pretrained[kind] / 'epoch_2.pth', '--work-dir', tmp_path / 'run')
     options = [
+        *KINDS[kind],
+        *endings,
         *('log_level=ERROR', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'param_scheduler.warmup=1'),
         *(
             'train_dataloader.batch_size=2',
