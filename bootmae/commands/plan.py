@@ -128,7 +128,8 @@ def gflop_per_image(model: nn.Module, task: str) -> float | None:
     if task == 'detection':
         return None
     batch = 2
-    images = torch.empty(batch, model.data_preprocessor.mean.numel(), *model.backbone.img_size, device='meta')
+    channels = next(weight.shape[1] for weight in model.backbone.patch_embed.parameters() if weight.ndim == 4)
+    images = torch.empty(batch, channels, *model.backbone.img_size, device='meta')
     model = revert_sync_batchnorm(model).train()  # SyncBN needs a GPU
     with FlopCounterMode(display=False) as counter:
         if task == 'pretraining':
