@@ -5,7 +5,7 @@ pipeline works and that pretraining helps; they do not transfer to ImageNet.
 """
 
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +70,8 @@ class EmbeddedImages(BaseDataset):
             )
         self.split, self.size = split, size
         self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
-        super().__init__(ann_file='', **kwargs)
+        # mmengine serializes for the memory of workers with millions of samples, and then collects garbage for long.
+        super().__init__(ann_file='', **dict(serialize_data=False) | kwargs)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return all images of the split, RGB uint8 (n, size, size, 3), and their labels (n,)."""
@@ -131,16 +132,14 @@ class DigitImages(EmbeddedImages):
         super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.datasets import load_digits  # the import takes a second, and only this data set needs it
-
-        digits = load_digits()
-        val = np.zeros(len(digits.target), dtype=bool)
-        val[few_labels(digits.target, DIGITS_VAL_PER_CLASS, seed=0)] = True
+        images, labels = digits()
+        val = np.zeros(len(labels), dtype=bool)
+        val[few_labels(labels, DIGITS_VAL_PER_CLASS, seed=0)] = True
         chosen = val if self.split == 'val' else ~val
-        gray = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+        gray = np.round(images[chosen] * (255 / 16)).astype(np.uint8)
         shape = (self.size, self.size)
         enlarged = np.stack([cv2.resize(image, shape, interpolation=cv2.INTER_CUBIC) for image in gray])
-        return np.repeat(enlarged[..., None], 3, axis=3), digits.target[chosen]
+        return np.repeat(enlarged[..., None], 3, axis=3), labels[chosen]
 
 
 @DATASETS.register_module()
@@ -198,18 +197,8 @@ class PhotoCrops(EmbeddedImages):
         super().__init__(split, size, labels_per_class, subset_seed, **kwargs)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        boxes, crops = [], []
-        for number, name in enumerate(PHOTOS):
-            # Each photograph and split has its own stream, so more crops leave the first ones unchanged.
-            rng = np.random.default_rng((self.crop_seed, number, self.split == 'val'))
-            image = photo(name)
-            region = half(image.shape[:2], self.split)
-            for _ in range(self.crops_per_image):
-                box = draw_box(image, region, self.crop_size, rng)
-                boxes.append(box)
-                crops.append(cut(image, box, self.size))
-        self.boxes = np.array(boxes)
-        return np.stack(crops), np.repeat(np.arange(len(PHOTOS)), self.crops_per_image)
+        self.boxes, crops = draw_crops(self.split, self.size, self.crop_size, self.crops_per_image, self.crop_seed)
+        return crops, np.repeat(np.arange(len(PHOTOS)), self.crops_per_image)
 
 
 @DATASETS.register_module()
@@ -222,6 +211,65 @@ class GrayPhotoCrops(PhotoCrops):
         return np.repeat(gray[..., None], 3, axis=3), labels
 
 
+@lru_cache(maxsize=2)
+def draw_crops(
+    split: str, size: int, crop_size: tuple[int, int], per_image: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the boxes and the pixels of the crops of :class:`PhotoCrops`, int (n, 3) and uint8 (n, size, size, 3)."""
+    boxes, crops = [], []
+    for number, name in enumerate(PHOTOS):
+        # Each photograph and split has its own stream, so more crops leave the first ones unchanged.
+        rng = np.random.default_rng((seed, number, split == 'val'))
+        image = photo(name)
+        region = half(image.shape[:2], split)
+        for _ in range(per_image):
+            box = draw_box(image, region, crop_size, rng)
+            boxes.append(box)
+            crops.append(cut(image, box, size))
+    found = np.array(boxes), np.stack(crops)
+    for array in found:
+        array.flags.writeable = False
+    return found
+
+
+@cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the digits of scikit-learn, float (1797, 8, 8) from 0 to 16, and their labels (1797,), both read-only.
+
+    They are those of ``sklearn.datasets.load_digits``, whose import takes longer than a short training.
+
+    Raises:
+        FileNotFoundError: If the file is missing. Names package, version and remedy.
+    """
+    table = np.loadtxt(installed_file('scikit-learn', 'sklearn', 'datasets/data/digits.csv.gz'), delimiter=',')
+    table.flags.writeable = False
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+
+
+def installed_file(distribution: str, module: str, path: str) -> Path:
+    """Return the path of a file in an installed package, which is not imported.
+
+    Raises:
+        FileNotFoundError: If the file is missing. Names package, version and remedy.
+    """
+    spec = find_spec(module)
+    if spec is None:
+        raise FileNotFoundError(f'{path} is part of {distribution}, which is not installed: pip install {distribution}')
+    file = Path(spec.submodule_search_locations[0]) / path
+    if not file.is_file():
+        raise FileNotFoundError(f'no {file}: {reinstall(distribution)}')
+    return file
+
+
+def reinstall(distribution: str) -> str:
+    """Return how to repair an installed package."""
+    try:
+        release = version(distribution)
+    except PackageNotFoundError:
+        release = '(unknown version)'
+    return f'{distribution} {release} is not complete, pip install --force-reinstall {distribution} repairs it'
+
+
 @cache
 def photo(name: str) -> np.ndarray:
     """Return a photograph of ``PHOTOS``, RGB uint8 (H, W, 3), read-only and decoded once per process.
@@ -229,23 +277,10 @@ def photo(name: str) -> np.ndarray:
     Raises:
         FileNotFoundError: If the photograph is missing. Names package, version and remedy.
     """
-    distribution, module, path = PHOTOS[name]
-    spec = find_spec(module)
-    if spec is None:
-        raise FileNotFoundError(
-            f'PhotoCrops needs {path} of {distribution}, which is not installed: pip install {distribution}'
-        )
-    file = Path(spec.submodule_search_locations[0]) / path
-    image = cv2.imread(str(file)) if file.is_file() else None
+    file = installed_file(*PHOTOS[name])
+    image = cv2.imread(str(file))
     if image is None:
-        try:
-            release = version(distribution)
-        except PackageNotFoundError:
-            release = '(unknown version)'
-        raise FileNotFoundError(
-            f'{distribution} {release} has no readable photograph {file}: install its wheel '
-            f'again, pip install --force-reinstall {distribution}'
-        )
+        raise FileNotFoundError(f'{file} cannot be read: {reinstall(PHOTOS[name][0])}')
     image = np.ascontiguousarray(image[:, :, ::-1])
     image.flags.writeable = False
     return image

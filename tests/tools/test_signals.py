@@ -20,6 +20,7 @@ TROUBLE = '''
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -41,11 +42,14 @@ class Trouble(Hook):
                 time.sleep(600)
             if self.what.startswith('family_'):
                 targets += [worker.pid for worker in multiprocessing.active_children()]
+            if self.what == 'SIGSTOP':  # torchrun waits 30 s for a stopped process to end
+                subprocess.Popen(['sh', '-c', f'sleep 12; kill -KILL {os.getpid()}'])
             for target in targets:
                 os.kill(target, getattr(signal, self.what.split('_')[-1]))
 '''
 OPTIONS = {
     'train_dataloader.batch_size': 16,
+    'train_dataloader.dataset.labels_per_class': 16,  # 5 iterations an epoch
     'log_level': 'WARNING',
     'log_processor.window_size': 1,
     'custom_hooks.0.ema': '[[0,0.9],[1,0.99]]',
@@ -140,7 +144,6 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(train, tmp_pa
     ],
 )
 def test_a_lost_process_ends_the_others_and_is_named(train, trouble, said):
-    """It takes at most 45 s: torchrun waits 30 s for a stopped process to end."""
     begin = time.monotonic()
     ended = train('run', trouble=trouble)
     assert time.monotonic() - begin < 110

@@ -257,7 +257,8 @@ class SuiteRunner(Runner):
     def end_workers(self) -> None:
         """End the processes of persistent data loaders. Left to the garbage collector, each takes 5 s to end."""
         for loop in (self._train_loop, self._val_loop):
-            if isinstance(loop, BaseLoop):
+            if isinstance(loop, BaseLoop) and loop.dataloader._iterator is not None:
+                loop.dataloader._iterator._shutdown_workers()  # the traceback of an exception holds it, too
                 loop.dataloader._iterator = None
 
     def test(self) -> dict[str, float]:

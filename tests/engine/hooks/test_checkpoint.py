@@ -80,7 +80,7 @@ def at_every_boundary(runner, hook, folder: Path, monkeypatch, act, spoiled, eve
 # --- killed and failed saves ---
 
 
-@pytest.mark.parametrize('every', [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('every', [16, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_at_every_boundary(trained, monkeypatch, every):
     """A complete checkpoint remains, the newest is found, and no temporary file stays."""
     runner, hook, folder = trained
