@@ -39,7 +39,6 @@ MODULES = (  # what cells import sooner or later
     'bootmae.commands.knn',
     'bootmae.evaluation.metrics_det',
     'mmseg.models',
-    'sklearn.datasets',
     'sklearn.linear_model',
 )
 
