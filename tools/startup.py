@@ -12,9 +12,9 @@ IS_INSTALLED = ROOT.name == '.mim'  # as in bootmae/places.py, which this Python
 
 
 def check_packages() -> None:
-    """Exit with code 2 if this Python lacks torch or mmengine. This project need not be installed."""
-    if importlib.util.find_spec('bootmae') is None:
-        sys.path.append(str(ROOT))
+    """Exit with code 2 if this Python lacks torch or mmengine."""
+    if not IS_INSTALLED:  # a tool uses the package beside it, also if another checkout is installed
+        sys.path.insert(0, str(ROOT))
     missing = [name for name in ('torch', 'mmengine') if importlib.util.find_spec(name) is None]
     if not missing:
         return

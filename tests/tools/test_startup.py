@@ -54,6 +54,18 @@ def test_the_environment_of_the_repository_is_named(tmp_path):
     assert said.endswith(f'run "source {tmp_path}/.venv/bin/activate" first, or use {python}\n')
 
 
+def test_a_tool_uses_the_package_beside_it(tmp_path):
+    """Also if the package of another checkout is installed, as in this environment."""
+    for folder in ('tools', 'bootmae'):
+        (tmp_path / folder).mkdir()
+    shutil.copy(REPOSITORY / 'tools' / 'startup.py', tmp_path / 'tools')
+    (tmp_path / 'bootmae' / '__init__.py').touch()
+    (tmp_path / 'tools' / 'tool.py').write_text('import startup, bootmae\nprint(bootmae.__file__)\n')
+    env = dict(PATH='/usr/bin:/bin', PYTHONPATH=str(REPOSITORY))
+    done = subprocess.run([sys.executable, tmp_path / 'tools' / 'tool.py'], capture_output=True, text=True, env=env)
+    assert done.stdout == f'{tmp_path}/bootmae/__init__.py\n', done.stderr
+
+
 def test_an_installed_package_names_its_lock(tmp_path):
     (tmp_path / '.mim' / 'tools').mkdir(parents=True)
     shutil.copy(REPOSITORY / 'tools' / 'startup.py', tmp_path / '.mim' / 'tools')
