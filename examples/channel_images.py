@@ -92,6 +92,7 @@ def main() -> int:
     parser.add_argument('--val', type=int, default=20, help='validation images of each class (default: 20)')
     args = parser.parse_args()
     write(args.folder, args.train, args.val)
+    print(f'{args.folder}: tiff, npy and scenes, with {args.train} + {args.val} images of each class')
     return 0
 
 

@@ -24,6 +24,7 @@ from ..config.options import IMAGES
 from ..config.steps import TRAINED, check_training, require, training_config
 from ..config.weights import check_files, input_statistics, preprocessor_of
 from ..data.sampler import too_few
+from ..data.value_checks import check_values
 from ..engine.hooks.online_probe import OnlineProbeHook
 from ..engine.hooks.provenance import PRECISIONS
 
@@ -310,4 +311,10 @@ def dry_run(
             probe.data()
     planned, (mean, std) = load_config(config, options), input_statistics(cfg)
     preprocessor_of(planned).update(mean=mean, std=std)  # those of the weights, if the config adopts them
-    return make_plan(planned, config, gpus, scale_lr, guess=False)
+    plan = make_plan(planned, config, gpus, scale_lr, guess=False)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        if cfg.get(loader):
+            with contextlib.redirect_stdout(io.StringIO()):
+                dataset = DATASETS.build(cfg[loader].dataset)
+            check_values(dataset)
+    return plan

@@ -179,6 +179,17 @@ def decode(data: bytes) -> np.ndarray:
     return _decode_with_opencv(data, COLOR_OR_GRAY if data[:2] == START else cv2.IMREAD_UNCHANGED)
 
 
+def advice_for(data: bytes) -> str:
+    """Return what to do about a file that is not read as a color image but as ``image_channels`` says; else nothing."""
+    if not data.startswith((NUMPY, *TIFF)):
+        return ''
+    try:
+        array = decode(data)
+    except ValueError:
+        return ''
+    return f'holds {array.dtype} {array.shape}, which the setting image_channels reads (docs/channels.md)'
+
+
 def _decode_with_opencv(data: bytes, flag: int) -> np.ndarray:
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flag)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from .channels import ChannelFormat
+from .channels import ChannelFormat, advice_for
 from .coco_shapes import by
 from .findings import (
     CMYK,
@@ -265,7 +265,7 @@ def _decode_with_pillow(path: str, data: bytes, outcome: Outcome) -> tuple[int, 
             image.load()
             return width, height, mode, image.getexif().get(ORIENTATION, 1)
     except UnidentifiedImageError:
-        outcome.add('not an image', path, f'starts with {data[:12]!r}')
+        outcome.add('not an image', path, advice_for(data) or f'starts with {data[:12]!r}')
     except Exception as error:  # a decoder may raise anything
         cut = isinstance(error, OSError) and 'truncated' in str(error).lower()
         outcome.add('truncated' if cut else 'unreadable', path, f'{error}' or type(error).__name__)

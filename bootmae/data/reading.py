@@ -20,7 +20,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from .channels import ChannelFormat, resize_planes
+from .channels import ChannelFormat, advice_for, resize_planes
 from .jpeg import END, JpegHeader, is_whole, parse_header
 from .tar import readable
 
@@ -197,7 +197,7 @@ def decode(data: bytes) -> np.ndarray:
     except cv2.error as error:  # an empty file, or too many pixels
         raise ValueError(f'cannot be decoded as an image: {error.err}') from error
     if image is None:
-        raise ValueError('cannot be decoded as an image')
+        raise ValueError(advice_for(data) or 'cannot be decoded as an image')
     return image
 
 

@@ -259,6 +259,7 @@ def no_images(folder: str, extensions: frozenset[str], others: Counter) -> str:
     return (
         f'no images in {printable(folder)}: looked for {listed(extensions)}, found {shorten_counts(others)}; '
         'correct the folder or extend `extensions`'
+        + ('; the setting image_channels reads .npy files (docs/channels.md)' if others['.npy'] else '')
         + (f"; for the images in the archives, roots='{folder}/*.tar'" if others['.tar'] else '')
     )
 

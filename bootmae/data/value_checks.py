@@ -10,7 +10,7 @@ import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
 from ..text import count_of
-from .channels import ADVICE, ChannelFormat, LoadChannels, format_of
+from .channels import ADVICE, ChannelFormat, LoadChannels, advice_for, format_of
 from .findings import CLIPPED_SET, DARK_IMAGES, NARROW_SET, UNREADABLE, DataFault, FileFinding, settle
 from .reading import ReadCrop
 from .subsets import leaves, spread
@@ -74,7 +74,8 @@ def check_values(dataset: Any) -> None:
                     ranges.append((readable(path), _range_of(data, channels)))
             except (OSError, ValueError, cv2.error) as error:  # a broken file is for others to report
                 errors.append(FileFinding(UNREADABLE, readable(path), str(error)))
-        if channels is not None and errors and not ranges:  # a wrong setting rather than broken files
+        wrong_setting = channels is not None or any('image_channels' in finding.detail for finding in errors)
+        if wrong_setting and errors and not ranges:
             raise DataFault(errors)
         settle(judge_ranges(ranges))
 
@@ -98,5 +99,5 @@ def _range_of(data: bytes, channels: ChannelFormat | None) -> ValueRange:
         return channel_range(channels, data)[0]
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if decoded is None:
-        raise ValueError('cannot be decoded as an image')
+        raise ValueError(advice_for(data) or 'cannot be decoded as an image')
     return value_range(data, decoded)

@@ -217,3 +217,17 @@ def test_a_broken_file_is_replaced_in_training_and_found_before(data, tmp_path, 
     assert call('train', PRETRAIN, '--data', tmp_path, '--work-dir', tmp_path / 'run', options=options) == 0
     (row,) = (tmp_path / 'run' / 'bad_images.txt').read_text().splitlines()
     assert row.startswith(f'{broken}\tValueError: {broken} cannot be decoded as TIFF')
+
+
+@pytest.mark.parametrize('kind, said', [('tiff', 'holds uint16 (64, 64, 5), which'), ('npy', 'found 18 .npy;')])
+def test_a_color_config_names_the_setting(kind, said, data, tmp_path, capsys):
+    """For files that only this setting reads: in a dry run, a run, and the check of a folder."""
+    where = (CONFIGS / 'pretrain' / 'bootmae_small_data.py', '--data', data / kind, '--work-dir', tmp_path / 'run')
+    small = ['train_dataloader.batch_size=8', 'auto_scale_lr.base_batch_size=8']
+    for more in (['--dry-run'], []):
+        assert call('train', *where, *more, options=small) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert said in line
+        assert 'the setting image_channels reads' in line
+    assert call_tool('verify_data', data / kind / 'train') in (1, 2)
+    assert 'the setting image_channels reads' in ''.join(capsys.readouterr())
