@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 import tifffile
 import torch
 from calling import call_tool
+from scripts import shell
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands import visualize
+from bootmae.config.load import load_config
+from bootmae.config.model import build_model
 from bootmae.models.vit import PlainViT
 from bootmae.results.rows import read_rows
 from bootmae.transfer.backbone import TransferViT
@@ -114,6 +118,52 @@ def test_a_resumed_run_ends_with_the_same_weights(kind, data, pretrained, tmp_pa
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert ours['backbone.patch_embed.proj.weight'].shape == (64, 5, 8, 8)
+
+
+def weights(folder: Path, number: int = 2) -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / f'epoch_{number}.pth')['state_dict']
+
+
+def test_workers_and_archives_train_alike(data, pretrained, tmp_path):
+    """Bit for bit. The images of an archive are read in the order of their names, like files."""
+    with tarfile.open(tmp_path / 'train.tar', 'w') as archive:
+        archive.add(data / 'tiff' / 'train', '.')
+    for name, folder, options in (
+        ('workers', data / 'tiff', ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']),
+        ('archive', tmp_path / 'train.tar', []),
+    ):
+        options = [*SHORT, *WHOLE, *options, f'train_dataloader.dataset.roots={folder}']
+        if folder.is_dir():
+            options += ['train_dataloader.dataset.split=train']
+        assert call('train', PRETRAIN, '--work-dir', tmp_path / name, options=options) == 0
+        expected = weights(pretrained['tiff'])
+        assert all(torch.equal(value, expected[key]) for key, value in weights(tmp_path / name).items()), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(data, pretrained, tmp_path):
+    options = ['--cfg-options', *SHORT, *WHOLE, 'train_dataloader.batch_size=4']
+    done = shell('dist_train.sh', PRETRAIN, 2, '--data', data / 'tiff', '--work-dir', tmp_path / 'two', *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    torch.testing.assert_close(weights(tmp_path / 'two'), weights(pretrained['tiff']), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('how, filters', [('repeat', [0, 1, 2, 0, 1]), ('sum', None)])
+def test_pretraining_starts_from_weights_of_three_channels(how, filters, data, tmp_path):
+    """The encoder and the momentum encoder begin with the adapted filters; the decoders are new."""
+    given = build_model(load_config(str(PRETRAIN), {'image_channels.number': 3}))
+    torch.save(dict(state_dict=given.state_dict(), meta={}), tmp_path / 'three.pth')
+    options = [*SHORT, 'optim_wrapper.optimizer.lr=1e-12', 'param_scheduler.min_lr=0.0', f'adapt_channels={how}']
+    where = ('--data', data / 'tiff', '--work-dir', tmp_path / 'run', '--init', tmp_path / 'three.pth')
+    assert call('train', PRETRAIN, *where, options=options) == 0
+    key = 'backbone.patch_embed.proj.weight'
+    old, new = given.state_dict()[key], weights(tmp_path / 'run')
+    if how == 'sum':
+        expected = old.sum(dim=1, keepdim=True).expand(-1, 5, -1, -1) / 5
+    else:
+        expected = old[:, filters] / torch.tensor([2.0, 2, 1, 2, 2]).view(5, 1, 1)
+    torch.testing.assert_close(new[key], expected)
+    torch.testing.assert_close(new[key.replace('backbone', 'momentum')], expected)
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -63,6 +63,8 @@ class WarmupCosineLR(_ParamScheduler):
         verbose: bool = False,
     ):
         peak = getattr(optimizer, 'optimizer', optimizer).defaults['lr']
+        if not peak > 0:
+            raise ValueError(f'the learning rate {peak} is not positive (optim_wrapper.optimizer.lr)')
         if not 0 <= min_lr <= peak:
             raise ValueError(f'min_lr={min_lr} is not within 0..{peak}, the peak learning rate: lower min_lr')
         if not 0 <= warmup < end < INF:

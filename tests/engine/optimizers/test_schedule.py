@@ -191,6 +191,11 @@ def test_errors(changes, message):
         build(make_wrapper(1.0), **(dict(warmup=1, end=5, min_lr=0.0, epoch_length=10) | changes))
 
 
+def test_a_learning_rate_of_zero():
+    with pytest.raises(ValueError, match='the learning rate 0.0 is not positive'):
+        build(make_wrapper(0.0), warmup=1, end=5, min_lr=0.0, epoch_length=10)
+
+
 def test_conversion_needs_epochs():
     with pytest.raises(ValueError, match='convert_to_iter_based needs by_epoch=True'):
         WarmupCosineLR.build_iter_from_epoch(make_wrapper(1.0), warmup=1, end=2, epoch_length=3, by_epoch=False)
