@@ -6,7 +6,7 @@
 tiff/{train,val}/CLASS     uint16 TIFF of 12 bits, (H, W, 5): red, green and blue in linear light, and two bands
                            computed from them, local contrast and coarse brightness
 npy/{train,val}/CLASS      the same as float32 NumPy files, (5, H, W), of 0 to 1
-scenes/images, annotations uint16 TIFF of two photographs side by side, with the class of each pixel
+scenes, scenes_npy         two photographs side by side, as both kinds of files, with the class of each pixel
 """
 
 import argparse
@@ -72,10 +72,11 @@ def write_scenes(root: Path, split: str, count: int) -> None:
         inside = np.arange(width) < column
         scene = np.where(inside[None, :, None], images[0], images[1])
         mask = np.broadcast_to(np.where(inside, left, right).astype(np.uint8), (height, width))
-        write_tiff(root / 'scenes' / 'images' / SPLITS[split] / f'{number:03}.tif', bands(scene))
-        path = root / 'scenes' / 'annotations' / SPLITS[split] / f'{number:03}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), mask)
+        for folder, ending, write_image in (('scenes', 'tif', write_tiff), ('scenes_npy', 'npy', write_array)):
+            write_image(root / folder / 'images' / SPLITS[split] / f'{number:03}.{ending}', bands(scene))
+            path = root / folder / 'annotations' / SPLITS[split] / f'{number:03}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), mask)
 
 
 def write(root: Path, train: int = 60, val: int = 20) -> None:
@@ -92,7 +93,7 @@ def main() -> int:
     parser.add_argument('--val', type=int, default=20, help='validation images of each class (default: 20)')
     args = parser.parse_args()
     write(args.folder, args.train, args.val)
-    print(f'{args.folder}: tiff, npy and scenes, with {args.train} + {args.val} images of each class')
+    print(f'{args.folder}: tiff and npy with {args.train} + {args.val} images of each class, and as many scenes')
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -81,14 +80,17 @@ def pretrained(data, tmp_path_factory) -> dict[str, Path]:
 
 
 def truth(data: Path, kind: str, part: str) -> list[np.ndarray]:
-    """What the network should get of each image (C, H, W), by plain arithmetic."""
-    if kind == 'npy':
-        return [(255 * np.load(path) - HALF) / HALF for path in sorted((data / kind / part).glob('*/*.npy'))]
-    return [of_tiff(path) for path in sorted((data / kind / part).glob('*/*.tif'))]
+    """What the network should get of each image of a folder with classes."""
+    return truth_of(sorted((data / kind / part).glob('*/*')))
 
 
-def of_tiff(path: Path) -> np.ndarray:
-    return (255 * tifffile.imread(path).astype(np.float64).transpose(2, 0, 1) / 4095 - HALF) / HALF
+def truth_of(paths: list[Path]) -> list[np.ndarray]:
+    """What the network should get of each file (C, H, W), by plain arithmetic."""
+    shares = (
+        np.load(path) if path.suffix == '.npy' else tifffile.imread(path).astype(np.float64).transpose(2, 0, 1) / 4095
+        for path in paths
+    )
+    return [(255 * share - HALF) / HALF for share in shares]
 
 
 def number_of(image: np.ndarray, images: list[np.ndarray]) -> int:
@@ -193,21 +195,11 @@ def test_fine_tuning(kind, data, pretrained, tmp_path):
     assert call('test', FINETUNE, tmp_path / 'run' / 'epoch_2.pth', '--data', data / kind, options=KINDS[kind]) == 0
 
 
-def scenes_of(kind: str, data: Path, folder: Path) -> tuple[Path, list[str]]:
-    """The scenes as files of this kind, and the options that tell their endings."""
-    if kind == 'tiff':
-        return data / 'scenes', []
-    shutil.copytree(data / 'scenes', folder)
-    for path in list(folder.rglob('*.tif')):
-        np.save(path.with_suffix('.npy'), (tifffile.imread(path).transpose(2, 0, 1) / 4095).astype(np.float32))
-        path.unlink()
-    return folder, [f'{part}_dataloader.dataset.img_suffix=.npy' for part in ('train', 'val', 'test')]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_upernet_sees_the_values_of_the_files(kind, data, pretrained, seen, tmp_path):
-    scenes, endings = scenes_of(kind, data, tmp_path / 'scenes')
+    endings = [f'{part}_dataloader.dataset.img_suffix=.npy' for part in ('train', 'val', 'test') if kind == 'npy']
+    scenes = data / ('scenes' if kind == 'tiff' else 'scenes_npy')
     where = ('--data', scenes, '--init', pretrained[kind] / 'epoch_2.pth', '--work-dir', tmp_path / 'run')
     options = [
         *KINDS[kind],
@@ -221,7 +213,7 @@ def test_upernet_sees_the_values_of_the_files(kind, data, pretrained, seen, tmp_
     ]
     assert call('train', SEGMENT, *where, options=options) == 0
     for inputs, part in ((seen[0], 'training'), (seen[-1], 'validation')):
-        images = [of_tiff(path) for path in sorted((data / 'scenes' / 'images' / part).glob('*.tif'))]
+        images = truth_of(sorted((scenes / 'images' / part).iterdir()))
         assert all(number_of(image.numpy(), images) >= 0 for image in inputs)
     assert seen[0].shape == (2, 5, 96, 144)
 
