@@ -10,7 +10,7 @@ from ..text import count_of
 from .finite import check_encoder, check_finite
 from .folders import WEIGHTS as SUFFIXES
 from .hf_files import CONFIG, PREPROCESSOR, WEIGHTS, hf_files
-from .identify import Encoder, find_encoder, recorded_facts, split
+from .identify import FileEncoder, find_encoder, recorded_facts, split
 from .keys import (
     State,
     to_authors,
@@ -87,7 +87,7 @@ def export(content: dict, to: str, source: str = 'online') -> Export:
     return out
 
 
-def describe(encoder: Encoder, recorded: dict) -> dict:
+def describe(encoder: FileEncoder, recorded: dict) -> dict:
     """Facts about an encoder in plain types: those recorded in its file, and those known from its kind.
 
     An export of an export keeps the kind of the first file, unless it takes another encoder.
@@ -99,12 +99,12 @@ def describe(encoder: Encoder, recorded: dict) -> dict:
     return json.loads(json.dumps(facts, default=str))
 
 
-def whole_model(encoder: Encoder) -> State:
+def whole_model(encoder: FileEncoder) -> State:
     """All weights under our names if the file is a model of ours, otherwise only its encoder as the backbone."""
     return {f'backbone.{key}': value for key, value in encoder.state.items()} | (encoder.rest if encoder.whole else {})
 
 
-def plain_encoder(encoder: Encoder, to: str, unused: tuple[str, ...]) -> tuple[State, dict[str, str]]:
+def plain_encoder(encoder: FileEncoder, to: str, unused: tuple[str, ...]) -> tuple[State, dict[str, str]]:
     """Reduce an encoder to a plain ViT, without its pyramid and unused norm.
 
     Returns:
@@ -138,12 +138,12 @@ def left_parts(rest: State) -> dict[str, str]:
     return {part: WHY.get(part, 'not part of the encoder') for part in parts_of(rest)}
 
 
-def pooled(encoder: Encoder) -> bool:
+def pooled(encoder: FileEncoder) -> bool:
     """Whether the encoder normalizes the mean of the tokens (``fc_norm``), so that a final norm is unused."""
     return any(key.startswith(POOLED) for key in encoder.state)
 
 
-def classifier_head(encoder: Encoder) -> State:
+def classifier_head(encoder: FileEncoder) -> State:
     """The linear classifier, if it reads the pooled features directly."""
     simple = encoder.whole and pooled(encoder) and not any(key.startswith('neck.') for key in encoder.rest)
     return {key: value for key, value in encoder.rest.items() if simple and key.startswith('head.fc.')}
@@ -153,7 +153,7 @@ def without(state: State, used: State) -> State:
     return {key: value for key, value in state.items() if key not in used}
 
 
-def _timm(encoder: Encoder) -> Export:
+def _timm(encoder: FileEncoder) -> Export:
     state, left = plain_encoder(encoder, 'timm', UNPOOLED if pooled(encoder) else ())
     head = classifier_head(encoder)
     weights = to_timm(state) | {key.replace('head.fc.', 'head.'): value for key, value in head.items()}
@@ -161,7 +161,7 @@ def _timm(encoder: Encoder) -> Export:
     return Export(encoder.kind, dict(state_dict=weights), state, left | left_parts(without(encoder.rest, head)))
 
 
-def _mmpretrain(encoder: Encoder) -> Export:
+def _mmpretrain(encoder: FileEncoder) -> Export:
     state, left = plain_encoder(encoder, 'mmpretrain', UNPOOLED if pooled(encoder) else ())
     head = {
         key: value
@@ -175,7 +175,7 @@ def _mmpretrain(encoder: Encoder) -> Export:
     return Export(encoder.kind, dict(state_dict=weights), state, left)
 
 
-def _mmseg(encoder: Encoder) -> Export:
+def _mmseg(encoder: FileEncoder) -> Export:
     if encoder.whole and 'decode_head' in parts_of(encoder.rest):
         return Export(encoder.kind, dict(state_dict=whole_model(encoder)), encoder.state)
     state, left = plain_encoder(encoder, 'mmseg', POOLED)
@@ -185,7 +185,7 @@ def _mmseg(encoder: Encoder) -> Export:
     return Export(encoder.kind, dict(state_dict=weights), state, left | left_parts(encoder.rest))
 
 
-def _mmdet(encoder: Encoder) -> Export:
+def _mmdet(encoder: FileEncoder) -> Export:
     """Export the weights twice: below ``backbone.`` for ``load_from``, and as ``model`` for ViTDet's ``init_cfg``."""
     state, left = plain_encoder(encoder, 'mmdet', POOLED)
     model = to_mmdet(state)
@@ -194,7 +194,7 @@ def _mmdet(encoder: Encoder) -> Export:
     return Export(encoder.kind, weights, state, left | left_parts(encoder.rest))
 
 
-def _hf(encoder: Encoder) -> Export:
+def _hf(encoder: FileEncoder) -> Export:
     state, left = plain_encoder(encoder, 'hf', POOLED)
     weights = to_hf(state)
     new = {}
@@ -207,7 +207,7 @@ def _hf(encoder: Encoder) -> Export:
     return out
 
 
-def _authors(encoder: Encoder) -> Export:
+def _authors(encoder: FileEncoder) -> Export:
     parts = parts_of(encoder.rest) if encoder.whole else []
     if 'pixel_decoder' in parts:
         online, momentum = to_authors(whole_model(encoder))
@@ -223,12 +223,12 @@ def _authors(encoder: Encoder) -> Export:
     return Export(encoder.kind, dict(model=weights), state, left)
 
 
-def _safetensors(encoder: Encoder) -> Export:
+def _safetensors(encoder: FileEncoder) -> Export:
     left = {} if encoder.whole else left_parts(encoder.rest)
     return Export(encoder.kind, dict(state_dict=whole_model(encoder)), encoder.state, left)
 
 
-_MAKE: dict[str, Callable[[Encoder], Export]] = dict(
+_MAKE: dict[str, Callable[[FileEncoder], Export]] = dict(
     mmpretrain=_mmpretrain, timm=_timm, mmseg=_mmseg, mmdet=_mmdet, hf=_hf, authors=_authors, safetensors=_safetensors
 )
 

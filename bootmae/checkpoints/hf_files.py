@@ -3,20 +3,20 @@
 from typing import Any
 
 from ..models.vit import ARCHS
-from .identify import Encoder
+from .identify import FileEncoder
 from .targets import EPS, Sizes
 
 WEIGHTS, CONFIG, PREPROCESSOR = 'model.safetensors', 'config.json', 'preprocessor_config.json'
 BICUBIC = 3  # of Pillow
 
 
-def hf_files(encoder: Encoder) -> dict[str, dict[str, Any]]:
+def hf_files(encoder: FileEncoder) -> dict[str, dict[str, Any]]:
     """Content of the files by name. What the encoder's file does not record is missing: its heads, its statistics."""
     found = {CONFIG: model_config(encoder), PREPROCESSOR: preprocessor_config(encoder)}
     return {name: content for name, content in found.items() if content}
 
 
-def model_config(encoder: Encoder) -> dict[str, Any] | None:
+def model_config(encoder: FileEncoder) -> dict[str, Any] | None:
     """Settings of transformers' ``ViTConfig``; None if the number of heads is unknown."""
     sizes, heads = Sizes(encoder, 'hf'), known_heads(encoder)
     if heads is None:
@@ -39,7 +39,7 @@ def model_config(encoder: Encoder) -> dict[str, Any] | None:
     )
 
 
-def known_heads(encoder: Encoder) -> int | None:
+def known_heads(encoder: FileEncoder) -> int | None:
     """Number of attention heads: recorded in the file, or that of the common ViT of this width and depth."""
     if encoder.num_heads:
         return encoder.num_heads
@@ -47,7 +47,7 @@ def known_heads(encoder: Encoder) -> int | None:
     return next((arch['num_heads'] for arch in ARCHS.values() if (arch['embed_dims'], arch['depth']) == size), None)
 
 
-def preprocessor_config(encoder: Encoder) -> dict[str, Any] | None:
+def preprocessor_config(encoder: FileEncoder) -> dict[str, Any] | None:
     """Settings of transformers' ``ViTImageProcessor``; None if the input statistics are unknown."""
     if encoder.mean is None or encoder.std is None:
         return None

@@ -29,7 +29,7 @@ DETECTRON2 = 'backbone.net.'  # prefix of ViTDet's encoder in detectron2
 
 
 @dataclass
-class Encoder:
+class FileEncoder:
     """The encoder of a checkpoint file.
 
     Attributes:
@@ -118,7 +118,7 @@ def recorded_facts(content: dict) -> dict:
     return facts
 
 
-def find_encoder(content: dict, source: str = 'online') -> Encoder:
+def find_encoder(content: dict, source: str = 'online') -> FileEncoder:
     """Detect the format of a checkpoint and return its encoder.
 
     An encoder below an unknown prefix is returned if it is the only one. Its ``kind`` then names the prefix.
@@ -145,7 +145,7 @@ def find_encoder(content: dict, source: str = 'online') -> Encoder:
     return encoder
 
 
-def _choose(content: dict, source: str, recorded_source: str | None) -> Encoder:
+def _choose(content: dict, source: str, recorded_source: str | None) -> FileEncoder:
     """The encoder of the wanted weights of a file: the raw ones or their average."""
     state, found = weights_of(content), places(content)
     pretraining = has(state, 'momentum.') or has(state, 'pixel_decoder.')
@@ -176,7 +176,7 @@ def _pair(state: State) -> dict[str, str]:
     return next((dict(raw=raw, ema=ema) for raw, ema in PAIRS if has(state, raw, ema)), {})
 
 
-def _find(content: dict, state: State, source: str) -> Encoder:
+def _find(content: dict, state: State, source: str) -> FileEncoder:
     prefixes = encoder_prefixes(state)
     if not prefixes:
         raise ValueError(
@@ -204,18 +204,18 @@ def _find(content: dict, state: State, source: str) -> Encoder:
     return encoder
 
 
-def _pretraining(state: State, source: str, prefixes: list[str]) -> Encoder:
+def _pretraining(state: State, source: str, prefixes: list[str]) -> FileEncoder:
     """The online or momentum encoder of a BootMAE run of this suite."""
     prefix = 'momentum.' if source == 'momentum' else 'backbone.'
     if prefix not in prefixes:
         raise ValueError(f'the {source} encoder ({prefix}*) is missing in this BootMAE run: use another of its files')
     rest = split(state, prefix)[0]
-    return Encoder(
+    return FileEncoder(
         f'BootMAE run ({source})', under(state, prefix), HALF, HALF, source=source, rest=rest, whole=source == 'online'
     )
 
 
-def _authors_pretraining(content: dict, state: State, source: str) -> Encoder:
+def _authors_pretraining(content: dict, state: State, source: str) -> FileEncoder:
     """The online or momentum encoder of a pretraining file of the authors."""
     momentum = weights_of({'model': content.get('model_ema')})
     if source == 'momentum':
@@ -230,10 +230,10 @@ def _authors_pretraining(content: dict, state: State, source: str) -> Encoder:
         if whole
         else {key: state[key] for key in state if key not in encoder}
     )
-    return Encoder(kind, encoder, HALF, HALF, source=source, rest=rest, whole=whole)
+    return FileEncoder(kind, encoder, HALF, HALF, source=source, rest=rest, whole=whole)
 
 
-def _single(state: State, outside: State, prefix: str) -> Encoder:
+def _single(state: State, outside: State, prefix: str) -> FileEncoder:
     """The encoder of a file with a single encoder.
 
     Args:
@@ -246,17 +246,17 @@ def _single(state: State, outside: State, prefix: str) -> Encoder:
         return any(re.match(pattern, key) for key in state)
 
     if any_block(r'layers\.\d+\.attn\.attn\.in_proj_weight'):
-        return Encoder('mmseg ViT', from_mmseg(state), rest=outside)
+        return FileEncoder('mmseg ViT', from_mmseg(state), rest=outside)
     if any_block(r'(encoder\.layer|layers)\.\d+\.(attention|layernorm_before)\.'):
         state, head = split(state, 'pooler.', 'classifier.')
-        return Encoder('transformers ViT', from_hf(state), rest=outside | head)
+        return FileEncoder('transformers ViT', from_hf(state), rest=outside | head)
     if any_block(r'layers\.\d+\.attn\.relative_position_bias_table'):
-        return Encoder('mmseg MAE or BEiT', from_mmpretrain(state), rest=outside)
+        return FileEncoder('mmseg MAE or BEiT', from_mmpretrain(state), rest=outside)
     if any_block(r'layers\.\d+\.ln1\.'):
         if has(outside, 'neck.decoder_blocks.'):
-            return Encoder('mmpretrain MAE', from_mmpretrain(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside)
+            return FileEncoder('mmpretrain MAE', from_mmpretrain(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside)
         whole = prefix == 'backbone.' and _pooled_alone(state, 'ln2.', 'ln1.')
-        return Encoder('mmpretrain ViT', from_mmpretrain(state), rest=outside, whole=whole)
+        return FileEncoder('mmpretrain ViT', from_mmpretrain(state), rest=outside, whole=whole)
     if any_block(r'blocks\.\d+\.attn\.qkv\.bias'):
         return _timm_names(state, outside, prefix)
     if prefix == 'backbone.' and has(state, 'blocks.'):
@@ -265,7 +265,7 @@ def _single(state: State, outside: State, prefix: str) -> Encoder:
         state, head = split(state, 'head.')
         whole = not (prefix or outside)
         rest = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()} if whole else outside
-        return Encoder("authors' fine-tuned BootMAE", state, HALF, HALF, rest=rest, whole=whole)
+        return FileEncoder("authors' fine-tuned BootMAE", state, HALF, HALF, rest=rest, whole=whole)
     if any_block(r'blocks\.\d+\.attn\.qkv\.weight'):  # a ViT without these biases; what reads it says so
         return _timm_names(state, outside, prefix)
     raise ValueError(
@@ -273,31 +273,33 @@ def _single(state: State, outside: State, prefix: str) -> Encoder:
     )
 
 
-def _ours(state: State, outside: State) -> Encoder:
+def _ours(state: State, outside: State) -> FileEncoder:
     """A downstream run of this suite, or a segmentation file of the authors."""
     if not (has(state, 'fpn1.') or any(key.endswith('.relative_position_index') for key in state)):
-        return Encoder('run of this suite', state, rest=outside, whole=True)
+        return FileEncoder('run of this suite', state, rest=outside, whole=True)
     renamed = from_authors_segmentation({f'backbone.{key}': value for key, value in state.items()} | outside)
     rest, state = split(renamed, 'backbone.')
-    return Encoder("authors' BootMAE segmentation", under(state, 'backbone.'), HALF, HALF, rest=rest, whole=True)
+    return FileEncoder("authors' BootMAE segmentation", under(state, 'backbone.'), HALF, HALF, rest=rest, whole=True)
 
 
-def _timm_names(state: State, outside: State, prefix: str) -> Encoder:
+def _timm_names(state: State, outside: State, prefix: str) -> FileEncoder:
     """A file with timm's names, which facebookresearch MAE and ViTDet use too."""
     if has(state, 'decoder_blocks.'):
         state, decoder = split(state, 'decoder_', 'mask_token')
-        return Encoder('facebookresearch MAE', from_timm(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside | decoder)
+        return FileEncoder(
+            'facebookresearch MAE', from_timm(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside | decoder
+        )
     if prefix == 'backbone.':
-        return Encoder('mmdetection ViTDet', from_timm(state), rest=outside)
+        return FileEncoder('mmdetection ViTDet', from_timm(state), rest=outside)
     if prefix == DETECTRON2:
         rest, pyramid = split(outside, 'backbone.simfp_')
         state = {f'net.{key}': value for key, value in state.items()} | under(pyramid, 'backbone.')
-        return Encoder('detectron2 ViTDet', from_detectron2(state), IMAGENET_MEAN, IMAGENET_STD, rest=rest)
+        return FileEncoder('detectron2 ViTDet', from_detectron2(state), IMAGENET_MEAN, IMAGENET_STD, rest=rest)
     state, head = split(state, 'head.')
     if _pooled_alone(state, 'fc_norm.', 'norm.') and not outside:
         head = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()}
-        return Encoder('timm ViT', from_timm(state), rest=head, whole=True)
-    return Encoder('timm ViT', from_timm(state), rest=outside | head)
+        return FileEncoder('timm ViT', from_timm(state), rest=head, whole=True)
+    return FileEncoder('timm ViT', from_timm(state), rest=outside | head)
 
 
 def _pooled_alone(state: State, pooled: str, final: str) -> bool:

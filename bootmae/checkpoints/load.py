@@ -19,7 +19,7 @@ from ..text import count_of
 from .averages import weights_of
 from .checksum import add_tensors
 from .finite import check_encoder, check_finite
-from .identify import Encoder, find_encoder
+from .identify import FileEncoder, find_encoder
 from .keys import State
 from .read import read_checkpoint
 from .statistics import Statistics, convert_statistics, same_statistics, statistics_text
@@ -50,7 +50,7 @@ class LoadReport:
     remarks: list[str] = field(default_factory=list)  # what else the reader of the log must know
 
     @classmethod
-    def of(cls, path: str | Path, encoder: Encoder, found: 'Match', remarks: Sequence[str] = ()) -> 'LoadReport':
+    def of(cls, path: str | Path, encoder: FileEncoder, found: 'Match', remarks: Sequence[str] = ()) -> 'LoadReport':
         """Report on an encoder of a file and its weights that were loaded."""
         number = len(found.state)
         digest = tensors_hash(encoder.state)
@@ -86,7 +86,7 @@ def tensors_hash(state: State) -> str:
     return digest.hexdigest()[:12]
 
 
-def fit_grids(encoder: Encoder, grids: dict[str, Grid]) -> tuple[State, list[str]]:
+def fit_grids(encoder: FileEncoder, grids: dict[str, Grid]) -> tuple[State, list[str]]:
     """Interpolate absolute and relative positions of an encoder to the grids of a model.
 
     Args:
@@ -119,7 +119,7 @@ def fit_grids(encoder: Encoder, grids: dict[str, Grid]) -> tuple[State, list[str
     return state, list(dict.fromkeys(resized))
 
 
-def position_grid(encoder: Encoder, wanted: Grid) -> Grid:
+def position_grid(encoder: FileEncoder, wanted: Grid) -> Grid:
     """Grid of the position embedding: the recorded one, a square, or the wanted one."""
     grid, patches = encoder.grid or wanted, encoder.state['pos_embed'].shape[1] - 1
     if math.prod(grid) != patches:
@@ -127,7 +127,7 @@ def position_grid(encoder: Encoder, wanted: Grid) -> Grid:
     return grid
 
 
-def table_grid(encoder: Encoder, table: torch.Tensor, wanted: Grid) -> Grid:
+def table_grid(encoder: FileEncoder, table: torch.Tensor, wanted: Grid) -> Grid:
     """Grid of a relative position bias table, from its rows: the encoder's, a square (a window), or the wanted one."""
     side = (math.isqrt(max(len(table) - 3, 0)) + 1) // 2
     whole = encoder.grid if 'pos_embed' in encoder.state else None
@@ -191,7 +191,7 @@ def fit_channels(state: State, count: int, how: str | None) -> list[str]:
     return [f'patch embedding from {old} to {count} ({how}), with the input statistics of the config']
 
 
-def match(backbone: PlainViT, encoder: Encoder, channels: str | None = None, new_norm: bool = False) -> Match:
+def match(backbone: PlainViT, encoder: FileEncoder, channels: str | None = None, new_norm: bool = False) -> Match:
     """Match the weights of an encoder with a backbone.
 
     Args:
@@ -251,7 +251,7 @@ def error_context(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def read_encoder(path: str | Path, source: str = 'online', content: dict | None = None) -> Encoder:
+def read_encoder(path: str | Path, source: str = 'online', content: dict | None = None) -> FileEncoder:
     """Read the encoder of a checkpoint that a backbone is to start from.
 
     Args:
@@ -270,7 +270,7 @@ def read_encoder(path: str | Path, source: str = 'online', content: dict | None 
     return encoder
 
 
-def converted(encoder: Encoder, statistics: Statistics | None) -> tuple[Encoder, list[str]]:
+def converted(encoder: FileEncoder, statistics: Statistics | None) -> tuple[FileEncoder, list[str]]:
     """An encoder for images normalized with other statistics than its own, and a remark on it.
 
     ``statistics=None``, unknown ones of the file and equal ones change nothing.
@@ -282,13 +282,13 @@ def converted(encoder: Encoder, statistics: Statistics | None) -> tuple[Encoder,
     return replace(encoder, state=convert_statistics(encoder.state, old, statistics)), [text]
 
 
-def heads_remark(backbone: PlainViT, encoder: Encoder) -> list[str]:
+def heads_remark(backbone: PlainViT, encoder: FileEncoder) -> list[str]:
     """A remark that the number of heads, which no shape tells, is the config's, unless the file records it."""
     heads = count_of(backbone.num_heads, 'attention head')
     return [] if encoder.num_heads else [f'{heads} as in the config (the file does not tell)']
 
 
-def load_encoder(
+def load_encoder_weights(
     backbone: PlainViT,
     path: str | Path,
     source: str = 'online',
@@ -320,9 +320,9 @@ def load_encoder(
 
 @WEIGHT_INITIALIZERS.register_module()
 class EncoderWeights:
-    """``init_cfg=dict(type='EncoderWeights', checkpoint=FILE)`` of a :class:`PlainViT`; see :func:`load_encoder`.
+    """``init_cfg=dict(type='EncoderWeights', checkpoint=FILE)`` of a :class:`PlainViT`.
 
-    Sets the module's ``load_report``.
+    Does the work of :func:`load_encoder_weights` and sets the module's ``load_report``.
     """
 
     def __init__(
@@ -331,7 +331,7 @@ class EncoderWeights:
         self.checkpoint, self.source, self.channels, self.statistics = checkpoint, source, channels, statistics
 
     def __call__(self, module: nn.Module) -> None:
-        module.load_report = load_encoder(
+        module.load_report = load_encoder_weights(
             module, self.checkpoint, self.source, channels=self.channels, statistics=self.statistics
         )
         print_log(str(module.load_report), logger='current')

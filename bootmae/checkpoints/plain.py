@@ -3,7 +3,7 @@
 import math
 import re
 
-from .identify import Encoder
+from .identify import FileEncoder
 
 POOLED, UNPOOLED = ('fc_norm.',), ('norm.',)
 OPTIONAL = (*POOLED, *UNPOOLED, 'pyramid.')
@@ -23,7 +23,7 @@ REASONS = {  # what a name or a shape of another ViT stands for
 }
 
 
-def check_complete(encoder: Encoder) -> None:
+def check_complete(encoder: FileEncoder) -> None:
     """Raise a ValueError if a tensor of our ViT is missing or of another shape, or if ours does not have a tensor."""
     state = encoder.state
     wanted = plain_shapes(encoder)
@@ -52,7 +52,7 @@ def check_complete(encoder: Encoder) -> None:
         raise ValueError(f'its pos_embed has {rows} rows, a square, and none for the class token')
 
 
-def plain_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
+def plain_shapes(encoder: FileEncoder) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a plain ViT of these sizes, without its final norm; () where the shape is free."""
     state = encoder.state
 

@@ -12,7 +12,7 @@ from ..models.bootmae import BootMAE
 from ..models.positions import resize_positions
 from ..models.vit import PlainViT
 from .finite import check_finite
-from .identify import Encoder, has, under
+from .identify import FileEncoder, has, under
 from .keys import State, mae_to_mmpretrain, to_mmpretrain
 from .load import LoadReport, converted, error_context, heads_remark, match, position_grid, read_encoder
 from .statistics import Statistics, statistics_text
@@ -42,7 +42,7 @@ def as_plain(backbone: nn.Module) -> PlainViT:
         )
 
 
-def with_final_norm(encoder: Encoder) -> tuple[Encoder, list[str]]:
+def with_final_norm(encoder: FileEncoder) -> tuple[FileEncoder, list[str]]:
     """A momentum encoder of this suite with the final norm of the online encoder, which it lacks; and a remark."""
     norm = under(encoder.rest, 'backbone.')
     norm = {key: value for key, value in norm.items() if key.startswith('norm.')}
@@ -51,7 +51,7 @@ def with_final_norm(encoder: Encoder) -> tuple[Encoder, list[str]]:
     return replace(encoder, state=encoder.state | norm), ['final norm: that of the online encoder']
 
 
-def other_weights(encoder: Encoder, model: nn.Module) -> tuple[State, str]:
+def other_weights(encoder: FileEncoder, model: nn.Module) -> tuple[State, str]:
     """The weights of a file beside its encoder under the names of the model, if they fit it.
 
     Args:
@@ -83,7 +83,7 @@ def other_weights(encoder: Encoder, model: nn.Module) -> tuple[State, str]:
     return theirs, f'decoders{" and momentum encoder" if has(theirs, MOMENTUM) else ""}: those of the file'
 
 
-def statistics_remark(encoder: Encoder, model: nn.Module) -> list[str]:
+def statistics_remark(encoder: FileEncoder, model: nn.Module) -> list[str]:
     """A remark on the normalization of images, if the model has one."""
     mean, std = (getattr(model.data_preprocessor, name, None) for name in ('mean', 'std'))
     if mean is None:

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from .identify import Encoder
+from .identify import FileEncoder
 from .keys import State
 
 Shapes = dict[str, tuple[int, ...]]
@@ -21,7 +21,7 @@ EPS = 1e-6
 class Sizes:
     """Sizes of a plain ViT, from its weights under our names."""
 
-    def __init__(self, encoder: Encoder, to: str):
+    def __init__(self, encoder: FileEncoder, to: str):
         state = encoder.state
         self.width, self.channels, *patch = state['patch_embed.proj.weight'].shape
         self.patch = patch[0], patch[1]
@@ -39,7 +39,7 @@ class Sizes:
             raise ValueError(f'{self.heads} heads do not divide the width of {self.width}, as {to} needs it')
 
 
-def check_fits(to: str, encoder: Encoder, weights: State) -> None:
+def check_fits(to: str, encoder: FileEncoder, weights: State) -> None:
     """Raise a ValueError unless the target's model has exactly the exported weights.
 
     Args:

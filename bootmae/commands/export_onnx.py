@@ -15,10 +15,10 @@ from mmengine.config import Config
 from torch import nn
 
 from .. import registry  # noqa: F401
-from ..checkpoints import find_encoder, load_encoder, load_run, read_checkpoint
+from ..checkpoints import find_encoder, load_encoder_weights, load_run, read_checkpoint
 from ..checkpoints.export import whole_model
 from ..checkpoints.folders import checkpoint_file
-from ..checkpoints.identify import Encoder, recorded_facts
+from ..checkpoints.identify import FileEncoder, recorded_facts
 from ..checkpoints.load import tensors_hash
 from ..checkpoints.write import check_target
 from ..config.load import load_config
@@ -77,7 +77,7 @@ def check_kind(cfg: Config) -> str:
     )
 
 
-def choose_output(output: str | None, kind: str, encoder: Encoder, checkpoint: str) -> str:
+def choose_output(output: str | None, kind: str, encoder: FileEncoder, checkpoint: str) -> str:
     """Return the output to export; default: logits if the file has the head of the model, otherwise pooled features.
 
     Raises:
@@ -96,7 +96,7 @@ def choose_output(output: str | None, kind: str, encoder: Encoder, checkpoint: s
 
 
 def build(
-    cfg: Config, output: str, encoder: Encoder, content: dict, checkpoint: str, source: str
+    cfg: Config, output: str, encoder: FileEncoder, content: dict, checkpoint: str, source: str
 ) -> tuple[nn.Module, PlainViT, nn.Module]:
     """Return the module to export, its backbone and its data preprocessor, in eval mode on the CPU.
 
@@ -116,7 +116,7 @@ def build(
     apply_init(cfg, checkpoint, source, content)
     del cfg.model.backbone['init_cfg']  # would read the file again
     model = build_model(cfg)
-    load_encoder(model.backbone, checkpoint, source, content)
+    load_encoder_weights(model.backbone, checkpoint, source, content)
     norm = {key.removeprefix('norm.'): value for key, value in encoder.state.items() if key.startswith('norm.')}
     module = PooledEncoder(model.backbone) if output == 'pooled' else DenseEncoder(model.backbone, norm)
     return module.eval(), model.backbone, model.data_preprocessor
@@ -299,7 +299,9 @@ def export_onnx(
     return f'{text}\nONNX Runtime and torch on {count_of(len(PHOTOS), "photograph")}: {found[0]}{note}'
 
 
-def describe(module: nn.Module, preprocessor: nn.Module, encoder: Encoder, content: dict, uint8: str | None) -> dict:
+def describe(
+    module: nn.Module, preprocessor: nn.Module, encoder: FileEncoder, content: dict, uint8: str | None
+) -> dict:
     """Return what the metadata of the file says about the model, its input and the weights."""
     meta, recorded = content.get('meta') or {}, recorded_facts(content)
     facts = dict(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 
-from ..checkpoints import Encoder, find_encoder, match, read_checkpoint
+from ..checkpoints import FileEncoder, find_encoder, match, read_checkpoint
 from ..checkpoints.finite import check_encoder
 from ..checkpoints.identify import HALF, IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.plain import check_complete
@@ -42,7 +42,7 @@ class FileModel:
     """
 
     model: TransferViT
-    encoder: Encoder
+    encoder: FileEncoder
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: list[str]
@@ -116,7 +116,7 @@ def windows_of(cfg: Config) -> dict:
     return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
 
 
-def statistics_of(encoder: Encoder, asked: str | None = None) -> tuple[tuple, str]:
+def statistics_of(encoder: FileEncoder, asked: str | None = None) -> tuple[tuple, str]:
     """Return the mean and standard deviation of the input, and a note if they had to be assumed.
 
     Raises:
@@ -136,7 +136,7 @@ def statistics_of(encoder: Encoder, asked: str | None = None) -> tuple[tuple, st
     return known, ''
 
 
-def recorded_heads(encoder: Encoder) -> int | None:
+def recorded_heads(encoder: FileEncoder) -> int | None:
     """Return the number of attention heads that the file records or that its relative positions show."""
     for key, value in encoder.state.items() if not encoder.num_heads else ():
         if key.endswith('relative_position_bias_table'):
@@ -146,7 +146,7 @@ def recorded_heads(encoder: Encoder) -> int | None:
     return encoder.num_heads
 
 
-def heads_of(encoder: Encoder, num_heads: int | None = None) -> int:
+def heads_of(encoder: FileEncoder, num_heads: int | None = None) -> int:
     """Return the number of attention heads: recorded in the file, given, or that of the common ViT of this width.
 
     Raises:
@@ -170,7 +170,7 @@ def heads_of(encoder: Encoder, num_heads: int | None = None) -> int:
 
 
 def fit_encoder(
-    encoder: Encoder,
+    encoder: FileEncoder,
     img_size: tuple[int, int],
     block: int | None = None,
     num_heads: int | None = None,
@@ -213,7 +213,7 @@ def fit_encoder(
     return model.requires_grad_(False).eval()
 
 
-def offset_sides(encoder: Encoder) -> list[tuple[int, int]]:
+def offset_sides(encoder: FileEncoder) -> list[tuple[int, int]]:
     """Return rows and columns of patches that the decomposed relative positions of each block are for; [] without."""
 
     def side(index: int, axis: str) -> int:
@@ -241,7 +241,7 @@ def windows_in(sides: list[tuple[int, int]]) -> dict:
     return dict(window_size=side[0], global_blocks=[index for index, each in enumerate(sides) if each != side])
 
 
-def window_options(encoder: Encoder, last: int, windows: dict) -> dict:
+def window_options(encoder: FileEncoder, last: int, windows: dict) -> dict:
     """Return the window arguments of :class:`TransferViT` for a model that ends with block ``last``.
 
     Raises:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from ..checkpoints import load_encoder, read_checkpoint
+from ..checkpoints import load_encoder_weights, read_checkpoint
 from ..config.model import build_model
 from ..config.weights import apply_init
 from ..data.samples import NamedSamples
@@ -52,7 +52,7 @@ def build_encoder(
     model = build_model(cfg)
     model.init_weights()
     if checkpoint:
-        model.backbone.load_report = load_encoder(
+        model.backbone.load_report = load_encoder_weights(
             model.backbone, checkpoint, source, content, cfg.get('adapt_channels'), statistics
         )
     return model.to(get_device()).eval()

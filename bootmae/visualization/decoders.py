@@ -7,7 +7,7 @@ from pathlib import Path
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..checkpoints import Encoder, find_encoder, load_run, read_checkpoint
+from ..checkpoints import FileEncoder, find_encoder, load_run, read_checkpoint
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
 from ..config.channels import format_of_config
@@ -35,7 +35,7 @@ class Pretrained:
 
     Attributes:
         model: A BootMAE, or mmpretrain's MAE, in eval mode.
-        kind: Format of its file, see :class:`Encoder`.
+        kind: Format of its file, see :class:`FileEncoder`.
         img_size: Height and width of the images.
         patch_size: Height and width of a patch.
         normalized: Whether it predicts normalized patches and not pixels.
@@ -93,7 +93,7 @@ def load_decoder(
     return replace(build(model_cfg, state, encoder, path, size), channels=channels)
 
 
-def decoder_kind(encoder: Encoder) -> str | None:
+def decoder_kind(encoder: FileEncoder) -> str | None:
     """Return ``BootMAE`` or ``MAE`` for the decoder in a file; None without a decoder."""
 
     def any_key(pattern: str) -> bool:
@@ -104,13 +104,13 @@ def decoder_kind(encoder: Encoder) -> str | None:
     return 'MAE' if any_key(r'(neck\.)?decoder_blocks\.') else None
 
 
-def describe(encoder: Encoder, content: dict) -> str:
+def describe(encoder: FileEncoder, content: dict) -> str:
     """Describe a file without decoder: its kind, and the method of its run."""
     method = recorded_facts(content).get('method')
     return f'file of kind [{encoder.kind}]' + (f', made by {method},' if method else '')
 
 
-def whole_state(encoder: Encoder, kind: str) -> State:
+def whole_state(encoder: FileEncoder, kind: str) -> State:
     """Return all weights of a pretraining file under the names of our class or mmpretrain's."""
     if kind == 'BootMAE':
         state = {f'backbone.{key}': value for key, value in encoder.state.items()} | encoder.rest
@@ -130,7 +130,7 @@ def whole_state(encoder: Encoder, kind: str) -> State:
     }
 
 
-def authors_config(encoder: Encoder) -> str | None:
+def authors_config(encoder: FileEncoder) -> str | None:
     """Return our config for a pretraining file of BootMAE's authors, chosen by the width."""
     name = AUTHORS.get(encoder.state['cls_token'].shape[-1]) if encoder.kind.startswith('authors') else None
     return name and str(REPOSITORY / 'configs' / 'pretrain' / f'{name}.py')
@@ -152,7 +152,7 @@ def recorded_target(content: dict, path: str | Path) -> str:
     return 'normalized' if told else 'pixels'
 
 
-def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None) -> dict:
+def infer_mae(encoder: FileEncoder, state: State, target: str, num_heads: int | None) -> dict:
     """Return the config of mmpretrain's MAE for weights of another project."""
     width, _, *patch = state['backbone.patch_embed.projection.weight'].shape
     wide = state['neck.mask_token'].shape[-1]
@@ -192,7 +192,7 @@ def infer_mae(encoder: Encoder, state: State, target: str, num_heads: int | None
 
 
 def build(
-    model_cfg: dict, state: State, encoder: Encoder, path: str | Path, size: tuple[int, int] | None
+    model_cfg: dict, state: State, encoder: FileEncoder, path: str | Path, size: tuple[int, int] | None
 ) -> Pretrained:
     """Build the model for images of one size and load all weights of a state."""
     backbone = model_cfg['backbone']

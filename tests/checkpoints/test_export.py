@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from toys import ARCH, FACTS, MMPRETRAIN, classifier, images, same, scramble, segmentor, target
 from wrong_files import Size, below, encoder, fused
 
-from bootmae.checkpoints import find_encoder, load_encoder, load_run, read_checkpoint
+from bootmae.checkpoints import find_encoder, load_encoder_weights, load_run, read_checkpoint
 from bootmae.checkpoints.export import FORMATS, convert, export
 from bootmae.checkpoints.load import tensors_hash
 
@@ -106,7 +106,7 @@ def test_an_export_loads_as_what_it_is(tmp_path, sources, make_vit):
     path, state = sources('run')
     convert(path, 'timm', tmp_path / 'a.safetensors', 'momentum')
     backbone = make_vit(out_type='avg_featmap')
-    report = load_encoder(backbone, tmp_path / 'a.safetensors')
+    report = load_encoder_weights(backbone, tmp_path / 'a.safetensors')
     assert report.kind == 'timm ViT, exported from BootMAE run (momentum)'
     assert torch.equal(backbone.blocks[2].mlp.fc1.weight.float(), state['momentum.blocks.2.mlp.fc1.weight'])
     other = MODELS.build(
@@ -115,7 +115,7 @@ def test_an_export_loads_as_what_it_is(tmp_path, sources, make_vit):
         )
     )
     with pytest.raises(ValueError, match='it has 4 attention heads'):
-        load_encoder(other, tmp_path / 'a.safetensors')
+        load_encoder_weights(other, tmp_path / 'a.safetensors')
     with pytest.raises(ValueError, match='is not a checkpoint of this config.s ImageClassifier'):
         load_run(classifier(), read_checkpoint(tmp_path / 'a.safetensors'), 'a.safetensors')
 
@@ -153,7 +153,7 @@ def test_timm_features(tmp_path, sources, make_vit, suffix, source, options):
     theirs = timm_vit(num_classes=0, global_pool='avg', fc_norm=False, **options)
     load_checkpoint(theirs, str(tmp_path / f'a{suffix}'), strict=True)
     ours, x = make_vit(final_norm=source == 'online'), images().double()
-    load_encoder(ours, path, source)
+    load_encoder_weights(ours, path, source)
     assert_close(theirs.double()(x), ours(x)[0][:, 1:].mean(dim=1), rtol=1e-9, atol=1e-9)
     assert theirs(x).std() > 0.1
 
@@ -212,7 +212,7 @@ def test_mmpretrain_features(tmp_path, sources, make_vit):
     theirs.load_state_dict({key.removeprefix('backbone.'): value for key, value in state.items()}, strict=True)
     theirs.double().eval()
     ours = make_vit()
-    load_encoder(ours, path)
+    load_encoder_weights(ours, path)
     assert_close(theirs(images().double())[0], ours(images().double())[0], rtol=1e-9, atol=1e-9)
 
 
@@ -258,7 +258,7 @@ def test_mmseg_features_of_an_encoder(tmp_path, sources, make_vit):
     theirs.load_state_dict({key.removeprefix('backbone.'): value for key, value in state.items()}, strict=True)
     theirs.double().eval()
     ours, x = make_vit(out_type='featmap'), images().double()
-    load_encoder(ours, path)
+    load_encoder_weights(ours, path)
     assert_close(theirs(x)[0], ours(x)[0], rtol=1e-9, atol=1e-9)
 
 

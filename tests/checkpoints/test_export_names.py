@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from toys import images, same, scramble
 from wrong_files import Size, below, encoder
 
-from bootmae.checkpoints import find_encoder, load_encoder, read_checkpoint
+from bootmae.checkpoints import find_encoder, load_encoder_weights, read_checkpoint
 from bootmae.checkpoints.export import convert, export
 
 # --- transformers ---
@@ -101,7 +101,7 @@ def test_transformers_features(tmp_path, sources, make_vit):
     theirs, report = transformers.ViTModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
     assert not any(report.values())
     ours = make_vit().float()
-    load_encoder(ours, path)
+    load_encoder_weights(ours, path)
     assert_close(theirs.eval()(images()).last_hidden_state, ours(images())[0], rtol=1e-5, atol=1e-5)
 
 

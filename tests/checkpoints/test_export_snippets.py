@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
-from bootmae.checkpoints import find_encoder, load_encoder, read_checkpoint
+from bootmae.checkpoints import find_encoder, load_encoder_weights, read_checkpoint
 from bootmae.checkpoints.export import FORMATS, convert
 from bootmae.checkpoints.targets import LISTS, Sizes
 from bootmae.results.provenance import REPOSITORY
@@ -194,7 +194,7 @@ def test_a_folder_is_a_checkpoint(tmp_path, file, ours):
 
     convert(file, 'hf', tmp_path / 'vit')
     backbone = MODELS.build(dict(type='mmpretrain.PlainViT', arch=ARCH, img_size=32, patch_size=8))
-    load_encoder(backbone, checkpoint_file(str(tmp_path / 'vit')))
+    load_encoder_weights(backbone, checkpoint_file(str(tmp_path / 'vit')))
     assert torch.equal(backbone.pos_embed, ours.pos_embed)
     assert len(load_file(tmp_path / 'vit' / 'model.safetensors')) == 4 + 2 + 3 * 16
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from bootmae.checkpoints import find_encoder, hub, load_encoder, read_checkpoint
+from bootmae.checkpoints import find_encoder, hub, load_encoder_weights, read_checkpoint
 from bootmae.checkpoints.load import tensors_hash
 from bootmae.config.load import load_config
 from bootmae.config.weights import apply_init
@@ -39,7 +39,7 @@ def test_name_is_read_as_a_file_of_this_suite(toy_hub, make_vit):
     assert encoder.mean == (123.675, 116.28, 103.53)
     assert encoder.std == (58.395, 57.12, 57.375)
     backbone = make_vit()
-    report = load_encoder(backbone, f'timm:{NAME}')
+    report = load_encoder_weights(backbone, f'timm:{NAME}')
     assert str(report).startswith(f'loaded 45/45 encoder tensors of timm:{NAME} [timm ViT], ')
     assert report.hash == tensors_hash(encoder.state)
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
@@ -149,5 +149,5 @@ def test_export_of_a_name_keeps_what_is_known(toy_hub, tmp_path, make_vit):
 
 def test_bin_files_of_the_hub(toy_hub, tmp_path, make_vit):
     torch.save(toy_hub[0].state_dict(), tmp_path / 'pytorch_model.bin')
-    report = load_encoder(make_vit(), tmp_path / 'pytorch_model.bin')
+    report = load_encoder_weights(make_vit(), tmp_path / 'pytorch_model.bin')
     assert (report.kind, report.loaded) == ('timm ViT', 45)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
-from bootmae.checkpoints import LoadReport, check_resumable, load_encoder, load_run
+from bootmae.checkpoints import LoadReport, check_resumable, load_encoder_weights, load_run
 from bootmae.checkpoints.load import EncoderWeights, tensors_hash
 from bootmae.models.positions import resize_positions, sincos_positions
 
@@ -43,7 +43,7 @@ def test_pooled_backbone(run_file, make_vit, source):
     path, model = run_file
     backbone = make_vit(out_type='avg_featmap')
     fresh = backbone.fc_norm.weight.clone()
-    report = load_encoder(backbone, path, source)
+    report = load_encoder_weights(backbone, path, source)
     wanted = snapshot(model.backbone if source == 'online' else model.momentum)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, fresh if name == 'fc_norm.weight' else wanted.get(name, value))
@@ -71,7 +71,7 @@ def test_pooled_backbone(run_file, make_vit, source):
 def test_backbone_with_final_norm(run_file, make_vit):
     path, model = run_file
     backbone = make_vit()
-    report = load_encoder(backbone, path)
+    report = load_encoder_weights(backbone, path)
     assert unchanged(backbone, snapshot(model.backbone))
     assert (report.loaded, report.wanted, report.new, report.unused) == (ENCODER_TENSORS, ENCODER_TENSORS, [], [])
     assert 'new' not in str(report).replace(str(path), '')
@@ -82,7 +82,7 @@ def test_backbone_with_final_norm(run_file, make_vit):
 def test_inner_blocks_for_linear_probing(run_file, make_vit):
     path, model = run_file
     backbone = make_vit(depth=2, out_type='avg_featmap', frozen=True)
-    report = load_encoder(backbone, path)
+    report = load_encoder_weights(backbone, path)
     assert report.loaded == ENCODER_TENSORS - 2 - BLOCK_TENSORS
     assert report.unused == ['blocks.2', 'norm.bias', 'norm.weight']
     assert torch.equal(backbone.blocks[1].mlp.fc2.weight, model.backbone.blocks[1].mlp.fc2.weight)
@@ -92,7 +92,7 @@ def test_safetensors_of_timm(tmp_path, make_vit, randomize):
     theirs = randomize(VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=4, num_classes=7))
     save_file(theirs.state_dict(), tmp_path / 'a.safetensors')
     backbone = make_vit()
-    report = load_encoder(backbone, tmp_path / 'a.safetensors')
+    report = load_encoder_weights(backbone, tmp_path / 'a.safetensors')
     assert (report.kind, report.loaded) == ('timm ViT', ENCODER_TENSORS)
     x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
     assert_close(backbone(x)[0], theirs.double().eval().forward_features(x), rtol=1e-6, atol=1e-9)
@@ -101,17 +101,21 @@ def test_safetensors_of_timm(tmp_path, make_vit, randomize):
 def test_hash_is_of_the_files_encoder(run_file, tmp_path, make_vit):
     """The hash does not depend on the model or on other parts of the file."""
     path, model = run_file
-    first = load_encoder(make_vit(out_type='avg_featmap'), path).hash
-    assert load_encoder(make_vit(out_type='avg_featmap'), path).hash == first
+    first = load_encoder_weights(make_vit(out_type='avg_featmap'), path).hash
+    assert load_encoder_weights(make_vit(out_type='avg_featmap'), path).hash == first
     state = model.state_dict()
     copy = tmp_path / 'other.pth'
 
     def hash_with(**changes):
         torch.save(dict(state_dict=state | {key.replace('__', '.'): value for key, value in changes.items()}), copy)
-        return load_encoder(make_vit(out_type='avg_featmap'), copy).hash
+        return load_encoder_weights(make_vit(out_type='avg_featmap'), copy).hash
 
     assert hash_with() == first, 'another file and meta, the same weights'
-    assert load_encoder(make_vit(depth=2), path).hash == load_encoder(make_vit(img_size=48), path).hash == first
+    assert (
+        load_encoder_weights(make_vit(depth=2), path).hash
+        == load_encoder_weights(make_vit(img_size=48), path).hash
+        == first
+    )
     assert hash_with(backbone__norm__bias=state['backbone.norm.bias'] + 1) != first
     assert hash_with(pixel_decoder__norm__bias=state['pixel_decoder.norm.bias'] + 1) == first
     bit = state['backbone.blocks.1.mlp.fc1.weight'].clone()
@@ -145,7 +149,7 @@ def test_hash_by_hand():
 def test_positions_are_interpolated(run_file, make_vit):
     path, model = run_file
     backbone = make_vit(img_size=(64, 48), out_type='avg_featmap')
-    report = load_encoder(backbone, path)
+    report = load_encoder_weights(backbone, path)
     assert torch.equal(backbone.pos_embed, resize_positions(model.backbone.pos_embed, (4, 4), (8, 6)))
     assert report.loaded == ENCODER_TENSORS - 2
     assert not torch.equal(backbone.pos_embed.float(), sincos_positions((8, 6), 24))
@@ -156,12 +160,12 @@ def test_positions_of_a_rectangle_stay_or_are_refused(tmp_path, make_bootmae, ma
     path = tmp_path / 'a.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     same = make_vit(img_size=(32, 16))
-    load_encoder(same, path)
+    load_encoder_weights(same, path)
     assert torch.equal(same.pos_embed, model.backbone.pos_embed)
     other = make_vit()
     before = snapshot(other)
     with pytest.raises(ValueError, match=r'embedding has 8 patches, no square grid, and the model has \(4, 4\)'):
-        load_encoder(other, path)
+        load_encoder_weights(other, path)
     assert unchanged(other, before)
 
 
@@ -172,7 +176,7 @@ def test_recorded_rectangle_is_interpolated(tmp_path, make_bootmae, make_vit):
     meta = dict(bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[32, 64]))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
     backbone = make_vit(img_size=(64, 32))
-    load_encoder(backbone, path)
+    load_encoder_weights(backbone, path)
     assert torch.equal(backbone.pos_embed, resize_positions(model.backbone.pos_embed, (4, 8), (8, 4)))
 
 
@@ -241,7 +245,7 @@ def test_wrong_files_change_nothing(run_file, make_vit, name):
     backbone = make_vit(**kwargs)
     before = snapshot(backbone)
     with pytest.raises(ValueError, match=message) as error:
-        load_encoder(backbone, path)
+        load_encoder_weights(backbone, path)
     assert str(error.value).startswith(f'{path} was not loaded into the backbone: ')
     assert unchanged(backbone, before)
 
@@ -251,13 +255,13 @@ def test_momentum_weights_do_not_fit_a_final_norm(run_file, make_vit):
     backbone = make_vit()
     before = snapshot(backbone)
     with pytest.raises(ValueError, match='2 missing: norm.weight, norm.bias'):
-        load_encoder(backbone, run_file[0], 'momentum')
+        load_encoder_weights(backbone, run_file[0], 'momentum')
     assert unchanged(backbone, before)
 
 
 def test_missing_file(tmp_path, make_vit):
     with pytest.raises(FileNotFoundError, match='no checkpoint'):
-        load_encoder(make_vit(), tmp_path / 'missing.pth')
+        load_encoder_weights(make_vit(), tmp_path / 'missing.pth')
 
 
 # As an initializer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from bootmae.checkpoints import load_encoder
+from bootmae.checkpoints import load_encoder_weights
 from bootmae.checkpoints.load import adapt_channels
 from bootmae.config.load import load_config
 from bootmae.config.weights import apply_init
@@ -36,7 +36,7 @@ CASES = [(3, 5, 'repeat'), (3, 5, 'sum'), (3, 6, 'repeat'), (5, 3, 'sum'), (3, 1
 def test_images_with_equal_channels_have_the_same_features(old, new, how, file_of, make_vit):
     path, before = file_of(old)
     backbone = make_vit(in_channels=new)
-    report = load_encoder(backbone, path, channels=how)
+    report = load_encoder_weights(backbone, path, channels=how)
     gray = torch.randn(2, 1, 32, 32, dtype=DTYPE)
     assert_close(
         backbone(gray.expand(-1, new, -1, -1))[0], before(gray.expand(-1, old, -1, -1))[0], rtol=1e-9, atol=1e-9
@@ -62,9 +62,9 @@ def test_without_the_option_nothing_is_loaded(file_of, make_vit):
     backbone = make_vit(in_channels=5)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     with pytest.raises(ValueError, match='it has 3 input channels, the model has 5; .* adapt_channels=repeat or'):
-        load_encoder(backbone, path)
+        load_encoder_weights(backbone, path)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
-    assert not load_encoder(make_vit(), path, channels='sum').adapted
+    assert not load_encoder_weights(make_vit(), path, channels='sum').adapted
 
 
 def test_the_setting_of_a_config(file_of, tmp_path):

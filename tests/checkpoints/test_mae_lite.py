@@ -9,7 +9,7 @@ import torch
 from mmpretrain.registry import MODELS
 from timm.models.vision_transformer import VisionTransformer
 
-from bootmae.checkpoints import load_encoder
+from bootmae.checkpoints import load_encoder_weights
 from bootmae.checkpoints.keys import MAE_DECODER, MMPRETRAIN, rename, to_authors
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
@@ -101,13 +101,13 @@ def test_the_released_files(released, method):
     path = released / FILES[method]
     apply_init(cfg, str(path))
     model = MODELS.build(cfg.model.backbone).eval()
-    report = load_encoder(model, path)
+    report = load_encoder_weights(model, path)
     assert (report.kind, report.loaded, report.remarks) == (KINDS[method], 3 + 1 + 12 * 13, [HEADS])
     wanted = their_features(path)
     largest = wanted.abs().max()
     assert (our_features(model) - wanted).abs().max() < 1e-3 * largest
     other = MODELS.build(dict(cfg.model.backbone, arch='tiny', init_cfg=None)).eval()
-    assert load_encoder(other, path).remarks == [HEADS.replace('12', '3')]
+    assert load_encoder_weights(other, path).remarks == [HEADS.replace('12', '3')]
     assert (our_features(other) - wanted).abs().max() > 0.02 * largest
 
 
@@ -116,7 +116,7 @@ def test_names_without_the_wrapper_of_several_gpus(released, tmp_path):
     content['model'] = {key.removeprefix('module.'): value for key, value in content['model'].items()}
     torch.save(content, tmp_path / FILES['mae'])
     backbone = load_config('mae_lite_finetune').model.backbone
-    reports = [load_encoder(MODELS.build(backbone), folder / FILES['mae']) for folder in (tmp_path, released)]
+    reports = [load_encoder_weights(MODELS.build(backbone), folder / FILES['mae']) for folder in (tmp_path, released)]
     assert reports[0].hash == reports[1].hash
     assert reports[0].kind == reports[1].kind == KINDS['mae']
 

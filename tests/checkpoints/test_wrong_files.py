@@ -5,7 +5,7 @@ import torch
 from mmengine.registry import MODELS
 from wrong_files import MOMENTUM, WRONG_FILES, Size, below, encoder, facts, fused, run
 
-from bootmae.checkpoints import load_encoder
+from bootmae.checkpoints import load_encoder_weights
 from bootmae.engine.hooks.provenance import num_heads
 
 SIZE = Size()
@@ -37,7 +37,7 @@ def test_wrong_files_are_refused(tmp_path, name, plain):
     model = build(relative_positions=False, layer_scale=None) if plain else build()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=message) as error:
-        load_encoder(model, path, 'momentum' if name in MOMENTUM else 'online')
+        load_encoder_weights(model, path, 'momentum' if name in MOMENTUM else 'online')
     text = str(error.value)
     assert str(path) in text
     assert any(word in text for word in REMEDY.split('|'))
@@ -49,7 +49,7 @@ def test_wrong_files_are_refused(tmp_path, name, plain):
 def test_the_file_that_they_are_made_from_is_right(tmp_path):
     """The same file without a fault loads, so each error above is due to its own fault."""
     model = build()
-    report = load_encoder(model, run()(tmp_path, SIZE))
+    report = load_encoder_weights(model, run()(tmp_path, SIZE))
     weights = encoder(SIZE)
     assert report.loaded == len(weights) - 2
     assert report.unused == ['norm.bias', 'norm.weight']
@@ -70,7 +70,7 @@ def test_one_encoder_below_one_prefix_is_found(tmp_path, prefix, shape, kind):
     weights = encoder(SIZE)
     torch.save(dict(state_dict=below(prefix, shape(weights))), tmp_path / 'a.pth')
     model = build()
-    assert load_encoder(model, tmp_path / 'a.pth').kind == kind
+    assert load_encoder_weights(model, tmp_path / 'a.pth').kind == kind
     assert torch.equal(model.blocks[1].attn.proj.weight, weights['blocks.1.attn.proj.weight'])
 
 
@@ -80,10 +80,10 @@ def test_the_recorded_heads_must_be_the_model_s(tmp_path):
     for heads, fits in ((4, True), (2, False), (None, True)):
         torch.save(dict(state_dict=weights, meta=facts(SIZE, num_heads=heads) if heads else {}), tmp_path / 'a.pth')
         if fits:
-            load_encoder(build(), tmp_path / 'a.pth')
+            load_encoder_weights(build(), tmp_path / 'a.pth')
         else:
             with pytest.raises(ValueError, match="it has 2 attention heads, the model's arch has 4"):
-                load_encoder(build(), tmp_path / 'a.pth')
+                load_encoder_weights(build(), tmp_path / 'a.pth')
 
 
 def test_both_kinds_of_backbone_tell_their_heads():

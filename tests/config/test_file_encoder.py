@@ -5,7 +5,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
-from bootmae.checkpoints import Encoder, find_encoder
+from bootmae.checkpoints import FileEncoder, find_encoder
 from bootmae.config.encoder import fit_encoder, heads_of, statistics_of
 from bootmae.transfer import TransferViT
 
@@ -16,7 +16,7 @@ def images(height: int = 32, width: int = 32) -> torch.Tensor:
     return torch.randn(2, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def found_in(model: torch.nn.Module) -> Encoder:
+def found_in(model: torch.nn.Module) -> FileEncoder:
     """The encoder in a file with the weights of a backbone."""
     return find_encoder({f'backbone.{key}': value for key, value in model.state_dict().items()})
 
@@ -53,9 +53,9 @@ def test_a_vitdet_shows_its_windows_and_heads(randomize):
         fit_encoder(state, (32, 32))
 
 
-def encoder_of(width: int, depth: int, num_heads: int | None = None) -> Encoder:
+def encoder_of(width: int, depth: int, num_heads: int | None = None) -> FileEncoder:
     state = {'pos_embed': torch.zeros(1, 17, width), f'blocks.{depth - 1}.norm1.bias': torch.zeros(width)}
-    return Encoder('test', state, num_heads=num_heads)
+    return FileEncoder('test', state, num_heads=num_heads)
 
 
 def test_heads():

@@ -11,7 +11,7 @@ import torch
 from mmengine.registry import MODELS
 from PIL import Image
 
-from bootmae.checkpoints import load_encoder
+from bootmae.checkpoints import load_encoder_weights
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.load import load_config
@@ -193,7 +193,7 @@ def test_unknown_data_needs_a_name(runs):
 def test_the_hash_is_that_of_other_tasks(runs):
     """Classification, segmentation and detection from one file: one hash in their rows."""
     cfg = load_config(CONFIGS / 'cls' / 'mae_demo_digits_finetune.py', {'model.backbone.depth': 2})
-    frozen = load_encoder(MODELS.build(cfg.model.backbone), runs['seg'][0].weights).hash
+    frozen = load_encoder_weights(MODELS.build(cfg.model.backbone), runs['seg'][0].weights).hash
     assert frozen == runs['seg'][1].model.backbone.load_report.hash == runs['det'][1].model.backbone.load_report.hash
 
 

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
-from bootmae.checkpoints import find_encoder, load_encoder
+from bootmae.checkpoints import find_encoder, load_encoder_weights
 from bootmae.checkpoints.keys import from_authors_segmentation
 from bootmae.checkpoints.load import families
 from bootmae.config.weights import apply_init
@@ -57,7 +57,7 @@ def test_new_parts_may_be_absent(pretrained):
     path, encoder = pretrained
     model = build(**TAPS, **NEW)
     fresh = {key: value.clone() for key, value in model.state_dict().items()}
-    report = load_encoder(model, path)
+    report = load_encoder_weights(model, path)
     state = model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in encoder.items() if not key.startswith('norm.'))
     assert all(torch.equal(state[key], fresh[key]) for key in state if key not in encoder)
@@ -91,7 +91,7 @@ def test_a_part_is_new_as_a_whole_or_not_at_all(tmp_path, lost):
     torch.save(state, tmp_path / 'run.pth')
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=rf'1 missing: {lost}'):
-        load_encoder(model, tmp_path / 'run.pth')
+        load_encoder_weights(model, tmp_path / 'run.pth')
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -104,7 +104,7 @@ def test_a_part_is_new_as_a_whole_or_not_at_all(tmp_path, lost):
 )
 def test_weights_that_the_model_would_ignore_are_refused(authors, has, names):
     with pytest.raises(ValueError, match=names):
-        load_encoder(build(img_size=32, patch_size=16, **TAPS, **has), authors())
+        load_encoder_weights(build(img_size=32, patch_size=16, **TAPS, **has), authors())
 
 
 def test_families():
@@ -121,14 +121,14 @@ def test_families():
 def test_positions_are_interpolated_and_the_verdict_says_so(pretrained):
     path, encoder = pretrained
     model = build(img_size=(48, 64))
-    report = load_encoder(model, path)
+    report = load_encoder_weights(model, path)
     assert torch.equal(model.pos_embed, resize_positions(encoder['pos_embed'], (4, 4), (6, 8)))
     assert report.resized == ['pos_embed from 4x4 to 6x8']
     assert ', interpolated: pos_embed from 4x4 to 6x8, not used: ' in str(report)
 
 
 def test_nothing_is_interpolated_without_need(pretrained):
-    report = load_encoder(build(), pretrained[0])
+    report = load_encoder_weights(build(), pretrained[0])
     assert report.resized == []
     assert 'interpolated:' not in str(report)
 
@@ -136,7 +136,7 @@ def test_nothing_is_interpolated_without_need(pretrained):
 def test_tables_are_interpolated(authors):
     path = authors()
     model = build(img_size=(48, 64), patch_size=16, **TAPS, **NEW, window_size=3, global_blocks=(1, 3))
-    report = load_encoder(model, path)
+    report = load_encoder_weights(model, path)
     stored = torch.load(path)['state_dict']
     for index, grid in enumerate(((3, 3), (3, 4), (3, 3), (3, 4))):
         table = resize_bias_table(stored[f'backbone.blocks.{index}.{TABLE}'], (2, 2), grid)
@@ -152,26 +152,26 @@ def test_tables_are_interpolated(authors):
 def test_a_recorded_grid_is_believed(tmp_path, pretrained):
     """2 x 8 patches are as many as 4 x 4. The recorded size decides; without one the grid is a square."""
     path, encoder = pretrained
-    report = load_encoder(build(img_size=(16, 64)), path)
+    report = load_encoder_weights(build(img_size=(16, 64)), path)
     assert report.resized == ['pos_embed from 4x4 to 2x8']
     content = torch.load(path) | dict(meta=dict(bootmae=dict(mean=[127.5] * 3, std=[127.5] * 3, img_size=[16, 64])))
     torch.save(content, tmp_path / 'recorded.pth')
     model = build(img_size=(16, 64))
-    assert load_encoder(model, tmp_path / 'recorded.pth').resized == []
+    assert load_encoder_weights(model, tmp_path / 'recorded.pth').resized == []
     assert torch.equal(model.pos_embed, encoder['pos_embed'])
     model = build(img_size=(32, 24))
-    assert load_encoder(model, tmp_path / 'recorded.pth').resized == ['pos_embed from 2x8 to 4x3']
+    assert load_encoder_weights(model, tmp_path / 'recorded.pth').resized == ['pos_embed from 2x8 to 4x3']
     assert torch.equal(model.pos_embed, resize_positions(encoder['pos_embed'], (2, 8), (4, 3)))
 
 
 def test_a_grid_that_is_not_square_is_refused(tmp_path):
     torch.save({f'backbone.{k}': v for k, v in build(img_size=(32, 24)).state_dict().items()}, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match='position embedding has 12 patches, no square grid, and the model has .4, 4.'):
-        load_encoder(build(), tmp_path / 'a.pth')
+        load_encoder_weights(build(), tmp_path / 'a.pth')
     state = {f'backbone.{k}': v[1:] if k.endswith(TABLE) else v for k, v in build(**NEW).state_dict().items()}
     torch.save(state, tmp_path / 'b.pth')
     with pytest.raises(ValueError, match='bias table has 51 rows, no square grid, and the model has .4, 4.'):
-        load_encoder(build(**NEW), tmp_path / 'b.pth')
+        load_encoder_weights(build(**NEW), tmp_path / 'b.pth')
 
 
 # The authors' segmentation files
@@ -187,7 +187,7 @@ def test_authors_segmentation_file_is_known(authors):
 def test_authors_segmentation_file_loads_whole(authors):
     path = authors()
     model = build(img_size=32, patch_size=16, **TAPS, **NEW)
-    report = load_encoder(model, path)
+    report = load_encoder_weights(model, path)
     assert (report.new, report.unused, report.resized) == ([], [], [])
     assert report.loaded == len(model.state_dict())
     stored = torch.load(path)['state_dict']
@@ -196,7 +196,7 @@ def test_authors_segmentation_file_loads_whole(authors):
 
 def test_its_pyramid_is_not_used_by_another(authors):
     model = build(img_size=32, patch_size=16, **NEW, pyramid=dict(type='SimplePyramid', out_channels=8))
-    report = load_encoder(model, authors())
+    report = load_encoder_weights(model, authors())
     assert report.unused == ['pyramid.up2', 'pyramid.up4']
     assert families(report.new) == ['pyramid.*']
 
@@ -216,7 +216,7 @@ def test_its_pyramid_is_not_used_by_another(authors):
 def test_a_strange_segmentation_file_is_refused(authors, changes, message):
     path = authors(changes)
     with pytest.raises(ValueError, match=rf'{path}.* was not loaded.*{message}'):
-        load_encoder(build(img_size=32, patch_size=16, **TAPS, **NEW), path)
+        load_encoder_weights(build(img_size=32, patch_size=16, **TAPS, **NEW), path)
 
 
 def test_a_whole_segmentation_file_maps_to_mmseg(authors):

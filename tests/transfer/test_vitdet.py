@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
-from bootmae.checkpoints import find_encoder, load_encoder
+from bootmae.checkpoints import find_encoder, load_encoder_weights
 from bootmae.checkpoints.export import convert
 from bootmae.models.layers import Tiling, attend_on_grid, split_heads
 from bootmae.models.positions import offset_vectors, resize_offsets
@@ -199,7 +199,7 @@ def of_sizes(sizes, **changes):
 def test_detectron2_file_loads_whole(detectron2):
     path, sizes, stored = detectron2()
     model = of_sizes(sizes)
-    report = load_encoder(model, path)
+    report = load_encoder_weights(model, path)
     assert (report.kind, report.new, report.unused, report.resized) == ('detectron2 ViTDet', [], [], [])
     assert report.loaded == report.wanted == len(model.state_dict())
     assert report.loaded == sum(key.startswith('backbone.') for key in stored) + sizes['depth']  # split biases
@@ -213,7 +213,7 @@ def test_detectron2_file_loads_whole(detectron2):
 def test_its_tables_are_resized_and_the_verdict_says_so(detectron2):
     path, sizes, stored = detectron2()
     model = of_sizes(sizes, input_size=(16, 48))  # 2 x 6 patches for 4 x 4
-    report = load_encoder(model, path)
+    report = load_encoder_weights(model, path)
     assert report.resized == ['rel_pos_h from 4 to 2', 'rel_pos_w from 4 to 6']
     last = sizes['depth'] - 1
     table = stored[f'backbone.net.blocks.{last}.attn.rel_pos_w']
@@ -232,7 +232,7 @@ def test_its_tables_are_resized_and_the_verdict_says_so(detectron2):
 def test_a_damaged_file_is_refused(detectron2, changes, message):
     path, sizes, _ = detectron2(changes)
     with pytest.raises(ValueError, match=message):
-        load_encoder(of_sizes(sizes), path)
+        load_encoder_weights(of_sizes(sizes), path)
 
 
 def test_a_pretrained_encoder_loads_without_its_class_token(tmp_path, make_bootmae, make):
@@ -240,7 +240,7 @@ def test_a_pretrained_encoder_loads_without_its_class_token(tmp_path, make_bootm
     pretrained = make_bootmae(backbone=dict(arch=VITDET['arch'])).float()
     torch.save(dict(state_dict=pretrained.state_dict()), tmp_path / 'run.pth')
     model = make(pyramid=PYRAMID)
-    report = load_encoder(model, tmp_path / 'run.pth')
+    report = load_encoder_weights(model, tmp_path / 'run.pth')
     assert report.unused == ['cls_token', 'norm.bias', 'norm.weight']
     assert report.parts == ['relative positions', 'pyramid']
     assert torch.equal(model.pos_embed.float(), pretrained.backbone.pos_embed)
@@ -249,7 +249,7 @@ def test_a_pretrained_encoder_loads_without_its_class_token(tmp_path, make_bootm
 def test_a_detector_s_file_is_no_model_with_class_token(detectron2):
     path, sizes, _ = detectron2()
     with pytest.raises(ValueError, match='missing: cls_token.*unexpected: blocks.0.attn.rel_pos_h'):
-        load_encoder(of_sizes(sizes, class_token=True, relative_positions=False), path)
+        load_encoder_weights(of_sizes(sizes, class_token=True, relative_positions=False), path)
 
 
 def test_export(detectron2, tmp_path):
@@ -257,7 +257,7 @@ def test_export(detectron2, tmp_path):
     path = detectron2()[0]
     line = convert(path, 'safetensors', tmp_path / 'whole.safetensors')
     assert '[detectron2 ViTDet, sha256 ' in line
-    report = load_encoder(of_sizes(detectron2()[1]), tmp_path / 'whole.safetensors')
+    report = load_encoder_weights(of_sizes(detectron2()[1]), tmp_path / 'whole.safetensors')
     assert (report.new, report.unused) == ([], [])
     with pytest.raises(ValueError, match='timm has no place for blocks.0.attn.rel_pos_h'):
         convert(path, 'timm', tmp_path / 'timm.safetensors')
