@@ -63,7 +63,7 @@ def train(
             segmentation and detection the root of the data.
         work_dir: Folder for logs and checkpoints, by default ``work_dirs/<config name>``.
         max_epochs: Number of epochs. A shorter run may need a shorter warm-up too (``param_scheduler.warmup``).
-        init: Checkpoint of an encoder to start from, or the folder of a run; see docs/transfer.md and docs/continued.md.
+        init: Checkpoint of an encoder to start from, or the folder of a run (docs/transfer.md, docs/continued.md).
         resume: Continue the run in the work directory, or a checkpoint to continue from.
         resume_changed: Resume even if the config differs from that of the checkpoint.
         move_aside: Move checkpoints of an earlier run in the work directory into a subfolder.

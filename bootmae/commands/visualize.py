@@ -25,7 +25,7 @@ from ..text import count_of
 from ..visualization.attention import class_attention, patch_features, principal_components
 from ..visualization.decoders import load_decoder
 from ..visualization.panels import attention_overlay, captioned_grid, component_colors
-from ..visualization.reconstruct import as_colors, draw_masks, hide, reconstruct
+from ..visualization.reconstruct import as_colors, brightness, draw_masks, hide, reconstruct, shown_channels
 
 KINDS = ('reconstruction', 'attention', 'pca')
 SMALL = 96  # pixels; smaller images show crops of the photographs, because whole photographs become unrecognizable
@@ -101,7 +101,7 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
     )
     images = load_images(options.images, found.img_size, options.count, found.channels)
     ids_shuffle, num_masked = draw_masks(found.model, len(images), options.seed)
-    columns = {'original': images, 'masked': hide(images, ids_shuffle, num_masked, found.patch_size)}
+    columns = {'original': images}
     kinds = (
         {'own statistics': 'own', 'one mean, deviation': 'one'} if found.normalized else {'predicted pixels': 'none'}
     )
@@ -115,10 +115,12 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
         'original. '
     )
     over = 'of each color' if blockwise else 'over all colors together'
-    columns = {heading: as_colors(images, options.channels) for heading, images in columns.items()}
-    if options.channels:
-        text += f'Shown channels: {", ".join(map(str, options.channels))}. '
-    return captioned_grid(columns, text + (LEAK.format(over=over) if found.normalized else PIXELS))
+    chosen, limits, note = display(images, options.channels, found.channels)
+    columns = {heading: as_colors(images, chosen, limits) for heading, images in columns.items()}
+    original = columns.pop('original')
+    masked = hide(original, ids_shuffle, num_masked, found.patch_size)
+    columns = {'original': original, 'masked': masked} | columns
+    return captioned_grid(columns, text + note + (LEAK.format(over=over) if found.normalized else PIXELS))
 
 
 LEAK = (
@@ -128,6 +130,17 @@ LEAK = (
     'hidden leaks, so brightness and contrast are wrong there and edges of patches show.'
 )
 PIXELS = 'The model predicts pixels as they are: nothing of a masked patch is put back.'
+
+
+def display(
+    images: np.ndarray, channels: Sequence[int] | None, kind: ChannelFormat | None
+) -> tuple[list[int], np.ndarray | None, str]:
+    """Return the channels to draw, their values that become black and white, and what the caption says about it."""
+    chosen = shown_channels(images, channels)
+    if kind is None:
+        return chosen, None, ''
+    note = f'Shown channels: {", ".join(map(str, chosen))}, from their 1st to their 99th percentile. '
+    return chosen, brightness(images, chosen), note
 
 
 def draw_attention(options: DrawOptions) -> bytes:
@@ -202,13 +215,14 @@ def prepare(options: DrawOptions) -> Prepared:
     images = load_images(options.images, found.model.img_size, options.count, found.channels)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     inputs = (x - torch.tensor(found.mean).view(-1, 1, 1)) / torch.tensor(found.std).view(-1, 1, 1)
+    chosen, limits, note = display(images, options.channels, found.channels)
     return Prepared(
         found.model,
-        as_colors(images, options.channels),
+        as_colors(images, chosen, limits),
         inputs,
         title(options.checkpoint, found.encoder.kind),
         f'{found.model.depth - 1} of 0 to {found.model.arch_depth - 1}',
-        ''.join(f' {note}' for note in found.notes),
+        ''.join(f' {sentence}' for sentence in [*found.notes, note.rstrip()] if sentence),
     )
 
 

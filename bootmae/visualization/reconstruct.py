@@ -48,8 +48,8 @@ def to_pixels(model: nn.Module, x: torch.Tensor) -> np.ndarray:
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def as_colors(images: np.ndarray, channels: Sequence[int] | None = None) -> np.ndarray:
-    """Return channels of images (n, H, W, C) of 0..255 as red, green and blue: uint8 (n, H, W, 3).
+def shown_channels(images: np.ndarray, channels: Sequence[int] | None = None) -> list[int]:
+    """Return the channels of images (n, H, W, C) that are drawn.
 
     Args:
         images: The images.
@@ -63,7 +63,30 @@ def as_colors(images: np.ndarray, channels: Sequence[int] | None = None) -> np.n
     chosen = list(channels) if channels else [0, 1, 2] if count >= 3 else [0]
     if len(chosen) not in (1, 3) or not set(chosen) <= set(range(count)):
         raise ValueError(f'channels {chosen} cannot be shown: give one or three of 0 to {count - 1}')
-    shown = images[..., chosen * (3 // len(chosen))]
+    return chosen
+
+
+def brightness(images: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+    """Return the values that become black and white, the 1st and 99th percentile of each chosen channel: (2, channels).
+
+    The values of satellites and microscopes often fill a small part of their range, and would be drawn black.
+    """
+    low, high = np.percentile(images[..., list(chosen)], (1, 99), axis=(0, 1, 2))
+    return np.stack([low, np.where(high > low, high, low + 1)])
+
+
+def as_colors(images: np.ndarray, chosen: Sequence[int], limits: np.ndarray | None = None) -> np.ndarray:
+    """Return channels of images (n, H, W, C) of 0..255 as red, green and blue: uint8 (n, H, W, 3).
+
+    Args:
+        images: The images.
+        chosen: One or three channels, see :func:`shown_channels`.
+        limits: Values of these channels that become black and white (2, channels), by default 0 and 255.
+    """
+    shown = images[..., list(chosen)]
+    if limits is not None:
+        shown = (shown - limits[0]) * (255 / (limits[1] - limits[0]))
+    shown = np.repeat(shown, 3 // len(chosen), axis=-1)
     return shown if shown.dtype == np.uint8 else shown.round().clip(0, 255).astype(np.uint8)
 
 

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 
 from bootmae.models.mae import channel_first, channel_last
 from bootmae.models.objectives import normalize_patches
-from bootmae.visualization.reconstruct import hide, reconstruct
+from bootmae.visualization.reconstruct import as_colors, brightness, hide, reconstruct, shown_channels
 
 PATCH, MASKED = (8, 8), 11
 PREPROCESSOR = dict(type='mmpretrain.SelfSupDataPreprocessor', mean=[120.0, 110.0, 100.0], std=[60.0, 55.0, 50.0])
@@ -120,3 +120,19 @@ def test_channels_first_and_last():
     patch = torch.arange(12).view(1, 12)  # 3 channels of 4 pixels
     assert channel_last(patch, 3)[0].tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
     assert torch.equal(channel_first(channel_last(patch, 3), 3), patch)
+
+
+def test_channels_of_a_small_range_are_stretched():
+    """One percent at each end is black and white; 8-bit colors stay as they are."""
+    images = np.random.RandomState(0).uniform(10, 30, (2, 40, 40, 5)).astype(np.float32)
+    chosen = shown_channels(images, [4])
+    shown = as_colors(images, chosen, brightness(images, chosen))
+    assert (shown[..., 0] == shown[..., 2]).all()
+    assert (shown == 0).mean() == pytest.approx(0.012, abs=0.003)
+    assert (shown == 255).mean() == pytest.approx(0.012, abs=0.003)
+    assert shown.mean() == pytest.approx(127.5, abs=3)
+    assert np.array_equal(as_colors(images, [0, 1, 2]), images[..., :3].round())
+    colors = images.astype(np.uint8)[..., :3]
+    assert np.array_equal(as_colors(colors, shown_channels(colors)), colors)
+    constant = np.full((1, 4, 4, 1), 7.0)
+    assert (as_colors(constant, [0], brightness(constant, [0])) == 0).all()

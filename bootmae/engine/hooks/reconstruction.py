@@ -20,7 +20,7 @@ from ...config.model import build_model
 from ...data.subsets import spread
 from ...models.bootmae import BootMAE
 from ...visualization.grids import reconstruction_grid
-from ...visualization.reconstruct import as_colors, draw_masks, hide, reconstruct, to_pixels
+from ...visualization.reconstruct import as_colors, brightness, draw_masks, hide, reconstruct, shown_channels, to_pixels
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
 
@@ -80,7 +80,8 @@ class ReconstructionHook(Hook):
     Args:
         interval: number of epochs between two pictures.
         count: number of images n.
-        channels: channels that are drawn, see :func:`as_colors`.
+        channels: channels that are drawn, see :func:`shown_channels`. With ``image_channels`` their brightness is
+            stretched.
 
     Raises:
         ValueError: for a wrong argument, and before the first step for a model that predicts no patches.
@@ -104,6 +105,8 @@ class ReconstructionHook(Hook):
             self.copy = build_model(runner.cfg).eval()
             x, samples = first_images(runner, self.count)
         self.images = to_pixels(self.copy, x)
+        self.chosen = shown_channels(self.images, self.channels)
+        self.limits = brightness(self.images, self.chosen) if runner.cfg.get('image_channels') else None
         self.ids_shuffle, self.num_masked = masks_of(self.copy, samples, len(x))
         if runner.iter == 0:
             self.draw(runner, 0)
@@ -125,8 +128,7 @@ class ReconstructionHook(Hook):
         """Return the picture, RGB uint8 (H, W, 3), with one row per image."""
         self.copy.load_state_dict(model.state_dict())
         patch = patch_of(self.copy.backbone)
-        panels = dict(original=self.images, masked=hide(self.images, self.ids_shuffle, self.num_masked, patch))
-        panels['reconstruction'] = reconstruct(self.copy, self.images, self.ids_shuffle, self.num_masked, patch)
-        return on_white(
-            reconstruction_grid({name: as_colors(images, self.channels) for name, images in panels.items()})
-        )
+        predicted = reconstruct(self.copy, self.images, self.ids_shuffle, self.num_masked, patch)
+        original, predicted = (as_colors(images, self.chosen, self.limits) for images in (self.images, predicted))
+        masked = hide(original, self.ids_shuffle, self.num_masked, patch)
+        return on_white(reconstruction_grid(dict(original=original, masked=masked, reconstruction=predicted)))
