@@ -12,19 +12,25 @@ from ..results.names import LOGGED_METRICS, method_name, ordered_methods
 from .curves import Curve, read_curve
 from .figures import STYLE, method_colors, svg_of, thin
 
-METRICS = LOGGED_METRICS | {'probe/knn': ('online k-NN', 1.0), 'probe/linear': ('online logistic regression', 1.0)}
+RANK = 'probe/rankme'
+METRICS = LOGGED_METRICS | {
+    'probe/knn': ('online k-NN', 1.0),
+    'probe/linear': ('online logistic regression', 1.0),
+    RANK: ('RankMe', 1.0),
+}
 
 FEW = 6  # curves with at most this many points have markers
 METRIC_CAPTION = (
     'Validation results during training, percent, one line a seed. Online k-NN and logistic regression read the '
-    'frozen encoder while it is pretrained. Unlike losses, these numbers are comparable between methods, because all '
+    'frozen encoder while it is pretrained. RankMe is the effective rank of its features, no accuracy: a fall that '
+    'lasts is a collapse. Unlike losses, these numbers are comparable between methods, because all '
     'are evaluated on the same images in the same way. The last point of a fine-tuning, segmentation or detection run '
     'is the result above.'
 )
 
 
 def read_metrics(name: str, work_dir: str | Path) -> list[Curve]:
-    """A curve, in percent, for each metric that a training logged; may be empty.
+    """A curve, in percent (RankMe: a rank), for each metric that a training logged; may be empty.
 
     Args:
         name: As for :func:`~bootmae.report.read_curve`.
@@ -88,7 +94,7 @@ def metric_svg(curves: Sequence[Curve], key: str, colors: Mapping[str, str] | No
                 )
                 label = None
         axes.set_xlabel(curves[0].unit)
-        axes.set_ylabel('percent')
+        axes.set_ylabel('effective rank' if key == RANK else 'percent')
         axes.grid(axis='y')
         axes.margins(x=0.02)
         figure.legend(loc='outside upper center', ncols=3, handlelength=1.6, columnspacing=1.2)  # never over a line

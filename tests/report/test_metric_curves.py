@@ -41,12 +41,15 @@ def test_probe_of_a_pretraining_and_nothing_else(tmp_path):
     write_log(
         tmp_path,
         dict(loss=2.0, epoch=1, iter=20, step=20),
-        {'probe/knn': 50.0, 'step': 1},
+        {'probe/knn': 50.0, 'probe/rankme': 12.5, 'step': 1},
         dict(loss=2.0, epoch=2, iter=40, step=40),
-        {'probe/knn': 60.0, 'step': 2},
+        {'probe/knn': 60.0, 'probe/rankme': 2.5, 'step': 2},
     )
-    (curve,) = read_metrics('digits/bootmae/0', tmp_path)
-    assert (curve.unit, curve.values['probe/knn'].tolist()) == ('epoch', [50.0, 60.0])
+    knn, rank = read_metrics('digits/bootmae/0', tmp_path)
+    assert (knn.unit, knn.values['probe/knn'].tolist()) == ('epoch', [50.0, 60.0])
+    assert (rank.unit, rank.values['probe/rankme'].tolist()) == ('epoch', [12.5, 2.5])
+    for curve, label in ((knn, 'percent'), (rank, 'effective rank')):
+        assert f'>{label}<' in metric_svg([curve], *curve.values)
     assert read_metrics('digits/bootmae/0', tmp_path / 'none') == []
 
 
