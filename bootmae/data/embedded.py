@@ -242,8 +242,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
         FileNotFoundError: If the file is missing. Names package, version and remedy.
     """
     table = np.loadtxt(installed_file('scikit-learn', 'sklearn', 'datasets/data/digits.csv.gz'), delimiter=',')
-    table.flags.writeable = False
-    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+    images, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+    images.flags.writeable = labels.flags.writeable = False
+    return images, labels
 
 
 def installed_file(distribution: str, module: str, path: str) -> Path:

@@ -5,14 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
 from ..text import count_of
-from .channels import ADVICE, ChannelFormat, LoadChannels, advice_for, format_of
+from .channels import ADVICE, ChannelFormat, LoadChannels, format_of
 from .findings import CLIPPED_SET, DARK_IMAGES, NARROW_SET, UNREADABLE, DataFault, FileFinding, settle
-from .reading import ReadCrop
+from .reading import ReadCrop, decode
 from .subsets import leaves, spread
 from .tar import is_tar_path, read_tar_path, readable
 from .value_range import ValueRange, channel_range, value_range
@@ -72,7 +70,7 @@ def check_values(dataset: Any) -> None:
             try:
                 if data := _content(path):
                     ranges.append((readable(path), _range_of(data, channels)))
-            except (OSError, ValueError, cv2.error) as error:  # a broken file is for others to report
+            except (OSError, ValueError) as error:  # a broken file is for others to report
                 errors.append(FileFinding(UNREADABLE, readable(path), str(error)))
         wrong_setting = channels is not None or any('image_channels' in finding.detail for finding in errors)
         if wrong_setting and errors and not ranges:
@@ -97,7 +95,4 @@ def _content(path: str) -> bytes:
 def _range_of(data: bytes, channels: ChannelFormat | None) -> ValueRange:
     if channels is not None:
         return channel_range(channels, data)[0]
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if decoded is None:
-        raise ValueError(advice_for(data) or 'cannot be decoded as an image')
-    return value_range(data, decoded)
+    return value_range(data, decode(data))
