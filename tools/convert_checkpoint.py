@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
         help='encoder to take: online or momentum of a BootMAE file (default: online, as the authors do); raw or ema '
         'of a file with raw and averaged weights',
     )
+    parser.add_argument('--heads', type=int, help='number of attention heads, if the file does not record it')
     parser.add_argument('--force', action='store_true', help='overwrite DST if it exists')
     return parser.parse_args()
 

@@ -9,6 +9,7 @@ from ..results.rows import replace_file
 from ..text import count_of
 from .finite import check_encoder, check_finite
 from .folders import WEIGHTS as SUFFIXES
+from .heads import heads_of
 from .hf_files import CONFIG, PREPROCESSOR, WEIGHTS, hf_files
 from .identify import FileEncoder, find_encoder, recorded_facts, split
 from .keys import (
@@ -63,22 +64,35 @@ class Export:
         )
 
 
-def export(content: dict, to: str, source: str = 'online') -> Export:
+def export(content: dict, to: str, source: str = 'online', num_heads: int | None = None) -> Export:
     """Convert the content of a checkpoint to another format.
 
     Args:
         content: result of :func:`read_checkpoint` for any file that :func:`find_encoder` knows.
         to: one of ``FORMATS``.
         source: which encoder of a file with several, see :func:`find_encoder`.
+        num_heads: number of attention heads, for files that do not record it.
 
     Raises:
-        ValueError: if the file is unknown, or if the format has no place for parts that the encoder needs. The target's
-            own class must take all weights, see :func:`check_fits`.
+        ValueError: if the file is unknown, if it records another number of heads, or if the format has no place for
+            parts that the encoder needs. The target's own class must take all weights, see :func:`check_fits`.
     """
     if to not in FORMATS:
         raise ValueError(f'format {to!r}: use one of {", ".join(FORMATS)}')
     encoder, recorded = find_encoder(content, source), recorded_facts(content)
     check_complete(encoder)
+    if num_heads:
+        encoder.num_heads = heads_of(encoder, num_heads)
+    windows = recorded.get('window_size')
+    if (
+        windows
+        and to not in ('mmdet', 'safetensors')
+        and not (to == 'mmseg' and 'decode_head' in parts_of(encoder.rest))
+    ):
+        raise ValueError(
+            f'its blocks attend within windows of {windows} patches, and {to} has no place for them, so that it would '
+            'compute something else: export the pretrained encoder, or use --to mmdet or --to safetensors'
+        )
     out = _MAKE[to](encoder)
     out.note = encoder.note
     out.facts = describe(encoder, recorded) | dict(format=to, hash=tensors_hash(out.encoder))
@@ -233,7 +247,9 @@ _MAKE: dict[str, Callable[[FileEncoder], Export]] = dict(
 )
 
 
-def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', force: bool = False) -> str:
+def convert(
+    src: str | Path, to: str, dst: str | Path, source: str = 'online', force: bool = False, num_heads: int | None = None
+) -> str:
     """Convert a checkpoint file, as ``tools/convert_checkpoint.py`` does.
 
     Args:
@@ -243,6 +259,7 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
             beside it, and it may be a folder.
         source: which encoder of ``src``, if it has several; see :func:`find_encoder`.
         force: overwrite ``dst``.
+        num_heads: number of attention heads, for files that do not record it; see :func:`recorded_heads`.
 
     Returns:
         One line that describes the result.
@@ -269,7 +286,7 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
             check_target(path, force)
     content = read_checkpoint(src)
     try:
-        out = export(content, to, source)
+        out = export(content, to, source, num_heads)
     except ValueError as error:
         raise ValueError(f'{src} was not exported: {error}') from error
     check_encoder(out.encoder, src)
@@ -278,11 +295,14 @@ def convert(src: str | Path, to: str, dst: str | Path, source: str = 'online', f
     if folder is not None:
         if CONFIG not in out.beside:
             raise ValueError(
-                f'{src} does not record its number of attention heads, which {CONFIG} needs: give a name that ends in '
-                '.safetensors for the weights alone'
+                f'{src} does not record its number of attention heads, which {CONFIG} needs: give --heads, or a name '
+                'that ends in .safetensors for the weights alone'
             )
         folder.mkdir(exist_ok=True)
     write_checkpoint(dst, out.content)
     for name, settings in out.beside.items():
         replace_file(dst.with_name(name), json.dumps(settings, indent=2) + '\n')
+    for name in (CONFIG, PREPROCESSOR) if to == 'hf' else ():
+        if name not in out.beside:  # of the weights that were overwritten
+            dst.with_name(name).unlink(missing_ok=True)
     return f'{src} {out} -> {", ".join([str(dst), *out.beside])}'

@@ -7,6 +7,7 @@ import lzma
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def describe_text(head: bytes, size: int) -> tuple[str, str] | None:
         if error.start < len(head) - 4 and not head.startswith(b'<'):  # else the last character is cut
             return None
         text = head.decode('latin-1')
-    if re.search(r'[\x00-\x08\x0e-\x1f]', text):
+    if not text or re.search(r'[\x00-\x08\x0e-\x1f]', text):
         return None
     if text.startswith('<'):
         title = re.search(r'<title[^>]*>\s*([^<]{1,80}?)\s*<', text, re.IGNORECASE)
@@ -159,7 +160,7 @@ def _compressed(path: Path, name: str, command: str, opener: Callable | None) ->
             with opener(path) as file:
                 head = file.read(HEAD)
             inner = ('a tar archive', '') if head[257:262] == b'ustar' else describe_text(head, len(head))
-        except (OSError, EOFError, lzma.LZMAError):
+        except (OSError, EOFError, lzma.LZMAError, zlib.error):
             return f'a damaged {name} file', AGAIN
     if inner and inner[0] != 'a tar archive':
         return f'{inner[0]}, compressed by {name}', inner[1]

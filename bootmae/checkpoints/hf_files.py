@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..models.vit import ARCHS
+from .heads import recorded_heads
 from .identify import FileEncoder
 from .targets import EPS, Sizes
 
@@ -18,7 +18,7 @@ def hf_files(encoder: FileEncoder) -> dict[str, dict[str, Any]]:
 
 def model_config(encoder: FileEncoder) -> dict[str, Any] | None:
     """Settings of transformers' ``ViTConfig``; None if the number of heads is unknown."""
-    sizes, heads = Sizes(encoder, 'hf'), known_heads(encoder)
+    sizes, heads = Sizes(encoder, 'hf'), recorded_heads(encoder)
     if heads is None:
         return None
     return dict(
@@ -37,14 +37,6 @@ def model_config(encoder: FileEncoder) -> dict[str, Any] | None:
         patch_size=_side(sizes.patch),
         num_channels=sizes.channels,
     )
-
-
-def known_heads(encoder: FileEncoder) -> int | None:
-    """Number of attention heads: recorded in the file, or that of the common ViT of this width and depth."""
-    if encoder.num_heads:
-        return encoder.num_heads
-    size = encoder.state['pos_embed'].shape[-1], encoder.depth
-    return next((arch['num_heads'] for arch in ARCHS.values() if (arch['embed_dims'], arch['depth']) == size), None)
 
 
 def preprocessor_config(encoder: FileEncoder) -> dict[str, Any] | None:

@@ -249,6 +249,8 @@ def _single(state: State, outside: State, prefix: str) -> FileEncoder:
         return FileEncoder('mmseg ViT', from_mmseg(state), rest=outside)
     if any_block(r'(encoder\.layer|layers)\.\d+\.(attention|layernorm_before)\.'):
         state, head = split(state, 'pooler.', 'classifier.')
+        if has(outside, 'decoder.decoder_layers.'):
+            return FileEncoder('transformers MAE', from_hf(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside)
         return FileEncoder('transformers ViT', from_hf(state), rest=outside | head)
     if any_block(r'layers\.\d+\.attn\.relative_position_bias_table'):
         return FileEncoder('mmseg MAE or BEiT', from_mmpretrain(state), rest=outside)
@@ -289,17 +291,18 @@ def _timm_names(state: State, outside: State, prefix: str) -> FileEncoder:
         return FileEncoder(
             'facebookresearch MAE', from_timm(state), IMAGENET_MEAN, IMAGENET_STD, rest=outside | decoder
         )
-    if prefix == 'backbone.':
+    if prefix == 'backbone.' and 'cls_token' not in state:
         return FileEncoder('mmdetection ViTDet', from_timm(state), rest=outside)
     if prefix == DETECTRON2:
         rest, pyramid = split(outside, 'backbone.simfp_')
         state = {f'net.{key}': value for key, value in state.items()} | under(pyramid, 'backbone.')
         return FileEncoder('detectron2 ViTDet', from_detectron2(state), IMAGENET_MEAN, IMAGENET_STD, rest=rest)
+    kind = "timm ViT below 'backbone.'" if prefix == 'backbone.' else 'timm ViT'
     state, head = split(state, 'head.')
     if _pooled_alone(state, 'fc_norm.', 'norm.') and not outside:
         head = {f'head.fc.{key.removeprefix("head.")}': value for key, value in head.items()}
-        return FileEncoder('timm ViT', from_timm(state), rest=head, whole=True)
-    return FileEncoder('timm ViT', from_timm(state), rest=outside | head)
+        return FileEncoder(kind, from_timm(state), rest=head, whole=True)
+    return FileEncoder(kind, from_timm(state), rest=outside | head)
 
 
 def _pooled_alone(state: State, pooled: str, final: str) -> bool:

@@ -84,7 +84,8 @@ def to_authors(state: State) -> tuple[State, State]:
     This is the inverse of :func:`from_authors`.
 
     Raises:
-        ValueError: if the positions of the feature decoder differ from the encoder's, because the release shares them.
+        ValueError: if the positions of the feature decoder differ from the encoder's, because the release shares them;
+            or for a part that the release does not have.
     """
     online, momentum = {}, {}
     for key, value in state.items():
@@ -96,6 +97,8 @@ def to_authors(state: State) -> tuple[State, State]:
         elif key == 'feature_decoder.pos_embed':
             if not torch.equal(value, state['backbone.pos_embed']):
                 raise ValueError(f'{key} differs from backbone.pos_embed, and the release has no place for it')
+        elif part not in ('pixel_decoder', 'feature_decoder'):
+            raise ValueError(f'the release has no place for {part}: use --to safetensors')
         else:
             online[_release_decoder_key(part, name)] = value
     return online, momentum

@@ -19,10 +19,11 @@ from ..text import count_of
 from .averages import weights_of
 from .checksum import add_tensors
 from .finite import check_encoder, check_finite
-from .identify import FileEncoder, find_encoder
+from .heads import model_heads
+from .identify import FileEncoder, find_encoder, recorded_facts
 from .keys import State
 from .read import read_checkpoint
-from .statistics import Statistics, convert_statistics, same_statistics, statistics_text
+from .statistics import Statistics, as_float, convert_statistics, same_statistics, statistics_text
 
 Grid = tuple[int, int]  # rows and columns of patches
 
@@ -101,7 +102,7 @@ def fit_grids(encoder: FileEncoder, grids: dict[str, Grid]) -> tuple[State, list
     """
     state, resized = dict(encoder.state), []
     for name in (name for name in grids if name in state):
-        value, new = state[name], grids[name]
+        value, new = as_float(state[name]), grids[name]
         if name.endswith(('rel_pos_h', 'rel_pos_w')):
             side, old_side = new[name.endswith('w')], (len(value) + 1) // 2
             state[name] = resize_offsets(value, side)
@@ -187,7 +188,7 @@ def fit_channels(state: State, count: int, how: str | None) -> list[str]:
             f'it has {old}, the model has {count}; to adapt its patch embedding add --cfg-options '
             'adapt_channels=repeat or adapt_channels=sum (docs/channels.md)'
         )
-    state[key] = adapt_channels(state[key], count, how)
+    state[key] = adapt_channels(as_float(state[key]), count, how)
     return [f'patch embedding from {old} to {count} ({how}), with the input statistics of the config']
 
 
@@ -288,6 +289,11 @@ def heads_remark(backbone: PlainViT, encoder: FileEncoder) -> list[str]:
     return [] if encoder.num_heads else [f'{heads} as in the config (the file does not tell)']
 
 
+def statistics_remark(encoder: FileEncoder) -> list[str]:
+    """A remark that images are normalized as the config says, unless the file records how its training did."""
+    return [] if encoder.mean is not None else ['input statistics of the config (the file does not tell its own)']
+
+
 def load_encoder_weights(
     backbone: PlainViT,
     path: str | Path,
@@ -315,7 +321,7 @@ def load_encoder_weights(
         changed, remarks = converted(encoder, statistics)
         found = match(backbone, changed, channels)
     backbone.load_state_dict(found.state, strict=False)
-    return LoadReport.of(path, encoder, found, heads_remark(backbone, encoder) + remarks)
+    return LoadReport.of(path, encoder, found, heads_remark(backbone, encoder) + statistics_remark(encoder) + remarks)
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -346,7 +352,8 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
         path: the file, for messages.
 
     Raises:
-        ValueError: if a weight is missing, unexpected, of another shape or not finite. Nothing is loaded then.
+        ValueError: if a weight is missing, unexpected, of another shape or not finite, or if the file records another
+            number of heads or another image size, which no shape tells. Nothing is loaded then.
     """
     state, wanted = weights_of(content), model.state_dict()
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
@@ -362,8 +369,21 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
             f'another shape {shapes[:3]}.{momentum}{convert} Use the config that wrote the file; to '
             'start a new run from its encoder use --init.'
         )
+    _check_record(model.backbone, recorded_facts(content), path)
     check_finite(state, path)
     model.load_state_dict(state, strict=True)
+
+
+def _check_record(backbone: nn.Module, recorded: dict, path: str | Path) -> None:
+    """Raise a ValueError if the backbone differs from the recorded one in a way that no shape tells."""
+    ours = dict(num_heads=model_heads(backbone), img_size=list(backbone.img_size))
+    for key, value in ours.items():
+        theirs = recorded.get(key, value)
+        if theirs != (value if key == 'num_heads' else list(value)):
+            raise ValueError(
+                f'{path} was trained with model.backbone {key}={theirs}, but this config has {value}: it would load '
+                'and compute something else. Use the config and the options of the training'
+            )
 
 
 def check_resumable(content: dict, path: str | Path) -> None:

@@ -23,6 +23,11 @@ def same_statistics(ours: Statistics, theirs: Statistics) -> bool:
     return np.shape(ours) == np.shape(theirs) and np.allclose(ours, theirs, atol=0.01)
 
 
+def as_float(weight: torch.Tensor) -> torch.Tensor:
+    """A weight in float32 or better, so that a change of it is not rounded to the half precision of its file."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+
+
 def convert_statistics(state: State, old: Statistics, new: Statistics) -> State:
     """Change a patch embedding so that images normalized in a new way give the tokens that they gave before.
 
@@ -38,7 +43,7 @@ def convert_statistics(state: State, old: Statistics, new: Statistics) -> State:
     Raises:
         ValueError: if the numbers of channels differ.
     """
-    weight, bias = state[WEIGHT], state[BIAS]
+    weight, bias = as_float(state[WEIGHT]), as_float(state[BIAS])
     (old_mean, old_std), (new_mean, new_std) = (
         tuple(torch.as_tensor(list(values), dtype=torch.float64) for values in pair) for pair in (old, new)
     )

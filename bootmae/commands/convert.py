@@ -9,4 +9,4 @@ from ..checkpoints.folders import checkpoint_file
 
 def run(args: argparse.Namespace) -> None:
     """Write the converted file and print what it holds."""
-    print(convert(checkpoint_file(args.src), args.to, args.dst, args.source, args.force))
+    print(convert(checkpoint_file(args.src), args.to, args.dst, args.source, args.force, args.heads))

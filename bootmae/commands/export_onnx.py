@@ -15,16 +15,17 @@ from mmengine.config import Config
 from torch import nn
 
 from .. import registry  # noqa: F401
-from ..checkpoints import find_encoder, load_encoder_weights, load_run, read_checkpoint
+from ..checkpoints import load_run, read_checkpoint
 from ..checkpoints.export import whole_model
 from ..checkpoints.folders import checkpoint_file
 from ..checkpoints.identify import FileEncoder, recorded_facts
-from ..checkpoints.load import tensors_hash
+from ..checkpoints.load import read_encoder, tensors_hash
 from ..checkpoints.write import check_target
 from ..config.load import load_config
 from ..config.model import build_model
-from ..config.weights import apply_init, follow_statistics
+from ..config.weights import follow_statistics
 from ..data.embedded import photo
+from ..evaluation.probe import build_encoder
 from ..files import write_file
 from ..models.vit import PlainViT, patch_grid
 from ..places import portable
@@ -107,16 +108,13 @@ def build(
         model = build_model(cfg).eval()
         known = {} if encoder.mean is None else dict(mean=list(encoder.mean), std=list(encoder.std))
         follow_statistics(model, known, checkpoint, cfg.get('adopt_statistics', False))
-        load_run(model, dict(state_dict=whole_model(encoder)), checkpoint)
+        load_run(model, dict(state_dict=whole_model(encoder), meta=content.get('meta')), checkpoint)
         kind = Classifier if cfg.model.type == 'ImageClassifier' else Segmentor
         return kind(model).eval(), model.backbone, model.data_preprocessor
     if output == 'dense':
         settings = {key: cfg.model.backbone[key] for key in SHARED if key in cfg.model.backbone}
         cfg.model.backbone = dict(type='TransferViT', **settings)
-    apply_init(cfg, checkpoint, source, content)
-    del cfg.model.backbone['init_cfg']  # would read the file again
-    model = build_model(cfg)
-    load_encoder_weights(model.backbone, checkpoint, source, content)
+    model = build_encoder(cfg, checkpoint, source, content=content).cpu()
     norm = {key.removeprefix('norm.'): value for key, value in encoder.state.items() if key.startswith('norm.')}
     module = PooledEncoder(model.backbone) if output == 'pooled' else DenseEncoder(model.backbone, norm)
     return module.eval(), model.backbone, model.data_preprocessor
@@ -189,10 +187,13 @@ def arranged(images: np.ndarray, layout: str) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2) if layout == 'nchw' else images))
 
 
-def preprocessed(images: np.ndarray, preprocessor: nn.Module) -> torch.Tensor:
-    """Normalize RGB images (B, H, W, C) by the model's own preprocessor, which gets BGR: (B, C, H, W), not padded."""
+def preprocessed(images: np.ndarray, preprocessor: nn.Module, as_stored: bool = False) -> torch.Tensor:
+    """Normalize RGB images (B, H, W, C) by the model's own preprocessor, which gets BGR: (B, C, H, W), not padded.
+
+    With ``as_stored`` it gets the channels in the order of ``images``, as under the setting ``image_channels``.
+    """
     height, width, channels = images.shape[1:]
-    read = images[..., ::-1] if channels == 3 else images
+    read = images if as_stored or channels != 3 else images[..., ::-1]
     without_padding = copy.copy(preprocessor)
     without_padding.test_cfg = None
     return without_padding(dict(inputs=list(arranged(read, 'nchw'))), training=False)['inputs'][..., :height, :width]
@@ -259,19 +260,23 @@ def export_onnx(
     check_target(path, force)
     cfg = load_config(config, options)
     kind, content = check_kind(cfg), read_checkpoint(checkpoint)
-    encoder = find_encoder(content, source)
+    encoder = read_encoder(checkpoint, source, content)
     output = choose_output(output, kind, encoder, checkpoint)
     module, backbone, preprocessor = build(cfg, output, encoder, content, checkpoint, source)
     channels, fixed = backbone.patch_embed.proj.in_channels, image_size(size, backbone)
-    if uint8 and channels != 3:
-        raise ValueError(f'--uint8 {uint8} is for RGB images, but the model has {count_of(channels, "input channel")}')
+    settings = cfg.get('image_channels')
+    if uint8 and (settings or channels != 3):
+        what = f'the setting image_channels={dict(settings)}' if settings else count_of(channels, 'input channel')
+        raise ValueError(f'--uint8 {uint8} is for 8-bit RGB images, but the model has {what}: leave --uint8 out')
 
     images = [photographs(each, channels) for each in sizes_to_check(fixed, backbone)]
-    inputs = [preprocessed(each, preprocessor) for each in images]
+    inputs = [preprocessed(each, preprocessor, bool(settings)) for each in images]
     with torch.no_grad():
         wanted = [module(each).numpy() for each in inputs]
     given = inputs if not uint8 else [arranged(each, uint8) for each in images]
     facts = describe(module, preprocessor, encoder, content, uint8)
+    if settings:
+        facts['channels'] = f'as image_channels={dict(settings)} reads them, scaled to 0..255'
     del content, encoder  # as large as the model
     graph = exportable(FromPixels(module, preprocessor, uint8) if uint8 else module)
     proto = to_onnx(graph, given[0], output, dynamic_axes(uint8, fixed, backbone.patch_size))
@@ -296,7 +301,8 @@ def export_onnx(
     text = f'{path}: {output} of {kind}, encoder sha256 {facts["encoder_sha256"]}, opset {OPSET}, {axes_of(proto)}'
     windows = 'whole' if kind == 'ImageClassifier' else cfg.model.get('test_cfg', {}).get('mode', 'whole')
     note = '\nsliding windows of the config are not part of the file: it computes one window' * (windows == 'slide')
-    return f'{text}\nONNX Runtime and torch on {count_of(len(PHOTOS), "photograph")}: {found[0]}{note}'
+    loaded = f'{backbone.load_report}\n' if hasattr(backbone, 'load_report') else ''
+    return f'{loaded}{text}\nONNX Runtime and torch on {count_of(len(PHOTOS), "photograph")}: {found[0]}{note}'
 
 
 def describe(

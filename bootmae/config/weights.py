@@ -75,6 +75,11 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     start: dict = dict(checkpoint=str(checkpoint), source=source)
     if channels:
         start['channels'] = channels
+    if encoder.mean is None and cfg.get('convert_statistics'):
+        raise ValueError(
+            f'convert_statistics=True needs the input statistics of {checkpoint}, and the file does not record them: '
+            'set mean and std of the data preprocessor as its training did, and leave the option out'
+        )
     if encoder.mean is None or len(encoder.mean) == len(input_statistics(cfg)[0]):
         if adopts_statistics(cfg) and encoder.mean is not None:
             preprocessor_of(cfg).update(mean=list(encoder.mean), std=list(encoder.std))

@@ -8,10 +8,11 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ..checkpoints import FileEncoder, find_encoder, load_run, read_checkpoint
+from ..checkpoints.heads import heads_of
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
 from ..config.channels import format_of_config
-from ..config.encoder import heads_of, recorded_config
+from ..config.encoder import recorded_config
 from ..config.load import load_config
 from ..config.model import model_config
 from ..data.channels import ChannelFormat

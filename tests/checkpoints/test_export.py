@@ -354,6 +354,15 @@ def test_heads_that_do_not_divide_the_width(to):
     assert same(export(content, 'authors').weights['model'], model.state_dict())
 
 
+@pytest.mark.parametrize('to', ['timm', 'mmpretrain', 'mmseg', 'hf', 'authors'])
+def test_attention_windows_have_no_place(to):
+    """The weights are those of a plain ViT, which would compute something else."""
+    content = dict(state_dict=below('backbone.', encoder(Size())), meta=dict(bootmae=dict(window_size=14)))
+    with pytest.raises(ValueError, match=f'its blocks attend within windows of 14 patches, and {to} has no place'):
+        export(content, to)
+    assert same(export(content, 'mmdet').encoder, export(content, 'safetensors').encoder)
+
+
 def test_unknown_format():
     with pytest.raises(ValueError, match="format 'onnx': use one of mmpretrain, timm"):
         export({}, 'onnx')

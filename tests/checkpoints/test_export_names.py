@@ -9,6 +9,7 @@ from wrong_files import Size, below, encoder
 
 from bootmae.checkpoints import find_encoder, load_encoder_weights, read_checkpoint
 from bootmae.checkpoints.export import convert, export
+from bootmae.checkpoints.identify import IMAGENET_MEAN
 
 # --- transformers ---
 
@@ -73,6 +74,9 @@ def test_hf_model_in_memory_and_with_a_classifier():
     found = find_encoder(below('vit.', stored) | heads)
     assert same(found.state, ours)
     assert found.kind == "transformers ViT below 'vit.'"
+    mae = find_encoder(below('vit.', stored) | {'decoder.decoder_layers.0.layernorm_before.weight': torch.ones(2)})
+    assert (mae.kind, mae.mean) == ("transformers MAE below 'vit.'", IMAGENET_MEAN)
+    assert same(mae.state, ours)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +144,12 @@ def test_authors_momentum_only(golden):
     assert set(out.weights) == {'model'}
     assert all(torch.equal(value, momentum[key]) for key, value in out.weights['model'].items())
     assert out.facts['source'] == 'momentum'
+
+
+def test_a_part_that_the_release_does_not_have(make_bootmae):
+    state = scramble(make_bootmae().float()) | {'projector.weight': torch.ones(2, 2)}
+    with pytest.raises(ValueError, match='the release has no place for projector: use --to safetensors'):
+        export(dict(state_dict=state), 'authors')
 
 
 def test_positions_of_the_feature_decoder_have_no_place_of_their_own(make_bootmae):

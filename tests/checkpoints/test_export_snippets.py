@@ -184,8 +184,27 @@ def test_what_the_file_does_not_record(tmp_path, ours):
         convert(tmp_path / 'a.pth', 'hf', tmp_path / 'vit')
     assert not (tmp_path / 'vit').exists()
     assert convert(tmp_path / 'a.pth', 'hf', tmp_path / 'b.safetensors').endswith('b.safetensors')
-    torch.save(dict(state_dict=state, meta=dict(bootmae=dict(num_heads=2))), tmp_path / 'c.pth')
-    convert(tmp_path / 'c.pth', 'hf', tmp_path / 'vit')
+    convert(tmp_path / 'a.pth', 'hf', tmp_path / 'vit', num_heads=4)
+    assert sorted(path.name for path in (tmp_path / 'vit').iterdir()) == ['config.json', 'model.safetensors']
+    assert json.loads((tmp_path / 'vit' / 'config.json').read_text())['num_attention_heads'] == 4
+
+
+def test_a_common_size_does_not_tell_the_heads(tmp_path):
+    """MAE-Lite's ViT-Ti has 12 heads and not 3."""
+    arch = dict(embed_dims=192, depth=12, num_heads=12)
+    state = MODELS.build(dict(type='mmpretrain.PlainViT', arch=arch, img_size=32, patch_size=8)).state_dict()
+    torch.save(dict(state_dict=state), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='does not record its number of attention heads, .*: give --heads'):
+        convert(tmp_path / 'a.pth', 'hf', tmp_path / 'vit')
+
+
+def test_files_of_overwritten_weights_do_not_stay(tmp_path, file, ours):
+    """They would be combined with the new weights."""
+    convert(file, 'hf', tmp_path / 'vit')
+    torch.save(
+        dict(state_dict={f'backbone.{key}': value for key, value in ours.state_dict().items()}), tmp_path / 'b.pth'
+    )
+    convert(tmp_path / 'b.pth', 'hf', tmp_path / 'vit', force=True, num_heads=2)
     assert sorted(path.name for path in (tmp_path / 'vit').iterdir()) == ['config.json', 'model.safetensors']
 
 

@@ -1,6 +1,7 @@
 """Reading: valid files are read, no code in a file runs, and damage raises a clear error."""
 
 import argparse
+import gzip
 import os
 import pickle
 import threading
@@ -216,11 +217,21 @@ def test_missing(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
-@pytest.mark.parametrize('content', [b'', b'\x80', b'PK\x03\x04', b'hello' * 100, b'<!DOCTYPE html><html>404</html>'])
+@pytest.mark.parametrize(
+    'content', [b'', b'\x80', b'PK\x03\x04', b'hello' * 100, b'<!DOCTYPE html><html>404</html>', b'\n' * 40]
+)
 def test_no_checkpoint_at_all(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         read_checkpoint(tmp_path / name)
+
+
+def test_a_damaged_compressed_file(tmp_path):
+    data = bytearray(gzip.compress(bytes(range(256)) * 40))
+    data[20:40] = b'x' * 20
+    (tmp_path / 'a.pth').write_bytes(data)
+    with pytest.raises(ValueError, match='a.pth .*a damaged gzip file'):
+        read_checkpoint(tmp_path / 'a.pth')
 
 
 @pytest.mark.parametrize('form', ['zip', 'legacy', 'safetensors'])

@@ -101,6 +101,17 @@ def test_a_converted_patch_embedding_gives_the_same_tokens(make_vit, pixels):
     assert (vit.patch_embed(vit.patch_embed.patchify(normalized(pixels, IMAGENET))) - before).abs().max() > 0.1
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_converted_in_float32(make_vit, dtype):
+    state = {key: value.to(dtype) for key, value in make_vit().state_dict().items()}
+    found = convert_statistics(state, IMAGENET, HALF)
+    wanted = convert_statistics({key: value.float() for key, value in state.items()}, IMAGENET, HALF)
+    assert all(
+        torch.equal(found[f'patch_embed.proj.{name}'], wanted[f'patch_embed.proj.{name}'])
+        for name in ('weight', 'bias')
+    )
+
+
 def test_converted_to_the_same_statistics_is_unchanged(make_vit):
     state = make_vit().float().state_dict()
     assert all(torch.equal(value, state[key]) for key, value in convert_statistics(state, HALF, HALF).items())

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from wrong_files import MOMENTUM, WRONG_FILES, Size, below, encoder, facts, fused, run
 
 from bootmae.checkpoints import load_encoder_weights
-from bootmae.engine.hooks.provenance import num_heads
+from bootmae.checkpoints.heads import model_heads
+from bootmae.config.model import build_model
 
 SIZE = Size()
 REMEDY = 'Use the config|another file|use an older file|download it again|Convert it|save a dict'
@@ -62,7 +64,7 @@ def test_the_file_that_they_are_made_from_is_right(tmp_path):
         ('encoder.', fused, "timm ViT below 'encoder.'"),
         ('model.', fused, "timm ViT below 'model.'"),
         ('net.backbone.', dict, "authors' fine-tuned BootMAE below 'net.backbone.'"),
-        ('backbone.', fused, 'mmdetection ViTDet'),
+        ('backbone.', fused, "timm ViT below 'backbone.'"),
         ('module.', fused, 'timm ViT'),  # the wrapper of a parallel run, known
     ],
 )
@@ -86,8 +88,28 @@ def test_the_recorded_heads_must_be_the_model_s(tmp_path):
                 load_encoder_weights(build(), tmp_path / 'a.pth')
 
 
+@pytest.mark.parametrize(
+    'recorded, message',
+    [
+        (dict(num_heads=2), 'with model.backbone num_heads=2, but this config has 4: it would load and compute'),
+        (dict(img_size=[32, 64]), r'with model.backbone img_size=\[32, 64\], but this config has \[64, 32\]'),
+    ],
+)
+def test_a_whole_model_must_be_the_recorded_one(tmp_path, recorded, message):
+    """Transposed images and other heads have weights of the same shapes."""
+    vit = dict(arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=(64, 32), patch_size=8)
+    config = Config(dict(model=dict(type='mmpretrain.ImageClassifier', backbone=dict(vit, type='mmpretrain.PlainViT'))))
+    file, right = tmp_path / 'a.pth', dict(num_heads=4, img_size=[64, 32])
+    weights = build_model(config).state_dict()
+    torch.save(dict(state_dict=weights, meta=dict(bootmae=right)), file)
+    build_model(config, file)
+    torch.save(dict(state_dict=weights, meta=dict(bootmae=right | recorded)), file)
+    with pytest.raises(ValueError, match=f'a.pth was trained {message}'):
+        build_model(config, file)
+
+
 def test_both_kinds_of_backbone_tell_their_heads():
     """The number of heads that ProvenanceHook records for our ViT and for mmpretrain's."""
     arch = dict(embed_dims=24, num_layers=2, num_heads=6, feedforward_channels=48)
-    assert num_heads(build()) == SIZE.num_heads
-    assert num_heads(MODELS.build(dict(type='mmpretrain.MAEViT', arch=arch, img_size=32, patch_size=8))) == 6
+    assert model_heads(build()) == SIZE.num_heads
+    assert model_heads(MODELS.build(dict(type='mmpretrain.MAEViT', arch=arch, img_size=32, patch_size=8))) == 6

@@ -144,6 +144,37 @@ def test_pooled_features_of_the_momentum_encoder(files, tmp_path, capsys):
     assert np.abs(other - expected).max() > 0.1
 
 
+def test_converted_statistics(files, tmp_path):
+    """Features of weights that the config converts to its own normalization are those of tools/knn.py."""
+    content = torch.load(files['pretraining'])
+    content['meta']['bootmae'] |= dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    torch.save(content, tmp_path / 'imagenet.pth')
+    options, given = dict(convert_statistics=True), normalized(images(32, 32))
+    text = export_onnx(FINETUNE, tmp_path / 'imagenet.pth', tmp_path / 'a.onnx', 'pooled', options=options)
+    assert 'patch embedding converted from mean [123.675, 116.28, 103.53]' in text
+    with torch.no_grad():
+        converted, raw = (
+            build_encoder(load_config(FINETUNE, more), file).backbone(given)[0].numpy()
+            for file, more in ((str(tmp_path / 'imagenet.pth'), options), (files['pretraining'], {}))
+        )
+    np.testing.assert_allclose(outputs(tmp_path / 'a.onnx', given), converted, atol=1e-5)
+    assert np.abs(converted - raw).max() > 0.1
+
+
+def test_channels_are_not_taken_for_colors(tmp_path):
+    """Three channels of a file stay in its order, which --uint8 would reverse."""
+    config, options = str(CONFIGS / 'cls' / 'bootmae_cifar10_cpu_finetune.py'), {'image_channels': dict(number=3)}
+    file = write(tmp_path / 'a.pth', config, options)
+    with pytest.raises(ValueError, match=r"--uint8 nhwc is .* the setting image_channels={'number': 3}: leave --uint8"):
+        export_onnx(config, file, tmp_path / 'a.onnx', uint8='nhwc', options=options)
+    export_onnx(config, file, tmp_path / 'a.onnx', options=options)
+    facts = onnxruntime.InferenceSession(tmp_path / 'a.onnx').get_modelmeta().custom_metadata_map
+    assert facts['channels'] == "as image_channels={'number': 3} reads them, scaled to 0..255"
+    preprocessor = build_model(load_config(config, options)).data_preprocessor
+    given = images(32, 32)
+    torch.testing.assert_close(exporting.preprocessed(given, preprocessor, as_stored=True), normalized(given))
+
+
 @pytest.mark.slow
 def test_dense_features_of_any_size(files, tmp_path):
     """Those of a PlainViT that is built for the size and interpolates its positions as it loads them."""

@@ -6,7 +6,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
 from bootmae.checkpoints import FileEncoder, find_encoder
-from bootmae.config.encoder import fit_encoder, heads_of, statistics_of
+from bootmae.checkpoints.heads import heads_of
+from bootmae.config.encoder import fit_encoder, statistics_of
 from bootmae.transfer import TransferViT
 
 SMALL = dict(arch=dict(embed_dims=24, depth=2, num_heads=4), img_size=32, patch_size=8)

@@ -203,6 +203,18 @@ def test_statistics_of_a_pretraining(given):
     assert not adopts_statistics(load_config(FINETUNE))
 
 
+def test_unknown_statistics_cannot_be_converted(given, tmp_path):
+    state = read_checkpoint(given['mae'])['state_dict']
+    encoder = {key: value for key, value in state.items() if key.startswith('backbone.')}
+    torch.save(dict(state_dict=encoder), tmp_path / 'encoder.pth')
+    cfg = load_config(FINETUNE)
+    apply_init(cfg, str(tmp_path / 'encoder.pth'))
+    assert input_statistics(cfg)[0] == [127.5] * 3
+    message = 'convert_statistics=True needs the input statistics of .*encoder.pth, and the file does not record them'
+    with pytest.raises(ValueError, match=message):
+        apply_init(load_config(FINETUNE, {'convert_statistics': True}), str(tmp_path / 'encoder.pth'))
+
+
 @pytest.mark.parametrize('method', PRETRAIN)
 @pytest.mark.parametrize('flags', [[], ['--dry-run']])
 def test_what_does_not_fit_is_refused_at_once(given, tmp_path, capsys, method, flags):

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ...checkpoints.heads import model_heads
 from ...places import portable
 from ...results.provenance import git_commit
 from ..runner.state import resume_signature
@@ -23,11 +24,6 @@ PRECISIONS = {
     'GuardedAmpOptimWrapper': 'fp16 autocast',
 }
 INITIAL = ('init', 'init_kind', 'init_hash', 'init_remarks')  # facts about the encoder that a run started from
-
-
-def num_heads(backbone: nn.Module) -> int:
-    """Return the number of attention heads, which the weights do not tell, of our ViT or mmpretrain's."""
-    return backbone.num_heads if hasattr(backbone, 'num_heads') else backbone.layers[0].attn.num_heads
 
 
 @HOOKS.register_module()
@@ -48,7 +44,8 @@ class ProvenanceHook(Hook):
             mean=model.data_preprocessor.mean.flatten().tolist(),
             std=model.data_preprocessor.std.flatten().tolist(),
             img_size=list(model.backbone.img_size),
-            num_heads=num_heads(model.backbone),
+            num_heads=model_heads(model.backbone),
+            **({'window_size': side} if (side := getattr(model.backbone, 'window_size', None)) else {}),
             config=portable(runner.cfg.filename),
             precision=PRECISIONS.get(wrapper, wrapper),
             images=checkpoint['meta']['iter'] * runner.cfg.train_dataloader.batch_size * runner.world_size,
