@@ -103,7 +103,7 @@ def over(first: str, second: str) -> Callable[[Records], float | None]:
 
 NUMBERS = (
     Number('BootMAE-B, batch 256, the fastest compiled step', fastest(), least=3400),
-    Number('its memory', fastest('peak_gib'), 'GiB', most=13),
+    Number('memory of the fastest step', fastest('peak_gib'), 'GiB', most=13),
     Number('what the training loop adds to it', fastest('overhead_percent'), '%', most=3),
     Number('BootMAE-B, batch 512, compiled', of_step('bootmae_vitb, 512, whole'), least=3600),
     Number('BootMAE-B, batch 256, eager', of_step('bootmae_vitb, 256, none'), least=2400),
@@ -118,7 +118,7 @@ NUMBERS = (
     Number('MAE-B, batch 256, eager', of_step('mae_vitb, 256, none')),
     Number('MAE-B, batch 256, blocks compiled', of_step('mae_vitb, 256, blocks')),
     Number('BootMAE-L, batch 256, blocks compiled', of_step('bootmae_vitl, 256, blocks')),
-    Number('its memory', of_step('bootmae_vitl, 256, blocks', 'peak_gib'), 'GiB', most=80),
+    Number('memory of BootMAE-L, batch 256', of_step('bootmae_vitl, 256, blocks', 'peak_gib'), 'GiB', most=80),
     Number('BootMAE-L, batch 128, whole step compiled', of_step('bootmae_vitl, 128, whole')),
     Number('JPEG files decoded on the device', lambda r: r.reading('decoded on the device'), least=3400),
     Number(

@@ -127,23 +127,21 @@ def run_all(chosen: Sequence[Phase], budget: float, out: Path, command: Callable
     log = out / 'log.txt'
     prepared = {phase.name: Child(command(phase), log) for phase in chosen[:1]}
     for phase, following in zip(chosen, [*chosen[1:], None], strict=True):
-        record = Recorder(out, phase.name)
+        record, spent = Recorder(out, phase.name), 0.0
         for _ in range(RESTARTS + 1):
             process = prepared.pop(phase.name, None) or Child(command(phase), log)
             if following and following.name not in prepared:
                 prepared[following.name] = Child(command(following), log)
-            left = end - time.monotonic()
+            left = min(end - time.monotonic(), phase.limit - spent)
             if left < phase.needs:
                 process.kill()
-                record.write(
-                    'phase',
-                    status='not begun',
-                    seconds=0.0,
-                    why=f'needs {phase.needs:g} s, {max(left, 0):.0f} s are left',
-                )
+                if not spent:
+                    why = f'needs {phase.needs:g} s, {max(left, 0):.0f} s are left'
+                    record.write('phase', status='not begun', seconds=0.0, why=why)
                 break
             begin, before = time.monotonic(), len(read_results(out))
-            status = process.run(min(phase.limit, left))
+            status = process.run(left)
+            spent += time.monotonic() - begin
             record.write('phase', status=status, seconds=round(time.monotonic() - begin, 1))
             # The tests continue after a test that crashed the process; other phases would start again.
             if status == 'done' or phase.name not in TESTS or len(read_results(out)) <= before + 1:
@@ -220,14 +218,17 @@ def collect(folder: Path) -> None:
         for _, row in rows
         if 'variant' in row
     }
-    facts = next(r for r in records if r['kind'] == 'environment')
+    facts = next((r for r in records if r['kind'] == 'environment'), None)
+    if facts is None:
+        raise SystemExit(f'{folder} does not say where it was measured: run it with --phase environment ...')
     known = {name: facts[name] for name in measure.FACTS} | {'commit': facts['commit'] or measure.git_commit()}
     final = [
         (table, {key: value for key, value in row.items() if key not in ('variant', 'turns')})
         for table, row in rows
         if row.get('turns') == turns.get(row.get('variant'))
     ]
-    final += [('gpu', known | asdict(claim)) for claim in claims.judge(records, test_files())]
+    judged = claims.judge(records, test_files())
+    final += [('gpu', known | asdict(claim)) for claim in judged if claim.verdict != claims.PENDING]
     added = 0
     for table, row in final:
         row['commit'] = row['commit'] or known['commit']
@@ -258,8 +259,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.collect is None and args.out is None:
         parser.error('--out is needed: a folder for the results')
     for name in ('images', 'data'):
-        if getattr(args, name) and not Path(getattr(args, name)).exists():
-            parser.error(f'--{name} {getattr(args, name)} does not exist')
+        if path := getattr(args, name):
+            if not Path(path).exists():
+                parser.error(f'--{name} {path} does not exist')
+            setattr(args, name, str(Path(path).resolve()))  # the phases run in another folder
     if args.evidence and not args.data and not args.rehearse:
         parser.error('--evidence needs --data cifar10.npz')
     return args
@@ -268,7 +271,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def chosen_phases(args: argparse.Namespace) -> list[Phase]:
     """Return the requested phases in order; a rehearsal has no time limits."""
     if args.phase:
-        found = [phase for phase in dict.fromkeys((*PHASES, *EVIDENCE)) if phase.name in args.phase]
+        wanted = {'environment', *args.phase}  # says where the rows were measured
+        found = [phase for phase in dict.fromkeys((*PHASES, *EVIDENCE)) if phase.name in wanted]
     else:
         found = list(EVIDENCE if args.evidence else (*PHASES, EVIDENCE[-1]) if args.rehearse else PHASES)
     return [Phase(phase.name, 0, phase.limit) for phase in found] if args.rehearse else found

@@ -74,12 +74,12 @@ def _install_standin_ops() -> None:
 
 
 def _load_compiled_ops() -> types.ModuleType | None:
-    """Load the compiled `mmcv._ext` without importing mmcv; return None if it is missing or does not load."""
+    """Load the compiled `mmcv._ext` without importing mmcv; return None if it is missing or does not fit."""
     package = importlib.util.find_spec('mmcv')
     spec = package and PathFinder.find_spec(OPS, package.submodule_search_locations)
     if spec is None or spec.loader is None:
         return None
-    import torch  # noqa: F401  the compiled module links against torch's libraries
+    import torch  # the compiled module links against its libraries
 
     try:
         module = importlib.util.module_from_spec(spec)
@@ -88,6 +88,13 @@ def _load_compiled_ops() -> types.ModuleType | None:
         warnings.warn(
             f'{spec.origin} does not load ({error}): it was compiled for another version of torch. '
             "torchvision's nms and roi_align are used instead; reinstall mmcv to use its own.",
+            stacklevel=2,
+        )
+        return None
+    if torch.cuda.is_available() and module.get_compiling_cuda_version() == 'not available':
+        warnings.warn(
+            f'{spec.origin} was compiled for the CPU only, where no GPU was visible, and would fail on this GPU. '
+            "torchvision's nms and roi_align are used instead; to compile it for GPUs set FORCE_CUDA=1, too.",
             stacklevel=2,
         )
         return None

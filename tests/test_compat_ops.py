@@ -291,6 +291,18 @@ def test_mmcv_alone_still_needs_compiled_ops():
     assert "No module named 'mmcv._ext'" in run_python('import mmcv.ops').stderr
 
 
+def test_compiled_ops_without_cuda_are_not_used_on_a_gpu(tmp_path):
+    """They would end a detection at its first NMS."""
+    (tmp_path / 'torch').mkdir()
+    (tmp_path / 'torch' / '__init__.py').write_text('class cuda:\n    is_available = staticmethod(lambda: True)\n')
+    (tmp_path / 'mmcv' / '_ext').mkdir(parents=True)
+    (tmp_path / 'mmcv' / '__init__.py').touch()
+    (tmp_path / 'mmcv' / '_ext' / '__init__.py').write_text("get_compiling_cuda_version = lambda: 'not available'")
+    done = run_python(f'{LOAD_COMPAT}\nprint(compat._load_compiled_ops())', path=tmp_path)
+    assert done.stdout == 'None\n', done.stderr
+    assert 'was compiled for the CPU only' in done.stderr
+
+
 def test_compiled_ops_of_another_torch_are_replaced_with_a_warning(tmp_path):
     (tmp_path / 'torch.py').touch()
     (tmp_path / 'mmcv').mkdir()

@@ -74,14 +74,16 @@ class Observer:
         """Return one line that says which rank is lost, or None."""
         silent = [rank for rank in range(self.world) if self._is_silent(rank, now)]
         if silent:
-            return f'no heartbeat for {self.limit:g} s from {self._names(silent)}: it was killed or suspended'
+            waited = self.limit if set(silent) <= set(self.beats) else self.patience
+            return f'no heartbeat for {waited:g} s from {self._names(silent)}: it was killed or suspended'
         if len(self.beats) < self.world or not all(self._is_stalled(beat, now) for beat in self.beats.values()):
             return None
         slow = [beat for beat in self.beats.values() if beat.phase not in (*BUSY, 'end')]
         first = min(beat.place for beat in self.beats.values())
         behind = [beat.rank for beat in slow or self.beats.values() if slow or beat.place == first]
         which = '' if len(behind) < self.world else ' (all are at the same position)'
-        return f'no rank has made progress for {self.limit:g} s; the last is {self._names(behind)}{which}'
+        waited = max(self.limit if beat.phase in BUSY else self.patience for beat in self.beats.values())
+        return f'no rank has made progress for {waited:g} s; the last is {self._names(behind)}{which}'
 
     def _is_silent(self, rank: int, now: float) -> bool:
         if rank not in self.beats:

@@ -7,7 +7,6 @@ W windows, L tokens of a window, h and w rows and columns of a grid.
 from dataclasses import dataclass
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from torch import nn
 from torch.nn import functional as F
 
@@ -294,6 +293,27 @@ class Block(nn.Module):
         queries = x if num_queries is None else x[:, -num_queries:]
         queries = queries + residual(self.attn(self.norm1(x), num_queries, groups), self.gamma_1)
         return queries + residual(self.mlp(self.norm2(queries)), self.gamma_2)
+
+
+class DropPath(nn.Module):
+    """Leaves out a residual branch of random samples of a batch in training, as mmcv's and timm's class does.
+
+    The probability of keeping it is a tensor: torch.compile would compile every float of theirs anew, and stops after
+    eight.
+
+    Args:
+        rate: probability of leaving a branch out.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.register_buffer('keep', torch.tensor(1 - rate), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        noise = torch.rand((len(x), *[1] * (x.ndim - 1)), dtype=x.dtype, device=x.device)
+        return x.div(self.keep) * noise.add(self.keep).floor()
 
 
 class PatchEmbed(nn.Module):

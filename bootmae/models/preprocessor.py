@@ -24,7 +24,7 @@ def take_any_channels() -> None:
             return
         plain(self, mean[:1], std[:1], *args, **kwargs)
         for name, values in (('mean', mean), ('std', std)):
-            setattr(self, name, getattr(self, name).new_tensor(values).view(-1, 1, 1))
+            setattr(self, name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
 
     ImgDataPreprocessor.__init__ = init
 

@@ -49,6 +49,13 @@ def test_a_phase_that_fails_or_hangs_costs_no_other(tmp_path, capsys):
     assert 'no_such_module' in (tmp_path / 'log.txt').read_text()
 
 
+def test_a_hanging_phase_of_tests_is_not_given_its_time_again(tmp_path):
+    begin = time.monotonic()
+    gpu.run_all([gpu.Phase('tests', 0.5, 2)], 60, tmp_path, lambda phase: fake('hanging'))
+    assert statuses(tmp_path) == dict(tests='hung')
+    assert time.monotonic() - begin < 15
+
+
 def test_nothing_begins_that_does_not_fit(tmp_path):
     phases = [gpu.Phase('good', 0, 30), gpu.Phase('bad', 500, 600), gpu.Phase('crashing', 0, 30)]
     gpu.run_all(phases, 60, tmp_path, lambda phase: fake(phase.name))
@@ -121,8 +128,8 @@ def test_claims_are_judged_by_their_rows():
 
     assert said('BootMAE-B, batch 256, the fastest compiled step') == ('3,500 images/s', 'met')
     assert found['BootMAE-B, batch 256, the fastest compiled step'].target == 'at least 3,400'
-    assert said('its memory') == ('', 'pending')  # of BootMAE-L, the last one of this name
-    assert claims.NUMBERS[1].judge(claims.Records(records)).verdict == 'missed'  # 13.5 GiB, of the fastest
+    assert said('memory of the fastest step') == ('13.5 GiB', 'missed')
+    assert said('memory of BootMAE-L, batch 256') == ('', 'pending')
     assert said('BootMAE-B, batch 512, compiled') == ('3,599 images/s', 'missed')
     assert said('UperNet: speed over the stock configuration') == ('1.25 x', 'met')
     assert said('UperNet: memory over the stock configuration') == ('1.01 x', 'missed')
@@ -150,7 +157,7 @@ def test_rows_are_collected_once(tmp_path, monkeypatch, capsys):
     (row,) = measure.read_rows('step', results)
     assert (row['images_per_s'], row['device'], row['commit']) == ('3500', 'NVIDIA H100', measure.git_commit())
     judged = measure.read_rows('gpu', results)
-    assert len(judged) == len(claims.judge(records, gpu.test_files()))
+    assert len(judged) == sum(claim.verdict != 'pending' for claim in claims.judge(records, gpu.test_files())) > 0
     assert '0 rows added' in capsys.readouterr().out
 
 

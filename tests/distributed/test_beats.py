@@ -60,6 +60,16 @@ def test_a_rank_that_waits_for_its_data_is_named():
     )
 
 
+def test_the_limit_that_was_exceeded_is_named():
+    """Validation and the start have more time than a step."""
+    run = Run()
+    for rank in range(3):
+        run.phase(rank, phase='val')
+    assert run.pass_time(1000).startswith(f'no rank has made progress for {run.observer.patience:g} s')
+    never = Observer(2, limit=10, patience=40, now=0)
+    assert never.verdict(41).startswith('no heartbeat for 40 s from rank 0')
+
+
 def test_one_rank_that_moves_proves_that_all_are_well():
     run = Run()
     run.phase(2, phase='data')

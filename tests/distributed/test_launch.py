@@ -34,10 +34,40 @@ def test_the_second_ctrl_c_kills_what_the_first_has_asked(agent, monkeypatch, ca
     agent._forward(signal.SIGINT, None)
     assert process.stdout.readline() == b'asked\n'
     assert process.poll() is None
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SignalException):
         agent._forward(signal.SIGINT, None)
+    signal.signal(signal.SIGINT, before)
     assert process.wait(10) == -signal.SIGKILL
     assert capsys.readouterr().err.count('a second Ctrl-C ends it at once') == 1
+    process.stdout.close()
+
+
+def test_a_later_sigterm_kills_and_one_that_comes_twice_does_not(agent, monkeypatch, tmp_path, capsys):
+    """A scheduler and the parent may both send the first one."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', f'{NOTES.replace("SIGINT", "SIGTERM")}; [time.sleep(60) for _ in range(9)]'],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(agent, '_processes', lambda: {0: process})
+    assert process.stdout.readline() == b'up\n'
+    for _ in range(2):
+        agent._forward(signal.SIGTERM, None)
+        assert process.stdout.readline() == b'asked\n'
+    agent.terminated -= launch.AGAIN
+
+    def ask_again(given) -> None:
+        agent._forward(signal.SIGTERM, None)
+
+    monkeypatch.setattr(launch.torchrun, 'run', ask_again)
+    try:
+        assert launch.run(['train.py'], tmp_path) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert process.wait(10) == -signal.SIGKILL
+    assert capsys.readouterr().err == 'launcher: stopped by a second SIGTERM, without saving\n'
     process.stdout.close()
 
 

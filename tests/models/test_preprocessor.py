@@ -85,6 +85,13 @@ def test_the_recipes_use_it(method, mean):
     assert pad == [round(x) for x in cfg.data_preprocessor.mean[::-1]]
 
 
+def test_statistics_of_many_channels_are_floats():
+    """Also if the first of them is written as an integer."""
+    model = MODELS.build(dict(type='PretrainPreprocessor', mean=[0, 103.5, 90.2, 12.7], std=[1, 0.5, 0.25, 0.1]))
+    assert model.mean.flatten().tolist() == pytest.approx([0, 103.5, 90.2, 12.7])
+    assert model.std.flatten().tolist() == pytest.approx([1, 0.5, 0.25, 0.1])
+
+
 def test_samples_stay_where_they_are():
     """Images are normalized as in mmpretrain's preprocessor, and samples are not copied."""
     settings = dict(mean=[10.0, 20.0, 30.0], std=[2.0, 4.0, 5.0], to_rgb=True)

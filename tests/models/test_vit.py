@@ -2,6 +2,7 @@
 
 import math
 
+import mmcv.cnn.bricks
 import pytest
 import torch
 from mmpretrain.registry import MODELS
@@ -9,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.testing import assert_close
 
 from bootmae.checkpoints.keys import from_mmpretrain, from_timm
+from bootmae.models.layers import DropPath
 from bootmae.models.positions import resize_positions, sincos_positions
 from bootmae.models.vit import ARCHS, PlainViT, patch_grid, resolve_arch
 
@@ -335,8 +337,18 @@ def test_drop_path_acts_in_training_only(make_vit):
     model.train()
     torch.manual_seed(0)
     assert (model(images())[0] - plain(images())[0]).abs().max() > 1e-3
-    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in model.blocks]
+    rates = [1 - getattr(block.drop_path, 'keep', 1.0) for block in model.blocks]
     assert rates == [0.0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_drop_path_is_that_of_mmcv(dtype):
+    x = images(16, 5, 24).to(dtype)
+    torch.manual_seed(0)
+    expected = mmcv.cnn.bricks.DropPath(0.3)(x)
+    torch.manual_seed(0)
+    assert torch.equal(DropPath(0.3)(x), expected)
+    assert not DropPath(0.3).state_dict()
 
 
 def test_dropped_branches_are_rescaled(make_vit):

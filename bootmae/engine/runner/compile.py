@@ -14,6 +14,7 @@ from ...models.decoder import DecoderBlock
 from ...models.layers import Block
 
 SCOPES = ('whole', 'blocks')
+CUDA_GRAPHS = ('reduce-overhead', 'max-autotune')
 BLOCKS = (Block, DecoderBlock, TransformerEncoderLayer)
 
 
@@ -22,7 +23,7 @@ def compile_settings(value: Any, model: nn.Module) -> dict:
 
     Args:
         value: True, 'whole', 'blocks', or a dict with ``scope`` and arguments of ``torch.compile``, such as
-            ``dict(scope='whole', mode='max-autotune')``; None or False for no compilation.
+            ``dict(scope='whole', mode='reduce-overhead')``; None or False for no compilation.
         model: the model to train. True means ``whole`` for a BootMAE in one process, otherwise ``blocks``: a whole
             graph gives all gradients at once, so that their all-reduce cannot overlap with the backward pass.
 
@@ -44,6 +45,15 @@ def compile_settings(value: Any, model: nn.Module) -> dict:
             f"compile={value!r}: {type(model).__name__} cannot be compiled as a whole; give compile='blocks'"
         )
     return options
+
+
+def check_accumulation(options: dict, accumulation: int) -> None:
+    """Raise a ValueError for CUDA graphs with gradient accumulation, whose gradients the next step would overwrite."""
+    if options.get('mode') in CUDA_GRAPHS and accumulation > 1:
+        raise ValueError(
+            f'compile.mode={options["mode"]} uses CUDA graphs, which do not keep gradients over {accumulation} steps of '
+            "accumulation: use compile='whole', or a train_dataloader.batch_size that needs no accumulation"
+        )
 
 
 def compile_model(model: nn.Module, scope: str, **options) -> int:

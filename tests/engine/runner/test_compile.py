@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch._dynamo.utils import counters
+from torch.nn.parallel import DistributedDataParallel
 
 from bootmae.commands.parity import TOLERANCE, compare
 from bootmae.commands.train import train as run_training
 from bootmae.config.load import load_config
 from bootmae.engine.hooks.compile import CompileHook
 from bootmae.engine.runner import compile as compiling
-from bootmae.engine.runner.compile import compile_model, compile_settings
+from bootmae.engine.runner.compile import check_accumulation, compile_model, compile_settings
 from bootmae.text import count_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -67,6 +69,38 @@ def test_a_missing_compiler_is_named(monkeypatch):
     with pytest.raises(ValueError, match='needs a C.. compiler and found none: install one'):
         compile_model(model, 'whole')
     compile_model(model, 'whole', **TRACED)  # another backend may do without
+
+
+def test_cuda_graphs_do_not_accumulate():
+    check_accumulation(dict(mode='reduce-overhead'), 1)
+    check_accumulation(dict(scope='whole'), 8)
+    with pytest.raises(ValueError, match='compile.mode=reduce-overhead uses CUDA graphs, .* over 8 steps'):
+        check_accumulation(dict(mode='reduce-overhead'), 8)
+
+
+def test_drop_path_rates_share_a_graph():
+    """One graph without and one with drop path, and not one for each rate until the compiler gives up."""
+    arch = dict(embed_dims=16, depth=4, num_heads=2)
+    model = MODELS.build(dict(type='mmpretrain.PlainViT', arch=arch, img_size=16, patch_size=8, drop_path_rate=0.1))
+    compile_model(model.train(), 'blocks', **TRACED)
+    model(torch.rand(2, 3, 16, 16))[0].sum().backward()
+    assert counters['stats']['unique_graphs'] == 2
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    dist.init_process_group('gloo', store=dist.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_drop_path_in_parallel_blocks(process_group):
+    """The graphs of blocks with more weights than DDP's first bucket, 1 MiB, are split, where no float may cross."""
+    arch = dict(embed_dims=192, depth=3, num_heads=3)
+    model = MODELS.build(dict(type='mmpretrain.PlainViT', arch=arch, img_size=16, patch_size=8, drop_path_rate=0.1))
+    compile_model(model.train(), 'blocks', **TRACED)
+    DistributedDataParallel(model)(torch.rand(2, 3, 16, 16))[0].sum().backward()
+    assert model.blocks[1].mlp.fc1.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.slow
