@@ -8,7 +8,7 @@
   dense    the map (B, width, rows, columns) of an encoder's last block, with its final norm if the file has one
 
 The number of images is dynamic. The file is written only if ONNX Runtime gives the results of torch on photographs.
-Needs the packages of pip install 'bootmae[onnx]'; docs/onnx.md explains the inputs.
+Needs pip install onnx onnxruntime onnxscript; docs/onnx.md explains the inputs.
 """
 
 import startup  # noqa: F401  isort: skip  before any package

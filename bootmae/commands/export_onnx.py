@@ -60,7 +60,7 @@ DETECTORS = (
 def check_packages() -> None:
     """Raise a ValueError if the packages of the extra ``onnx`` are not installed."""
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ValueError(f"the export needs {' and '.join(missing)}: pip install 'bootmae[onnx]'")
+        raise ValueError(f'the export needs {" and ".join(missing)}: pip install {" ".join(missing)}')
 
 
 def check_kind(cfg: Config) -> str:

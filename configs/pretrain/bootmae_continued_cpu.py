@@ -1,6 +1,6 @@
 # bootmae_continued.py with a micro model at 64 px: minutes on a CPU.
 #
-#   tools/train.py configs/pretrain/bootmae_continued_cpu.py --data IMAGES --init work_dirs/bootmae_demo/epoch_14.pth
+#   tools/train.py configs/pretrain/bootmae_continued_cpu.py --data IMAGES --init work_dirs/bootmae_demo
 #
 # Starts from any encoder of 3 blocks of width 64 with patches of 8 px, such as bootmae_demo.py.
 # Hardware: one CPU core, batch 64. Expected: the loss falls; a trial: docs/continued.md. Run here: in the tests.

@@ -1,7 +1,7 @@
 # mae_continued.py with a micro model at 64 px: the baseline to bootmae_continued_cpu.py, with the same encoder, images,
 # batch, learning rates and epochs.
 #
-#   tools/train.py configs/pretrain/mae_continued_cpu.py --data IMAGES --init work_dirs/mae_demo/epoch_14.pth
+#   tools/train.py configs/pretrain/mae_continued_cpu.py --data IMAGES --init work_dirs/mae_demo
 #
 # Hardware: one CPU core, batch 64. Expected: the loss falls; a trial: docs/continued.md. Run here: in the tests.
 _base_ = './mae_small_data_cpu.py'

@@ -316,4 +316,4 @@ def test_without_the_packages(files, tmp_path, capsys, monkeypatch):
         exporting.importlib.util, 'find_spec', lambda name, *rest: None if name == 'onnx' else find(name, *rest)
     )
     assert call_tool('export_onnx', FINETUNE, files['classifier'], tmp_path / 'a.onnx') == 2
-    assert capsys.readouterr().err == "error: the export needs onnx: pip install 'bootmae[onnx]'\n"
+    assert capsys.readouterr().err == 'error: the export needs onnx: pip install onnx\n'
