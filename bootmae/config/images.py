@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from ..data.channels import ENDING
+from ..data.images import normalize_extensions
 from ..data.roots import resolve_roots
-from ..data.scan import SPLIT_NAMES, class_folders, shorten
+from ..data.scan import EXTENSIONS, SPLIT_NAMES, class_folders, shorten
+from ..data.scan_tar import scan_tar_classes
 from ..data.subsets import leaves
 from ..text import count_of
 
@@ -22,7 +27,7 @@ def apply_images(cfg: Config, paths: str | Sequence[str]) -> None:
     - Pretraining: every path is a folder of any depth or an archive. Of a folder with ``train`` and ``val`` (or
       ``test``) only ``train`` is used, so that images for evaluation stay unseen.
     - Classification: one folder with ``train`` and ``val`` (or ``test``), in each a folder per class; or two folders of
-      class folders, for training and for evaluation. The folders of the first give the class numbers.
+      class folders, for training and for evaluation, or two archives. Those of the first give the class numbers.
     - Segmentation and detection: one folder, the ``data_root`` of all data sets.
 
     Changes the data sets of all loaders, and the ``ann_file`` of evaluators.
@@ -76,8 +81,9 @@ def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str]) -> Non
     for loader, leaf in files:
         if len(paths) == 2:
             leaf.update(roots=paths[loader != 'train_dataloader'], split=None)
-            if loader != 'train_dataloader' and leaf.get('labels') == 'folder' and os.path.isdir(paths[0]):
-                leaf.classes = class_folders(os.path.expanduser(paths[0]))
+            if loader != 'train_dataloader' and leaf.get('labels') == 'folder':
+                with suppress(OSError, ValueError):  # those of the training images, which their data set raises too
+                    leaf.classes = class_names(leaf, paths[0], None)
             continue
         leaf.roots = paths[0]
         if os.path.isdir(root := os.path.expanduser(paths[0])):
@@ -109,12 +115,14 @@ def _move_root(cfg: Config, rooted: Sequence[dict], paths: Sequence[str]) -> Non
         evaluators = cfg.get(name) or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             file, root = str(evaluator.get('ann_file') or ''), str(next(iter(old)))
-            if root and file.startswith(root):
-                evaluator.ann_file = os.path.join(paths[0], file.removeprefix(root).lstrip('/'))
+            if root and Path(file).is_relative_to(root):
+                evaluator.ann_file = os.path.join(paths[0], Path(file).relative_to(root))
 
 
 def check_classes(cfg: Config) -> None:
-    """Compare the number of classes of a classification config with the class folders, without listing images.
+    """Compare the number of classes of a classification config with the class folders.
+
+    Folders are not searched for images; archives are listed.
 
     Raises:
         ValueError: They differ, or training and validation images have other classes.
@@ -125,9 +133,7 @@ def check_classes(cfg: Config) -> None:
     names: dict[str, list[str]] = {}
     for loader, leaf in datasets(cfg, LOADERS[:2]):
         if leaf.get('type') == 'ImageFiles' and leaf.get('labels') == 'folder' and not leaf.get('classes'):
-            roots = resolve_roots(leaf['roots'], leaf.get('split'))
-            if len(roots) == 1 and os.path.isdir(roots[0]):
-                names[loader] = class_folders(roots[0])
+            names[loader] = class_names(leaf, leaf['roots'], leaf.get('split'))
     if found := names.get('train_dataloader'):
         root = next(leaf for _, leaf in datasets(cfg, LOADERS[:1]))['roots']
         compare_classes(found, numbers, str(root))
@@ -137,6 +143,27 @@ def check_classes(cfg: Config) -> None:
                 f'val_dataloader has the class folders {shorten(sorted(other))}, which train_dataloader has not: '
                 'correct their names, or remove them'
             )
+
+
+def class_names(leaf: dict, roots: str | Sequence[str], split: str | None) -> list[str]:
+    """The classes that a data set of image files finds in other roots, in label order.
+
+    Raises:
+        FileNotFoundError, ValueError: A root is missing, or archives hold no classes.
+    """
+    found = resolve_roots(roots, split)
+    if folders := [root for root in found if os.path.isdir(root)]:
+        return class_folders(folders[0])
+    extensions = normalize_extensions(leaf.get('extensions', EXTENSIONS)) | {ENDING}  # image_channels adds the last
+    return list(_packed_classes(tuple(found), extensions, split, tuple(map(os.path.getmtime, found))))
+
+
+@lru_cache(maxsize=8)  # a command loads its config several times, and archives of a million images take a minute
+def _packed_classes(
+    archives: tuple[str, ...], extensions: frozenset[str], split: str | None, changed: tuple[float, ...]
+) -> tuple[str, ...]:
+    """The classes in archives that were last changed at these times."""
+    return tuple(scan_tar_classes(archives, extensions, None, split).names or ())
 
 
 def class_numbers(cfg: Config) -> dict[str, int]:

@@ -158,7 +158,7 @@ def _other_suffixes(dataset: Any) -> Iterator[FileFinding]:
     if (dataset.ann_file and not os.path.isdir(dataset.ann_file)) or not folder:
         return
     suffix, mask_suffix = dataset.img_suffix, dataset.seg_map_suffix
-    together = masks and os.path.realpath(masks).startswith(os.path.realpath(folder))
+    together = masks and Path(masks).resolve().is_relative_to(Path(folder).resolve())
     for path in _images_below(folder):
         name = os.path.basename(path)
         if path.endswith(suffix) or name.startswith('.'):

@@ -10,6 +10,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from .tar import readable
 
 ENDING = 'npy'  # of the files that OpenCV does not read; TIFF has its usual endings
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # the last two are BigTIFF
+PLAIN_COLORS = (1, 2)  # its tag PhotometricInterpretation for gray where 0 is black, and RGB
 NUMPY = b'\x93NUMPY'
 AXES = ('last', 'first')
 LEVELS = 255.0  # the highest value after scaling
@@ -66,24 +68,24 @@ class ChannelFormat:
             raise ValueError(f'image_channels.number={self.number!r}: give the number of channels in a file')
         if self.axis not in AXES:
             raise ValueError(f'image_channels.axis={self.axis!r} must be one of {", ".join(map(repr, AXES))}')
-        if self.select is not None and not (self.select and set(self.select) <= set(range(self.number))):
+        chosen = (0,) if self.select is None else self.select
+        if not (isinstance(chosen, tuple) and chosen and set(chosen) <= set(range(self.number))):
             raise ValueError(f'image_channels.select={self.select}: the channels of a file are 0 to {self.number - 1}')
         if self.ranges is not None and self.percentiles is not None:
             raise ValueError(
                 'image_channels.ranges and image_channels.percentiles both say what becomes 0 and 255: leave one out'
             )
         if self.ranges is not None:
-            pairs = self.ranges if isinstance(self.ranges[0], tuple) else (self.ranges,) * self.count
-            if len(pairs) != self.count or not all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs):
+            pairs = (self.ranges,) * self.count if _is_range(self.ranges) else self.ranges
+            if not (isinstance(pairs, tuple) and len(pairs) == self.count and all(map(_is_range, pairs))):
                 raise ValueError(
                     f'image_channels.ranges={self.ranges}: give (low, high), or such a pair for each of the '
                     f'{count_of(self.count, "used channel")}'
                 )
             object.__setattr__(self, 'ranges', pairs)
-        if self.percentiles is not None:
-            low, high = self.percentiles if len(self.percentiles) == 2 else (1, 0)
-            if not 0 <= low < high <= 100:
-                raise ValueError(f'image_channels.percentiles={self.percentiles}: give (low, high) within 0 and 100')
+        tails = (0, 100) if self.percentiles is None else self.percentiles
+        if not (_is_range(tails) and tails[0] >= 0 and tails[1] <= 100):
+            raise ValueError(f'image_channels.percentiles={self.percentiles}: give (low, high) within 0 and 100')
 
     @property
     def count(self) -> int:
@@ -203,18 +205,34 @@ def _decode_with_opencv(data: bytes, flag: int) -> np.ndarray:
 def _decode_tiff(data: bytes) -> np.ndarray:
     import tifffile  # only these files need it
 
-    pages = 0
+    page = None
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            pages = len(file.pages)
+            page = file.pages[0] if len(file.pages) == 1 else None
             return file.asarray()
     except Exception as error:  # a decoder may raise anything
         if 'imagecodecs' not in str(error):
             raise ValueError(f'cannot be decoded as TIFF: {error}') from error
-        if pages == 1:  # OpenCV knows LZW and others, but not more than four channels
+        if page is not None and _opencv_keeps(page):  # it knows LZW and others, but not more than four channels
             with contextlib.suppress(ValueError):
-                return _decode_with_opencv(data, cv2.IMREAD_UNCHANGED)
+                array = _decode_with_opencv(data, cv2.IMREAD_UNCHANGED)
+                if (array.shape, array.dtype) == (page.shape, page.dtype):
+                    return array
         raise ValueError(f'cannot be decoded as TIFF: {error}: pip install imagecodecs') from error
+
+
+def _opencv_keeps(page) -> bool:
+    """Whether OpenCV returns the values of a page of tifffile as they are stored.
+
+    It multiplies colors by alpha, turns images upright, inverts those where 0 is white, converts other color spaces and
+    scales values of other than whole bytes.
+    """
+    return (
+        page.photometric in PLAIN_COLORS
+        and not page.extrasamples
+        and page.tags.valueof('Orientation', 1) == 1
+        and page.bitspersample == 8 * page.dtype.itemsize
+    )
 
 
 def resize_planes(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
@@ -286,6 +304,12 @@ def format_of(dataset: object) -> ChannelFormat | None:
     """Return the format that a data set reads its files in; None for 8-bit color images."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     return next((step.channels for step in steps if getattr(step, 'channels', None) is not None), None)
+
+
+def _is_range(value) -> bool:
+    """Whether a value of the config is (low, high)."""
+    numbers = isinstance(value, tuple) and all(isinstance(each, Real) for each in value)
+    return numbers and len(value) == 2 and value[0] < value[1]
 
 
 def _as_tuple(value):

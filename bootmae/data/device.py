@@ -17,18 +17,22 @@ Shape letters: B images of a batch, K images that the workers have finished, S_h
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from .samples import SeededSamples
+from ..text import count_of
+from .samples import SeededSamples, reason
 from .tar import readable
 
 BYTES_AT_ONCE = 2**26  # compressed bytes; 130 million pixels of ImageNet, 400 MB decoded
+WHOLE_BATCH = 8  # files; all of fewer may be unusual
 RESIZED_AT_ONCE = 64  # float32 images; 39 MB at 224 pixels
 LARGEST_SCALE = 40  # CUDA's antialiased resizing fails from about 47 on: its weights must fit 48 kB of shared memory
 
@@ -69,7 +73,7 @@ class DeviceStage:
     graphs. On the CPU torchvision's decoder gives the same result as :class:`ReadCrop`.
 
     A file that the device's decoder refuses is decoded on the CPU. If that fails too, ``samples`` reports and replaces
-    it (:meth:`SeededSamples.replace`).
+    it (:meth:`SeededSamples.replace`). A decoder that refuses a whole batch is not used again.
 
     Args:
         size: S, or (S_h, S_w).
@@ -101,7 +105,7 @@ class DeviceStage:
                 f'device={str(device)!r}: JPEG files are decoded on cuda or cpu; read images in the '
                 'workers instead, with reader=cpu'
             )
-        self.stream, self.on_cpu = None, 0
+        self.stream, self.on_cpu, self.useless = None, 0, False
         if self.device.type == 'cuda':
             if self.device.index is None:  # torchvision's decoder stays on the device of its first call
                 self.device = torch.device('cuda', torch.cuda.current_device())
@@ -146,24 +150,41 @@ class DeviceStage:
 
     def _decode(self, files: list[torch.Tensor]) -> list[torch.Tensor | Exception]:
         """Decode files to RGB images (3, H, W). A file that cannot be decoded gives its exception instead."""
-        if not files:
-            return []
+        if self.useless:
+            return [self._decode_on_cpu(file) for file in files]
+        before = self.on_cpu
+        images = self._decode_parts(files) if files else []
+        if self.on_cpu - before == len(files) >= WHOLE_BATCH:
+            self.useless = True
+            _warn(
+                f'the decoder of {self.device} refuses a whole batch of {count_of(len(files), "file")}, so this '
+                'process decodes all on the CPU, which is slow: use reader=cpu'
+            )
+        return images
+
+    def _decode_parts(self, files: list[torch.Tensor]) -> list[torch.Tensor | Exception]:
+        """Decode files on the device, and halves of them if it refuses some, down to single ones for the CPU."""
         if self.stream is not None:
             self.stream.synchronize()  # the previous chunk must be resized; this does not wait for a training step
         try:
             return self.decode(files, mode=ImageReadMode.RGB, device=self.device)
-        except RuntimeError:
+        except RuntimeError as error:
             if self.stream is not None:
                 torch.cuda.synchronize(self.device)  # the decoder may still write to memory that is free again
-        if len(files) > 1:
-            middle = len(files) // 2
-            return self._decode(files[:middle]) + self._decode(files[middle:])
-        self.on_cpu += 1
+            if len(files) == 1:
+                if not self.on_cpu:
+                    _warn(f'the decoder of {self.device} refuses a file ({reason(error)}); the CPU decodes such files')
+                self.on_cpu += 1
+                return [self._decode_on_cpu(files[0])]
+        middle = len(files) // 2
+        return self._decode_parts(files[:middle]) + self._decode_parts(files[middle:])
+
+    def _decode_on_cpu(self, file: torch.Tensor) -> torch.Tensor | Exception:
         try:
-            image = decode_jpeg(files[0], mode=ImageReadMode.RGB)
+            image = decode_jpeg(file, mode=ImageReadMode.RGB)
         except RuntimeError as error:
-            return [error]
-        return [image.to(self.device)]
+            return error
+        return image.to(self.device)
 
     def _replace(self, error: Exception, i: int, boxes: list[list[int]], samples: list[BaseDataElement]):
         """Return the image that replaces a broken one, RGB, on the device; update its box and data sample."""
@@ -178,6 +199,10 @@ class DeviceStage:
             boxes[i] = torch.as_tensor(samples[i].pop('crop_box')).tolist()
             error = image.to(self.device).flip(0) if image.ndim == 3 else self._decode([image])[0]
         return error
+
+
+def _warn(message: str) -> None:
+    print_log(f'reader=gpu: {message}', logger='current', level=logging.WARNING)
 
 
 def crop_and_resize(

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from .subsets import leaves
+from .tar import is_tar_path, split_tar_path
 
 PATHS = ('img_path', 'seg_map_path')
 ANSWERS = ('gt_label', 'instances')  # keys of what is to be predicted
@@ -17,31 +19,45 @@ ANSWERS = ('gt_label', 'instances')  # keys of what is to be predicted
 def fingerprint(dataset: Dataset) -> str:
     """Return 12 hexadecimal digits that change with the name or size of any image, its label, mask or instances.
 
-    Files count with their names inside the data set and their sizes in bytes. Their content is not read, and a copy in
-    another folder has the same fingerprint. Images in memory count with their pixels.
+    Files count with their names inside the data set and their sizes in bytes. Their content is not read. A copy in
+    another folder or in a tar archive has the same fingerprint. Images in memory count with their pixels.
 
     Args:
         dataset: A data set of mmpretrain, mmseg or mmdet, wrapped or not.
     """
     infos = [leaf.get_data_info(index) for leaf in leaves(dataset) for index in range(len(leaf))]
-    folders = [os.path.dirname(str(info[key])) for info in infos for key in PATHS if info.get(key)]
-    root = os.path.commonpath(folders) if folders else ''
+    paths = [str(info[key]) for info in infos for key in PATHS if info.get(key)]
+    roots = {packed: _root(path for path in paths if is_tar_path(path) == packed) for packed in (False, True)}
     digest = hashlib.sha256()
     for info in infos:
-        digest.update(_record(info, root))
+        digest.update(_record(info, roots))
     return digest.hexdigest()[:12]
 
 
-def _record(info: dict[str, Any], root: str) -> bytes:
-    """Encode one image: its files below ``root``, or its pixels, and what is to be predicted."""
-    files = [(str(info[key])[len(root) :], _size(str(info[key]))) for key in PATHS if info.get(key)]
+def _record(info: dict[str, Any], roots: dict[bool, str]) -> bytes:
+    """Encode an image: its files below the root of plain or packed ones, or its pixels, and what is to be predicted."""
+    paths = [str(info[key]) for key in PATHS if info.get(key)]
+    files = [(_absolute(path)[len(roots[is_tar_path(path)]) :], _size(path)) for path in paths]
     pixels = hashlib.sha256(np.ascontiguousarray(info['img'])).hexdigest() if 'img' in info else ''
     answer = {key: info[key] for key in ANSWERS if key in info}
     return json.dumps([files, pixels, answer], sort_keys=True, default=_plain).encode()
 
 
+def _root(paths: Iterable[str]) -> str:
+    """Return the folder that all files have in common, without a slash at the end."""
+    folders = {os.path.dirname(_absolute(path)) for path in paths}
+    return os.path.commonpath(folders).rstrip(os.sep) if folders else ''
+
+
+def _absolute(path: str) -> str:
+    """Return the absolute path of a file on its disk, or inside its archive."""
+    return '/' + split_tar_path(path)[1] if is_tar_path(path) else os.path.abspath(path)
+
+
 def _size(path: str) -> int:
-    """Size of a file in bytes; -1 for a path into an archive."""
+    """Size of a file in bytes; -1 for one that is not on this machine."""
+    if is_tar_path(path):
+        return split_tar_path(path)[3]
     return os.path.getsize(path) if os.path.isfile(path) else -1
 
 

@@ -116,7 +116,7 @@ class ImageFiles(BaseDataset):
         self.labels, self.split, self.limit = labels, split, limit
         self.check_files, self.num_classes = check_files, num_classes
         self.labels_per_class, self.subset_seed = labels_per_class, subset_seed
-        self.extensions = _normalize_extensions(extensions)
+        self.extensions = normalize_extensions(extensions)
         classes = read_classes(os.path.expanduser(classes)) if isinstance(classes, str) else classes
         super().__init__(ann_file='', classes=classes, **kwargs)
 
@@ -212,14 +212,19 @@ class ImageFiles(BaseDataset):
 
 
 def check_image_whole(path: str) -> None:
-    """Raise a ValueError for a JPEG that is cut off, in a file or in an archive; accept all other formats."""
-    if not is_tar_path(path):
+    """Raise a ValueError for a JPEG that is cut off, in a file or in an archive.
+
+    Accept all other formats, and files that are not on this machine: mmengine's backends (``backend_args``) read them.
+    """
+    if is_tar_path(path):
+        if (data := read_tar_path(path))[:2] == START and not is_whole(data):
+            raise ValueError(f'{readable(path)} is cut off: a JPEG file without its end')
+    elif os.path.isfile(path):
         check_whole(path)
-    elif (data := read_tar_path(path))[:2] == START and not is_whole(data):
-        raise ValueError(f'{readable(path)} is cut off: a JPEG file without its end')
 
 
-def _normalize_extensions(extensions: str | Sequence[str]) -> frozenset[str]:
+def normalize_extensions(extensions: str | Sequence[str]) -> frozenset[str]:
+    """Return file name endings in lower case, without the dot."""
     extensions = [extensions] if isinstance(extensions, str) else extensions
     normal = frozenset(extension.lower().lstrip('.') for extension in extensions)
     if not normal or '' in normal:

@@ -23,7 +23,7 @@ def resolve_roots(roots: str | Sequence[str], split: str | None) -> list[str]:
 
     Raises:
         FileNotFoundError: If a root is missing.
-        ValueError: If a root is empty, is a file but no archive, or lies inside another one.
+        ValueError: If a root is empty, counts down, is a file but no archive, or lies inside another one.
     """
     several = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
     if not several or '' in several:
@@ -48,6 +48,8 @@ def _expand(pattern: str) -> list[str]:
         return [pattern]
     if counted := RANGE.search(pattern):
         first, last = counted.groups()
+        if int(first) > int(last):
+            raise ValueError(f'roots={pattern} counts down: give the lower number first, {{{last}..{first}}}')
         numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
         return [
             path

@@ -22,10 +22,11 @@ LOOSE, NO_CLASSES, UNKNOWN_CLASS = (
     'splits instead of classes',
     'class that training does not have',
 )
-HIDDEN_FILE, HIDDEN_FOLDER, BROKEN_LINK, READ_BEFORE, NO_ENDING = (
+HIDDEN_FILE, HIDDEN_FOLDER, BROKEN_LINK, UNRESOLVED, READ_BEFORE, NO_ENDING = (
     'hidden file',
     'hidden folder',
     'broken link',
+    'unresolved link',
     'folder already read under another name',
     'file without ending',
 )
@@ -158,7 +159,7 @@ def class_findings(
         detail = (
             f'{count_of(len(unknown), "folder")} not among the {count_of(len(names), "class", "classes")}: '
             f'{shorten(unknown)}; remove what is no class, or correct `classes` (by default, with `split`, the folders '
-            'of ROOT/train)'
+            'of ROOT/train; with two paths of --data, those of the first)'
         )
         found.append(FileFinding(UNKNOWN_CLASS, where, detail))
     if empty := [name for name in empty if name not in unknown]:

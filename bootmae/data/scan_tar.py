@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..text import printable
-from .findings import MISSING_IMAGE, FileFinding, MissingData
+from .findings import MISSING_IMAGE, DataFault, FileFinding, MissingData
 from .lists import not_utf8
 from .scan import (
     HIDDEN_FILE,
     HIDDEN_FOLDER,
+    UNRESOLVED,
     Survey,
     class_findings,
     kind_of_file,
@@ -25,7 +26,9 @@ from .scan import (
     suffix,
     unused,
 )
-from .tar import index_tar, tar_path
+from .tar import Place, index_tar, plain, tar_path
+
+AMBIGUOUS = 'image in several archives'
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Packed:
 
 
 def scan_tar(
-    archive: str, extensions: frozenset[str], split: str | None = None, places: dict[str, tuple[int, int]] | None = None
+    archive: str, extensions: frozenset[str], split: str | None = None, places: dict[str, Place | None] | None = None
 ) -> Packed:
     """Return the images of an archive.
 
@@ -74,9 +77,10 @@ def scan_tar(
         ValueError: If the file is no complete uncompressed archive.
     """
     folder = f'{split.strip("/")}/' if split else ''
-    places, others, found = index_tar(archive) if places is None else places, Counter(), []
+    places, others = index_tar(archive) if places is None else places, Counter()
+    found: dict[str, Place] = {}
     of_folder, hidden = defaultdict(Counter), set()
-    for name in places:
+    for name, place in places.items():
         if not name.startswith(folder):
             continue
         below = name[len(folder) :]
@@ -84,11 +88,12 @@ def scan_tar(
         depth = next((depth for depth, part in enumerate(parts, 1) if skipped(part)), 0)
         if depth:
             hidden.add((tuple(parts[:depth]), depth < len(parts)))
-        elif kind := kind_of_file(parts[-1], extensions):
+        elif place is None or (kind := kind_of_file(parts[-1], extensions)):
+            kind = UNRESOLVED if place is None else kind
             others[kind] += 1
             of_folder[parts[0] if len(parts) > 1 else ''][kind] += 1
         else:
-            found.append(below)
+            found[below] = place
     for _, is_folder in hidden:
         others[HIDDEN_FOLDER if is_folder else HIDDEN_FILE] += 1
     if folder and not found and not others:
@@ -99,11 +104,11 @@ def scan_tar(
         )
     if not found:
         raise FileNotFoundError(no_images(f'{archive}!/{folder}' if folder else archive, extensions, others))
-    found.sort(key=lambda name: name.replace('/', '\0'))  # the order of a walk through folders
-    paths = [tar_path(archive, folder + name, *places[folder + name]) for name in found]
-    filled = {name.partition('/')[0] for name in found if '/' in name} | {''}
+    names = sorted(found, key=lambda name: name.replace('/', '\0'))  # the order of a walk through folders
+    paths = [tar_path(archive, folder + name, *found[name]) for name in names]
+    filled = {name.partition('/')[0] for name in names if '/' in name} | {''}
     empty = {name: counts for name, counts in of_folder.items() if name not in filled}
-    return Packed(archive, folder, found, paths, others, empty)
+    return Packed(archive, folder, names, paths, others, empty)
 
 
 def scan_tar_classes(
@@ -164,23 +169,34 @@ def find_members(archives: Sequence[str], split: str | None, names: Sequence[str
     Args:
         archives: Paths of the archives.
         split: Folder that the names are relative to.
-        names: Names of the images.
+        names: Names of the images; ``./a.jpg`` is ``a.jpg``.
         list_file: The list that contains the names, for messages.
 
     Raises:
         FileNotFoundError: If an image is in no archive. Names the list, the image and the archives.
+        ValueError: If it is in several archives. Names them too.
     """
-    places = {name: (archive, name, *place) for archive in archives for name, place in index_tar(archive).items()}
-    folder = f'{split.strip("/")}/' if split else ''
+    places: dict[str, tuple[str, Place]] = {}
+    several: dict[str, str] = {}  # names that an earlier archive has too, and the later one
+    for archive in archives:
+        for name, place in index_tar(archive).items():
+            if place and places.setdefault(name, (archive, place))[0] != archive:
+                several[name] = archive
+    folder, paths = f'{split.strip("/")}/' if split else '', []
     for number, name in enumerate(names, 1):
-        if folder + name not in places:
+        member, line = plain(folder + name), f'names {printable(name)} (image {number} of {len(names)}), which is'
+        if member not in places:
             detail = (
-                f'names {printable(name)} (image {number} of {len(names)}), which is not in {shorten(archives)}'
-                f'{not_utf8(name)}, where files are called such as {shorten(list(places), 3) or "nothing"}: correct '
-                '`roots`, `split` or the list'
+                f'{line} not in {shorten(archives)}{not_utf8(name)}, where files are called such as '
+                f'{shorten(list(places), 3) or "nothing"}: correct `roots`, `split` or the list'
             )
             raise MissingData([FileFinding(MISSING_IMAGE, list_file, detail)])
-    return [tar_path(*places[folder + name]) for name in names]
+        archive, place = places[member]
+        if member in several:
+            detail = f'{line} both in {archive} and in {several[member]}: rename it in one of them, or give only one'
+            raise DataFault([FileFinding(AMBIGUOUS, list_file, detail)])
+        paths.append(tar_path(archive, member, *place))
+    return paths
 
 
 def _check_flat(archives: Sequence[str], names: Sequence[str] | None) -> None:
@@ -188,10 +204,11 @@ def _check_flat(archives: Sequence[str], names: Sequence[str] | None) -> None:
     stems = [_stem(archive) for archive in archives]
     if names is not None:
         return
-    if len(stems) == 1:
+    if len(set(stems)) == 1:
         raise ValueError(
-            f"labels='folder', but {archives[0]} has no folders, so there would be one class, "
-            f"{stems[0]!r}: use list_file with labels='list', or one archive per class"
+            f"labels='folder', but {shorten(archives)} {'has' if len(stems) == 1 else 'have'} no folders, so there "
+            f"would be one class, {stems[0]!r}: use list_file with labels='list', or one archive per class, named "
+            'after it'
         )
     numbers = sorted(int(match[0]) for match in (re.search(r'\d+$', stem) for stem in stems) if match)
     if len(set(map(_unnumbered, stems))) == 1 and numbers == list(range(numbers[0], numbers[0] + len(stems))):

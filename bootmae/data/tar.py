@@ -18,10 +18,14 @@ from typing import IO
 from mmengine.fileio import BaseStorageBackend, register_backend
 from mmengine.logging import print_log
 
+from .scan import skipped
+
 PREFIX = 'tar://'
 OPEN_ARCHIVES = 128  # per process; ImageNet has 1000 archives, and a process may often open only 1024 files
 PACKED = {b'\x1f\x8b': 'gzip', b'BZh': 'bzip2', b'\xfd7zXZ': 'xz', b'\x28\xb5\x2f\xfd': 'zstd'}
 NESTED = '.tar'
+
+Place = tuple[int, int]  # offset and size of a file
 
 
 def tar_path(archive: str, name: str, offset: int, size: int) -> str:
@@ -98,11 +102,12 @@ class _Archive:
 _archive = lru_cache(maxsize=OPEN_ARCHIVES)(_Archive)
 
 
-def index_tar(archive: str) -> dict[str, tuple[int, int]]:
+def index_tar(archive: str) -> dict[str, Place | None]:
     """Return offset and size of each file in an archive by name; of two files with one name the last counts.
 
     A nested archive counts as a folder with its name without ``.tar``, since the training images of ImageNet come as a
-    tar of a thousand tars. Links to files inside the archive are followed; other links and folders are left out.
+    tar of a thousand tars; hidden ones, such as those that macOS adds, count as files. Links to files inside the
+    archive are followed. Other links have no place: None. Folders are left out.
 
     Raises:
         ValueError: If the file is compressed, damaged, truncated, or no tar archive.
@@ -119,14 +124,15 @@ def index_tar(archive: str) -> dict[str, tuple[int, int]]:
             ) from error
 
 
-def _members(archive: str, file: IO[bytes], prefix: str = '', start: int = 0) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield name and (offset, size) of the files in an archive that begins at byte ``start`` of the outermost one."""
-    places, links = {}, []
+def _members(archive: str, file: IO[bytes], prefix: str = '', start: int = 0) -> Iterator[tuple[str, Place | None]]:
+    """Yield name and place of the files in an archive that begins at byte ``start`` of the outermost one."""
+    places: dict[str, Place | None] = {}
+    links = []
     with tarfile.open(fileobj=file, mode='r:') as tar:
         # The offset is 0 if there is no member at all; Python 3.10 would then seek to a negative position.
         while tar.offset and (member := tar.next()) is not None:
             tar.members.clear()  # 1 kB for each of perhaps a million members
-            name = _plain(member.name)
+            name = plain(member.name)
             if member.issparse():
                 raise ValueError(
                     f'{archive}: {prefix}{name} is a sparse file, whose bytes do not lie together: pack '
@@ -136,14 +142,14 @@ def _members(archive: str, file: IO[bytes], prefix: str = '', start: int = 0) ->
                 places[name] = member.offset_data + start, member.size
             elif member.islnk() or member.issym():
                 folder = os.path.dirname(name) if member.issym() else ''
-                links.append((name, _plain(os.path.join(folder, member.linkname))))
-            if name.lower().endswith(NESTED) and member.isreg():
-                inner = places.pop(name)[0]
-                yield from _members(
-                    f'{archive}!/{prefix}{name}', tar.extractfile(member), f'{prefix}{name[: -len(NESTED)]}/', inner
-                )
+                links.append((name, plain(os.path.join(folder, member.linkname))))
+            if name.lower().endswith(NESTED) and member.isreg() and not any(map(skipped, name.split('/'))):
+                del places[name]
+                inner, inside = f'{archive}!/{prefix}{name}', f'{prefix}{name[: -len(NESTED)]}/'
+                yield from _members(inner, tar.extractfile(member), inside, member.offset_data + start)
         _check_end(archive, file, tar.offset)
-    places |= {name: places[target] for name, target in links if target in places}
+    for name, target in links:
+        places[name] = places.get(target) or places.get(name)
     for name, place in places.items():
         yield prefix + name, place
 
@@ -171,7 +177,7 @@ def _refuse_packed(archive: str, head: bytes):
             )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """Normalize the name of a member: ``./a/b`` and ``/a/b`` become ``a/b``."""
     return os.path.normpath('/' + name).lstrip('/')
 

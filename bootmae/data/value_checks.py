@@ -8,7 +8,7 @@ from typing import Any
 from mmcv.transforms import LoadImageFromFile
 
 from ..text import count_of
-from .channels import ADVICE, ChannelFormat, LoadChannels, format_of
+from .channels import ADVICE, ChannelFormat, LoadChannels, advice_for, format_of
 from .findings import CLIPPED_SET, DARK_IMAGES, NARROW_SET, UNREADABLE, DataFault, FileFinding, settle
 from .reading import ReadCrop, decode
 from .subsets import leaves, spread
@@ -66,13 +66,15 @@ def check_values(dataset: Any) -> None:
     """
     for leaf in leaves(dataset):
         channels, ranges, errors = format_of(leaf), [], []
+        wrong_setting = channels is not None
         for path in _some_paths(leaf):
+            data = b''
             try:
                 if data := _content(path):
                     ranges.append((readable(path), _range_of(data, channels)))
             except (OSError, ValueError) as error:  # a broken file is for others to report
                 errors.append(FileFinding(UNREADABLE, readable(path), str(error)))
-        wrong_setting = channels is not None or any('image_channels' in finding.detail for finding in errors)
+                wrong_setting = wrong_setting or bool(advice_for(data))
         if wrong_setting and errors and not ranges:
             raise DataFault(errors)
         settle(judge_ranges(ranges))

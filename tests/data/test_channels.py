@@ -1,5 +1,7 @@
 """Images of any number of channels: read as stored, scaled once, and equal to plain NumPy arithmetic."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +18,16 @@ from bootmae.data.value_checks import check_values
 
 FIVE, ONE, THREE, FOUR = pixels(), pixels(1), pixels(3), pixels(4)
 LZW_OF_TWO_PAGES = cv2.imencodemulti('.tiff', [ONE, ONE])[1].tobytes()
+BYTES = pixels(4, 'uint8', 255)
 CROP, FLIP = dict(scale=16, crop_ratio_range=(0.3, 1.0)), dict(prob=0.5)
+
+
+def lzw(image: np.ndarray | Image.Image, **tags) -> bytes:
+    """Compress a TIFF file as Pillow does it, which stores what each channel means."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, 'TIFF', compression='tiff_lzw', tiffinfo={int(key[1:]): value for key, value in tags.items()})
+    return buffer.getvalue()
 
 
 def scaled(image: np.ndarray, low, high) -> np.ndarray:
@@ -45,6 +56,9 @@ def scaled(image: np.ndarray, low, high) -> np.ndarray:
         (png(FOUR), FOUR, 'last'),
         (png(pixels(1, 'uint8', 255)), pixels(1, 'uint8', 255), 'last'),
         (cv2.imencode('.tiff', THREE[..., ::-1])[1].tobytes(), THREE, 'last'),  # LZW
+        (cv2.imencode('.tiff', FOUR[..., [2, 1, 0, 3]])[1].tobytes(), FOUR, 'last'),  # no channel is marked as alpha
+        (lzw(BYTES[..., :3]), BYTES[..., :3], 'last'),
+        (lzw(ONE[..., 0]), ONE, 'last'),
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
@@ -160,15 +174,44 @@ def test_a_file_that_does_not_fit_is_named(data, settings, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('data', 'number'),
+    [
+        (lzw(BYTES), 4),  # OpenCV multiplies colors by alpha
+        (lzw(BYTES[..., :2]), 2),
+        (lzw(BYTES[..., :2]), 1),  # OpenCV leaves out alpha
+        (lzw(BYTES[..., :3], t274=3), 3),  # turned by 180 degrees
+        (lzw(ONE[..., 0], t274=6), 1),
+        (lzw(BYTES[..., 0], t262=0), 1),  # 0 is white
+        (lzw(Image.fromarray(BYTES[..., :3]).quantize(16)), 3),
+        (lzw(Image.fromarray(BYTES[..., :3]).convert('CMYK')), 4),
+        (lzw(Image.fromarray(BYTES[..., 0] > 99)), 1),
+    ],
+)
+def test_no_value_is_changed_on_reading(data, number):
+    """Compressed files that tifffile cannot read and OpenCV would change."""
+    with pytest.raises(ValueError, match='LZW.* pip install imagecodecs'):
+        ChannelFormat(number).read(data)
+
+
+@pytest.mark.parametrize(
     ('settings', 'message'),
     [
         (dict(number=0), 'image_channels.number=0'),
         (dict(axis='channels_first'), 'axis='),
         (dict(select=[0, 5]), '0 to 4'),
+        (dict(select=3), 'select=3: the channels of a file are 0 to 4'),
+        (dict(select=[]), '0 to 4'),
         (dict(ranges=[0, 1], percentiles=[1, 99]), 'leave one out'),
         (dict(ranges=[1, 1]), 'ranges='),
         (dict(ranges=[[0, 1]] * 4), 'each of the 5 used channels'),
+        (dict(ranges=4095), r'ranges=4095: give \(low, high\)'),
+        (dict(ranges=[]), r'ranges=\(\): give \(low, high\)'),
+        (dict(ranges=['0', '4095']), r"ranges=\('0', '4095'\): give \(low, high\)"),
+        (dict(number=2, ranges=[[0, 1], 5]), r'ranges=\(\(0, 1\), 5\): give .* each of the 2 used channels'),
+        (dict(number=2, ranges=[0, [1, 2]]), 'each of the 2 used channels'),
         (dict(percentiles=[99, 1]), 'percentiles='),
+        (dict(percentiles=1), r'percentiles=1: give \(low, high\) within 0 and 100'),
+        (dict(percentiles=[1, 101]), 'percentiles='),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):

@@ -127,7 +127,14 @@ class Picky:
         return decode_jpeg(files, mode=mode, device='cpu')
 
 
-def test_what_the_devices_decoder_refuses_is_decoded_on_the_cpu(tmp_path):
+@pytest.fixture
+def warned(monkeypatch) -> list[str]:
+    messages = []
+    monkeypatch.setattr(device, 'print_log', lambda message, **kwargs: messages.append(message))
+    return messages
+
+
+def test_what_the_devices_decoder_refuses_is_decoded_on_the_cpu(tmp_path, warned):
     files = {f'{i}.jpg': picture(i) for i in range(8)}
     data, decode = samples(tmp_path / 'a', files, 'gpu'), Picky(files['5.jpg'])
     stage = DeviceStage(SIZE, 'cpu', data, decode=decode)
@@ -136,6 +143,27 @@ def test_what_the_devices_decoder_refuses_is_decoded_on_the_cpu(tmp_path):
     assert stage.on_cpu == 1
     assert decode.sizes == [8, 4, 4, 2, 1, 1, 2]
     assert data.take_reports() == []
+    stage(collate_encoded([data[5], data[6]]))
+    assert warned == [
+        'reader=gpu: the decoder of cpu refuses a file (RuntimeError: Error while decoding JPEG images: Failed to '
+        'decode batch: 8); the CPU decodes such files'
+    ]
+
+
+def test_a_decoder_that_refuses_a_whole_batch_is_not_used_again(tmp_path, warned):
+    files = {f'{i}.jpg': picture(i) for i in range(9)}
+    data, decode = samples(tmp_path / 'a', files, 'gpu'), Picky(*files.values())
+    stage, expected = DeviceStage(SIZE, 'cpu', data, decode=decode), samples(tmp_path / 'a', files, 'cpu')
+    stage(collate_encoded([data[key] for key in range(4)]))  # so few may all be unusual
+    assert (len(decode.sizes), len(warned)) == (7, 1)
+    for _ in range(2):
+        out = stage(collate_encoded([data[key] for key in range(9)]))
+        assert_same(out['inputs'], read(expected, range(9)))
+    assert len(decode.sizes) == 7 + 17
+    assert warned[1:] == [
+        'reader=gpu: the decoder of cpu refuses a whole batch of 9 files, so this process decodes all on the CPU, '
+        'which is slow: use reader=cpu'
+    ]
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -113,6 +113,26 @@ def test_resumed_at_any_batch(layout, inner, infinite, skip):
         assert list(batches) == whole  # the next epoch is whole
 
 
+@pytest.mark.parametrize(('accumulation', 'used'), [(1, 12), (2, 8)])
+def test_every_epoch_of_wide_and_narrow_images_is_that_of_a_new_process(layout, accumulation, used):
+    """mmdet's sampler keeps images for the next epoch if its iteration stops after the last batch."""
+    import mmdet.datasets  # noqa: F401  registers the sampler
+
+    def make():
+        inner = dict(type='mmdet.AspectRatioBatchSampler')
+        return ResumableBatches(layout(12)[0], 4, accumulation=accumulation, inner=inner)
+
+    batches = make()
+    for epoch in range(4):
+        fresh = make()
+        batches.sampler.set_epoch(epoch), fresh.sampler.set_epoch(epoch)
+        found = list(batches)
+        assert found == list(fresh)
+        keys = [key for batch in found for key in batch]
+        assert len(keys) == len({key % 12 for key in keys}) == used
+        assert {key // 12 for key in keys} == {epoch}
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_resumed_in_a_loader(layout, workers):
     batches = ResumableBatches(layout(23)[0], 4)

@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, R
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
-from bootmae.data.samples import REPLACEMENTS, SLOTS, SeededSamples, UnreadableSample
+from bootmae.data.samples import REPLACEMENTS, SLOTS, NamedSamples, SeededSamples, UnreadableSample
 
 
 def draw(info):
@@ -179,6 +179,17 @@ def test_errors_of_code_are_not_taken_for_broken_files():
     with pytest.raises(TypeError, match='broken'):
         samples[2]
     assert samples.take_reports() == []
+
+
+def test_an_evaluation_refuses_files_that_are_cut_off_but_not_those_of_other_machines(tmp_path):
+    data = Numbers(2)
+    assert NamedSamples(data)[1][0] == 1  # /images/1.jpg, as if a backend of mmengine had read it
+    data.load_data_list = lambda: [dict(number=1, img_path=str(tmp_path / '1.jpg'))]
+    data._fully_initialized = False
+    data.full_init()
+    (tmp_path / '1.jpg').write_bytes(b'\xff\xd8\xff\xda without its end')
+    with pytest.raises(UnreadableSample, match='1.jpg cannot be read .*is cut off.* an evaluation replaces no image'):
+        NamedSamples(data)[0]
 
 
 def test_paths_being_loaded():

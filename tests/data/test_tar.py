@@ -138,6 +138,16 @@ def test_hidden_files_links_and_doubles(tmp_path):
     assert read_tar_path(dataset.get_data_info(0)['img_path']) == b''  # the later of the two
 
 
+def test_links_that_lead_to_no_file_are_counted(tmp_path):
+    links = {'b/2.jpg': '../a/1.jpg', 'b/3.jpg': '2.jpg', 'b/4.jpg': '/elsewhere/4.jpg', 'c': 'a'}
+    dataset = ImageFiles(pack(tmp_path / 'a.tar', ['a/1.jpg'], links), labels='folder')
+    assert labeled(dataset) == [('a/1.jpg', 0), ('b/2.jpg', 1), ('b/3.jpg', 1)]
+    assert read_tar_path(dataset.get_data_info(2)['img_path']) == b'a/1.jpg'
+    assert [finding.detail for finding in dataset.findings] == ['not used: 2 unresolved links']
+    with pytest.raises(FileNotFoundError, match=r'no images in 1 class folder: c; .*other files there: 1 unresolved'):
+        ImageFiles(pack(tmp_path / 'b.tar', ['a/1.jpg', 'b/2.jpg'], {'c/3.jpg': '../../3.jpg'}), labels='folder')
+
+
 def test_names_and_formats_of_all_kinds(tmp_path):
     odd = ['n\udcff.jpg', f'{"long" * 60}/{"name" * 30}.jpg', '100%.jpg', '#1 @2!/3.jpg', 'näh.jpg']
     for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
@@ -157,6 +167,8 @@ def test_several_archives_by_pattern_and_with_folders(tmp_path):
     assert names(ImageFiles(str(tmp_path / 's-{0..1}.tar'))) == names(dataset)[:2]
     with pytest.raises(FileNotFoundError, match='s-2.tar does not exist'):
         ImageFiles(str(tmp_path / 's-{0..2}.tar'))
+    with pytest.raises(ValueError, match=r's-\{1..0\}.tar counts down: give the lower number first, \{0..1\}'):
+        ImageFiles(str(tmp_path / 's-{1..0}.tar'))
 
 
 # Labels
@@ -187,6 +199,10 @@ def test_the_archive_of_archives_that_imagenet_comes_in(tmp_path):
     dataset = ImageFiles(pack(tmp_path / 'train.tar', inner), labels='folder')
     assert labeled(dataset) == [('n01/n01_1.JPEG', 0), ('n02/n02_1.JPEG', 1)]
     assert read_tar_path(dataset.get_data_info(1)['img_path']) == b'n02_1.JPEG'
+    of_macos = {'._n01.tar': b'\0\5\x16\7' + bytes(159), '__MACOSX/n02.tar': b'x'}
+    dataset = ImageFiles(pack(tmp_path / 'mac.tar', inner | of_macos), labels='folder')
+    assert labeled(dataset) == [('n01/n01_1.JPEG', 0), ('n02/n02_1.JPEG', 1)]
+    assert [finding.detail for finding in dataset.findings] == ['not used: 1 hidden file, 1 hidden folder']
 
 
 def test_splits_inside_an_archive(tmp_path):
@@ -207,6 +223,20 @@ def test_a_list_names_members(tmp_path):
     (tmp_path / 'list.txt').write_text('b.jpg\nc.jpg\n')
     with pytest.raises(FileNotFoundError, match=r'list.txt: names c.jpg \(image 2 of 2\).*val.tar'):
         ImageFiles(archive, list_file=str(tmp_path / 'list.txt'))
+    (tmp_path / 'list.txt').write_text('./b.jpg 3\n./a.jpg 1\n')  # as tar tf prints them
+    dataset = ImageFiles(archive, list_file=str(tmp_path / 'list.txt'), labels='list')
+    assert labeled(dataset) == [('b.jpg', 3), ('a.jpg', 1)]
+
+
+def test_a_list_names_each_image_of_several_archives_once(tmp_path):
+    first, second = pack(tmp_path / '1.tar', ['x/1.jpg', '2.jpg']), pack(tmp_path / '2.tar', ['x/1.jpg', '3.jpg'])
+    (tmp_path / 'list.txt').write_text('3.jpg\n2.jpg\n')
+    dataset = ImageFiles([first, second], list_file=str(tmp_path / 'list.txt'))
+    assert names(dataset) == [f'{second}!/3.jpg', f'{first}!/2.jpg']
+    (tmp_path / 'list.txt').write_text('3.jpg\nx/1.jpg\n')
+    message = rf'names x/1.jpg \(image 2 of 2\), which is both in {first} and in {second}: rename it in one of them'
+    with pytest.raises(ValueError, match=message):
+        ImageFiles([first, second], list_file=str(tmp_path / 'list.txt'))
 
 
 # Mistakes
@@ -221,6 +251,8 @@ FAULTS = [
         {'s-8.tar': ['1.jpg'], 's-9.tar': ['2.jpg'], 's-10.tar': ['3.jpg']},
         ['shards', 's-8', '`classes`'],
     ),
+    (['p/s.tar', 'q/s.tar'], {'p/s.tar': ['1.jpg'], 'q/s.tar': ['1.jpg']}, ['p/s.tar, ', 'q/s.tar have', "class, 's'"]),
+    (['p/s1.tar', 'q/s1.tar'], {'p/s1.tar': ['1.jpg'], 'q/s1.tar': ['2.jpg']}, ['one class']),
     (['s.tar'], {'s.tar': ['top/a/1.jpg', 'top/b/2.jpg']}, ["add split='top'", 'one folder']),
     (['s.tar'], {'s.tar': ['train/a/1.jpg', 'val/b/2.jpg']}, ['look like splits', "split='train'"]),
 ]
