@@ -1,6 +1,6 @@
 """Compare the claims of the project about GPUs with the records of `benchmarks/gpu.py`.
 
-Targets are for one H100 (80 GB); the floor and the published speeds behind them stand in docs/speed.md.
+Targets are for one H100 (80 GB); docs/speed.md has the published speeds behind them.
 """
 
 import ast

@@ -7,7 +7,7 @@
 The forward pass of the config's model runs under bf16 autocast on tensors without content. Every tensor that the
 backward pass needs is counted once; attention keeps queries, keys, values and its output, as the fused kernels do.
 Weights, gradients, the two moments of AdamW and the momentum encoder are added. For BootMAE ViT-B at 256 images it
-gives 12.8 GiB, where an H100 measured 13.1 for the same step of a prototype (docs/speed.md).
+gives 12.8 GiB, where an H100 measured 13.1 for the same step of a prototype (docs/recipes.md).
 
 Not counted: workspaces and fragments of the allocator, for which a tenth of the memory is left free; the copy of the
 gradients that several GPUs exchange; and the heads on boxes of a detector, whose proposals depend on the image. Linear

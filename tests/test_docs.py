@@ -80,7 +80,7 @@ def test_the_names_are_found():
         '`make bench`, `python -m bootmae.results.rows`, `tools/knn.py CONFIG --init FILE --tasks knn linear --k 5`',
         'https://host/tools/none.py and /my/configs/none.py are not ours',
         '<!-- typed: facts of the paper -->\n| a | b |\n| --- | --- |\n',
-        '<a href="docs/reliability.md#slurm"><img alt="x" src="docs/images/evidence.png"></a>',
+        '<a href="docs/reliability.md#slurm"><img alt="x" src="docs/images/report-wide.png"></a>',
         '`bootmae plan bootmae_vitb --gpus 8`, `bootmae verify-data /my/images`, `bootmae --help`',
         'See `examples/simmim.py`.',
     ],

@@ -4,8 +4,7 @@
 #
 # Hardware: one CPU core. Expected: see the report of `make demo`. Run here: in every `make demo`.
 # The EMA is slow for a run of 650 steps. With the share of the paper (a horizon of 0.4 % of the steps) the momentum
-# features collapse within 50 steps and recover, but k-NN accuracy stays lower (one seed of 14 epochs in color: 44.4 %
-# instead of 51.0 % after 2 epochs, untrained 48.0 %, and 53.6 % instead of 56.7 % after 4).
+# features collapse within 50 steps and recover, but k-NN accuracy stays lower (docs/watching.md).
 _base_ = './bootmae_debug.py'
 
 img_size = 48
