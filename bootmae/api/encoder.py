@@ -13,7 +13,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from mmengine.device import get_device
-from mmengine.utils import to_2tuple
 from torch import nn
 
 from .. import registry  # noqa: F401
@@ -28,7 +27,7 @@ from ..evaluation.probe import Features, knn_accuracy
 from ..models.layers import layer_norm
 from ..text import count_of
 from ..transfer import TransferViT
-from .preprocessing import Picture, Preprocessing, as_array, as_list
+from .preprocessing import Picture, Preprocessing, as_array, as_list, height_and_width
 from .quiet import undisturbed
 
 Pictures: TypeAlias = Picture | Sequence[Picture] | torch.Tensor
@@ -98,7 +97,8 @@ class Encoder(nn.Module):
         """
         convert = self._normalized
         if size is not None:
-            convert = replace(self.preprocessing, size=to_2tuple(size), resize=to_2tuple(size))
+            sides = height_and_width(size, 'size')
+            convert = replace(self.preprocessing, size=sides, resize=sides)
         return self._outputs(lambda x: self.vit(x)[-1], images, convert, batch_size)
 
     def _normalized(self, image: Picture) -> torch.Tensor:
@@ -177,7 +177,7 @@ def load_encoder(
     """
     with undisturbed():
         path = checkpoint_file(os.path.expanduser(checkpoint), tell=lambda line: None)
-        size = None if img_size is None else to_2tuple(img_size)
+        size = None if img_size is None else height_and_width(img_size, 'img_size')
         recipe = None if config is None else os.fspath(config)
         found = read_model(path, source, size, None, num_heads, statistics, recipe)
     model, state = found.model, found.encoder.state

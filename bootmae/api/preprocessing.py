@@ -1,7 +1,9 @@
 """From images of any kind to the input of an encoder."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +14,7 @@ from ..data.reading import read_image
 from ..text import count_of
 
 Picture: TypeAlias = str | os.PathLike | Image.Image | np.ndarray
+METHODS = tuple(Image.Resampling.__members__)
 REDUCIBLE = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV')  # modes of 8 bits in Pillow
 
 
@@ -31,6 +34,9 @@ class Preprocessing:
             for 224, as in the evaluation pipelines of the configs.
         interpolation: ``bicubic`` or another method of Pillow, with antialiasing.
 
+    Raises:
+        ValueError: If a size is none, or Pillow has no such method.
+
     >>> import bootmae, numpy
     >>> preprocessing = bootmae.Preprocessing((32, 32), (127.5,) * 3, (127.5,) * 3, resize=(36, 36))
     >>> preprocessing(numpy.full((90, 60, 3), 255, dtype='uint8'))[:, 0, 0]
@@ -42,6 +48,12 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: tuple[int, int]
     interpolation: str = 'bicubic'
+
+    def __post_init__(self):
+        for name in ('size', 'resize'):
+            object.__setattr__(self, name, height_and_width(getattr(self, name), name))
+        if str(self.interpolation).upper() not in METHODS:
+            raise ValueError(f'interpolation={self.interpolation!r}: give one of {", ".join(METHODS).lower()}')
 
     def __call__(self, image: Picture) -> torch.Tensor:
         """Convert an image (a path, PIL image, or RGB uint8 array (H, W, 3)) to a tensor (3, height, width).
@@ -74,6 +86,18 @@ class Preprocessing:
             )
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (torch.from_numpy(image.copy()).permute(2, 0, 1).float() - mean) / std
+
+
+def height_and_width(size: Any, name: str) -> tuple[int, int]:
+    """Return a size in pixels as height and width; one number stands for both.
+
+    Raises:
+        ValueError: If it is neither one nor two positive integers. ``name`` is that of the argument.
+    """
+    sides = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
+        raise ValueError(f'{name}={size!r}: give a positive number of pixels, or height and width')
+    return int(sides[0]), int(sides[1])
 
 
 def as_array(image: Picture) -> np.ndarray:

@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoints.folders import checkpoint_file
 from ..commands.train import train as train_config
 from ..config.load import load_config
 from ..config.model import build_model
 from ..config.options import IMAGES
-from ..engine.hooks.checkpoint import checkpoint_folder
 from .quiet import undisturbed
 
 EPOCHS = 'train_cfg.max_epochs'
@@ -94,8 +92,8 @@ def train(
         resume_changed=resume_changed,
         move_old=move_aside,
     )
-    newest = Path(checkpoint_file(str(checkpoint_folder(runner)), tell=lambda line: None))
-    return newest if newest.is_file() else None
+    newest = runner.message_hub.runtime_info.get('last_ckpt')
+    return None if newest is None else Path(newest)
 
 
 def _text(path: str | os.PathLike | None) -> str | None:

@@ -16,6 +16,7 @@ from .run_identity import RunIdentity, differences, is_recorded, key_of, shown
 
 NAMES = re.compile(r'(epoch|iter|step)_(\d+)\.pth')
 WEIGHTS = ('.pth', '.pt', '.bin', '.safetensors')
+RECORDS = ('last_checkpoint', 'bad_images.txt', 'nonfinite')  # beside the checkpoints; hooks write the latter two
 RUNS = ('run', '*/run', '*/*/run')  # work directories in the folder of a cell, of a task and of a whole suite
 
 
@@ -31,7 +32,7 @@ def claim_folder(folder: Path, ours: RunIdentity, move: bool = False) -> str:
     Args:
         folder: folder for the run's checkpoints.
         ours: identity of the new run.
-        move: move checkpoints that are there into a subfolder.
+        move: move the files of an earlier run into a subfolder.
 
     Returns:
         A note for the log; empty if the folder has no checkpoints.
@@ -39,9 +40,9 @@ def claim_folder(folder: Path, ours: RunIdentity, move: bool = False) -> str:
     Raises:
         ValueError: if the folder holds checkpoints of another run, or of one that is not recorded.
     """
+    if move and (old := replaceable(folder)):
+        return f'moved the files of an earlier run to {move_aside(folder, old)}'
     files = run_files(folder)
-    if move and files:
-        return f'moved the checkpoints of an earlier run to {move_aside(folder)}'
     for path in files:
         try:
             meta = read_meta(path)
@@ -68,14 +69,19 @@ def claim_folder(folder: Path, ours: RunIdentity, move: bool = False) -> str:
     )
 
 
-def move_aside(folder: Path) -> Path:
-    """Move the checkpoints of a folder into a new subfolder and return it."""
+def replaceable(folder: Path) -> list[Path]:
+    """Files of a run in its folder that a new run would replace: its checkpoints and its records of faults."""
+    found = [*run_files(folder), *folder.glob('best_*.pth'), *(folder / name for name in RECORDS)]
+    return [path for path in found if path.exists()]
+
+
+def move_aside(folder: Path, files: Sequence[Path]) -> Path:
+    """Move files of a folder into a new subfolder and return it."""
     number = next(number for number in itertools.count(1) if not (folder / f'earlier_{number}').exists())
     target = folder / f'earlier_{number}'
     target.mkdir()
-    for path in [*run_files(folder), *folder.glob('best_*.pth'), folder / 'last_checkpoint']:
-        if path.exists():
-            path.rename(target / path.name)
+    for path in files:
+        path.rename(target / path.name)
     return target
 
 

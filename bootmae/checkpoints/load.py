@@ -369,21 +369,20 @@ def load_run(model: nn.Module, content: dict, path: str | Path) -> None:
             f'another shape {shapes[:3]}.{momentum}{convert} Use the config that wrote the file; to '
             'start a new run from its encoder use --init.'
         )
-    _check_record(model.backbone, recorded_facts(content), path)
+    _check_record(getattr(model, 'backbone', None), recorded_facts(content), path)
     check_finite(state, path)
     model.load_state_dict(state, strict=True)
 
 
-def _check_record(backbone: nn.Module, recorded: dict, path: str | Path) -> None:
+def _check_record(backbone: nn.Module | None, recorded: dict, path: str | Path) -> None:
     """Raise a ValueError if the backbone differs from the recorded one in a way that no shape tells."""
-    ours = dict(num_heads=model_heads(backbone), img_size=list(backbone.img_size))
-    for key, value in ours.items():
-        theirs = recorded.get(key, value)
-        if theirs != (value if key == 'num_heads' else list(value)):
-            raise ValueError(
-                f'{path} was trained with model.backbone {key}={theirs}, but this config has {value}: it would load '
-                'and compute something else. Use the config and the options of the training'
-            )
+    for key, read in (('num_heads', model_heads), ('img_size', lambda vit: list(vit.img_size))):
+        if backbone is None or key not in recorded or (value := read(backbone)) == recorded[key]:
+            continue
+        raise ValueError(
+            f'{path} was trained with model.backbone {key}={recorded[key]}, but this config has {value}: it would load '
+            'and compute something else. Use the config and the options of the training'
+        )
 
 
 def check_resumable(content: dict, path: str | Path) -> None:

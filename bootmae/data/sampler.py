@@ -96,7 +96,8 @@ class ResumableBatches(BatchSampler):
             self.inner = partial(BatchSampler, **build, drop_last=drop_last)
         else:
             kind = type(DATA_SAMPLERS.build(inner, default_args=build))
-            self.inner = partial(kind, **build | {key: value for key, value in inner.items() if key != 'type'})
+            own = {key: value for key, value in inner.items() if key not in ('type', '_scope_')}
+            self.inner = partial(kind, **build | own)
         self.accumulation, self.skip = accumulation, 0
         if not sampler.infinite and not len(self):
             raise too_few(len(sampler.dataset), sampler.world_size, batch_size, accumulation, drop_last)

@@ -19,7 +19,7 @@ from bootmae.api.encoder import image_set
 from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import find_config, load_config
 from bootmae.data.embedded import DigitImages
-from bootmae.evaluation.probe import build_encoder, extract
+from bootmae.evaluation.probe import build_encoder, extract_blocks
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +31,8 @@ def knn_features(config: str, checkpoint: Path, options: dict | None = None) -> 
     """Features and labels of the test images of a config, as tools/knn.py extracts them."""
     cfg = load_config(config, options)
     model = build_encoder(cfg, str(checkpoint))
-    return extract(model, cfg.test_dataloader, cfg.test_dataloader.dataset.pipeline)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    return extract_blocks(model, cfg.test_dataloader, pipeline, [model.backbone.depth])[0]
 
 
 # ---- the features of tools/knn.py
@@ -208,6 +209,8 @@ def test_sizes_that_do_not_fit(encoder):
         encoder.feature_maps(np.zeros((30, 32, 3), np.uint8))
     with pytest.raises(ValueError, match='batch_size=0'):
         encoder.feature_maps(images, batch_size=0)
+    with pytest.raises(ValueError, match=r'^size=\(32, 32, 3\): give a positive number of pixels, or height and width'):
+        encoder.feature_maps(images, size=(32, 32, 3))
 
 
 def test_what_is_no_encoder(home, encoder, labeled):
@@ -216,6 +219,9 @@ def test_what_is_no_encoder(home, encoder, labeled):
         bootmae.load_encoder(home / 'gone.pth')
     with pytest.raises(ValueError, match=r'was not loaded: image size \(30, 30\) is not a multiple'):
         bootmae.load_encoder(checkpoint, img_size=30)
+    for wrong in (0, '64', (64, 64, 3)):
+        with pytest.raises(ValueError, match='^img_size=.*: give a positive number of pixels, or height and width'):
+            bootmae.load_encoder(checkpoint, img_size=wrong)
     with pytest.raises(ValueError, match='--heads 2, but the file records 3 heads'):
         bootmae.load_encoder(checkpoint, num_heads=2)
     with pytest.raises(ValueError, match="no weights named 'vit_bass_patch16_224.mae'; near names: vit_base"):

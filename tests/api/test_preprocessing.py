@@ -1,5 +1,8 @@
 """Preprocessing of images: the evaluation pipelines of the configs, and what Pillow opens."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +44,17 @@ def test_sizes_that_are_not_square_are_covered(shape):
 def test_an_image_of_the_right_size_stays():
     image = noise(32, 64)
     assert Preprocessing((32, 64), **HALF, resize=(36, 72)).crop(image) is image
+
+
+def test_sizes_and_methods_that_are_none():
+    whole = Preprocessing([32, np.int64(64)], **HALF, resize=36)
+    assert (whole.size, whole.resize) == ((32, 64), (36, 36))
+    for wrong in (0, -8, 8.0, '64', (64,), (64, 64, 3), (64, 0), None):
+        for name in ('size', 'resize'):
+            with pytest.raises(ValueError, match=f'^{name}={re.escape(repr(wrong))}: give a positive number of pixels'):
+                replace(whole, **{name: wrong})
+    with pytest.raises(ValueError, match='interpolation=.cubic.: give one of nearest, box, bilinear'):
+        replace(whole, interpolation='cubic')
 
 
 def test_mean_and_deviation_are_of_the_channels():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 
 import bootmae
 from bootmae.api import training
@@ -33,12 +34,12 @@ def test_names_and_options_that_do_not_exist():
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path) -> list[tuple]:
+def asked(monkeypatch) -> list[tuple]:
     """What train asks of the command, which does not run."""
     calls: list[tuple] = []
 
     class Runner:
-        hooks, work_dir = (), str(tmp_path)
+        message_hub = MessageHub('asked')
 
     monkeypatch.setattr(training, 'train_config', lambda *args, **kwargs: calls.append((args, kwargs)) or Runner())
     return calls
@@ -70,3 +71,14 @@ def test_a_finished_run_resumes_to_its_last_checkpoint(home, tmp_path):
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match='already holds checkpoints.*max_epochs 2, here 3'):
         bootmae.train('bootmae_debug', work_dir=tmp_path, max_epochs=3, options=QUIET)
+
+
+def test_the_last_checkpoint_of_a_run_with_other_settings(home, tmp_path):
+    """Its folder holds checkpoints with either settings."""
+    shutil.copy(home / 'work_dirs/bootmae_debug/epoch_2.pth', tmp_path)
+    options = QUIET | {'optim_wrapper.optimizer.lr': 5e-4, 'default_hooks.checkpoint.max_keep_ckpts': -1}
+    path = bootmae.train(
+        'bootmae_debug', work_dir=tmp_path, max_epochs=3, resume=True, resume_changed=True, options=options
+    )
+    assert path == tmp_path / 'epoch_3.pth'
+    assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_2.pth', 'epoch_3.pth']

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 
 from ...distributed.exits import BadDataError
 from ...text import count_of
+from ..runner.records import append_text, optional
 from ..runner.stop import save_before_stop
 
 BAD_IMAGES = 'bad_images.txt'  # in the work directory; lines of path, tab, reason
@@ -84,10 +85,11 @@ class BadImagesHook(Hook):
         new = {path: ' '.join(reason.split()) for path, reason in reports if path not in self.bad}
         self.bad |= new
         if new and runner.rank == 0:
-            for path, reason in new.items():
-                runner.logger.warning(f'{path} cannot be read and is replaced by another image: {reason}')
-            with Path(runner.work_dir, BAD_IMAGES).open('a', encoding='utf-8') as file:
-                file.writelines(f'{path}\t{reason}\n' for path, reason in new.items())
+            for name, reason in new.items():
+                runner.logger.warning(f'{name} cannot be read and is replaced by another image: {reason}')
+            path = Path(runner.work_dir, BAD_IMAGES)
+            with optional(path):
+                append_text(path, ''.join(f'{name}\t{reason}\n' for name, reason in new.items()))
         self._check_budget(runner)
 
     def _check_budget(self, runner: Runner) -> None:

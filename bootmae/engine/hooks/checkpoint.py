@@ -32,16 +32,22 @@ def folder_in(work_dir: str, out_dir: str | None) -> Path:
 
 
 class _DeferredRemoval:
-    """A file backend that lists files in ``old`` instead of removing them."""
+    """A file backend that lists files in ``old`` instead of removing them, and sees only those of a folder.
 
-    def __init__(self, backend):
-        self.backend, self.old = backend, []
+    A run that continues another one in a folder of its own knows the other's best file, which must stay.
+    """
+
+    def __init__(self, backend, folder: str | Path):
+        self.backend, self.folder, self.old = backend, Path(folder).resolve(), []
 
     def __getattr__(self, name: str):
         return getattr(self.backend, name)
 
     def remove(self, path: str | Path) -> None:
         self.old.append(Path(path))
+
+    def isfile(self, path: str | Path) -> bool:
+        return Path(path).parent.resolve() == self.folder and self.backend.isfile(path)
 
 
 @HOOKS.register_module()
@@ -76,7 +82,7 @@ class SafeCheckpointHook(CheckpointHook):
         if 0 < keep < len(ids):  # the base class would delete files now; delete them after the next save
             info['keep_ckpt_ids'] = ids[-keep:]
         super().before_train(runner)
-        self.file_backend = _DeferredRemoval(self.file_backend)
+        self.file_backend = _DeferredRemoval(self.file_backend, self.out_dir)
         self.file_backend.old += [self.path_of(step) for step in (ids[:-keep] if keep > 0 else [])]
         self.saved = time.monotonic()
         if dist.is_main_process():

@@ -7,13 +7,13 @@ from pathlib import Path
 from mmengine.dist import master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...evaluation.by_class import take_class_results
 from ...files import write_file
 from ...results.names import CLASSES_FILE, RAW_WEIGHTS
+from ..runner.records import optional
 
 
 @HOOKS.register_module()
@@ -46,12 +46,10 @@ def write_class_results(log_dir: str | Path, evaluator: Evaluator, suffix: str =
     if not found:
         return
     file = Path(log_dir) / CLASSES_FILE
-    try:
+    with optional(file):
         earlier = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
         text = json.dumps(earlier | found, ensure_ascii=False, indent=1)
         write_file(file, lambda temporary: temporary.write_bytes(text.encode()))
-    except (OSError, ValueError) as error:  # the report can do without: no reason to end a training
-        print_log(f'{file}: per-class results were not saved ({error})', logger='current')
 
 
 def has_class_results(metrics: Iterable) -> bool:

@@ -22,6 +22,7 @@ from ...distributed.beats import NONE, Beat, Observer, connect, key
 from ...distributed.exits import LOST_RANK
 
 FILES = 3  # number of files that a message names
+PATIENCE = 1800.0  # seconds, see HeartbeatHook
 
 
 class Heart:
@@ -147,7 +148,7 @@ class HeartbeatHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, limit: float = 90, patience: float = 1800, interval: float = 5):
+    def __init__(self, limit: float = 90, patience: float = PATIENCE, interval: float = 5):
         if not 0 < interval < limit <= patience:
             raise ValueError(
                 f'HeartbeatHook interval={interval}, limit={limit}, patience={patience}: give '
@@ -156,6 +157,7 @@ class HeartbeatHook(Hook):
         self.limit, self.patience, self.interval = limit, patience, interval
         self.heart: Heart | None = None
         self.runner: Runner | None = None
+        self.stepped = False  # whether this process has made a step; a resumed run may begin with a validation
 
     def before_run(self, runner: Runner) -> None:
         if runner.world_size < 2 or self.heart is not None or 'MASTER_ADDR' not in os.environ:
@@ -199,9 +201,8 @@ class HeartbeatHook(Hook):
             self.heart.move(phase or self.heart.beat.phase, runner.iter)
 
     def _enter(self, runner: Runner, phase: str) -> None:
-        """Enter a phase of a training step, unless the first step is not done yet."""
-        if self.heart is not None and self.heart.beat.phase != 'start':
-            self.report_progress(runner, phase)
+        """Enter a phase of a training step, which is the start until the first step is done."""
+        self.report_progress(runner, phase if self.stepped else 'start')
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._enter(runner, 'data')
@@ -212,6 +213,7 @@ class HeartbeatHook(Hook):
         self._enter(runner, 'step')
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        self.stepped = True
         if self.heart is not None:
             self.heart.move('data', runner.iter + 1)
 

@@ -25,8 +25,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...checkpoints.finite import named, nonfinite
 from ...data.tar import readable
 from ...distributed.exits import NonFiniteError
+from ...files import write_file
 from ...text import count_of
 from ..optimizers.wrappers import Guarded
+from ..runner.records import optional
 from ..unwrap import bare_model
 
 FOLDER = 'nonfinite'
@@ -249,7 +251,7 @@ def newest_checkpoint(work_dir: str | Path) -> str | None:
     return path if path and os.path.isfile(path) else None
 
 
-def write_dump(runner: Runner, step: Step, first: int, checkpoint: str | None) -> Path:
+def write_dump(runner: Runner, step: Step, first: int, checkpoint: str | None) -> None:
     """Write what ``tools/replay.py`` needs to repeat this process's part of an optimizer step.
 
     Args:
@@ -260,10 +262,7 @@ def write_dump(runner: Runner, step: Step, first: int, checkpoint: str | None) -
     """
     last = step.batches[-1]
     path = dump_path(runner.work_dir, last['iteration'], dist.get_rank())
-    path.parent.mkdir(parents=True, exist_ok=True)
     config = path.with_name('config.py')
-    if dist.is_main_process():
-        config.write_text(runner.cfg.pretty_text)
     content = dict(
         iteration=last['iteration'],
         epoch=last['epoch'],
@@ -279,8 +278,11 @@ def write_dump(runner: Runner, step: Step, first: int, checkpoint: str | None) -
         buffers=step.buffers,
         batches=step.batches,
     )
-    path.write_text(json.dumps(content, indent=1))
-    return path
+    with optional(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if dist.is_main_process():
+            write_file(config, lambda file: file.write_text(runner.cfg.pretty_text, encoding='utf-8'))
+        write_file(path, lambda file: file.write_text(json.dumps(content, indent=1)))
 
 
 def run_seed(runner: Runner) -> int:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from ...checkpoints import error_context, find_encoder, match
+from ...checkpoints.heads import model_heads
 from ...config.load import load_config
 from ...config.model import build_model
 from ...config.weights import adopts_statistics, check_statistics, preprocessor_of
@@ -27,7 +28,6 @@ from ...evaluation.rankme import kept_before_norm, rank_me
 from ...text import count_of
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
-from .provenance import num_heads
 
 TASKS = ('knn', 'linear')
 HELD_OUT = 5  # every fifth image of a folder without train and val is a query
@@ -41,7 +41,7 @@ def encoder_content(model: nn.Module) -> dict:
         mean=model.data_preprocessor.mean.flatten().tolist(),
         std=model.data_preprocessor.std.flatten().tolist(),
         img_size=list(model.backbone.img_size),
-        num_heads=num_heads(model.backbone),
+        num_heads=model_heads(model.backbone),
     )
     return dict(state_dict=model.state_dict(), meta=dict(bootmae=facts))
 

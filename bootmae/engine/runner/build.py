@@ -1,6 +1,7 @@
 """Builds the runner of a config, for one process or several."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -8,7 +9,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ...config.checks import check_model
+from ..hooks.heartbeat import PATIENCE
 from .runner import SuiteRunner
+
+MARGIN = 60  # seconds between the verdict of the heartbeat and the end of a collective
 
 
 def await_processes() -> None:
@@ -18,16 +22,27 @@ def await_processes() -> None:
 
 
 def apply_devices(cfg: Config, launcher: str) -> None:
-    """Let several processes train without GPUs: use gloo and no device ids, where mmengine assumes CUDA.
+    """Set up how several processes talk to each other.
+
+    Without GPUs they use gloo and no device ids, where mmengine assumes CUDA. A collective waits for longer than the
+    heartbeat, which names the process that is lost; NCCL's own limit of 10 minutes would end a long online probe.
 
     Changes ``env_cfg.dist_cfg`` and ``model_wrapper_cfg``.
     """
-    if launcher == 'none' or torch.cuda.is_available():
+    if launcher == 'none':
         return
-    cfg.env_cfg.dist_cfg.backend = 'gloo'
+    if 'dist_cfg' not in cfg.get('env_cfg', {}):
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'nccl'})  # as in mmengine
+    settings, heartbeat = cfg.env_cfg.dist_cfg, (cfg.get('default_hooks') or {}).get('heartbeat')
+    if heartbeat:
+        settings.setdefault('timeout', heartbeat.get('patience', PATIENCE) + MARGIN)
+    if torch.cuda.is_available():
+        return
+    settings.backend = 'gloo'
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
+        seconds = settings.get('timeout')
+        torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
 
 
 def work_folder(cfg: Config, config_path: str | Path, work_dir: str | None = None) -> str:

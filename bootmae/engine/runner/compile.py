@@ -51,8 +51,8 @@ def check_accumulation(options: dict, accumulation: int) -> None:
     """Raise a ValueError for CUDA graphs with gradient accumulation, whose gradients the next step would overwrite."""
     if options.get('mode') in CUDA_GRAPHS and accumulation > 1:
         raise ValueError(
-            f'compile.mode={options["mode"]} uses CUDA graphs, which do not keep gradients over {accumulation} steps of '
-            "accumulation: use compile='whole', or a train_dataloader.batch_size that needs no accumulation"
+            f'compile.mode={options["mode"]} uses CUDA graphs, which do not keep gradients over {accumulation} steps '
+            "of accumulation: use compile='whole', or a train_dataloader.batch_size that needs no accumulation"
         )
 
 

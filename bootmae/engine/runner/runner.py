@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -37,9 +38,10 @@ from ..hooks.class_results import ClassResultsHook, has_class_results
 from ..hooks.compile import CompileHook
 from ..hooks.results import NoResultHook
 from ..unwrap import bare_model
-from .compile import compile_model, compile_settings
+from .compile import check_accumulation, compile_model, compile_settings
 from .console import HeldConsole
-from .elastic import config_rates, fit_processes
+from .elastic import config_schedule, fit_processes
+from .records import TolerantBackend, tolerate_log_file
 from .state import cap_histories, history_length, resume_signature, run_content
 
 STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
@@ -52,6 +54,7 @@ class SuiteRunner(Runner):
 
     found: Found | None = None  # the checkpoint of an automatic resume, until it is loaded
     identity: RunIdentity | None = None  # set by bootmae.commands.train; None takes checkpoints of any run
+    averaged = False  # whether EMAHook has exchanged the weights with their averages, for a validation
 
     @cached_property
     def counters(self) -> AsyncCounters:
@@ -62,13 +65,25 @@ class SuiteRunner(Runner):
         """Build the logger; its console output starts with the run, see :class:`HeldConsole`."""
         logger = super().build_logger(*args, **kwargs)
         self.console = HeldConsole(logger)
+        tolerate_log_file(logger)
         return logger
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Build the visualizer; a log that cannot be written does not end the run, see :class:`TolerantBackend`."""
+        built = super().build_visualizer(visualizer)
+        for backend in built._vis_backends.values():
+            TolerantBackend(backend)
+        return built
 
     def call_hook(self, fn_name: str, **kwargs) -> None:
         """Call all hooks; the first epoch shows the log on the console."""
         if fn_name in STARTS:
             self.console.show()
+        if fn_name == 'after_val_epoch':
+            self.averaged = False
         super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_val_epoch':
+            self.averaged = True
 
     def _init_model_weights(self) -> None:
         """Initialize the weights; a continued pretraining starts from those of ``init``, see :func:`apply_init`."""
@@ -121,12 +136,13 @@ class SuiteRunner(Runner):
     def resume(self, filename: str, *args, **kwargs) -> None:
         """Resume from a checkpoint that fits this run; see :mod:`bootmae.checkpoints.resume`."""
         before, self._resume = self._resume, True
-        rates = config_rates(self) if self.cfg.get('resume_changed') else nullcontext()
+        schedule = config_schedule(self) if self.cfg.get('resume_changed') else nullcontext()
         try:
-            with rates:
+            with schedule:
                 super().resume(filename, *args, **kwargs)
         finally:
             self._resume = before
+        self.message_hub.update_info('last_ckpt', str(filename))  # the file may have been moved since it was written
 
     def load_or_resume(self) -> None:
         """Load or resume. All ranks resume automatically from the newest complete file that rank 0 finds."""
@@ -205,6 +221,7 @@ class SuiteRunner(Runner):
         model = bare_model(self)
         options = compile_settings(self.cfg.get('compile'), model)
         if options:
+            check_accumulation(options, self.optim_wrapper._accumulative_counts)
             parts = compile_model(model, **options)
             self.register_hook(CompileHook())
             self.logger.info(

@@ -57,13 +57,17 @@ def resume_signature(runner: Runner) -> dict:
 
 
 def run_content(runner: Runner, meta: dict, save_optimizer: bool = True, save_param_scheduler: bool = True) -> dict:
-    """Return what mmengine's ``Runner.save_checkpoint`` writes, with its keys, without copying CPU tensors."""
+    """Return what mmengine's ``Runner.save_checkpoint`` writes, with its keys, without copying CPU tensors.
+
+    ``meta.accumulation`` is added, from which :func:`bootmae.engine.runner.elastic.fit_processes` converts counters.
+    """
     meta = meta | dict(
         cfg=runner.cfg.pretty_text,
         seed=runner.seed,
         experiment_name=runner.experiment_name,
         time=time.strftime('%Y%m%d_%H%M%S', time.localtime()),
         mmengine_version=mmengine.__version__ + get_git_hash(),
+        accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
     )
     if hasattr(runner.train_dataloader.dataset, 'metainfo'):
         meta['dataset_meta'] = runner.train_dataloader.dataset.metainfo

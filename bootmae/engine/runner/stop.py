@@ -1,5 +1,6 @@
 """Saving a run that stops before its end."""
 
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
 from ...distributed.exits import RunStopped
@@ -24,6 +25,13 @@ def save_now(runner: Runner, counted: bool = False) -> tuple[str, str]:
     return '', ''
 
 
+def take_back_weights(runner: Runner) -> None:
+    """Give the model the weights in training: during a validation, EMAHook has put their averages there."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and getattr(hook, 'evaluate_on_ema', True):  # mmpretrain's hook has the option
+            hook._swap_ema_parameters()
+
+
 def save_before_stop(runner: Runner, cause: str, validating: bool = False) -> str:
     """Save the run before it stops; return the path of the checkpoint, '' if the run has no checkpoint hook.
 
@@ -38,6 +46,8 @@ def save_before_stop(runner: Runner, cause: str, validating: bool = False) -> st
     Raises:
         RunStopped: if the run could not be saved.
     """
+    if runner.averaged:
+        take_back_weights(runner)
     saved = save_now(runner, counted=validating) if runner.rank == 0 or not validating else ('', '')
     path, error = saved if validating else runner.counters.broadcast(saved)  # no rank leaves before the file is written
     if error:

@@ -54,6 +54,7 @@ def fake_runner(tmp_path) -> FakeRunner:
         iter=0,
         work_dir=str(tmp_path),
         _resume=False,
+        averaged=False,
         train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=Data(), worker_init_fn=None)),
         val_loop=None,
         logger=logging.getLogger('fake_runner'),

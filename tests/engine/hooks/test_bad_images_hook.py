@@ -55,6 +55,14 @@ def test_a_resumed_run_continues_the_list_and_a_new_one_does_not(runner, data, t
     assert not (tmp_path / 'bad_images.txt').exists()
 
 
+def test_a_list_that_cannot_be_written_does_not_end_the_run(runner, data, tmp_path, caplog):
+    (tmp_path / 'bad_images.txt').mkdir()
+    data.reports = [('a.jpg', 'cut off')]
+    runner.train(2)
+    assert runner.hooks[1].bad == {'a.jpg': 'cut off'}
+    assert [record.getMessage().split()[0] for record in caplog.records] == ['a.jpg']
+
+
 def test_reports_of_the_last_step_count(runner, data):
     runner.train(2)
     data.reports = [(f'{k}.jpg', '') for k in range(4)]

@@ -322,6 +322,20 @@ def test_best_files(tmp_path):
     assert 'optimizer' not in read_checkpoint(tmp_path / 'best_acc_epoch_4.pth')
 
 
+def test_the_best_file_of_the_run_that_another_folder_continues_stays(tmp_path):
+    """Each folder has one, also after it was copied with the records of its checkpoints."""
+    old, new, copy = (tmp_path / name for name in ('old', 'new', 'copy'))
+    best = dict(save_best='acc', max_keep_ckpts=-1)
+    toy_runner(old, best, epochs=1, **validated([0.7])).train()
+    shutil.copytree(old, copy)
+    named = dict(resume=True, load_from=str(old / 'epoch_1.pth'))
+    toy_runner(new, best, epochs=3, **named, **validated([0.8, 0.9])).train()
+    toy_runner(copy, best, epochs=2, resume=True, **validated([0.8])).train()
+    assert names(old, 'best_*') == ['best_acc_epoch_1.pth']
+    assert names(new, 'best_*') == ['best_acc_epoch_3.pth']
+    assert names(copy, 'best_*') == ['best_acc_epoch_1.pth', 'best_acc_epoch_2.pth']
+
+
 def test_a_best_file_that_cannot_be_written(tmp_path, said, monkeypatch):
     """The previous best file stays, in the folder and in the records of the next checkpoint."""
     write = runner_module.write_checkpoint

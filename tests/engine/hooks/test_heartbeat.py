@@ -74,6 +74,27 @@ def test_wrong_arguments(wrong):
         HeartbeatHook(**wrong)
 
 
+@pytest.mark.parametrize('resumed', [False, True])
+def test_the_first_step_counts_as_the_start(resumed):
+    """It may compile. A resumed run may repeat its validation before it."""
+    hook, runner = HeartbeatHook(), SimpleNamespace(iter=7)
+    hook.heart, phases = Heart(None, BEATS[0], 2, 90, 1800, 5, list, pytest.fail), []
+
+    def note(event, *args) -> None:
+        event(runner, *args)
+        phases.append(hook.heart.beat.phase)
+
+    hook.heart.beat = replace(BEATS[0], phase='start')
+    for event in (hook.before_val, hook.after_val_iter, hook.after_val) if resumed else ():
+        note(event)
+    note(hook.before_train_epoch)
+    for event in (hook.before_train_iter, hook.after_train_iter, hook.before_train_iter):
+        note(event, 0)
+    note(hook.before_val)
+    note(hook.after_val)
+    assert phases == ['val', 'val', 'start'] * resumed + ['start', 'start', 'data', 'step', 'val', 'data']
+
+
 def test_other_hooks_report_progress():
     """In a new phase or the current one, which is 'start' before the first step."""
     hook, moves, runner = HeartbeatHook(), [], SimpleNamespace(iter=7)

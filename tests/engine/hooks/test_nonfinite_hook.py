@@ -78,6 +78,11 @@ def test_a_bad_step_is_written_down(tmp_path, kind):
     assert {int(state['step']) for state in steps} == {5}, '8 iterations, 3 of them bad'
 
 
+def test_a_record_that_cannot_be_written_does_not_end_the_run(tmp_path):
+    (tmp_path / 'nonfinite').write_text('a file, where the records need a folder')
+    assert train(tmp_path, [1]).iter == 8
+
+
 def test_the_last_step_of_a_run(tmp_path):
     train(tmp_path, [7])
     assert list(dumps(tmp_path)) == [7]
