@@ -4,8 +4,8 @@
 # The script picks a free port, so several runs can share a machine; PORT=N sets the port.
 # For several machines, start it on each; GPUS is the number per machine:
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=first-machine [PORT=29500] tools/dist_train.sh CONFIG GPUS [options]
-# SIGTERM, SIGUSR1 and Ctrl-C are forwarded to the processes, which save and end with exit code 75; a second Ctrl-C ends
-# them at once. bootmae/distributed/exits.py lists all exit codes.
+# SIGTERM, SIGUSR1 and Ctrl-C are forwarded to the processes, which save and end with exit code 75; a second Ctrl-C, or
+# another SIGTERM after two seconds, ends them at once. bootmae/distributed/exits.py lists all exit codes.
 # On a Slurm cluster use tools/slurm_train.sh.
 set -euo pipefail
 

@@ -41,9 +41,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--labels',
         nargs='+',
-        default=['all'],
         metavar='N',
-        help='labeled images per class: numbers, or all (default); each seed draws its own subset',
+        help='labeled images per class: numbers, or all; each seed draws its own subset (default: labels_per_class of '
+        'the config, or all)',
     )
     parser.add_argument(
         '--blocks',

@@ -1,28 +1,35 @@
 """Evaluate frozen features by k-NN and logistic regression."""
 
 import argparse
+import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from .. import registry  # noqa: F401
 from ..checkpoints import read_checkpoint
 from ..checkpoints.folders import checkpoint_file
+from ..config.classes import check_same_classes
 from ..config.load import load_config
+from ..data.scan import shorten
 from ..data.subsets import few_labels
 from ..evaluation.chance import chance_warning
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
-from ..evaluation.rankme import kept_before_norm, rank_me
-from ..evaluation.rows import config_hash, data_hash, data_name, result_row, run_facts_of
+from ..evaluation.rankme import RankMe, kept_before_norm
+from ..evaluation.rows import config_hash, data_hash, data_name, frozen_protocol, labels_of, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..places import REPOSITORY
 from ..results.rows import ResultRow, write_rows
 from ..text import count_of
+from .outputs import check_rows
 
 
 def evaluate_features(
@@ -30,7 +37,7 @@ def evaluate_features(
     checkpoint: str | None,
     seed: int = 0,
     tasks: Sequence[str] = ('knn',),
-    labels: Sequence[str] = ('all',),
+    labels: Sequence[str] | None = None,
     k: int = 20,
     source: str = 'online',
     workers: int = 0,
@@ -48,7 +55,8 @@ def evaluate_features(
         checkpoint: file with an encoder, or the folder of a run; None for random weights.
         seed: seed of the labeled images and of random weights.
         tasks: ``knn`` and ``linear`` (logistic regression).
-        labels: numbers of labeled images per class, or ``all``.
+        labels: numbers of labeled images per class, or ``all``; default: the number that the config limits them to, or
+            all.
         k: number of neighbors.
         source: which encoder of a file with several, see :func:`find_encoder`.
         workers: number of processes that read images.
@@ -60,14 +68,21 @@ def evaluate_features(
         tell: gets a line with RankMe of the labeled images for each block. It is no row, because it is no accuracy.
 
     Raises:
-        ValueError: if a number of labels or a block is invalid, or the checkpoint does not match the config.
+        ValueError: if a number of labels or a block is invalid, ``all`` labels are asked for and the config limits
+            them, the two data sets do not fit, see :func:`check_sets`, or the checkpoint does not match the config.
         FileNotFoundError: if the checkpoint or the data is missing.
     """
     begin = time.monotonic()
-    if bad := [n for n in labels if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
+    if bad := [n for n in labels or () if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
+    if k < 1:
+        raise ValueError(f'--k {k}: give at least one neighbor')
     cfg = load_config(config, options)
     check_classifier(cfg)
+    check_sets(cfg)
+    labels = labels or [labels_of(cfg)]
+    if 'all' in labels:
+        labels_of(cfg, 'all')  # an error if the config limits them
     numbers = chosen_blocks(blocks, resolve_arch(cfg.model.backbone.arch)['depth']) if blocks else []
     if numbers:
         cfg.blocks = numbers
@@ -88,14 +103,15 @@ def evaluate_features(
     numbers, report = numbers or [model.backbone.depth], getattr(model.backbone, 'load_report', None)
     if report:
         print(report, file=sys.stderr)
-    with kept_before_norm(model.backbone) as kept:  # batch by batch, the blocks of each in their order
+    ranks = [RankMe() for _ in numbers]
+    turns = itertools.cycle(ranks)  # of each batch, the blocks come in their order
+    with kept_before_norm(model.backbone, lambda features: next(turns).add(features)) if tell else nullcontext():
         reference = extract_blocks(model, cfg.train_dataloader, pipeline, numbers, workers=workers)
     query = extract_blocks(model, cfg.test_dataloader, pipeline, numbers, workers=workers)
-    for first, block in enumerate(numbers if tell else ()):
-        features = torch.cat(kept[first :: len(numbers)])
+    for rank, block in zip(ranks, numbers, strict=True) if tell else ():
         tell(
-            f'RankMe {rank_me(features):.2f} of {features.shape[1]} features, block {block} of '
-            f'{model.backbone.arch_depth}, {count_of(len(features), "labeled image")}'
+            f'RankMe {rank.value():.2f} of {rank.width} features, block {block} of {model.backbone.arch_depth}, '
+            f'{count_of(rank.count, "labeled image")}'
         )
     found = []
     for number in labels:
@@ -103,14 +119,12 @@ def evaluate_features(
             slice(None) if number == 'all' else few_labels(reference[0][1], int(number), seed, remedy='lower --labels')
         )
         for block, (features, classes), queries in zip(numbers, reference, query, strict=True):
-            chosen, place = (features[index], classes[index]), f'block {block} of {model.backbone.arch_depth}'
+            chosen = features[index], classes[index]
             for task in tasks:
-                value, protocol = (
-                    (knn_accuracy(chosen, queries, k), f'k={k}, {place}')
-                    if task == 'knn'
-                    else (linear_accuracy(chosen, queries), f'logistic regression, {place}')
-                )
+                value = knn_accuracy(chosen, queries, k) if task == 'knn' else linear_accuracy(chosen, queries)
+                protocol = frozen_protocol(task, block, model.backbone.arch_depth, k)
                 if warning := chance_warning(value, len(classes.unique()), len(queries[1])):
+                    place = protocol.rpartition(', ')[2]
                     print(f'warning: {task}, {number} labels, {place}: {warning}', file=sys.stderr)
                 found.append(dict(task=task, labels=number, value=value, protocol=protocol))
     gpu_seconds = time.monotonic() - begin if torch.cuda.is_available() else 0.0
@@ -136,12 +150,32 @@ def check_classifier(cfg: Config) -> None:
     )
 
 
+def check_sets(cfg: Config) -> None:
+    """Raise a ValueError if the queries are the reference images, or if their labels mean other classes."""
+    reference, query = (
+        DATASETS.build(dict(loader.dataset, pipeline=[], test_mode=True))
+        for loader in (cfg.train_dataloader, cfg.test_dataloader)
+    )
+    places = [
+        (list(map(os.path.realpath, getattr(images, 'roots', ()))), getattr(images, 'list_file', None))
+        for images in (reference, query)
+    ]
+    if places[0][0] and places[0] == places[1]:
+        raise ValueError(
+            f'train_dataloader and test_dataloader have the same images ({places[0][1] or shorten(places[0][0])}), so '
+            'every image would be its own neighbor: give labeled images and others, such as --data TRAIN VAL'
+        )
+    check_same_classes(reference.metainfo.get('classes') or (), query, 'train_dataloader')
+
+
 def run(args: argparse.Namespace) -> None:
     """Evaluate each encoder, print the results and append them to ``--rows`` if given."""
-    rows = []
-    encoders = args.init or [None] * args.untrained
-    for seed, checkpoint in enumerate(encoders, args.seed):
-        for row in evaluate_features(
+    if args.untrained is not None and args.untrained < 1:
+        raise ValueError(f'--untrained {args.untrained}: give at least one encoder')
+    if args.rows:
+        check_rows(args.rows)
+    for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
+        rows = evaluate_features(
             args.config,
             checkpoint,
             seed,
@@ -156,11 +190,11 @@ def run(args: argparse.Namespace) -> None:
             label=args.label,
             blocks=args.blocks,
             tell=lambda line, seed=seed: print(f'seed {seed} {line}', flush=True),
-        ):
+        )
+        for row in rows:
             block = f', {row.protocol.rpartition(", ")[2]}' if args.blocks else ''
             task = 'k-NN' if row.task == 'knn' else 'logistic regression'
             labels = 'all labels' if row.labels == 'all' else count_of(int(row.labels), 'label')
             print(f'{row.data} {row.method} seed {row.seed} {task}{block}, {labels}: {row.value:.2f} %', flush=True)
-            rows.append(row)
-    if args.rows:
-        write_rows(args.rows, rows)
+        if args.rows:
+            write_rows(args.rows, rows)

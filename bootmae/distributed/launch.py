@@ -2,8 +2,8 @@
 
 torchrun kills its processes 30 seconds after a signal, or at once when one of them ends, and always exits with 1. This
 launcher forwards SIGTERM, SIGUSR1 and the first Ctrl-C, waits for the processes to save, and exits with the code of the
-process that ended first (exits.py). The last line of that process is printed once, at the end. A second Ctrl-C kills
-all. It runs as a script, because importing the package takes seconds.
+process that ended first (exits.py). The last line of that process is printed once, at the end. A second Ctrl-C or
+SIGTERM kills all. It runs as a script, because importing the package takes seconds.
 """
 
 import logging
@@ -36,6 +36,7 @@ else:
 ORDERLY = (NONFINITE, BAD_DATA, REQUEUE, INTERRUPTED)  # all processes of a run end with these at the same time
 SETTLE = 20.0  # seconds that the other processes have to end, too
 BRIEF = 5.0  # the same after a user error, which usually all of them meet
+AGAIN = 2.0  # seconds after which a SIGTERM is a second one; a scheduler and our parent may both send the first
 GRACE = 300.0  # seconds from a signal until processes are killed; schedulers usually wait less
 MEANING = {
     USER_ERROR: 'wrong argument, config or file',
@@ -78,6 +79,7 @@ class PatientAgent(LocalElasticAgent):
         PatientAgent.latest = self
         self.asked: float | None = None  # time of the first signal
         self.pressed = False  # Ctrl-C
+        self.terminated: float | None = None  # time of the first SIGTERM
         self.settling: float | None = None  # time when the first process ended in good order
         self.first: dict[int, int] = {}  # exit codes by rank of processes that ended by themselves
         self.report = ''
@@ -104,21 +106,24 @@ class PatientAgent(LocalElasticAgent):
         """Forward a signal to the processes but not to their data loading workers, which the run still needs."""
         if number == signal.SIGINT:
             if self.pressed:
-                self._end_at_once()
+                self._end_at_once(number)
             self.pressed = True
             print(f'\n{PRESSED}', file=sys.stderr, flush=True)
+        if number == signal.SIGTERM and not self._has_time('terminated', AGAIN):
+            self._end_at_once(number)
         if self.asked is None:
             self.asked = time.monotonic()
         for process in self._processes().values():
             if process.poll() is None:
                 process.send_signal(number)
 
-    def _end_at_once(self) -> None:
+    def _end_at_once(self, number: int) -> None:
         """Kill the processes with their data loading workers; each has a session of its own."""
+        signal.signal(number, signal.SIG_IGN)  # nothing may interrupt the way out
         for process in self._processes().values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        raise SignalException('second Ctrl-C', sigval=signal.SIGINT)
+        raise SignalException('asked twice', sigval=signal.Signals(number))
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Check the processes. torchrun stops all when one fails, so first wait for those that are about to end."""
@@ -187,8 +192,9 @@ def run(arguments: list[str] | None, messages: Path) -> int:
         if message.is_file():
             print(message.read_text(encoding='utf-8'), file=sys.stderr, flush=True)
         return exit_code(code, agent.asked is not None)
-    except SignalException as stopped:  # a second Ctrl-C, or a closed terminal
-        how = 'a second Ctrl-C' if stopped.sigval == signal.SIGINT else stopped.sigval.name
+    except SignalException as stopped:  # a second Ctrl-C or SIGTERM, or a closed terminal
+        twice = {signal.SIGINT: 'a second Ctrl-C', signal.SIGTERM: 'a second SIGTERM'}
+        how = twice.get(stopped.sigval, stopped.sigval.name)
         print(f'launcher: stopped by {how}, without saving', file=sys.stderr, flush=True)
         return 128 + stopped.sigval
     except KeyboardInterrupt:  # before the processes have started

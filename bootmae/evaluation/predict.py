@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -12,6 +11,8 @@ from mmengine.device import get_device
 
 from ..config.classes import apply_class_names
 from ..config.model import build_model
+from ..data.channels import ChannelFormat
+from ..data.reading import read_image
 from ..data.samples import NamedSamples
 
 
@@ -24,9 +25,9 @@ def predict(cfg: Config, checkpoint: str | Path, indices: Sequence[int]) -> list
     return [model.test_step(pseudo_collate([dataset[index]]))[0].cpu() for index in indices]
 
 
-def image_of(sample) -> np.ndarray:
-    """The image file of a data sample: RGB uint8 (H, W, 3)."""
-    return np.ascontiguousarray(mmcv.imread(sample.img_path)[..., ::-1])
+def image_of(sample, channels: ChannelFormat | None = None) -> np.ndarray:
+    """The image file of a data sample: RGB uint8 (H, W, 3), or with ``channels`` float32 (H, W, C) of 0 to 255."""
+    return read_image(sample.img_path, channels)
 
 
 def label_map(sample, truth: bool = False) -> np.ndarray:

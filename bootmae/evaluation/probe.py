@@ -58,19 +58,6 @@ def build_encoder(
     return model.to(get_device()).eval()
 
 
-def extract(model: nn.Module, loader: dict, pipeline: list, batch_size: int = 256, workers: int = 0) -> Features:
-    """Features (before the head) and labels of all images of a dataset.
-
-    Args:
-        model: A classifier.
-        loader: Config of a dataloader; its dataset is read in order, without augmentation.
-        pipeline: Transforms for evaluation.
-        batch_size: Images per batch.
-        workers: Number of processes that read images.
-    """
-    return features_of(model, evaluation_images(loader['dataset'], pipeline), batch_size, workers)
-
-
 def evaluation_images(dataset: dict, pipeline: list) -> Dataset:
     """Build a data set without augmentation, and check the values of its images, see :func:`check_values`."""
     built = DATASETS.build(dict(dataset, pipeline=pipeline, test_mode=True))
@@ -95,8 +82,17 @@ def features_of(
 def extract_blocks(
     model: nn.Module, loader: dict, pipeline: list, blocks: Sequence[int], batch_size: int = 256, workers: int = 0
 ) -> list[Features]:
-    """Features after each of ``blocks`` (counted from 1) and labels, as :func:`extract`; every image is read once."""
-    dataset = DATASETS.build(dict(loader['dataset'], pipeline=pipeline, test_mode=True))
+    """Features after each of ``blocks`` (counted from 1), before the head, and labels of all images of a dataset.
+
+    Args:
+        model: A classifier.
+        loader: Config of a dataloader; its dataset is read once, in order, without augmentation.
+        pipeline: Transforms for evaluation.
+        blocks: The blocks.
+        batch_size: Images per batch.
+        workers: Number of processes that read images.
+    """
+    dataset = evaluation_images(loader['dataset'], pipeline)
     features, labels = _read(
         model, dataset, lambda images: pooled_blocks(model.backbone, images, blocks), batch_size, workers
     )

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..checkpoints import read_checkpoint
+from ..config.model import task_of
 from ..data.fingerprint import fingerprint
 from ..places import portable
 from ..results.names import LOGGED_METRICS, PAPER_DATA, model_of
@@ -28,9 +29,11 @@ METRIC_KEYS = {
     'segmentation': ('mIoU',),
     'detection': ('coco/bbox_mAP', 'coco/segm_mAP'),
 }
+KINDS = dict(linear='classification', finetune='classification')  # kind of model, if the task has another name
 COLUMNS = ('data', 'method', 'task', 'labels', 'label')  # what --row may set
 GIVEN_LABELS = ('measured', 'demo')
 DATA_NAMES = {
+    'ImageFiles': 'ImageNet-1k',
     'ADE20KDataset': 'ADE20K',
     'CocoDataset': 'COCO',
     'DigitSceneMasks': 'digit scenes',
@@ -39,7 +42,11 @@ DATA_NAMES = {
     'PhotoCrops': 'photos',
     'GrayPhotoCrops': 'gray photos',
 }
-IMAGENET = 'data/imagenet'
+PAPER_ROOTS = {  # folders of the papers' data; data of the same format elsewhere are others
+    'ImageFiles': 'data/imagenet',
+    'ADE20KDataset': 'data/ade/ADEChallengeData2016',
+    'CocoDataset': 'data/coco',
+}
 SEEDS = ('randomness', 'seed'), ('train_dataloader', 'dataset', 'subset_seed')
 
 
@@ -85,8 +92,13 @@ def result_row(
         gpu_hours=round((run.get('gpu_seconds', 0.0) + gpu_seconds) / 3600, 4),
     )
     row = ResultRow(**pretraining | evaluation | {key: value for key, value in columns.items() if value is not None})
-    papers = row.label == 'measured' and row.data in PAPER_DATA and model_of(row.config)
-    return replace(row, label='reproduced') if papers else row
+    return with_names(row, row.data, row.label)
+
+
+def with_names(row: ResultRow, data: str, label: str) -> ResultRow:
+    """The row with another data name and label; see :func:`result_row` for ``measured``."""
+    papers = label == 'measured' and data in PAPER_DATA and model_of(row.config)
+    return replace(row, data=data, label='reproduced' if papers else label)
 
 
 def trained_columns(cfg: Config, given: Sequence[str]) -> dict[str, Any]:
@@ -97,7 +109,8 @@ def trained_columns(cfg: Config, given: Sequence[str]) -> dict[str, Any]:
         given: ``COLUMN=VALUE`` texts; ``task`` is required.
 
     Raises:
-        ValueError: An unknown column, task or label, or a data set that has no name in :data:`DATA_NAMES`.
+        ValueError: An unknown column, task or label, a task or a number of labels that is not the config's, or a data
+            set without a known name.
     """
     columns = dict(text.split('=', 1) if '=' in text else (text, '') for text in given)
     for name in columns:
@@ -105,10 +118,32 @@ def trained_columns(cfg: Config, given: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f'--row {name}: unknown column; give COLUMN=VALUE with one of {", ".join(COLUMNS)}')
     if columns.get('task') not in METRIC_KEYS:
         raise ValueError(f'--row task={columns.get("task", "")}: give one of {", ".join(METRIC_KEYS)}')
+    kind = task_of(cfg)
+    if KINDS.get(columns['task'], columns['task']) != kind:
+        fitting = [task for task in METRIC_KEYS if KINDS.get(task, task) == kind]
+        remedy = f'give {" or ".join(fitting)}' if fitting else 'leave out --rows, which is for downstream tasks'
+        raise ValueError(f'--row task={columns["task"]}: the model of {cfg.filename} is one for {kind}: {remedy}')
     if columns.get('label', GIVEN_LABELS[0]) not in GIVEN_LABELS:
         raise ValueError(f'--row label={columns["label"]}: give one of {", ".join(GIVEN_LABELS)}')
     seed = cfg.get('randomness', {}).get('seed') or 0
-    return dict(labels='all', seed=seed) | columns | dict(data=columns.get('data') or data_name(cfg))
+    labels, data = labels_of(cfg, columns.get('labels')), columns.get('data') or data_name(cfg)
+    return dict(seed=seed) | columns | dict(labels=labels, data=data)
+
+
+def labels_of(cfg: Config, given: str | None = None) -> str:
+    """Number of labeled images per class that a config trains on, or ``all``; or the name that it is given.
+
+    Raises:
+        ValueError: ``given`` is another number, or ``all``.
+    """
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
+    limit = str(dataset.get('labels_per_class') or 'all')
+    if limit != 'all' and given and given != limit and (given == 'all' or given.isdigit()):
+        raise ValueError(
+            f'labels={given}, but train_dataloader.dataset.labels_per_class of {cfg.filename} is {limit}: leave labels '
+            f'out, or set labels_per_class={given if given != "all" else None}'
+        )
+    return given or limit
 
 
 def trained_rows(
@@ -131,12 +166,18 @@ def trained_rows(
         gpu_seconds: GPU-seconds of training and evaluation.
         tta: Whether the test used several scales and flips.
     """
+    names = METRIC_KEYS[columns['task']]
+    if not set(names) & set(metrics):
+        raise ValueError(
+            f'no result row for task={columns["task"]}: the evaluator of {cfg.filename} gives {", ".join(metrics)}, '
+            f'and none of {", ".join(names)}'
+        )
     run = read_run_facts(encoder)
     shared = dict(columns) | dict(
         protocol=protocol_of(cfg, columns['task'], tta), config_hash=config_hash(cfg), data_hash=data_hash(cfg)
     )
     rows = []
-    for key in METRIC_KEYS[columns['task']]:
+    for key in (name for name in names if name in metrics):  # a detector may have no masks
         metric, factor = LOGGED_METRICS[key]
         value = factor * float(metrics[key])
         rows.append(result_row(encoder, encoder_hash, run, gpu_seconds, metric=metric, value=value, **shared))
@@ -150,9 +191,9 @@ def data_name(cfg: Config) -> str:
         ValueError: The config uses a data set without a known name.
     """
     dataset = cfg.test_dataloader.dataset
-    if dataset.get('roots') == IMAGENET:
-        return 'ImageNet-1k'
-    if dataset.type in DATA_NAMES and 'classes' not in (dataset.get('metainfo') or {}):  # other classes, other data
+    root = str(dataset.get('data_root') or dataset.get('roots')).rstrip('/')
+    same_root = root == PAPER_ROOTS.get(dataset.type, root)
+    if dataset.type in DATA_NAMES and same_root and 'classes' not in (dataset.get('metainfo') or {}):
         return DATA_NAMES[dataset.type]
     raise ValueError(
         f'{cfg.filename}: {dataset.type} has no name for result rows: give one by "data" of the task in a suite file, '
@@ -194,6 +235,11 @@ def protocol_of(cfg: Config, task: str, tta: bool = False) -> str:
     size = cfg.model.backbone.get('img_size', 224)
     side = f'{size} px' if isinstance(size, int) else f'{size[0]} x {size[1]} px'
     return f'{"linear layer" if task == "linear" else "all weights"} trained, {length}, {side}'
+
+
+def frozen_protocol(task: str, block: int, depth: int, k: int = 20) -> str:
+    """The same for frozen features after a block (counted from 1) of an encoder with ``depth`` blocks."""
+    return f'{f"k={k}" if task == "knn" else "logistic regression"}, block {block} of {depth}'
 
 
 def _test_size(cfg: Config) -> str:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from ..text import count_of
 
-DONE = 'done'
-STATES = ('failed', 'killed', 'stopped', 'running', 'blocked', 'waiting', 'not run')  # order in the list
-QUIET = ('waiting', 'not run')  # listed by name only
+DONE, WAITING = 'done', 'waiting'
+STATES = ('failed', 'killed', 'stopped', 'running elsewhere', WAITING)  # order in the list
 NAMED = 12  # maximum number of cells listed per state
 
 CellState = tuple[str, str, str]  # name, state, detail
@@ -20,12 +19,12 @@ class Progress:
     Attributes:
         sentence: Number of cells that are done and in every other state.
         lines: State, name and detail of every cell that needs attention.
-        names: State and names of the cells that have not started.
+        waiting: Names of the cells that have not started.
     """
 
     sentence: str
     lines: tuple[tuple[str, str, str], ...]
-    names: tuple[tuple[str, str], ...]
+    waiting: str
 
 
 def progress_of(cells: Sequence[CellState]) -> Progress | None:
@@ -40,8 +39,8 @@ def progress_of(cells: Sequence[CellState]) -> Progress | None:
     counts = ', '.join(f'{len(groups[state])} {state}' for state in order)
     return Progress(
         f'Not finished: {done} of {count_of(len(cells), "cell is", "cells are")} done; {counts}.',
-        tuple(line for state in order if state not in QUIET for line in _lines(state, groups[state])),
-        tuple((state, _names([name for name, _ in groups[state]])) for state in order if state in QUIET),
+        tuple(line for state in order if state != WAITING for line in _lines(state, groups[state])),
+        _names([name for name, _ in groups.get(WAITING, [])]),
     )
 
 

@@ -48,7 +48,7 @@ class Comparison:
 
     Attributes:
         methods: Spread by method, in order of first appearance.
-        difference: BootMAE minus MAE; None if either is missing or they share no seed.
+        fingerprints: Those of the test data (``data_hash``), in order of first appearance.
     """
 
     data: str
@@ -57,7 +57,7 @@ class Comparison:
     metric: str
     protocol: str
     methods: dict[str, Spread]
-    difference: Difference | None
+    fingerprints: tuple[str, ...] = ()
 
 
 def spread_of(values: dict[int, float]) -> Spread:
@@ -78,17 +78,18 @@ def paired_difference(first: Spread, second: Spread) -> Difference | None:
 
 
 def summarize(rows: Iterable[ResultRow]) -> list[Comparison]:
-    """Mean, spread and paired difference of the measured rows; published and missing ones are left out."""
-    groups: dict[tuple, dict[str, dict[int, float]]] = {}
+    """Mean and spread of the measured rows of each method; published and missing rows are left out."""
+    groups: dict[tuple, list[ResultRow]] = {}
     for row in rows:
         if row.measured:
-            group = groups.setdefault((row.data, row.task, row.labels, row.metric, row.protocol), {})
-            group.setdefault(row.method, {})[row.seed] = row.value
-    return [_compare(key, methods) for key, methods in groups.items()]
+            groups.setdefault((row.data, row.task, row.labels, row.metric, row.protocol), []).append(row)
+    return [_compare(key, group) for key, group in groups.items()]
 
 
-def _compare(key: tuple, values: dict[str, dict[int, float]]) -> Comparison:
+def _compare(key: tuple, rows: list[ResultRow]) -> Comparison:
+    values: dict[str, dict[int, float]] = {}
+    for row in rows:
+        values.setdefault(row.method, {})[row.seed] = row.value
     methods = {method: spread_of(by_seed) for method, by_seed in values.items()}
-    pair = methods.get('bootmae'), methods.get('mae')
-    difference = paired_difference(*pair) if all(pair) else None
-    return Comparison(*key, methods=methods, difference=difference)
+    fingerprints = tuple(dict.fromkeys(row.data_hash for row in rows if row.data_hash))
+    return Comparison(*key, methods=methods, fingerprints=fingerprints)

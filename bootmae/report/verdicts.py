@@ -14,8 +14,8 @@ RULE = (
     'Two methods are compared over the seeds that both have. The difference is the mean of the paired '
     'differences; the margin is twice its standard error or the larger standard deviation over seeds of '
     'the two methods, whichever is larger. A difference beyond the margin reads “above” or “below”, within '
-    'it “level”, and with fewer than two shared seeds “undecided”. With few seeds this is a rule of thumb, '
-    'not a significance test.'
+    'it “level”, and “undecided” with fewer than two shared seeds or if all seeds gave the same number. With few '
+    'seeds this is a rule of thumb, not a significance test.'
 )
 
 FEW = 2  # with at most this many pretrained methods each has its own sentence
@@ -38,7 +38,8 @@ class Judgment:
     Attributes:
         outcome: ``above``, ``level``, ``below`` or ``undecided``.
         difference: Paired difference in points; None without a shared seed.
-        margin: Points that the difference must exceed; None if undecided.
+        margin: Points that the difference must exceed; None with fewer than two shared seeds. If it is zero, the seeds
+            are copies of one result and the outcome is undecided.
     """
 
     outcome: str
@@ -71,6 +72,8 @@ def judge(first: Spread, second: Spread) -> Judgment:
     if difference is None or difference.standard_error is None:
         return Judgment('undecided', difference, None)
     margin = max(2 * difference.standard_error, first.std or 0.0, second.std or 0.0)
+    if margin == 0:
+        return Judgment('undecided', difference, margin)
     if abs(difference.mean) <= margin:
         return Judgment('level', difference, margin)
     return Judgment('above' if difference.mean > 0 else 'below', difference, margin)
@@ -129,22 +132,25 @@ def protocol_name(item: Comparison | ResultRow) -> str:
 
 
 def labels_name(item: Comparison | ResultRow) -> str:
-    """Number of labels for display; empty for all images of segmentation and detection."""
-    if item.task in DENSE_TASKS:
-        return '' if item.labels == 'all' else count_of(int(item.labels), 'image')
-    return 'all' if item.labels == 'all' else f'{item.labels} per class'
+    """Number of labels, or its name, for display; empty for all images of segmentation and detection."""
+    dense = item.task in DENSE_TASKS
+    if not item.labels.isdecimal():
+        return '' if dense and item.labels == 'all' else item.labels
+    return count_of(int(item.labels), 'image') if dense else f'{item.labels} per class'
 
 
 def labels_phrase(item: Comparison | ResultRow) -> str:
-    """Number of labels with its noun, such as ``5 labels per class``."""
-    if item.task in DENSE_TASKS:
-        return '' if item.labels == 'all' else count_of(int(item.labels), 'labeled image')
-    return 'all labels' if item.labels == 'all' else count_of(int(item.labels), 'label') + ' per class'
+    """Number of labels with its noun, such as ``5 labels per class``, or its name."""
+    dense = item.task in DENSE_TASKS
+    if not item.labels.isdecimal():
+        return 'all labels' if item.labels == 'all' and not dense else labels_name(item)
+    number = int(item.labels)
+    return count_of(number, 'labeled image') if dense else f'{count_of(number, "label")} per class'
 
 
 def labels_amount(labels: str) -> float:
     """Number of labels as a sort key: ``all`` is infinite, other text is NaN."""
-    return math.inf if labels == 'all' else float(labels) if labels.isdigit() else math.nan
+    return math.inf if labels == 'all' else float(labels) if labels.isdecimal() else math.nan
 
 
 def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -212,6 +218,11 @@ def _verdict(item: Comparison, with_protocol: bool) -> Verdict:
         sentences.append(_others_sentence({name: found for name, found in others.items() if found}))
     if untrained:
         sentences += _learned_sentences(item, learned)
+    if len(item.fingerprints) > 1:
+        sentences.append(
+            f'These rows are of different test data (fingerprints {", ".join(item.fingerprints)}), which may be the '
+            'reason of a difference.'
+        )
     outcomes = {name: found.outcome for name, found in learned.items()}
     return Verdict(data, place, outcomes, outcome, tuple(sentences))
 
@@ -225,7 +236,8 @@ def _learned_sentences(item: Comparison, learned: dict[str, Judgment]) -> list[s
         who = 'Both' if len(learned) == 2 else 'All pretrained encoders'
         return [f'{who} are above {floor} by more than the spread: {means}.']
     if len(learned) > 1 and set(outcomes) == {'undecided'}:
-        return [f'Against {floor} undecided for lack of shared seeds: {means}.']
+        reasons = ' or '.join(dict.fromkeys(_why_undecided(found) for found in learned.values()))
+        return [f'Against {floor} undecided, {reasons}: {means}.']
     if len(learned) > FEW:
         return [_learned_in_short(item, learned, floor)]
     return [_learned_sentence(name, item.methods[name], untrained, found) for name, found in learned.items()]
@@ -247,7 +259,7 @@ def _learned_in_short(item: Comparison, learned: dict[str, Judgment], floor: str
 def _learned_sentence(name: str, spread: Spread, untrained: Spread, found: Judgment) -> str:
     who, numbers = method_name(name), f'{spread.mean:.1f} against {untrained.mean:.1f}'
     if found.outcome == 'undecided':
-        return f'{who} against the untrained encoder is undecided: {numbers}, {_too_few(found)}.'
+        return f'{who} against the untrained encoder is undecided: {numbers}, {_why_undecided(found)}.'
     words = {
         'above': 'is above the untrained encoder by more than the spread',
         'level': 'is not above the untrained encoder by more than the spread',
@@ -270,7 +282,7 @@ def _pair_sentence(found: Judgment) -> str:
         return 'BootMAE against MAE is undecided: they share no seed.'
     if found.outcome == 'undecided':
         points = signed(found.difference.mean)
-        return f'BootMAE against MAE is undecided: difference {points} points, {_too_few(found)}.'
+        return f'BootMAE against MAE is undecided: difference {points} points, {_why_undecided(found)}.'
     words = {'above': 'is above', 'level': 'is level with', 'below': 'is below'}[found.outcome]
     return (
         f'BootMAE {words} MAE: {difference_text(found.difference)} points '
@@ -278,8 +290,10 @@ def _pair_sentence(found: Judgment) -> str:
     )
 
 
-def _too_few(found: Judgment) -> str:
-    return 'no shared seed' if found.difference is None else 'one shared seed only'
+def _why_undecided(found: Judgment) -> str:
+    if found.difference is None:
+        return 'no shared seed'
+    return 'one shared seed only' if found.margin is None else 'all seeds gave the same number'
 
 
 def headline(found: Sequence[Verdict]) -> tuple[str, str]:
@@ -293,7 +307,10 @@ def headline(found: Sequence[Verdict]) -> tuple[str, str]:
         where = 'the only comparison' if total == 1 else f'all {total} comparisons'
         return f'BootMAE is above MAE in {where}.', 'good'
     if count['undecided'] == total:
-        return 'Whether BootMAE is above MAE is undecided: this needs at least two seeds of both.', 'none'
+        return (
+            'Whether BootMAE is above MAE is undecided: this needs two seeds of both, with different results.',
+            'none',
+        )
     if above == 0:
         where = 'the only comparison' if total == 1 else f'any of the {total} comparisons'
         return f'BootMAE is not above MAE in {where}: {rest}.', 'bad'
@@ -309,7 +326,7 @@ def learned_headline(found: Sequence[Verdict]) -> str:
     if count['above'] == total:
         return 'Every pretrained encoder is above the untrained one by more than the spread.'
     if count['undecided'] == total:
-        return 'Against the untrained encoder everything is undecided for lack of shared seeds.'
+        return 'Against the untrained encoder everything is undecided for lack of shared seeds or of a spread.'
     rest = _counts(count, ('level', 'below', 'undecided'))
     return (
         f'Pretrained encoders are above the untrained one by more than the spread in {count["above"]} '

@@ -13,7 +13,6 @@ from ..config.options import IMAGES, format_value
 from ..places import REPOSITORY, as_typed, runs_folder, shown
 from .spec import FROZEN_KINDS, Method, Suite, Task, Training, config_of
 
-DENSE_KINDS = ('segmentation', 'detection')
 TASKS_OF_KIND = {'knn': ('knn',), 'frozen': ('knn', 'linear')}
 
 
@@ -55,13 +54,6 @@ class Cell:
     def rows_file(self) -> Path:
         """Result rows of a finished evaluation."""
         return self.folder / 'rows.csv'
-
-    @property
-    def data(self) -> str | None:
-        """Name of the test data, if the suite file gives it; None: the config tells."""
-        if self.task.data is None and len(self.suite.pretrainings) > 1 and self.task.kind not in DENSE_KINDS:
-            return self.task.origin
-        return self.task.data
 
     @property
     def task(self) -> Task | None:
@@ -137,8 +129,8 @@ class Cell:
             'knn.py',
             self.config,
             *encoder,
-            *['--seed', str(self.seed), *columns, *(['--data-name', self.data] if self.data else [])],
-            *['--tasks', *TASKS_OF_KIND[task.kind], '--labels', *task.labels],
+            *['--seed', str(self.seed), *columns, *(['--data-name', task.data] if task.data else [])],
+            *['--tasks', *TASKS_OF_KIND[task.kind], *(['--labels', *task.labels] if task.labels else [])],
             *(['--blocks', *task.blocks] if task.blocks else []),
             *['--rows', str(self.rows_file), *as_options(self.options)],
         )
@@ -148,9 +140,9 @@ class Cell:
         columns = dict(
             task=self.task.kind,
             method=self.method.name,
-            labels=self.task.labels[0],
+            labels=''.join(self.task.labels),
             label=self.suite.label,
-            data=self.data,
+            data=self.task.data,
         )
         pairs = [f'{name}={value}' for name, value in columns.items() if value]
         return ['--rows', str(self.rows_file), '--row', *pairs]

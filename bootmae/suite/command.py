@@ -21,7 +21,7 @@ from ..report.overview import overview_text
 from ..report.tables import text_table
 from ..text import count_of
 from .cells import Cell, make_cells, matching, select, suite_folder
-from .collect import cell_config, data_name, write_results
+from .collect import cell_config, repeated_rows, row_keys, write_results
 from .dry_run import TFLOPS, plan_text
 from .fork_server import ForkServer
 from .job_state import DONE, check_definitions, definition, is_free, read_job_state, state_of
@@ -65,6 +65,7 @@ def run_suite(args: argparse.Namespace) -> int:
     if args.redo:
         redo(every, args.redo)
     if args.report_only:
+        define([], every)
         finish(every, root, not args.no_pictures)
         return 0
     definitions, lengths = define(cells, every)
@@ -127,22 +128,25 @@ def run_here(
 
 
 def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str], dict[str, dict]]:
-    """Definition hash and training length of each cell, by name.
+    """Definition and training length of each cell, by name.
 
     Raises:
-        ValueError: Cells have results of another definition (see :func:`check_definitions`), or data have no name for
-            result rows.
+        ValueError: Cells have results of another definition (see :func:`check_definitions`), data have no name for
+            result rows, or two tasks would write the same rows.
     """
     definitions: dict[str, str] = {}
+    keys = []
     lengths: dict[str, dict] = {}
     for cell in every:  # pretrainings come first
         cfg = cell_config(cell)
         needs = definitions[cell.needs.name] if cell.needs else ''
         if cell.task:
-            data_name(cell, cfg)  # a missing name is an error now, and not after the training
+            keys.append((cell, row_keys(cell, cfg)))
         definitions[cell.name] = definition(cell, cfg, needs)
         loop = cfg.get('train_cfg') or {}
         lengths[cell.name] = {key: loop[key] for key in ('max_epochs', 'max_iters') if key in loop}
+    if fault := repeated_rows(keys):
+        raise ValueError(f'{every[0].suite.path}: {fault}')
     check_definitions(cells, definitions)
     return definitions, lengths
 
@@ -174,12 +178,12 @@ def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
     if not any(state_of(cell) == DONE for cell in every):
         print('no cell is done: no report')
         return
-    with redirect_stdout(io.StringIO()):  # pycocotools prints
-        report = write_report(every, rows, root / 'report.html', pictures)
     if rows:
         print(text_table(rows))
         print(overview_text(rows))
-        print(f'rows:   {shown(root / "results.csv")}')
+        print(f'rows:   {shown(root / "results.csv")}', flush=True)
+    with redirect_stdout(io.StringIO()):  # pycocotools prints
+        report = write_report(every, rows, root / 'report.html', pictures)
     print(f'report: {shown(report)}')
     if runs := [cell.run for cell in every if cell.task is None and state_of(cell) == DONE]:
         print(f'encoders: {in_groups(runs, root, f"{shown(root)}/")}; any of these folders stands for its checkpoint')
@@ -189,6 +193,9 @@ def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
 def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
     """Print or run the script that submits the unfinished cells; returns the exit code."""
     left = [cell for cell in cells if state_of(cell) != DONE]
+    if not left:
+        print('# nothing is left to submit: all cells are done; --report-only writes the report')
+        return 0
     suite = cells[0].suite
     data = ['--data', *suite.images] if suite.images else []
     given = [str(suite.path), *(['--size', args.size] if args.size else []), *data, '--out', str(root)]

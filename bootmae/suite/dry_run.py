@@ -17,7 +17,7 @@ from ..config.weights import apply_init, check_files
 from ..report.tables import align_columns
 from ..text import count_of
 from .cells import Cell
-from .collect import cell_config
+from .collect import RowKey, cell_config, repeated_rows, row_keys
 from .job_state import DONE, state_of
 
 TFLOPS = 120.0
@@ -37,12 +37,14 @@ class Estimate:
         gflop: GFLOP per image; None if unknown.
         batch: Global batch of its training as text; empty without a training.
         fault: What would stop the cell; empty if nothing was found.
+        rows: Keys of its result rows.
     """
 
     images: int | None
     gflop: float | None
     batch: str
     fault: str = ''
+    rows: tuple[RowKey, ...] = ()
 
     def gpu_hours(self, tflops: float) -> float | None:
         return None if self.gflop is None or self.images is None else self.images * self.gflop / (tflops * 1e3) / 3600
@@ -83,6 +85,7 @@ def fault_of_weights(cell: Cell) -> str:
 
 def _estimate(cell: Cell, gpus: int) -> Estimate:
     cfg = cell_config(cell)
+    keys = tuple(row_keys(cell, cfg)) if cell.task else ()
     if not cell.trains:
         check_classifier(cfg)
         model = build_on_meta(cfg)
@@ -90,7 +93,7 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
         if not fault:
             build_images(cfg, 'test_dataloader', classes=False)
         gflop = gflop_per_image(model, 'classification') / 3
-        return Estimate(images, gflop, '', fault or '')
+        return Estimate(images, gflop, '', fault or '', keys)
     batch = apply_batch(cfg, gpus)
     images, fault = count_images(cfg)
     check_files(cfg)
@@ -103,7 +106,7 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
         apply_init(cfg, cell.weights, cell.source)
     model, task = build_on_meta(cfg), task_of(cfg)
     gflop = detection_gflop(model, detection_size(cfg)) if task == 'detection' else gflop_per_image(model, task)
-    return Estimate(length_of(cfg, batch, images).images, gflop, str(batch), fault or '')
+    return Estimate(length_of(cfg, batch, images).images, gflop, str(batch), fault or '', keys)
 
 
 def detection_size(cfg: Config) -> tuple[int, int]:
@@ -131,11 +134,12 @@ def hours_text(hours: float | None) -> str:
 def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = None) -> tuple[str, str]:
     """A line for each cell and the sum, and what would stop cells; ``gpus`` limits the GPUs of a cell."""
     known: dict = {}
-    lines, hours = [], []
+    lines, hours, keys = [], [], []
     faults: dict[str, list[str]] = {}
     for cell in cells:
         found = estimate(cell, known, min(cell.training.gpus, gpus or cell.training.gpus))
         hours.append(found.gpu_hours(tflops))
+        keys.append((cell, found.rows))
         images = '?' if found.images is None else f'{found.images:,}'
         lines.append((cell.name, state_of(cell), cell.config, images, found.batch, hours_text(hours[-1])))
         if found.fault and lines[-1][1] != DONE:
@@ -147,4 +151,5 @@ def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = 
         f'{count_of(len(cells), "cell")}, about {left:,.0f} GPU-hours left',
         ASSUMED.format(tflops=tflops),
     ]
-    return '\n'.join(plan), '\n'.join(f'{", ".join(names)}: {fault}' for fault, names in faults.items())
+    lines_of_faults = [f'{", ".join(names)}: {fault}' for fault, names in faults.items()]
+    return '\n'.join(plan), '\n'.join(filter(None, [*lines_of_faults, repeated_rows(keys)]))

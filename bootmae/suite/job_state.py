@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -27,6 +28,7 @@ from .cells import Cell, suite_command
 DONE, RUNNING, FAILED, STOPPED, KILLED, WAITING = 'done', 'running', 'failed', 'stopped', 'killed', 'waiting'
 ELSEWHERE = 'running elsewhere'
 BLOCKED = 'blocked'
+MARK_PARTS, MARK_BYTES = 64, 1 << 16  # of a file of weights: number of parts that are read, and their size
 
 
 @dataclass
@@ -35,7 +37,7 @@ class JobState:
 
     Attributes:
         state: State of the last attempt; ``running`` with a free lock means that it was killed.
-        definition: Hash of the cell's definition; see :func:`definition`.
+        definition: The cell's definition; see :func:`definition`.
         attempts: Begin and end (seconds since 1970), exit code, host and process ID of each attempt.
         length: Epochs or iterations of its training, for the progress line.
         detail: Reason of a failure, in one line.
@@ -143,23 +145,57 @@ def state_of(cell: Cell, job: JobState | None = None) -> str:
 
 
 def definition(cell: Cell, cfg: Config, pretraining: str = '') -> str:
-    """Hash of what a cell does. If it differs from the stored one, the old results belong to another experiment.
+    """What a cell does, as text. If it differs from the stored one, the old results belong to another experiment.
+
+    It is a hash, followed by what older cells have not stored (see :func:`is_same`): the draw of few labeled images,
+    and a mark of the given weights.
 
     Args:
         cell: The cell.
         cfg: Its config, with its options.
-        pretraining: Hash of the cell that it needs.
+        pretraining: Definition of the cell that it needs.
     """
     task = cell.task
     given = cell.method.weights if task else cell.method.init
     source = () if task or not given else (cell.method.init_source,)
-    if given and (file := cell.weights) != cell.given_weights:
-        given = file  # the newest checkpoint of a folder
-    encoder = (pretraining or given, cell.method.source, *source)
+    weights = cell.weights if given else None
+    if weights != cell.given_weights:
+        given = weights  # the newest checkpoint of a folder
+    encoder = (pretraining.partition(' ')[0] or given, cell.method.source, *source)
     # no element for "test: false": cells that ran before this key existed stay done
-    judged = (task.kind, task.labels, task.tta, *(['test'] if task.test else [])) if task else ()
+    judged = (task.kind, task.labels or ('all',), task.tta, *(['test'] if task.test else [])) if task else ()
     text = json.dumps([config_hash(cfg), cell.seed, encoder, judged], default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    words = [hashlib.sha256(text.encode()).hexdigest()[:12]]
+    images = cfg.train_dataloader.dataset
+    if images.get('labels_per_class'):
+        words.append(f'subset_seed={images.get("subset_seed", 0)}')
+    if weights and Path(weights).is_file():
+        words.append(f'weights={mark_of(Path(weights))}')
+    return ' '.join(words)
+
+
+def mark_of(path: Path) -> str:
+    """Hash of the size and of parts of a file, evenly spread and at its end, where torch stores its checksums.
+
+    Weights of another training differ in all parts, and files are too large to read them for every call.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open('rb') as file:
+        for start in (*range(0, size, max(size // MARK_PARTS, MARK_BYTES)), max(size - MARK_BYTES, 0)):
+            file.seek(start)
+            digest.update(file.read(MARK_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def is_same(stored: str, now: str) -> bool:
+    """Whether a stored definition is that of now, as far as both tell.
+
+    Older cells have stored the hash alone, and the file of given weights may be gone.
+    """
+    (one, *first), (other, *second) = stored.split(), now.split()
+    ours, theirs = (dict(word.split('=') for word in words) for words in (first, second))
+    return one == other and all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
 
 
 def has_results(cell: Cell) -> bool:
@@ -172,7 +208,8 @@ def changed_cells(cells: Sequence[Cell], definitions: dict[str, str]) -> list[Ce
     found = []
     for cell in cells:
         job = read_job_state(cell)
-        if job.definition and job.definition != definitions[cell.name] and (has_results(cell) or is_done(cell, job)):
+        same = not job.definition or is_same(job.definition, definitions[cell.name])
+        if not same and (has_results(cell) or is_done(cell, job)):
             found.append(cell)
     return found
 

@@ -17,8 +17,11 @@ def find_machine(gpus: int | None, lanes: int | None = None) -> Machine:
         lanes: Cells at a time on the CPU, with one thread each; None for one per core, at most six.
 
     Raises:
-        ValueError: The machine has fewer GPUs.
+        ValueError: The machine has fewer GPUs, or a number is too small.
     """
+    for name, value, least in (('--gpus', gpus, 0), ('--lanes', lanes, 1)):
+        if value is not None and value < least:
+            raise ValueError(f'{name} {value}: give at least {least}')
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     there = torch.cuda.device_count()
     names = visible.split(',')[:there] if visible else [str(index) for index in range(there)]

@@ -1,8 +1,11 @@
 """The report of a suite, which may be unfinished: rows, curves, pictures, commands, provenance."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import to_2tuple
 
+from ..config.channels import format_of_config
 from ..config.model import build_model
 from ..data.subsets import spread
 from ..evaluation.predict import image_of, instances, label_map, predict
@@ -21,7 +25,7 @@ from ..results.provenance import device_name, git_commit, versions
 from ..results.rows import ResultRow
 from ..visualization.grids import reconstruction_grid
 from ..visualization.predictions import detection_grid, segmentation_grid
-from ..visualization.reconstruct import draw_masks, hide, reconstruct
+from ..visualization.reconstruct import as_colors, brightness, draw_masks, hide, reconstruct, shown_channels
 from .cells import Cell, last_checkpoint, shell, suite_command
 from .collect import cell_config, data_name
 from .job_state import DONE, read_job_state, state_of
@@ -91,7 +95,7 @@ def classes(done: Sequence[Cell]) -> list[ClassResult]:
 
 def _curve_name(cell: Cell) -> str:
     """Data, method and seed of a curve."""
-    data = (cell.data or data_name(cell, cell_config(cell))) if cell.task else pretraining_name(cell)
+    data = data_name(cell) if cell.task else pretraining_name(cell)
     return f'{data}/{cell.method.name}/{cell.seed}'
 
 
@@ -120,13 +124,27 @@ def reconstructions(done: Sequence[Cell]) -> dict[str, bytes]:
     pictures = {}
     for name in dict.fromkeys(cell.training.name for cell in done if cell.task is None):
         first = first_of_methods([cell for cell in done if cell.training.name == name])
-        picture = _reconstruction(first, done)
-        if picture:
-            seeds = ', '.join(sorted({str(cell.seed) for cell in first.values()}))
-            data = pretraining_name(next(iter(first.values())))
-            caption = f"test images under BootMAE's block-wise masks, seed {seeds}"
-            pictures[f'{data}: {caption}' if data else caption.capitalize()] = picture
+        seeds = ', '.join(sorted({str(cell.seed) for cell in first.values()}))
+        data = pretraining_name(next(iter(first.values())))
+        caption = f"{f'{data}: test' if data else 'Test'} images under BootMAE's block-wise masks, seed {seeds}"
+        if picture := drawn(caption, _reconstruction, first, done):
+            pictures[caption] = picture
     return pictures
+
+
+def drawn(caption: str, draw: Callable[..., bytes | None], *args: Any) -> bytes | None:
+    """The picture that a function draws; None if it fails, because a report without it is better than no report."""
+    try:
+        return draw(*args)
+    except Exception as error:
+        print(f'the report has no picture "{caption}": {type(error).__name__}: {error}', file=sys.stderr)
+        return None
+
+
+def coloring(images: np.ndarray, cfg: Config) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes RGB uint8 (n, H, W, 3) of images (n, H, W, C) and their reconstructions, as in tools/visualize.py."""
+    chosen = shown_channels(images)
+    return partial(as_colors, chosen=chosen, limits=brightness(images, chosen) if cfg.get('image_channels') else None)
 
 
 def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | None:
@@ -141,18 +159,19 @@ def _reconstruction(first: dict[str, Cell], done: Sequence[Cell]) -> bytes | Non
         return None
     cfg = cell_config(ours)
     images = test_images(cell_config(judged), RECONSTRUCTED)
+    color = coloring(images, cfg)
     size, patch = cfg.model.backbone.img_size, cfg.model.backbone.patch_size
     if images.shape[1:3] != ((size, size) if isinstance(size, int) else tuple(size)):
         return None
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
     with torch.device('meta'):
         ids_shuffle, num_masked = draw_masks(build_model(cfg), len(images))
-    panels = dict(original=images, masked=hide(images, ids_shuffle, num_masked, patch))
+    panels = dict(original=color(images), masked=hide(color(images), ids_shuffle, num_masked, patch))
     for method, cell in first.items():
         if not _same_task(cell_config(cell).model, cfg.model):
             continue
         model = build_model(cell_config(cell), last_checkpoint(cell.run)).eval()
-        panels[method] = reconstruct(model, images, ids_shuffle, num_masked, patch)
+        panels[method] = color(reconstruct(model, images, ids_shuffle, num_masked, patch))
     return reconstruction_grid(panels)
 
 
@@ -175,11 +194,15 @@ def _same_task(model: ConfigDict, ours: ConfigDict) -> bool:
 
 
 def test_images(cfg: Config, count: int) -> np.ndarray:
-    """Evenly spread test images of a classification config, as its model sees them: RGB uint8 (n, H, W, 3)."""
+    """Evenly spread test images of a classification config, as its model sees them.
+
+    They are RGB uint8 (n, H, W, 3), or with ``image_channels`` float32 (n, H, W, C) of 0 to 255.
+    """
     init_default_scope('mmpretrain')
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, test_mode=True))
     images = [dataset[int(index)]['inputs'] for index in spread(len(dataset), count)]
-    return np.stack([image.permute(1, 2, 0).numpy()[..., ::-1] for image in images])  # BGR
+    step = 1 if cfg.get('image_channels') else -1  # colors are read as BGR
+    return np.stack([image.permute(1, 2, 0).numpy()[..., ::step] for image in images])
 
 
 def predictions(done: Sequence[Cell]) -> dict[str, bytes]:
@@ -191,10 +214,9 @@ def predictions(done: Sequence[Cell]) -> dict[str, bytes]:
         if task.kind not in ('segmentation', 'detection'):
             continue
         first = first_of_methods([cell for cell in cells if cell.seed == cells[0].seed])
-        pictures[
-            f'{data_name(cells[0], cell_config(cells[0]))}, {task.kind}: the first test images, runs of seed '
-            f'{cells[0].seed}'
-        ] = _predictions(first, task.kind)
+        caption = f'{data_name(cells[0])}, {task.kind}: the first test images, runs of seed {cells[0].seed}'
+        if picture := drawn(caption, _predictions, first, task.kind):
+            pictures[caption] = picture
     return pictures
 
 
@@ -203,18 +225,20 @@ def _predictions(first: dict[str, Cell], kind: str) -> bytes:
     cfg = next(iter(configs.values()))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes, palette = dataset.metainfo['classes'], [tuple(color) for color in dataset.metainfo['palette']]
-    shown = range(min(PREDICTED, len(dataset)))
-    samples = {method: predict(configs[method], last_checkpoint(cell.run), shown) for method, cell in first.items()}
+    chosen = range(min(PREDICTED, len(dataset)))
+    samples = {method: predict(configs[method], last_checkpoint(cell.run), chosen) for method, cell in first.items()}
     truth = next(iter(samples.values()))
-    images = [image_of(sample) for sample in truth]
+    images = [image_of(sample, format_of_config(cfg)) for sample in truth]
     if len({image.shape for image in images}) > 1:  # a grid needs one size
         keep = [index for index, image in enumerate(images) if image.shape == images[0].shape]
         images, truth = [images[index] for index in keep], [truth[index] for index in keep]
         samples = {method: [found[index] for index in keep] for method, found in samples.items()}
+    stacked = np.stack(images)
+    shown = coloring(stacked, cfg)(stacked)
     if kind == 'segmentation':
         panels = {'truth': np.stack([label_map(sample, truth=True) for sample in truth])}
         panels |= {method: np.stack(list(map(label_map, found))) for method, found in samples.items()}
-        return segmentation_grid(np.stack(images), panels, palette, classes)
+        return segmentation_grid(shown, panels, palette, classes)
     boxes = {'truth': [instances(sample, truth=True) for sample in truth]}
     boxes |= {method: list(map(instances, found)) for method, found in samples.items()}
-    return detection_grid(np.stack(images), boxes, classes, palette)
+    return detection_grid(shown, boxes, classes, palette)

@@ -35,6 +35,7 @@ from .job_state import (
 
 POLL = 0.2  # seconds
 PATIENCE = 120  # seconds that stopped commands have to save
+HASTE = 5  # seconds that a launcher has to kill its processes, whose sessions of their own no signal of ours reaches
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Run:
     left: list[list[str]]
     begin: float = field(default_factory=time.monotonic)
     process: subprocess.Popen | ForkedProcess | None = None
+    launcher: bool = False
     log: IO | None = None
 
     def start_next(self, environment: dict[str, str], server: ForkServer | None) -> None:
@@ -88,6 +90,7 @@ class Run:
         """
         command = [str(last_checkpoint(self.cell.run)) if word == LAST else word for word in self.left.pop(0)]
         self.log = self.log or (self.cell.folder / 'log.txt').open('w')
+        self.launcher = command[0].endswith('.sh')
         if server and command[0] == sys.executable and command[1].endswith('.py'):
             self.process = server.start(command, self.log.fileno(), self.lock.file)
             return
@@ -130,7 +133,7 @@ class SuiteRun:
 
     Args:
         cells: Cells to run.
-        definitions: Definition hash of each cell by name.
+        definitions: Definition of each cell by name.
         lengths: Epochs or iterations of each training by name.
         machine: Devices.
         tell: Called with a cell, its state and a text when a cell starts or ends.
@@ -156,6 +159,7 @@ class SuiteRun:
                 self.states[cell.name] = WAITING
         self.running: list[Run] = []
         self.stopping: signal.Signals | None = None
+        self.hasty: float | None = None  # time of the second signal
 
     def run(self, tick: Callable[['SuiteRun'], None] = lambda suite: None) -> bool:
         """Run until everything is done or a signal asks to stop; returns whether all cells are done."""
@@ -165,6 +169,7 @@ class SuiteRun:
         try:
             while self._go_on():
                 self._reap()
+                self._insist()
                 if self.stopping is None:
                     self._start()
                 tick(self)
@@ -177,10 +182,18 @@ class SuiteRun:
 
     def _on_signal(self, number: int, frame) -> None:
         """Ask the running commands to save and stop; kill them at the second signal."""
-        again = self.stopping is not None
+        if self.stopping is not None:
+            self.hasty = self.hasty or time.monotonic()
         self.stopping = signal.Signals(number)
         for run in self.running:
-            run.signal(signal.SIGKILL if again else signal.SIGTERM)
+            run.signal(signal.SIGTERM)
+
+    def _insist(self) -> None:
+        """End the commands at once after a second signal. A launcher does it if it is asked again."""
+        if self.hasty is not None:
+            late = time.monotonic() - self.hasty > HASTE
+            for run in self.running:
+                run.signal(signal.SIGTERM if run.launcher and not late else signal.SIGKILL)
 
     def _go_on(self) -> bool:
         if self.stopping is not None:
@@ -290,10 +303,10 @@ class SuiteRun:
         end = time.monotonic() + PATIENCE
         for run in self.running:
             run.signal(signal.SIGTERM)
-        while self.running and time.monotonic() < end:
+        while self.running:
             self.stopping = self.stopping or signal.SIGTERM
+            if time.monotonic() > end:
+                self.hasty = self.hasty or time.monotonic()
+            self._insist()
             self._reap()
             time.sleep(POLL)
-        for run in list(self.running):
-            run.signal(signal.SIGKILL)
-            self._finish(run, run.process.wait())

@@ -8,6 +8,7 @@ from ..places import runs_folder
 from .cells import Cell, tool
 
 REPORT = 'report'
+GPUS_PER_NODE = 8  # as in tools/slurm_train.sh
 
 
 def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, root: Path, cpus: int = 10) -> str:
@@ -22,6 +23,9 @@ def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, roo
         partition: Partition of the cluster.
         root: The suite's folder, for logs.
         cpus: CPU cores per GPU.
+
+    Raises:
+        ValueError: A number of GPUs that does not fill its nodes.
     """
     names = {cell.name: f'job{number}' for number, cell in enumerate(cells)}
     lines = ['#!/usr/bin/env bash', 'set -euo pipefail', f'mkdir -p {shlex.quote(str(root / "slurm"))}']
@@ -32,14 +36,21 @@ def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, roo
     command = tool('suite.py', *suite_args, '--report-only')
     lines.append(
         f'sbatch --parsable --partition={shlex.quote(partition)} --job-name={REPORT} --ntasks=1 '
-        f'--dependency="afterany:{after}" --output={shlex.quote(str(root / "slurm" / "report-%j.log"))} '
+        f'--dependency="afterany:{after}" --kill-on-invalid-dep=yes '
+        f'--output={shlex.quote(str(root / "slurm" / "report-%j.log"))} '
         f'--chdir={shlex.quote(str(runs_folder()))} --wrap={shlex.quote(shlex.join(command))}'
     )
     return '\n'.join(lines) + '\n'
 
 
 def _sbatch(cell: Cell, suite_args: Sequence[str], partition: str, root: Path, cpus: int, needs: str | None) -> str:
-    per_node = min(cell.training.gpus, 8)
+    gpus = cell.training.gpus
+    per_node = min(gpus, GPUS_PER_NODE)
+    if gpus % per_node:
+        raise ValueError(
+            f'{cell.suite.path}, gpus of {cell.training.name}: {gpus} GPUs do not fill nodes of {GPUS_PER_NODE}: give '
+            f'at most {GPUS_PER_NODE} or a multiple of it'
+        )
     command = tool('suite.py', *suite_args, '--only', cell.name, '--in-slurm', partition)
     name = cell.name.replace('/', '.')
     words = [
@@ -47,7 +58,7 @@ def _sbatch(cell: Cell, suite_args: Sequence[str], partition: str, root: Path, c
         '--parsable',
         f'--partition={partition}',
         f'--job-name={name}',
-        f'--nodes={-(-cell.training.gpus // per_node)}',
+        f'--nodes={gpus // per_node}',
         '--ntasks-per-node=1',
         f'--gres=gpu:{per_node}',
         f'--cpus-per-task={cpus * per_node}',
@@ -59,5 +70,5 @@ def _sbatch(cell: Cell, suite_args: Sequence[str], partition: str, root: Path, c
     ]
     line = shlex.join(words)
     if needs:
-        line += f' --dependency="afterok:${needs}"'
+        line += f' --dependency="afterok:${needs}" --kill-on-invalid-dep=yes'  # else it would wait forever
     return f'{line} --wrap={shlex.quote("exec " + shlex.join(command))}'

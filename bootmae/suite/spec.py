@@ -106,7 +106,7 @@ class Task(Training):
         seeds: Seeds that it evaluates: all of the suite's, or some of them.
         data: Name of the data in the rows; None: from the config.
         labels: For ``knn`` and ``frozen`` the numbers of labeled images per class, or ``all``. For the others the name
-            that the rows give to the number that the config trains on.
+            that the rows give to the number that the config trains on. Empty: from the config.
         blocks: For ``knn`` and ``frozen`` the blocks whose output is evaluated, or ``all``; empty: the config's block.
         test: Whether ``tools/test.py`` evaluates a trained model on the test data. Otherwise the last validation is the
             result, and both must be the same data.
@@ -117,7 +117,7 @@ class Task(Training):
     origin: str | None = Field(None, alias='from')
     seeds: tuple[Seed, ...] = Field((), min_length=1)
     data: str | None = None
-    labels: Texts = ('all',)
+    labels: Texts = ()
     blocks: Texts = ()
     test: bool = False
     tta: bool = False
@@ -132,8 +132,10 @@ class Task(Training):
     @model_validator(mode='after')
     def _check(self) -> 'Task':
         frozen, kinds = self.kind in FROZEN_KINDS, ' and '.join(FROZEN_KINDS)
-        if self.name.startswith(PRETRAIN) or '/' in self.name:
-            raise ValueError(f'the name of a task must not start with {PRETRAIN!r} or contain a slash')
+        if self.name.startswith(PRETRAIN) or '/' in self.name + (self.data or ''):
+            raise ValueError(
+                f'the name of a task must not start with {PRETRAIN!r}, and neither it nor data may contain a slash'
+            )
         if self.test and frozen:
             raise ValueError(f'test is for trained models; {self.kind} always uses the test data')
         if self.tta and self.kind != 'segmentation':

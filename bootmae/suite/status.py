@@ -139,7 +139,8 @@ def interrupted(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         job = read_job_state(cell)
         state = state_of(cell, job)
-        if state not in (KILLED, STOPPED, FAILED, ELSEWHERE):
+        # Without an attempt, another call has just taken the lock.
+        if not job.attempts or state not in (KILLED, STOPPED, FAILED, ELSEWHERE):
             continue
         attempt = job.attempts[-1]
         began = datetime.datetime.fromtimestamp(attempt['begin']).strftime('%Y-%m-%d %H:%M:%S')

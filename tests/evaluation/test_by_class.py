@@ -18,6 +18,7 @@ import bootmae.evaluation.metrics_det  # noqa: F401  registers CocoByClass
 from bootmae.commands.train import train
 from bootmae.engine.hooks import class_results as hook_module
 from bootmae.engine.hooks.class_results import write_class_results
+from bootmae.engine.runner import records
 from bootmae.evaluation.by_class import take_class_results
 from bootmae.report.classes import class_results, read_classes
 from bootmae.report.curves import read_curve
@@ -136,6 +137,29 @@ def test_boxes_and_masks(tmp_path):
     assert (ours.metrics, ours.classwise) == (['bbox', 'segm'], False)
 
 
+@pytest.mark.parametrize('kind', ['CocoByClass', 'SubsetCocoMetric'])
+def test_a_detector_that_finds_nothing_has_an_ap_of_zero(tmp_path, kind):
+    """Of the annotated classes; ants are not annotated. And no AP at all if nothing is."""
+    none = dict(
+        img_id=1,
+        bboxes=np.zeros((0, 4)),
+        scores=np.zeros(0),
+        labels=np.zeros(0, int),
+        masks=[],
+        mask_scores=np.zeros(0),
+    )
+    path = coco_file(tmp_path / 'truth.json')
+    metric = MMDET_METRICS.build(dict(type=kind, ann_file=path, metric=['bbox', 'segm', 'proposal']))
+    metric.dataset_meta = dict(classes=('cat', 'cow', 'ant'))
+    results = [(dict(img_id=1, width=32, height=32), none)]
+    assert metric.compute_metrics(results) == dict(bbox_mAP=0.0, segm_mAP=0.0)
+    assert take_class_results([metric]) == {key: {'cat': 0.0, 'cow': 0.0} for key in ('box AP', 'mask AP')}
+    metric.cat_ids = [3]
+    assert metric.compute_metrics(results) == dict(bbox_mAP=-1.0, segm_mAP=-1.0)
+    metric.format_only = True
+    assert metric.compute_metrics(results) == {}
+
+
 def evaluator(**by_class):
     metric = METRICS.build(dict(type='bootmae.evaluation.by_class.AccuracyByClass'))
     metric.by_class = by_class
@@ -177,9 +201,10 @@ def test_a_full_disk_ends_no_training(tmp_path, monkeypatch):
 
     lines = []
     monkeypatch.setattr(hook_module, 'write_file', fail)
-    monkeypatch.setattr(hook_module, 'print_log', lambda text, **_: lines.append(text))
+    monkeypatch.setattr(records, 'print_log', lambda text, *_: lines.append(text))
     write_class_results(tmp_path, evaluator(IoU={'a': 1.0}))
-    assert lines == [f'{tmp_path / CLASSES_FILE}: per-class results were not saved (disk full)']
+    file = tmp_path / CLASSES_FILE
+    assert lines == [f'{file} was not written: disk full. The run continues without it; free some space']
     assert read_classes(tmp_path) == {}
 
 

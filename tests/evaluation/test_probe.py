@@ -1,7 +1,9 @@
 """Frozen features: k-NN against scikit-learn, and that the features are those of the encoder that was asked for."""
 
+import itertools
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from bootmae.checkpoints import load, read
 from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import load_config
+from bootmae.data.findings import DataFault
 from bootmae.data.subsets import few_labels
 from bootmae.evaluation import probe
 from bootmae.evaluation.probe import (
     Features,
     build_encoder,
     chosen_blocks,
-    extract,
+    extract_blocks,
     knn_accuracy,
     linear_accuracy,
     pooled_blocks,
@@ -85,6 +88,10 @@ def test_linear_probe():
 @pytest.fixture
 def finetune():
     return load_config(FINETUNE)
+
+
+def extract(model, loader, pipeline, batch_size=256) -> Features:
+    return extract_blocks(model, loader, pipeline, [model.backbone.depth], batch_size)[0]
 
 
 @pytest.fixture(scope='module')
@@ -184,9 +191,9 @@ def test_few_labels_are_the_images_that_fine_tuning_takes(finetune, monkeypatch)
 
 def test_judge(finetune, checkpoint):
     rows = evaluate_features(
-        str(FINETUNE), checkpoint, seed=3, tasks=('knn', 'linear'), labels=('all', '2'), k=5, options=SMALL
+        str(FINETUNE), checkpoint, seed=3, tasks=('knn', 'linear'), labels=('8', '2'), k=5, options=SMALL
     )
-    assert [f'{row.task} {row.labels}' for row in rows] == ['knn all', 'linear all', 'knn 2', 'linear 2']
+    assert [f'{row.task} {row.labels}' for row in rows] == ['knn 8', 'linear 8', 'knn 2', 'linear 2']
     cfg = load_config(FINETUNE, SMALL)
     model, pipeline = build_encoder(cfg, checkpoint), cfg.test_dataloader.dataset.pipeline
     reference, query = (extract(model, cfg[key], pipeline) for key in ('train_dataloader', 'test_dataloader'))
@@ -210,9 +217,7 @@ def test_a_checkpoint_is_read_and_hashed_once(checkpoint, monkeypatch):
     calls, read_file, digest = [], read._read_torch, load.tensors_hash
     monkeypatch.setattr(read, '_read_torch', lambda path: calls.append('read') or read_file(path))
     monkeypatch.setattr(load, 'tensors_hash', lambda state: calls.append('hash') or digest(state))
-    rows = evaluate_features(
-        str(FINETUNE), checkpoint, tasks=('knn', 'linear'), labels=('all', '2', '4'), options=SMALL
-    )
+    rows = evaluate_features(str(FINETUNE), checkpoint, tasks=('knn', 'linear'), labels=('8', '2', '4'), options=SMALL)
     assert len(rows) == 6
     assert calls == ['read', 'hash']
 
@@ -232,6 +237,27 @@ def test_judge_tells_encoders_apart(checkpoint):
 def test_judge_refuses_labels(labels):
     with pytest.raises(ValueError, match=f'--labels \'{labels}\': give "all" or a number'):
         evaluate_features(str(FINETUNE), None, labels=('all', labels))
+
+
+@pytest.mark.parametrize(('limit', 'labels'), [(8, '8'), (None, 'all')])
+def test_rows_have_the_number_of_labels_of_the_config(limit, labels):
+    small = SMALL | {'train_dataloader.dataset.labels_per_class': limit, 'train_dataloader.dataset.indices': 80}
+    assert evaluate_features(str(FINETUNE), None, options=small)[0].labels == labels
+    if limit:
+        with pytest.raises(ValueError, match=r'labels=all, but train_dataloader.dataset.labels_per_class of .* is 8: '):
+            evaluate_features(str(FINETUNE), None, labels=('2', 'all'), options=small)
+
+
+def test_images_that_would_be_read_as_black_are_refused(tmp_path):
+    """As a training refuses them: 12 bits in files of 16."""
+    for split, name in itertools.product(('train', 'val'), ('a', 'b')):
+        (tmp_path / split / name).mkdir(parents=True)
+        for index in range(3):
+            pixels = np.random.RandomState(index).randint(0, 4096, (64, 64, 3)).astype(np.uint16)
+            cv2.imwrite(str(tmp_path / split / name / f'{index}.png'), pixels)
+    config, options = CONFIGS / 'cls' / 'bootmae_small_data_cpu_finetune.py', {'images': [str(tmp_path)]}
+    with pytest.raises(DataFault, match='scale the values to the whole range of their type'):
+        evaluate_features(str(config), None, data='own', options=options)
 
 
 # --- several blocks ---
@@ -261,7 +287,7 @@ def test_features_of_patches_are_refused(finetune):
 
 def test_judge_blocks(checkpoint, monkeypatch):
     """Numbers of all blocks are those of runs with that depth, and each data set is built, so read, once."""
-    args = dict(tasks=('knn', 'linear'), labels=('all', '2'))
+    args = dict(tasks=('knn', 'linear'), labels=('8', '2'))
     single = [
         evaluate_features(str(FINETUNE), checkpoint, **args, options=SMALL | {'model.backbone.depth': depth})
         for depth in (1, 2)

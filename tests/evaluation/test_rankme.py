@@ -8,8 +8,8 @@ import torch
 
 from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import load_config
-from bootmae.evaluation.probe import build_encoder, extract
-from bootmae.evaluation.rankme import EPSILON, kept_before_norm, rank_me
+from bootmae.evaluation.probe import build_encoder, extract_blocks
+from bootmae.evaluation.rankme import BLOCK, EPSILON, RankMe, kept_before_norm, rank_me
 
 FINETUNE = Path(__file__).resolve().parents[2] / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 FEW = {'train_dataloader.dataset.labels_per_class': 2, 'test_dataloader.dataset.indices': 20}
@@ -40,6 +40,25 @@ def spectrum(*sizes: float) -> torch.Tensor:
 def test_exact_values(features, rank):
     assert rank_me(features) == pytest.approx(rank, rel=3e-5)
     assert rank_me(features, epsilon=1e-12) == pytest.approx(rank, rel=1e-6)
+
+
+@pytest.mark.parametrize('rank', [1, 5, 24])
+def test_batches_give_the_singular_values_of_all_features(rank):
+    """Also of rank-deficient features, whose small singular values a Gram matrix would get wrong."""
+    generator = torch.Generator().manual_seed(rank)
+    left, right = (torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in (500, 24))
+    features, found = left @ right.T, RankMe()
+    for batch in features.split(37):
+        found.add(batch)
+    shares = torch.linalg.svdvals(features)
+    shares = shares / shares.sum() + EPSILON
+    expected = math.exp(-float((shares * shares.log()).sum()))
+    assert found.value() == pytest.approx(expected, rel=1e-9)
+    assert rank_me(features) == pytest.approx(expected, rel=1e-9)
+    assert (found.count, found.width) == (500, 24)
+    assert sum(map(len, found.parts)) <= BLOCK * 24 < 500, 'and not all features are kept'
+    found.add(torch.full((1, 24), torch.nan))
+    assert math.isnan(found.value())
 
 
 def test_the_papers_epsilon():
@@ -87,7 +106,8 @@ def test_knn_tells_the_rank_of_each_block():
         model = build_encoder(cfg, None, seed=3)
         model.backbone.blocks = model.backbone.blocks[:depth]
         model.backbone.fc_norm = torch.nn.Identity()
-        features, _ = extract(model, cfg.train_dataloader, cfg.test_dataloader.dataset.pipeline, batch_size=7)
+        pipeline = cfg.test_dataloader.dataset.pipeline
+        ((features, _),) = extract_blocks(model, cfg.train_dataloader, pipeline, [depth], batch_size=7)
         expected.append(f'RankMe {rank_me(features):.2f} of 48 features, block {depth} of 2, 20 labeled images')
     assert lines == expected
     assert lines[0].split()[1] != lines[1].split()[1]

@@ -9,6 +9,7 @@ from PIL import Image
 from bootmae.report.classes import class_results, class_tables
 from bootmae.report.progress import progress_of
 from bootmae.report.screenshots import small_png, take_screenshots
+from bootmae.suite.job_state import DONE, ELSEWHERE, FAILED, KILLED, STOPPED, WAITING
 
 
 def results():
@@ -60,11 +61,18 @@ def test_results_of_a_training(tmp_path):
 
 
 def test_progress():
-    cells = [('a', 'done', ''), ('b', 'waiting', ''), ('c', 'failed', 'why'), ('d', 'running', ''), ('e', 'odd', '')]
-    found = progress_of(cells + [(f'n{i}', 'not run', '') for i in range(14)])
-    assert found.sentence == 'Not finished: 1 of 19 cells are done; 1 failed, 1 running, 1 waiting, 14 not run, 1 odd.'
-    assert found.lines == (('failed', 'c', 'why'), ('running', 'd', ''), ('odd', 'e', ''))
-    assert found.names == (('waiting', 'b'), ('not run', ', '.join(f'n{i}' for i in range(12)) + ' and 2 more'))
+    cells = [('a', DONE, ''), ('b', ELSEWHERE, ''), ('c', FAILED, 'why'), ('d', KILLED, ''), ('e', STOPPED, 'saved')]
+    found = progress_of(cells + [(f'n{i}', WAITING, '') for i in range(14)])
+    assert found.sentence == (
+        'Not finished: 1 of 19 cells are done; 1 failed, 1 killed, 1 stopped, 1 running elsewhere, 14 waiting.'
+    )
+    assert found.lines == (
+        ('failed', 'c', 'why'),
+        ('killed', 'd', ''),
+        ('stopped', 'e', 'saved'),
+        ('running elsewhere', 'b', ''),
+    )
+    assert found.waiting == ', '.join(f'n{i}' for i in range(12)) + ' and 2 more'
     many = progress_of([(f'n{i}', 'failed', 'x') for i in range(30)]).lines
     assert (len(many), many[-2:]) == (13, (('failed', 'n11', 'x'), ('failed', '18 more', '')))
     assert progress_of(cells[:1]) is None

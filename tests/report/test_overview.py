@@ -139,6 +139,8 @@ def test_markdown():
         ('segmentation', 'mIoU', 'all', ('segmentation mIoU', '', '')),
         ('detection', 'mask AP', '20', ('detection mask AP', '20 images', '20 labeled images')),
         ('depth', 'accuracy', 'all', ('depth', 'all', 'all labels')),
+        ('finetune', 'accuracy', '10 %', ('fine-tuning', '10 %', '10 %')),
+        ('segmentation', 'mIoU', '1/8', ('segmentation mIoU', '1/8', '1/8')),
     ],
 )
 def test_names_for_readers(task, metric, labels, names):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bootmae.report import find_verdicts, markdown_table, published_rows, read_rows, summarize, text_table, write_rows
-from bootmae.report.summary import spread_of
+from bootmae.report.summary import Difference, paired_difference, spread_of
 from bootmae.report.tables import cost_sentences
 from bootmae.report.verdicts import best_method, headline, judge, learned_headline
 from bootmae.results.rows import COLUMNS, ResultRow
@@ -168,28 +168,20 @@ def test_summary_by_hand():
     assert item.methods['bootmae'].std == pytest.approx(math.sqrt(7 / 3))  # deviations -4/3, -1/3, 5/3
     assert (item.methods['untrained'].n, item.methods['untrained'].std) == (1, None)
     # differences 2, 1, 4: mean 7/3, variance ((1/3)^2 + (4/3)^2 + (5/3)^2) / 2 = 7/3, error sqrt(7/9)
-    assert item.difference.n == 3
-    assert item.difference.mean == pytest.approx(7 / 3)
-    assert item.difference.standard_error == pytest.approx(math.sqrt(7) / 3)
+    difference = paired_difference(item.methods['bootmae'], item.methods['mae'])
+    assert difference.n == 3
+    assert difference.mean == pytest.approx(7 / 3)
+    assert difference.standard_error == pytest.approx(math.sqrt(7) / 3)
 
 
 def test_difference_pairs_by_seed_and_not_by_order():
-    given = {'mae': {3: 10.0, 1: 20.0, 7: 99.0}, 'bootmae': {1: 21.0, 3: 11.0, 9: 0.0}}
-    rows = [
-        replace(ROW, method=method, seed=seed, value=value)
-        for method, values in given.items()
-        for seed, value in values.items()
-    ]
-    (item,) = summarize(rows)
-    assert (item.difference.n, item.difference.mean, item.difference.standard_error) == (2, 1.0, 0.0)
+    mae, bootmae = spread_of({3: 10.0, 1: 20.0, 7: 99.0}), spread_of({1: 21.0, 3: 11.0, 9: 0.0})
+    assert paired_difference(bootmae, mae) == Difference(2, 1.0, 0.0)
 
 
 def test_one_shared_seed_has_no_error_and_none_no_difference():
-    (item,) = summarize(rows_of(mae=[90.0], bootmae=[92.0]))
-    assert (item.difference.n, item.difference.mean, item.difference.standard_error) == (1, 2.0, None)
-    apart = [replace(ROW, seed=0), replace(ROW, method='bootmae', seed=1)]
-    assert summarize(apart)[0].difference is None
-    assert summarize(rows_of(mae=[90.0]))[0].difference is None
+    assert paired_difference(spread_of({0: 92.0}), spread_of({0: 90.0})) == Difference(1, 2.0, None)
+    assert paired_difference(spread_of({0: 92.0}), spread_of({1: 90.0})) is None
 
 
 def test_groups_stay_apart_and_unmeasured_rows_stay_out():
@@ -222,6 +214,29 @@ def test_rule_at_its_margin():
     assert found.margin == pytest.approx(math.sqrt(2))
     assert judge(spread_of({0: 11.4, 1: 13.4}), spread_of({0: 10.0, 1: 12.0})).outcome == 'level'
     assert judge(spread_of({0: 10.0, 1: 12.0}), spread_of({0: 11.5, 1: 13.5})).outcome == 'below'
+
+
+def test_copies_of_one_result_are_no_seeds():
+    """k-NN of given weights on all labels is the same for every seed, which no margin can judge."""
+    found = verdict_of(untrained=[20.0, 21.0], mae=[60.1] * 3, bootmae=[60.12] * 3)
+    assert (found.outcome, found.learned) == ('undecided', {'mae': 'above', 'bootmae': 'above'})
+    assert found.sentences[0] == (
+        'BootMAE against MAE is undecided: difference +0.02 points, all seeds gave the same number.'
+    )
+    assert headline([found])[1] == 'none'
+    assert verdict_of(mae=[60.1] * 2, bootmae=[60.1] * 2).outcome == 'undecided', 'and not level'
+
+
+def test_other_test_data_are_named():
+    rows = rows_of(mae=[60.0, 61.0], bootmae=[70.0, 71.0])
+    (one,), (two,) = (
+        find_verdicts(summarize(replace(row, data_hash='' if row.seed else by[row.method]) for row in rows))
+        for by in (dict(mae='aa', bootmae='aa'), dict(mae='aa', bootmae='bb'))
+    )
+    assert two.sentences == (
+        *one.sentences,
+        'These rows are of different test data (fingerprints aa, bb), which may be the reason of a difference.',
+    )
 
 
 def test_above_wording():
@@ -261,22 +276,22 @@ def test_undecided_wording():
     assert found.outcome == 'undecided'
     assert found.sentences[0] == ('BootMAE against MAE is undecided: difference +2.00 points, one shared seed only.')
     assert headline([found]) == (
-        'Whether BootMAE is above MAE is undecided: this needs at least two seeds of both.',
+        'Whether BootMAE is above MAE is undecided: this needs two seeds of both, with different results.',
         'none',
     )
     assert found.sentences[1] == (
-        'Against the untrained encoder (60.0) undecided for lack of shared seeds: MAE 90.0, BootMAE 92.0.'
+        'Against the untrained encoder (60.0) undecided, one shared seed only: MAE 90.0, BootMAE 92.0.'
     )
     assert learned_headline([found]) == (
-        'Against the untrained encoder everything is undecided for lack of shared seeds.'
+        'Against the untrained encoder everything is undecided for lack of shared seeds or of a spread.'
     )
     assert headline([verdict_of(mae=[90.0])])[1] == 'none'
 
 
 def test_headline_counts_every_outcome():
-    above = verdict_of(mae=[1.0, 1.0], bootmae=[3.0, 3.0])
-    level = verdict_of(mae=[1.0, 1.0], bootmae=[1.0, 1.0])
-    below = verdict_of(mae=[1.0, 1.0], bootmae=[0.0, 0.0])
+    above = verdict_of(mae=[1.0, 1.1], bootmae=[3.0, 3.1])
+    level = verdict_of(mae=[1.0, 1.1], bootmae=[1.0, 1.1])
+    below = verdict_of(mae=[1.0, 1.1], bootmae=[0.0, 0.1])
     assert headline([above, above]) == ('BootMAE is above MAE in all 2 comparisons.', 'good')
     sentence = 'BootMAE is above MAE in 1 of 4 comparisons, and not above it in the others: level in 2, below in 1.'
     assert headline([above, level, below, level]) == (sentence, 'mixed')

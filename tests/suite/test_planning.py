@@ -12,6 +12,7 @@ from bootmae.checkpoints.write import write_checkpoint
 from bootmae.config.load import load_config
 from bootmae.evaluation.rows import config_hash
 from bootmae.results.provenance import REPOSITORY
+from bootmae.results.rows import ResultRow
 from bootmae.suite import command, load_suite, make_cells
 from bootmae.suite.cells import Cell
 from bootmae.suite.collect import cell_config
@@ -67,11 +68,27 @@ def test_jobs_wait_for_their_pretraining(tmp_path):
     for cell, line in zip(cells, lines, strict=False):
         assert f'--only {cell.name} --in-slurm gpu' in line
         assert f'--gres=gpu:{cell.training.gpus}' in line
-        assert ('--dependency' in line) == (cell.needs is not None)
+        assert ('--dependency' in line) == ('--kill-on-invalid-dep=yes' in line) == (cell.needs is not None)
         if cell.needs:
             assert f'--dependency=afterok:{by_name[cell.needs.name]} ' in line
     assert f'--dependency=afterany:{":".join(map(str, by_name.values()))} ' in lines[-1]
     assert '--report-only' in lines[-1]
+
+
+def test_gpus_that_do_not_fill_their_nodes_are_refused(tmp_path):
+    cells = cells_of(tmp_path, seeds=[0], gpus=12)[:1]
+    with pytest.raises(
+        ValueError, match=r'toy.yaml, gpus of pretrain: 12 GPUs do not fill nodes of 8: give at most 8 '
+    ):
+        script(cells, ['toy.yaml'], 'gpu', tmp_path)
+    text = script(cells_of(tmp_path, seeds=[0], gpus=16)[:1], ['toy.yaml'], 'gpu', tmp_path)
+    assert '--nodes=2 --ntasks-per-node=1 --gres=gpu:8 ' in text
+
+
+def test_nothing_is_left_to_submit(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, 'state_of', lambda cell: 'done')
+    assert command.to_slurm(None, cells_of(tmp_path, seeds=[0]), tmp_path) == 0
+    assert capsys.readouterr().out.startswith('# nothing is left to submit: all cells are done')
 
 
 def test_a_definition_knows_its_config_but_not_its_place(tmp_path):
@@ -138,6 +155,19 @@ def test_weights_from_a_folder(tmp_path):
     for seed in (3, 4):
         shutil.copytree(tmp_path / 'x-0', tmp_path / f'suite/pretrain/mae-{seed}/run')
     assert fault_of_weights(knn('suite')).startswith(f'{tmp_path}/suite holds 2 runs, pretrain/{{mae-3,mae-4}}: ')
+
+
+def test_the_tables_come_before_the_report(tmp_path, capsys, monkeypatch):
+    """They are all of the result if the report fails."""
+    row = ResultRow('digits', 'bootmae', 'knn', '16', 'accuracy', 81.25, 0)
+    monkeypatch.setattr(command, 'write_results', lambda *_: [row])
+    monkeypatch.setattr(command, 'write_report', lambda *_: 1 / 0)
+    monkeypatch.setattr(command, 'state_of', lambda cell: 'done')
+    with pytest.raises(ZeroDivisionError):
+        command.finish(cells_of(tmp_path, seeds=[0]), tmp_path)
+    out = capsys.readouterr().out
+    assert '81.2 (1)' in out
+    assert out.splitlines()[-1].startswith('rows: ')
 
 
 def test_the_end_names_the_encoders(tmp_path, capsys, monkeypatch):

@@ -182,6 +182,26 @@ def test_protocols_of_the_recipes():
     assert of('configs/det/mae_vitb_vitdet.py', 'detection').startswith('ViTDet, ')
 
 
+@pytest.mark.parametrize(
+    ('config', 'name'),
+    [
+        ('cls/bootmae_vitb_finetune.py', 'ImageNet-1k'),
+        ('seg/bootmae_vitb_upernet.py', 'ADE20K'),
+        ('det/bootmae_vitb_maskrcnn_1x.py', 'COCO'),
+    ],
+)
+def test_data_of_a_known_format_elsewhere_are_other_data(config, name, tmp_path):
+    """They would stand beside the published numbers."""
+    for split in ('train', 'val'):
+        (tmp_path / split).mkdir()
+    task = dict(cls='finetune', seg='segmentation', det='detection')[config[:3]]
+    assert trained_columns(load_config(f'configs/{config}'), [f'task={task}'])['data'] == name
+    own = load_config(f'configs/{config}', {'images': [str(tmp_path)]})
+    with pytest.raises(ValueError, match='has no name for result rows: give one by'):
+        trained_columns(own, [f'task={task}'])
+    assert trained_columns(own, [f'task={task}', 'data=mine'])['data'] == 'mine'
+
+
 def test_unknown_data_needs_a_name(runs):
     cell, _ = runs['seg']
     cfg = cell_config(cell)

@@ -12,6 +12,7 @@ import pytest
 from test_spec import cells_of
 
 from bootmae.results.rows import COLUMNS
+from bootmae.suite import running
 from bootmae.suite.cells import Cell
 from bootmae.suite.command import redo
 from bootmae.suite.job_state import (
@@ -30,6 +31,7 @@ from bootmae.suite.job_state import (
     state_of,
     write_job_state,
 )
+from bootmae.suite.machine import find_machine
 from bootmae.suite.running import Machine, Run, SuiteRun, in_turn
 from bootmae.suite.status import Status, interrupted, progress, time_left
 
@@ -155,6 +157,58 @@ def test_a_signal_stops_all_and_they_go_on(suite):
     assert start(cells).run()
 
 
+LAUNCHER = """
+import os, signal, subprocess, sys, time
+asked = []
+def ask(*_):
+    asked.append(time.monotonic())
+    if {obeys} and asked[-1] - asked[0] > 0.5:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+        sys.exit(143)
+signal.signal(signal.SIGTERM, ask)
+worker = subprocess.Popen(['sleep', '60'], start_new_session=True)
+print(worker.pid, 'up', flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(('end', 'obeys'), [('.sh', True), ('.sh', False), ('.py', False)])
+def test_a_second_signal_ends_the_processes_of_a_launcher(suite, monkeypatch, tmp_path, end, obeys):
+    """They have sessions of their own, so that only the launcher can kill them; it has some seconds to do so."""
+    cells, _, _ = suite
+    path, log = tmp_path / f'launch{end}', cells[0].folder / 'log.txt'
+    path.write_text(f'#!{sys.executable}\n{LAUNCHER.format(obeys=obeys)}')
+    path.chmod(0o755)
+    monkeypatch.setattr(Cell, 'commands', lambda *_: [[*([] if end == '.sh' else [sys.executable]), str(path)]])
+    monkeypatch.setattr(running, 'HASTE', 1.5 if not obeys else 20)
+
+    def press_twice() -> None:
+        interrupt_when_up(log)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press_twice).start()
+    begin = time.monotonic()
+    assert not start(cells[:1]).run()
+    took, worker = time.monotonic() - begin, int(log.read_text().split()[0])
+    assert is_alive(worker) != obeys
+    assert took < 10
+    assert obeys or (took > 1.5) == (end == '.sh'), 'a single process is killed at once'
+    assert (state_of(cells[0]), read_job_state(cells[0]).attempts[0]['code']) == (STOPPED, 143 if obeys else -9)
+    if not obeys:
+        os.killpg(worker, signal.SIGKILL)
+
+
 def test_killed_cells_are_named(suite):
     cells, _, _ = suite
     cells[1].folder.mkdir(parents=True)
@@ -183,6 +237,23 @@ def test_a_command_that_outlives_its_suite_is_not_started_twice(suite):
     assert orphan.poll() is not None
     assert time.monotonic() - begin > 0.5
     assert notes.read_text().count('pretrain/mae-0') == 1
+
+
+def test_a_lock_without_an_attempt_is_no_interruption(suite):
+    """Another call has just taken it, or has failed before it noted anything."""
+    cells, _, _ = suite
+    lock = CellLock(cells[0])
+    assert lock.take()
+    assert state_of(cells[0]) == ELSEWHERE
+    assert interrupted(cells) == []
+    lock.release()
+
+
+@pytest.mark.parametrize(('name', 'value', 'least'), [('lanes', 0, 1), ('lanes', -1, 1), ('gpus', -1, 0)], ids=str)
+def test_devices_that_would_wait_forever_are_refused(name, value, least):
+    with pytest.raises(ValueError, match=f'^--{name} {value}: give at least {least}$'):
+        find_machine(**(dict(gpus=0) | {name: value}))
+    assert find_machine(0, 3).devices == ['0', '1', '2']
 
 
 def test_redo(suite):

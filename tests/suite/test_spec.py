@@ -20,10 +20,10 @@ seeds: [0, 4]
 gpus: 2
 pretrain: configs/pretrain/{method}_debug.py
 tasks:
-  knn: {config: "configs/cls/bootmae_debug_finetune.py", labels: [5, all], data: digits}
+  knn: {config: "configs/cls/bootmae_debug_finetune.py", labels: [5, 16], data: digits}
   finetune: configs/cls/bootmae_debug_finetune.py
 sizes:
-  tiny: {seeds: [1], tasks: {knn: {labels: all}}}
+  tiny: {seeds: [1], tasks: {knn: {labels: 16}}}
 """)
 
 
@@ -49,7 +49,7 @@ def test_cells(tmp_path):
     assert by_name['pretrain/mae-0'].config == 'configs/pretrain/mae_debug.py'
     assert (by_name['knn/mae-0'].training.gpus, by_name['finetune/mae-0'].training.gpus) == (1, 2)
     assert [cell.name for cell in cells_of(tmp_path, 'tiny')][-1] == 'finetune/bootmae-1'
-    assert cells_of(tmp_path, 'tiny')[2].task.labels == ('all',)
+    assert cells_of(tmp_path, 'tiny')[2].task.labels == ('16',)
 
 
 def test_a_task_may_have_fewer_seeds(tmp_path):
@@ -95,7 +95,7 @@ def test_commands(tmp_path):
     knn = by_name['knn/untrained-4'].commands(1)[0]
     assert shell(knn).startswith(
         'tools/knn.py configs/cls/bootmae_debug_finetune.py --untrained 1 --seed 4 '
-        '--method untrained --label measured --data-name digits --tasks knn --labels 5 all --rows '
+        '--method untrained --label measured --data-name digits --tasks knn --labels 5 16 --rows '
     )
 
 

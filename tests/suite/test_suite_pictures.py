@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from mmpretrain.registry import MODELS
+from mmengine.registry import MODELS
 from test_spec import cells_of
 
-from bootmae.config.model import build_model
+from bootmae.config.model import build_model, model_config
 from bootmae.models.masking import BlockMasking
 from bootmae.suite import page
 from bootmae.suite.cells import Cell
@@ -25,7 +25,7 @@ def finished(cell: Cell) -> Cell:
     """A pretraining of which there is a file."""
     cfg = cell_config(cell)
     torch.manual_seed(len(cell.name))
-    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    model = MODELS.build(model_config(cfg))
     model.init_weights()
     cell.run.mkdir(parents=True)
     torch.save(dict(state_dict=model.state_dict(), meta={}), cell.run / 'epoch_1.pth')

@@ -4,17 +4,20 @@ import itertools
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from calling import call_tool
 from mmengine.config import Config
 
 from bootmae.commands.plan import build_on_meta
-from bootmae.config.classes import apply_class_names
+from bootmae.config.classes import apply_class_names, check_same_classes, recorded_classes
 from bootmae.config.load import load_config
+from bootmae.config.steps import evaluation_config
 from bootmae.data.coco import forget_files
 from bootmae.evaluation.rows import data_name
 from bootmae.results.provenance import REPOSITORY
@@ -215,4 +218,40 @@ def test_the_suite(tmp_path, data, task):
     )
     cells = make_cells(load_suite(tmp_path / 'my.yaml'), tmp_path)
     assert len(cells) == 4
-    assert {cell.data for cell in cells} == {entry['data']}
+    assert {cell.task.data for cell in cells} == {entry['data']}
+
+
+@pytest.mark.parametrize('more', ['', "classes = ('road', 'car')\n"])
+def test_a_test_numbers_the_classes_as_the_training_did(tmp_path, data, more):
+    """COCO files of another place may list the categories in another order."""
+    config = write_config(tmp_path, data, 'det', more)
+    torch.save(dict(state_dict={}, meta=dict(dataset_meta=dict(classes=('car', 'road')))), tmp_path / 'a.pth')
+    cfg, content = evaluation_config(str(config), str(tmp_path / 'a.pth'))
+    names = cfg.test_dataloader.dataset.metainfo.classes
+    assert tuple(names) == (('road', 'car') if more else ('car', 'road')), 'given names stay'
+    found = SimpleNamespace(metainfo=dict(classes=names))
+    if not more:
+        return check_same_classes(recorded_classes(content), found, 'the training')
+    with pytest.raises(ValueError, match='the training has the classes car, road, and .* has road, car: label 0 is '
+                       'car there and road here. .* set metainfo=dict'):  # fmt: skip
+        check_same_classes(recorded_classes(content), found, 'the training')
+
+
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'same'),
+    [
+        ('abc', 'abc', True),
+        ('abc', 'ab', True),  # the last one does not occur
+        ('abc', 'bc', False),
+        ('012', 'abc', True),  # a list with numbers in place of names
+        ('abc', '01', True),
+        ('012', '12', False),  # folders of digits
+        ('', 'abc', True),  # not recorded
+    ],
+)
+def test_classes_of_a_data_set_and_of_a_checkpoint(ours, theirs, same):
+    found = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=list(theirs))))
+    if same:
+        return check_same_classes(tuple(ours), found, 'a.pth')
+    with pytest.raises(ValueError, match=f'label 0 is {ours[0]} there and {theirs[0]} here'):
+        check_same_classes(tuple(ours), found, 'a.pth')

@@ -279,7 +279,7 @@ def test_knn_says_which_weights_it_took(tmp_path, states, capsys):
         code, answer, error = call(capsys, 'knn', FINETUNE, '--init', tmp_path / 'a.pth', *rows, '--cfg-options', *FEW)
         assert code == 0
         rank = r'seed 0 RankMe [\d.]+ of 48 features, block 2 of 2, 20 labeled images\n'
-        assert re.fullmatch(rank + r'digits \S+ seed 0 k-NN, all labels: [\d.]+ %\n', answer), 'and nothing else'
+        assert re.fullmatch(rank + r'digits \S+ seed 0 k-NN, 2 labels: [\d.]+ %\n', answer), 'and nothing else'
         assert error.startswith(f'loaded 30/30 encoder tensors of {tmp_path}/a.pth [timm ViT')
         assert f'; {said}' in error.splitlines()[0]
         hashes.append(read_rows(tmp_path / f'{source}.csv')[0].checkpoint_hash)
@@ -352,7 +352,7 @@ def test_an_accuracy_of_guessing_is_said(tmp_path, states, capsys):
     assert code == 0
     values = re.findall(r'labels: (\S+) %', out)
     assert [line for line in error.splitlines() if line.startswith('warning: ')] == [
-        f'warning: {task}, all labels, block 2 of 2: an accuracy of {value} % on 100 images is at the chance level of '
+        f'warning: {task}, 2 labels, block 2 of 2: an accuracy of {value} % on 100 images is at the chance level of '
         '10 classes (10.00 %). Check the weights, the input statistics (mean, std) and the labels'
         for task, value in zip(('knn', 'linear'), values, strict=True)
     ]

@@ -22,7 +22,7 @@ from bootmae.config.model import build_model
 from bootmae.data.subsets import few_labels
 from bootmae.engine.hooks.collapse import CollapseMonitorHook, momentum_distance, target_features, target_variance
 from bootmae.engine.hooks.reconstruction import ReconstructionHook
-from bootmae.evaluation.probe import build_encoder, extract
+from bootmae.evaluation.probe import build_encoder, extract_blocks
 from bootmae.evaluation.rankme import kept_before_norm, rank_me
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -107,7 +107,8 @@ def test_the_online_probe_is_tools_knn(watched, method):
     cfg = load_config(FINETUNE, options)
     model = build_encoder(cfg, str(found.folder / 'epoch_2.pth'))
     with kept_before_norm(model.backbone) as kept:
-        _, labels = extract(model, cfg.train_dataloader, cfg.test_dataloader.dataset.pipeline)
+        loader, pipeline = cfg.train_dataloader, cfg.test_dataloader.dataset.pipeline
+        ((_, labels),) = extract_blocks(model, loader, pipeline, [model.backbone.depth])
     assert logged[2]['probe/rankme'] == rank_me(torch.cat(kept)[few_labels(labels, 2, seed=0)])
     assert len({(line['probe/knn'], line['probe/linear']) for line in logged.values()}) > 1
 
