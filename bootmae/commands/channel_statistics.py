@@ -18,8 +18,8 @@ from mmengine import fileio
 from tqdm import tqdm
 
 from .. import registry  # noqa: F401
-from ..config.channels import SETTINGS
-from ..config.load import load_config
+from ..config.channels import SETTINGS, as_lists
+from ..config.load import load_config, names_config
 from ..config.steps import require
 from ..data.channels import ENDING, ChannelFormat, decode
 from ..data.images import ImageFiles
@@ -69,7 +69,7 @@ class Statistics:
             values['ranges'] = pairs[0] if len(set(pairs)) == 1 else pairs
         values |= dict(mean=tuple(map(_short, self.mean)), std=tuple(map(_short, self.std)))
         shown = {key: value for key, value in values.items() if value is not None and (key, value) != ('axis', 'last')}
-        lines = [f'    {key}={_as_list(value)!r}' for key, value in shown.items()]
+        lines = [f'    {key}={as_lists(value)!r}' for key, value in shown.items()]
         return 'image_channels = dict(\n' + ',\n'.join(lines) + ')'
 
     def table(self, percentiles: Sequence[float]) -> str:
@@ -164,10 +164,6 @@ def _short(value: float) -> float:
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-def _as_list(value):
-    return list(map(_as_list, value)) if isinstance(value, tuple) else value
-
-
 def guess_format(path: str) -> dict:
     """Return number and axis of the channels of a file: the shorter one of its first and last dimension."""
     try:
@@ -207,7 +203,7 @@ def run(args: argparse.Namespace) -> None:
     if args.workers < 0:
         raise ValueError(f'--workers {args.workers}: give 0 or a number of processes')
     given = {key: getattr(args, key) for key in SETTINGS if getattr(args, key, None) is not None}
-    if args.data.endswith('.py') and os.path.isfile(args.data):
+    if names_config(args.data):
         paths, settings = files_of_config(args.data, args.cfg_options, args.limit)
         given = {key: value for key, value in settings.items() if key in SETTINGS and value is not None} | given
     elif args.cfg_options:

@@ -10,23 +10,30 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS
+from mmengine.registry import METRICS
 from torch import nn
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import registry  # noqa: F401
 from ..config.batch import Batch, apply_batch, schedulers_of
-from ..config.checks import check_data, check_model
+from ..config.checks import check_data, check_dataset, check_metric, check_model
 from ..config.images import check_class_number
 from ..config.load import load_config
-from ..config.model import build_model
+from ..config.model import build_model, task_of
 from ..config.options import IMAGES
 from ..config.steps import TRAINED, check_training, require, training_config
-from ..config.weights import check_files, input_statistics, preprocessor_of
+from ..config.weights import check_files, input_statistics
+from ..data.coco import forget_files
 from ..data.sampler import too_few
 from ..data.value_checks import check_values
 from ..engine.hooks.online_probe import OnlineProbeHook
-from ..engine.hooks.provenance import PRECISIONS
+from ..engine.hooks.provenance import precision_of
+from ..models.schedules import EMA_BASE
+from .verify_sources import build_dataset
+
+LOADERS = ('train', 'val')
+EMA_MOMENTUM = 0.0002  # default of EMAHook
 
 
 @dataclass
@@ -86,39 +93,29 @@ def count_images(cfg: Config, guess: bool = True, classes: bool = True) -> tuple
             return cfg.train_images, str(error)
         check_data(cfg.train_dataloader.dataset)  # names the setting
         raise
-    return images, None
+    return len(images), None
 
 
-def build_images(cfg: Config, loader: str, classes: bool = True) -> int:
-    """Build the data set of a loader without its transforms, and return its length.
+def build_images(cfg: Config, loader: str, classes: bool = True, transforms: bool = False) -> Dataset:
+    """Build the data set of a loader, without its transforms unless they are wanted.
 
     Raises:
         FileNotFoundError, ValueError: if it cannot be built, is empty, or has other classes than the model.
     """
     settings = cfg[loader].dataset
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        dataset = DATASETS.build(dict(settings, pipeline=[]) if 'pipeline' in settings else settings)
+        dataset = build_dataset(settings if transforms or 'pipeline' not in settings else dict(settings, pipeline=[]))
         if not len(dataset):
             raise ValueError(f'{loader}.dataset ({settings.type}) has no images')
         if classes:
             check_class_number(dataset, cfg)
-    return len(dataset)
+    return dataset
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """Build the model of a config on the meta device, which allocates no memory for the weights."""
     with torch.device('meta'):
         return build_model(cfg)
-
-
-def task_of(cfg: Config) -> str:
-    """Return ``detection``, ``segmentation``, ``pretraining`` or ``classification``, according to the model."""
-    if 'roi_head' in cfg.model:
-        return 'detection'
-    if 'decode_head' in cfg.model:
-        return 'segmentation'
-    pretraining = 'head' not in cfg.model or cfg.model.get('neck', {}).get('type') == 'MAEPretrainDecoder'
-    return 'pretraining' if pretraining else 'classification'
 
 
 def gflop_per_image(model: nn.Module, task: str) -> float | None:
@@ -191,11 +188,12 @@ def length_of(cfg: Config, batch: Batch, train_images: int) -> Length:
     else:
         # As in StreamSampler and ResumableBatches: without drop_last, the last share of a process is filled up and its
         # last batch is incomplete. An epoch ends with a complete optimizer step.
-        sign = 1 if cfg.train_dataloader.get('drop_last') else -1
+        sampler = cfg.train_dataloader.get('sampler') or {}  # gets drop_last from make_resumable
+        drop_last = bool(cfg.train_dataloader.get('drop_last') or sampler.get('drop_last'))
+        sign = 1 if drop_last else -1
         epoch = sign * (sign * train_images // batch.gpus // batch.per_gpu)
         epoch -= epoch % batch.accumulation
         if not epoch:
-            drop_last = bool(cfg.train_dataloader.get('drop_last'))
             raise too_few(train_images, batch.gpus, batch.per_gpu, batch.accumulation, drop_last)
         iterations = cfg.train_cfg.max_epochs * epoch
     return Length(train_images, iterations, epoch, iterations * world_batch)
@@ -232,28 +230,41 @@ def make_plan(
         if cfg.get('val_dataloader'):
             build_images(cfg, 'val_dataloader')
     check_files(cfg)
-    model, length = build_on_meta(cfg), length_of(cfg, batch, count)
+    note = missing and f"train_images is the config's guess, since no image was found: {missing}"
+    return plan_of(cfg, path, batch, count, build_on_meta(cfg), images_per_second, note)
+
+
+def plan_of(
+    cfg: Config,
+    path: str,
+    batch: Batch,
+    train_images: int,
+    model: nn.Module,
+    images_per_second: float | None = None,
+    note: str | None = None,
+) -> Plan:
+    """Return the plan of a config whose batch, number of images and model (on the meta device) are known."""
+    length = length_of(cfg, batch, train_images)
     params, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
     warm, in_epochs = warmup(cfg)
     warm_iterations = warm * length.epoch if in_epochs else warm
     optimizer, (mean, std) = cfg.optim_wrapper.optimizer, input_statistics(cfg)
     gflop = gflop_per_image(model, task_of(cfg))
-    hook = next((h for h in cfg.get('custom_hooks', []) if h['type'] in ('BootMAEHook', 'EMAHook')), None)
     return Plan(
         config=path,
-        gpus=gpus,
+        gpus=batch.gpus,
         batch_per_gpu=batch.per_gpu,
         accumulation=batch.accumulation,
         global_batch=batch.global_size,
         lr=optimizer.lr,
         min_lr=floor_lr(cfg),
         weight_decay=optimizer.get('weight_decay', 0.0),
-        layer_decay=cfg.optim_wrapper.get('paramwise_cfg', {}).get('layer_decay'),
+        layer_decay=(cfg.optim_wrapper.get('paramwise_cfg') or {}).get('layer_decay'),
         epochs=cfg.train_cfg.get('max_epochs') or round(length.iterations / length.epoch, 2),
         warmup_epochs=warm if in_epochs else round(warm / length.epoch, 2),
         warmup_updates=round(warm_iterations / batch.accumulation),
-        ema=None if hook is None else hook.get('ema') or [[0, 1 - hook['momentum']]],
-        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')],
+        ema=ema_of(cfg),
+        precision=precision_of(cfg),
         input_mean=mean,
         input_std=std,
         params=sum(p.numel() for p in trained),
@@ -265,8 +276,18 @@ def make_plan(
         images=length.images,
         images_per_second=images_per_second,
         gpu_hours=round(length.images / images_per_second / 3600, 1) if images_per_second else None,
-        note=missing and f"train_images is the config's guess, since no image was found: {missing}",
+        note=note,
     )
+
+
+def ema_of(cfg: Config) -> list | None:
+    """Return the (epoch, decay) points of a momentum encoder or an average of the weights; None without one."""
+    for hook in cfg.get('custom_hooks', []):
+        if hook['type'] == 'BootMAEHook':
+            return list(hook.get('ema', EMA_BASE))
+        if hook['type'] == 'EMAHook':
+            return [[0, 1 - hook.get('momentum', EMA_MOMENTUM)]]
+    return None
 
 
 def as_text(plan: Plan) -> str:
@@ -300,7 +321,7 @@ def dry_run(
     Raises:
         ValueError, FileNotFoundError: as the run would.
     """
-    cfg, _ = training_config(config, options, gpus, scale_lr, init, source)
+    cfg, batch = training_config(config, options, gpus, scale_lr, init, source)
     check_model(cfg)
     if resume not in (None, 'auto') and not Path(resume).is_file():
         raise FileNotFoundError(f'--resume {resume}: there is no such file')
@@ -309,12 +330,20 @@ def dry_run(
             probe = OnlineProbeHook(**{key: value for key, value in hook.items() if key not in ('type', 'priority')})
             probe.image_channels = cfg.get('image_channels')
             probe.data()
-    planned, (mean, std) = load_config(config, options), input_statistics(cfg)
-    preprocessor_of(planned).update(mean=mean, std=std)  # those of the weights, if the config adopts them
-    plan = make_plan(planned, config, gpus, scale_lr, guess=False)
-    for loader in ('train_dataloader', 'val_dataloader'):
-        if cfg.get(loader):
-            with contextlib.redirect_stdout(io.StringIO()):
-                dataset = DATASETS.build(cfg[loader].dataset)
-            check_values(dataset)
-    return plan
+    model = build_on_meta(cfg)
+    images = {name: check_loader(cfg, name, model) for name in LOADERS if cfg.get(f'{name}_dataloader')}
+    forget_files()
+    return plan_of(cfg, config, batch, images['train'], model)
+
+
+def check_loader(cfg: Config, name: str, model: nn.Module) -> int:
+    """Check the images, annotations and metrics of a loader as a run does, and return its number of images."""
+    dataset = build_images(cfg, f'{name}_dataloader', transforms=True)
+    check_values(dataset)
+    evaluators = cfg.get(f'{name}_evaluator') or []
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        metrics = [METRICS.build(each) for each in (evaluators if isinstance(evaluators, list) else [evaluators])]
+    check_dataset(dataset, model, metrics)
+    for metric in metrics:
+        check_metric(metric, dataset)
+    return len(dataset)

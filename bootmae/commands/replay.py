@@ -14,14 +14,15 @@ from torch.utils.data import DataLoader
 
 from .. import registry  # noqa: F401
 from ..checkpoints.folders import checkpoint_file
+from ..config.load import read_file
 from ..config.model import build_model
 from ..data.seeding import seed_step
 from ..engine.hooks.nonfinite import FOLDER, sample_name
+from ..engine.hooks.provenance import precision_of
 from ..engine.runner.loops import device_stage
 from ..engine.runner.runner import SuiteRunner
 
 PRECISIONS = dict(float32=None, bf16=torch.bfloat16, fp16=torch.float16)
-OF_WRAPPER = dict(AutocastOptimWrapper='bf16', GuardedAmpOptimWrapper='fp16')
 SHOWN = 20  # number of parameter names to print
 
 
@@ -77,7 +78,7 @@ def weights_for(dump: dict, dump_path: str | Path, checkpoint: str | None) -> Pa
 
 def training_model(cfg: Config, weights: Path, buffers: dict[str, float]) -> nn.Module:
     """Build the model of a run in training mode, with the weights of a checkpoint and buffers that are not saved."""
-    model = build_model(cfg, weights)
+    model = build_model(cfg, weights, 'raw')  # EMAHook saves the average in their place
     for name, buffer in model.named_buffers():
         if name in buffers:
             buffer.fill_(buffers[name])
@@ -219,10 +220,11 @@ def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str 
     config = beside(dump['config'], dump_path)
     if not config.is_file():
         raise FileNotFoundError(f'{config}, the config of the run, is missing beside {dump_path}: copy it there')
-    cfg, weights = Config.fromfile(str(config)), weights_for(dump, dump_path, checkpoint)
+    cfg, weights = read_file(config), weights_for(dump, dump_path, checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = training_model(cfg, weights, dump['buffers'])
-    own = precision or OF_WRAPPER.get(dump['wrapper'], 'float32')
+    own = precision or precision_of(cfg).partition(' ')[0]  # that of a wrapper of the user is not known
+    precisions = [each for each in dict.fromkeys((own, 'float32')) if each in PRECISIONS]
     print(f'{dump_path}: rank {dump["rank"]} of {dump["world_size"]}, seed {dump["seed"]}, weights {weights}')
     results, parameters = [], sum(p.requires_grad for p in model.parameters())
     loader = build_loader(cfg, dump)
@@ -240,7 +242,7 @@ def replay(dump_path: str | Path, checkpoint: str | None = None, precision: str 
             )
         print(f'iteration {recorded["iteration"]}, epoch {recorded["epoch"]}: recorded loss {recorded["loss"]:.6g}')
         key = dump['seed'], recorded['iteration'], dump['rank']
-        for kind in dict.fromkeys((own, 'float32')):
+        for kind in precisions:
             result['passes'][kind] = run_once(model, batch, key, kind)
             print('\n'.join(describe(result['passes'][kind], kind, parameters)))
         results.append(result)

@@ -3,19 +3,35 @@
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from .. import registry  # noqa: F401
 from ..checkpoints.folders import checkpoint_file
+from ..checkpoints.resume import Found
+from ..config.classes import check_same_classes, recorded_classes
 from ..config.load import load_config
 from ..config.steps import evaluation_config
 from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner, is_first
 from ..engine.unwrap import bare_model
 from ..evaluation.chance import warn_of_trained
-from ..evaluation.rows import trained_columns, trained_rows
+from ..evaluation.rows import trained_rows
 from ..results.rows import replace_file, write_rows
+from .outputs import check_writable, columns_of_rows
+
+
+class SameClasses(Hook):
+    """Refuses to test on data whose labels mean other classes than those of the training."""
+
+    def __init__(self, recorded: Sequence[str]):
+        self.recorded = recorded
+
+    def before_test(self, runner: Runner) -> None:
+        check_same_classes(self.recorded, runner.test_dataloader.dataset, f'the training of {runner.cfg.load_from}')
 
 
 def evaluate(
@@ -34,12 +50,14 @@ def evaluate(
 
     ``tools/test.py --help`` explains the arguments.
     """
-    columns = trained_columns(load_config(config, options), row) if rows else {}
+    columns = columns_of_rows(load_config(config, options), rows, row, 'test') if rows else {}
     tell = print if is_first(launcher) else lambda line: None
     init = init and checkpoint_file(init, tell)
-    cfg = evaluation_config(config, checkpoint, options, tta, source)
-    cfg.load_from = checkpoint_file(checkpoint, tell)
+    cfg, content = evaluation_config(config, checkpoint, options, tta, source, tell)
     runner = build_runner(cfg, config, work_dir, launcher)
+    runner.register_hook(SameClasses(recorded_classes(content)))
+    runner.found = Found(Path(cfg.load_from), content or None)  # so that it is read once
+    del content  # as soon as the weights are loaded
     metrics = runner.test()
     warn_of_trained(metrics, bare_model(runner), runner.test_dataloader.dataset)
     if rows and is_main_process():
@@ -52,6 +70,8 @@ def evaluate(
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate a model and write the metrics to ``--out`` and ``--rows`` if given."""
+    if args.out:
+        check_writable(args.out)
     metrics = evaluate(
         args.config,
         args.checkpoint,

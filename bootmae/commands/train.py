@@ -22,8 +22,9 @@ from ..engine.hooks.provenance import encoder_and_cost
 from ..engine.runner.build import await_processes, build_runner, is_first, processes, work_folder
 from ..engine.unwrap import bare_model
 from ..evaluation.chance import warn_of_trained
-from ..evaluation.rows import trained_columns, trained_rows
+from ..evaluation.rows import trained_rows
 from ..results.rows import write_rows
+from .outputs import columns_of_rows
 from .plan import as_text, dry_run
 
 
@@ -67,9 +68,11 @@ def claim(folder: Path, identity: RunIdentity, resume: str | None, move_old: boo
 
 
 def rehearse(args: argparse.Namespace) -> None:
-    """``--dry-run``: find what would stop the run, and print its plan."""
+    """``--dry-run``: find what would stop the run, and print its plan, in the first process."""
+    if not is_first(args.launcher):
+        return
     if args.rows:
-        trained_columns(load_config(args.config, args.cfg_options), args.row)
+        columns_of_rows(load_config(args.config, args.cfg_options), args.rows, args.row, 'val')
     init = args.init and checkpoint_file(args.init)
     resume = args.resume if args.resume in (None, 'auto') else checkpoint_file(args.resume)
     plan = dry_run(
@@ -97,7 +100,7 @@ def train(
     init = init and checkpoint_file(init, tell)
     resume = resume if resume in (None, 'auto') else checkpoint_file(resume, tell)
     given = load_config(config, options)
-    columns = trained_columns(given, row) if rows else {}
+    columns = columns_of_rows(given, rows, row, 'val')
     validation = LastValidation()
     cfg, batch = training_config(
         config, options, processes(launcher), auto_scale_lr, init, source, resume, resume_changed

@@ -20,12 +20,14 @@ import cv2
 from tqdm import tqdm
 
 from ..config.classes import apply_class_names
-from ..config.load import load_config
+from ..config.load import load_config, names_config
 from ..data.file_checks import Job, Outcome, inspect_files
 from ..data.findings import DUPLICATE_WITHIN, NARROW_SET, DataFault, FileFinding
+from ..data.scan import SPLIT_NAMES
 from ..data.tar import readable
 from ..data.value_checks import judge_ranges
 from ..text import count_of, printable
+from .outputs import check_writable
 from .verify_sources import Source, sources_of_config, sources_of_path
 
 CHUNK = 16  # jobs that a process gets at a time
@@ -243,12 +245,15 @@ def write_list(path: str | Path, folder: str, sources: Sequence[Source], report:
     return len(good)
 
 
-def check_writable(path: str) -> None:
-    """Raise an OSError that names a file which cannot be written; a scan may take hours before it is."""
-    if os.path.isdir(path):
-        raise ValueError(f'{path} is a folder: give a file for the findings')
-    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-        raise FileNotFoundError(f'{path} cannot be written: create its folder, or give another file')
+def check_list(folder: str) -> None:
+    """Raise a ValueError for a folder with several splits: a list of all its images would mix them."""
+    splits = sorted(name for name in SPLIT_NAMES if os.path.isdir(os.path.join(folder, name)))
+    if len(splits) > 1:
+        one = os.path.join(folder, TRAIN if TRAIN in splits else splits[0])
+        raise ValueError(
+            f'--write-list would put the images of {", ".join(splits)} into one list: give one of these folders, such '
+            f'as {one}'
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -256,11 +261,14 @@ def run(args: argparse.Namespace) -> int:
     folder = os.path.isdir(args.data)
     if args.write_list and not folder:
         raise ValueError(f'--write-list lists the good images of a folder, but {args.data} is not a folder')
+    if args.write_list:
+        check_list(args.data)
     if args.workers < 0:
         raise ValueError(f'--workers {args.workers}: give 0 or a number of processes')
     for file in filter(None, (args.out, args.write_list)):
         check_writable(file)
-    if args.data.endswith('.py') and not folder:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    if names_config(args.data):
         cfg = load_config(args.data, args.cfg_options)
         with contextlib.suppress(DataFault):  # a broken annotation file is a finding, see sources_of_config
             apply_class_names(cfg)

@@ -104,7 +104,7 @@ def stretch_iterations(cfg: Config, accumulation: int) -> None:
         for scheduler in schedulers:
             scheduler.setdefault('end', cfg.train_cfg.max_iters)  # mmengine's default
         _multiply(cfg.train_cfg, ('max_iters', 'val_interval', 'val_begin'), accumulation)
-    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
     if not checkpoint.get('by_epoch', True):
         _multiply(checkpoint, ('interval', 'save_begin'), accumulation)
     for scheduler in schedulers:
@@ -146,7 +146,7 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
     """Keep the recipe's global batch (``auto_scale_lr.base_batch_size``) by gradient accumulation.
 
     Changes ``optim_wrapper.accumulative_counts``, all numbers of iterations (:func:`stretch_iterations`), the
-    accumulation of ``WarmupCosineLR``, the interval of ``EMAHook``, and with ``scale_lr`` the learning rate.
+    accumulation of ``WarmupCosineLR``, interval and begin of ``EMAHook``, and with ``scale_lr`` the learning rate.
 
     Args:
         cfg: the config, changed in place.
@@ -175,5 +175,6 @@ def apply_batch(cfg: Config, gpus: int, scale_lr: bool = False) -> Batch:
             scheduler.accumulation = batch.accumulation
     for hook in cfg.get('custom_hooks', []):
         if hook['type'] == 'EMAHook':  # its decay is meant for optimizer steps, not iterations
-            hook['interval'] = batch.accumulation
+            hook.setdefault('interval', 1)
+            _multiply(hook, ('interval', 'begin_iter'), batch.accumulation)
     return batch

@@ -1,15 +1,17 @@
 """Images of other kinds than 8-bit color for any config: the setting ``image_channels``."""
 
+import logging
 from collections.abc import Iterator
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..checkpoints import error_context
+from ..checkpoints.identify import recorded_facts
 from ..data.channels import ADVICE, ENDING, ChannelFormat
 from ..data.scan import EXTENSIONS
 from ..data.subsets import leaves
 from ..text import count_of
-from .weights import preprocessor_of
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 READING = ('LoadImageFromFile', 'LoadChannels')
@@ -19,6 +21,7 @@ OF_COLORS = (
     *('RandAugment', 'RandomGrayscale'),
 )
 SETTINGS = ('number', 'axis', 'select', 'ranges', 'percentiles')  # those of ChannelFormat
+RECORDED = 'image_channels'  # key of a run's facts, see channels_record
 
 
 def apply_channels(cfg: Config) -> None:
@@ -71,6 +74,56 @@ def format_of_config(cfg: Config) -> ChannelFormat | None:
     if settings.get('number') is None:
         raise ValueError('image_channels.number is missing: give the number of channels in a file')
     return ChannelFormat(**{key: value for key, value in settings.items() if key in SETTINGS})
+
+
+def channels_record(cfg: Config) -> dict:
+    """Return what each input channel of a config's model is, for its checkpoints; empty for 8-bit color images.
+
+    The place of a channel in its file and the values that become 0 and 255 show neither in the shape of the weights
+    nor in mean and standard deviation.
+    """
+    channels = format_of_config(cfg)
+    return {} if channels is None else {RECORDED: _facts(channels)}
+
+
+def _facts(channels: ChannelFormat) -> dict:
+    return dict(
+        select=list(range(channels.number) if channels.select is None else channels.select),
+        ranges=as_lists(channels.ranges),
+        percentiles=as_lists(channels.percentiles),
+    )
+
+
+def as_lists(value):
+    """Replace tuples in nested ones by lists."""
+    return list(map(as_lists, value)) if isinstance(value, tuple) else value
+
+
+def warn_of_channels(cfg: Config, content: dict, path: str) -> None:
+    """Warn if the run that wrote a checkpoint used other channels of its files, or scaled them in another way.
+
+    It is no error, because other types of files have other ranges.
+
+    Args:
+        cfg: A config.
+        content: Content of the checkpoint. A file that does not record its ``image_channels`` passes.
+        path: Its path.
+    """
+    with error_context(path):
+        theirs = recorded_facts(content).get(RECORDED) or {}
+    ours = _facts(format_of_config(cfg) or ChannelFormat(3))  # 8-bit color
+    if other := [f'{key}={theirs[key]} (here {ours[key]})' for key in ours if theirs.get(key, ours[key]) != ours[key]]:
+        print_log(
+            f'{path} was trained with other image_channels: {", ".join(other)}. Check that each channel means the same '
+            'and has the same scale',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def preprocessor_of(cfg: Config) -> dict:
+    """Return the data preprocessor of a config: that of the model, or else the shared one."""
+    return cfg.model.get('data_preprocessor') or cfg.data_preprocessor
 
 
 def _data_sets(cfg: Config) -> Iterator[dict]:

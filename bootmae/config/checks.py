@@ -239,9 +239,15 @@ def check_data(dataset: dict) -> None:
 
 
 def check_model(cfg: Config) -> None:
-    """Raise a ValueError for a BootMAE without ``BootMAEHook``: its momentum encoder would never be updated."""
-    hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
-    if cfg.model.type == 'BootMAE' and 'BootMAEHook' not in hooks:
+    """Raise a ValueError for a BootMAE whose momentum encoder or schedules would never move."""
+    if cfg.model.type != 'BootMAE':
+        return
+    if 'BootMAEHook' not in [hook['type'] for hook in cfg.get('custom_hooks', [])]:
         raise ValueError(
             "model BootMAE needs custom_hooks=[dict(type='BootMAEHook')]: without it the momentum encoder never moves"
+        )
+    if iterations := (cfg.get('train_cfg') or {}).get('max_iters'):
+        raise ValueError(
+            f'train_cfg.max_iters={iterations}: BootMAE needs epochs, which its EMA decay and feature weight follow: '
+            'train_cfg=dict(by_epoch=True, max_epochs=N)'
         )

@@ -1,7 +1,7 @@
 """Class names, from the setting ``classes`` or the training annotations: the same ones in all loaders and heads."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from ..data.coco import read_coco
+from ..data.scan import shorten
 from ..data.subsets import leaves
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -64,15 +65,19 @@ def set_numbers(node: Any, number: int) -> None:
         set_numbers(child, number)
 
 
-def apply_class_names(cfg: Config) -> None:
+def apply_class_names(cfg: Config, recorded: Sequence[str] | None = None) -> None:
     """Let all loaders number the classes alike.
 
     mmdet gives its CocoDataset the 80 classes of COCO unless ``metainfo`` names others, and then finds no instance of
-    own classes. Data sets without ``metainfo`` get the names of the training data: those of its ``metainfo``, or the
-    categories of its file in their order. They keep the classes of their type if the file has no other names and a head
-    has their number.
+    own classes. Data sets without ``metainfo`` get the names of the training data: those that a checkpoint records,
+    those of its ``metainfo``, or the categories of its file in their order. They keep the classes of their type if the
+    file has no other names and a head has their number.
 
     Changes ``metainfo`` of data sets.
+
+    Args:
+        cfg: A config.
+        recorded: Classes of the checkpoint that is to be tested, see :func:`recorded_classes`.
 
     Raises:
         FileNotFoundError: if an annotation file is missing.
@@ -96,7 +101,10 @@ def apply_class_names(cfg: Config) -> None:
     unnamed = [(loader, part) for loader, part in parts if not has_names(part) and own_classes(part) is not None]
     if not unnamed:
         return
-    if named and named[0][0] == LOADERS[0]:
+    if recorded:
+        same = tuple(recorded) == own_classes(unnamed[0][1])
+        names, where = None if same else tuple(recorded), 'recorded in the checkpoint'
+    elif named and named[0][0] == LOADERS[0]:
         names, where = named[0][2], 'metainfo of train_dataloader'
     else:
         names, where = names_of_file(unnamed, head_numbers(cfg.get('model') or {}))
@@ -106,6 +114,36 @@ def apply_class_names(cfg: Config) -> None:
     print_log(f'class names of data sets without metainfo=dict(classes=...): {shown} ({where})', logger='current')
     for _, part in unnamed:
         part['metainfo'] = dict(part.get('metainfo') or {}, classes=names)
+
+
+def recorded_classes(content: dict) -> tuple[str, ...]:
+    """Return the class names in the order of the labels of the run that wrote a checkpoint; empty if not recorded."""
+    meta = content.get('meta')
+    data = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    names = data.get('classes') if isinstance(data, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
+def check_same_classes(expected: Sequence[str], dataset: Any, where: str) -> None:
+    """Raise a ValueError if the labels of a data set mean other classes than they should.
+
+    Args:
+        expected: Class names in the order of the labels.
+        dataset: The data set, which may be wrapped. One with numbers in place of names passes.
+        where: What has the expected classes, for the message.
+    """
+    for leaf in leaves(dataset):
+        names = tuple(map(str, (getattr(leaf, 'metainfo', None) or {}).get('classes') or ()))
+        numbers = [list(one) == list(map(str, range(len(one)))) for one in (expected, names)]
+        other = [label for label, pair in enumerate(zip(expected, names)) if pair[0] != pair[1]]
+        if other and (not any(numbers) or all(map(str.isdecimal, (*expected, *names)))):
+            roots, label = getattr(leaf, 'roots', None), other[0]
+            remedy = 'set classes of ImageFiles, or rename its folders' if roots else 'set metainfo=dict(classes=...)'
+            raise ValueError(
+                f'{where} has the classes {shorten(expected)}, and {shorten(roots or [type(leaf).__name__])} has '
+                f'{shorten(names)}: label {label} is {expected[label]} there and {names[label]} here. Give the data '
+                f'the same names in the same order: {remedy}'
+            )
 
 
 def has_names(part: dict) -> bool:

@@ -1,7 +1,9 @@
 """Reads config files."""
 
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from .options import IMAGES, OptionText, parse_value
 from .settings import apply_options, check_settings
 from .sizes import fill_sizes
 
+# None unsets them, so they are left out: their readers, mmengine's too, ask only whether they are there.
+UNSET = ('auto_scale_lr', 'custom_hooks', 'default_hooks', 'env_cfg', 'randomness', 'visualizer')
+
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config, apply options and check all settings. Sets the default scope of the registries.
@@ -31,8 +36,6 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         ValueError: if the file cannot be read, or for an unknown setting.
     """
     path = find_config(path)
-    if str(runs_folder()) not in sys.path:  # so that custom_imports find examples/ and modules of the user
-        sys.path.append(str(runs_folder()))
     options = dict(options or {})
     cfg = read_file(path)
     init_default_scope(str(options.get('default_scope', cfg.get('default_scope', 'mmpretrain'))))
@@ -41,6 +44,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             raise ValueError(f'--data and {twice[0]}={options[twice[0]]} both give the images: leave one out')
         apply_images(cfg, parse_value(images, True) if isinstance(images, OptionText) else images)
     apply_options(cfg, options)
+    for key in UNSET:
+        if cfg.get(key) is None:
+            cfg.pop(key, None)
     fill_classes(cfg, options)
     check_settings(cfg)
     apply_channels(cfg)
@@ -78,12 +84,23 @@ def find_config(name: str | Path) -> Path:
     )
 
 
+def names_config(data: str) -> bool:
+    """Whether a path of the user names a config, see :func:`find_config`, and not images. A folder comes first."""
+    if os.path.exists(data) or Path(data).suffix:
+        return data.endswith('.py') and not os.path.isdir(data)
+    with suppress(FileNotFoundError):
+        return find_config(data).suffix == '.py'
+    return False
+
+
 def read_file(path: str | Path) -> Config:
     """Read a config file with its bases and custom imports.
 
     Raises:
         ValueError: if that fails, with the reason.
     """
+    if str(runs_folder()) not in sys.path:  # so that custom_imports find examples/ and modules of the user
+        sys.path.append(str(runs_folder()))
     try:
         return Config.fromfile(str(path))
     except Exception as error:  # a config is code, which may fail in any way

@@ -8,6 +8,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..checkpoints import load_run, read_checkpoint
+from ..checkpoints.averages import with_weights
+from .channels import warn_of_channels
 from .weights import adopts_statistics, follow_statistics
 
 
@@ -19,13 +21,24 @@ def model_config(cfg: Config) -> ConfigDict:
     return settings
 
 
-def build_model(cfg: Config, checkpoint: str | Path | None = None) -> nn.Module:
+def task_of(cfg: Config) -> str:
+    """Return ``detection``, ``segmentation``, ``pretraining`` or ``classification``, according to the model."""
+    if 'roi_head' in cfg.model or 'bbox_head' in cfg.model:
+        return 'detection'
+    if 'decode_head' in cfg.model:
+        return 'segmentation'
+    pretraining = 'head' not in cfg.model or (cfg.model.get('neck') or {}).get('type') == 'MAEPretrainDecoder'
+    return 'pretraining' if pretraining else 'classification'
+
+
+def build_model(cfg: Config, checkpoint: str | Path | None = None, source: str = 'online') -> nn.Module:
     """Build the model of a config.
 
     Args:
         cfg: The config.
         checkpoint: A checkpoint of a run of this config, all weights of which are loaded. None leaves the model as it
             was constructed, without ``init_weights``.
+        source: ``raw`` or ``ema`` weights of a checkpoint with both, see :func:`weights_of`.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -34,7 +47,8 @@ def build_model(cfg: Config, checkpoint: str | Path | None = None) -> nn.Module:
     """
     model = MODELS.build(model_config(cfg))
     if checkpoint is not None:
-        content = read_checkpoint(checkpoint)
+        content = with_weights(read_checkpoint(checkpoint), source, checkpoint)
+        warn_of_channels(cfg, content, str(checkpoint))
         recorded = content.get('meta', {}).get('bootmae', {})
         follow_statistics(model, recorded, str(checkpoint), adopts_statistics(cfg))
         load_run(model, content, checkpoint)

@@ -1,10 +1,16 @@
 """All steps from a config file and options to a runnable config, in their order."""
 
+import os
+from collections.abc import Callable
+
 from mmengine.config import Config
 
+from ..checkpoints import read_checkpoint
+from ..checkpoints.folders import checkpoint_file
 from .batch import Batch, apply_batch
+from .channels import warn_of_channels
 from .checks import check_data, check_schedule, check_sizes
-from .classes import apply_class_names
+from .classes import CLASSES, apply_class_names, recorded_classes
 from .images import check_classes
 from .load import load_config
 from .reader import apply_reader
@@ -44,18 +50,29 @@ def training_config(
 
 
 def evaluation_config(
-    path: str, checkpoint: str, options: dict | None = None, tta: bool = False, source: str = 'online'
-) -> Config:
-    """Build the config of a test; ``tools/test.py`` explains the arguments."""
+    path: str,
+    checkpoint: str,
+    options: dict | None = None,
+    tta: bool = False,
+    source: str = 'online',
+    tell: Callable[[str], object] = print,
+) -> tuple[Config, dict]:
+    """Build the config of a test, and read its checkpoint; ``tools/test.py`` explains the arguments."""
     cfg = load_config(path, options)
     require(cfg, 'model', 'test_dataloader', 'test_evaluator', 'test_cfg')
-    apply_class_names(cfg)
     check_data(cfg.test_dataloader.dataset)
+    file = checkpoint_file(checkpoint, tell)
+    content = read_checkpoint(file) if os.path.isfile(file) else {}  # if it is missing, the data are checked first
+    recorded = recorded_classes(content)  # not the order of the annotations, which may be those of another place
+    if recorded and cfg.get(CLASSES, recorded) is None:
+        cfg = load_config(path, (options or {}) | {CLASSES: list(recorded)})
+    apply_class_names(cfg, recorded)
+    warn_of_channels(cfg, content, file)
     complete_hooks(cfg)
+    cfg.load_from, cfg.load_source = file, source
     if tta:
         apply_tta(cfg)
-    cfg.load_from, cfg.load_source = checkpoint, source
-    return cfg
+    return cfg, content
 
 
 def check_training(cfg: Config) -> None:

@@ -10,10 +10,11 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..checkpoints import error_context, match, read_encoder
+from ..checkpoints import error_context, match, read_checkpoint, read_encoder
 from ..checkpoints.load import converted, tensors_hash
 from ..checkpoints.start import as_plain
 from ..checkpoints.statistics import same_statistics
+from .channels import preprocessor_of, warn_of_channels
 from .schema import groups
 
 ADDRESS = re.compile(r'[a-z0-9+.-]+:', re.IGNORECASE)  # https://..., torchvision://..., timm:NAME
@@ -54,8 +55,8 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
     Changes ``init_hash`` and, for a downstream model, ``model.backbone.init_cfg``; for a pretraining ``init``, which
     the runner gives to :func:`start_pretraining`. If the config adopts the input statistics of weights, see
     :func:`adopts_statistics`, also changes the mean and standard deviation of the data preprocessor to those of the
-    checkpoint. ``adapt_channels`` in the config takes encoders for another number of channels. ``content`` is that of
-    the file, if it was read before.
+    checkpoint. ``adapt_channels`` in the config takes encoders for another number of channels; other ranges or another
+    choice of channels get a warning. ``content`` is that of the file, if it was read before.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -68,7 +69,9 @@ def apply_init(cfg: Config, checkpoint: str, source: str = 'online', content: di
             f'--init needs a backbone PlainViT, TransferViT or MAEViT, but {cfg.model.type} has {kind}: use a config '
             'of configs/pretrain, cls, seg or det'
         )
+    content = content or read_checkpoint(checkpoint)
     encoder = read_encoder(checkpoint, source, content)
+    warn_of_channels(cfg, content, checkpoint)
     channels = cfg.get('adapt_channels')
     if channels not in (None, 'repeat', 'sum'):
         raise ValueError(f'adapt_channels={channels!r} must be repeat, sum or None')
@@ -117,11 +120,6 @@ def check_files(cfg: Config) -> None:
     for key, file in files.items():
         if isinstance(file, str) and file and not ADDRESS.match(file) and not Path(file).expanduser().is_file():
             raise FileNotFoundError(f'{key}={file}: there is no such file (looked for {Path(file).absolute()})')
-
-
-def preprocessor_of(cfg: Config) -> dict:
-    """Return the data preprocessor of a config: that of the model, or else the shared one."""
-    return cfg.model.get('data_preprocessor') or cfg.data_preprocessor
 
 
 def input_statistics(cfg: Config) -> tuple[list[float], list[float]]:

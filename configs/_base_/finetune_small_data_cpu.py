@@ -24,7 +24,7 @@ train_dataloader = dict(batch_size=64, num_workers=0, persistent_workers=False,
                         dataset=dict(limit=1000, pipeline=train_pipeline))
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(limit=500, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-train_images = 1024
+train_images = 1000
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3))
 param_scheduler = dict(warmup=3)

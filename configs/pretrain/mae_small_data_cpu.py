@@ -17,7 +17,7 @@ model = dict(
     head=dict(patch_size=patch_size))
 train_dataloader = dict(batch_size=64, num_workers=0, persistent_workers=False,
                         dataset=dict(limit=1000))
-train_images = 1024
+train_images = 1000
 auto_scale_lr = dict(base_batch_size=64)
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=2e-3))
 param_scheduler = dict(warmup=4)

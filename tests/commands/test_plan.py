@@ -278,3 +278,21 @@ def test_text():
     assert lines['global_batch'] == '32'
     assert lines['warmup_epochs'] == '0.4'
     assert 'gpu_hours' not in lines, 'unknown without a speed'
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'ema'),
+    [
+        ([dict(type='EMAHook')], [[0, 1 - 0.0002]]),
+        ([dict(type='EMAHook', momentum=0.01)], [[0, 0.99]]),
+        ([dict(type='BootMAEHook')], [(0, 0.999), (100, 0.9999), (400, 0.99999)]),
+        ([dict(type='BootMAEHook', ema=[(0, 0.9)])], [(0, 0.9)]),
+        ([], None),
+    ],
+)
+def test_averages_of_weights(hooks, ema):
+    assert plan_of(PRETRAIN / 'mae_debug.py', custom_hooks=hooks).ema == ema
+
+
+def test_an_optimizer_wrapper_of_the_user():
+    assert plan_of(PRETRAIN / 'mae_debug.py', optim_wrapper__type='ApexOptimWrapper').precision == 'ApexOptimWrapper'

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,47 @@ def test_bootmae_is_repeated_bit_for_bit(bootmae_dump, capsys):
     assert f'recorded loss {recorded["loss"]:.6g}' in text
     assert result['files'][3] in text
     assert 'first module whose output is not finite: none' in text
+
+
+def test_the_trained_weights_are_replayed_and_not_their_average(tmp_path):
+    """A file of a run with EMAHook holds the average as its state_dict."""
+    hooks = [dict(type='BreakHook', iterations=[5, 6], kind='gradient'), dict(type='EMAHook', momentum=0.01)]
+    dump = stopped(tmp_path, custom_hooks=hooks)
+    (recorded,), (result,) = read_dump(dump)['batches'], replay(dump)
+    assert result['passes']['float32']['sum'] == recorded['loss']
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'precision'),
+    [
+        (dict(type='GuardedOptimWrapper'), 'float32'),
+        (dict(type='AutocastOptimWrapper'), 'bf16'),
+        (dict(type='GuardedAmpOptimWrapper'), 'fp16'),
+        (dict(type='GuardedAmpOptimWrapper', dtype='bfloat16'), 'bf16'),
+        (dict(type='MyOptimWrapper'), 'float32'),
+    ],
+)
+def test_the_precision_of_the_run(bootmae_dump, tmp_path, wrapper, precision):
+    moved = moved_dump(bootmae_dump, tmp_path, f'optim_wrapper = {wrapper}')
+    (result,) = replay(moved)
+    assert set(result['passes']) == {precision, 'float32'}
+
+
+def test_modules_of_the_user(bootmae_dump, tmp_path, monkeypatch):
+    """The installed package finds them in the current folder, as in the training."""
+    (tmp_path / 'module_of_a_user.py').write_text('')
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setattr('bootmae.config.load.runs_folder', lambda: tmp_path)
+    moved = moved_dump(bootmae_dump, tmp_path, "custom_imports['imports'].append('module_of_a_user')")
+    assert len(replay(moved)) == 1
+
+
+def moved_dump(dump: Path, folder: Path, more: str) -> Path:
+    """A dump in another folder with its weights, and its config with one more line."""
+    content = read_dump(dump) | dict(config='config.py')
+    (folder / 'config.py').write_text(f'{dump.with_name("config.py").read_text()}\n{more}\n')
+    (folder / dump.name).write_text(json.dumps(content))
+    return folder / dump.name
 
 
 def test_accumulation_and_the_masks_of_mae(tmp_path):

@@ -1,8 +1,10 @@
 """Other images for a config (--data), and the classes that they have."""
 
+import tarfile
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DATASETS
 
 from bootmae.config.images import check_class_number, check_classes
 from bootmae.config.load import load_config
@@ -48,6 +50,40 @@ def test_classification_reads_a_folder_with_splits_or_two_folders(tmp_path):
         read(TUNE, one)
     with pytest.raises(ValueError, match='--data has 3 paths, but a classification config takes one'):
         read(TUNE, one, two, both)
+
+
+def packed(file: Path, *names: str) -> str:
+    with tarfile.open(file, 'w') as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(f'./{name}'))
+    return str(file)
+
+
+def test_archives_have_the_classes_of_the_training(tmp_path):
+    train, val = packed(tmp_path / 'train.tar', 'cat/1.jpg', 'dog/2.npy'), packed(tmp_path / 'val.tar', 'dog/1.jpg')
+    assert read(TUNE, train, val) == [(train, None, None), *[(val, None, ['cat', 'dog'])] * 2], 'dog stays class 1'
+    cfg = load_config(TUNE, {'images': [train, val]} | TWO)
+    assert DATASETS.build(dict(cfg.val_dataloader.dataset, pipeline=[])).get_gt_labels().tolist() == [1]
+    check_classes(cfg)
+    assert read(TUNE, 'gone.tar', val)[1:] == [(val, None, None)] * 2, 'which the training reports'
+    other = packed(tmp_path / 'other.tar', 'ant/1.jpg', 'cat/2.jpg')
+    cfg = load_config(TUNE, {'images': [train, other]} | TWO)
+    for loader in LOADERS[1:]:
+        with pytest.raises(ValueError, match='1 folder not among the 2 classes: ant; remove what is no class'):
+            DATASETS.build(dict(cfg[loader].dataset, pipeline=[]))
+    for name in ('n01', 'n07'):  # one archive for each class, as those of ImageNet
+        packed(tmp_path / f'{name}.tar', '1.jpg')
+    assert read(TUNE, tmp_path / 'n0*.tar', val)[1][2] == ['n01', 'n07']
+
+
+def test_archives_that_the_config_names_have_one_set_of_classes(tmp_path):
+    train, other = (packed(tmp_path / f'{name}.tar', f'{name}/1.jpg', 'cat/2.jpg') for name in ('dog', 'ant'))
+    roots = {'train_dataloader.dataset.roots': train, 'val_dataloader.dataset.roots': other}
+    splits = {f'{name}.dataset.split': None for name in LOADERS[:2]}
+    with pytest.raises(ValueError, match='val_dataloader has the class folders ant, which train_dataloader has not'):
+        check_training(load_config(TUNE, roots | splits | TWO))
+    with pytest.raises(ValueError, match=r'dog.tar has 2 classes \(cat, dog\), but model.head.num_classes=10'):
+        check_training(load_config(TUNE, roots | splits))
 
 
 def test_segmentation_and_detection_read_a_data_root():

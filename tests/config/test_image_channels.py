@@ -6,6 +6,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from bootmae.config import channels
+from bootmae.config.channels import channels_record, warn_of_channels
 from bootmae.config.load import load_config
 from bootmae.config.model import model_config
 from bootmae.config.options import OptionText
@@ -134,3 +136,30 @@ def test_statistics_of_weights_are_compared_for_every_channel():
     for other in ([10, 20, 30, 40, 51], mean[:3]):
         with pytest.raises(ValueError, match='weights.pth was made with mean'):
             check_statistics(cfg, 'weights.pth', other, std[: len(other)])
+
+
+def test_other_channels_than_in_training_get_a_warning(monkeypatch):
+    """Their meaning and scale show neither in the weights nor in the statistics."""
+
+    lines = []
+    monkeypatch.setattr(channels, 'print_log', lambda text, **options: lines.append(text))
+
+    def said(cfg: Config, record: dict) -> str:
+        lines.clear()
+        warn_of_channels(cfg, dict(meta=dict(bootmae=record)), 'run.pth')
+        return ''.join(lines)
+
+    name = 'cls/bootmae_small_data_cpu_finetune'
+    cfg = changed(name)
+    record = channels_record(cfg)
+    assert record == dict(image_channels=dict(select=[0, 1, 2, 3, 4], ranges=[[0, 4095]] * 5, percentiles=None))
+    assert said(cfg, record) == said(cfg, {}) == said(cfg, channels_record(load_config(CONFIGS / f'{name}.py'))) == ''
+    assert said(changed(name, **{'image_channels.select': [0, 1, 2, 3, 4]}), record) == ''
+    other = changed(name, **{'image_channels.select': [4, 3, 2, 1, 0], 'image_channels.ranges': [0, 255]})
+    text = said(other, record)
+    assert 'run.pth was trained with other image_channels: select=[0, 1, 2, 3, 4] (here [4, 3, 2, 1, 0])' in text
+    assert 'ranges=[[0, 4095], [0, 4095], [0, 4095], [0, 4095], [0, 4095]] (here [[0, 255], ' in text
+    assert 'percentiles' not in text
+    color = load_config(CONFIGS / f'{name}.py')
+    assert said(color, dict(image_channels=dict(select=[0, 1, 2], ranges=None, percentiles=None))) == ''
+    assert 'select=[2, 1, 0] (here [0, 1, 2])' in said(color, dict(image_channels=dict(select=[2, 1, 0])))

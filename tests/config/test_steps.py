@@ -1,6 +1,7 @@
 """The steps from a config to a runner: batch, start weights, checks, devices."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
 from bootmae.config.batch import Batch, apply_batch
 from bootmae.config.checks import check_data, check_model
-from bootmae.config.load import find_config, load_config
+from bootmae.config.load import UNSET, find_config, load_config, names_config
+from bootmae.config.options import OptionText
+from bootmae.config.steps import training_config
 from bootmae.config.weights import apply_init, check_statistics, input_statistics
 from bootmae.data.images import ImageFiles
 from bootmae.engine.runner.build import apply_devices, build_runner, processes
@@ -42,6 +45,27 @@ def test_load_config_takes_options(tmp_path):
     assert cfg.train_dataloader.batch_size == 5
     assert cfg.model.backbone.arch == dict(embed_dims=48, depth=1, num_heads=3)
     assert DefaultScope.get_current_instance().scope_name == 'mmpretrain'
+
+
+@pytest.mark.parametrize('given', [None, OptionText('None')])
+def test_settings_that_are_unset(given):
+    """They are left out, as if the config had none."""
+    cfg = load_config(PRETRAIN.with_name('mae_debug.py'), dict.fromkeys(UNSET, given))
+    assert not set(UNSET) & set(cfg)
+    assert apply_batch(cfg, 2) == Batch(2, cfg.train_dataloader.batch_size, 1)
+    cfg = load_config(PRETRAIN.with_name('mae_debug.py'), {'default_hooks.checkpoint': given})
+    cfg.train_dataloader.batch_size = 8
+    assert apply_batch(cfg, 1).accumulation == 4
+
+
+def test_names_of_configs_and_of_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('bootmae_debug', 'bootmae_debug.py', 'bootmae::pretrain/bootmae_debug.py', 'nothing.py', PRETRAIN):
+        assert names_config(str(name))
+    for name in ('nothing', 'bootmae_debug.tar', 'README.md', '.'):
+        assert not names_config(name)
+    Path('bootmae_debug').mkdir()
+    assert not names_config('bootmae_debug'), 'a folder of the user comes first'
 
 
 def test_find_config(tmp_path, monkeypatch):
@@ -85,6 +109,10 @@ def test_apply_batch_slows_the_average_of_weights(finetune):
     finetune.train_dataloader.batch_size = 8
     apply_batch(finetune, 1)
     assert finetune.custom_hooks[0].interval == 4
+    finetune.custom_hooks = [dict(type='EMAHook', momentum=0.1, interval=10, begin_iter=100)]
+    assert apply_batch(finetune, 1).accumulation == 4
+    hook = finetune.custom_hooks[0]
+    assert (hook.interval, hook.begin_iter) == (40, 400), 'both count optimizer steps'
 
 
 def test_scaling_the_learning_rate_instead(pretrain):
@@ -254,16 +282,48 @@ def test_bootmae_needs_its_hook(pretrain):
     check_model(load_config(CONFIGS / 'pretrain' / 'mae_debug.py'))
 
 
+@pytest.mark.parametrize('loop', [dict(by_epoch=False), dict(type='IterBasedTrainLoop'), dict(type='IterLoop')])
+def test_bootmae_needs_epochs(pretrain, loop):
+    """Its EMA decay and feature weight would keep their first values."""
+    pretrain.train_cfg = loop | dict(max_iters=12)
+    with pytest.raises(ValueError, match=r'train_cfg.max_iters=12: BootMAE needs epochs.*by_epoch=True, max_epochs=N'):
+        check_model(pretrain)
+    mae = load_config(CONFIGS / 'pretrain' / 'mae_debug.py')
+    mae.train_cfg = pretrain.train_cfg
+    check_model(mae)
+
+
 def test_processes_without_gpus_use_gloo(pretrain, monkeypatch):
-    started = []
-    monkeypatch.setattr(torch.distributed, 'init_process_group', started.append)
+    started, pretrain.default_hooks.heartbeat = [], dict(type='HeartbeatHook')
+    monkeypatch.setattr(
+        torch.distributed, 'init_process_group', lambda backend, timeout: started.append((backend, timeout))
+    )
     for cuda, launcher, expected in ((False, 'none', 'nccl'), (True, 'pytorch', 'nccl'), (False, 'pytorch', 'gloo')):
         monkeypatch.setattr(torch.cuda, 'is_available', lambda cuda=cuda: cuda)
         apply_devices(pretrain, launcher)
         assert pretrain.env_cfg.dist_cfg.backend == expected
         assert ('model_wrapper_cfg' in pretrain) == (expected == 'gloo')
-    assert started == ['gloo']
+    assert started == [('gloo', timedelta(minutes=31))]
     assert pretrain.model_wrapper_cfg.device_ids is None, 'mmengine would name a GPU'
+
+
+@pytest.mark.parametrize(
+    ('options', 'seconds'),
+    [
+        ({}, 1860),
+        ({'default_hooks.heartbeat': dict(type='HeartbeatHook', patience=7200)}, 7260),
+        ({'default_hooks.heartbeat': None}, None),  # the backend's own limit
+        ({'env_cfg.dist_cfg.timeout': 99}, 99),
+    ],
+)
+def test_collectives_wait_for_longer_than_the_heartbeat(options, seconds, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for env in ('as configured', 'none'):
+        cfg, _ = training_config(str(PRETRAIN), options)
+        if env == 'none' and 'env_cfg.dist_cfg.timeout' not in options:
+            cfg.pop('env_cfg')
+        apply_devices(cfg, 'pytorch')
+        assert (cfg.env_cfg.dist_cfg.backend, cfg.env_cfg.dist_cfg.get('timeout')) == ('nccl', seconds)
 
 
 @pytest.mark.parametrize('work_dir, expected', [(None, 'work_dirs/bootmae_debug'), ('elsewhere', 'elsewhere')])

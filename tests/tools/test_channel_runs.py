@@ -108,6 +108,8 @@ def test_pretraining_sees_the_values_of_the_files(kind, data, seen, tmp_path):
     assert len(set(numbers)) == len(numbers) == 16
     facts = read_checkpoint(tmp_path / 'run' / 'epoch_1.pth')['meta']['bootmae']
     assert facts['mean'] == facts['std'] == [HALF] * 5
+    scale = [0, 1] if kind == 'npy' else [0, 4095]
+    assert facts['image_channels'] == dict(select=[0, 1, 2, 3, 4], ranges=[scale] * 5, percentiles=None)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -246,6 +248,17 @@ def test_weights_of_other_channels_or_statistics_are_refused(data, pretrained, c
     assert 'was made with mean [127.5, 127.5, 127.5, 127.5, 127.5]' in capsys.readouterr().err
     assert call('train', FINETUNE, *where, options=['image_channels.select=[0,1,2]']) == 2
     assert 'epoch_2.pth' in capsys.readouterr().err
+
+
+def test_another_scale_than_in_pretraining_is_said(data, pretrained, monkeypatch):
+    said = []
+    monkeypatch.setattr('bootmae.config.channels.print_log', lambda text, **options: said.append(text))
+    where = ('--data', data / 'tiff', '--init', pretrained['tiff'] / 'epoch_2.pth')
+    for ranges, count in (('[0,4095]', 0), ('[0,1000]', 1)):
+        options = [*SHORT[:-1], f'image_channels.ranges={ranges}']
+        assert call('train', FINETUNE, *where, '--dry-run', options=options) == 0
+        warned = [text for text in said if 'other image_channels: ranges=[[0, 4095], ' in text]
+        assert len(warned) == count
 
 
 def test_a_broken_file_is_replaced_in_training_and_found_before(data, tmp_path, capsys):

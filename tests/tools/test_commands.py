@@ -12,9 +12,11 @@ import pytest
 import torch
 from calling import call_tool
 
+from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.plan import Plan
 from bootmae.commands.test import evaluate
 from bootmae.commands.train import train
+from bootmae.config.classes import recorded_classes
 from bootmae.engine.runner.build import build_runner
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,6 +85,28 @@ def test_test_as_a_tool(finetuned, tmp_path):
     )
     written = json.loads(next(tmp_path.glob('*/[0-9]*.json')).read_text())
     assert written['accuracy/top1'] == last['accuracy/top1'], 'without EMAHook, state_dict is what is evaluated'
+
+
+def test_classes_of_another_order_are_refused(finetuned, tmp_path):
+    """The labels would be permuted, and nothing else would show it."""
+    work_dir, hooks, _ = finetuned
+    content = read_checkpoint(work_dir / 'epoch_2.pth')
+    assert recorded_classes(content) == tuple('0123456789')
+    content['meta']['dataset_meta']['classes'] = tuple('1023456789')
+    torch.save(content, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='the training of .*other.pth has the classes 1, 0, .*: label 0 is 1 there'):
+        evaluate(str(FINETUNE), str(tmp_path / 'other.pth'), str(tmp_path / 'test'), options(custom_hooks=hooks))
+
+
+def test_a_checkpoint_is_read_once(finetuned, tmp_path, monkeypatch):
+    work_dir, hooks, last = finetuned
+    reads = []
+    for module in ('config.steps', 'engine.runner.runner'):
+        read = lambda path: reads.append(path) or read_checkpoint(path)  # noqa: E731
+        monkeypatch.setattr(f'bootmae.{module}.read_checkpoint', read)
+    found = evaluate(str(FINETUNE), str(work_dir / 'epoch_2.pth'), str(tmp_path), options(custom_hooks=hooks))
+    assert found['accuracy/top1'] == last['accuracy/top1']
+    assert len(reads) == 1
 
 
 def test_a_pretraining_file_is_no_classifier(tmp_path, capsys):

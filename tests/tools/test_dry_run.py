@@ -78,7 +78,7 @@ def test_missing_folders_and_files(images, capsys):
 def test_a_plan_says_what_is_a_guess(images, capsys):
     assert call_tool('plan', PRETRAIN) == 0
     told = capsys.readouterr().out
-    assert 'train_images       1,024' in told
+    assert 'train_images       1,000' in told
     assert "train_images is the config's guess, since no image was found: roots=data/images does not exist" in told
     assert call_tool('plan', PRETRAIN, '--data', images, '--cfg-options', *BATCH) == 0
     told = capsys.readouterr().out
@@ -160,3 +160,32 @@ def test_a_suite_with_other_images(images, capsys, tmp_path):
     assert f'{8 * 60:,}' in capsys.readouterr().out
     assert call_tool(*call, tmp_path / 'no where') == 2
     assert f'pretrain/mae-0, pretrain/bootmae-0: roots={tmp_path}/no where does not exist' in capsys.readouterr().err
+
+
+def test_labels_outside_the_classes(tmp_path, capsys):
+    """A rehearsal reads the masks of both loaders, and the annotations of the evaluator, as a run does."""
+    for split in ('train', 'val'):
+        for kind, ending in (('images', 'jpg'), ('masks', 'png')):
+            (tmp_path / 'set' / kind / split).mkdir(parents=True)
+            for i in range(4):
+                shape = (64, 80, 3) if kind == 'images' else (64, 80)
+                labels = np.arange(64 * 80 * (3 if kind == 'images' else 1)) % (4 if split == 'val' else 3)
+                cv2.imwrite(
+                    str(tmp_path / 'set' / kind / split / f'{i}.{ending}'), labels.reshape(shape).astype(np.uint8)
+                )
+    config = REPOSITORY / 'configs/seg/upernet_own_cpu.py'
+    options = ['classes=background,road,car', *BATCH]
+    assert call_tool('train', config, '--data', tmp_path / 'set', '--dry-run', '--cfg-options', *options) == 2
+    assert 'masks/val/0.png: ' in (error := capsys.readouterr().err)
+    assert 'label 3 of 3 classes 0..2' in error
+
+
+def test_the_first_process_rehearses_for_all(capsys, monkeypatch):
+    digits = REPOSITORY / 'configs/pretrain/mae_debug.py'
+    for rank, lines in (('0', 1), ('1', 0)):
+        monkeypatch.setenv('RANK', rank)
+        monkeypatch.setenv('WORLD_SIZE', '2')
+        options = ['train_dataloader.batch_size=16']
+        assert call_tool('train', digits, '--dry-run', '--launcher', 'pytorch', '--cfg-options', *options) == 0
+        out = capsys.readouterr().out
+        assert out.count('no fault was found') == out.count('gpus               2\n') == lines

@@ -44,3 +44,36 @@ def test_user_errors(tmp_path, capsys):
     (tmp_path / 'list.txt').write_text('a.jpg\n')
     assert call(tmp_path / 'list.txt', '--write-list', tmp_path / 'good.txt') == 2
     assert 'lists the good images of a folder' in capsys.readouterr().err
+    for split in ('train', 'val'):
+        (tmp_path / 'both' / split).mkdir(parents=True)
+    assert call(tmp_path / 'both', '--write-list', tmp_path / 'good.txt') == 2
+    assert f'the images of train, val into one list: give one of these folders, such as {tmp_path}/both/train' in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_list_of_the_training_images_for_the_whole_folder(tmp_path, capsys):
+    """``--data FOLDER`` trains on FOLDER/train, whose list it takes."""
+    for split, count in (('train', 4), ('val', 2)):
+        (tmp_path / 'set' / split).mkdir(parents=True)
+        for value in range(count):
+            Image.new('RGB', (40, 30), (value, len(split), 0)).save(tmp_path / 'set' / split / f'{value}.png')
+    names = tmp_path / 'new' / 'good.txt'
+    assert call(tmp_path / 'set' / 'train', '--write-list', names) == 0
+    assert names.read_text() == '0.png\n1.png\n2.png\n3.png\n'
+    config = REPOSITORY / 'configs/pretrain/bootmae_small_data_cpu.py'
+    options = ['batch_size=4', f'dataset.list_file={names}']
+    options = [f'train_dataloader.{option}' for option in options] + ['auto_scale_lr.base_batch_size=4']
+    dry = ['--dry-run', '--cfg-options', *options, 'default_hooks.probe=None']
+    assert call_tool('train', config, '--data', tmp_path / 'set', *dry) == 0
+    assert 'train_images       4\n' in capsys.readouterr().out
+
+
+def test_the_name_of_a_config(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'set').mkdir()
+    Image.new('RGB', (40, 30)).save(tmp_path / 'set' / '0.png')
+    assert call('bootmae_small_data_cpu', '--data', 'set') == 0
+    assert 'train: ImageFiles: 1 image' in capsys.readouterr().out
+    assert call_tool('channel_statistics', 'configs/pretrain/bootmae_small_data_cpu.py', '--data', 'set') == 0
+    assert 'image_channels = dict(' in capsys.readouterr().out

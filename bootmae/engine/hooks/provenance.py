@@ -5,12 +5,14 @@ import sys
 import time
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from ...checkpoints.heads import model_heads
+from ...config.channels import channels_record
 from ...places import portable
 from ...results.provenance import git_commit
 from ..runner.state import resume_signature
@@ -23,6 +25,7 @@ PRECISIONS = {
     'AmpOptimWrapper': 'fp16 autocast',
     'GuardedAmpOptimWrapper': 'fp16 autocast',
 }
+OF_AMP = {'float16': 'fp16 autocast', 'bfloat16': 'bf16 autocast', None: 'fp16 autocast'}  # by dtype of AmpOptimWrapper
 INITIAL = ('init', 'init_kind', 'init_hash', 'init_remarks')  # facts about the encoder that a run started from
 
 
@@ -37,7 +40,7 @@ class ProvenanceHook(Hook):
         self.earlier = checkpoint['meta'].get('bootmae', {})
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model, wrapper = bare_model(runner), type(runner.optim_wrapper).__name__
+        model = bare_model(runner)
         seconds = time.time() - self.begin
         checkpoint['meta']['bootmae'] = dict(
             method=type(model).__name__,
@@ -47,7 +50,8 @@ class ProvenanceHook(Hook):
             num_heads=model_heads(model.backbone),
             **({'window_size': side} if (side := getattr(model.backbone, 'window_size', None)) else {}),
             config=portable(runner.cfg.filename),
-            precision=PRECISIONS.get(wrapper, wrapper),
+            **channels_record(runner.cfg),
+            precision=precision_of(runner.cfg),
             images=checkpoint['meta']['iter'] * runner.cfg.train_dataloader.batch_size * runner.world_size,
             seconds=round(self.earlier.get('seconds', 0.0) + seconds, 1),
             gpu_seconds=self.gpu_seconds(runner),
@@ -62,6 +66,13 @@ class ProvenanceHook(Hook):
         """GPU-seconds until now, those of the loaded checkpoint included; 0 on a CPU."""
         gpus = runner.world_size if torch.cuda.is_available() else 0
         return round(self.earlier.get('gpu_seconds', 0.0) + gpus * (time.time() - self.begin), 1)
+
+
+def precision_of(cfg: Config) -> str:
+    """Return the precision of a training, such as ``bf16 autocast``, or else the name of its optimizer wrapper."""
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    precision, dtype = PRECISIONS.get(wrapper, wrapper), cfg.optim_wrapper.get('dtype')
+    return OF_AMP.get(dtype, f'{dtype} autocast') if precision == OF_AMP[None] else precision
 
 
 def encoder_and_cost(runner: Runner) -> tuple[str, float]:

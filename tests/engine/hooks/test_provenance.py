@@ -4,6 +4,9 @@ import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+from mmengine.config import Config
+
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train as run_training
 from bootmae.engine.hooks import provenance
@@ -58,3 +61,20 @@ def test_provenance(tmp_path, monkeypatch):
         commit='0123456789ab+',
         accumulation=1,
     )
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'precision'),
+    [
+        (dict(), 'float32'),
+        (dict(type='GuardedOptimWrapper'), 'float32'),
+        (dict(type='AutocastOptimWrapper'), 'bf16 autocast'),
+        (dict(type='AmpOptimWrapper'), 'fp16 autocast'),
+        (dict(type='AmpOptimWrapper', dtype=None), 'fp16 autocast'),
+        (dict(type='GuardedAmpOptimWrapper', dtype='float16'), 'fp16 autocast'),
+        (dict(type='GuardedAmpOptimWrapper', dtype='bfloat16'), 'bf16 autocast'),
+        (dict(type='MyOptimWrapper'), 'MyOptimWrapper'),
+    ],
+)
+def test_precision(wrapper, precision):
+    assert provenance.precision_of(Config(dict(optim_wrapper=wrapper))) == precision

@@ -1,0 +1,91 @@
+"""Frozen features: what is refused before an encoder is read, and rows that an error does not lose."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from calling import call_tool
+
+from bootmae.commands import knn
+from bootmae.commands.knn import check_sets
+from bootmae.config.load import load_config
+from bootmae.results.rows import read_rows
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+DIGITS, FILES = CONFIGS / 'cls' / 'bootmae_debug_finetune.py', CONFIGS / 'cls' / 'bootmae_small_data_cpu_finetune.py'
+FEW = ['train_dataloader.dataset.labels_per_class=2', 'test_dataloader.dataset.indices=40']
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory) -> Path:
+    """Three folders with an image of each class: two of them have the same classes."""
+    root = tmp_path_factory.mktemp('images')
+    for part, names in dict(train='abc', val='abc', other='bc').items():
+        for name in names:
+            (root / part / name).mkdir(parents=True)
+            cv2.imwrite(str(root / part / name / '0.png'), np.full((72, 72, 3), ord(name), np.uint8))
+    return root
+
+
+def sets(train: Path, test: Path, **options):
+    places = {
+        f'{loader}_dataloader.dataset.{key}': value
+        for loader, root in (('train', train), ('test', test))
+        for key, value in dict(roots=str(root), split=None).items()
+    }
+    return load_config(FILES, places | options)
+
+
+def test_both_data_sets_number_the_classes_alike(images):
+    check_sets(sets(images / 'train', images / 'val'))
+    check_sets(load_config(DIGITS))
+    with pytest.raises(ValueError, match=r'train_dataloader has the classes a, b, c, and .*other has b, c: label 0 is '
+                       'a there and b here. .* set classes of ImageFiles, or rename its folders'):  # fmt: skip
+        check_sets(sets(images / 'train', images / 'other'))
+    check_sets(sets(images / 'train', images / 'other', **{'test_dataloader.dataset.classes': ['a', 'b', 'c']}))
+
+
+def test_no_image_is_its_own_neighbor(images, tmp_path):
+    (tmp_path / 'link').symlink_to(images / 'train')
+    with pytest.raises(ValueError, match='have the same images .*, so every image would be its own neighbor'):
+        check_sets(sets(images / 'train', tmp_path / 'link'))
+    lists = {}
+    for loader in ('train', 'test'):
+        lists[f'{loader}_dataloader.dataset.list_file'] = str(tmp_path / f'{loader}.txt')
+        lists[f'{loader}_dataloader.dataset.labels'] = 'list'
+        (tmp_path / f'{loader}.txt').write_text('a/0.png 0\n')
+    check_sets(sets(images / 'train', images / 'train', **lists))
+
+
+def test_wrong_numbers(capsys):
+    for options, message in (
+        (['--untrained', 0], '--untrained 0: give at least one encoder'),
+        (['--untrained', 1, '--k', 0], '--k 0: give at least one neighbor'),
+    ):
+        assert call_tool('knn', DIGITS, *options) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_rows_of_the_encoders_before_an_error(tmp_path, capsys, monkeypatch):
+    rows = tmp_path / 'rows.csv'
+    call = ['--rows', rows, '--data-name', 'digits', '--cfg-options', *FEW, 'model.backbone.depth=1']
+    assert call_tool('knn', DIGITS, '--untrained', 1, *call) == 0
+    (row,) = read_rows(rows)
+    rows.write_text(rows.read_text().replace('data,method', 'method,data'))
+    assert call_tool('knn', DIGITS, '--untrained', 1, *call) == 2
+    captured = capsys.readouterr()
+    assert 'rows.csv, line 1: columns repeated or in another order' in captured.err
+    assert captured.out.count('k-NN') == 1, 'of the first call'
+    rows.unlink()
+    results = iter([knn.evaluate_features])
+
+    def fail_second(*args, **kwargs):
+        evaluate = next(results, None)
+        if evaluate is None:
+            raise ValueError('the second encoder')
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(knn, 'evaluate_features', fail_second)
+    assert call_tool('knn', DIGITS, '--untrained', 2, *call) == 2
+    assert [(found.seed, found.value) for found in read_rows(rows)] == [(0, row.value)]
