@@ -9,6 +9,10 @@
 # On a Slurm cluster use tools/slurm_train.sh.
 set -euo pipefail
 
+case ${1:-} in
+    -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" && exit ;;
+esac
+
 fail() {
     printf '%s\n' "usage: $0 CONFIG GPUS [options of tools/train.py]" "error: $1" >&2
     exit 2

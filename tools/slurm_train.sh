@@ -13,6 +13,10 @@
 #   exec tools/slurm_train.sh ...
 set -euo pipefail
 
+case ${1:-} in
+    -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0" && exit ;;
+esac
+
 fail() {
     printf '%s\n' "usage: $0 PARTITION JOB_NAME CONFIG GPUS [options of tools/train.py]" "error: $1" >&2
     exit 2

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -301,9 +302,10 @@ def as_text(plan: Plan) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Print the plan as text or JSON."""
-    cfg = load_config(args.config, args.cfg_options)
     chosen = any(key == IMAGES or key.startswith('train_dataloader.dataset') for key in args.cfg_options)
-    plan = make_plan(cfg, args.config, args.gpus, args.auto_scale_lr, args.images_per_second, guess=not chosen)
+    with contextlib.redirect_stdout(sys.stderr):  # the stack logs to stdout
+        cfg = load_config(args.config, args.cfg_options)
+        plan = make_plan(cfg, args.config, args.gpus, args.auto_scale_lr, args.images_per_second, guess=not chosen)
     print(json.dumps(asdict(plan), indent=2) if args.json else as_text(plan))
 
 
