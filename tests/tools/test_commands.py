@@ -191,13 +191,13 @@ def test_plan_errors(capsys, args, message):
 
 @pytest.mark.slow
 def test_plan_as_a_command(tmp_path):
-    """From another folder; nothing but the JSON is printed."""
+    """From another folder; nothing but the JSON is printed, also where the construction of a model logs something."""
     done = subprocess.run(
-        [sys.executable, REPOSITORY / 'tools' / 'plan.py', PRETRAIN, '--json'],
+        [sys.executable, REPOSITORY / 'tools' / 'plan.py', 'bootmae_vitb_finetune', '--gpus', '8', '--json'],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)['iterations'] == 10
+    assert json.loads(done.stdout)['global_batch'] == 2048
     assert not list(tmp_path.iterdir())
