@@ -289,7 +289,7 @@ def heads_remark(backbone: PlainViT, encoder: FileEncoder) -> list[str]:
     return [] if encoder.num_heads else [f'{heads} as in the config (the file does not tell)']
 
 
-def statistics_remark(encoder: FileEncoder) -> list[str]:
+def unknown_statistics_remark(encoder: FileEncoder) -> list[str]:
     """A remark that images are normalized as the config says, unless the file records how its training did."""
     return [] if encoder.mean is not None else ['input statistics of the config (the file does not tell its own)']
 
@@ -321,7 +321,8 @@ def load_encoder_weights(
         changed, remarks = converted(encoder, statistics)
         found = match(backbone, changed, channels)
     backbone.load_state_dict(found.state, strict=False)
-    return LoadReport.of(path, encoder, found, heads_remark(backbone, encoder) + statistics_remark(encoder) + remarks)
+    unknown = heads_remark(backbone, encoder) + unknown_statistics_remark(encoder)
+    return LoadReport.of(path, encoder, found, unknown + remarks)
 
 
 @WEIGHT_INITIALIZERS.register_module()

@@ -23,7 +23,7 @@ from ..data.scan import shorten
 from ..data.subsets import few_labels
 from ..evaluation.chance import chance_warning
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
-from ..evaluation.rankme import RankMe, kept_before_norm
+from ..evaluation.rankme import RankMe, before_norm
 from ..evaluation.rows import config_hash, data_hash, data_name, frozen_protocol, labels_of, result_row, run_facts_of
 from ..models.vit import resolve_arch
 from ..places import REPOSITORY
@@ -105,7 +105,7 @@ def evaluate_features(
         print(report, file=sys.stderr)
     ranks = [RankMe() for _ in numbers]
     turns = itertools.cycle(ranks)  # of each batch, the blocks come in their order
-    with kept_before_norm(model.backbone, lambda features: next(turns).add(features)) if tell else nullcontext():
+    with before_norm(model.backbone, lambda features: next(turns).add(features)) if tell else nullcontext():
         reference = extract_blocks(model, cfg.train_dataloader, pipeline, numbers, workers=workers)
     query = extract_blocks(model, cfg.test_dataloader, pipeline, numbers, workers=workers)
     for rank, block in zip(ranks, numbers, strict=True) if tell else ():

@@ -55,20 +55,16 @@ def rank_me(features: torch.Tensor, epsilon: float = EPSILON) -> float:
 
 
 @contextmanager
-def kept_before_norm(
-    backbone: PlainViT, keep: Callable[[torch.Tensor], None] | None = None
-) -> Iterator[list[torch.Tensor]]:
-    """Keep the pooled features (B, D) before their LayerNorm, of each forward pass within the context.
+def before_norm(backbone: PlainViT, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Pass the pooled features (B, D) before their LayerNorm on, of each forward pass within the context.
 
     These are the mean of the patch tokens, or the class token if the backbone returns that. The LayerNorm scales each
     sample to unit variance, which would hide features that shrink.
 
     Args:
         backbone: The encoder.
-        keep: Called with the features of each pass; by default they are put in the list.
+        keep: Called with the features of each pass, float32 on the CPU.
     """
-    kept: list[torch.Tensor] = []
-    keep = keep or kept.append
 
     def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
         tokens = inputs[0]
@@ -77,6 +73,6 @@ def kept_before_norm(
     norm = backbone.fc_norm if backbone.out_type == 'avg_featmap' else backbone.norm
     handle = norm.register_forward_pre_hook(hook)
     try:
-        yield kept
+        yield
     finally:
         handle.remove()

@@ -9,7 +9,7 @@ import torch
 from bootmae.commands.knn import evaluate_features
 from bootmae.config.load import load_config
 from bootmae.evaluation.probe import build_encoder, extract_blocks
-from bootmae.evaluation.rankme import BLOCK, EPSILON, RankMe, kept_before_norm, rank_me
+from bootmae.evaluation.rankme import BLOCK, EPSILON, RankMe, before_norm, rank_me
 
 FINETUNE = Path(__file__).resolve().parents[2] / 'configs' / 'cls' / 'bootmae_debug_finetune.py'
 FEW = {'train_dataloader.dataset.labels_per_class': 2, 'test_dataloader.dataset.indices': 20}
@@ -82,7 +82,8 @@ def test_no_number_for_features_without_one(features):
 @pytest.mark.parametrize('out_type', ['avg_featmap', 'cls_token'])
 def test_features_are_kept_before_their_norm(make_vit, out_type):
     vit, images = make_vit(out_type=out_type), torch.randn(5, 3, 32, 32, dtype=torch.float64)
-    with torch.no_grad(), kept_before_norm(vit) as kept:
+    kept: list[torch.Tensor] = []
+    with torch.no_grad(), before_norm(vit, kept.append):
         features = torch.cat([vit(part)[0] for part in images.split(2)])
     assert [len(part) for part in kept] == [2, 2, 1]
     norm = vit.fc_norm if out_type == 'avg_featmap' else vit.norm

@@ -24,7 +24,7 @@ from ...config.model import build_model
 from ...config.weights import adopts_statistics, check_statistics, preprocessor_of
 from ...data.subsets import few_labels, spread
 from ...evaluation.probe import evaluation_images, features_of, knn_accuracy, linear_accuracy
-from ...evaluation.rankme import kept_before_norm, rank_me
+from ...evaluation.rankme import before_norm, rank_me
 from ...text import count_of
 from ..unwrap import bare_model
 from .between_epochs import is_due, kept_random_state
@@ -222,7 +222,8 @@ class OnlineProbeHook(Hook):
         self.classifier.to(get_device())
 
         def extract(images: Subset) -> tuple[torch.Tensor, ...]:
-            with kept_before_norm(self.classifier.backbone) as kept:
+            kept: list[torch.Tensor] = []
+            with before_norm(self.classifier.backbone, kept.append):
                 found = features_of(self.classifier, images, self.batch_size, self.workers, progress)
             return *found, torch.cat(kept)
 

@@ -23,7 +23,7 @@ from bootmae.data.subsets import few_labels
 from bootmae.engine.hooks.collapse import CollapseMonitorHook, momentum_distance, target_features, target_variance
 from bootmae.engine.hooks.reconstruction import ReconstructionHook
 from bootmae.evaluation.probe import build_encoder, extract_blocks
-from bootmae.evaluation.rankme import kept_before_norm, rank_me
+from bootmae.evaluation.rankme import before_norm, rank_me
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = REPOSITORY / 'configs'
@@ -106,7 +106,8 @@ def test_the_online_probe_is_tools_knn(watched, method):
         assert [logged[epoch]['probe/knn'], logged[epoch]['probe/linear']] == [row.value for row in rows]
     cfg = load_config(FINETUNE, options)
     model = build_encoder(cfg, str(found.folder / 'epoch_2.pth'))
-    with kept_before_norm(model.backbone) as kept:
+    kept: list[torch.Tensor] = []
+    with before_norm(model.backbone, kept.append):
         loader, pipeline = cfg.train_dataloader, cfg.test_dataloader.dataset.pipeline
         ((_, labels),) = extract_blocks(model, loader, pipeline, [model.backbone.depth])
     assert logged[2]['probe/rankme'] == rank_me(torch.cat(kept)[few_labels(labels, 2, seed=0)])
