@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from torch.utils.data import Dataset
 
 from .. import registry  # noqa: F401
 from ..checkpoints import read_checkpoint
@@ -20,7 +21,8 @@ from ..checkpoints.folders import checkpoint_file
 from ..config.classes import check_same_classes
 from ..config.load import load_config
 from ..data.scan import shorten
-from ..data.subsets import few_labels
+from ..data.subsets import few_labels, leaves
+from ..data.tar import is_tar_path, split_tar_path
 from ..evaluation.chance import chance_warning
 from ..evaluation.probe import build_encoder, chosen_blocks, extract_blocks, knn_accuracy, linear_accuracy
 from ..evaluation.rankme import RankMe, before_norm
@@ -151,21 +153,25 @@ def check_classifier(cfg: Config) -> None:
 
 
 def check_sets(cfg: Config) -> None:
-    """Raise a ValueError if the queries are the reference images, or if their labels mean other classes."""
+    """Raise a ValueError if queries are among the reference images, or if their labels mean other classes."""
     reference, query = (
         DATASETS.build(dict(loader.dataset, pipeline=[], test_mode=True))
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
     )
-    places = [
-        (list(map(os.path.realpath, getattr(images, 'roots', ()))), getattr(images, 'list_file', None))
-        for images in (reference, query)
-    ]
-    if places[0][0] and places[0] == places[1]:
+    if shared := sorted(image_files(reference) & image_files(query)):
         raise ValueError(
-            f'train_dataloader and test_dataloader have the same images ({places[0][1] or shorten(places[0][0])}), so '
-            'every image would be its own neighbor: give labeled images and others, such as --data TRAIN VAL'
+            f'train_dataloader and test_dataloader share {count_of(len(shared), "image")} ({shorten(shared, 2)}), and '
+            'each would be its own neighbor: give labeled images and others, such as --data TRAIN VAL'
         )
     check_same_classes(reference.metainfo.get('classes') or (), query, 'train_dataloader')
+
+
+def image_files(dataset: Dataset) -> set[str]:
+    """Files of the images of a data set, or archives and names inside; links to folders and archives are followed."""
+    real = cache(os.path.realpath)
+    paths = (leaf.get_data_info(i).get('img_path') for leaf in leaves(dataset) for i in range(len(leaf)))
+    places = (split_tar_path(path)[:2] if is_tar_path(path) else os.path.split(path) for path in paths if path)
+    return {os.path.join(real(place), name) for place, name in places}
 
 
 def run(args: argparse.Namespace) -> None:

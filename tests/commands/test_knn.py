@@ -1,5 +1,6 @@
 """Frozen features: what is refused before an encoder is read, and rows that an error does not lose."""
 
+import tarfile
 from pathlib import Path
 
 import cv2
@@ -48,14 +49,35 @@ def test_both_data_sets_number_the_classes_alike(images):
 
 def test_no_image_is_its_own_neighbor(images, tmp_path):
     (tmp_path / 'link').symlink_to(images / 'train')
-    with pytest.raises(ValueError, match='have the same images .*, so every image would be its own neighbor'):
+    with pytest.raises(ValueError, match=r'share 3 images \(.*a/0.png, .*\), and each would be its own neighbor'):
         check_sets(sets(images / 'train', tmp_path / 'link'))
+    few = {'test_dataloader.dataset.limit': 1}
+    with pytest.raises(ValueError, match=r'share 1 image \(.*train/a/0.png\)'):
+        check_sets(sets(images / 'train', images / 'train', **few))
+
+
+def test_lists_in_one_folder(images, tmp_path):
     lists = {}
-    for loader in ('train', 'test'):
+    for loader, lines in dict(train='a/0.png 0\nb/0.png 1\n', test='c/0.png 2\n').items():
         lists[f'{loader}_dataloader.dataset.list_file'] = str(tmp_path / f'{loader}.txt')
         lists[f'{loader}_dataloader.dataset.labels'] = 'list'
-        (tmp_path / f'{loader}.txt').write_text('a/0.png 0\n')
+        (tmp_path / f'{loader}.txt').write_text(lines)
     check_sets(sets(images / 'train', images / 'train', **lists))
+    (tmp_path / 'test.txt').write_text('b/0.png 1\nc/0.png 2\n')
+    with pytest.raises(ValueError, match=r'share 1 image \(.*train/b/0.png\)'):
+        check_sets(sets(images / 'train', images / 'train', **lists))
+
+
+def test_two_splits_of_one_archive(images, tmp_path):
+    with tarfile.open(tmp_path / 'images.tar', 'w') as archive:
+        for part in ('train', 'val'):
+            archive.add(images / part, part)
+    (tmp_path / 'link.tar').symlink_to(tmp_path / 'images.tar')
+    split = {f'{loader}_dataloader.dataset.split': name for loader, name in (('train', 'train'), ('test', 'val'))}
+    check_sets(sets(tmp_path / 'images.tar', tmp_path / 'link.tar', **split))
+    split['test_dataloader.dataset.split'] = 'train'
+    with pytest.raises(ValueError, match=r'share 3 images \(.*images.tar/train/a/0.png'):
+        check_sets(sets(tmp_path / 'images.tar', tmp_path / 'link.tar', **split))
 
 
 def test_wrong_numbers(capsys):
