@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS
 from ..checkpoints import read_checkpoint
 from ..config.model import task_of
 from ..data.fingerprint import fingerprint
-from ..places import portable
+from ..places import portable, runs_folder
 from ..results.names import LOGGED_METRICS, PAPER_DATA, model_of
 from ..results.provenance import device_name, git_commit
 from ..results.rows import ResultRow
@@ -191,8 +191,9 @@ def data_name(cfg: Config) -> str:
         ValueError: The config uses a data set without a known name.
     """
     dataset = cfg.test_dataloader.dataset
-    root = str(dataset.get('data_root') or dataset.get('roots')).rstrip('/')
-    same_root = root == PAPER_ROOTS.get(dataset.type, root)
+    root = str(dataset.get('data_root') or dataset.get('roots'))
+    paper_root = PAPER_ROOTS.get(dataset.type, root)
+    same_root = (runs_folder() / root).resolve() == (runs_folder() / paper_root).resolve()
     if dataset.type in DATA_NAMES and same_root and 'classes' not in (dataset.get('metainfo') or {}):
         return DATA_NAMES[dataset.type]
     raise ValueError(

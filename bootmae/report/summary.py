@@ -48,7 +48,7 @@ class Comparison:
 
     Attributes:
         methods: Spread by method, in order of first appearance.
-        fingerprints: Those of the test data (``data_hash``), in order of first appearance.
+        fingerprints: Those of the test data (``data_hash``) of a seed whose methods have different ones, else empty.
     """
 
     data: str
@@ -91,5 +91,9 @@ def _compare(key: tuple, rows: list[ResultRow]) -> Comparison:
     for row in rows:
         values.setdefault(row.method, {})[row.seed] = row.value
     methods = {method: spread_of(by_seed) for method, by_seed in values.items()}
-    fingerprints = tuple(dict.fromkeys(row.data_hash for row in rows if row.data_hash))
-    return Comparison(*key, methods=methods, fingerprints=fingerprints)
+    fingerprints: dict[int, dict[str, None]] = {}
+    for row in rows:
+        if row.data_hash:
+            fingerprints.setdefault(row.seed, {})[row.data_hash] = None
+    different = next((tuple(found) for found in fingerprints.values() if len(found) > 1), ())
+    return Comparison(*key, methods=methods, fingerprints=different)

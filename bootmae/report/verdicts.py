@@ -218,7 +218,7 @@ def _verdict(item: Comparison, with_protocol: bool) -> Verdict:
         sentences.append(_others_sentence({name: found for name, found in others.items() if found}))
     if untrained:
         sentences += _learned_sentences(item, learned)
-    if len(item.fingerprints) > 1:
+    if item.fingerprints:
         sentences.append(
             f'These rows are of different test data (fingerprints {", ".join(item.fingerprints)}), which may be the '
             'reason of a difference.'

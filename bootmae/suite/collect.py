@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..commands.knn import check_classifier
 from ..config.load import load_config
 from ..evaluation import rows
 from ..evaluation.probe import chosen_blocks
@@ -17,8 +18,8 @@ def cell_config(cell: Cell) -> Config:
     """The config of a cell with its options. The ``blocks`` of a task are part of it, and therefore of its hash.
 
     Raises:
-        ValueError: A block that the encoder does not have, or a validation set that is not the test set although the
-            last validation would be the result.
+        ValueError: A block that the encoder does not have, a config for frozen features that is no classifier's,
+            or a validation set that is not the test set although the last validation would be the result.
     """
     cfg = load_config(cell.config, cell.options)
     if cell.task and cell.trains and not cell.task.test and _images_of(cfg, 'val') != _images_of(cfg, 'test'):
@@ -26,13 +27,19 @@ def cell_config(cell: Cell) -> Config:
             f'{cell.suite.path}, tasks.{cell.task.name}: {cell.config} validates on other data than it tests on, and '
             'the last validation would be the result; give the task "test: true"'
         )
+    if cell.task and not cell.trains:
+        check_classifier(cfg)
     if cell.task and cell.task.blocks:
         try:
-            cfg.blocks = chosen_blocks(cell.task.blocks, resolve_arch(cfg.model.backbone.arch)['depth'])
+            cfg.blocks = chosen_blocks(cell.task.blocks, _depth(cfg))
         except ValueError as error:
             raise ValueError(f'{cell.suite.path}, tasks.{cell.task.name}: {error}') from None
         cfg.model.backbone.depth = cfg.blocks[-1]  # as tools/knn.py builds it
     return cfg
+
+
+def _depth(cfg: Config) -> int:
+    return resolve_arch(cfg.model.backbone.get('arch', 'base'))['depth']  # the default of PlainViT
 
 
 def _images_of(cfg: Config, split: str) -> dict:
@@ -80,7 +87,7 @@ def row_keys(cell: Cell, cfg: Config) -> list[RowKey]:
     if cell.trains:
         tests = (False, True) if task.tta else (False,)
         return [(data, task.kind, labels[0], rows.protocol_of(cfg, task.kind, tta)) for tta in tests]
-    depth = resolve_arch(cfg.model.backbone.arch)['depth']
+    depth = _depth(cfg)
     return [
         (data, kind, number, rows.frozen_protocol(kind, block, depth))
         for kind in TASKS_OF_KIND[task.kind]
@@ -95,10 +102,10 @@ def repeated_rows(keys: Iterable[tuple[Cell, Iterable[RowKey]]]) -> str:
     Args:
         keys: Evaluations with the keys of their rows.
     """
-    first: dict[tuple[str, RowKey], Cell] = {}
+    first: dict[tuple[str, int, RowKey], Cell] = {}
     for cell, found in keys:
         for key in found:
-            other = first.setdefault((cell.method.name, key), cell)
+            other = first.setdefault((cell.method.name, cell.seed, key), cell)
             if other.task is not cell.task:
                 return (
                     f'{other.name} and {cell.name} would write the same row ({", ".join(key)}), so that one result is '

@@ -9,7 +9,6 @@ from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..checkpoints.hub import is_name
-from ..commands.knn import check_classifier
 from ..commands.plan import build_images, build_on_meta, count_images, gflop_per_image, length_of, task_of
 from ..config.batch import apply_batch
 from ..config.steps import check_training
@@ -87,7 +86,6 @@ def _estimate(cell: Cell, gpus: int) -> Estimate:
     cfg = cell_config(cell)
     keys = tuple(row_keys(cell, cfg)) if cell.task else ()
     if not cell.trains:
-        check_classifier(cfg)
         model = build_on_meta(cfg)
         images, fault = count_images(cfg, classes=False)
         if not fault:

@@ -229,10 +229,15 @@ def test_copies_of_one_result_are_no_seeds():
 
 def test_other_test_data_are_named():
     rows = rows_of(mae=[60.0, 61.0], bootmae=[70.0, 71.0])
-    (one,), (two,) = (
-        find_verdicts(summarize(replace(row, data_hash='' if row.seed else by[row.method]) for row in rows))
-        for by in (dict(mae='aa', bootmae='aa'), dict(mae='aa', bootmae='bb'))
+    (one,), (two,), (drawn,) = (
+        find_verdicts(summarize(replace(row, data_hash=by[row.method][row.seed]) for row in rows))
+        for by in (
+            dict(mae=('aa', ''), bootmae=('aa', '')),
+            dict(mae=('aa', ''), bootmae=('bb', '')),
+            dict(mae=('aa', 'bb'), bootmae=('aa', 'bb')),
+        )
     )
+    assert drawn == one, 'test data that are drawn for each seed are those of both methods'
     assert two.sentences == (
         *one.sentences,
         'These rows are of different test data (fingerprints aa, bb), which may be the reason of a difference.',

@@ -17,8 +17,10 @@ from bootmae.commands.train import train
 from bootmae.config.load import load_config
 from bootmae.config.model import build_model
 from bootmae.data.scenes import SceneSpec, boxes_of, draw_scene
+from bootmae.evaluation import rows
 from bootmae.evaluation.predict import image_of, instances, label_map, predict
 from bootmae.evaluation.rows import METRIC_KEYS, protocol_of, result_row, trained_columns, trained_rows
+from bootmae.places import runs_folder
 from bootmae.results.names import LOGGED_METRICS
 from bootmae.results.rows import read_rows
 from bootmae.suite import Cell, Suite
@@ -196,6 +198,13 @@ def test_data_of_a_known_format_elsewhere_are_other_data(config, name, tmp_path)
         (tmp_path / split).mkdir()
     task = dict(cls='finetune', seg='segmentation', det='detection')[config[:3]]
     assert trained_columns(load_config(f'configs/{config}'), [f'task={task}'])['data'] == name
+    cfg = load_config(f'configs/{config}')
+    dataset = cfg.test_dataloader.dataset
+    key = 'data_root' if 'data_root' in dataset else 'roots'
+    (tmp_path / 'link').symlink_to(runs_folder() / dataset[key])
+    for same in (runs_folder() / dataset[key], tmp_path / 'link', f'./{dataset[key]}/'):
+        dataset[key] = str(same)
+        assert rows.data_name(cfg) == name
     own = load_config(f'configs/{config}', {'images': [str(tmp_path)]})
     with pytest.raises(ValueError, match='has no name for result rows: give one by'):
         trained_columns(own, [f'task={task}'])

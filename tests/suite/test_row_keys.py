@@ -65,10 +65,25 @@ def test_other_rows_are_no_repetition(tmp_path):
     }
     cells = evaluations(tmp_path, tasks=tasks, methods=['mae', 'bootmae'], seeds=[0, 1])
     assert fault_of(cells) == ''
+    seeds = {'first': base | {'seeds': [0]}, 'second': base | {'seeds': [1]}}
+    assert fault_of(evaluations(tmp_path, tasks=seeds, seeds=[0, 1])) == ''
     assert row_keys(cells[-1], cell_config(cells[-1])) == [
         ('digit scenes', 'segmentation', 'all', f'UperNet, 220 iterations, images as they are, whole, {how}')
         for how in ('single scale', 'multi-scale and flip')
     ]
+
+
+def test_keys_of_frozen_features_need_a_classifier(tmp_path):
+    def keys_of(config: str, **options) -> list:
+        (cell,) = evaluations(tmp_path, tasks={'knn': {'config': config, 'kind': 'knn', 'options': options}})
+        return row_keys(cell, cell_config(cell))
+
+    with pytest.raises(ValueError, match='has the model BootMAE, but k-NN needs labeled images and an ImageClassifier'):
+        keys_of('configs/pretrain/bootmae_debug.py')
+    own = tmp_path / 'own.py'
+    own.write_text(f"_base_ = '{REPOSITORY / FINETUNE}'\nmodel = dict(backbone=dict(_delete_=True, type='PlainViT'))\n")
+    ((data, kind, labels, protocol),) = keys_of(str(own))
+    assert (data, kind, labels, protocol) == ('digits', 'knn', '16', 'k=20, block 12 of 12'), "the default of 'arch'"
 
 
 @pytest.mark.slow
