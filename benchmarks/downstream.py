@@ -34,7 +34,7 @@ import bootmae.registry  # noqa: F401  before the stack
 from bootmae import compat
 from bootmae.config.model import build_model
 from bootmae.config.options import OptionsAction
-from bootmae.engine.hooks.provenance import PRECISIONS as NAMES
+from bootmae.engine.hooks import provenance
 
 import mmdet.models  # noqa: F401  isort: skip
 import mmseg.models  # noqa: F401
@@ -85,10 +85,8 @@ def config_of(name: str, args: argparse.Namespace, precision: str) -> Config:
 
 def precision_of(cfg: Config) -> str:
     """Return `bf16 autocast`, `fp16 autocast, scaler`, ..."""
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    name = 'bf16 autocast' if wrapper.get('dtype') == 'bfloat16' else NAMES.get(kind, kind)
-    return f'{name}, scaler' if 'Amp' in kind else name
+    name = provenance.precision_of(cfg)
+    return f'{name}, scaler' if 'Amp' in cfg.optim_wrapper.get('type', '') else name
 
 
 @functools.cache

@@ -53,7 +53,7 @@ from bootmae.engine.hooks.checkpoint import SafeCheckpointHook  # noqa: E402
 from bootmae.engine.hooks.heartbeat import HeartbeatHook  # noqa: E402
 from bootmae.engine.hooks.nonfinite import NonFiniteHook  # noqa: E402
 from bootmae.engine.hooks.preemption import PreemptionHook  # noqa: E402
-from bootmae.engine.hooks.provenance import PRECISIONS  # noqa: E402
+from bootmae.engine.hooks.provenance import precision_of  # noqa: E402
 from bootmae.engine.optimizers.wrappers import AutocastOptimWrapper, Guarded, GuardedAmpOptimWrapper  # noqa: E402
 from bootmae.engine.runner import loops  # noqa: E402
 from bootmae.engine.runner.build import await_processes  # noqa: E402
@@ -240,7 +240,7 @@ def measure(args: argparse.Namespace) -> dict:
         versions=f'python {platform.python_version()}, torch {torch.__version__}, mmengine {mmengine.__version__}',
         config=args.config,
         options=' '.join(f'{key}={value}' for key, value in (args.cfg_options or {}).items()),
-        precision=PRECISIONS[cfg.optim_wrapper.get('type', 'OptimWrapper')],
+        precision=precision_of(cfg),
         batch=args.batch,
         ranks=args.ranks,
         threads=torch.get_num_threads(),

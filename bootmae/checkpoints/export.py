@@ -292,17 +292,20 @@ def convert(
     check_encoder(out.encoder, src)
     for state in out.weights.values():
         check_finite(state, src)
+    if to == 'hf' and CONFIG not in out.beside and (folder is not None or dst.with_name(CONFIG).exists()):
+        kind = 'with another folder for' if folder is None else 'that ends in .safetensors for'
+        raise ValueError(
+            f'{src} does not record its number of attention heads, which {dst.with_name(CONFIG)} needs: give --heads, '
+            f'or a name {kind} the weights alone'
+        )
     if folder is not None:
-        if CONFIG not in out.beside:
-            raise ValueError(
-                f'{src} does not record its number of attention heads, which {CONFIG} needs: give --heads, or a name '
-                'that ends in .safetensors for the weights alone'
-            )
         folder.mkdir(exist_ok=True)
     write_checkpoint(dst, out.content)
     for name, settings in out.beside.items():
         replace_file(dst.with_name(name), json.dumps(settings, indent=2) + '\n')
-    for name in (CONFIG, PREPROCESSOR) if to == 'hf' else ():
-        if name not in out.beside:  # of the weights that were overwritten
-            dst.with_name(name).unlink(missing_ok=True)
-    return f'{src} {out} -> {", ".join([str(dst), *out.beside])}'
+    result = f'{src} {out} -> {", ".join([str(dst), *out.beside])}'
+    old = dst.with_name(PREPROCESSOR)  # of the weights that were overwritten
+    if to == 'hf' and PREPROCESSOR not in out.beside and old.exists():
+        old.unlink()
+        result += f'; removed {PREPROCESSOR}, since {src.name} does not record its input statistics'
+    return result

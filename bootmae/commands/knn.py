@@ -71,7 +71,7 @@ def evaluate_features(
 
     Raises:
         ValueError: if a number of labels or a block is invalid, ``all`` labels are asked for and the config limits
-            them, the two data sets do not fit, see :func:`check_sets`, or the checkpoint does not match the config.
+            them, or the checkpoint does not match the config.
         FileNotFoundError: if the checkpoint or the data is missing.
     """
     begin = time.monotonic()
@@ -81,7 +81,6 @@ def evaluate_features(
         raise ValueError(f'--k {k}: give at least one neighbor')
     cfg = load_config(config, options)
     check_classifier(cfg)
-    check_sets(cfg)
     labels = labels or [labels_of(cfg)]
     if 'all' in labels:
         labels_of(cfg, 'all')  # an error if the config limits them
@@ -158,20 +157,29 @@ def check_sets(cfg: Config) -> None:
         DATASETS.build(dict(loader.dataset, pipeline=[], test_mode=True))
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
     )
-    if shared := sorted(image_files(reference) & image_files(query)):
+    if shared := sorted({path for path, _ in images_of(reference) & images_of(query)}):
         raise ValueError(
             f'train_dataloader and test_dataloader share {count_of(len(shared), "image")} ({shorten(shared, 2)}), and '
             'each would be its own neighbor: give labeled images and others, such as --data TRAIN VAL'
         )
-    check_same_classes(reference.metainfo.get('classes') or (), query, 'train_dataloader')
+    classes = (getattr(reference, 'metainfo', None) or {}).get('classes')
+    check_same_classes(classes or (), query, 'train_dataloader')
 
 
-def image_files(dataset: Dataset) -> set[str]:
-    """Files of the images of a data set, or archives and names inside; links to folders and archives are followed."""
-    real = cache(os.path.realpath)
-    paths = (leaf.get_data_info(i).get('img_path') for leaf in leaves(dataset) for i in range(len(leaf)))
-    places = (split_tar_path(path)[:2] if is_tar_path(path) else os.path.split(path) for path in paths if path)
-    return {os.path.join(real(place), name) for place, name in places}
+def images_of(dataset: Dataset) -> set[tuple[str, str]]:
+    """File of each sample of a data set, and what else tells it from other samples of the file, such as a box.
+
+    Links to folders and archives are followed. A data set without ``get_data_info`` has none.
+    """
+    real, found = cache(os.path.realpath), set()
+    for leaf in leaves(dataset):
+        for index in range(len(leaf) if hasattr(leaf, 'get_data_info') else 0):
+            info = dict(leaf.get_data_info(index))
+            part = {key: info[key] for key in sorted(info.keys() - {'img_path', 'gt_label', 'sample_idx'})}
+            if path := info.get('img_path'):
+                place, name = split_tar_path(path)[:2] if is_tar_path(path) else os.path.split(path)
+                found.add((os.path.join(real(place), name), str(part)))
+    return found
 
 
 def run(args: argparse.Namespace) -> None:
@@ -180,6 +188,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'--untrained {args.untrained}: give at least one encoder')
     if args.rows:
         check_rows(args.rows)
+    cfg = load_config(args.config, args.cfg_options)
+    check_classifier(cfg)
+    check_sets(cfg)
     for seed, checkpoint in enumerate(args.init or [None] * args.untrained, args.seed):
         rows = evaluate_features(
             args.config,

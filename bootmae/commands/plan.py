@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import registry  # noqa: F401
 from ..config.batch import Batch, apply_batch, schedulers_of
-from ..config.checks import check_data, check_dataset, check_metric, check_model
+from ..config.checks import check_data, check_dataset, check_metric, check_model, metric_configs
 from ..config.images import check_class_number
 from ..config.load import load_config
 from ..config.model import build_model, task_of
@@ -342,9 +342,8 @@ def check_loader(cfg: Config, name: str, model: nn.Module) -> int:
     """Check the images, annotations and metrics of a loader as a run does, and return its number of images."""
     dataset = build_images(cfg, f'{name}_dataloader', transforms=True)
     check_values(dataset)
-    evaluators = cfg.get(f'{name}_evaluator') or []
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        metrics = [METRICS.build(each) for each in (evaluators if isinstance(evaluators, list) else [evaluators])]
+        metrics = [METRICS.build(each) for each in metric_configs(cfg, name)]
     check_dataset(dataset, model, metrics)
     for metric in metrics:
         check_metric(metric, dataset)

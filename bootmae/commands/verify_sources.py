@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, METRICS
 
 from .. import registry  # noqa: F401
-from ..config.checks import check_metric
+from ..config.checks import check_metric, metric_configs
 from ..data.annotated import annotated_files, explain_empty, judge_labels, kind_of
 from ..data.channels import format_of
 from ..data.file_checks import Job
@@ -68,8 +68,7 @@ def sources_of_config(cfg: Config, splits: Sequence[str] = ('train', 'val', 'tes
         if not dataset_cfg or dataset_cfg in seen:
             continue
         seen.append(dataset_cfg)
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+        evaluators = metric_configs(cfg, split)
         with_masks = any('segm' in (evaluator.get('metric') or ()) for evaluator in evaluators)
         try:
             dataset = build_dataset(dataset_cfg)

@@ -198,6 +198,13 @@ def tell(dataset, findings: Sequence[FileFinding], where: str) -> None:
         print_log(text, logger='current', level=logging.WARNING if group[0].fault else logging.INFO)
 
 
+def metric_configs(cfg: Config, loader: str) -> list[dict]:
+    """The metrics of ``val`` or ``test`` in any form that mmengine takes: one, a list, or those of an evaluator."""
+    found = cfg.get(f'{loader}_evaluator') or []
+    found = found['metrics'] if isinstance(found, dict) and 'metrics' in found else found
+    return [found] if isinstance(found, dict) else list(found)
+
+
 def check_metric(metric, dataset) -> None:
     """Raise a ValueError if the COCO metric has no annotations, other images, or would count images as missed."""
     truth = getattr(metric, '_coco_api', None)

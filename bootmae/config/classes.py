@@ -129,13 +129,15 @@ def check_same_classes(expected: Sequence[str], dataset: Any, where: str) -> Non
 
     Args:
         expected: Class names in the order of the labels.
-        dataset: The data set, which may be wrapped. One with numbers in place of names passes.
+        dataset: The data set, which may be wrapped. One with the numbers of labels in place of names passes.
         where: What has the expected classes, for the message.
     """
     for leaf in leaves(dataset):
         names = tuple(map(str, (getattr(leaf, 'metainfo', None) or {}).get('classes') or ()))
         numbers = [list(one) == list(map(str, range(len(one)))) for one in (expected, names)]
-        other = [label for label, pair in enumerate(zip(expected, names)) if pair[0] != pair[1]]
+        other = [label for label, pair in enumerate(zip(expected, names)) if not _same_name(*pair)]
+        if numbers[1] and getattr(leaf, 'labels', None) == 'list':
+            continue  # the labels of a list without names of its own
         if other and (not any(numbers) or all(map(str.isdecimal, (*expected, *names)))):
             roots, label = getattr(leaf, 'roots', None), other[0]
             remedy = 'set classes of ImageFiles, or rename its folders' if roots else 'set metainfo=dict(classes=...)'
@@ -144,6 +146,10 @@ def check_same_classes(expected: Sequence[str], dataset: Any, where: str) -> Non
                 f'{shorten(names)}: label {label} is {expected[label]} there and {names[label]} here. Give the data '
                 f'the same names in the same order: {remedy}'
             )
+
+
+def _same_name(first: str, second: str) -> bool:
+    return first == second or (first.isdecimal() and second.isdecimal() and int(first) == int(second))
 
 
 def has_names(part: dict) -> bool:

@@ -108,7 +108,7 @@ def recorded_config(content: dict) -> str | None:
 
 
 def windows_of(cfg: Config) -> dict:
-    """Return the attention windows of the backbone in a config, since no file records them."""
+    """Return the attention windows of the backbone in a config; many files do not record them."""
     backbone = cfg.model.get('backbone', {})
     return {key: backbone.get(key) for key in ('window_size', 'global_blocks')}
 

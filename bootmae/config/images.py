@@ -1,7 +1,7 @@
 """Other images for a config (``--data``), and whether its number of classes is that of the class folders."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..data.scan import EXTENSIONS, SPLIT_NAMES, class_folders, shorten
 from ..data.scan_tar import scan_tar_classes
 from ..data.subsets import leaves
 from ..text import count_of
+from .checks import metric_configs
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 QUERIES = ('val', 'test')  # folders of the images for evaluation beside train
@@ -51,7 +52,7 @@ def apply_images(cfg: Config, paths: str | Sequence[str]) -> None:
             'configs/pretrain/bootmae_small_data.py (docs/own_data.md)'
         )
     elif any(leaf.get('labels') for _, leaf in files):
-        _use_classes(files, paths)
+        _use_classes(files, paths, {ENDING} if cfg.get('image_channels') else set())
     else:
         for _, leaf in files:
             roots = [_train_part(path) for path in paths]
@@ -72,7 +73,7 @@ def _train_part(path: str) -> str:
     return os.path.join(path, 'train') if 'train' in splits and len(splits) > 1 else path
 
 
-def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str]) -> None:
+def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str], more: Collection[str]) -> None:
     if len(paths) > 2:
         raise ValueError(
             f'--data has {len(paths)} paths, but a classification config takes one folder with train/ and val/, or '
@@ -83,7 +84,7 @@ def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str]) -> Non
             leaf.update(roots=paths[loader != 'train_dataloader'], split=None)
             if loader != 'train_dataloader' and leaf.get('labels') == 'folder':
                 with suppress(OSError, ValueError):  # those of the training images, which their data set raises too
-                    leaf.classes = class_names(leaf, paths[0], None)
+                    leaf.classes = class_names(leaf, paths[0], None, more)
             continue
         leaf.roots = paths[0]
         if os.path.isdir(root := os.path.expanduser(paths[0])):
@@ -111,9 +112,8 @@ def _move_root(cfg: Config, rooted: Sequence[dict], paths: Sequence[str]) -> Non
         )
     for leaf in rooted:
         leaf['data_root'] = paths[0]
-    for name in ('val_evaluator', 'test_evaluator'):
-        evaluators = cfg.get(name) or []
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+    for loader in ('val', 'test'):
+        for evaluator in metric_configs(cfg, loader):
             file, root = str(evaluator.get('ann_file') or ''), str(next(iter(old)))
             if root and Path(file).is_relative_to(root):
                 evaluator.ann_file = os.path.join(paths[0], Path(file).relative_to(root))
@@ -145,8 +145,8 @@ def check_classes(cfg: Config) -> None:
             )
 
 
-def class_names(leaf: dict, roots: str | Sequence[str], split: str | None) -> list[str]:
-    """The classes that a data set of image files finds in other roots, in label order.
+def class_names(leaf: dict, roots: str | Sequence[str], split: str | None, more: Collection[str] = ()) -> list[str]:
+    """The classes that a data set of image files finds in other roots, in label order; ``more`` are file endings.
 
     Raises:
         FileNotFoundError, ValueError: A root is missing, or archives hold no classes.
@@ -154,7 +154,7 @@ def class_names(leaf: dict, roots: str | Sequence[str], split: str | None) -> li
     found = resolve_roots(roots, split)
     if folders := [root for root in found if os.path.isdir(root)]:
         return class_folders(folders[0])
-    extensions = normalize_extensions(leaf.get('extensions', EXTENSIONS)) | {ENDING}  # image_channels adds the last
+    extensions = normalize_extensions(leaf.get('extensions', EXTENSIONS)).union(more)
     return list(_packed_classes(tuple(found), extensions, split, tuple(map(os.path.getmtime, found))))
 
 

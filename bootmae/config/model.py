@@ -12,6 +12,8 @@ from ..checkpoints.averages import with_weights
 from .channels import warn_of_channels
 from .weights import adopts_statistics, follow_statistics
 
+DETECTION_HEADS = ('roi_head', 'bbox_head', 'mask_head', 'panoptic_head', 'rpn_head')
+
 
 def model_config(cfg: Config) -> ConfigDict:
     """A copy of a config's model settings, with the shared data preprocessor unless the model has its own."""
@@ -23,7 +25,7 @@ def model_config(cfg: Config) -> ConfigDict:
 
 def task_of(cfg: Config) -> str:
     """Return ``detection``, ``segmentation``, ``pretraining`` or ``classification``, according to the model."""
-    if 'roi_head' in cfg.model or 'bbox_head' in cfg.model:
+    if any(head in cfg.model for head in DETECTION_HEADS):
         return 'detection'
     if 'decode_head' in cfg.model:
         return 'segmentation'

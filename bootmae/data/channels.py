@@ -229,7 +229,7 @@ def _opencv_keeps(page) -> bool:
     """
     return (
         page.photometric in PLAIN_COLORS
-        and not page.extrasamples
+        and not any(page.extrasamples)  # 0 is no alpha
         and page.tags.valueof('Orientation', 1) == 1
         and page.bitspersample == 8 * page.dtype.itemsize
     )

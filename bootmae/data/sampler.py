@@ -1,7 +1,7 @@
 """An order of samples that is the same on any number of processes and can be resumed at any batch."""
 
+from collections import deque
 from collections.abc import Iterator, Sized
-from functools import partial
 from itertools import chain, count, islice
 
 import torch
@@ -92,12 +92,11 @@ class ResumableBatches(BatchSampler):
     ):
         super().__init__(sampler, batch_size, drop_last)
         build = dict(sampler=sampler, batch_size=batch_size)
-        if inner is None:
-            self.inner = partial(BatchSampler, **build, drop_last=drop_last)
-        else:
-            kind = type(DATA_SAMPLERS.build(inner, default_args=build))
-            own = {key: value for key, value in inner.items() if key not in ('type', '_scope_')}
-            self.inner = partial(kind, **build | own)
+        self.inner = (
+            BatchSampler(**build, drop_last=drop_last)
+            if inner is None
+            else DATA_SAMPLERS.build(inner, default_args=build)
+        )
         self.accumulation, self.skip = accumulation, 0
         if not sampler.infinite and not len(self):
             raise too_few(len(sampler.dataset), sampler.world_size, batch_size, accumulation, drop_last)
@@ -105,11 +104,15 @@ class ResumableBatches(BatchSampler):
     def __iter__(self) -> Iterator[list[int]]:
         # Nothing runs before the first batch: a loader with workers creates two iterators and uses the second.
         skip, self.skip = self.skip, 0
-        # A new sampler for each epoch: mmdet's keeps images if its iteration stops after the last batch.
-        yield from islice(self.inner(), skip, None if self.sampler.infinite else len(self))
+        batches = iter(self.inner)
+        try:
+            yield from islice(batches, skip, None if self.sampler.infinite else len(self))
+        finally:
+            if not self.sampler.infinite:  # mmdet's keeps images for the next epoch if it does not come to its end
+                deque(batches, maxlen=0)
 
     def __len__(self) -> int:
-        return len(self.inner()) // self.accumulation * self.accumulation
+        return len(self.inner) // self.accumulation * self.accumulation
 
 
 def too_few(samples: int, processes: int, batch_size: int, accumulation: int, drop_last: bool) -> ValueError:

@@ -48,6 +48,7 @@ def build_encoder(
         content = content or read_checkpoint(checkpoint)
         apply_init(cfg, checkpoint, source, content)
         statistics = cfg.model.backbone.pop('init_cfg').get('statistics')  # init_cfg would read the file again
+        cfg.model.pop('init_cfg', None)  # weights of a whole model, which may be gone, would be overwritten
     set_random_seed(seed)
     model = build_model(cfg)
     model.init_weights()

@@ -180,7 +180,9 @@ def test_what_the_file_does_not_record(tmp_path, ours):
     """Without the number of heads a folder would compute something else; statistics are left to the user."""
     state = {f'backbone.{key}': value for key, value in ours.state_dict().items()}
     torch.save(dict(state_dict=state), tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='does not record its number of attention heads, which config.json needs'):
+    with pytest.raises(
+        ValueError, match='does not record its number of attention heads, which .*vit/config.json needs'
+    ):
         convert(tmp_path / 'a.pth', 'hf', tmp_path / 'vit')
     assert not (tmp_path / 'vit').exists()
     assert convert(tmp_path / 'a.pth', 'hf', tmp_path / 'b.safetensors').endswith('b.safetensors')
@@ -204,7 +206,10 @@ def test_files_of_overwritten_weights_do_not_stay(tmp_path, file, ours):
     torch.save(
         dict(state_dict={f'backbone.{key}': value for key, value in ours.state_dict().items()}), tmp_path / 'b.pth'
     )
-    convert(tmp_path / 'b.pth', 'hf', tmp_path / 'vit', force=True, num_heads=2)
+    with pytest.raises(ValueError, match='which .*vit/config.json needs: give --heads, or a name with another folder'):
+        convert(tmp_path / 'b.pth', 'hf', tmp_path / 'vit' / 'model.safetensors', force=True)
+    told = convert(tmp_path / 'b.pth', 'hf', tmp_path / 'vit', force=True, num_heads=2)
+    assert told.endswith('; removed preprocessor_config.json, since b.pth does not record its input statistics')
     assert sorted(path.name for path in (tmp_path / 'vit').iterdir()) == ['config.json', 'model.safetensors']
 
 

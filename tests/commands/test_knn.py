@@ -7,6 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from calling import call_tool
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+from torch.utils.data import Dataset
 
 from bootmae.commands import knn
 from bootmae.commands.knn import check_sets
@@ -78,6 +82,36 @@ def test_two_splits_of_one_archive(images, tmp_path):
     split['test_dataloader.dataset.split'] = 'train'
     with pytest.raises(ValueError, match=r'share 3 images \(.*images.tar/train/a/0.png'):
         check_sets(sets(tmp_path / 'images.tar', tmp_path / 'link.tar', **split))
+
+
+@DATASETS.register_module()
+class Tiles(BaseDataset):
+    """Two of the four corners of one picture: (top, left)."""
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path=self.ann_file, tile=(self.metainfo['top'], left), gt_label=left) for left in (0, 1)]
+
+
+def test_tiles_of_one_picture_and_other_data_sets():
+    def of(top: int) -> dict:
+        return dict(dataset=dict(type='Tiles', ann_file='scene.png', metainfo=dict(top=top)))
+
+    check_sets(Config(dict(train_dataloader=of(0), test_dataloader=of(1))))
+    with pytest.raises(ValueError, match=r'share 1 image \(.*scene.png\)'):
+        check_sets(Config(dict(train_dataloader=of(1), test_dataloader=of(1))))
+    plain = dict(dataset=dict(type='PlainData', n=3))
+    check_sets(Config(dict(train_dataloader=plain, test_dataloader=plain)))  # nothing is known about its images
+
+
+@DATASETS.register_module()
+class PlainData(Dataset):
+    """A data set of torch."""
+
+    def __init__(self, n: int, pipeline: list, test_mode: bool):
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
 
 
 def test_wrong_numbers(capsys):

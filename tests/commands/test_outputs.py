@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from calling import call_tool
+from mmengine.config import Config
 
 from bootmae.commands.outputs import check_rows, check_writable, columns_of_rows
 from bootmae.config.load import load_config
+from bootmae.config.model import task_of
 from bootmae.evaluation.rows import trained_rows
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -42,6 +44,11 @@ def test_columns(tmp_path):
     assert columns_of_rows(cfg, file, ['task=finetune', 'data=mine'], 'val') == columns | dict(
         labels=str(cfg.train_dataloader.dataset.get('labels_per_class') or 'all'), seed=cfg.randomness.seed
     )
+
+
+@pytest.mark.parametrize('head', ['roi_head', 'bbox_head', 'panoptic_head', 'mask_head', 'rpn_head'])
+def test_models_of_mmdet_are_detectors(head):
+    assert task_of(Config(dict(model={'backbone': {}, head: {}}))) == 'detection'
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bootmae.commands.plan import as_text, build_on_meta, floor_lr, gflop_per_image, make_plan, warmup
+from bootmae.commands.plan import as_text, build_on_meta, check_loader, floor_lr, gflop_per_image, make_plan, warmup
 from bootmae.commands.train import train
+from bootmae.config.checks import metric_configs
 from bootmae.config.load import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -264,6 +265,24 @@ def test_images_at_hand_are_counted(tmp_path):
         train_cfg__max_epochs=30,
     )
     assert (plan.train_images, plan.iterations, plan.images) == (2, 30, 60)
+
+
+@pytest.mark.parametrize(
+    'evaluator',
+    [
+        dict(type='Accuracy', topk=(1,)),
+        [dict(type='Accuracy', topk=(1,))],
+        dict(metrics=dict(type='Accuracy', topk=(1,))),
+        dict(type='Evaluator', metrics=[dict(type='Accuracy', topk=(1,))]),
+    ],
+)
+def test_any_form_of_an_evaluator(evaluator):
+    cfg = load_config(CLS / 'bootmae_debug_finetune.py')
+    cfg.val_evaluator = evaluator
+    assert [metric.type for metric in metric_configs(cfg, 'val')] == ['Accuracy']
+    assert check_loader(cfg, 'val', build_on_meta(cfg)) == 500
+    cfg.val_evaluator = None
+    assert metric_configs(cfg, 'val') == []
 
 
 def test_missing_images_need_a_number():

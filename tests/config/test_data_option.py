@@ -72,8 +72,11 @@ def test_archives_have_the_classes_of_the_training(tmp_path):
         with pytest.raises(ValueError, match='1 folder not among the 2 classes: ant; remove what is no class'):
             DATASETS.build(dict(cfg[loader].dataset, pipeline=[]))
     for name in ('n01', 'n07'):  # one archive for each class, as those of ImageNet
-        packed(tmp_path / f'{name}.tar', '1.jpg')
+        packed(tmp_path / f'{name}.tar', '1.jpg', 'features/1.npy')  # which are no images without image_channels
     assert read(TUNE, tmp_path / 'n0*.tar', val)[1][2] == ['n01', 'n07']
+    cfg = load_config(TUNE, {'images': [str(tmp_path / 'n0*.tar')] * 2} | TWO)
+    check_classes(cfg)
+    assert tuple(DATASETS.build(dict(cfg.val_dataloader.dataset, pipeline=[])).metainfo['classes']) == ('n01', 'n07')
 
 
 def test_archives_that_the_config_names_have_one_set_of_classes(tmp_path):

@@ -312,6 +312,7 @@ def test_processes_without_gpus_use_gloo(pretrain, monkeypatch):
     [
         ({}, 1860),
         ({'default_hooks.heartbeat': dict(type='HeartbeatHook', patience=7200)}, 7260),
+        ({'default_hooks.heartbeat': dict(type='HeartbeatHook', patience=float('inf'))}, None),
         ({'default_hooks.heartbeat': None}, None),  # the backend's own limit
         ({'env_cfg.dist_cfg.timeout': 99}, 99),
     ],

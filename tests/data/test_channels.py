@@ -1,6 +1,7 @@
 """Images of any number of channels: read as stored, scaled once, and equal to plain NumPy arithmetic."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -28,6 +29,13 @@ def lzw(image: np.ndarray | Image.Image, **tags) -> bytes:
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     image.save(buffer, 'TIFF', compression='tiff_lzw', tiffinfo={int(key[1:]): value for key, value in tags.items()})
     return buffer.getvalue()
+
+
+def without_alpha(data: bytes) -> bytes:
+    """The same file, whose last channel is something else than alpha."""
+    alpha, other = (struct.pack('<HHIHH', 338, 3, 1, kind, 0) for kind in (2, 0))
+    assert data.count(alpha) == 1
+    return data.replace(alpha, other)
 
 
 def scaled(image: np.ndarray, low, high) -> np.ndarray:
@@ -58,6 +66,7 @@ def scaled(image: np.ndarray, low, high) -> np.ndarray:
         (cv2.imencode('.tiff', THREE[..., ::-1])[1].tobytes(), THREE, 'last'),  # LZW
         (cv2.imencode('.tiff', FOUR[..., [2, 1, 0, 3]])[1].tobytes(), FOUR, 'last'),  # no channel is marked as alpha
         (lzw(BYTES[..., :3]), BYTES[..., :3], 'last'),
+        (without_alpha(lzw(BYTES)), BYTES, 'last'),
         (lzw(ONE[..., 0]), ONE, 'last'),
     ],
     ids=lambda value: value if isinstance(value, str) else '',

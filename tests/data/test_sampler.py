@@ -1,10 +1,12 @@
 """Every sample comes once per epoch, global batches do not depend on the layout, and any batch can be the first."""
 
+import random
 from itertools import islice
 
 import pytest
 from mmengine.dataset import DefaultSampler
-from torch.utils.data import DataLoader, Dataset
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from bootmae.data import sampler as sampling
 from bootmae.data.sampler import ResumableBatches, StreamSampler
@@ -131,6 +133,26 @@ def test_every_epoch_of_wide_and_narrow_images_is_that_of_a_new_process(layout, 
         keys = [key for batch in found for key in batch]
         assert len(keys) == len({key % 12 for key in keys}) == used
         assert {key // 12 for key in keys} == {epoch}
+
+
+def test_a_batch_sampler_of_the_user_is_built_once(layout, monkeypatch):
+    built = []
+
+    class Shuffled(BatchSampler):
+        def __init__(self, sampler, batch_size):
+            super().__init__(sampler, batch_size, drop_last=False)
+            self.random = random.Random(0)
+            built.append(self)
+
+        def __iter__(self):
+            return iter(self.random.sample(list(super().__iter__()), len(self)))
+
+    monkeypatch.setitem(DATA_SAMPLERS.module_dict, 'Shuffled', Shuffled)
+    batches = ResumableBatches(layout(23)[0], 4, inner=dict(type='Shuffled'))
+    plain, draw = list(BatchSampler(layout(23)[0], 4, drop_last=False)), random.Random(0)
+    for _ in range(3):
+        assert list(batches) == draw.sample(plain, len(plain)), 'its generator goes on'
+    assert len(built) == 1
 
 
 @pytest.mark.parametrize('workers', [0, 2])

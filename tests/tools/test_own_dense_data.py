@@ -237,6 +237,14 @@ def test_a_test_numbers_the_classes_as_the_training_did(tmp_path, data, more):
         check_same_classes(recorded_classes(content), found, 'the training')
 
 
+def test_a_variable_of_a_classifier_is_free(tmp_path):
+    config = tmp_path / 'own.py'
+    config.write_text(f"_base_ = '{REPOSITORY / 'configs' / 'cls' / 'bootmae_debug_finetune.py'}'\nclasses = None\n")
+    torch.save(dict(state_dict={}, meta=dict(dataset_meta=dict(classes=('a', 'b')))), tmp_path / 'a.pth')
+    cfg, _ = evaluation_config(str(config), str(tmp_path / 'a.pth'))
+    assert cfg.classes is None
+
+
 @pytest.mark.parametrize(
     ('ours', 'theirs', 'same'),
     [
@@ -246,11 +254,15 @@ def test_a_test_numbers_the_classes_as_the_training_did(tmp_path, data, more):
         ('012', 'abc', True),  # a list with numbers in place of names
         ('abc', '01', True),
         ('012', '12', False),  # folders of digits
+        (('00', '01', '02'), '012', True),
+        (('1', '10', '2'), '012', False),
         ('', 'abc', True),  # not recorded
     ],
 )
 def test_classes_of_a_data_set_and_of_a_checkpoint(ours, theirs, same):
     found = SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=list(theirs))))
+    numbers = SimpleNamespace(metainfo=dict(classes=['0', '1']), labels='list')
+    check_same_classes(tuple(ours), numbers, 'labels of a list without names')
     if same:
         return check_same_classes(tuple(ours), found, 'a.pth')
     with pytest.raises(ValueError, match=f'label 0 is {ours[0]} there and {theirs[0]} here'):

@@ -70,8 +70,10 @@ class ProvenanceHook(Hook):
 
 def precision_of(cfg: Config) -> str:
     """Return the precision of a training, such as ``bf16 autocast``, or else the name of its optimizer wrapper."""
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    precision, dtype = PRECISIONS.get(wrapper, wrapper), cfg.optim_wrapper.get('dtype')
+    kind, dtype = cfg.optim_wrapper.get('type', 'OptimWrapper'), cfg.optim_wrapper.get('dtype')
+    wrapper = kind.__name__ if isinstance(kind, type) else kind.rpartition('.')[2]  # configs in Python give classes
+    precision = PRECISIONS.get(wrapper, wrapper)
+    dtype = dtype if dtype is None else str(dtype).removeprefix('torch.')
     return OF_AMP.get(dtype, f'{dtype} autocast') if precision == OF_AMP[None] else precision
 
 

@@ -1,5 +1,6 @@
 """Builds the runner of a config, for one process or several."""
 
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -34,8 +35,8 @@ def apply_devices(cfg: Config, launcher: str) -> None:
     if 'dist_cfg' not in cfg.get('env_cfg', {}):
         cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'nccl'})  # as in mmengine
     settings, heartbeat = cfg.env_cfg.dist_cfg, (cfg.get('default_hooks') or {}).get('heartbeat')
-    if heartbeat:
-        settings.setdefault('timeout', heartbeat.get('patience', PATIENCE) + MARGIN)
+    if heartbeat and math.isfinite(patience := heartbeat.get('patience', PATIENCE)):
+        settings.setdefault('timeout', patience + MARGIN)
     if torch.cuda.is_available():
         return
     settings.backend = 'gloo'

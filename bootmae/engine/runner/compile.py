@@ -49,7 +49,7 @@ def compile_settings(value: Any, model: nn.Module) -> dict:
 
 def check_accumulation(options: dict, accumulation: int) -> None:
     """Raise a ValueError for CUDA graphs with gradient accumulation, whose gradients the next step would overwrite."""
-    if options.get('mode') in CUDA_GRAPHS and accumulation > 1:
+    if options.get('mode') in CUDA_GRAPHS and accumulation > 1 and torch.cuda.is_available():
         raise ValueError(
             f'compile.mode={options["mode"]} uses CUDA graphs, which do not keep gradients over {accumulation} steps '
             "of accumulation: use compile='whole', or a train_dataloader.batch_size that needs no accumulation"

@@ -1,10 +1,14 @@
 """Resumes a run on another number of processes, or with another optimization."""
 
+import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mmengine.logging import print_log
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import Runner
+from torch.optim import Optimizer
 
 from ..optimizers.schedule import WarmupCosineLR
 
@@ -47,19 +51,19 @@ def config_schedule(runner: Runner) -> Iterator[None]:
     previous one. So after the block those of the config are replayed from the first step to the position of the
     checkpoint, which takes about 20 s for a million steps.
 
+    A schedule that depends on earlier validations cannot be replayed. It stays that of the checkpoint, with a warning.
+
     Raises:
-        ValueError: for a schedule that depends on earlier validations.
+        ValueError: for other settings of the optimizer than those of the checkpoint together with such a schedule.
     """
     schedulers = [item for item in runner.param_schedulers or [] if isinstance(item, _ParamScheduler)]
-    for scheduler in schedulers:
-        if getattr(scheduler, 'need_val_args', False):
-            raise ValueError(
-                f'{type(scheduler).__name__} depends on earlier validations, so --resume-changed cannot give its '
-                'learning rate: resume with the config of the checkpoint, or use another param_scheduler'
-            )
-    groups = [_settings(group) for group in runner.optim_wrapper.param_groups]
+    groups = [_settings(group, runner.optim_wrapper.optimizer) for group in runner.optim_wrapper.param_groups]
     states = [dict(vars(scheduler)) for scheduler in schedulers]
     yield
+    for scheduler in schedulers:
+        if getattr(scheduler, 'need_val_args', False):
+            _check_unchanged(groups, runner.optim_wrapper.param_groups, type(scheduler).__name__)
+            return
     for group, settings in zip(runner.optim_wrapper.param_groups, groups):
         group.update(settings)
     for scheduler, state in zip(schedulers, states):
@@ -68,9 +72,28 @@ def config_schedule(runner: Runner) -> Iterator[None]:
     _replay(schedulers, runner)
 
 
-def _settings(group: dict) -> dict:
-    """Return the settings of a parameter group without those that must fit the state of the optimizer."""
-    return {key: value for key, value in group.items() if key not in ('params', *STATE_FORM)}
+def _settings(group: dict, optimizer: Optimizer) -> dict:
+    """Return the settings of a parameter group without its state and what must fit the state of the optimizer."""
+    state = set(optimizer.defaults) - set(inspect.signature(type(optimizer)).parameters)  # such as d of D-Adaptation
+    return {key: value for key, value in group.items() if key not in ('params', *STATE_FORM, *state)}
+
+
+def _check_unchanged(settings: Sequence[dict], groups: Sequence[dict], schedule: str) -> None:
+    """Warn that a schedule is that of the checkpoint; ValueError if the optimizer of the config is another one."""
+    for wanted, group in zip(settings, groups):
+        for key in wanted.keys() & group.keys() - {'lr'}:  # the schedule changes lr, and not initial_lr
+            if wanted[key] != group[key]:
+                raise ValueError(
+                    f'{schedule} depends on earlier validations, so --resume-changed cannot give its learning rates '
+                    f'with {key}={wanted[key]} instead of {group[key]}: resume with the optimizer of the checkpoint, '
+                    'or use another param_scheduler'
+                )
+    print_log(
+        f'{schedule} depends on earlier validations: learning rate and param_scheduler are those of the checkpoint, '
+        'also if the config has others',
+        'current',
+        logging.WARNING,
+    )
 
 
 def _replay(schedulers: Sequence[_ParamScheduler], runner: Runner) -> None:

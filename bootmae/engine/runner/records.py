@@ -23,7 +23,7 @@ def optional(what: str | Path) -> Iterator[None]:
     """Log a failure to write something that the run can do without. mmengine's logger shows equal warnings once."""
     try:
         yield
-    except (OSError, JSONDecodeError) as error:  # the latter for a damaged file that is to be added to
+    except (OSError, JSONDecodeError, UnicodeError) as error:  # the latter two for a damaged file that is added to
         text = f'{what} was not written: {error}. The run continues without it; free some space'
         print_log(text, 'current', logging.WARNING)
 
@@ -55,13 +55,14 @@ class TolerantBackend:
         self.backend, self.again = backend, 0.0
         for name in WRITES:
             setattr(backend, name, partial(self._call, getattr(backend, name)))
-        if isinstance(backend, LocalVisBackend):
+        if getattr(type(backend), '_dump', None) is LocalVisBackend._dump:
             backend._dump = append_values
 
     def _call(self, write: Callable, *args, **kwargs) -> None:
         if time.monotonic() < self.again:
             return
-        with optional(f'the log of {type(self.backend).__name__} in {self.backend._save_dir}'):
+        folder = getattr(self.backend, '_save_dir', 'an unknown folder')  # a backend of the user may have none
+        with optional(f'the log of {type(self.backend).__name__} in {folder}'):
             try:
                 write(*args, **kwargs)
             except OSError:

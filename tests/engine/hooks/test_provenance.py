@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.train import train as run_training
@@ -73,6 +75,8 @@ def test_provenance(tmp_path, monkeypatch):
         (dict(type='AmpOptimWrapper', dtype=None), 'fp16 autocast'),
         (dict(type='GuardedAmpOptimWrapper', dtype='float16'), 'fp16 autocast'),
         (dict(type='GuardedAmpOptimWrapper', dtype='bfloat16'), 'bf16 autocast'),
+        (dict(type='mmengine.AmpOptimWrapper', dtype=torch.bfloat16), 'bf16 autocast'),
+        (dict(type=OptimWrapper), 'float32'),
         (dict(type='MyOptimWrapper'), 'MyOptimWrapper'),
     ],
 )

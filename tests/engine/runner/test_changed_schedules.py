@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.hooks import Hook
-from survivors import toy_runner
+from mmengine.registry import OPTIMIZERS
+from survivors import toy_runner, validated
 
 from bootmae.checkpoints import read_checkpoint
+from bootmae.engine.runner import elastic
 
 FROZEN = {'optim_wrapper.paramwise_cfg': dict(custom_keys={'bias': dict(lr_mult=0)})}
 
@@ -62,11 +65,53 @@ def test_other_settings_of_the_optimizer_are_those_of_the_config(tmp_path):
     assert {int(state['step']) for state in last['state'].values()} == {8}, 'the moments are those of the checkpoint'
 
 
-def test_a_schedule_that_follows_validations_is_refused(tmp_path):
-    rates(tmp_path, 1, [])
-    plateau = [dict(type='ReduceOnPlateauLR', monitor='acc')]
-    with pytest.raises(ValueError, match='ReduceOnPlateauLR depends on earlier validations, so --resume-changed'):
-        rates(tmp_path, 2, plateau, resume=str(tmp_path / 'epoch_1.pth'))
+class Adapted(torch.optim.AdamW):
+    """Has state in its parameter groups, as D-Adaptation and Prodigy do."""
+
+    def __init__(self, params, lr: float = 1e-3):
+        super().__init__(params, lr=lr)
+        self.defaults['steps'] = 0
+        for group in self.param_groups:
+            group['steps'] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group['steps'] += 1
+        return super().step(closure)
+
+
+def test_state_in_parameter_groups_is_that_of_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS.module_dict, 'Adapted', Adapted)
+    adapted = {'optim_wrapper.optimizer': dict(_delete_=True, type='Adapted', lr=0.01)}
+    rates(tmp_path, 1, [], **adapted)
+    adapted['optim_wrapper.optimizer'] |= dict(lr=0.02)
+    rates(tmp_path, 2, [], resume=str(tmp_path / 'epoch_1.pth'), **adapted)
+    (group,) = read_checkpoint(tmp_path / 'epoch_2.pth')['optimizer']['param_groups']
+    assert (group['steps'], group['lr']) == (8, 0.02)
+
+
+def test_a_schedule_that_follows_validations_stays(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(elastic, 'print_log', lambda text, *args: told.append(text))
+    plateau = [dict(type='ReduceOnPlateauLR', monitor='acc', patience=0, factor=0.5)]
+
+    def run(**options) -> list[dict[str, list[float]]]:
+        loop = dict(_delete_=True, type='EpochLoop', max_epochs=4)
+        return rates(tmp_path, 4, plateau, train_cfg=loop, **validated([1.0] * 4), **options)
+
+    whole = run()
+    assert [rate['lr'][0] for rate in whole[::4]] == [0.1, 0.1, 0.05, 0.025]
+    for stale in (3, 4):
+        (tmp_path / f'epoch_{stale}.pth').unlink()
+    path = str(tmp_path / 'epoch_2.pth')
+    assert run(resume=path) == whole[8:]
+    assert told == [
+        'ReduceOnPlateauLR depends on earlier validations: learning rate and param_scheduler are those of the '
+        'checkpoint, also if the config has others'
+    ]
+    message = r'ReduceOnPlateauLR .* --resume-changed cannot give .* with initial_lr=0.2 instead of 0.1: resume with'
+    with pytest.raises(ValueError, match=message):
+        run(resume=path, **{'optim_wrapper.optimizer.lr': 0.2})
 
 
 def test_another_accumulation_without_a_record_of_the_method(tmp_path):

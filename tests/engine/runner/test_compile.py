@@ -71,7 +71,10 @@ def test_a_missing_compiler_is_named(monkeypatch):
     compile_model(model, 'whole', **TRACED)  # another backend may do without
 
 
-def test_cuda_graphs_do_not_accumulate():
+def test_cuda_graphs_do_not_accumulate(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    check_accumulation(dict(mode='max-autotune'), 8)  # a CPU has none
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     check_accumulation(dict(mode='reduce-overhead'), 1)
     check_accumulation(dict(scope='whole'), 8)
     with pytest.raises(ValueError, match='compile.mode=reduce-overhead uses CUDA graphs, .* over 8 steps'):
