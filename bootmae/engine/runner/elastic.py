@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from mmengine.logging import print_log
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import Runner
-from torch.optim import Optimizer
 
 from ..optimizers.schedule import WarmupCosineLR
 
@@ -57,7 +56,7 @@ def config_schedule(runner: Runner) -> Iterator[None]:
         ValueError: for other settings of the optimizer than those of the checkpoint together with such a schedule.
     """
     schedulers = [item for item in runner.param_schedulers or [] if isinstance(item, _ParamScheduler)]
-    groups = [_settings(group, runner.optim_wrapper.optimizer) for group in runner.optim_wrapper.param_groups]
+    groups = [_settings(group, runner) for group in runner.optim_wrapper.param_groups]
     states = [dict(vars(scheduler)) for scheduler in schedulers]
     yield
     for scheduler in schedulers:
@@ -72,9 +71,11 @@ def config_schedule(runner: Runner) -> Iterator[None]:
     _replay(schedulers, runner)
 
 
-def _settings(group: dict, optimizer: Optimizer) -> dict:
+def _settings(group: dict, runner: Runner) -> dict:
     """Return the settings of a parameter group without its state and what must fit the state of the optimizer."""
-    state = set(optimizer.defaults) - set(inspect.signature(type(optimizer)).parameters)  # such as d of D-Adaptation
+    optimizer = runner.optim_wrapper.optimizer
+    known = {*inspect.signature(type(optimizer)).parameters, *runner.cfg.optim_wrapper.get('optimizer', ())}
+    state = set(optimizer.defaults) - known  # such as d of D-Adaptation
     return {key: value for key, value in group.items() if key not in ('params', *STATE_FORM, *state)}
 
 

@@ -68,8 +68,8 @@ def test_other_settings_of_the_optimizer_are_those_of_the_config(tmp_path):
 class Adapted(torch.optim.AdamW):
     """Has state in its parameter groups, as D-Adaptation and Prodigy do."""
 
-    def __init__(self, params, lr: float = 1e-3):
-        super().__init__(params, lr=lr)
+    def __init__(self, params, lr: float = 1e-3, **kwargs):
+        super().__init__(params, lr=lr, **kwargs)
         self.defaults['steps'] = 0
         for group in self.param_groups:
             group['steps'] = 0
@@ -84,10 +84,10 @@ def test_state_in_parameter_groups_is_that_of_the_checkpoint(tmp_path, monkeypat
     monkeypatch.setitem(OPTIMIZERS.module_dict, 'Adapted', Adapted)
     adapted = {'optim_wrapper.optimizer': dict(_delete_=True, type='Adapted', lr=0.01)}
     rates(tmp_path, 1, [], **adapted)
-    adapted['optim_wrapper.optimizer'] |= dict(lr=0.02)
+    adapted['optim_wrapper.optimizer'] = dict(_delete_=True, type='Adapted', lr=0.02, betas=(0.5, 0.6))
     rates(tmp_path, 2, [], resume=str(tmp_path / 'epoch_1.pth'), **adapted)
     (group,) = read_checkpoint(tmp_path / 'epoch_2.pth')['optimizer']['param_groups']
-    assert (group['steps'], group['lr']) == (8, 0.02)
+    assert (group['steps'], group['lr'], group['betas']) == (8, 0.02, (0.5, 0.6))
 
 
 def test_a_schedule_that_follows_validations_stays(tmp_path, monkeypatch):
