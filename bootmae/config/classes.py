@@ -32,7 +32,7 @@ def fill_classes(cfg: Config, options: Collection[str] = ()) -> None:
         ValueError: ``classes`` is no list of names, an option gives a number or names, too, or one gives classes to a
             model of another kind.
     """
-    heads = [head for head in HEADS if head in (cfg.get('model') or {})]
+    heads = heads_with_classes(cfg)
     if CLASSES in options and not heads:
         raise ValueError(f'{CLASSES}={cfg[CLASSES]} has no effect: {cfg.filename} is no segmentor or detector')
     if CLASSES not in cfg or not heads:
@@ -150,6 +150,11 @@ def check_same_classes(expected: Sequence[str], dataset: Any, where: str) -> Non
 
 def _same_name(first: str, second: str) -> bool:
     return first == second or (first.isdecimal() and second.isdecimal() and int(first) == int(second))
+
+
+def heads_with_classes(cfg: Config) -> list[str]:
+    """Return the names of the heads of a segmentor or detector; none for other models."""
+    return [head for head in HEADS if head in (cfg.get('model') or {})]
 
 
 def has_names(part: dict) -> bool:

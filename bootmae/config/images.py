@@ -1,7 +1,7 @@
 """Other images for a config (``--data``), and whether its number of classes is that of the class folders."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -52,7 +52,7 @@ def apply_images(cfg: Config, paths: str | Sequence[str]) -> None:
             'configs/pretrain/bootmae_small_data.py (docs/own_data.md)'
         )
     elif any(leaf.get('labels') for _, leaf in files):
-        _use_classes(files, paths, {ENDING} if cfg.get('image_channels') else set())
+        _use_classes(files, paths)
     else:
         for _, leaf in files:
             roots = [_train_part(path) for path in paths]
@@ -73,7 +73,7 @@ def _train_part(path: str) -> str:
     return os.path.join(path, 'train') if 'train' in splits and len(splits) > 1 else path
 
 
-def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str], more: Collection[str]) -> None:
+def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str]) -> None:
     if len(paths) > 2:
         raise ValueError(
             f'--data has {len(paths)} paths, but a classification config takes one folder with train/ and val/, or '
@@ -84,7 +84,7 @@ def _use_classes(files: Sequence[tuple[str, dict]], paths: Sequence[str], more: 
             leaf.update(roots=paths[loader != 'train_dataloader'], split=None)
             if loader != 'train_dataloader' and leaf.get('labels') == 'folder':
                 with suppress(OSError, ValueError):  # those of the training images, which their data set raises too
-                    leaf.classes = class_names(leaf, paths[0], None, more)
+                    leaf.classes = class_names(leaf, paths[0], None)
             continue
         leaf.roots = paths[0]
         if os.path.isdir(root := os.path.expanduser(paths[0])):
@@ -145,8 +145,8 @@ def check_classes(cfg: Config) -> None:
             )
 
 
-def class_names(leaf: dict, roots: str | Sequence[str], split: str | None, more: Collection[str] = ()) -> list[str]:
-    """The classes that a data set of image files finds in other roots, in label order; ``more`` are file endings.
+def class_names(leaf: dict, roots: str | Sequence[str], split: str | None) -> list[str]:
+    """The classes that a data set of image files finds in other roots, in label order.
 
     Raises:
         FileNotFoundError, ValueError: A root is missing, or archives hold no classes.
@@ -154,8 +154,11 @@ def class_names(leaf: dict, roots: str | Sequence[str], split: str | None, more:
     found = resolve_roots(roots, split)
     if folders := [root for root in found if os.path.isdir(root)]:
         return class_folders(folders[0])
-    extensions = normalize_extensions(leaf.get('extensions', EXTENSIONS)).union(more)
-    return list(_packed_classes(tuple(found), extensions, split, tuple(map(os.path.getmtime, found))))
+    extensions, changed = normalize_extensions(leaf.get('extensions', EXTENSIONS)), tuple(map(os.path.getmtime, found))
+    try:
+        return list(_packed_classes(tuple(found), extensions, split, changed))
+    except FileNotFoundError:  # no images, unless an option sets image_channels, which is applied later
+        return list(_packed_classes(tuple(found), extensions | {ENDING}, split, changed))
 
 
 @lru_cache(maxsize=8)  # a command loads its config several times, and archives of a million images take a minute

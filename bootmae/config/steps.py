@@ -10,7 +10,7 @@ from ..checkpoints.folders import checkpoint_file
 from .batch import Batch, apply_batch
 from .channels import warn_of_channels
 from .checks import check_data, check_schedule, check_sizes
-from .classes import CLASSES, HEADS, apply_class_names, recorded_classes
+from .classes import CLASSES, apply_class_names, heads_with_classes, recorded_classes
 from .images import check_classes
 from .load import load_config
 from .reader import apply_reader
@@ -64,7 +64,7 @@ def evaluation_config(
     file = checkpoint_file(checkpoint, tell)
     content = read_checkpoint(file) if os.path.isfile(file) else {}  # if it is missing, the data are checked first
     recorded = recorded_classes(content)  # not the order of the annotations, which may be those of another place
-    if recorded and cfg.get(CLASSES, recorded) is None and any(head in cfg.model for head in HEADS):
+    if recorded and cfg.get(CLASSES, recorded) is None and heads_with_classes(cfg):
         cfg = load_config(path, (options or {}) | {CLASSES: list(recorded)})
     apply_class_names(cfg, recorded)
     warn_of_channels(cfg, content, file)

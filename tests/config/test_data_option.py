@@ -77,6 +77,8 @@ def test_archives_have_the_classes_of_the_training(tmp_path):
     cfg = load_config(TUNE, {'images': [str(tmp_path / 'n0*.tar')] * 2} | TWO)
     check_classes(cfg)
     assert tuple(DATASETS.build(dict(cfg.val_dataloader.dataset, pipeline=[])).metainfo['classes']) == ('n01', 'n07')
+    arrays = packed(tmp_path / 'arrays.tar', 'x/1.npy', 'y/2.npy')
+    assert read(TUNE, arrays, arrays)[1][2] == ['x', 'y'], 'also before an option sets image_channels'
 
 
 def test_archives_that_the_config_names_have_one_set_of_classes(tmp_path):
