@@ -201,7 +201,10 @@ def test_every_config_plans(name, empty_folder, monkeypatch):
     plan = make_plan(cfg, name, gpus)
     assert plan.global_batch == cfg.auto_scale_lr.base_batch_size
     assert plan.min_lr < plan.lr
-    assert plan.epochs == pytest.approx(plan.images / plan.train_images, rel=0.05, abs=0.01)  # incomplete batches
+    whole_batches = plan.train_images // plan.global_batch * plan.global_batch
+    assert plan.epochs == pytest.approx(plan.images / plan.train_images, rel=0.02, abs=0.01) or (
+        plan.images == plan.epochs * whole_batches  # of few images, the incomplete batch is more than 2 %
+    )
     assert (plan.gflop_per_image is None) == name.startswith('det/')
     assert all(value != '' for value in as_text(plan).splitlines())
 
