@@ -167,9 +167,9 @@ def check_sets(cfg: Config) -> None:
 
 
 def images_of(dataset: Dataset) -> set[tuple[str, str]]:
-    """File of each sample of a data set, and what else tells it from other samples of the file, such as a box.
+    """Return the file of each sample, and what tells the sample from others of the same file, such as a box.
 
-    Links to folders and archives are followed. A data set without ``get_data_info`` has none.
+    Links to folders and archives are followed. For a data set without ``get_data_info`` the result is empty.
     """
     real, found = cache(os.path.realpath), set()
     for leaf in leaves(dataset):

@@ -199,7 +199,7 @@ def tell(dataset, findings: Sequence[FileFinding], where: str) -> None:
 
 
 def metric_configs(cfg: Config, loader: str) -> list[dict]:
-    """The metrics of ``val`` or ``test`` in any form that mmengine takes: one, a list, or those of an evaluator."""
+    """Return the metrics of ``val`` or ``test``, which a config gives as one, as a list, or inside an evaluator."""
     found = cfg.get(f'{loader}_evaluator') or []
     found = found['metrics'] if isinstance(found, dict) and 'metrics' in found else found
     return [found] if isinstance(found, dict) else list(found)

@@ -108,7 +108,7 @@ class ResumableBatches(BatchSampler):
         try:
             yield from islice(batches, skip, None if self.sampler.infinite else len(self))
         finally:
-            if not self.sampler.infinite:  # mmdet's keeps images for the next epoch if it does not come to its end
+            if not self.sampler.infinite:  # mmdet's sampler would keep images for the next epoch
                 deque(batches, maxlen=0)
 
     def __len__(self) -> int:

@@ -56,7 +56,7 @@ def rank_me(features: torch.Tensor, epsilon: float = EPSILON) -> float:
 
 @contextmanager
 def before_norm(backbone: PlainViT, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Pass the pooled features (B, D) before their LayerNorm on, of each forward pass within the context.
+    """Call ``keep`` with the pooled features (B, D) before their LayerNorm, in each forward pass within the context.
 
     These are the mean of the patch tokens, or the class token if the backbone returns that. The LayerNorm scales each
     sample to unit variance, which would hide features that shrink.

@@ -22,6 +22,25 @@ DIGITS, FILES = CONFIGS / 'cls' / 'bootmae_debug_finetune.py', CONFIGS / 'cls' /
 FEW = ['train_dataloader.dataset.labels_per_class=2', 'test_dataloader.dataset.indices=40']
 
 
+@DATASETS.register_module()
+class Tiles(BaseDataset):
+    """Two of the four corners of one picture: (top, left)."""
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path=self.ann_file, tile=(self.metainfo['top'], left), gt_label=left) for left in (0, 1)]
+
+
+@DATASETS.register_module()
+class PlainData(Dataset):
+    """A data set of torch."""
+
+    def __init__(self, n: int, pipeline: list, test_mode: bool):
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+
 @pytest.fixture(scope='module')
 def images(tmp_path_factory) -> Path:
     """Three folders with an image of each class: two of them have the same classes."""
@@ -84,14 +103,6 @@ def test_two_splits_of_one_archive(images, tmp_path):
         check_sets(sets(tmp_path / 'images.tar', tmp_path / 'link.tar', **split))
 
 
-@DATASETS.register_module()
-class Tiles(BaseDataset):
-    """Two of the four corners of one picture: (top, left)."""
-
-    def load_data_list(self) -> list[dict]:
-        return [dict(img_path=self.ann_file, tile=(self.metainfo['top'], left), gt_label=left) for left in (0, 1)]
-
-
 def test_tiles_of_one_picture_and_other_data_sets():
     def of(top: int) -> dict:
         return dict(dataset=dict(type='Tiles', ann_file='scene.png', metainfo=dict(top=top)))
@@ -101,17 +112,6 @@ def test_tiles_of_one_picture_and_other_data_sets():
         check_sets(Config(dict(train_dataloader=of(1), test_dataloader=of(1))))
     plain = dict(dataset=dict(type='PlainData', n=3))
     check_sets(Config(dict(train_dataloader=plain, test_dataloader=plain)))  # nothing is known about its images
-
-
-@DATASETS.register_module()
-class PlainData(Dataset):
-    """A data set of torch."""
-
-    def __init__(self, n: int, pipeline: list, test_mode: bool):
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
 
 
 def test_wrong_numbers(capsys):
