@@ -33,6 +33,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from .places import OURS, our_config
@@ -86,12 +87,12 @@ def _load_compiled_ops() -> types.ModuleType | None:
         spec.loader.exec_module(module)
     except ImportError as error:
         warnings.warn(
-            f'{spec.origin} does not load ({error}): it was compiled for another version of torch. '
+            f'{spec.origin} does not load ({error}): it was compiled for another version of torch or of the system. '
             "torchvision's nms and roi_align are used instead; reinstall mmcv to use its own.",
             stacklevel=2,
         )
         return None
-    if torch.cuda.is_available() and module.get_compiling_cuda_version() == 'not available':
+    if torch.cuda.is_available() and not _has_gpu_code(Path(spec.origin or '')):
         warnings.warn(
             f'{spec.origin} was compiled for the CPU only, where no GPU was visible, and would fail on this GPU. '
             "torchvision's nms and roi_align are used instead; to compile it for GPUs set FORCE_CUDA=1, too.",
@@ -99,6 +100,15 @@ def _load_compiled_ops() -> types.ModuleType | None:
         )
         return None
     return module
+
+
+def _has_gpu_code(library: Path) -> bool:
+    """Return whether a compiled module holds code for GPUs, by the name of its section for CUDA or ROCm.
+
+    `get_compiling_cuda_version()` of mmcv would tell, but it ends the process if the module brings its own libstdc++.
+    """
+    content = library.read_bytes()
+    return b'.nv_fat' in content or b'.hip_fat' in content
 
 
 def _take_any_layout(ops: types.ModuleType) -> None:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 from .doctor import COMPILE, FAULT, MARK, NOTE, OK, PIP, REPAIR, Check, Context, Finding, first_line, run_check
 
@@ -117,7 +118,9 @@ def check_compiled_ops(context: Context) -> Finding:
             f'compiled for another torch than {torch.__version__}: {first_line(error)}',
             f'{COMPILE}  (without MMCV_WITH_OPS=1: no compiled ops, torchvision is used)',
         )
-    if torch.cuda.is_available() and module.get_compiling_cuda_version() == 'not available':
+    content = Path(spec.origin or '').read_bytes()
+    # mmcv's get_compiling_cuda_version() would tell, but it crashes if the module brings its own libstdc++
+    if torch.cuda.is_available() and not (b'.nv_fat' in content or b'.hip_fat' in content):
         return Finding(
             NOTE,
             'mmcv ops',
