@@ -81,7 +81,7 @@ class Child:
             text=True,
             errors='replace',
             start_new_session=True,
-            env=os.environ | {'PYTHONUNBUFFERED': '1'},
+            env=os.environ | {'PYTHONUNBUFFERED': '1', 'PYTHONFAULTHANDLER': '1'},  # shows where it crashes
         )
         self.printer = threading.Thread(target=copy_lines, args=(self.process.stdout, log), daemon=True)
         self.printer.start()

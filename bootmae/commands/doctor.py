@@ -336,10 +336,20 @@ def read_child(lines: Iterator[str]) -> tuple[list[Finding], str]:
     return findings, current
 
 
+def last_words(errors: str) -> str:
+    """Return why a process ended: Python's report of a crash and the innermost line of code, or the last line."""
+    lines = errors.strip().splitlines()
+    crash = next((index for index, line in enumerate(lines) if line.startswith('Fatal Python error: ')), None)
+    if crash is None:
+        return lines[-1][:200] if lines else ''
+    where = next((line.strip() for line in lines[crash:] if line.startswith('  File ')), '')
+    return f'{lines[crash].removeprefix("Fatal Python error: ")}, {where}'.rstrip(', ')
+
+
 def checks_of_child(gpu: bool = True, limit_s: float = LIMIT_S) -> list[Finding]:
     """Run the child process and return its findings. A crash or a hang is a fault too."""
     start = time.perf_counter()
-    command = [sys.executable, '-c', CHILD, str(Path(__file__).resolve().parent), str(int(gpu))]
+    command = [sys.executable, '-X', 'faulthandler', '-c', CHILD, str(Path(__file__).resolve().parent), str(int(gpu))]
     with tempfile.TemporaryFile('w+') as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, errors='replace')
         timer = threading.Timer(limit_s, process.kill)
@@ -348,7 +358,7 @@ def checks_of_child(gpu: bool = True, limit_s: float = LIMIT_S) -> list[Finding]
         code = process.wait()
         timer.cancel()
         errors.seek(0)
-        last = ([''] + errors.read().strip().splitlines())[-1][:200]
+        last = last_words(errors.read())
     if code or current:
         seconds = time.perf_counter() - start
         how = f'no result after {limit_s:.0f} s' if seconds >= limit_s else f'ended with code {code}'
