@@ -40,7 +40,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, help='folder for runs and report (default: work_dirs/suites/<file>)')
     parser.add_argument('--gpus', type=int, help='number of local GPUs to use (default: all; 0: CPU)')
     parser.add_argument(
-        '--lanes', type=int, help='number of parallel cells on a CPU (default: one per core, at most 6)'
+        '--lanes',
+        type=int,
+        help='number of parallel cells on a CPU (default: one per core, at most 6) or on each GPU (default: 1)',
     )
     parser.add_argument(
         '--redo',

@@ -85,12 +85,12 @@ def run_here(
     lengths: dict[str, dict],
 ) -> int:
     """Run cells on this machine, write the report, and return the exit code."""
-    machine = find_machine(args.gpus, args.lanes)
+    machine = find_machine(args.gpus, args.lanes, cells)
     status = Status(cells)
     done = sum(state_of(cell) == DONE for cell in cells)
     print(
-        f'{args.suite}: {count_of(len(cells), "cell")}, {done} done before; {machine.total} '
-        f'{"GPUs" if machine.gpu else "at a time on the CPU"}; in {shown(root)}',
+        f'{args.suite}: {count_of(len(cells), "cell")}, {done} done before; up to {machine.total} at a '
+        f'time on {count_of(machine.total // machine.lanes, "GPU") if machine.gpu else "the CPU"}; in {shown(root)}',
         flush=True,
     )
     server = None

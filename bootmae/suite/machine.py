@@ -1,23 +1,27 @@
 """Devices that a suite may use."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 
+from .cells import Cell
 from .running import Machine
 
 MOST_LANES = 6
 
 
-def find_machine(gpus: int | None, lanes: int | None = None) -> Machine:
+def find_machine(gpus: int | None, lanes: int | None = None, cells: Sequence[Cell] = ()) -> Machine:
     """GPUs of this machine, or CPU lanes if it has none.
 
     Args:
         gpus: Number of GPUs; None for all visible ones, 0 for the CPU.
-        lanes: Cells at a time on the CPU, with one thread each; None for one per core, at most six.
+        lanes: Cells at a time, on the CPU with one thread each, or on each GPU. None: one for each core, at most six;
+            one on each GPU.
+        cells: Cells to run.
 
     Raises:
-        ValueError: The machine has fewer GPUs, or a number is too small.
+        ValueError: The machine has fewer GPUs, a number is too small, or a cell with several GPUs would share them.
     """
     for name, value, least in (('--gpus', gpus, 0), ('--lanes', lanes, 1)):
         if value is not None and value < least:
@@ -32,5 +36,13 @@ def find_machine(gpus: int | None, lanes: int | None = None) -> Machine:
     if gpus == 0 or not names:
         count = lanes or max(1, min(os.cpu_count() or 1, MOST_LANES))
         return Machine([str(index) for index in range(count)], count, gpu=False)
-    names = names[:gpus]
-    return Machine(list(names), len(names), gpu=True)
+    lanes = lanes or 1
+    devices = names[:gpus] * lanes
+    machine = Machine(devices, len(devices), gpu=True, lanes=lanes)
+    for cell in cells if lanes > 1 else ():
+        if machine.share(cell) > 1:
+            raise ValueError(
+                f'--lanes {lanes}: cells can share one GPU, but {cell.name} trains on {machine.share(cell)}: leave '
+                '--lanes out, or add --gpus 1 (accumulation keeps the batch)'
+            )
+    return machine

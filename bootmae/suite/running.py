@@ -43,18 +43,20 @@ class Machine:
     """Devices of the suite: GPU names (as in ``CUDA_VISIBLE_DEVICES``) or CPU lanes.
 
     Attributes:
-        devices: Free devices.
+        devices: Free devices. A GPU that cells share is among them once for each of these cells.
         total: Number of all devices.
         gpu: Whether they are GPUs.
+        lanes: Cells at a time on one device.
     """
 
     devices: list[str]
     total: int
     gpu: bool
+    lanes: int = 1
 
     def share(self, cell: Cell) -> int:
         """Number of devices of a cell: as many as the suite file says, at most all."""
-        return min(cell.training.gpus, self.total) if self.gpu else 1
+        return min(cell.training.gpus, self.total // self.lanes) if self.gpu else 1
 
     def gpus(self, cell: Cell) -> int:
         return self.share(cell) if self.gpu else 0

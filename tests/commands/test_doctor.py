@@ -349,7 +349,8 @@ def test_no_torch(fake_package):
         (
             'import os; os.kill(os.getpid(), 11)',
             60,
-            'crashed or hung, ended with code -11: Segmentation fault, File "{folder}/torch/__init__.py", line 1 in <module>',
+            'crashed or hung, ended with code -11: Segmentation fault, '
+            'File "{folder}/torch/__init__.py", line 1 in <module>',
         ),
         ('import os; os._exit(0)', 60, 'crashed or hung, ended with code 0: '),
         ('import time; time.sleep(60)', 1, 'crashed or hung, no result after 1 s: '),

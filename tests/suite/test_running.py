@@ -109,6 +109,28 @@ def test_devices(suite):
     assert all(len(used[name].split(',')) == (2 if name.startswith('pretrain') else 1) for name in used)
 
 
+def test_cells_that_share_a_gpu(suite, monkeypatch):
+    """Two lanes on each of two GPUs; a training on two GPUs cannot share them."""
+    cells, _, notes = suite
+    wide = {'pretrain/mae-0': 2, 'pretrain/bootmae-0': 2, 'knn/mae-0': 1, 'knn/bootmae-0': 1}
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,7')
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    assert find_machine(None).devices == ['5', '7']
+    machine = find_machine(None, lanes=2)
+    assert (machine.devices, machine.total) == (['5', '7', '5', '7'], 4)
+    assert {cell.name: machine.share(cell) for cell in cells if 'mae-0' in cell.name} == wide
+    with pytest.raises(ValueError, match='^--lanes 2: cells can share one GPU, but pretrain/mae-0 trains on 2: leave'):
+        find_machine(None, 2, cells)
+    machine = find_machine(1, 3, cells)
+    assert {machine.share(cell) for cell in cells} == {1}
+    states = {cell.name: 'd' for cell in cells}
+    run = SuiteRun(cells, states, {}, machine, lambda *args: None)
+    most = []
+    assert run.run(lambda suite: most.append(len(suite.running)))
+    assert max(most) == 3
+    assert {line.split(' on ')[1] for line in notes.read_text().splitlines()} == {'5'}
+
+
 def test_a_failed_pretraining_blocks_only_its_own(suite):
     cells, scripts, _ = suite
     scripts['pretrain/mae-0'] = 'print("loss is nan"); raise SystemExit(3)'
