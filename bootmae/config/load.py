@@ -16,7 +16,7 @@ from .channels import apply_channels
 from .classes import fill_classes
 from .images import apply_images
 from .options import IMAGES, OptionText, parse_value
-from .settings import apply_options, check_settings
+from .settings import apply_options, check_settings, name_types
 from .sizes import fill_sizes
 
 # None unsets them, so they are left out: their readers, mmengine's too, ask only whether they are there.
@@ -39,11 +39,13 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     options = dict(options or {})
     cfg = read_file(path)
     init_default_scope(str(options.get('default_scope', cfg.get('default_scope', 'mmpretrain'))))
+    name_types(cfg)
     if images := options.pop(IMAGES, None) or cfg.get(IMAGES):
         if twice := [key for key in options if key.rpartition('.')[2] in ('roots', 'data_root')]:
             raise ValueError(f'--data and {twice[0]}={options[twice[0]]} both give the images: leave one out')
         apply_images(cfg, parse_value(images, True) if isinstance(images, OptionText) else images)
     apply_options(cfg, options)
+    name_types(cfg)
     for key in UNSET:
         if cfg.get(key) is None:
             cfg.pop(key, None)

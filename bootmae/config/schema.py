@@ -184,7 +184,7 @@ def class_of(node: Mapping, path: Path, cfg: Config) -> tuple[Callable, str] | N
     scope, kind = node.get('_scope_') or cfg.get('default_scope'), node['type']
     if scope is None:  # part of a config, whose names mean one thing in mmseg and another in mmdet
         return None
-    if path[0] == 'default_hooks' and kind == 'CheckpointHook':
+    if path[0] == 'default_hooks' and kind in ('CheckpointHook', CheckpointHook):
         kind = 'SafeCheckpointHook'  # replaces it, see add_hooks
     return find_class(kind, scope, places_of(path))
 
@@ -256,7 +256,7 @@ DEFAULTS: dict[str, Callable[[Config], Known]] = {
 }
 
 
-def groups(node: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping]]:
+def groups(node: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All groups of settings below a node that are read, with their paths."""
     if isinstance(node, dict | Config):
         if path:

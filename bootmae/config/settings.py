@@ -20,6 +20,9 @@ GROUPS = (
     *('test_cfg', 'optim_wrapper', 'default_hooks', 'visualizer', 'log_processor', 'env_cfg', 'randomness'),
     *('auto_scale_lr', 'image_channels'),
 )
+# Classes of these packages are registered by name, except those of modules that bootmae/registry.py does not import.
+PACKAGES = ('bootmae', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'torch')
+ON_DEMAND = ('bootmae.data.scene_datasets', 'bootmae.engine.hooks.compile', 'bootmae.evaluation.')
 CLOSE = 0.75  # similarity of a name that is suggested in place of an unknown one
 
 
@@ -202,6 +205,27 @@ def check_settings(cfg: Config) -> None:
                 wrong.append(f'{where}.{key}={group[key]!r}: no such setting {taker}; {_nearest(key, known)}')
     if wrong:
         raise ValueError('\n'.join([f'{cfg.filename}: {wrong[0]}', *wrong[1:]]))
+
+
+def name_types(cfg: Config) -> None:
+    """Replace each ``type`` that is a class, or a name with a scope, by the plain name if that means the same class.
+
+    What reads a config compares plain names. Classes of modules that are imported on demand, or of the user, stay as
+    they are: a dumped config would not import them by a plain name.
+    """
+    for path, group in groups(cfg):
+        kind = group.get('type')
+        if isinstance(kind, str):
+            scope, _, name = kind.rpartition('.')
+            known = scope in PACKAGES
+        else:
+            module, name = getattr(kind, '__module__', ''), getattr(kind, '__name__', '')
+            known = module.partition('.')[0] in PACKAGES and not module.startswith(ON_DEMAND)
+        if not known or not (meant := class_of(group, path, cfg)):
+            continue
+        plain = class_of({**group, 'type': name}, path, cfg)
+        if plain and plain[0] is meant[0]:
+            group['type'] = name
 
 
 def _wrong_kinds(cfg: Config) -> Iterator[str]:
