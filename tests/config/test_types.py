@@ -85,3 +85,15 @@ def test_modules_that_are_imported_on_demand():
     on_demand = {name for name, found in registering.items() if found} - loaded
     assert on_demand
     assert all(name.startswith(ON_DEMAND) for name in on_demand), on_demand
+
+
+def test_a_config_in_the_new_style(tmp_path):
+    """Its imports make mmengine read it lazily."""
+    text = load_config(PLAIN).dump()
+    for name in ('BootMAE', 'PlainViT'):
+        assert f"type='{name}'" in text
+        text = f'from bootmae.models import {name}\n' + text.replace(f"type='{name}'", f'type={name}')
+    path = tmp_path / 'config.py'
+    path.write_text(text)
+    found, plain = load_config(path), load_config(PLAIN)
+    assert (found.model, found.train_dataloader) == (plain.model, plain.train_dataloader)
