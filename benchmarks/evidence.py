@@ -1,27 +1,32 @@
 """BootMAE against MAE on CIFAR-10 with a ViT-Ti/4, in the minutes that a GPU is at hand: a phase of benchmarks/gpu.py.
 
 Both methods train for equally many epochs, as many as fit, through `tools/train.py`. Then `tools/knn.py` judges them
-and an untrained encoder by k-NN and logistic regression, and `tools/train.py` fine-tunes all three on all labels. The
-horizon of the EMA is given in steps and never below 1,000, whatever the length of the run.
+and an untrained encoder by k-NN and logistic regression, and `tools/train.py` fine-tunes all three on all labels. Such
+small models leave most of a GPU idle, so what is compared runs side by side. The horizon of the EMA is given in steps
+and never below 1,000, whatever the length of the run.
 """
 
 import io
+import json
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from functools import partial
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from phases import ROOT, Recorder, Settings, training_run
+from phases import ROOT, Recorder, Settings
 
 METHODS = ('bootmae', 'mae')
-COMPILE = dict(bootmae=('whole:reduce-overhead', 'whole', 'none'), mae=('blocks', 'none'))  # the first that works
 HORIZON = 1000  # steps of the EMA at the start of training
-KNN_SECONDS, START_SECONDS = 30, 25  # of a frozen evaluation; of a training before its first step
-FINETUNE_EPOCHS, FINETUNE_RATE = 10, 6000  # images/s, an assumption that only divides the time
+PILOT_EPOCHS = 2  # measure the pace
+START_SECONDS = 30  # of a training before its first step
+JUDGING_SECONDS = 180  # of the evaluation of three encoders side by side: a guess that only divides the time
+SHARE = 0.9  # of the time that is left for the trainings, since paces vary
+FINETUNE_EPOCHS = 10
 
 
 def write_tar(settings: Settings, path: Path) -> int:
@@ -74,7 +79,7 @@ def config_text(base: str, images: Path, options: dict) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def pretraining_options(method: str, images: Path, count: int, epochs: int, compile, rehearse: bool) -> dict:
+def pretraining_options(method: str, images: Path, count: int, epochs: int, rehearse: bool) -> dict:
     """What the pretraining of a method changes in its config."""
     batch = 32 if rehearse else 512
     steps = epochs * (count // batch)
@@ -84,7 +89,7 @@ def pretraining_options(method: str, images: Path, count: int, epochs: int, comp
     options = dict(
         train_dataloader=dict(
             batch_size=batch,
-            num_workers=0 if rehearse else 12,
+            num_workers=0 if rehearse else 7,  # of 16 cores, beside the other method
             persistent_workers=not rehearse,
             dataset=dict(roots=str(images), split='train', limit=None),
         ),
@@ -93,7 +98,6 @@ def pretraining_options(method: str, images: Path, count: int, epochs: int, comp
         train_cfg=dict(max_epochs=epochs),
         param_scheduler=dict(warmup=max(epochs // 20, 0.5)),
         default_hooks=hooks,
-        compile=compile,
     )
     if method == 'bootmae':
         ema = ((0, 1 - 1 / HORIZON), (epochs, 1 - 1 / max(HORIZON, steps)))
@@ -103,7 +107,7 @@ def pretraining_options(method: str, images: Path, count: int, epochs: int, comp
 
 def finetuning_options(images: Path, count: int, epochs: int, classes: int, rehearse: bool) -> dict:
     """What fine-tuning and the frozen evaluation change in their config."""
-    workers = dict(num_workers=0, persistent_workers=False) if rehearse else dict(num_workers=12)
+    workers = dict(num_workers=0, persistent_workers=False) if rehearse else dict(num_workers=5)
     val = dict(workers, dataset=dict(roots=str(images), split='val'))
     return dict(
         train_dataloader=dict(workers, dataset=dict(roots=str(images), split='train', limit=None)),
@@ -136,32 +140,28 @@ def tool(settings: Settings, *arguments: object) -> None:
         raise RuntimeError(f'{arguments[0]} ended with {done.returncode}: {tail[-400:]}')
 
 
-def pace(method: str, config: Path, batch: int, choices: tuple[str, ...]) -> tuple[str, float]:
-    """How to compile a method's step, and images/s of its training loop with it, from files."""
-    import measure
-
-    for compile in choices:
-        try:
-            run = training_run(str(config), batch, compile, 5, {})
-        except Exception as error:
-            print(f'{method}: compile={compile} does not work here: {type(error).__name__}: {error}', flush=True)
-            continue
-        seconds = measure.alternate({method: partial(run.advance, 20)}, 1, run.device)[method][0]
-        run.close()
-        return compile, batch * 20 / seconds
-    raise RuntimeError(f'{method}: no way to compile works')
+def pace(folder: Path) -> float:
+    """Images per second at the end of a training, by its log."""
+    (file,) = folder.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line['images_per_second'] for line in lines if 'images_per_second' in line][-1]
 
 
 def epochs_that_fit(seconds: float, count: int, rates: dict[str, float]) -> int:
-    """Epochs of both methods together in the time that evaluation leaves."""
-    evaluation = 3 * (KNN_SECONDS + START_SECONDS + FINETUNE_EPOCHS * count / FINETUNE_RATE) + 2 * START_SECONDS
-    return int(0.95 * (seconds - evaluation) / sum(count / rate for rate in rates.values()))
+    """Epochs of both methods side by side in the time that evaluation leaves."""
+    return int(SHARE * (seconds - JUDGING_SECONDS - START_SECONDS) / (count / min(rates.values())))
+
+
+def side_by_side(record: Recorder, what: str, work: Callable[..., None], methods: Iterable[str]) -> None:
+    """Do the same for several methods at a time; a failure is recorded and costs the others nothing."""
+    methods = list(methods)
+    with ThreadPoolExecutor(len(methods)) as pool:
+        for method, done in [(method, pool.submit(work, method)) for method in methods]:
+            record.attempt(f'{what}, {method}', 0, done.result)
 
 
 def evidence(record: Recorder, settings: Settings) -> None:
-    """The phase: images, pace, two pretrainings, and the evaluation of three encoders."""
-    from training import compile_option
-
+    """The phase: images, a pilot, two pretrainings, and the evaluation of three encoders."""
     size = '_cpu' if settings.rehearse else ''
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, 'images.tar')
@@ -173,37 +173,40 @@ def evidence(record: Recorder, settings: Settings) -> None:
             path.write_text(config_text(base, images, options), encoding='utf-8')
             return path
 
-        rates, chosen = {}, {}
-        for method in METHODS:
-            options = pretraining_options(method, images, count, 100, False, settings.rehearse)
-            path = config(f'pretrain_{method}', f'pretrain/{method}_cifar10{size}.py', options)
-            choices = ('none',) if settings.rehearse else COMPILE[method]
-            found = record.attempt(
-                f'pace of {method}', 0, pace, method, path, options['train_dataloader']['batch_size'], choices
-            )
-            if found is None:
-                return
-            chosen[method], rates[method] = found
-            record.write(
-                'number', name=f'pace of {method}, compile={chosen[method]}', value=rates[method], unit='images/s'
-            )
+        def pretrain(what: str, epochs: int) -> dict[str, Path]:
+            """Work directories of both methods."""
+            configs = {
+                method: config(
+                    f'{what}_{method}',
+                    f'pretrain/{method}_cifar10{size}.py',
+                    pretraining_options(method, images, count, epochs, settings.rehearse),
+                )
+                for method in METHODS
+            }
+            works = {method: Path(folder, what, method) for method in METHODS}
+
+            def train(method: str) -> None:
+                begin = time.time()
+                tool(settings, 'tools/train.py', configs[method], '--work-dir', works[method])
+                record.write('number', name=f'seconds of {what}, {method}', value=time.time() - begin, unit='s')
+
+            side_by_side(record, what, train, METHODS)
+            return works
+
+        works = pretrain('pilot', 1 if settings.rehearse else PILOT_EPOCHS)
+        rates = {method: pace(work) for method, work in works.items()}
+        for method, rate in rates.items():
+            record.write('number', name=f'pace of {method}', value=rate, unit='images/s')
         epochs = 1 if settings.rehearse else min(epochs_that_fit(settings.left(), count, rates), 400)
         finetune_epochs = 1 if settings.rehearse else FINETUNE_EPOCHS
         if epochs < 1:
             record.write('failed', what='evidence', error=f'{settings.left():.0f} s are too few for an epoch of both')
             return
         record.write('number', name='epochs of both methods', value=epochs, unit='epochs')
+        works = pretrain('pretraining', epochs)
         weights: dict[str, Path | None] = dict(untrained=None)
-        for method in METHODS:
-            options = pretraining_options(
-                method, images, count, epochs, compile_option(chosen[method]), settings.rehearse
-            )
-            path = config(f'pretrain_{method}', f'pretrain/{method}_cifar10{size}.py', options)
-            begin, work = time.time(), Path(folder, method)
-            record.attempt(f'pretraining {method}', 0, tool, settings, 'tools/train.py', path, '--work-dir', work)
-            record.write('number', name=f'seconds of pretraining, {method}', value=time.time() - begin, unit='s')
-            found = sorted(work.glob('epoch_*.pth'))
-            if found:
+        for method, work in works.items():
+            if found := sorted(work.glob('epoch_*.pth')):
                 weights[method] = found[-1]
         options = finetuning_options(images, count, finetune_epochs, classes, settings.rehearse)
         paths = {
@@ -220,61 +223,36 @@ def judge(
     record: Recorder, settings: Settings, configs: dict[str, Path], weights: dict[str, Path | None], folder: Path
 ) -> None:
     """Frozen features first, which are cheap, then fine-tuning; a row of results for each."""
-    rows = record.folder / 'evidence_rows.csv'
-    labels, workers = (8, 0) if settings.rehearse else (1000, 12)
-    for method, file in weights.items():
-        start = ['--init', file] if file else ['--untrained', 1]
-        record.attempt(
-            f'frozen features, {method}',
-            0,
-            tool,
+    from bootmae.results.rows import read_rows
+
+    labels, workers = (8, 0) if settings.rehearse else (1000, 5)
+
+    def rows(method: str) -> Path:
+        return record.folder / f'evidence_{method}.csv'  # a file for each, which run at the same time
+
+    def freeze(method: str) -> None:
+        start = ['--init', weights[method]] if weights[method] else ['--untrained', 1]
+        chosen = ['--tasks', 'knn', 'linear', '--labels', labels, '--workers', workers]
+        tool(
             settings,
             'tools/knn.py',
             configs[method],
             *start,
-            '--tasks',
-            'knn',
-            'linear',
-            '--labels',
-            labels,
-            '--workers',
-            workers,
+            *chosen,
             '--data-name',
             'CIFAR-10',
             '--rows',
-            rows,
+            rows(method),
         )
-    for method, file in weights.items():
-        record.attempt(
-            f'fine-tuning, {method}',
-            0,
-            finetune,
-            settings,
-            method,
-            file,
-            configs[method],
-            folder / f'finetune_{method}',
-            rows,
-        )
-    from bootmae.results.rows import read_rows
 
-    for row in read_rows(rows) if rows.exists() else ():
-        record.write('number', name=f'{row.method} {row.task} {row.labels}', value=row.value, unit='%')
+    def finetune(method: str) -> None:
+        start = ['--init', weights[method]] if weights[method] else []
+        columns = ['--row', 'task=finetune', 'data=CIFAR-10', f'method={method}']
+        work = folder / f'finetune_{method}'
+        tool(settings, 'tools/train.py', configs[method], '--work-dir', work, *start, '--rows', rows(method), *columns)
 
-
-def finetune(settings: Settings, method: str, file: Path | None, config: Path, work: Path, rows: Path) -> None:
-    """Fine-tune an encoder on all labels, and add the last validation to the rows."""
-    tool(
-        settings,
-        'tools/train.py',
-        config,
-        '--work-dir',
-        work,
-        *(['--init', file] if file else []),
-        '--rows',
-        rows,
-        '--row',
-        'task=finetune',
-        'data=CIFAR-10',
-        f'method={method}',
-    )
+    side_by_side(record, 'frozen features', freeze, weights)
+    side_by_side(record, 'fine-tuning', finetune, weights)
+    for method in weights:
+        for row in read_rows(rows(method)) if rows(method).exists() else ():
+            record.write('number', name=f'{row.method} {row.task} {row.labels}', value=row.value, unit='%')

@@ -162,14 +162,14 @@ def test_rows_are_collected_once(tmp_path, monkeypatch, capsys):
 
 
 def test_epochs_are_as_many_as_the_evaluation_leaves_time_for():
-    rates = dict(bootmae=10_000.0, mae=25_000.0)  # 5 s and 2 s an epoch of 50,000
-    fixed = 3 * (30 + 25 + 10 * 50_000 / 6000) + 50
-    assert evidence.epochs_that_fit(fixed + 70 / 0.95 + 1, 50_000, rates) == 10
+    rates = dict(bootmae=10_000.0, mae=25_000.0)  # side by side, 5 s an epoch of 50,000
+    fixed = evidence.JUDGING_SECONDS + evidence.START_SECONDS
+    assert evidence.epochs_that_fit(fixed + 50 / evidence.SHARE + 1, 50_000, rates) == 10
     assert evidence.epochs_that_fit(fixed, 50_000, rates) == 0
 
 
 def test_the_ema_of_the_evidence_is_never_shorter_than_a_thousand_steps():
     for epochs, last in ((5, 1 - 1 / 1000), (100, 1 - 1 / 9700)):
-        (hook,) = evidence.pretraining_options('bootmae', Path('x.tar'), 50_000, epochs, False, False)['custom_hooks']
+        (hook,) = evidence.pretraining_options('bootmae', Path('x.tar'), 50_000, epochs, False)['custom_hooks']
         assert hook['ema'][0] == (0, 0.999)
         assert hook['ema'][1] == (epochs, pytest.approx(last))
