@@ -50,11 +50,11 @@ class Phase:
 
 # Most valuable first, since the budget may end anywhere.
 PHASES = (
-    Phase('environment', 10, 60),
+    Phase('environment', 10, 100),
     Phase('golden', 30, 120),
-    Phase('tests', 40, 170),
+    Phase('tests', 40, 240),
     Phase('step', 60, 260),
-    Phase('reading', 40, 100),
+    Phase('reading', 60, 120),
     Phase('downstream', 40, 130),
     Phase('step_large', 60, 130),
     Phase('profile', 40, 90),

@@ -159,6 +159,7 @@ def environment(record: Recorder, settings: Settings) -> None:
             cuda=torch.version.cuda,
             capability=f'{properties.major}.{properties.minor}',
             arch_list=torch.cuda.get_arch_list(),
+            jpeg_engine=jpeg_engine(),
         )
     record.write(
         'environment',
@@ -171,9 +172,20 @@ def environment(record: Recorder, settings: Settings) -> None:
     )
     peak = measure.matmul_peak(settings.device)
     record.write('number', name='matrix peak', value=peak, unit='TFLOP/s')
-    doctor = subprocess.run([sys.executable, 'tools/doctor.py'], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    doctor = subprocess.run([sys.executable, 'tools/doctor.py'], cwd=ROOT, capture_output=True, text=True, timeout=80)
     print(doctor.stdout + doctor.stderr, flush=True)
     record.write('doctor', code=doctor.returncode, text=(doctor.stdout + doctor.stderr).strip()[-2000:])
+
+
+def jpeg_engine() -> str:
+    """Return whether nvJPEG finds the library with which it uses the JPEG engine; else it decodes file by file."""
+    import ctypes
+
+    try:
+        ctypes.CDLL('libnvcuvid.so.1')
+    except OSError as error:
+        return f'not usable: {error}'
+    return 'libnvcuvid found'
 
 
 def golden(record: Recorder, settings: Settings) -> None:
@@ -208,7 +220,8 @@ class Outcomes:
         self.record.write('test', test=nodeid, outcome='begun')
 
     def pytest_runtest_setup(self, item) -> None:
-        if self.settings.left() < 10:
+        compiles = getattr(item.module, 'SECONDS', 0) >= 100
+        if self.settings.left() < (40 if compiles else 12):
             import pytest
 
             pytest.skip('no time left')
@@ -277,18 +290,20 @@ def measure_steps(record: Recorder, settings: Settings, variants: Iterable[tuple
     import step as bench
 
     turns, steps, warmup = (2, 2, 1) if settings.rehearse else (3, 8, 3)
-    runs = {}
+    runs, spent = {}, 0.0
     for config, batch, compile, needs in variants:
         name = f'{Path(config).stem}, {batch}, {compile}'
         config, batch, compile = toy(config, batch, compile) if settings.rehearse else (config, batch, compile)
         run = record.attempt(name, 0 if settings.rehearse else needs, training_run, config, batch, compile, warmup)
         if run is not None:
             runs[name] = run
+            begin = time.time()
             alone = record.attempt(f'{name}, first turn', 3, bench.measure, {name: run}, 1, steps)
+            spent += time.time() - begin
             for row in (alone or {}).values():
                 record.row('step', row | dict(variant=name, turns=1))
     if runs:
-        rows = record.attempt('turns', 5, bench.measure, runs, turns, steps) or {}
+        rows = record.attempt('turns', 1.2 * turns * spent, bench.measure, runs, turns, steps) or {}
         for name, row in rows.items():
             record.row('step', row | dict(variant=name, turns=turns))
 
@@ -304,7 +319,7 @@ def reading(record: Recorder, settings: Settings) -> None:
     """Measure decoding on the device, and the fraction of the step's speed that remains with JPEG files as input."""
     import reading as bench
 
-    sizes = dict(device='cuda', compile='whole', limit=256, batch=256, workers=4, steps=30, warmup=8, rounds=5)
+    sizes = dict(device='cuda', compile='whole', limit=256, batch=256, workers=4, steps=30, warmup=24, rounds=5)
     if settings.rehearse:
         sizes |= dict(
             device='cpu', compile='none', limit=8, batch=4, workers=1, steps=2, warmup=1, rounds=1, config=TOY_FILES
@@ -325,7 +340,7 @@ def reading(record: Recorder, settings: Settings) -> None:
             for row in bench.rows_of(args):
                 record.row('reading', row)
 
-        record.attempt('reading', 30, measure_all)
+        record.attempt('reading', 60, measure_all)
 
 
 def downstream(record: Recorder, settings: Settings) -> None:

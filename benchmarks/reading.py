@@ -307,7 +307,10 @@ def rows_of(args: argparse.Namespace) -> Iterator[dict]:
     if not args.skip_one_core:
         yield from one_core(args)
     if args.device:
-        yield decoding_alone(args)
+        try:
+            yield decoding_alone(args)
+        except RuntimeError as error:  # one refused file fails its batch; the reader copes with that
+            print(f'no row for decoding alone: {error}')
         yield device_alone(args)
         for reader in args.readers:
             yield through_loader(args, reader)
