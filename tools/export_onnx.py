@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
         help='largest difference from torch in any output value (default: 1e-4)',
     )
     parser.add_argument('--force', action='store_true', help='overwrite OUT.onnx if it exists')
-    add_config_options(parser)
+    add_config_options(parser, images=False)
     return parser.parse_args()
 
 

@@ -22,6 +22,7 @@ def parse_args() -> argparse.Namespace:
     encoder.add_argument(
         '--init',
         nargs='+',
+        action='extend',
         metavar='CHECKPOINT',
         help='files with an encoder, or folders of runs; several are consecutive seeds of one method',
     )
@@ -36,11 +37,16 @@ def parse_args() -> argparse.Namespace:
         help='encoder: online or momentum of a BootMAE file, raw or ema of a file with raw and averaged weights',
     )
     parser.add_argument(
-        '--tasks', nargs='+', choices=('knn', 'linear'), default=['knn'], help='linear: logistic regression'
+        '--tasks',
+        nargs='+',
+        action='extend',
+        choices=('knn', 'linear'),
+        help='knn (default) and linear: logistic regression',
     )
     parser.add_argument(
         '--labels',
         nargs='+',
+        action='extend',
         metavar='N',
         help='labeled images per class: numbers, or all; each seed draws its own subset (default: labels_per_class of '
         'the config, or all)',
@@ -48,10 +54,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--blocks',
         nargs='+',
+        action='extend',
         metavar='N',
         help='blocks to evaluate, counted from 1, or all (default: the block of the config)',
     )
-    parser.add_argument('--k', type=int, default=20, help='neighbors (default: 20)')
+    parser.add_argument('--k', type=int, help='neighbors (default: 20, or all labeled images if there are fewer)')
     parser.add_argument('--workers', type=int, default=0, help='processes that read images (default: 0)')
     parser.add_argument('--rows', metavar='FILE.csv', help='append the results to this file of result rows')
     parser.add_argument('--data-name', help='name of the data in the rows (default: from the config)')

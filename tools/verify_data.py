@@ -22,8 +22,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--split',
         nargs='+',
+        action='extend',
         choices=('train', 'val', 'test'),
-        default=['train', 'val', 'test'],
         help='data loaders of the config to scan (default: all)',
     )
     parser.add_argument(

@@ -33,6 +33,8 @@ from ..results.rows import ResultRow, write_rows
 from ..text import count_of
 from .outputs import check_rows
 
+NEIGHBORS = 20
+
 
 def evaluate_features(
     config: str,
@@ -40,7 +42,7 @@ def evaluate_features(
     seed: int = 0,
     tasks: Sequence[str] = ('knn',),
     labels: Sequence[str] | None = None,
-    k: int = 20,
+    k: int | None = None,
     source: str = 'online',
     workers: int = 0,
     options: dict | None = None,
@@ -59,7 +61,7 @@ def evaluate_features(
         tasks: ``knn`` and ``linear`` (logistic regression).
         labels: numbers of labeled images per class, or ``all``; default: the number that the config limits them to, or
             all.
-        k: number of neighbors.
+        k: number of neighbors; default: 20, or all labeled images if there are fewer.
         source: which encoder of a file with several, see :func:`find_encoder`.
         workers: number of processes that read images.
         options: config values to override.
@@ -77,8 +79,14 @@ def evaluate_features(
     begin = time.monotonic()
     if bad := [n for n in labels or () if n != 'all' and not (n.isdecimal() and int(n) > 0)]:
         raise ValueError(f'--labels {bad[0]!r}: give "all" or a number of images per class')
-    if k < 1:
+    if k is not None and k < 1:
         raise ValueError(f'--k {k}: give at least one neighbor')
+    if k is not None and 'knn' not in tasks:
+        raise ValueError(f'--k {k} is for k-NN, which is not among the tasks: add knn to --tasks or leave --k out')
+    if 'randomness.seed' in (options or {}):
+        raise ValueError('randomness.seed has no effect here: give --seed')
+    if checkpoint is None and source != 'online':
+        raise ValueError(f'--source {source} chooses an encoder of a file: give --init, too, or leave --source out')
     cfg = load_config(config, options)
     check_classifier(cfg)
     labels = labels or [labels_of(cfg)]
@@ -121,9 +129,12 @@ def evaluate_features(
         )
         for block, (features, classes), queries in zip(numbers, reference, query, strict=True):
             chosen = features[index], classes[index]
+            if k is not None and k > len(chosen[1]):
+                raise ValueError(f'--k {k}: there are only {len(chosen[1])} labeled images; give at most that many')
             for task in tasks:
-                value = knn_accuracy(chosen, queries, k) if task == 'knn' else linear_accuracy(chosen, queries)
-                protocol = frozen_protocol(task, block, model.backbone.arch_depth, k)
+                neighbors = k or NEIGHBORS
+                value = knn_accuracy(chosen, queries, neighbors) if task == 'knn' else linear_accuracy(chosen, queries)
+                protocol = frozen_protocol(task, block, model.backbone.arch_depth, neighbors)
                 if warning := chance_warning(value, len(classes.unique()), len(queries[1])):
                     place = protocol.rpartition(', ')[2]
                     print(f'warning: {task}, {number} labels, {place}: {warning}', file=sys.stderr)
@@ -196,7 +207,7 @@ def run(args: argparse.Namespace) -> None:
             args.config,
             checkpoint,
             seed,
-            tasks=args.tasks,
+            tasks=args.tasks or ['knn'],
             labels=args.labels,
             k=args.k,
             source=args.source,

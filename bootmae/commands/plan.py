@@ -223,6 +223,8 @@ def make_plan(
             data does not fit.
         FileNotFoundError: if images or weights are missing.
     """
+    if images_per_second is not None and images_per_second <= 0:
+        raise ValueError(f'--images-per-second {images_per_second:g}: give a positive number')
     require(cfg, *TRAINED)
     batch = apply_batch(cfg, gpus, scale_lr)
     count, missing = count_images(cfg, guess)

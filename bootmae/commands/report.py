@@ -22,6 +22,9 @@ from ..report.verdicts import headline, learned_headline
 def run(args: argparse.Namespace) -> None:
     """Do what the command line asks for and print the paths written, after the tables of a report."""
     if args.screenshots:
+        others = ('run', 'downstream', 'picture', 'prediction', 'provenance')
+        if given := [f'--{name}' for name in others if getattr(args, name)]:
+            raise ValueError(f'--screenshots shows a report that exists, so {given[0]} has no effect: leave it out')
         print(*take_screenshots(args.results, args.screenshots), sep='\n')
     else:
         write_report(args)
@@ -35,13 +38,25 @@ def write_report(args: argparse.Namespace) -> None:
     curves = [read_curve(name, work_dir) for name, work_dir in args.run]
     metrics = [curve for given in (args.run, args.downstream) for run in given for curve in read_metrics(*run)]
     classes = [found for run in args.downstream for found in class_results(*run)]
-    pictures, predictions = (
-        {caption: Path(file).read_bytes() for caption, file in given} for given in (args.picture, args.prediction)
-    )
+    pictures, predictions = (read_pictures(given) for given in (args.picture, args.prediction))
     write_page(args.out, args.title, rows, curves, pictures, provenance, commands, notes, predictions, metrics, classes)
     found = find_verdicts(summarize(rows))
     texts = (overview_text(rows), text_table(rows), headline(found)[0], learned_headline(found), f'report: {args.out}')
     print('\n'.join(filter(None, texts)))
+
+
+def read_pictures(given: list[tuple[str, str]]) -> dict[str, bytes]:
+    """Read picture files by caption.
+
+    Raises:
+        ValueError: if two have the same caption.
+    """
+    pictures = {}
+    for caption, file in given:
+        if caption in pictures:
+            raise ValueError(f'two pictures have the caption {caption!r}: give each its own')
+        pictures[caption] = Path(file).read_bytes()
+    return pictures
 
 
 def read_provenance(path: str | None) -> dict:

@@ -23,6 +23,7 @@ from ..config.classes import apply_class_names
 from ..config.load import load_config, names_config
 from ..data.file_checks import Job, Outcome, inspect_files
 from ..data.findings import DUPLICATE_WITHIN, NARROW_SET, DataFault, FileFinding
+from ..data.roots import ARCHIVE
 from ..data.scan import SPLIT_NAMES
 from ..data.tar import readable
 from ..data.value_checks import judge_ranges
@@ -263,18 +264,26 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'--write-list lists the good images of a folder, but {args.data} is not a folder')
     if args.write_list:
         check_list(args.data)
+    config, listed = names_config(args.data), os.path.isfile(args.data) and not ARCHIVE.search(args.data)
+    for option, given, fits, what in (
+        ('--split', args.split, config, 'the data loaders of a config'),
+        ('--labels', args.labels != 'auto', not config and not listed, 'a folder or a tar'),
+        ('--root', args.root, not config and listed, 'a list of images'),
+    ):
+        if given and not fits and os.path.exists(args.data):
+            raise ValueError(f'{option} is for {what}, and {args.data} is none: leave {option} out')
     if args.workers < 0:
         raise ValueError(f'--workers {args.workers}: give 0 or a number of processes')
     for file in filter(None, (args.out, args.write_list)):
         check_writable(file)
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-    if names_config(args.data):
+    if config:
         cfg = load_config(args.data, args.cfg_options)
         with contextlib.suppress(DataFault):  # a broken annotation file is a finding, see sources_of_config
             apply_class_names(cfg)
         logging.disable(logging.WARNING)  # the report has what data sets log while they are built
         try:
-            sources = sources_of_config(cfg, args.split)
+            sources = sources_of_config(cfg, args.split) if args.split else sources_of_config(cfg)
         finally:
             logging.disable(logging.NOTSET)
     elif args.cfg_options:

@@ -97,7 +97,13 @@ def draw_reconstruction(options: DrawOptions) -> bytes:
             f'--source {options.source}: the decoders belong to the online encoder; use --what attention pca'
         )
     found = load_decoder(
-        options.checkpoint, options.config, options.size, options.target, options.heads, options.cfg_options
+        options.checkpoint,
+        options.config,
+        options.size,
+        options.target,
+        options.heads,
+        options.cfg_options,
+        options.statistics,
     )
     images = load_images(options.images, found.img_size, options.count, found.channels)
     ids_shuffle, num_masked = draw_masks(found.model, len(images), options.seed)

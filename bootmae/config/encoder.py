@@ -85,6 +85,8 @@ def read_model(
                 '(img_size in Python)'
             )
         config = config or recorded_config(content)
+        if options and not config:
+            raise ValueError('--cfg-options change a config, and the file records none that exists here: give --config')
         cfg = load_config(config, options) if config else None
         channels = format_of_config(cfg) if cfg else None
         model = fit_encoder(encoder, size, block, num_heads, windows_of(cfg) if cfg else None)

@@ -41,7 +41,8 @@ class ImagesAction(argparse.Action):
     """Puts paths into the dict of options."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        setattr(namespace, self.dest, dict(getattr(namespace, self.dest) or {}) | {IMAGES: list(values)})
+        before = dict(getattr(namespace, self.dest) or {})
+        setattr(namespace, self.dest, before | {IMAGES: [*before.get(IMAGES, ()), *values]})
 
 
 def add_config_options(parser: argparse.ArgumentParser, images: bool = True, dest: str = 'cfg_options') -> None:

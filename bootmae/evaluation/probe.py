@@ -23,6 +23,7 @@ from ..data.value_checks import check_values
 from ..distributed.signals import shield_workers
 from ..models.vit import PlainViT
 
+LOADING = ('EncoderWeights', 'Pretrained')  # types of init_cfg that read a file
 Features = tuple[torch.Tensor, torch.Tensor]  # (N, D) float32 and (N,) int64 labels
 
 
@@ -49,6 +50,10 @@ def build_encoder(
         apply_init(cfg, checkpoint, source, content)
         statistics = cfg.model.backbone.pop('init_cfg').get('statistics')  # init_cfg would read the file again
         cfg.model.pop('init_cfg', None)  # weights of a whole model, which may be gone, would be overwritten
+    else:
+        for part in (cfg.model, cfg.model.backbone):
+            if any(each.get('type') in LOADING for each in _init_cfgs(part)):
+                del part['init_cfg']
     set_random_seed(seed)
     model = build_model(cfg)
     model.init_weights()
@@ -57,6 +62,11 @@ def build_encoder(
             model.backbone, checkpoint, source, content, cfg.get('adapt_channels'), statistics
         )
     return model.to(get_device()).eval()
+
+
+def _init_cfgs(part: dict) -> list[dict]:
+    init = part.get('init_cfg') or []
+    return [init] if isinstance(init, dict) else list(init)
 
 
 def evaluation_images(dataset: dict, pipeline: list) -> Dataset:

@@ -12,7 +12,7 @@ from ..checkpoints.heads import heads_of
 from ..checkpoints.identify import IMAGENET_MEAN, IMAGENET_STD, recorded_facts
 from ..checkpoints.keys import MAE_DECODER, State, rename, to_mmpretrain
 from ..config.channels import format_of_config
-from ..config.encoder import recorded_config
+from ..config.encoder import recorded_config, statistics_of
 from ..config.load import load_config
 from ..config.model import model_config
 from ..data.channels import ChannelFormat
@@ -58,6 +58,7 @@ def load_decoder(
     target: str | None = None,
     num_heads: int | None = None,
     options: dict | None = None,
+    statistics: str | None = None,
 ) -> Pretrained:
     """Load the model of a pretraining file.
 
@@ -68,30 +69,49 @@ def load_decoder(
         target: ``normalized`` or ``pixels``, for an MAE whose file does not record what it predicts.
         num_heads: Number of heads of the encoder if the file does not record it, see :func:`heads_of`.
         options: Overrides of the config.
+        statistics: ``imagenet`` or ``half``, for files that do not record mean and standard deviation.
 
     Raises:
         FileNotFoundError: If the file or the config is missing.
-        ValueError: If the file has no decoder, or does not fit the config.
+        ValueError: If the file has no decoder, does not fit the config, or records something else than was given.
     """
     content = read_checkpoint(path)
     try:
         encoder = find_encoder(content)
+        (mean, std), _ = statistics_of(encoder, statistics)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     kind = decoder_kind(encoder)
     if kind is None:
         raise ValueError(f'{path} is a {describe(encoder, content)} and has no decoder to reconstruct with. {REMEDY}')
-    state, channels = whole_state(encoder, kind), None
+    state, channels, recorded = whole_state(encoder, kind), None, None
     if found := config or recorded_config(content) or authors_config(encoder):
         cfg = load_config(found, options)
         model_cfg, channels = model_config(cfg), format_of_config(cfg)
+    elif options:
+        raise ValueError(f'--cfg-options change a config, but {path} records none that exists here: give --config')
     elif kind == 'MAE':
+        recorded = norm_pix_loss(content)
         model_cfg = infer_mae(encoder, state, target or recorded_target(content, path), num_heads)
     else:
         raise ValueError(f'{path} [{encoder.kind}] does not record a config that exists here: give --config')
-    if encoder.mean is not None:
-        model_cfg['data_preprocessor'] |= dict(mean=list(encoder.mean), std=list(encoder.std))
-    return replace(build(model_cfg, state, encoder, path, size), channels=channels)
+    if encoder.mean is not None or statistics:
+        model_cfg['data_preprocessor'] |= dict(mean=list(mean), std=list(std))
+    built = build(model_cfg, state, encoder, path, size)
+    if found:
+        recorded = built.normalized
+        heads = heads_of_model(built.model)
+        if num_heads and num_heads != heads:
+            raise ValueError(f'--heads {num_heads}, but the encoder of {path} has {heads}: leave --heads out')
+    if target and recorded not in (None, target == 'normalized'):
+        raise ValueError(f'--target {target}, but {path} was trained with the other target: leave --target out')
+    return replace(built, channels=channels)
+
+
+def heads_of_model(model: nn.Module) -> int:
+    """Return the number of attention heads of the encoder of a BootMAE, or of mmpretrain's MAE."""
+    blocks = model.backbone.blocks if isinstance(model, BootMAE) else model.backbone.layers
+    return blocks[0].attn.num_heads
 
 
 def decoder_kind(encoder: FileEncoder) -> str | None:
@@ -137,13 +157,18 @@ def authors_config(encoder: FileEncoder) -> str | None:
     return name and str(REPOSITORY / 'configs' / 'pretrain' / f'{name}.py')
 
 
+def norm_pix_loss(content: dict) -> bool | None:
+    """Return whether an MAE of another project predicts normalized patches, if its file says so."""
+    return getattr(content.get('args'), 'norm_pix_loss', None)
+
+
 def recorded_target(content: dict, path: str | Path) -> str:
     """Return what an MAE of another project predicts, as recorded in the arguments of its training.
 
     Raises:
         ValueError: If nothing is recorded. The weights do not show it, and a wrong guess draws noise.
     """
-    told = getattr(content.get('args'), 'norm_pix_loss', None)
+    told = norm_pix_loss(content)
     if told is None:
         raise ValueError(
             f'{path} does not record whether its decoder predicts normalized patches or pixels: give '

@@ -118,9 +118,36 @@ def test_wrong_numbers(capsys):
     for options, message in (
         (['--untrained', 0], '--untrained 0: give at least one encoder'),
         (['--untrained', 1, '--k', 0], '--k 0: give at least one neighbor'),
+        (['--untrained', 1, '--k', 3, '--tasks', 'linear'], '--k 3 is for k-NN, which is not among the tasks: add knn'),
+        (
+            ['--untrained', 1, '--source', 'momentum'],
+            '--source momentum chooses an encoder of a file: give --init, too',
+        ),
+        (['--untrained', 1, '--cfg-options', 'randomness.seed=5'], 'randomness.seed has no effect here: give --seed'),
+        (
+            ['--untrained', 1, '--k', 21, '--cfg-options', *FEW],
+            '--k 21: there are only 20 labeled images; give at most that many',
+        ),
     ):
         assert call_tool('knn', DIGITS, *options) == 2
         assert message in capsys.readouterr().err
+
+
+def test_options_that_are_given_twice(monkeypatch):
+    """Their values accumulate."""
+    calls = []
+
+    def noted(config, checkpoint, seed, tasks, labels, blocks, **others):
+        calls.append((checkpoint, seed, tasks, labels, blocks))
+        return []
+
+    monkeypatch.setattr(knn, 'evaluate_features', noted)
+    twice = ['--init', 'a.pth', '--labels', 1, '--blocks', 1, '--tasks', 'knn']
+    twice += ['--init', 'b.pth', '--labels', 2, '--blocks', 2, '--tasks', 'linear']
+    assert call_tool('knn', DIGITS, *twice) == 0
+    assert calls == [
+        (name, seed, ['knn', 'linear'], ['1', '2'], ['1', '2']) for seed, name in enumerate(('a.pth', 'b.pth'))
+    ]
 
 
 def test_rows_of_the_encoders_before_an_error(tmp_path, capsys, monkeypatch):

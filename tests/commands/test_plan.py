@@ -77,6 +77,8 @@ def test_arithmetic_of_finetuning_and_probing_by_hand():
 
 
 def test_the_authors_recipe_on_8_gpus():
+    with pytest.raises(ValueError, match='--images-per-second 0: give a positive number'):
+        plan_of(PRETRAIN / 'bootmae_vitb.py', images_per_second=0)
     plan = plan_of(PRETRAIN / 'bootmae_vitb.py', gpus=8, images_per_second=1000)
     assert plan.warmup_updates == 40 * 312
     assert (plan.batch_per_gpu, plan.accumulation, plan.global_batch) == (512, 1, 4096)

@@ -105,6 +105,7 @@ def test_momentum_encoder(run_file, capsys):
         (['--what', 'pca', '--size', '30'], 'image size (30, 30) is not a multiple of the patch size (8, 8)'),
         (['--what', 'pca', '--count', '0'], '--count 0: draw at least one image'),
         (['--what', 'pca', '--images', 'gone'], 'gone does not exist'),
+        (['--what', 'pca', '--cfg-options', 'a.b=1'], '--cfg-options change a config, and the file records none'),
         (['--what', 'pca', '--images', 'vit.pth'], 'vit.pth cannot be decoded as an image'),
     ],
 )

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from bootmae.config.load import load_config, read_file
-from bootmae.config.options import OptionText, add_config_options, format_value, parse_value
+from bootmae.config.options import IMAGES, OptionText, add_config_options, format_value, parse_value
 from bootmae.config.settings import apply_options
 from bootmae.results.provenance import REPOSITORY
 
@@ -158,3 +158,11 @@ def test_options_are_kept_apart_from_texts_of_python():
     """Values of the API and of suite files have their types; only texts of a command line are interpreted."""
     assert load_config(SMALL, {ROOTS: "'7'"}).train_dataloader.dataset.roots == "'7'"
     assert load_config(SMALL, {ROOTS: OptionText("'7'")}).train_dataloader.dataset.roots == '7'
+
+
+def test_images_that_are_given_twice_accumulate():
+    parser = argparse.ArgumentParser()
+    add_config_options(parser)
+    words = ['--data', 'a', 'b', '--cfg-options', 'x=1', '--data', 'c', '--cfg-options', 'y=2']
+    found = parser.parse_args(words).cfg_options
+    assert found == {IMAGES: ['a', 'b', 'c'], 'x': '1', 'y': '2'}

@@ -150,6 +150,13 @@ def weights(model) -> torch.Tensor:
     return model.backbone.blocks[1].mlp.fc1.weight
 
 
+def test_an_untrained_encoder_reads_no_weights(finetune, checkpoint):
+    cfg = finetune.copy()
+    cfg.model.backbone.init_cfg = dict(type='EncoderWeights', checkpoint=str(checkpoint))
+    given, random = build_encoder(cfg, None, seed=1).backbone, build_encoder(finetune, None, seed=1).backbone
+    assert all(torch.equal(a, b) for a, b in zip(given.parameters(), random.parameters(), strict=True))
+
+
 def test_untrained_encoders_follow_their_seed(finetune):
     models = [build_encoder(finetune, None, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(weights(models[0]), weights(models[1]))

@@ -68,6 +68,11 @@ def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
         (['--prediction', 'a=r.csv'], "picture 'a' cannot be read"),
         (['--picture', 'a=r.csv'], "picture 'a' cannot be read"),
         (['--provenance', 'r.csv'], 'r.csv: not JSON'),
+        (
+            ['--picture', 'a=grid.png', '--picture', 'a=grid.png'],
+            "two pictures have the caption 'a': give each its own",
+        ),
+        (['--screenshots', 'shots', '--run', 'digits/mae=work'], '--screenshots shows a report that exists, so --run'),
     ],
 )
 def test_command_errors_are_one_line(command, files, capsys, monkeypatch, extra, message):

@@ -46,6 +46,15 @@ def test_user_errors(tmp_path, capsys):
     assert 'lists the good images of a folder' in capsys.readouterr().err
     for split in ('train', 'val'):
         (tmp_path / 'both' / split).mkdir(parents=True)
+    for data, option, message in (
+        (tmp_path / 'list.txt', ('--split', 'val'), '--split is for the data loaders of a config'),
+        (tmp_path / 'list.txt', ('--labels', 'folder'), '--labels is for a folder or a tar'),
+        (tmp_path / 'both', ('--root', tmp_path), '--root is for a list of images'),
+        ('configs/pretrain/bootmae_debug.py', ('--root', tmp_path), '--root is for a list of images'),
+        ('configs/pretrain/bootmae_debug.py', ('--labels', 'none'), '--labels is for a folder or a tar'),
+    ):
+        assert call(data, *option) == 2
+        assert message in capsys.readouterr().err
     assert call(tmp_path / 'both', '--write-list', tmp_path / 'good.txt') == 2
     assert f'the images of train, val into one list: give one of these folders, such as {tmp_path}/both/train' in (
         capsys.readouterr().err

@@ -209,6 +209,27 @@ def test_target_of_mae_must_be_known(toy_mae, tmp_path):
         assert load_decoder(path, target=target, num_heads=4).normalized == (target == 'normalized')
 
 
+def test_what_contradicts_the_file_is_refused(save_run, toy_mae, tmp_path):
+    path, _ = save_run(BOOT)
+    for given, message in (
+        (dict(num_heads=7), '--heads 7, but the encoder of .* has 3: leave --heads out'),
+        (dict(target='pixels'), '--target pixels, but .* was trained with the other target'),
+        (dict(statistics='imagenet'), '--statistics imagenet, but the run normalized with mean'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_decoder(path, **given)
+    assert load_decoder(path, num_heads=3, target='normalized', statistics='half').normalized
+    path = tmp_path / 'mae.pth'
+    args = argparse.Namespace(norm_pix_loss=True)
+    torch.save(dict(model=facebook_names(toy_mae.state_dict()), args=args), path)
+    with pytest.raises(ValueError, match='--target pixels, but .* was trained with the other target'):
+        load_decoder(path, target='pixels', num_heads=4)
+    with pytest.raises(ValueError, match='--cfg-options change a config, but .* records none that exists here'):
+        load_decoder(path, num_heads=4, options={'model.backbone.patch_size': 8})
+    with pytest.raises(ValueError, match='--statistics half, but the run normalized with mean'):
+        load_decoder(path, num_heads=4, statistics='half')
+
+
 def test_files_without_decoder_are_refused(save_run, toy_mae, tmp_path):
     """The message names the kind of file and the remedy."""
     path, state = save_run(BOOT)
