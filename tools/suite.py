@@ -10,18 +10,21 @@ docs/suite.md describes all keys of a suite file.
 
 import startup  # noqa: F401  isort: skip  before any package
 import argparse
+import math
 from pathlib import Path
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('suite', type=Path, help='a file in suites/ or your own file')
-    parser.add_argument(
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
         '--dry-run', action='store_true', help='print the cells with their state and GPU-hours; run nothing'
     )
     parser.add_argument(
         '--only',
         nargs='+',
+        action='extend',
         default=[],
         metavar='CELL',
         help='run only these cells and the pretraining they need: names as in --dry-run, patterns with *, '
@@ -31,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--data',
         nargs='+',
+        action='extend',
         type=Path,
         default=[],
         metavar='PATH',
@@ -47,11 +51,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--redo',
         nargs='+',
+        action='extend',
         default=[],
         metavar='CELL',
         help='delete the results of these cells and of the cells that depend on them, and run them again',
     )
-    parser.add_argument(
+    modes.add_argument(
         '--report-only', action='store_true', help='write results.csv and the report of all finished cells'
     )
     parser.add_argument(
@@ -60,11 +65,42 @@ def parse_args() -> argparse.Namespace:
         help='leave test images out of the report, for publication under restrictive licenses',
     )
     parser.add_argument('--tflops', type=float, help='sustained TFLOP/s of a GPU, for the estimates of --dry-run')
-    slurm = parser.add_mutually_exclusive_group()
-    slurm.add_argument('--slurm', metavar='PARTITION', help='print a script that submits one Slurm job per cell')
-    slurm.add_argument('--in-slurm', metavar='PARTITION', help=argparse.SUPPRESS)
+    modes.add_argument('--slurm', metavar='PARTITION', help='print a script that submits one Slurm job per cell')
+    modes.add_argument('--in-slurm', metavar='PARTITION', help=argparse.SUPPRESS)
     parser.add_argument('--submit', action='store_true', help='with --slurm: submit the jobs immediately')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if fault := fault_of(args):
+        parser.error(fault)
+    return args
+
+
+def fault_of(args: argparse.Namespace) -> str:
+    """What is wrong with the combination of options; empty if nothing was found."""
+    if args.slurm == '':
+        return '--slurm needs the name of a partition, and this one is empty'
+    if args.submit and not args.slurm:
+        return '--submit needs --slurm PARTITION'
+    if args.slurm:
+        for name, value in (('--gpus', args.gpus), ('--lanes', args.lanes)):
+            if value is not None:
+                return (
+                    f'{name} has no effect with --slurm, since each job gets the GPUs that the suite file gives to its '
+                    f'cell: change gpus in the file, or leave {name} out'
+                )
+        if args.redo and not args.submit:
+            return '--redo with --slurm needs --submit, since it deletes results that only submitted jobs replace'
+    if args.report_only:
+        for name, values in (('--redo', args.redo), ('--only', args.only)):
+            if values:
+                return (
+                    f'{name} chooses cells to run, but --report-only runs none and reports all that are done: leave '
+                    f'{name} or --report-only out'
+                )
+    if args.tflops is not None and not args.dry_run:
+        return '--tflops is for the estimates of --dry-run: add --dry-run, or leave --tflops out'
+    if args.tflops is not None and not 0 < args.tflops < math.inf:
+        return f'--tflops {args.tflops:g}: give a number above 0'
+    return ''
 
 
 def command() -> int:

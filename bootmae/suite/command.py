@@ -24,10 +24,10 @@ from .cells import Cell, make_cells, matching, select, suite_folder
 from .collect import cell_config, repeated_rows, row_keys, write_results
 from .dry_run import TFLOPS, plan_text
 from .fork_server import ForkServer
-from .job_state import DONE, check_definitions, definition, is_free, read_job_state, state_of
-from .machine import find_machine
+from .job_state import DONE, check_definitions, definition, fault_of_definitions, is_free, read_job_state, state_of
+from .machine import check_counts, find_machine
 from .page import write_report
-from .running import SuiteRun
+from .running import Machine, SuiteRun
 from .slurm import script
 from .spec import load_suite
 from .status import Status, interrupted
@@ -54,30 +54,41 @@ def run_suite(args: argparse.Namespace) -> int:
     os.chdir(runs_folder())  # configs and data are relative to it, wherever the call comes from
     every = make_cells(suite, root)
     cells = select(every, args.only)
+    redone = cells_to_redo(args.redo, cells, every)
     if args.dry_run:
-        plan, faults = plan_text(cells, args.tflops or TFLOPS, args.gpus)
-        print(plan, flush=True)
-        if any(read_job_state(cell).definition for cell in cells):
-            define(cells, every)  # lists cells whose results are of another definition
-        if faults:
-            raise ValueError(f'these cells would fail:\n{faults}')
-        return 0
-    if args.redo:
-        redo(every, args.redo)
+        return dry_run(args, cells, every, redone)
+    definitions, lengths = define([] if args.report_only else cells, every, redone)
     if args.report_only:
-        define([], every)
+        warn_of_changes(every, definitions)
         finish(every, root, not args.no_pictures)
         return 0
-    definitions, lengths = define(cells, every)
     if args.slurm:
-        return to_slurm(args, cells, root)
+        return to_slurm(args, cells, root, redone)
+    machine = find_machine(args.gpus, args.lanes, cells)
+    delete_results(redone)  # after everything that may refuse to run the cells
     for line in interrupted(cells):
         print(line, flush=True)
-    return run_here(args, cells, every, root, definitions, lengths)
+    return run_here(args, machine, cells, every, root, definitions, lengths)
+
+
+def dry_run(args: argparse.Namespace, cells: Sequence[Cell], every: Sequence[Cell], redone: Sequence[Cell]) -> int:
+    """Print the plan of the cells, and raise a ValueError if their run would fail; returns the exit code."""
+    check_counts(args.gpus, args.lanes)
+    again = {cell.name for cell in redone}
+    plan, faults = plan_text(cells, args.tflops or TFLOPS, args.gpus, again)
+    print(plan, flush=True)
+    if again:
+        print(f'--redo would delete the results of {", ".join(cell.name for cell in redone)}', flush=True)
+    if any(read_job_state(cell).definition for cell in cells if cell.name not in again):
+        define(cells, every, redone)  # lists cells whose results are of another definition
+    if faults:
+        raise ValueError(f'these cells would fail:\n{faults}')
+    return 0
 
 
 def run_here(
     args: argparse.Namespace,
+    machine: Machine,
     cells: Sequence[Cell],
     every: Sequence[Cell],
     root: Path,
@@ -85,7 +96,6 @@ def run_here(
     lengths: dict[str, dict],
 ) -> int:
     """Run cells on this machine, write the report, and return the exit code."""
-    machine = find_machine(args.gpus, args.lanes, cells)
     status = Status(cells)
     done = sum(state_of(cell) == DONE for cell in cells)
     print(
@@ -101,10 +111,12 @@ def run_here(
     if server:
         server.close()
     if not args.in_slurm:  # on Slurm the last job writes it
+        warn_of_changes(every, definitions)  # of cells that --only left out
         finish(every, root, not args.no_pictures)
+    command = 'the same command without --redo' if args.redo else 'the same command'  # it would delete what is there
     if run.stopping is not None or (args.in_slurm and 'stopped' in run.states.values()):
         print(
-            f'stopped by {run.stopping.name if run.stopping else "a signal"}: run the same command again to resume',
+            f'stopped by {run.stopping.name if run.stopping else "a signal"}: run {command} again to resume',
             file=sys.stderr,
         )
         return REQUEUE
@@ -117,8 +129,8 @@ def run_here(
         print(
             '\n'.join(
                 [
-                    f'{len(bad)} of {count_of(len(cells), "cell is", "cells are")} not done; run the same command '
-                    'again to retry them:',
+                    f'{len(bad)} of {count_of(len(cells), "cell is", "cells are")} not done; run {command} again to '
+                    'retry them:',
                     *bad,
                 ]
             ),
@@ -127,8 +139,15 @@ def run_here(
     return 0 if whole else FAILED_CELLS
 
 
-def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str], dict[str, dict]]:
+def define(
+    cells: Sequence[Cell], every: Sequence[Cell], redone: Sequence[Cell] = ()
+) -> tuple[dict[str, str], dict[str, dict]]:
     """Definition and training length of each cell, by name.
+
+    Args:
+        cells: Cells to run.
+        every: All cells of the suite.
+        redone: Cells whose results will be deleted before.
 
     Raises:
         ValueError: Cells have results of another definition (see :func:`check_definitions`), data have no name for
@@ -147,23 +166,62 @@ def define(cells: Sequence[Cell], every: Sequence[Cell]) -> tuple[dict[str, str]
         lengths[cell.name] = {key: loop[key] for key in ('max_epochs', 'max_iters') if key in loop}
     if fault := repeated_rows(keys):
         raise ValueError(f'{every[0].suite.path}: {fault}')
-    check_definitions(cells, definitions)
+    check_definitions(cells, definitions, [cell.name for cell in redone])
     return definitions, lengths
 
 
-def redo(every: Sequence[Cell], patterns: Sequence[str]) -> None:
-    """Delete the folders of cells and of the evaluations that need them.
+def warn_of_changes(every: Sequence[Cell], definitions: dict[str, str]) -> None:
+    """Name cells whose results the report has although they are of another definition."""
+    if fault := fault_of_definitions(every, definitions):
+        print(f'warning: the report includes old results: {fault}', file=sys.stderr, flush=True)
+
+
+def cells_to_redo(patterns: Sequence[str], cells: Sequence[Cell], every: Sequence[Cell]) -> list[Cell]:
+    """Cells of ``--redo`` and the evaluations that need them.
+
+    Args:
+        patterns: Names or patterns of cells.
+        cells: Cells to run.
+        every: All cells of the suite.
 
     Raises:
-        ValueError: One of them is running.
+        ValueError: A pattern matches no cell, or one of the cells is running or would not be run again.
     """
     named = {cell.name for cell in matching(every, patterns)}
     chosen = [cell for cell in every if cell.name in named or (cell.needs and cell.needs.name in named)]
-    for cell in chosen:
+    selected = {cell.name for cell in cells}
+    if outside := [cell.name for cell in chosen if cell.name not in selected]:
+        raise ValueError(
+            f'--redo would delete the results of {", ".join(outside)}, and --only leaves them out of this run: add '
+            'them to --only, or leave --only out'
+        )
+    check_free(chosen)
+    return chosen
+
+
+def check_free(cells: Sequence[Cell]) -> None:
+    """Raise a ValueError if one of the cells is running."""
+    for cell in cells:
         if not is_free(cell):
             raise ValueError(f'{cell.name} is running: wait for it or stop it before --redo')
-    for cell in chosen:
-        shutil.rmtree(cell.folder, ignore_errors=True)
+
+
+def delete_results(cells: Sequence[Cell]) -> None:
+    """Delete the folders of cells.
+
+    Raises:
+        ValueError: One of them has been started meanwhile.
+        OSError: A folder cannot be deleted. Results that stay would count as new ones.
+    """
+    check_free(cells)
+    for cell in cells:
+        try:
+            if cell.folder.exists():
+                shutil.rmtree(cell.folder)
+        except OSError as error:
+            raise OSError(
+                f'--redo cannot delete {cell.folder} ({error}): delete it, and run the command again'
+            ) from None
 
 
 def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
@@ -190,17 +248,25 @@ def finish(every: Sequence[Cell], root: Path, pictures: bool = True) -> None:
     sys.stdout.flush()
 
 
-def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path) -> int:
-    """Print or run the script that submits the unfinished cells; returns the exit code."""
-    left = [cell for cell in cells if state_of(cell) != DONE]
+def to_slurm(args: argparse.Namespace, cells: Sequence[Cell], root: Path, redone: Sequence[Cell] = ()) -> int:
+    """Print or run the script that submits the unfinished cells; returns the exit code.
+
+    Raises:
+        ValueError: Jobs cannot be submitted like this. No result has been deleted then.
+    """
+    again = {cell.name for cell in redone}
+    left = [cell for cell in cells if cell.name in again or state_of(cell) != DONE]
     if not left:
         print('# nothing is left to submit: all cells are done; --report-only writes the report')
         return 0
     suite = cells[0].suite
     data = ['--data', *suite.images] if suite.images else []
     given = [str(suite.path), *(['--size', args.size] if args.size else []), *data, '--out', str(root)]
-    text = script(left, given, args.slurm, root)
+    text = script(left, given, args.slurm, root, pictures=not args.no_pictures)
     if not args.submit:
         print(text, end='')
         return 0
+    if not shutil.which('sbatch'):
+        raise ValueError('--submit: there is no sbatch on this machine: use a login node, or leave --submit out')
+    delete_results(redone)
     return subprocess.run(['bash', '-c', text], cwd=runs_folder()).returncode

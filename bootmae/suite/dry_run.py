@@ -1,6 +1,6 @@
 """Plan of a suite without running it: state, images, batch and estimated GPU-hours of each cell."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..report.tables import align_columns
 from ..text import count_of
 from .cells import Cell
 from .collect import RowKey, cell_config, repeated_rows, row_keys
-from .job_state import DONE, state_of
+from .job_state import DONE, WAITING, state_of
 
 TFLOPS = 120.0
 ASSUMED = (
@@ -129,18 +129,29 @@ def hours_text(hours: float | None) -> str:
     return '< 0.1' if hours < 0.1 else f'{hours:,.1f}'
 
 
-def plan_text(cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = None) -> tuple[str, str]:
-    """A line for each cell and the sum, and what would stop cells; ``gpus`` limits the GPUs of a cell."""
+def plan_text(
+    cells: Sequence[Cell], tflops: float = TFLOPS, gpus: int | None = None, redone: Collection[str] = ()
+) -> tuple[str, str]:
+    """A line for each cell and the sum, and what would stop cells.
+
+    Args:
+        cells: Cells to run.
+        tflops: Sustained TFLOP/s of a GPU.
+        gpus: Most GPUs of a cell; 0: one process on the CPU; None: as many as the suite file says.
+        redone: Names of cells whose results would be deleted.
+    """
     known: dict = {}
     lines, hours, keys = [], [], []
     faults: dict[str, list[str]] = {}
     for cell in cells:
-        found = estimate(cell, known, min(cell.training.gpus, gpus or cell.training.gpus))
+        processes = cell.training.gpus if gpus is None else min(cell.training.gpus, max(gpus, 1))
+        found = estimate(cell, known, processes)
         hours.append(found.gpu_hours(tflops))
         keys.append((cell, found.rows))
         images = '?' if found.images is None else f'{found.images:,}'
-        lines.append((cell.name, state_of(cell), cell.config, images, found.batch, hours_text(hours[-1])))
-        if found.fault and lines[-1][1] != DONE:
+        state = WAITING if cell.name in redone else state_of(cell)
+        lines.append((cell.name, state, cell.config, images, found.batch, hours_text(hours[-1])))
+        if found.fault and state != DONE:
             faults.setdefault(found.fault, []).append(cell.name)
     heads = ('cell', 'state', 'config', 'images', 'batch', 'GPU-hours')
     left = sum(hour or 0.0 for hour, line in zip(hours, lines, strict=True) if line[1] != DONE)

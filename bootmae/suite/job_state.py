@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -214,21 +214,33 @@ def changed_cells(cells: Sequence[Cell], definitions: dict[str, str]) -> list[Ce
     return found
 
 
-def check_definitions(cells: Sequence[Cell], definitions: dict[str, str]) -> None:
+def check_definitions(cells: Sequence[Cell], definitions: dict[str, str], redone: Collection[str] = ()) -> None:
     """Refuse to mix results of two definitions of a cell.
+
+    Args:
+        cells: Cells to run.
+        definitions: Definition of each cell by name.
+        redone: Names of cells whose results will be deleted before, so that they need no check.
 
     Raises:
         ValueError: Cells have results of another definition. The message lists them with one command.
     """
-    changed = changed_cells(cells, definitions)
+    if fault := fault_of_definitions(cells, definitions, redone):
+        raise ValueError(fault)
+
+
+def fault_of_definitions(cells: Sequence[Cell], definitions: dict[str, str], redone: Collection[str] = ()) -> str:
+    """Cells that have results of another definition, with one command; empty if there are none."""
+    changed = changed_cells([cell for cell in cells if cell.name not in redone], definitions)
     if not changed:
-        return
-    names = {cell.name for cell in changed}
-    roots = [cell.name for cell in changed if cell.needs is None or cell.needs.name not in names]  # and what needs them
-    raise ValueError(
+        return ''
+    names = {cell.name for cell in changed}.union(redone)
+    # --redo includes the evaluations that need a pretraining
+    roots = [cell.name for cell in cells if cell.name in names and not (cell.needs and cell.needs.name in names)]
+    return (
         f'{len(changed)} of {count_of(len(cells), "cell")} have results of another config, option or encoder than the '
-        f'suite file has now: {", ".join(cell.name for cell in changed)}. This command deletes them and runs the cells '
-        'again:\n'
+        f'suite file has now: {", ".join(cell.name for cell in changed)}. This command deletes them'
+        f'{" and those of --redo" if redone else ""} and runs the cells again:\n'
         f'    {suite_command(changed[0])} --redo {" ".join(roots)}\n'
         'Or undo the change, or use another folder with --out'
     )

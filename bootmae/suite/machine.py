@@ -23,9 +23,7 @@ def find_machine(gpus: int | None, lanes: int | None = None, cells: Sequence[Cel
     Raises:
         ValueError: The machine has fewer GPUs, a number is too small, or a cell with several GPUs would share them.
     """
-    for name, value, least in (('--gpus', gpus, 0), ('--lanes', lanes, 1)):
-        if value is not None and value < least:
-            raise ValueError(f'{name} {value}: give at least {least}')
+    check_counts(gpus, lanes)
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     there = torch.cuda.device_count()
     names = visible.split(',')[:there] if visible else [str(index) for index in range(there)]
@@ -46,3 +44,10 @@ def find_machine(gpus: int | None, lanes: int | None = None, cells: Sequence[Cel
                 '--lanes out, or add --gpus 1 (accumulation keeps the batch)'
             )
     return machine
+
+
+def check_counts(gpus: int | None, lanes: int | None) -> None:
+    """Raise a ValueError if there are too few GPUs or lanes on any machine."""
+    for name, value, least in (('--gpus', gpus, 0), ('--lanes', lanes, 1)):
+        if value is not None and value < least:
+            raise ValueError(f'{name} {value}: give at least {least}')

@@ -11,7 +11,9 @@ REPORT = 'report'
 GPUS_PER_NODE = 8  # as in tools/slurm_train.sh
 
 
-def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, root: Path, cpus: int = 10) -> str:
+def script(
+    cells: Sequence[Cell], suite_args: Sequence[str], partition: str, root: Path, cpus: int = 10, pictures: bool = True
+) -> str:
     """A shell script that submits the jobs.
 
     A job runs ``tools/suite.py --only CELL``, and its training gets the job's nodes from ``tools/slurm_train.sh``: at
@@ -23,6 +25,7 @@ def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, roo
         partition: Partition of the cluster.
         root: The suite's folder, for logs.
         cpus: CPU cores per GPU.
+        pictures: Whether the report shows test images.
 
     Raises:
         ValueError: A number of GPUs that does not fill its nodes.
@@ -33,7 +36,7 @@ def script(cells: Sequence[Cell], suite_args: Sequence[str], partition: str, roo
         needs = names.get(cell.needs.name) if cell.needs else None
         lines.append(f'{names[cell.name]}=$({_sbatch(cell, suite_args, partition, root, cpus, needs)})')
     after = ':'.join(f'${name}' for name in names.values())
-    command = tool('suite.py', *suite_args, '--report-only')
+    command = tool('suite.py', *suite_args, '--report-only', *([] if pictures else ['--no-pictures']))
     lines.append(
         f'sbatch --parsable --partition={shlex.quote(partition)} --job-name={REPORT} --ntasks=1 '
         f'--dependency="afterany:{after}" --kill-on-invalid-dep=yes '

@@ -74,10 +74,15 @@ class Method(Entry):
             raise ValueError('a name must not contain a slash')
         if self.name == UNTRAINED and self.weights:
             raise ValueError('an untrained encoder has no weights; give the method another name')
+        if self.name == UNTRAINED and 'source' in self.model_fields_set:
+            raise ValueError('an untrained encoder comes from no file, so source has no effect; remove it')
         if self.options and not self.pretrained:
             raise ValueError('options belong to the pretraining of a method, and this one has none; remove them')
         if self.init and not self.pretrained:
             raise ValueError('init belongs to the pretraining of a method, and this one has none; use weights')
+        if not self.init and 'init_source' in self.model_fields_set:
+            remedy = 'use source for weights' if self.weights else 'add init, or remove init_source'
+            raise ValueError(f'init_source chooses the encoder of the file init, which is missing; {remedy}')
         return self
 
 
@@ -225,9 +230,20 @@ def load_suite(path: str | Path, size: str | None = None, images: Sequence[str] 
 
 
 def with_images(suite: Suite, images: Sequence[str]) -> Suite:
-    """The suite with other images for all of its pretrainings."""
-    if not suite.pretrainings:
+    """The suite with other images for all of its pretrainings.
+
+    Raises:
+        ValueError: A method would not read them.
+    """
+    pretrained = [method for method in suite.methods if method.pretrained]
+    if not suite.pretrainings or not pretrained:
         raise ValueError(f'{suite.path} pretrains nothing, so --data has no effect: set images in options of its tasks')
+    for method in pretrained:
+        if IMAGES in method.options:
+            raise ValueError(
+                f'{suite.path}, methods.{method.name}.options.{IMAGES}: {method.options[IMAGES]!r} overrides --data '
+                'for this method: remove it, or leave --data out'
+            )
     changed = {
         name: training.model_copy(update=dict(options=training.options | {IMAGES: list(images)}))
         for name, training in suite.pretrainings.items()

@@ -39,6 +39,13 @@ def test_size_of_photographs_in_detection():
     assert detection_size(cfg) == (800, 1088)
 
 
+def test_a_plan_for_the_cpu_is_one_of_a_single_process(tmp_path):
+    pretrain = {'config': 'configs/pretrain/mae_debug.py', 'options': {'train_dataloader.batch_size': 16}}
+    cells = cells_of(tmp_path, methods=['mae'], seeds=[0], tasks=None, pretrain=pretrain)
+    for gpus, batch in ((0, '1 GPU x 16'), (1, '1 GPU x 16'), (2, '2 GPUs x 16'), (None, '2 GPUs x 16')):
+        assert batch in plan_text(cells, gpus=gpus)[0]
+
+
 @pytest.mark.slow
 def test_plan(tmp_path):
     cells = [cell for cell in cells_of(tmp_path, seeds=[0]) if 'untrained' not in cell.name]

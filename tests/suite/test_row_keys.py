@@ -163,7 +163,11 @@ def test_labels_of_a_training(tmp_path):
         trained_columns(cfg, ['task=finetune', 'labels=5'])
     assert not any(word.startswith('labels=') for word in cell._row_options())
     cfg.train_dataloader.dataset.labels_per_class = None
-    assert (labels_of(cfg), labels_of(cfg, '500')) == ('all', '500')
+    assert (labels_of(cfg), labels_of(cfg, '1 %')) == ('all', '1 %')
+    with pytest.raises(ValueError, match='labels=500, but .* trains on all images: leave labels out, or set .*=500'):
+        labels_of(cfg, '500')
+    cfg.train_dataloader.dataset.limit = 5000
+    assert labels_of(cfg, '500') == '500'
 
 
 def test_a_name_of_data_has_no_slash(tmp_path):

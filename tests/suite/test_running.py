@@ -14,7 +14,7 @@ from test_spec import cells_of
 from bootmae.results.rows import COLUMNS
 from bootmae.suite import running
 from bootmae.suite.cells import Cell
-from bootmae.suite.command import redo
+from bootmae.suite.command import cells_to_redo, delete_results
 from bootmae.suite.job_state import (
     BLOCKED,
     DONE,
@@ -253,7 +253,9 @@ def test_a_command_that_outlives_its_suite_is_not_started_twice(suite):
     assert state_of(cells[0]) == ELSEWHERE
     assert interrupted(cells)[0].startswith('still running: pretrain/mae-0')
     with pytest.raises(ValueError, match='pretrain/mae-0 is running'):
-        redo(cells, ['pretrain/mae-0'])
+        cells_to_redo(['pretrain/mae-0'], cells, cells)
+    with pytest.raises(ValueError, match='pretrain/mae-0 is running'):
+        delete_results(cells[:1])
     begin = time.monotonic()
     assert start(cells).run()
     assert orphan.poll() is not None
@@ -282,7 +284,7 @@ def test_redo(suite):
     """What was judged from a pretraining goes with it."""
     cells, _, notes = suite
     assert start(cells).run()
-    redo(cells, ['pretrain/mae-0'])
+    delete_results(cells_to_redo(['pretrain/mae-0'], cells, cells))
     assert [cell.name for cell in cells if state_of(cell) != DONE] == ['pretrain/mae-0', 'knn/mae-0']
     assert start(cells).run()
     assert len(notes.read_text().splitlines()) == len(cells) + 2

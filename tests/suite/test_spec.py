@@ -218,6 +218,15 @@ def test_only_what_is_there(tmp_path):
         (dict(methods={'untrained': {'options': {'a': 1}}}), 'methods.untrained: options belong to the pretraining'),
         (dict(methods={'mine': {'weights': 'x.pth', 'options': {'a': 1}}}), 'methods.mine: options .* remove them'),
         (dict(methods={'mine': {'weights': 'x.pth', 'init': 'y.pth'}}), 'methods.mine: init .* use weights'),
+        (dict(methods={'untrained': {'source': 'ema'}}), 'methods.untrained: .* source has no effect; remove it'),
+        (
+            dict(methods={'mae': {'init_source': 'momentum'}}),
+            'toy.yaml, methods.mae: init_source chooses the encoder of the file init, which is missing; add init, or',
+        ),
+        (
+            dict(methods={'mine': {'weights': 'x.pth', 'init_source': 'momentum'}}),
+            'methods.mine: init_source .*; use source for weights',
+        ),
         (dict(methods={'mae': {'options': [1]}}), r'methods.mae.options: \[1\] is invalid: .* valid dictionary'),
         (dict(methods={'a/b': {}}), 'methods.a/b: a name must not contain a slash'),
         (dict(pretrain=None), 'pretrain: is missing'),
@@ -311,6 +320,23 @@ def test_images_for_all_pretrainings(tmp_path):
     assert suite_command(cells['pretrain/mae-0']).split(' --out')[0].endswith("toy.yaml --data '/my images' /more")
     with pytest.raises(ValueError, match='toy.yaml pretrains nothing, so --data has no effect'):
         load_suite(write(tmp_path, methods=['untrained'], pretrain=None), None, ['/my images'])
+
+
+@pytest.mark.parametrize(
+    ('methods', 'message'),
+    [
+        ({'untrained': None, 'mine': {'configs': 'mae', 'weights': 'x.pth'}}, 'toy.yaml pretrains nothing, so --data'),
+        (
+            {'mae': None, 'other': {'configs': 'mae', 'options': {'images': 'photos'}}},
+            "toy.yaml, methods.other.options.images: 'photos' overrides --data for this method: remove it, or leave",
+        ),
+    ],
+)
+def test_images_that_a_method_would_not_read(tmp_path, methods, message):
+    path = write(tmp_path, methods=methods)
+    assert load_suite(path)
+    with pytest.raises(ValueError, match=message):
+        load_suite(path, None, ['/my images'])
 
 
 @pytest.mark.parametrize('path', sorted((REPOSITORY / 'suites').glob('*.yaml')), ids=lambda path: path.name)
