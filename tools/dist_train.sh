@@ -29,6 +29,8 @@ elif [ "$NNODES" -gt 1 ]; then
     [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$NNODES needs MASTER_ADDR, the address of the first machine"
     [ -n "${NODE_RANK:-}" ] || fail "NNODES=$NNODES needs NODE_RANK: 0 on the first machine, 1 on the next, ..."
     rendezvous=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" --master_port="${PORT:-29500}")
+elif [ "${NODE_RANK:-0}" != 0 ]; then
+    fail "NODE_RANK=$NODE_RANK needs NNODES, the number of machines: NNODES=$NNODES is one machine, with NODE_RANK=0"
 elif [ -n "${PORT:-}" ]; then
     rendezvous=(--master_addr=127.0.0.1 --master_port="$PORT")
 else

@@ -28,8 +28,14 @@ GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))} CPUS_PER_GPU=${CPUS_PER
 [[ $GPUS_PER_NODE =~ ^[1-9][0-9]*$ ]] || fail "GPUS_PER_NODE=$GPUS_PER_NODE is not a number of GPUs: give 1 or more"
 ((GPUS % GPUS_PER_NODE == 0)) || fail "GPUS=$GPUS is not a multiple of GPUS_PER_NODE=$GPUS_PER_NODE: change one of them"
 NODES=$((GPUS / GPUS_PER_NODE))
-RESUME=()
-[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || RESUME=(--resume) # the last option counts, so this also replaces --resume FILE
+ARGUMENTS=("${@:5}")
+if [ "${SLURM_RESTART_COUNT:-0}" != 0 ]; then
+    ARGUMENTS=()
+    for argument in "${@:5}"; do # the first start has moved old checkpoints aside; train.py takes short forms as well
+        [[ $argument == --m* && --move-aside == "$argument"* ]] || ARGUMENTS+=("$argument")
+    done
+    ARGUMENTS+=(--resume) # the last option counts, so this also replaces --resume FILE
+fi
 
 # This runs on each node.
 NODE_SCRIPT='set -eu
@@ -43,8 +49,8 @@ exec "$@"'
 COMMAND=(srun --partition="$PARTITION" --job-name="$JOB_NAME" --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1
     --gres="gpu:$GPUS_PER_NODE" --cpus-per-task="$((CPUS_PER_GPU * GPUS_PER_NODE))" --kill-on-bad-exit=0
     --wait=150 --signal="${SIGNAL:-USR1@120}" ${SRUN_ARGS:-} env NNODES="$NODES" bash -c "$NODE_SCRIPT" node
-    "$(cd "$(dirname "$0")" && pwd)/dist_train.sh" "$CONFIG" "$GPUS_PER_NODE" "${@:5}"
-    ${RESUME[@]+"${RESUME[@]}"})
+    "$(cd "$(dirname "$0")" && pwd)/dist_train.sh" "$CONFIG" "$GPUS_PER_NODE"
+    ${ARGUMENTS[@]+"${ARGUMENTS[@]}"})
 if [ "${DRY_RUN:-0}" != 0 ]; then
     printf '%q ' "${COMMAND[@]}"
     echo

@@ -21,12 +21,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--row',
         nargs='+',
+        action='extend',
         default=[],
         metavar='COLUMN=VALUE',
         help='columns of these rows: task (required: linear, finetune, segmentation or detection), method, data, '
         'labels, label',
     )
-    parser.add_argument('--init', metavar='CHECKPOINT', help='encoder that the training started from, for the rows')
+    parser.add_argument('--init', metavar='CHECKPOINT', help='encoder that the training started from, for --rows')
     parser.add_argument(
         '--source',
         choices=('online', 'raw', 'ema'),

@@ -20,7 +20,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--source',
         choices=('online', 'momentum', 'raw', 'ema'),
-        default='online',
         help='encoder that --init takes: online or momentum of a BootMAE file (default: online, as the authors do); '
         'raw or ema of a file with raw and averaged weights',
     )
@@ -52,6 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--row',
         nargs='+',
+        action='extend',
         default=[],
         metavar='COLUMN=VALUE',
         help='columns of these rows: task (required: linear, finetune, segmentation or detection), method, data, '

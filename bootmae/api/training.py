@@ -63,8 +63,8 @@ def train(
         max_epochs: Number of epochs. A shorter run may need a shorter warm-up too (``param_scheduler.warmup``).
         init: Checkpoint of an encoder to start from, or the folder of a run (docs/transfer.md, docs/continued.md).
         resume: Continue the run in the work directory, or a checkpoint to continue from.
-        resume_changed: Resume even if the config differs from that of the checkpoint.
-        move_aside: Move checkpoints of an earlier run in the work directory into a subfolder.
+        resume_changed: Resume even if the config differs from that of the checkpoint; needs ``resume``.
+        move_aside: Move checkpoints of an earlier run in the work directory into a subfolder, and start a new run.
         options: Further config values to override, by dotted key.
 
     Returns:

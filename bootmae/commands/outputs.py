@@ -1,7 +1,7 @@
 """Checks of the files that a command writes at its end, made before its work."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ def check_writable(path: str) -> None:
         raise ValueError(f'{path} cannot be written: you may not write to {above}; give another file')
 
 
+def check_work_dir(work_dir: str | None, options: Mapping[str, Any] | None) -> None:
+    """Raise an error if the work directory is given twice."""
+    if work_dir and 'work_dir' in (options or {}):
+        raise ValueError(
+            f'--work-dir {work_dir} and --cfg-options work_dir={(options or {})["work_dir"]}: leave one of them out'
+        )
+
+
 def check_rows(path: str) -> None:
     """Raise an error if result rows cannot be appended to a file."""
     check_writable(path)
@@ -39,9 +47,13 @@ def columns_of_rows(cfg: Config, path: str | None, given: Sequence[str], split: 
         split: The data that give the metrics, ``val`` or ``test``.
 
     Raises:
-        ValueError: The file or a column is wrong, or the config has no such data.
+        ValueError: The file or a column is wrong, the config has no such data, or there are columns without a file.
     """
     if not path:
+        if given:
+            raise ValueError(
+                f'--row {" ".join(given)} needs --rows FILE.csv, the file of the rows: add it, or leave out --row'
+            )
         return {}
     check_rows(path)
     needed = dict.fromkeys(('model', f'{split}_dataloader', f'{split}_evaluator', 'test_dataloader'))

@@ -16,12 +16,12 @@ from ..config.classes import check_same_classes, recorded_classes
 from ..config.load import load_config
 from ..config.steps import evaluation_config
 from ..engine.hooks.provenance import encoder_and_cost
-from ..engine.runner.build import await_processes, build_runner, is_first
+from ..engine.runner.build import await_processes, build_runner, check_launcher, is_first
 from ..engine.unwrap import bare_model
 from ..evaluation.chance import warn_of_trained
-from ..evaluation.rows import trained_rows
+from ..evaluation.rows import check_labels, recorded_length, start_of, trained_rows
 from ..results.rows import replace_file, write_rows
-from .outputs import check_writable, columns_of_rows
+from .outputs import check_work_dir, check_writable, columns_of_rows
 
 
 class SameClasses(Hook):
@@ -50,10 +50,21 @@ def evaluate(
 
     ``tools/test.py --help`` explains the arguments.
     """
-    columns = columns_of_rows(load_config(config, options), rows, row, 'test') if rows else {}
+    check_launcher(launcher, 'tools/dist_test.sh')
+    check_work_dir(work_dir, options)
+    if init and not rows:
+        raise ValueError(f'--init {init} is only for the rows: add --rows FILE.csv, or leave out --init')
+    given = load_config(config, options) if rows else None
+    columns = columns_of_rows(given, rows, row, 'test')
     tell = print if is_first(launcher) else lambda line: None
     init = init and checkpoint_file(init, tell)
     cfg, content = evaluation_config(config, checkpoint, options, tta, source, tell)
+    if rows and content:
+        meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
+        start = start_of(meta, cfg.load_from, init, 'method' in columns)
+        check_labels(meta, given, cfg.load_from)
+        length = recorded_length(meta, given, cfg.load_from)
+        columns['seed'] = columns['seed'] if meta.get('seed') is None else meta['seed']
     runner = build_runner(cfg, config, work_dir, launcher)
     runner.register_hook(SameClasses(recorded_classes(content)))
     runner.found = Found(Path(cfg.load_from), content or None)  # so that it is read once
@@ -61,9 +72,9 @@ def evaluate(
     metrics = runner.test()
     warn_of_trained(metrics, bare_model(runner), runner.test_dataloader.dataset)
     if rows and is_main_process():
-        encoder_hash, gpu_seconds = encoder_and_cost(runner)
-        cfg = load_config(config, options)  # without the changes for this test
-        write_rows(rows, trained_rows(cfg, metrics, columns, init, encoder_hash, gpu_seconds, tta))
+        gpu_seconds, (encoder, encoder_hash, facts) = encoder_and_cost(runner)[1], start
+        found = trained_rows(given, metrics, columns, encoder, encoder_hash, gpu_seconds, tta, length, facts)
+        write_rows(rows, found)
     await_processes()
     return metrics
 

@@ -18,6 +18,7 @@ from .run_defaults import apply_run_defaults, complete_hooks
 from .weights import apply_init, check_files
 
 TRAINED = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')  # what a training needs
+TEST_PIPELINE = 'test_dataloader.dataset.pipeline'
 
 
 def training_config(
@@ -40,6 +41,11 @@ def training_config(
     batch = apply_batch(cfg, gpus, scale_lr)  # the recipe's global batch on this number of GPUs
     apply_class_names(cfg)  # names of the classes of own COCO files
     check_training(cfg)  # data folders and image sizes
+    if init and cfg.get('load_from') and not cfg.get('resume'):
+        raise ValueError(
+            f'--init {init} and load_from={cfg.load_from} of {cfg.filename}: both give start weights; leave one of '
+            'them out'
+        )
     if init:
         apply_init(cfg, init, source)  # start weights of the backbone
     if resume:
@@ -71,7 +77,7 @@ def evaluation_config(
     complete_hooks(cfg)
     cfg.load_from, cfg.load_source = file, source
     if tta:
-        apply_tta(cfg)
+        apply_tta(cfg, options)
     return cfg, content
 
 
@@ -97,20 +103,29 @@ def require(cfg: Config, *keys: str) -> None:
 def apply_resume(cfg: Config, resume: str, resume_changed: bool = False) -> None:
     """Resume the run from a file, or from the newest checkpoint for 'auto'.
 
-    Changes ``resume``, ``resume_changed`` and ``load_from``.
+    Changes ``resume``, ``resume_changed`` and ``load_from``. With 'auto', the ``load_from`` of the config moves to
+    ``first_start``, from which a run starts that has no checkpoint yet; see :meth:`SuiteRunner.load_or_resume`.
     """
+    if resume == 'auto' and cfg.get('load_from'):
+        cfg.first_start = dict(load_from=cfg.load_from, resume=bool(cfg.get('resume')))
     cfg.resume, cfg.resume_changed = True, resume_changed
     cfg.load_from = None if resume == 'auto' else resume
 
 
-def apply_tta(cfg: Config) -> None:
+def apply_tta(cfg: Config, options: dict | None = None) -> None:
     """Test with the config's test-time augmentation (``tta_pipeline``, ``tta_model``): scales and mirrored images.
 
     Changes the test pipeline, and wraps ``model``.
 
     Raises:
-        ValueError: if the config has no test-time augmentation.
+        ValueError: if the config has no test-time augmentation, or if options change the pipeline that it replaces.
     """
+    replaced = [key for key in options or {} if f'{key}.'.startswith(f'{TEST_PIPELINE}.')]
+    if replaced:
+        raise ValueError(
+            f'{replaced[0]} has no effect with --tta, which replaces this pipeline by tta_pipeline: leave one of them '
+            'out, or write a config with another tta_pipeline'
+        )
     if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
         raise ValueError(f'{cfg.filename} has no tta_pipeline and tta_model: test without --tta')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -151,6 +152,8 @@ def _parse(cells: Sequence[str], place: str) -> ResultRow:
 def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
     """Add rows to a CSV file, replacing rows with the same key; the write is atomic.
 
+    A row that replaces one of other weights gets a warning on stderr.
+
     Two processes must not write to one file at the same time: rows of one would be lost.
 
     Raises:
@@ -162,6 +165,13 @@ def write_rows(path: str | Path, rows: Iterable[ResultRow]) -> None:
         problem = problem_of(row)
         if problem:
             raise ValueError(f'result row {row.key}, column {problem[0]}: {problem[1]}')
+        if (old := merged.get(row.key)) and old.checkpoint_hash != row.checkpoint_hash:
+            print(
+                f'warning: {path}: the row {", ".join(map(str, row.key))} of the weights '
+                f'{old.checkpoint_hash or "(no hash)"} is replaced by one of the weights '
+                f'{row.checkpoint_hash or "(no hash)"}; to keep both, use another file or another method name',
+                file=sys.stderr,
+            )
         merged[row.key] = row
     buffer = io.StringIO(newline='')
     writer = csv.writer(buffer, lineterminator='\n')

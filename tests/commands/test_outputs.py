@@ -39,7 +39,9 @@ def test_a_file_of_other_columns(tmp_path):
 
 def test_columns(tmp_path):
     cfg, file = load_config(TUNE), str(tmp_path / 'rows.csv')
-    assert columns_of_rows(cfg, None, ['anything'], 'val') == {}
+    assert columns_of_rows(cfg, None, [], 'val') == {}
+    with pytest.raises(ValueError, match='--row task=finetune data=mine needs --rows FILE.csv'):
+        columns_of_rows(cfg, None, ['task=finetune', 'data=mine'], 'val')
     columns = dict(seed=0, task='finetune', labels='all', data='mine')
     assert columns_of_rows(cfg, file, ['task=finetune', 'data=mine'], 'val') == columns | dict(
         labels=str(cfg.train_dataloader.dataset.get('labels_per_class') or 'all'), seed=cfg.randomness.seed

@@ -84,6 +84,19 @@ def test_same_identity_replaces_and_others_stay(tmp_path):
     ]
 
 
+def test_a_row_of_other_weights_is_replaced_with_a_warning(tmp_path, capsys):
+    path = tmp_path / 'r.csv'
+    write_rows(path, [ROW, replace(ROW, method='untrained', checkpoint_hash='')])
+    write_rows(path, [replace(ROW, value=92.0)])
+    assert capsys.readouterr().err == ''
+    write_rows(path, [replace(ROW, checkpoint_hash='cd34')])
+    assert capsys.readouterr().err == (
+        f'warning: {path}: the row digits, mae, knn, all, accuracy, 0, k=20, "cosine" of the weights ab12 is replaced '
+        'by one of the weights cd34; to keep both, use another file or another method name\n'
+    )
+    assert [row.checkpoint_hash for row in read_rows(path)] == ['cd34', '']
+
+
 @pytest.mark.parametrize('step', ['fsync', 'replace'])
 def test_crash_leaves_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / 'r.csv'

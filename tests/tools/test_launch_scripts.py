@@ -83,6 +83,8 @@ def test_dist_test(echo):
         ('dist_train.sh', ['my.py', '2'], dict(NNODES='2'), 'NNODES=2 needs MASTER_ADDR'),
         ('dist_train.sh', ['my.py', '2'], dict(NNODES='2', MASTER_ADDR='first'), 'NNODES=2 needs NODE_RANK'),
         ('dist_train.sh', ['my.py', '2'], dict(NNODES='two'), 'NNODES=two is not a number'),
+        ('dist_train.sh', ['my.py', '2'], dict(NODE_RANK='1'), 'NODE_RANK=1 needs NNODES, the number of machines'),
+        ('dist_train.sh', ['my.py', '2'], dict(NODE_RANK='1', NNODES='1', PORT='99'), 'NODE_RANK=1 needs NNODES'),
         ('dist_test.sh', ['my.py', 'my.pth'], {}, ''),
         ('slurm_train.sh', ['part', 'job', 'my.py'], {}, 'PARTITION, JOB_NAME, CONFIG and GPUS are needed'),
         ('slurm_train.sh', ['part', 'job', 'my.py', 'all'], {}, 'GPUS=all is not a number'),
@@ -147,6 +149,15 @@ def test_slurm_asks_for_a_signal_ahead_of_the_time_limit():
     )[0].split()
     assert '--signal=TERM@60' in words
     assert words[-1] == '--resume'
+
+
+@pytest.mark.parametrize('flag', ['--move-aside', '--move', '--m'])
+def test_a_requeued_slurm_job_moves_nothing_aside(flag):
+    """It resumes what its first start has saved, and --move-aside would refuse that."""
+    given = ['slurm_train.sh', 'part', 'job', 'my.py', 8, '--work-dir', 'my run', flag, '--auto-scale-lr']
+    for restarts, expected in (('0', [flag, '--auto-scale-lr']), ('1', ['--auto-scale-lr', '--resume'])):
+        words = started(shell(*given, DRY_RUN='1', SLURM_RESTART_COUNT=restarts))[0].split()
+        assert words[words.index('--work-dir') :] == ['--work-dir', 'my\\', 'run', *expected]
 
 
 @pytest.mark.parametrize(

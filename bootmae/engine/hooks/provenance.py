@@ -82,8 +82,14 @@ def encoder_and_cost(runner: Runner) -> tuple[str, float]:
     hook = next((hook for hook in runner.hooks if isinstance(hook, ProvenanceHook)), None)
     if hook is None:
         return '', 0.0
-    initial = initial_weights(bare_model(runner)) or hook.earlier
-    return initial.get('init_hash', ''), hook.gpu_seconds(runner)
+    return initial_facts(runner).get('init_hash', ''), hook.gpu_seconds(runner)
+
+
+def initial_facts(runner: Runner) -> dict[str, str]:
+    """File name and hash of the encoder that a run started from, also before it was resumed; empty without one."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, ProvenanceHook)), None)
+    earlier = getattr(hook, 'earlier', {})
+    return initial_weights(bare_model(runner)) or {key: earlier[key] for key in INITIAL if key in earlier}
 
 
 def peak_memory() -> float:

@@ -69,6 +69,16 @@ def processes(launcher: str) -> int:
     return int(os.environ.get('SLURM_NTASKS' if launcher == 'slurm' else 'WORLD_SIZE', 1)) if launcher != 'none' else 1
 
 
+def check_launcher(launcher: str, script: str) -> None:
+    """Raise a ValueError in a process that torchrun has started without ``--launcher``: it would work alone."""
+    several = os.environ.get('WORLD_SIZE', '1') not in ('', '0', '1') or os.environ.get('TORCHELASTIC_RUN_ID')
+    if launcher == 'none' and several:
+        raise ValueError(
+            'torchrun or another launcher has started this process (WORLD_SIZE or TORCHELASTIC_RUN_ID is set), but '
+            f'--launcher is missing, so each process would work alone: use {script}, or add --launcher pytorch'
+        )
+
+
 def is_first(launcher: str) -> bool:
     """Whether this is the first process of the run, as set by the launcher; works before they are connected."""
     return launcher == 'none' or os.environ.get('SLURM_PROCID' if launcher == 'slurm' else 'RANK', '0') == '0'

@@ -152,6 +152,9 @@ class SuiteRunner(Runner):
         path = self._agree_on_newest()
         if path is None:
             self.logger.info(f'no checkpoint in {checkpoint_folder(self)}: the run starts from the beginning')
+            if start := self.cfg.get('first_start'):
+                self._load_from, self._resume = start['load_from'], start['resume']
+                super().load_or_resume()
             return
         self.logger.info(f'resuming from the newest checkpoint, {path}')
         await_file(path)

@@ -242,7 +242,7 @@ def test_weights_without_a_run_are_refused(short, tmp_path):
 def test_a_second_run_keeps_its_own_curves(short, tmp_path):
     """mmseg gives every visualizer the same name, but runs of a process must not share one."""
     for name in ('first', 'second'):
-        train(str(SEG), str(tmp_path / name), short | {'experiment_name': f'runner_{name}'})
+        train(str(SEG), None, short | {'experiment_name': f'runner_{name}', 'work_dir': str(tmp_path / name)})
     assert all(len(list((tmp_path / name).glob('*/vis_data/scalars.json'))) == 1 for name in ('first', 'second'))
 
 
