@@ -130,7 +130,8 @@ def evaluate_features(
         for block, (features, classes), queries in zip(numbers, reference, query, strict=True):
             chosen = features[index], classes[index]
             if k is not None and k > len(chosen[1]):
-                raise ValueError(f'--k {k}: there are only {len(chosen[1])} labeled images; give at most that many')
+                there = count_of(len(chosen[1]), 'labeled image is', 'labeled images are')
+                raise ValueError(f'--k {k}: only {there} there; give at most that many neighbors')
             for task in tasks:
                 neighbors = k or NEIGHBORS
                 value = knn_accuracy(chosen, queries, neighbors) if task == 'knn' else linear_accuracy(chosen, queries)

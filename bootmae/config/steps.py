@@ -118,10 +118,11 @@ def apply_tta(cfg: Config, options: dict | None = None) -> None:
     Changes the test pipeline, and wraps ``model``.
 
     Raises:
-        ValueError: if the config has no test-time augmentation, or if options change the pipeline that it replaces.
+        ValueError: if the config has no test-time augmentation, or if options change only the pipeline that it
+            replaces.
     """
     replaced = [key for key in options or {} if f'{key}.'.startswith(f'{TEST_PIPELINE}.')]
-    if replaced:
+    if replaced and 'tta_pipeline' not in options:  # who gives both knows
         raise ValueError(
             f'{replaced[0]} has no effect with --tta, which replaces this pipeline by tta_pipeline: leave one of them '
             'out, or write a config with another tta_pipeline'

@@ -126,7 +126,7 @@ def test_wrong_numbers(capsys):
         (['--untrained', 1, '--cfg-options', 'randomness.seed=5'], 'randomness.seed has no effect here: give --seed'),
         (
             ['--untrained', 1, '--k', 21, '--cfg-options', *FEW],
-            '--k 21: there are only 20 labeled images; give at most that many',
+            '--k 21: only 20 labeled images are there; give at most that many neighbors',
         ),
     ):
         assert call_tool('knn', DIGITS, *options) == 2
