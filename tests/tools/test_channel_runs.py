@@ -194,7 +194,19 @@ def test_fine_tuning(kind, data, pretrained, tmp_path):
     assert call('train', FINETUNE, *where, options=options) == 0
     weights = read_checkpoint(tmp_path / 'run' / 'epoch_2.pth')
     assert weights['state_dict']['backbone.patch_embed.proj.weight'].shape[1] == 5
-    assert call('test', FINETUNE, tmp_path / 'run' / 'epoch_2.pth', '--data', data / kind, options=KINDS[kind]) == 0
+    assert (
+        call(
+            'test',
+            FINETUNE,
+            tmp_path / 'run' / 'epoch_2.pth',
+            '--data',
+            data / kind,
+            '--work-dir',
+            tmp_path / 'test',
+            options=KINDS[kind],
+        )
+        == 0
+    )
 
 
 @pytest.mark.slow
