@@ -92,7 +92,8 @@ def _load_compiled_ops() -> types.ModuleType | None:
             stacklevel=2,
         )
         return None
-    if torch.cuda.is_available() and not _has_gpu_code(Path(spec.origin or '')):
+    # mmcv's get_compiling_cuda_version() would tell, but it crashes if the module brings its own libstdc++
+    if torch.cuda.is_available() and b'_fatbin' not in Path(spec.origin or '').read_bytes():
         warnings.warn(
             f'{spec.origin} was compiled for the CPU only, where no GPU was visible, and would fail on this GPU. '
             "torchvision's nms and roi_align are used instead; to compile it for GPUs set FORCE_CUDA=1, too.",
@@ -100,15 +101,6 @@ def _load_compiled_ops() -> types.ModuleType | None:
         )
         return None
     return module
-
-
-def _has_gpu_code(library: Path) -> bool:
-    """Return whether a compiled module holds code for GPUs, by the name of its section for CUDA or ROCm.
-
-    `get_compiling_cuda_version()` of mmcv would tell, but it ends the process if the module brings its own libstdc++.
-    """
-    content = library.read_bytes()
-    return b'.nv_fat' in content or b'.hip_fat' in content
 
 
 def _take_any_layout(ops: types.ModuleType) -> None:

@@ -118,9 +118,8 @@ def check_compiled_ops(context: Context) -> Finding:
             f'compiled for another torch than {torch.__version__}: {first_line(error)}',
             f'{COMPILE}  (without MMCV_WITH_OPS=1: no compiled ops, torchvision is used)',
         )
-    content = Path(spec.origin or '').read_bytes()
     # mmcv's get_compiling_cuda_version() would tell, but it crashes if the module brings its own libstdc++
-    if torch.cuda.is_available() and not (b'.nv_fat' in content or b'.hip_fat' in content):
+    if torch.cuda.is_available() and b'_fatbin' not in Path(spec.origin or '').read_bytes():
         return Finding(
             NOTE,
             'mmcv ops',
