@@ -17,8 +17,7 @@ go:
 | `_cache_config_work`      | onedl-mmengine 0.10.12                  | test_mmengine_still_repeats_config_work    |
 | `_find_our_bases`         | onedl-mmengine 0.10.12                  | test_mmengine_still_knows_few_packages     |
 
-The original packages (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmsegmentation 1.2.2) need the
-same work-arounds as the maintained builds (onedl-*).
+The original packages (mmengine 0.10.7, mmcv-lite 2.1.0, mmpretrain 1.2.0, mmdet 3.3.0, mmseg 1.2.2) need them, too.
 """
 
 from __future__ import annotations
