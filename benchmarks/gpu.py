@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prove every claim on one GPU in nine minutes: equality, tests, step, reading, downstream, profile.
+"""Prove every claim on one GPU in nine minutes: equality, tests, step, reading, downstream, compiled code.
 
     benchmarks/gpu.py --budget 540 --out gpu_results --images imagenet_part.tar   # everything that fits, in this order
     benchmarks/gpu.py --phase step reading --out gpu_again                        # some phases
@@ -29,7 +29,7 @@ import claims
 import phases
 from phases import ROOT, Recorder, Settings, read_results, test_files
 
-TESTS = ('golden', 'tests')  # phases that continue in a new process after a crash
+TESTS = ('golden', 'tests', 'compiled')  # phases that continue in a new process after a crash
 RESTARTS = 3
 ENDING = 5  # seconds reserved for the tables
 
@@ -56,6 +56,7 @@ PHASES = (
     Phase('step', 60, 260),
     Phase('reading', 60, 120),
     Phase('downstream', 40, 130),
+    Phase('compiled', 60, 400),
     Phase('step_large', 60, 130),
     Phase('profile', 40, 90),
     Phase('ideas', 90, 300),

@@ -190,16 +190,22 @@ def jpeg_engine() -> str:
 
 def golden(record: Recorder, settings: Settings) -> None:
     """Run the first file of tests/gpu: equality with the authors' release."""
-    run_tests(record, settings, [path for path in test_files() if 'golden' in path.name])
+    run_tests(record, settings, test_files('golden'))
 
 
 def tests(record: Recorder, settings: Settings) -> None:
-    """Run all other files of tests/gpu."""
-    run_tests(record, settings, [path for path in test_files() if 'golden' not in path.name])
+    """Run the files of tests/gpu that no other phase runs."""
+    run_tests(record, settings, [path for path in test_files() if path not in test_files('golden', 'compiled')])
 
 
-def test_files() -> list[Path]:
-    return sorted((ROOT / 'tests' / 'gpu').glob('test_*.py'))
+def compiled(record: Recorder, settings: Settings) -> None:
+    """Run the last file of tests/gpu, which compiles for minutes."""
+    run_tests(record, settings, test_files('compiled'))
+
+
+def test_files(*names: str) -> list[Path]:
+    """Files of tests/gpu with these names; without names all of them."""
+    return sorted(path for name in names or ('',) for path in (ROOT / 'tests' / 'gpu').glob(f'test_*{name}.py'))
 
 
 class Outcomes:
@@ -221,7 +227,7 @@ class Outcomes:
 
     def pytest_runtest_setup(self, item) -> None:
         compiles = getattr(item.module, 'SECONDS', 0) >= 100
-        if self.settings.left() < (40 if compiles else 12):
+        if self.settings.left() < (60 if compiles else 12):
             import pytest
 
             pytest.skip('no time left')
