@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..checkpoints.load import read_encoder, tensors_hash
 from ..checkpoints.read import read_meta
 from ..checkpoints.resume import check_identity, choose_checkpoint
 from ..checkpoints.run_identity import RunIdentity, settings_of
+from ..checkpoints.run_lock import check_free, training_in
 from ..config.batch import Batch, apply_batch, norm_note
 from ..config.load import load_config
 from ..config.steps import training_config
@@ -145,6 +147,7 @@ def check_folder(args: argparse.Namespace, init: str | None, resume: str | None,
         state = read_encoder(init, args.source or 'online').state
         identity = replace(identity, init=init, init_hash=tensors_hash(state))
     folder, facts = checkpoints_of(cfg, args.config, args.work_dir), identity.facts | dict(train_samples=images)
+    check_free(folder)
     if not args.move_aside:  # it would move the other checkpoints
         claim(folder, identity, resume, False, args.launcher)
     if resume == 'auto':
@@ -203,21 +206,23 @@ def train(
         config, options, processes(launcher), auto_scale_lr, init, source or 'online', resume, resume_changed
     )
     identity = run_identity(given, cfg, batch)
-    note = claim(checkpoints_of(cfg, config, work_dir), identity, resume, move_old, launcher)
-    runner = build_runner(cfg, config, work_dir, launcher)
-    runner.identity = identity
-    if note:
-        runner.logger.warning(note)
-    runner.register_hook(validation)
-    if rows:
-        runner.register_hook(start)
-    print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
-    try:
-        runner.train()
-    finally:  # also after an exception: restore the signal handlers and end the heartbeat's threads
-        for hook in runner.hooks:
-            getattr(hook, 'close', lambda: None)()
-        runner.end_workers()
+    folder = checkpoints_of(cfg, config, work_dir)
+    with training_in(folder) if is_first(launcher) else nullcontext():
+        note = claim(folder, identity, resume, move_old, launcher)
+        runner = build_runner(cfg, config, work_dir, launcher)
+        runner.identity = identity
+        if note:
+            runner.logger.warning(note)
+        runner.register_hook(validation)
+        if rows:
+            runner.register_hook(start)
+        print_log(f'global batch: {batch}{norm_note(batch, runner.model)}', logger='current')
+        try:
+            runner.train()
+        finally:  # also after an exception: restore the signal handlers and end the heartbeat's threads
+            for hook in runner.hooks:
+                getattr(hook, 'close', lambda: None)()
+            runner.end_workers()
     if validation.metrics:
         warn_of_trained(validation.metrics, bare_model(runner), runner.val_dataloader.dataset)
     if rows:

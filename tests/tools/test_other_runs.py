@@ -9,7 +9,7 @@ import torch
 from calling import call_tool
 from test_train import FINETUNE, PRETRAIN, call
 
-from bootmae.checkpoints import read_checkpoint
+from bootmae.checkpoints import read_checkpoint, run_lock
 from bootmae.checkpoints.folders import checkpoint_file, claim_folder
 from bootmae.checkpoints.resume import check_identity
 from bootmae.checkpoints.run_identity import RunIdentity
@@ -164,6 +164,19 @@ def test_a_file_that_does_not_record_its_run(runs, work, capsys):
     assert 'epoch_1.pth is of an older version and does not record its run' in capsys.readouterr().out
     theirs = weights(runs / 'a' / 'epoch_2.pth')
     assert all(torch.equal(value, theirs[key]) for key, value in weights(work / 'epoch_2.pth').items())
+
+
+@pytest.mark.parametrize('flags', [(), ('--resume',), ('--move-aside',), ('--dry-run',)])
+def test_a_folder_in_which_another_process_trains(runs, work, capsys, monkeypatch, flags):
+    monkeypatch.setattr(run_lock, 'locked', lambda file: False)
+    monkeypatch.setattr(run_lock, 'PATIENCE', 0.0)
+    (work / 'train.lock').write_text('process 7 on node3, since 2026-11-01 10:00:00\n')
+    before = sorted(work.rglob('*'))
+    line = refusal(capsys, work, '--init', runs / 'A.pth', *flags)
+    assert line.startswith(
+        f'error: {work}: process 7 on node3, since 2026-11-01 10:00:00, is training here, and a second'
+    )
+    assert sorted(work.rglob('*')) == before
 
 
 @pytest.mark.parametrize('config', ['pretrain/mae_debug.py', 'seg/upernet_debug.py', 'det/mask_rcnn_debug.py'])
