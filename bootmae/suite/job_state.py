@@ -99,7 +99,7 @@ class CellLock:
         self.file: int | None = None
 
     def take(self) -> bool:
-        """Try to take the lock; returns whether it worked."""
+        """Try to take the lock; returns whether it worked. An OSError names the file where there are no locks."""
         if self.file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -109,6 +109,11 @@ class CellLock:
         except BlockingIOError:
             self.release()
             return False
+        except OSError as error:
+            self.release()
+            raise OSError(
+                error.errno, f'{error.strerror}: put --out on a file system with locks', str(self.path)
+            ) from error
 
     def release(self) -> None:
         if self.file is not None:

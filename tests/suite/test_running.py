@@ -1,5 +1,7 @@
 """Cells are run in order, once, and after any interruption; with stand-ins for their commands."""
 
+import errno
+import fcntl
 import io
 import os
 import signal
@@ -271,6 +273,16 @@ def test_a_lock_without_an_attempt_is_no_interruption(suite):
     assert state_of(cells[0]) == ELSEWHERE
     assert interrupted(cells) == []
     lock.release()
+
+
+def test_a_file_system_without_locks(suite, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    path = suite[0][0].folder / 'lock'
+    with pytest.raises(OSError, match=f'not implemented: put --out on a file system with locks: .*{path}'):
+        CellLock(suite[0][0]).take()
 
 
 @pytest.mark.parametrize(('name', 'value', 'least'), [('lanes', 0, 1), ('lanes', -1, 1), ('gpus', -1, 0)], ids=str)
