@@ -12,15 +12,25 @@ from typing import NoReturn
 from ..distributed.exits import INTERRUPTED, MESSAGES, USER_ERROR, Progress, RunStopped
 from ..places import as_typed
 
+BATCH_TOO_LARGE = (
+    '{} Use a smaller batch_size of the data loader (a training then accumulates gradients and keeps the global batch '
+    'of its recipe) or model.backbone.with_cp=True (not for the pretraining of MAE). A run continues with --resume. '
+    'docs/recipes.md#gpu-memory has estimates'
+)
+WORKER_DIED = (
+    '{} The memory of the machine or /dev/shm was probably too small: use fewer num_workers of the data loader; '
+    'tools/doctor.py checks /dev/shm. A run continues with --resume'
+)
 USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, disk full
 
 
 def main(command: Callable[[], int | None]) -> None:
     """Run a command and exit with its code.
 
-    A user error is printed as one line on stderr, with exit code 2. A stopped run is printed the same way, with its own
-    exit code. Any other exception before the end of the first training step is a user error too, because libraries
-    raise all kinds for a wrong setting. Set ``BOOTMAE_TRACEBACK=1`` to see the traceback.
+    A user error is printed as one line on stderr, with exit code 2, and so is a lack of memory. A stopped run is
+    printed the same way, with its own exit code. Any other exception before the end of the first training step is a
+    user error too, because libraries raise all kinds for a wrong setting. Set ``BOOTMAE_TRACEBACK=1`` to see the
+    traceback.
     """
     if MESSAGES in os.environ and os.environ.get('RANK', '0') != '0':
         argparse.ArgumentParser._print_message = lambda *args: None  # type: ignore[method-assign]  # rank 0 prints it
@@ -35,13 +45,24 @@ def main(command: Callable[[], int | None]) -> None:
         say(f'{kind}: {error}')
         leave(code)
     except Exception as error:
-        if os.environ.get('BOOTMAE_TRACEBACK') or Progress.trained:
+        advice = advice_for(error)
+        if os.environ.get('BOOTMAE_TRACEBACK') or (Progress.trained and not advice):
             raise
-        say(f'error: {describe(error)}')
+        say(f'error: {advice or describe(error)}')
         leave(USER_ERROR)
     except KeyboardInterrupt:
         say('stopped: Ctrl-C; nothing was saved')
         leave(INTERRUPTED)
+
+
+def advice_for(error: Exception) -> str:
+    """Return what to do about a lack of memory, which can end any step of a run; empty for other errors."""
+    message = str(error)
+    if type(error).__name__ == 'OutOfMemoryError' or 'DefaultCPUAllocator: ' in message:
+        return BATCH_TOO_LARGE.format(message.splitlines()[0])
+    if message.startswith('DataLoader worker (pid'):
+        return WORKER_DIED.format(message.splitlines()[0])
+    return ''
 
 
 def describe(error: Exception) -> str:

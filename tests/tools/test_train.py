@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from calling import call_tool
 
 from bootmae.checkpoints import read_checkpoint
 from bootmae.commands.cli import main
+from bootmae.distributed.exits import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / 'configs'
@@ -245,6 +248,37 @@ def test_traceback_on_request(monkeypatch, capsys):
     assert capsys.readouterr().err == 'error: wrong\n'
 
 
+class Killed(torch.utils.data.Dataset):
+    """As if the machine had no memory for a data worker."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def out_of_gpu_memory():
+    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.')
+
+
+@pytest.mark.parametrize(
+    ('command', 'message'),
+    [
+        (out_of_gpu_memory, r'CUDA out of memory\. Tried to allocate 2.00 GiB\. Use a smaller batch_size of '),
+        (lambda: torch.empty(1 << 60), r'.*t allocate memory: you tried .* Use a smaller batch_size of '),
+        (lambda: list(torch.utils.data.DataLoader(Killed(), num_workers=1)), r'DataLoader worker .* fewer num_workers'),
+    ],
+)
+def test_too_little_memory(monkeypatch, capsys, command, message):
+    """In any step of a run."""
+    monkeypatch.setattr(Progress, 'trained', True)
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert re.match(f'error: {message}', capsys.readouterr().err.splitlines()[-1])
+
+
 @pytest.mark.parametrize('given, code', [(None, 0), (0, 0), (1, 1)])
 def test_exit_code_of_a_command(given, code):
     with pytest.raises(SystemExit) as end:
@@ -252,7 +286,9 @@ def test_exit_code_of_a_command(given, code):
     assert end.value.code == code
 
 
-def test_other_errors_keep_their_traceback():
+def test_other_errors_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(Progress, 'trained', True)
+
     def command():
         raise KeyError('ours')
 
