@@ -1,42 +1,19 @@
-"""Results after several blocks of an encoder: tables use the last one, a figure shows all."""
+"""The figure of results after several blocks of an encoder; verdicts use the last one."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from .figures import STYLE, method_colors, svg_of
-from .summary import Comparison
+from .summary import Comparison, block_of, by_blocks
 from .verdicts import labels_phrase, method_order, task_name
 
-BLOCK = re.compile(r', block (\d+) of (\d+)$')  # end of the protocol of frozen features
 BLOCKS_CAPTION = (
     'By block: frozen features after several blocks, one line per method, mean over seeds with a band of one standard '
-    'deviation. Everything else on this page uses the last of these blocks for every method. Choosing the best block '
-    'would be a choice by the test images.'
+    'deviation. The verdicts, the overview and the other figures use the last of these blocks for every method. '
+    'Choosing the best block would be a choice by the test images.'
 )
-
-
-def block_of(item: Comparison) -> int:
-    """The block whose output was evaluated; 0 if the protocol names none."""
-    found = BLOCK.search(item.protocol)
-    return int(found[1]) if found else 0
-
-
-def by_blocks(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
-    """Groups of comparisons that differ only in the block, sorted by block, in order of first appearance."""
-    groups: dict[tuple, list[Comparison]] = {}
-    for item in comparisons:
-        place = item.data, item.task, item.labels, item.metric, BLOCK.sub(r' of \2', item.protocol)
-        groups.setdefault(place, []).append(item)
-    return [sorted(group, key=block_of) for group in groups.values()]
-
-
-def last_blocks(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons without those of earlier blocks."""
-    last = [group[-1] for group in by_blocks(comparisons)]
-    return [item for item in comparisons if any(item is other for other in last)]
 
 
 def block_plots(comparisons: Sequence[Comparison], colors: Mapping[str, str] | None = None) -> list[tuple[str, str]]:

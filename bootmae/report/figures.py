@@ -65,6 +65,10 @@ COMPARISON_CAPTION = (
     'either side; the axis does not start at zero. Difference: each ring is a shared seed, the dot is the mean and the '
     'bar its standard error; the gray band is the margin of the rule, so a dot outside it reads “above” or “below”.'
 )
+SHARED_CAPTION = (
+    'There are more methods than colors, so several share one. In the results each group has the methods in the order '
+    'of the key; lines over blocks in the shared color cannot be told apart.'
+)
 RECONSTRUCTION_CAPTION = (
     'Only the masked patches are predicted; the visible patches are copied from the original. Both methods predict '
     'normalized patches, which are converted to pixels with the mean and variance of the original patch. Brightness '

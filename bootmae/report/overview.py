@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from ..results.names import method_name
 from ..results.rows import ResultRow
-from .blocks import block_of
-from .summary import Comparison, summarize
+from .summary import Comparison, block_of, summarize
 from .tables import escape
 from .verdicts import (
     MINUS_MAE,
@@ -30,7 +29,7 @@ class OverviewCell:
     """One cell of the overview.
 
     Attributes:
-        text: ``mean ± std (n)``, or a difference with its standard error; a dash if there is none.
+        text: ``mean ± std (n)``, or ``difference ± standard error (n)``; a dash if there is none.
         strong: Whether the method is above all others by the rule.
         outcome: Outcome of a difference, ``above``, ``level``, ``below`` or ``undecided``; else empty.
     """

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..results.names import method_name, ordered_methods
 from ..results.rows import ResultRow, published_rows, replace_file
-from .blocks import BLOCKS_CAPTION, block_plots, last_blocks
+from .blocks import BLOCKS_CAPTION, block_plots
 from .classes import ClassResult, class_tables
 from .curves import Curve
 from .figures import (
@@ -19,6 +19,7 @@ from .figures import (
     LOSS_CAPTION,
     PREDICTION_CAPTION,
     RECONSTRUCTION_CAPTION,
+    SHARED_CAPTION,
     comparison_svg,
     difference_svg,
     legend,
@@ -29,7 +30,7 @@ from .metric_curves import METRIC_CAPTION, metric_plots
 from .overview import overview
 from .progress import CellState, progress_of
 from .published import beside_published, measured_at, missing_commands
-from .summary import Comparison, summarize
+from .summary import Comparison, last_blocks, summarize
 from .tables import checkpoint_table, comparison_table, constants, cost_sentences, cost_table, rows_table
 from .verdicts import (
     DENSE_TASKS,
@@ -58,8 +59,8 @@ READING = (
     'together; the other two measure what one linear layer can read from the features. Logistic regression is fitted '
     'to stored features; a linear probe is a layer trained by SGD or LARS. The untrained encoder, random weights under '
     'the same evaluation, is the floor: a pretraining at this level has learned nothing that these tasks can measure.',
-    'The spread covers the seeds of initialization, masks and image order. It does not cover other data, '
-    'hyperparameters or model sizes.',
+    'The spread covers the seeds of initialization, masks and image order, and of the draw of few labels. It does not '
+    'cover other data, hyperparameters or model sizes.',
     'Both methods are compared after the same number of images where the section on cost says so. BootMAE needs more '
     'time per image, because a second encoder processes the whole image; a comparison at equal time can turn out '
     'differently.',
@@ -141,7 +142,13 @@ def build_page(
         plots=_comparison_plots(comparisons, colors) + block_plots(everything, colors),
         many=len(methods) > MANY,
         classes=class_tables(classes),
-        comparison_caption=' '.join([COMPARISON_CAPTION, *[BLOCKS_CAPTION] * (len(everything) > len(comparisons))]),
+        comparison_caption=' '.join(
+            [
+                COMPARISON_CAPTION,
+                *[BLOCKS_CAPTION] * (len(everything) > len(comparisons)),
+                *[SHARED_CAPTION] * (len({colors[method] for method in methods}) < len(methods)),
+            ]
+        ),
         predictions=[_embed(caption, data) for caption, data in (predictions or {}).items()],
         prediction_caption=PREDICTION_CAPTION,
         published=beside_published(published, rows),

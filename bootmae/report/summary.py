@@ -1,11 +1,14 @@
 """Result rows summarized over seeds: mean, spread and paired differences."""
 
 import math
+import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..results.rows import ResultRow
+
+BLOCK = re.compile(r', block (\d+) of (\d+)$')  # end of the protocol of frozen features
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,24 @@ def _compare(key: tuple, rows: list[ResultRow]) -> Comparison:
             fingerprints.setdefault(row.seed, {})[row.data_hash] = None
     different = next((tuple(found) for found in fingerprints.values() if len(found) > 1), ())
     return Comparison(*key, methods=methods, fingerprints=different)
+
+
+def block_of(item: Comparison) -> int:
+    """The block whose output was evaluated; 0 if the protocol names none."""
+    found = BLOCK.search(item.protocol)
+    return int(found[1]) if found else 0
+
+
+def by_blocks(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Groups of comparisons that differ only in the block, sorted by block, in order of first appearance."""
+    groups: dict[tuple, list[Comparison]] = {}
+    for item in comparisons:
+        place = item.data, item.task, item.labels, item.metric, BLOCK.sub(r' of \2', item.protocol)
+        groups.setdefault(place, []).append(item)
+    return [sorted(group, key=block_of) for group in groups.values()]
+
+
+def last_blocks(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons without those of earlier blocks."""
+    last = [group[-1] for group in by_blocks(comparisons)]
+    return [item for item in comparisons if any(item is other for other in last)]

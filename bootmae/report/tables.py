@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ..results.names import method_name
 from ..results.rows import COLUMNS, TYPES, ResultRow
-from .blocks import block_of, by_blocks
-from .summary import Comparison, summarize
+from .summary import Comparison, block_of, by_blocks, summarize
 from .verdicts import (
     DENSE_TASKS,
     MINUS_MAE,

@@ -108,7 +108,8 @@ def read_rows(path: str | Path) -> list[ResultRow]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: Wrong columns or an unreadable value; names file, line, column and remedy.
+        ValueError: Wrong columns, an unreadable value, or a measurement that occurs twice, of which a table would show
+            one; names file, line, column and remedy.
     """
     path = Path(path)
     if not path.is_file():
@@ -118,7 +119,15 @@ def read_rows(path: str | Path) -> list[ResultRow]:
         header = next(reader, [])
         if tuple(header) != COLUMNS:
             raise ValueError(f'{path}, line 1: {_header_problem(header)}; the header must be {",".join(COLUMNS)}')
-        return [_parse(cells, f'{path}, line {reader.line_num}') for cells in reader if cells]
+        rows, lines = [], {}
+        for cells in filter(None, reader):
+            row = _parse(cells, f'{path}, line {reader.line_num}')
+            first = lines.setdefault(row.key, reader.line_num)
+            if first != reader.line_num:
+                same = f'{", ".join(IDENTITY)} are those of line {first}'
+                raise ValueError(f'{path}, line {reader.line_num}: {same}; delete one of the two lines')
+            rows.append(row)
+        return rows
 
 
 def _header_problem(header: Sequence[str]) -> str:

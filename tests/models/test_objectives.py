@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from bootmae.models.masking import BlockMasking
 from bootmae.models.objectives import feature_loss, normalize_patches, pixel_loss, token_weights, weighted_error
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -105,6 +107,18 @@ def test_weight_of_a_lonely_patch():
 def test_weights_of_a_rectangular_grid_by_hand():
     weights = token_weights(torch.tensor([[0, 1, 5]]), (2, 3))  # X X . / . . X
     torch.testing.assert_close(weights, torch.tensor([[1 + 2 / 9, 1 + 3 / 9, 0, 0, 0, 1 + 2 / 9]]))
+
+
+@pytest.mark.parametrize(
+    ('grid', 'masking', 'stated'),
+    [((14, 14), {}, 1.8), ((6, 6), dict(num_masked=27, num_block=22), 1.7)],
+    ids=['papers', 'demo'],
+)
+def test_mean_weight_of_a_masked_patch_is_what_the_docs_state(grid, masking, stated):
+    """docs/watching.md and docs/faq.md divide losses by it."""
+    masker, rng = BlockMasking(grid, **masking), np.random.RandomState(0)
+    ids = torch.stack([torch.as_tensor(masker.draw_ids_shuffle(rng))[-masker.num_masked :] for _ in range(500)])
+    assert token_weights(ids, grid).sum(1).mean() / masker.num_masked == pytest.approx(stated, abs=0.05)
 
 
 def test_weighting_off():

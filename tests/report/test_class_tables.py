@@ -29,8 +29,8 @@ def test_means_and_paired_differences_by_hand():
     assert found.title == 'ADE20K, segmentation IoU'
     assert [name for name, _ in found.table.columns] == ['Class', 'MAE', 'BootMAE', 'BootMAE − MAE']
     assert [[cell.text for cell in line] for line in found.table.rows] == [
-        ['sky', '51.0', '55.0', '+4.00 ± 1.00'],
-        ['sea', '20.0', '19.0', '−1.00 ± 0.00'],
+        ['sky', '51.0', '55.0', '+4.00 ± 1.00 (2)'],
+        ['sea', '20.0', '19.0', '−1.00 ± 0.00 (2)'],
         ['fog', '7.0', '–', '–'],
     ]
     assert [line[3].sort for line in found.table.rows] == [4.0, -1.0, None]

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image, ImageColor
 
 from bootmae.report import Curve, ResultRow, build_page, summarize
-from bootmae.report.blocks import block_of, block_plots, by_blocks, last_blocks
+from bootmae.report.blocks import block_plots
 from bootmae.report.figures import OTHER_COLORS, loss_svg
 from bootmae.report.overview import overview
+from bootmae.report.summary import block_of, by_blocks, last_blocks
 from bootmae.report.tables import comparison_table
 from bootmae.visualization.grids import GUTTER, reconstruction_grid
 

@@ -52,7 +52,7 @@ def test_cells_by_hand():
     assert texts['Untrained'] == ['–', '–'] + ['6.0 ± 1.4 (2)'] * 3
     assert texts['MAE'] == ['92.0 ± 1.4 (2)', '60.0 (1)', '30.0 ± 1.4 (2)'] + ['21.0 ± 1.4 (2)'] * 2
     # differences of the seeds: -3, -4; then one seed; 1, 3; 10, 12
-    assert texts['BootMAE − MAE'] == ['−3.50 ± 0.50', '+1.00 (1)', '+2.00 ± 1.00', '+11.00 ± 1.00', '+11.00 ± 1.00']
+    assert texts['BootMAE − MAE'] == ['−3.50 ± 0.50 (2)', '+1.00 (1)', '+2.00 ± 1.00 (2)', *['+11.00 ± 1.00 (2)'] * 2]
     outcomes = [entry.outcome for entry in table.rows[-1][1]]
     assert outcomes == ['below', 'undecided', 'level', 'above', 'above']  # 2.00 against the margin of 2.83
     strong = {name: [entry.strong for entry in entries] for name, entries in table.rows}
@@ -84,12 +84,12 @@ def test_text():
         *rows_of(mae=[91.0, 93.0], bootmae=[88.0, 89.0]),
     ]
     assert overview_text(rows) == (
-        '               --- digits ---  ----- scenes ----\n'
-        '                         k-NN  segmentation mIoU\n'
-        '                   all labels\n'
-        'MAE            92.0 ± 1.4 (2)           20.0 (1)\n'
-        'BootMAE        88.5 ± 0.7 (2)           30.0 (1)\n'
-        'BootMAE − MAE    −3.50 ± 0.50         +10.00 (1)\n'
+        '               ---- digits ----  ----- scenes ----\n'
+        '                           k-NN  segmentation mIoU\n'
+        '                     all labels\n'
+        'MAE              92.0 ± 1.4 (2)           20.0 (1)\n'
+        'BootMAE          88.5 ± 0.7 (2)           30.0 (1)\n'
+        'BootMAE − MAE  −3.50 ± 0.50 (2)         +10.00 (1)\n'
     )
     assert overview_text([]) == ''
 
@@ -123,7 +123,7 @@ def test_markdown():
         '| --- | ---: | ---: |\n'
         '| MAE | **92.0 ± 1.4 (2)** | 20.0 (1) |\n'
         '| BootMAE | 88.5 ± 0.7 (2) | – |\n'
-        '| BootMAE − MAE | −3.50 ± 0.50 | – |\n'
+        '| BootMAE − MAE | −3.50 ± 0.50 (2) | – |\n'
     )
     assert overview_markdown([]) == ''
 

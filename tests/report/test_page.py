@@ -100,7 +100,7 @@ def test_a_measured_number_stands_beside_the_published_one():
         if row.task == 'knn'
     ]
     text = words(build_page('Title', rows))
-    assert 'ViT-B, 800 epochs MAE 83.4 90.1 ± 0.1 (2) +6.70 ± 0.10 k=20 abstract of the paper' in text
+    assert 'ViT-B, 800 epochs MAE 83.4 90.1 ± 0.1 (2) +6.70 ± 0.10 (2) k=20 abstract of the paper' in text
     assert 'What says “not run” was not measured here.' in text
     assert 'tools/dist_train.sh configs/cls/bootmae_vitl_finetune.py 8 --init' in text
     assert 'tools/dist_train.sh configs/cls/bootmae_vitb_finetune.py 8 --init' not in text
@@ -165,13 +165,13 @@ def test_six_methods():
         'MAE (1600 epochs) − MAE',
         'mine − MAE',
     ]
-    assert lines[7] == 'Supervised − MAE' + ' ▲ above: +6.00 ± 0.00' * 2
+    assert lines[7] == 'Supervised − MAE' + ' ▲ above: +6.00 ± 0.00 (2)' * 2
     dots = re.findall(r'background: var\(--(\w+)\)', table)
     assert dots == ['untrained', 'mae', 'bootmae', 'other1', 'other2', 'other3']
     text = words(page)
     assert (
-        'Others against MAE: Supervised above (+6.00 ± 0.00), MAE (1600 epochs) above (+3.00 ± 0.00), '
-        'mine below (−5.00 ± 0.00).'
+        'Others against MAE: Supervised above, +6.00 ± 0.00 (2); MAE (1600 epochs) above, +3.00 ± 0.00 (2); '
+        'mine below, −5.00 ± 0.00 (2).'
     ) in text
     assert 'Against the untrained' not in text  # all are above it, which one sentence says
     worse = [replace(row, value=row.value - 60) if row.method == 'mine' else row for row in six_methods()]
@@ -275,7 +275,7 @@ def test_four_tasks_stand_side_by_side():
     assert re.findall(r'colspan="(\d)"', table) == ['2', '3']
     assert lines[1] == ('k-NN all labels linear probe all labels segmentation mIoU detection box AP detection mask AP')
     assert lines[2] == 'Untrained' + ' 60.1 ± 0.1 (2)' * 5
-    assert lines[5] == 'BootMAE − MAE' + ' ▲ above: +2.00 ± 0.00' * 5
+    assert lines[5] == 'BootMAE − MAE' + ' ▲ above: +2.00 ± 0.00 (2)' * 5
     assert page.index('id="overview"') < page.index('id="verdicts"')
 
 

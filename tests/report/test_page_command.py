@@ -51,7 +51,7 @@ def test_command_writes_the_page_and_prints_the_table(command, files, capsys):
     assert code == 0
     out = capsys.readouterr().out
     assert '---- digits ----' in out
-    assert 'linear probe     all  60.1 ± 0.1 (2)  90.1 ± 0.1 (2)  92.1 ± 0.1 (2)   +2.00 ± 0.00\n' in out
+    assert 'linear probe     all  60.1 ± 0.1 (2)  90.1 ± 0.1 (2)  92.1 ± 0.1 (2)  +2.00 ± 0.00 (2)\n' in out
     assert 'BootMAE is above MAE in all 2 comparisons.' in out
     assert str(files / 'a.html') in out
     text = words((files / 'a.html').read_text())

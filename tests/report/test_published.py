@@ -56,7 +56,7 @@ def test_table_by_hand():
             'BootMAE',
             '84.2',
             '84.3 ± 0.4 (2)',
-            '+0.10 ± 0.30',
+            '+0.10 ± 0.30 (2)',
             '100 epochs',
             'abstract',
         ],
@@ -71,7 +71,7 @@ def test_a_gain_is_compared_with_the_paired_difference():
         for method, values in (('mae', (40.0, 41.0)), ('bootmae', (41.0, 43.0)))
         for seed, value in enumerate(values)
     ]
-    assert cells(beside_published([BOXES], rows))[0][4:8] == ['+1.3', '+1.50 ± 0.50', '+0.20 ± 0.50', '1x']
+    assert cells(beside_published([BOXES], rows))[0][4:8] == ['+1.3', '+1.50 ± 0.50 (2)', '+0.20 ± 0.50 (2)', '1x']
     assert measured_at(rows[2:], BOXES) == []
 
 

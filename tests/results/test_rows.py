@@ -334,15 +334,15 @@ def test_best_needs_a_lead_over_every_other():
 def test_text_and_markdown_tables():
     rows = rows_of(mae=[90.0, 92.0], bootmae=[93.0, 94.0]) + rows_of('linear', mae=[80.0], bootmae=[79.0])
     assert text_table(rows) == (
-        'Data    Task          Labels             MAE         BootMAE  BootMAE − MAE\n'
-        '------  ------------  ------  --------------  --------------  -------------\n'
-        'digits  k-NN             all  91.0 ± 1.4 (2)  93.5 ± 0.7 (2)   +2.50 ± 0.50\n'
-        'digits  linear probe     all        80.0 (1)        79.0 (1)      −1.00 (1)\n'
+        'Data    Task          Labels             MAE         BootMAE     BootMAE − MAE\n'
+        '------  ------------  ------  --------------  --------------  ----------------\n'
+        'digits  k-NN             all  91.0 ± 1.4 (2)  93.5 ± 0.7 (2)  +2.50 ± 0.50 (2)\n'
+        'digits  linear probe     all        80.0 (1)        79.0 (1)         −1.00 (1)\n'
     )
     assert markdown_table(rows) == (
         '| Data | Task | Labels | MAE | BootMAE | BootMAE − MAE |\n'
         '| --- | --- | ---: | ---: | ---: | ---: |\n'
-        '| digits | k-NN | all | 91.0 ± 1.4 (2) | **93.5 ± 0.7 (2)** | +2.50 ± 0.50 |\n'
+        '| digits | k-NN | all | 91.0 ± 1.4 (2) | **93.5 ± 0.7 (2)** | +2.50 ± 0.50 (2) |\n'
         '| digits | linear probe | all | 80.0 (1) | 79.0 (1) | −1.00 (1) |\n'
     )
     assert text_table(published_rows()) == 'no measured rows\n'

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bootmae.results.rows import ResultRow, write_rows
-from pages.curves import IMAGE, description, figure_behind, lines_of, title
+from pages.curves import IMAGE, description, draw, figure_behind, lines_of, title
 from pages.evidence import FOLDER, MISSING, comparison_table, cost_table, curve_files, makers, methods_table
 
 
@@ -52,7 +52,7 @@ def test_comparison():
             '21.0 ± 1.4 (2)',
             '31.0 ± 1.4 (2)',
             '**36.5 ± 2.1 (2)**',
-            '+5.50 ± 0.50, above',
+            '+5.50 ± 0.50 (2), above',
         ],
         ['fine-tuning', '5 per class', '10 epochs', '–', '–', '50.0 (1)', '–'],
     ]
@@ -143,3 +143,18 @@ def test_a_figure_that_is_out_of_date_is_seen(evidence):
         file.unlink()
     assert figure_behind(evidence, files) == {}
     assert makers(evidence)['curves/evidence']() == MISSING
+
+
+def test_the_key_has_the_methods_of_all_panels():
+    """Fine-tuning of a method whose k-NN is missing has its name, too."""
+    rows = [row('mae', 30.0, 0, protocol=LAST, images=10), row('simmim', 60.0, 0, 'finetune', images=10)]
+    text = draw(lines_of(rows))
+    assert ['>MAE<' in text, '>SimMIM<' in text] == [True, True]
+
+
+def test_rows_of_different_test_images_make_no_table():
+    """The difference of two methods on two test sets says nothing."""
+    other = [replace(item, data_hash='bb' if item.method == 'mae' else 'aa') for item in ROWS]
+    for table in (comparison_table, methods_table, lines_of):
+        with pytest.raises(ValueError, match=r'rows of different test data \(data_hash aa, bb\) in one comparison'):
+            table(other)

@@ -12,10 +12,20 @@ import yaml
 from modelindex.load_model_index import load
 
 from bootmae.report.model_results import config_of, model_results, place_of, row_files
+from bootmae.report.verdicts import RULE
 from bootmae.results.rows import ResultRow, published_rows, read_rows, write_rows
 from pages.markers import filled
 from pages.metafile import commands, full_size_configs, metafile
-from pages.zoo import behind, demo_markdown, index_behind, makers, pages_behind, published_markdown, zoo_table
+from pages.zoo import (
+    behind,
+    demo_markdown,
+    full_size,
+    index_behind,
+    makers,
+    pages_behind,
+    published_markdown,
+    zoo_table,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNED = ResultRow(
@@ -76,7 +86,7 @@ def test_a_new_row_is_found_and_written(copy):
     found = {path.name: text for path, text in behind(copy).items()}
     assert sorted(found) == ['README.md', 'metafile.yml', 'model_zoo.md']
     assert '| 84.0 (1) |' in found['README.md']
-    assert '| 84.0 (1) | 84.2 | reproduced |' in found['model_zoo.md']
+    assert '| 84.0 (1) | 84.2 (800 epochs) | reproduced |' in found['model_zoo.md']
     for path, text in behind(copy).items():
         path.write_text(text, encoding='utf-8')
     assert behind(copy) == {}
@@ -175,12 +185,13 @@ def test_published_beside_reproduced():
     gain = replace(
         PAPER, task='detection', metric='box AP over MAE', data='COCO', value=1.3, protocol='ViT-B, Mask R-CNN'
     )
-    published = [replace(PAPER, method='mae', value=83.4), PAPER, gain]
+    published = [replace(PAPER, method='mae', value=83.4, protocol='ViT-B, 1600 epochs'), PAPER, gain]
 
     def cells(rows):
         return [line[1:5] for line in lines_of(published_markdown(published, rows))[2:]]
 
-    assert cells([MISSING]) == [['83.4', 'not run', '84.2', 'not run'], ['–', '–', '+1.3', 'not run']]
+    papers = ['83.4 (1600 epochs)', '84.2 (800 epochs)']
+    assert cells([MISSING]) == [[papers[0], 'not run', papers[1], 'not run'], ['–', '–', '+1.3', 'not run']]
     rows = [
         TUNED,
         replace(TUNED, seed=1, value=85.0),
@@ -188,7 +199,7 @@ def test_published_beside_reproduced():
         replace(TUNED, **box, value=50.0),
         replace(mae, **box, value=48.5),
     ]
-    assert cells(rows) == [['83.4', 'not run', '84.2', '84.5 ± 0.7 (2)'], ['–', '–', '+1.3', '+1.50 (1)']]
+    assert cells(rows) == [[papers[0], 'not run', papers[1], '84.5 ± 0.7 (2)'], ['–', '–', '+1.3', '+1.50 (1)']]
 
 
 def test_one_line_a_model_and_task():
@@ -203,7 +214,7 @@ def test_one_line_a_model_and_task():
         'labels': 'all',
         'metric': 'accuracy',
         'result': '84.5 ± 0.7 (2)',
-        'published': '84.2',
+        'published': '84.2 (800 epochs)',
         'label': 'reproduced',
         'config': '[bootmae_vitb_finetune](../configs/cls/bootmae_vitb_finetune.py)',
         'weights': 'ab12cd34ef56, ff00',
@@ -238,7 +249,7 @@ def test_the_overview_says_where_its_numbers_come_from():
     row = replace(TUNED, label='demo', precision='float32', date='2026-11-24')
     text = demo_markdown([row, replace(row, seed=1)])
     assert '| BootMAE | 84.0 ± 0.0 (2) |' in text
-    assert 'over 2 seeds' in text
+    assert '[rule of the report](suite.md#when-a-difference-counts)' in text
     assert text.endswith('Commit 1234567, NVIDIA H100, float32, 2026-11-24.\n')
 
 
@@ -260,6 +271,7 @@ def test_markers_of_other_kinds_stay():
         'zoo: full -->\nold', 'zoo: full -->\nnew'
     )
     assert {name for name in makers({}, ROOT) if '/' not in name} == {
+        'rule',
         'published',
         'overview',
         'full',
@@ -267,6 +279,17 @@ def test_markers_of_other_kinds_stay():
         'photographs',
         'watching',
     }  # the others are of docs/evidence.md
+
+
+def test_a_measurement_in_two_files_is_an_error():
+    files = {'published': [PAPER], 'a': [TUNED], 'b': [replace(TUNED, seed=1)], 'demo': [TUNED]}
+    assert full_size(files) == [TUNED, replace(TUNED, seed=1)]
+    with pytest.raises(ValueError, match=r'results/a.csv and results/b.csv have the same row \(ImageNet-1k, bootmae, '):
+        full_size(files | {'b': [replace(TUNED, value=80.0, checkpoint_hash='other')]})
+
+
+def test_the_rule_is_on_a_page():
+    assert f'\n{RULE}\n' in (ROOT / 'docs' / 'suite.md').read_text(encoding='utf-8')
 
 
 # ---- the model index

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -31,12 +32,28 @@ def last_blocks(rows: Sequence[ResultRow]) -> list[ResultRow]:
     return [row for row in rows if 'block ' not in row.protocol or LAST.search(row.protocol)]
 
 
+def comparisons_of(rows: Sequence[ResultRow]) -> list[Comparison]:
+    """What a table or figure of the pages compares, in order.
+
+    Raises:
+        ValueError: The methods were judged on different test data, which a page does not tell.
+    """
+    found = in_order(summarize(rows))
+    for item in found:
+        if item.fingerprints:
+            raise ValueError(
+                f'{item.data}, {title(item)}: rows of different test data (data_hash {", ".join(item.fingerprints)}) '
+                'in one comparison; run the methods again on the same images'
+            )
+    return found
+
+
 def lines_of(rows: Sequence[ResultRow]) -> list[tuple[Comparison, Lines]]:
     """What each panel shows: one measurement, after the last block, with the points of each method."""
     rows = last_blocks(rows)
     images = {row.method: row.images for row in rows}
     panels = []
-    for item in in_order(summarize(rows)):
+    for item in comparisons_of(rows):
         lines: Lines = {}
         for method, spread in item.methods.items():
             lines.setdefault(method.partition(POINT)[0], {})[images[method]] = spread_of(spread.values)
@@ -78,7 +95,11 @@ def draw(panels: Sequence[tuple[Comparison, Lines]]) -> str:
             axes.grid(axis='y')
         for axes in places[len(panels) :]:
             axes.remove()
-        figure.legend(*places[0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
+        key: dict[str, Artist] = {}  # of all panels, because a method may be in some only
+        for axes in places[: len(panels)]:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                key.setdefault(label, handle)
+        figure.legend(list(key.values()), list(key), loc='outside lower center', ncols=4)
         buffer = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={'Date': None, 'Description': description(panels)})
     return re.sub(r'[ \t]+$', '', buffer.getvalue().decode(), flags=re.M)
@@ -87,7 +108,9 @@ def draw(panels: Sequence[tuple[Comparison, Lines]]) -> str:
 def _draw_line(axes: Axes, method: str, points: dict[int, Spread], color: str) -> None:
     """A line with error bars; an encoder without pretraining is a level."""
     if list(points) == [0]:
-        axes.axhline(points[0].mean, color=color, linestyle=':', label=method_name(method))
+        mean, std = points[0].mean, points[0].std or 0.0
+        axes.axhline(mean, color=color, linestyle=':', label=method_name(method))
+        axes.axhspan(mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
         return
     axes.errorbar(
         [count / 1e6 for count in points],

@@ -8,13 +8,11 @@ from statistics import mean
 import yaml
 
 from bootmae.report.page import write_page
-from bootmae.report.summary import summarize
 from bootmae.report.verdicts import (
     MINUS_MAE,
     against_mae,
     best_method,
     difference_text,
-    in_order,
     labels_name,
     method_order,
     protocol_name,
@@ -25,7 +23,7 @@ from bootmae.report.verdicts import (
 from bootmae.results.names import method_name
 from bootmae.results.rows import ResultRow, read_rows
 
-from .curves import IMAGE, TEXT, last_blocks
+from .curves import IMAGE, TEXT, comparisons_of, last_blocks
 from .markers import Makers, markdown
 
 FOLDER = Path('results', 'evidence')
@@ -50,7 +48,7 @@ CURVES = ('evidence', 'evidence_epochs')  # suites whose rows the figure shows
 
 def comparison_table(rows: Sequence[ResultRow]) -> str:
     """One line per measurement, one column per method, and the paired differences to MAE with their outcome."""
-    comparisons = in_order(summarize(rows))
+    comparisons = comparisons_of(rows)
     methods = method_order(comparisons)
     others = rivals(methods)
     lines = []
@@ -80,7 +78,7 @@ def comparison_table(rows: Sequence[ResultRow]) -> str:
 
 def methods_table(rows: Sequence[ResultRow]) -> str:
     """One line per method, one column per measurement: for many methods."""
-    comparisons = in_order(summarize(rows))
+    comparisons = comparisons_of(rows)
     heads = [', '.join(filter(None, [task_name(item), protocol_name(item)])) for item in comparisons]
     heads = [
         head if heads.count(head) == 1 else f'{head}, {labels_name(item)}'

@@ -1,5 +1,6 @@
 """Tables of the README and the model zoo, and the model index, generated from the result rows."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,23 +10,35 @@ from bootmae.report.overview import overview_markdown
 from bootmae.report.published import NOT_RUN, measured_at
 from bootmae.report.summary import Spread, spread_of
 from bootmae.report.tables import escape
-from bootmae.report.verdicts import difference_text, in_order, labels_name, method_order, signed, spread_text, task_name
+from bootmae.report.verdicts import (
+    RULE,
+    difference_text,
+    in_order,
+    labels_name,
+    method_order,
+    signed,
+    spread_text,
+    task_name,
+)
 from bootmae.results.names import method_name, model_of
 from bootmae.results.rows import ResultRow
 
 from . import comparison, evidence, method_figure, watching
-from .curves import figure_behind
+from .curves import comparisons_of, figure_behind
 from .markers import Makers, markdown, pages, stale
 from .metafile import commands, metafile, model_index
 
+LENGTH = re.compile(r', (\d+ epochs)')  # of the pretraining of a published number
 APART = {'demo': 'make demo', 'photographs': 'tools/train.py {config}'}  # files with their own table; command
 
 
 def paper_text(row: ResultRow | None) -> str:
-    """A published number, marked if it is a gain over MAE."""
+    """A published number with the length of its pretraining, if stated; marked if it is a gain over MAE."""
     if row is None:
         return ''
-    return f'{signed(row.value, 1)}{OVER_MAE}' if row.metric.endswith(OVER_MAE) else f'{row.value:.1f}'
+    text = f'{signed(row.value, 1)}{OVER_MAE}' if row.metric.endswith(OVER_MAE) else f'{row.value:.1f}'
+    length = LENGTH.search(row.protocol)
+    return f'{text} ({length[1]})' if length else text
 
 
 def measured_text(rows: Sequence[ResultRow]) -> str:
@@ -117,7 +130,7 @@ def published_markdown(published: Sequence[ResultRow], rows: Sequence[ResultRow]
     """Published and reproduced numbers side by side, MAE beside BootMAE."""
     groups: dict[tuple, dict[str, ResultRow]] = {}
     for row in published:
-        groups.setdefault((row.data, task_name(row), row.protocol), {})[row.method] = row
+        groups.setdefault((row.data, task_name(row), LENGTH.sub('', row.protocol)), {})[row.method] = row
     lines = []
     for (data, task, protocol), methods in groups.items():
         any_row = next(iter(methods.values()))
@@ -145,14 +158,15 @@ def _reproduced(row: ResultRow, method: str, rows: Sequence[ResultRow]) -> str:
 
 def demo_markdown(rows: Sequence[ResultRow]) -> str:
     """The demo's overview, and a line with the provenance of its numbers."""
-    seeds = len({row.seed for row in rows})
+    comparisons_of(rows)
     facts = [
         together(short(row.commit) for row in rows),
         *(together(getattr(row, name) for row in rows) for name in ('device', 'precision', 'date')),
     ]
     return (
-        f'{overview_markdown(rows)}\nPercent: mean ± standard deviation over {seeds} seeds of pretraining; the '
-        'last line is the paired difference ± its standard error. Bold: above every other by more than the spread. '
+        f'{overview_markdown(rows)}\nPercent: mean ± standard deviation over seeds of pretraining (their number); the '
+        'last line is the mean paired difference ± its standard error (number of shared seeds). Bold: above every '
+        'other method by the [rule of the report](suite.md#when-a-difference-counts). '
         f'Commit {facts[0]}, {facts[1]}, {facts[2]}, {facts[3]}.\n'
     )
 
@@ -162,6 +176,7 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
     published, full = files.get('published', []), full_size(files)
     apart = {name: files.get(name, []) for name in APART}
     return {
+        'rule': lambda: f'{RULE}\n',
         'published': lambda: published_markdown(published, full),
         'overview': lambda: demo_markdown(apart['demo']),
         'full': lambda: zoo_table(full, published, '', root),
@@ -173,8 +188,21 @@ def makers(files: dict[str, list[ResultRow]], root: Path) -> Makers:
 
 
 def full_size(files: dict[str, list[ResultRow]]) -> list[ResultRow]:
-    """Rows of all files without their own table."""
-    return [row for name, rows in files.items() if name not in ('published', *APART) for row in rows]
+    """Rows of all files without their own table.
+
+    Raises:
+        ValueError: Two files have the same measurement, of which a table would show one.
+    """
+    found: dict[tuple, tuple[str, ResultRow]] = {}
+    for name, rows in files.items():
+        for row in rows if name not in ('published', *APART) else ():
+            first, _ = found.setdefault(row.key, (name, row))
+            if first != name:
+                raise ValueError(
+                    f'results/{first}.csv and results/{name}.csv have the same row ({", ".join(map(str, row.key))}); '
+                    'delete one of the two'
+                )
+    return [row for _, row in found.values()]
 
 
 def pages_behind(root: str | Path) -> dict[Path, str]:
