@@ -4,10 +4,9 @@ Shape letters: B images, C channels, H and W image size, h and w rows and column
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -17,20 +16,24 @@ from torch import nn
 
 from .. import registry  # noqa: F401
 from ..checkpoints.folders import checkpoint_file
+from ..commands.knn import NEIGHBORS, images_of
 from ..config.encoder import read_model
 from ..data.findings import DataFault
 from ..data.images import ImageFiles
 from ..data.roots import ARCHIVE
-from ..data.scan import NO_CLASSES
-from ..data.value_checks import check_values
+from ..data.scan import NO_CLASSES, shorten
+from ..data.subsets import spread
+from ..data.value_checks import NUM_SPOT_CHECKS, check_values, judge_ranges, read_ranges
 from ..evaluation.probe import Features, knn_accuracy
 from ..models.layers import layer_norm
 from ..text import count_of
 from ..transfer import TransferViT
-from .preprocessing import Picture, Preprocessing, as_array, as_list, height_and_width
+from .arguments import height_and_width, path_text, whole_number
+from .preprocessing import Picture, Preprocessing, as_array, as_list, described
 from .quiet import undisturbed
 
-Pictures: TypeAlias = Picture | Sequence[Picture] | torch.Tensor
+Pictures: TypeAlias = Picture | Iterable[Picture] | torch.Tensor
+FAR = 10  # times the largest normalized value of an image: a tensor of 0 to 255 is farther
 
 
 class Encoder(nn.Module):
@@ -59,7 +62,7 @@ class Encoder(nn.Module):
         self.patch_size, self.width = vit.patch_size, vit.embed_dims
         self.kind, self.notes = kind, tuple(notes)
 
-    def preprocess(self, images: Picture | Sequence[Picture]) -> torch.Tensor:
+    def preprocess(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
         """Convert images to one input tensor (B, 3, height, width), as :attr:`preprocessing` says."""
         return _stack(self.preprocessing, files_of(images))
 
@@ -67,7 +70,11 @@ class Encoder(nn.Module):
         """Return the features of preprocessed images: (B, C, H, W) -> (B, D), with gradients where they are enabled.
 
         They are the mean of the patch tokens of the last block after a LayerNorm, the features of ``tools/knn.py``.
+
+        Raises:
+            ValueError: If it is not a tensor of such images, or their size is not a multiple of the patch size.
         """
+        self._check_input(x)
         return self.fc_norm(self.vit(x)[-1].mean(dim=(2, 3)))
 
     @torch.no_grad()
@@ -79,8 +86,8 @@ class Encoder(nn.Module):
         Args:
             images: Images as for :func:`extract_features`. They keep their size, which must be the same for all and a
                 multiple of the patch size; the positions are interpolated to it.
-            size: Scale images to cover this size (pixels, or height and width) and crop them at the center. Tensors are
-                taken as they are.
+            size: Scale images to cover this size (pixels, or height and width) and crop them at the center. It is not
+                for a tensor, which is taken as it is.
             batch_size: Images per batch.
 
         Returns:
@@ -97,6 +104,8 @@ class Encoder(nn.Module):
         """
         convert = self._normalized
         if size is not None:
+            if isinstance(images, torch.Tensor):
+                raise ValueError(f'size={size!r} scales images, but a tensor is taken as it is: leave size out')
             sides = height_and_width(size, 'size')
             convert = replace(self.preprocessing, size=sides, resize=sides)
         return self._outputs(lambda x: self.vit(x)[-1], images, convert, batch_size)
@@ -113,15 +122,24 @@ class Encoder(nn.Module):
         batch_size: int,
     ) -> torch.Tensor:
         """Return the outputs of a function for all images, float32 on the CPU."""
-        if batch_size < 1:
-            raise ValueError(f'batch_size={batch_size}: give at least 1')
+        batch_size = whole_number(batch_size, 'batch_size')
         listed = images if isinstance(images, torch.Tensor) else files_of(images)
         results, weight = [], self.vit.pos_embed
         for first in range(0, len(listed), batch_size):
             batch = listed[first : first + batch_size]
             x = batch if isinstance(batch, torch.Tensor) else _stack(convert, batch)
             self._check_input(x)
+            if x.abs().max() > FAR * (largest := self.preprocessing.largest):
+                raise ValueError(
+                    f'the tensor has values up to {x.abs().max():g}, normalized images up to {largest:.3g}: give '
+                    'encoder.preprocess(images), or images as RGB uint8 arrays'
+                )
             results.append(function(x.to(weight)).float().cpu())
+            if not results[-1].isfinite().all():
+                raise ValueError(
+                    f'the features of images {first} to {first + len(x) - 1} are not all finite: give tensors without '
+                    'NaN and infinity, and use encoder.float() if it was converted to half precision'
+                )
         if not results:
             raise ValueError('no images were given: the tensor is empty')
         if len({result.shape[1:] for result in results}) > 1:
@@ -130,12 +148,12 @@ class Encoder(nn.Module):
 
     def _check_input(self, x: torch.Tensor) -> None:
         channels = self.vit.patch_embed.proj.in_channels
-        if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
+        if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
             raise ValueError(
-                f'a tensor {str(x.dtype).removeprefix("torch.")} {tuple(x.shape)} is no input of this encoder: give '
-                f'floating point values of (images, {channels}, height, width), as encoder.preprocess(images) returns'
+                f'{described(x)} is no input of this encoder: give floating point values of (images, {channels}, '
+                'height, width), as encoder.preprocess(images) returns'
             )
-        if any(side % patch for side, patch in zip(x.shape[2:], self.patch_size)):
+        if any(side % patch or not side for side, patch in zip(x.shape[2:], self.patch_size)):
             raise ValueError(
                 f'images of {x.shape[2]} x {x.shape[3]} pixels are not a multiple of the patch size '
                 f'{self.patch_size[0]} x {self.patch_size[1]}: crop them, or give size=... to feature_maps'
@@ -175,18 +193,21 @@ def load_encoder(
     >>> bootmae.load_encoder('work_dirs/bootmae_debug/epoch_2.pth')
     Encoder(BootMAE run (online): 2 blocks, width 48, patches 4 x 4, images 32 x 32)
     """
+    given = path_text(checkpoint, 'checkpoint')
+    recipe = None if config is None else path_text(config, 'config')
+    size = None if img_size is None else height_and_width(img_size, 'img_size')
     with undisturbed():
-        path = checkpoint_file(os.path.expanduser(checkpoint), tell=lambda line: None)
-        size = None if img_size is None else height_and_width(img_size, 'img_size')
-        recipe = None if config is None else os.fspath(config)
+        path = checkpoint_file(given, tell=lambda line: None)
         found = read_model(path, source, size, None, num_heads, statistics, recipe)
-    model, state = found.model, found.encoder.state
-    norm = layer_norm(model.embed_dims)
-    norm.load_state_dict({key: state.get(f'fc_norm.{key}', value) for key, value in norm.state_dict().items()})
-    resize = tuple(max(side, side * 8 // 7 // patch * patch) for side, patch in zip(model.img_size, model.patch_size))
-    preprocessing = Preprocessing(model.img_size, found.mean, found.std, resize)
-    encoder = Encoder(model, norm, preprocessing, found.encoder.kind, found.notes)
-    return encoder.requires_grad_(False).eval().to(get_device())
+        model, state = found.model, found.encoder.state
+        norm = layer_norm(model.embed_dims)
+        norm.load_state_dict({key: state.get(f'fc_norm.{key}', value) for key, value in norm.state_dict().items()})
+        resize = tuple(
+            max(side, side * 8 // 7 // patch * patch) for side, patch in zip(model.img_size, model.patch_size)
+        )
+        preprocessing = Preprocessing(model.img_size, found.mean, found.std, resize)
+        encoder = Encoder(model, norm, preprocessing, found.encoder.kind, found.notes)
+        return encoder.requires_grad_(False).eval().to(get_device())
 
 
 def extract_features(encoder: Encoder, images: Pictures, batch_size: int = 64) -> torch.Tensor:
@@ -222,7 +243,7 @@ def evaluate_knn(
     encoder: Encoder,
     train: str | os.PathLike,
     test: str | os.PathLike,
-    k: int = 20,
+    k: int | None = None,
     temperature: float = 0.07,
     batch_size: int = 64,
 ) -> float:
@@ -232,7 +253,7 @@ def evaluate_knn(
         encoder: Result of :func:`load_encoder`.
         train: Folder of the labeled images, with one subfolder for each class.
         test: Folder of the images to classify, with the same subfolders.
-        k: Number of neighbors; all if there are fewer.
+        k: Number of neighbors. By default 20, or all labeled images if there are fewer.
         temperature: Neighbors vote with the weight ``exp(cosine / temperature)``.
         batch_size: Images per batch.
 
@@ -241,18 +262,26 @@ def evaluate_knn(
 
     Raises:
         FileNotFoundError: If a folder is missing or has no images.
-        ValueError: If the folders have different classes, or an image cannot be read.
+        ValueError: If the folders have different classes or share images, there are fewer than ``k`` labeled images, or
+            an image cannot be read.
 
     >>> encoder = bootmae.load_encoder('work_dirs/bootmae_debug')
     >>> 0 <= bootmae.evaluate_knn(encoder, train='labeled/train', test='labeled/val') <= 100
     True
     """
     check_encoder(encoder)
-    if k < 1 or temperature <= 0:
-        raise ValueError(f'k={k}, temperature={temperature}: give at least one neighbor and a positive temperature')
-    if Path(train).expanduser().resolve() == Path(test).expanduser().resolve():
-        raise ValueError(f'train and test are the same folder, {train}: every image would be its own neighbor')
-    sets = [image_set(folder, labels='folder') for folder in (train, test)]
+    neighbors = NEIGHBORS if k is None else whole_number(k, 'k')
+    if not temperature > 0:
+        raise ValueError(f'temperature={temperature}: give a positive number')
+    sets = [image_set(path_text(folder, name), labels='folder') for folder, name in ((train, 'train'), (test, 'test'))]
+    if shared := sorted({path for path, _ in images_of(sets[0]) & images_of(sets[1])}):
+        raise ValueError(
+            f'{train} and {test} share {count_of(len(shared), "image")} ({shorten(shared, 2)}), and each would be its '
+            'own neighbor: give labeled images and others'
+        )
+    if k is not None and k > len(sets[0]):
+        there = count_of(len(sets[0]), 'labeled image is', 'labeled images are')
+        raise ValueError(f'k={k}: only {there} there; give at most that many neighbors')
     classes = [each.metainfo['classes'] for each in sets]
     for here, there, ours, theirs in ((train, test, *classes), (test, train, *classes[::-1])):
         if more := sorted(set(ours) - set(theirs)):
@@ -261,7 +290,7 @@ def evaluate_knn(
                 f'{count_of(len(ours), "class", "classes")} differ): give folders with the same subfolders'
             )
     bank, queries = (_labeled_features(encoder, each, batch_size) for each in sets)
-    return knn_accuracy(bank, queries, k, temperature)
+    return knn_accuracy(bank, queries, neighbors, temperature)
 
 
 def check_encoder(encoder: object) -> None:
@@ -270,13 +299,22 @@ def check_encoder(encoder: object) -> None:
         raise ValueError(f'encoder={encoder!r:.60}: give the result of bootmae.load_encoder')
 
 
-def files_of(images: Picture | Sequence[Picture]) -> list[Picture]:
-    """Return images as a list; a folder or a tar archive stands for the images in it."""
+def files_of(images: Picture | Iterable[Picture]) -> list[Picture]:
+    """Return images as a list; a folder or a tar archive stands for the images in it.
+
+    Raises:
+        DataFault: If most files would be read as almost nothing, as a training says.
+    """
     if isinstance(images, str | os.PathLike):
         path = os.path.expanduser(images)
         if os.path.isdir(path) or ARCHIVE.search(path):
             return _paths(image_set(path))
-    return as_list(images)
+    listed = as_list(images)
+    paths = [os.path.expanduser(os.fspath(each)) for each in listed if isinstance(each, str | os.PathLike)]
+    some = [paths[index] for index in spread(len(paths), NUM_SPOT_CHECKS)]
+    if faults := [finding for finding in judge_ranges(read_ranges(some)[0]) if finding.fault]:
+        raise DataFault(faults)
+    return listed
 
 
 def image_set(folder: str | os.PathLike, labels: str | None = None) -> ImageFiles:

@@ -1,9 +1,7 @@
 """From images of any kind to the input of an encoder."""
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image, ImageOps
 
 from ..data.reading import read_image
 from ..text import count_of
+from .arguments import height_and_width
 
 Picture: TypeAlias = str | os.PathLike | Image.Image | np.ndarray
 METHODS = tuple(Image.Resampling.__members__)
@@ -35,7 +34,7 @@ class Preprocessing:
         interpolation: ``bicubic`` or another method of Pillow, with antialiasing.
 
     Raises:
-        ValueError: If a size is none, or Pillow has no such method.
+        ValueError: If a size is none, Pillow has no such method, or mean and std are for values of 0 to 1.
 
     >>> import bootmae, numpy
     >>> preprocessing = bootmae.Preprocessing((32, 32), (127.5,) * 3, (127.5,) * 3, resize=(36, 36))
@@ -54,6 +53,11 @@ class Preprocessing:
             object.__setattr__(self, name, height_and_width(getattr(self, name), name))
         if str(self.interpolation).upper() not in METHODS:
             raise ValueError(f'interpolation={self.interpolation!r}: give one of {", ".join(METHODS).lower()}')
+        if len(self.mean) != len(self.std) or min(self.std) <= 0 or max(self.std) < 1:
+            raise ValueError(
+                f'mean={self.mean}, std={self.std}: give a number for each channel, of values from 0 to 255 and not '
+                'from 0 to 1'
+            )
 
     def __call__(self, image: Picture) -> torch.Tensor:
         """Convert an image (a path, PIL image, or RGB uint8 array (H, W, 3)) to a tensor (3, height, width).
@@ -77,6 +81,11 @@ class Preprocessing:
         top, left = (round((side - wanted) / 2) for side, wanted in zip((height, width), self.size))
         return resized[top : top + self.size[0], left : left + self.size[1]]
 
+    @property
+    def largest(self) -> float:
+        """Largest absolute value of a normalized image."""
+        return max(max(mean, 255 - mean) / std for mean, std in zip(self.mean, self.std))
+
     def normalize(self, image: np.ndarray) -> torch.Tensor:
         """Convert an RGB uint8 image (H, W, 3) of any size to a normalized tensor (3, H, W)."""
         if len(self.mean) != image.shape[2]:
@@ -84,20 +93,7 @@ class Preprocessing:
                 f'the encoder reads {count_of(len(self.mean), "channel")}, not color images: give preprocessed images '
                 'as one tensor of (images, channels, height, width)'
             )
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (torch.from_numpy(image.copy()).permute(2, 0, 1).float() - mean) / std
-
-
-def height_and_width(size: Any, name: str) -> tuple[int, int]:
-    """Return a size in pixels as height and width; one number stands for both.
-
-    Raises:
-        ValueError: If it is neither one nor two positive integers. ``name`` is that of the argument.
-    """
-    sides = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Iterable) else ()
-    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
-        raise ValueError(f'{name}={size!r}: give a positive number of pixels, or height and width')
-    return int(sides[0]), int(sides[1])
+        return torch.from_numpy((image - np.float32(self.mean)) / np.float32(self.std)).permute(2, 0, 1)
 
 
 def as_array(image: Picture) -> np.ndarray:
@@ -112,15 +108,22 @@ def as_array(image: Picture) -> np.ndarray:
     if isinstance(image, Image.Image):
         if image.mode not in REDUCIBLE:
             raise ValueError(f'a PIL image of mode {image.mode}: scale its values to 0..255 and convert it to L or RGB')
-        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        try:
+            image = np.array(ImageOps.exif_transpose(image).convert('RGB'))
+        except (OSError, SyntaxError, ValueError) as error:  # the file is read only now
+            raise ValueError(f'{getattr(image, "filename", "") or "a PIL image"} cannot be read: {error}') from error
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return image
-    kind = {np.ndarray: 'an array', torch.Tensor: 'a tensor'}.get(type(image))
-    found = f'{kind} {image.dtype} {tuple(image.shape)}' if kind else f'{image!r:.60}'
     raise ValueError(
-        f'{found} is not an image here: give a path, a PIL image, or an RGB uint8 array of (height, width, 3); '
-        'preprocessed images as one tensor of (images, channels, height, width)'
+        f'{described(image)} is not an image here: give a path, a PIL image, or an RGB uint8 array of (height, width, '
+        '3); preprocessed images as one tensor of (images, channels, height, width)'
     )
+
+
+def described(image: Any) -> str:
+    """Return what an object is, for a message: type and shape of arrays and tensors."""
+    kind = {np.ndarray: 'an array', torch.Tensor: 'a tensor'}.get(type(image))
+    return f'{kind} {str(image.dtype).removeprefix("torch.")} {tuple(image.shape)}' if kind else f'{image!r:.60}'
 
 
 def as_list(images: Any) -> list[Picture]:

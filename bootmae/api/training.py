@@ -11,7 +11,8 @@ from ..commands.train import train as train_config
 from ..config.load import load_config
 from ..config.model import build_model
 from ..config.options import IMAGES
-from .quiet import undisturbed
+from .arguments import path_text, whole_number
+from .quiet import one_training, undisturbed
 
 EPOCHS = 'train_cfg.max_epochs'
 
@@ -36,7 +37,7 @@ def build(config: str | os.PathLike, options: Mapping[str, Any] | None = None) -
     ('BootMAE', 3)
     """
     with undisturbed():
-        model = build_model(load_config(os.fspath(config), options))
+        model = build_model(load_config(path_text(config, 'config'), _values(options)))
         model.init_weights()
     return model
 
@@ -78,23 +79,28 @@ def train(
     >>> path.name
     'epoch_1.pth'
     """
-    values = dict(options or {})
+    values = _values(options)
     if data is not None:
         values[IMAGES] = [data] if isinstance(data, str | os.PathLike) else list(data)
-    if max_epochs is not None and values.setdefault(EPOCHS, max_epochs) != max_epochs:
+        if not values[IMAGES]:
+            raise ValueError('data=[]: give at least one path, or leave data out for the images of the config')
+    if max_epochs is not None and values.setdefault(EPOCHS, whole_number(max_epochs, 'max_epochs')) != max_epochs:
         raise ValueError(f'max_epochs={max_epochs} and the option {EPOCHS}={values[EPOCHS]}: leave one out')
-    runner = train_config(
-        os.fspath(config),
-        _text(work_dir),
-        values,
-        _text(init),
-        resume='auto' if resume is True else _text(resume or None),
-        resume_changed=resume_changed,
-        move_old=move_aside,
-    )
+    with one_training():
+        runner = train_config(
+            path_text(config, 'config'),
+            None if work_dir is None else path_text(work_dir, 'work_dir'),
+            values,
+            None if init is None else path_text(init, 'init'),
+            resume='auto' if resume is True else None if resume in (None, False) else path_text(resume, 'resume'),
+            resume_changed=resume_changed,
+            move_old=move_aside,
+        )
     newest = runner.message_hub.runtime_info.get('last_ckpt')
     return None if newest is None else Path(newest)
 
 
-def _text(path: str | os.PathLike | None) -> str | None:
-    return None if path is None else os.path.expanduser(os.fspath(path))
+def _values(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f'options={options!r:.60}: give a dict, such as {{"train_dataloader.batch_size": 64}}')
+    return dict(options or {})

@@ -181,17 +181,26 @@ def check_sets(cfg: Config) -> None:
 def images_of(dataset: Dataset) -> set[tuple[str, str]]:
     """Return the file of each sample, and what tells the sample from others of the same file, such as a box.
 
-    Links to folders and archives are followed. For a data set without ``get_data_info`` the result is empty.
+    Links are followed. For a data set without ``get_data_info`` the result is empty.
     """
-    real, found = cache(os.path.realpath), set()
+    real, links, found = cache(os.path.realpath), cache(links_in), set()
     for leaf in leaves(dataset):
         for index in range(len(leaf) if hasattr(leaf, 'get_data_info') else 0):
             info = dict(leaf.get_data_info(index))
             part = {key: info[key] for key in sorted(info.keys() - {'img_path', 'gt_label', 'sample_idx'})}
             if path := info.get('img_path'):
                 place, name = split_tar_path(path)[:2] if is_tar_path(path) else os.path.split(path)
-                found.add((os.path.join(real(place), name), str(part)))
+                found.add((links(place).get(name) or os.path.join(real(place), name), str(part)))
     return found
+
+
+def links_in(folder: str) -> dict[str, str]:
+    """Return what the links in a folder lead to; one listing is cheaper than a look at each file."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: os.path.realpath(entry.path) for entry in entries if entry.is_symlink()}
+    except OSError:  # an archive, or an address
+        return {}
 
 
 def run(args: argparse.Namespace) -> None:

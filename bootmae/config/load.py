@@ -40,10 +40,15 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     cfg = read_file(path)
     init_default_scope(str(options.get('default_scope', cfg.get('default_scope', 'mmpretrain'))))
     name_types(cfg)
-    if images := options.pop(IMAGES, None) or cfg.get(IMAGES):
+    images = options.pop(IMAGES, cfg.get(IMAGES))
+    if isinstance(images, OptionText):
+        images = parse_value(images, True)
+    if images is not None:
+        if not images:
+            raise ValueError(f'--data (images={images!r}) is empty: give at least one path, or leave it out')
         if twice := [key for key in options if key.rpartition('.')[2] in ('roots', 'data_root')]:
             raise ValueError(f'--data and {twice[0]}={options[twice[0]]} both give the images: leave one out')
-        apply_images(cfg, parse_value(images, True) if isinstance(images, OptionText) else images)
+        apply_images(cfg, images)
     apply_options(cfg, options)
     name_types(cfg)
     for key in UNSET:

@@ -222,6 +222,8 @@ def read_image(path: str, channels: ChannelFormat | None = None) -> np.ndarray:
         raise ValueError(f'{path} is a folder: give the paths of its images, or the folder alone') from None
     except ValueError as error:
         raise ValueError(f'{readable(path)} {error}: give JPEG or PNG files, or a folder of them') from error
+    except (OSError, ImportError, KeyError) as error:  # addresses such as http:// and s3://, too
+        raise ValueError(f'{path} cannot be read ({error}): give the path of a file') from error
 
 
 def upright_shape(header: JpegHeader) -> tuple[int, int]:

@@ -65,19 +65,27 @@ def check_values(dataset: Any) -> None:
         DataFault: If most images would be read as almost nothing, or no image fits the setting ``image_channels``.
     """
     for leaf in leaves(dataset):
-        channels, ranges, errors = format_of(leaf), [], []
-        wrong_setting = channels is not None
-        for path in _some_paths(leaf):
-            data = b''
-            try:
-                if data := _content(path):
-                    ranges.append((readable(path), _range_of(data, channels)))
-            except (OSError, ValueError) as error:  # a broken file is for others to report
-                errors.append(FileFinding(UNREADABLE, readable(path), str(error)))
-                wrong_setting = wrong_setting or bool(advice_for(data))
-        if wrong_setting and errors and not ranges:
+        channels = format_of(leaf)
+        ranges, errors, wrong_setting = read_ranges(_some_paths(leaf), channels)
+        if (channels is not None or wrong_setting) and errors and not ranges:
             raise DataFault(errors)
         settle(judge_ranges(ranges))
+
+
+def read_ranges(
+    paths: Iterable[str], channels: ChannelFormat | None = None
+) -> tuple[list[tuple[str, ValueRange]], list[FileFinding], bool]:
+    """Return path and values of the images that can be read, the others, and if ``image_channels`` would read some."""
+    ranges, errors, wrong_setting = [], [], False
+    for path in paths:
+        data = b''
+        try:
+            if data := _content(path):
+                ranges.append((readable(path), _range_of(data, channels)))
+        except (OSError, ValueError) as error:  # a broken file is for others to report
+            errors.append(FileFinding(UNREADABLE, readable(path), str(error)))
+            wrong_setting = wrong_setting or bool(advice_for(data))
+    return ranges, errors, wrong_setting
 
 
 def _some_paths(leaf: Any) -> Iterable[str]:

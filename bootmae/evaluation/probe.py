@@ -168,8 +168,8 @@ def knn_accuracy(
     num_classes, right = int(labels.max()) + 1, 0
     for features, truth in zip(query[0].split(chunk), query[1].split(chunk), strict=True):
         similarity, index = (F.normalize(features, dim=1).to(device) @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(features), num_classes, device=device)
-        votes.scatter_add_(1, labels[index], (similarity / temperature).exp())
+        weights = (similarity / temperature).softmax(dim=1)  # exp alone is infinite below a temperature of 0.012
+        votes = weights.new_zeros(len(features), num_classes).scatter_add(1, labels[index], weights)
         right += int((votes.argmax(dim=1).cpu() == truth).sum())
     return 100 * right / len(query[1])
 

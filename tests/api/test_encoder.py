@@ -1,7 +1,11 @@
 """Encoders from Python: the features of tools/knn.py for images of every kind, dense features, k-NN, and errors."""
 
+import copy
 import shutil
 import tarfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,9 +168,67 @@ def test_an_encoder_is_a_module(encoder):
     assert not encoder.training
     assert not any(weight.requires_grad for weight in encoder.parameters())
     assert (encoder.width, encoder.patch_size, encoder.kind) == (48, (4, 4), 'BootMAE run (online)')
+    for wrong, found in (('cat.jpg', "'cat.jpg'"), (torch.zeros(1, 1, 32, 32), r'a tensor float32 \(1, 1, 32, 32\)')):
+        with pytest.raises(ValueError, match=f'^{found} is no input of this encoder: give floating point values'):
+            encoder(wrong)
     head = torch.nn.Linear(encoder.width, 2)
     head(encoder(torch.randn(1, 3, 32, 32))).sum().backward()
     assert head.weight.grad.abs().sum() > 0
+
+
+def test_threads_leave_nothing_behind(home, encoder):
+    before = [dict(DefaultScope._instance_dict), dict(MMLogger._instance_dict), warnings.filters[:]]
+    path = home / 'work_dirs/bootmae_debug'
+
+    def use(name: str) -> torch.Tensor:
+        bootmae.build(name)
+        return bootmae.extract_features(bootmae.load_encoder(path), home / 'cat.jpg')
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(use, ['bootmae_debug', 'mae_debug', 'bootmae_debug_finetune', 'upernet_debug'] * 3))
+    assert all(torch.equal(each, found[0]) for each in found)
+    assert [dict(DefaultScope._instance_dict), dict(MMLogger._instance_dict), warnings.filters[:]] == before
+
+
+@contextmanager
+def default_type(dtype: torch.dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        lambda: default_type(torch.float64),
+        lambda: default_type(torch.bfloat16),
+        lambda: torch.device('meta'),
+        torch.inference_mode,
+    ],
+)
+def test_settings_of_the_program_change_nothing(home, encoder, settings):
+    expected = bootmae.extract_features(encoder, home / 'cat.jpg')
+    accuracy = bootmae.evaluate_knn(encoder, home / 'labeled/train', home / 'labeled/val', k=3)
+    with settings():
+        loaded = bootmae.load_encoder(home / 'work_dirs/bootmae_debug')
+        model = bootmae.build('bootmae_debug')
+        assert loaded.preprocess(home / 'cat.jpg').dtype == torch.float32
+        assert loaded.preprocessing(home / 'cat.jpg').device.type == 'cpu'
+        assert torch.equal(bootmae.extract_features(loaded, home / 'cat.jpg'), expected)
+        assert bootmae.evaluate_knn(loaded, home / 'labeled/train', home / 'labeled/val', k=3) == accuracy
+    weights = [*loaded.parameters(), *model.parameters()]
+    assert {(weight.dtype, weight.is_inference()) for weight in weights} == {(torch.float32, False)}
+    assert {weight.device.type for weight in model.parameters()} == {'cpu'}
+    assert any(weight.requires_grad for weight in model.parameters())
+
+
+def test_features_beyond_half_precision(encoder):
+    broken = copy.deepcopy(encoder).half()
+    broken.fc_norm.weight.fill_(6e4)
+    with pytest.raises(ValueError, match=r'features of images 0 to 1 are not all finite.* use encoder.float\(\)'):
+        bootmae.extract_features(broken, torch.randn(2, 3, 32, 32))
 
 
 # ---- user errors
@@ -184,18 +246,40 @@ def test_an_encoder_is_a_module(encoder):
         (None, ValueError, 'None is not an image here: give a path, a PIL image'),
         (np.zeros((8, 8), np.uint8), ValueError, r'an array uint8 \(8, 8\) is not an image here'),
         (np.zeros((2, 8, 8, 3)), ValueError, r'an array float64 \(8, 8, 3\) is not an image here'),
-        ([torch.zeros(3, 32, 32)], ValueError, r'a tensor torch.float32 \(3, 32, 32\) is not an image here'),
+        ([torch.zeros(3, 32, 32)], ValueError, r'a tensor float32 \(3, 32, 32\) is not an image here'),
         (torch.zeros(3, 32, 32), ValueError, r'a tensor float32 \(3, 32, 32\) is no input.*\(images, 3, height'),
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ValueError, 'encoder.preprocess'),
         (torch.zeros(1, 1, 32, 32), ValueError, r'\(1, 1, 32, 32\) is no input'),
         (torch.zeros(0, 3, 32, 32), ValueError, 'the tensor is empty'),
         (torch.zeros(1, 3, 30, 32), ValueError, '30 x 32 pixels are not a multiple of the patch size 4 x 4'),
+        (torch.zeros(1, 3, 0, 32), ValueError, '0 x 32 pixels are not a multiple of the patch size 4 x 4'),
+        (
+            torch.full((1, 3, 32, 32), 200.0),
+            ValueError,
+            'values up to 200, normalized images up to 1: give encoder.pre',
+        ),
+        (
+            torch.full((1, 3, 32, 32), torch.nan),
+            ValueError,
+            'images 0 to 0 are not all finite: give tensors without NaN',
+        ),
         (Image.new('I;16', (8, 8)), ValueError, 'PIL image of mode I;16: scale its values to 0..255'),
+        (Image.new('RGB', (0, 8)), ValueError, r'an array uint8 \(8, 0, 3\) is not an image here'),
+        (np.zeros((0, 8, 3), np.uint8), ValueError, r'an array uint8 \(0, 8, 3\) is not an image here'),
+        ('file:///cat.jpg', ValueError, 'file:///cat.jpg cannot be read .*: give the path of a file'),
+        (['a' * 5000], ValueError, 'aaaa cannot be read .*too long'),
+        (
+            '12_bits.png',
+            ValueError,
+            '12_bits.png: uint16 values 0 to 4,080 are read as 0 to 15 of 255.*in 1 of 1 image',
+        ),
+        (['cat.jpg', '12_bits.png', Path('12_bits.png')], ValueError, '12_bits.png: uint16.*in 2 of 3 images'),
     ],
 )
 def test_what_is_no_image(encoder, home, monkeypatch, images, error, message):
     monkeypatch.chdir(home)
     (home / 'broken.png').write_bytes(b'no image')
+    Image.fromarray(np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)).save('12_bits.png')
     with pytest.raises(error, match=message):
         bootmae.extract_features(encoder, images)
 
@@ -207,8 +291,11 @@ def test_sizes_that_do_not_fit(encoder):
             encoder.feature_maps(images, batch_size=batch_size)
     with pytest.raises(ValueError, match='30 x 32 pixels.*give size=... to feature_maps'):
         encoder.feature_maps(np.zeros((30, 32, 3), np.uint8))
-    with pytest.raises(ValueError, match='batch_size=0'):
-        encoder.feature_maps(images, batch_size=0)
+    for wrong in (0, 1.5, '8', None):
+        with pytest.raises(ValueError, match=f'batch_size={wrong!r}: give a whole number of at least 1'):
+            encoder.feature_maps(images, batch_size=wrong)
+    with pytest.raises(ValueError, match='size=64 scales images, but a tensor is taken as it is: leave size out'):
+        encoder.feature_maps(torch.zeros(1, 3, 32, 32), size=64)
     with pytest.raises(ValueError, match=r'^size=\(32, 32, 3\): give a positive number of pixels, or height and width'):
         encoder.feature_maps(images, size=(32, 32, 3))
 
@@ -217,6 +304,9 @@ def test_what_is_no_encoder(home, encoder, labeled):
     checkpoint = home / 'work_dirs/bootmae_debug/epoch_2.pth'
     with pytest.raises(FileNotFoundError, match='no checkpoint .*gone.pth'):
         bootmae.load_encoder(home / 'gone.pth')
+    for wrong in (None, '', {'model': 1}):
+        with pytest.raises(ValueError, match=f'^checkpoint={wrong!r}: give a path'):
+            bootmae.load_encoder(wrong)
     with pytest.raises(ValueError, match=r'was not loaded: image size \(30, 30\) is not a multiple'):
         bootmae.load_encoder(checkpoint, img_size=30)
     for wrong in (0, '64', (64, 64, 3)):
@@ -242,9 +332,22 @@ def test_folders_that_k_nn_refuses(encoder, labeled, tmp_path):
         bootmae.evaluate_knn(encoder, train, tmp_path / 'val')
     with pytest.raises(ValueError, match='holds splits and not classes: give two of them'):
         bootmae.evaluate_knn(encoder, labeled, tmp_path / 'val')
-    with pytest.raises(ValueError, match='are the same folder'):
+    with pytest.raises(ValueError, match=r'train share 10 images \(.*each would be its own neighbor'):
         bootmae.evaluate_knn(encoder, train, labeled / 'val' / '..' / 'train')
-    with pytest.raises(ValueError, match='k=0, temperature'):
-        bootmae.evaluate_knn(encoder, train, labeled / 'val', k=0)
+    for wrong in (0, 2.5, '5'):
+        with pytest.raises(ValueError, match=f'k={wrong!r}: give a whole number of at least 1'):
+            bootmae.evaluate_knn(encoder, train, labeled / 'val', k=wrong)
+    with pytest.raises(ValueError, match='k=11: only 10 labeled images are there; give at most that many neighbors'):
+        bootmae.evaluate_knn(encoder, train, labeled / 'val', k=11)
+    for wrong in (0, float('nan')):
+        with pytest.raises(ValueError, match=f'temperature={wrong}: give a positive number'):
+            bootmae.evaluate_knn(encoder, train, labeled / 'val', temperature=wrong)
+    with pytest.raises(ValueError, match='test=None: give a path'):
+        bootmae.evaluate_knn(encoder, train, None)
     with pytest.raises(FileNotFoundError, match='gone does not exist'):
         image_set(labeled / 'gone')
+    (tmp_path / 'links').mkdir()
+    (tmp_path / 'links' / 'sky').symlink_to(train / 'sky')
+    shutil.copytree(labeled / 'val' / 'grass', tmp_path / 'links' / 'grass')
+    with pytest.raises(ValueError, match=r'links share 5 images \(.*0.png'):
+        bootmae.evaluate_knn(encoder, train, tmp_path / 'links')

@@ -55,6 +55,11 @@ def test_sizes_and_methods_that_are_none():
                 replace(whole, **{name: wrong})
     with pytest.raises(ValueError, match='interpolation=.cubic.: give one of nearest, box, bilinear'):
         replace(whole, interpolation='cubic')
+    for wrong in ((0.229, 0.224, 0.225), (58.0,), (58.0, 0.0, 57.0)):
+        with pytest.raises(
+            ValueError, match=re.escape(f'std={wrong}: give a number for each channel, of values from 0')
+        ):
+            replace(whole, std=wrong)
 
 
 def test_mean_and_deviation_are_of_the_channels():
@@ -76,3 +81,14 @@ def test_pillow_images(tmp_path):
     upright = np.rot90(np.asarray(color), -1)
     assert np.array_equal(as_array(Image.open(tmp_path / 'turned.png')), upright)
     assert np.array_equal(as_array(tmp_path / 'turned.png'), upright)
+
+
+def test_a_broken_file_of_pillow(tmp_path):
+    """Pillow reads it only when it is used."""
+    Image.fromarray(noise(64, 64)).save(tmp_path / 'whole.jpg')
+    (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'whole.jpg').read_bytes()[:1500])
+    with (
+        Image.open(tmp_path / 'cut.jpg') as image,
+        pytest.raises(ValueError, match=r'cut.jpg cannot be read: image file is truncated'),
+    ):
+        as_array(image)

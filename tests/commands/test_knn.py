@@ -74,6 +74,11 @@ def test_no_image_is_its_own_neighbor(images, tmp_path):
     (tmp_path / 'link').symlink_to(images / 'train')
     with pytest.raises(ValueError, match=r'share 3 images \(.*a/0.png, .*\), and each would be its own neighbor'):
         check_sets(sets(images / 'train', tmp_path / 'link'))
+    for path in sorted((images / 'train').glob('*/0.png')):  # as tools/hold_out.py makes them
+        (tmp_path / 'files' / path.parent.name).mkdir(parents=True)
+        (tmp_path / 'files' / path.parent.name / f'new{path.name}').symlink_to(path)
+    with pytest.raises(ValueError, match=r'share 3 images \(.*train/a/0.png, .*\), and each would be its own neighbor'):
+        check_sets(sets(images / 'train', tmp_path / 'files'))
     few = {'test_dataloader.dataset.limit': 1}
     with pytest.raises(ValueError, match=r'share 1 image \(.*train/a/0.png\)'):
         check_sets(sets(images / 'train', images / 'train', **few))

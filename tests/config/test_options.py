@@ -166,3 +166,10 @@ def test_images_that_are_given_twice_accumulate():
     words = ['--data', 'a', 'b', '--cfg-options', 'x=1', '--data', 'c', '--cfg-options', 'y=2']
     found = parser.parse_args(words).cfg_options
     assert found == {IMAGES: ['a', 'b', 'c'], 'x': '1', 'y': '2'}
+
+
+@pytest.mark.parametrize('nothing', [[], '', OptionText('[]'), OptionText('')])
+def test_images_that_are_none(nothing):
+    """The config's own images would be used instead."""
+    with pytest.raises(ValueError, match=r'--data \(images=.*\) is empty: give at least one path'):
+        load_config(SMALL, {IMAGES: nothing})

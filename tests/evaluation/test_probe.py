@@ -60,6 +60,9 @@ def test_knn_weights_matter():
     query = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
     assert knn_accuracy(bank, query, k=4) == 100
     assert knn_accuracy(bank, query, k=4, temperature=100) == 0
+    swapped, truth = (bank[0], 1 - bank[1]), (query[0], torch.tensor([1]))
+    for temperature in (0.07, 0.01, 1e-6):  # exp(1 / 0.01) is beyond float32
+        assert knn_accuracy(swapped, truth, k=4, temperature=temperature) == 100
 
 
 def test_knn_in_chunks_and_at_any_length_of_the_features():
