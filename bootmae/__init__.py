@@ -12,6 +12,8 @@ Importing the package is quick and changes no other package. The first use of on
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .places import ensure_home
+
 if TYPE_CHECKING:
     from .api.encoder import Encoder, evaluate_knn, extract_features, load_encoder
     from .api.preprocessing import Preprocessing
@@ -26,6 +28,8 @@ _MODULES = {
     'build': 'api.training',
     'train': 'api.training',
 }
+
+ensure_home()
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,11 @@
 holds links to the folders at the top, so both have one layout.
 """
 
+import getpass
+import os
 import re
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # the top of the checkout; .mim if the package is installed
@@ -45,6 +49,23 @@ def shown(path: str | Path) -> str:
     path = Path(path)
     above = (folder for folder in (REPOSITORY, runs_folder()) if path.is_relative_to(folder))
     return str(next((path.relative_to(folder) for folder in above), path))
+
+
+def ensure_home() -> None:
+    """Give a user without a name or a writable home, as in containers, what torch, yapf and numba need at import."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        os.environ['LOGNAME'] = f'user{os.getuid()}'
+    if os.path.expanduser('~') == '~':
+        os.environ['HOME'] = '/'  # as Docker does
+    if not os.access(os.path.expanduser('~'), os.W_OK):
+        with suppress(OSError):
+            caches = os.path.join(tempfile.gettempdir(), f'bootmae_{os.getuid()}')
+            os.makedirs(caches, 0o700, exist_ok=True)
+            if os.lstat(caches).st_uid == os.getuid():  # numba runs what it finds there
+                for name in ('NUMBA_CACHE_DIR', 'MPLCONFIGDIR'):
+                    os.environ.setdefault(name, caches)
 
 
 def as_commands(text: str) -> str:

@@ -1,7 +1,11 @@
 """Where an installed package finds its files and writes its runs, beside a checkout."""
 
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -70,3 +74,34 @@ def test_an_installed_package_has_no_commit(monkeypatch):
     monkeypatch.setattr(provenance, 'IS_INSTALLED', True)
     monkeypatch.setattr(provenance.subprocess, 'run', lambda *args, **kwargs: pytest.fail('git was asked'))
     assert provenance.git_commit() == ''
+
+
+NAMELESS = """
+import os, pwd
+
+def unknown(user):
+    raise KeyError(f'uid not found: {user}')
+
+pwd.getpwuid, allowed = unknown, os.access
+os.access = lambda path, *args, **kwargs: path != '/' and allowed(path, *args, **kwargs)
+import bootmae.suite.command, bootmae.registry
+print(os.environ['LOGNAME'], os.environ['HOME'], os.environ['NUMBA_CACHE_DIR'], os.environ['MPLCONFIGDIR'])
+"""
+
+
+def test_a_user_without_a_name_and_a_home_imports_the_stack(tmp_path):
+    """As in a container with --user: torch, yapf and numba would end every command."""
+    env = dict(PATH=os.environ['PATH'], PYTHONPATH=str(REPOSITORY), TMPDIR=str(tmp_path), OMP_NUM_THREADS='1')
+    done = subprocess.run([sys.executable, '-c', NAMELESS], capture_output=True, text=True, env=env)
+    caches = tmp_path / f'bootmae_{os.getuid()}'
+    assert done.stdout.split() == [f'user{os.getuid()}', '/', str(caches), str(caches)], done.stderr
+    assert caches.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_user_with_a_home_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.setenv('HOME', str(tmp_path))
+    before = dict(os.environ)
+    places.ensure_home()
+    assert dict(os.environ) == before
+    assert list(tmp_path.iterdir()) == []

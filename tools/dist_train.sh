@@ -21,6 +21,7 @@ fail() {
 [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "GPUS=$2 is not a number of processes: give 1 or more"
 NNODES=${NNODES:-1}
 [[ $NNODES =~ ^[1-9][0-9]*$ ]] || fail "NNODES=$NNODES is not a number of machines"
+[[ ${PORT:-1} =~ ^[1-9][0-9]{0,4}$ && ${PORT:-1} -lt 65536 ]] || fail "PORT=$PORT is not a port: give 1 to 65535"
 
 if [ -n "${RDZV_ID:-}" ]; then # set by slurm_train.sh
     rendezvous=(--nnodes="$NNODES" --rdzv_id="$RDZV_ID" --rdzv_backend=c10d --rdzv_endpoint="$MASTER_ADDR:$PORT"
@@ -28,6 +29,8 @@ if [ -n "${RDZV_ID:-}" ]; then # set by slurm_train.sh
 elif [ "$NNODES" -gt 1 ]; then
     [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$NNODES needs MASTER_ADDR, the address of the first machine"
     [ -n "${NODE_RANK:-}" ] || fail "NNODES=$NNODES needs NODE_RANK: 0 on the first machine, 1 on the next, ..."
+    [[ $NODE_RANK =~ ^[0-9]{1,6}$ && 10#$NODE_RANK -lt $NNODES ]] ||
+        fail "NODE_RANK=$NODE_RANK is none of NNODES=$NNODES machines: give 0 on the first machine, 1 on the next, ..."
     rendezvous=(--nnodes="$NNODES" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR" --master_port="${PORT:-29500}")
 elif [ "${NODE_RANK:-0}" != 0 ]; then
     fail "NODE_RANK=$NODE_RANK needs NNODES, the number of machines: NNODES=$NNODES is one machine, with NODE_RANK=0"
@@ -46,8 +49,9 @@ else
 fi
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=$ROOT/.venv/bin/python
-    [ -x "$PYTHON" ] || { PYTHON=python3 && python3 "$ROOT/tools/startup.py"; } || exit 2 # it says what is missing
+    [ -x "$PYTHON" ] || PYTHON=python3
 fi
+"$PYTHON" "$ROOT/tools/startup.py" >/dev/null || exit 2 # it says what is missing
 exec env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}" \
     "$PYTHON" "$PACKAGE/distributed/launch.py" "${rendezvous[@]}" --nproc_per_node="$2" \
     "$ROOT/tools/${TOOL:-train.py}" "$1" --launcher pytorch "${@:3}"

@@ -26,6 +26,7 @@ PARTITION=$1 JOB_NAME=$2 CONFIG=$3 GPUS=$4
 [[ $GPUS =~ ^[1-9][0-9]*$ ]] || fail "GPUS=$GPUS is not a number of GPUs: give 1 or more"
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))} CPUS_PER_GPU=${CPUS_PER_GPU:-10}
 [[ $GPUS_PER_NODE =~ ^[1-9][0-9]*$ ]] || fail "GPUS_PER_NODE=$GPUS_PER_NODE is not a number of GPUs: give 1 or more"
+[[ $CPUS_PER_GPU =~ ^[1-9][0-9]*$ ]] || fail "CPUS_PER_GPU=$CPUS_PER_GPU is not a number of CPU cores: give 1 or more"
 ((GPUS % GPUS_PER_NODE == 0)) || fail "GPUS=$GPUS is not a multiple of GPUS_PER_NODE=$GPUS_PER_NODE: change one of them"
 NODES=$((GPUS / GPUS_PER_NODE))
 ARGUMENTS=("${@:5}")

@@ -3,7 +3,9 @@
 from __future__ import annotations  # an older Python must be able to read this file
 
 import importlib.util
+import os
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -23,11 +25,20 @@ def check_packages() -> None:
         f'run "{sys.executable} -m pip install --no-deps -r {ROOT}/requirements.lock"'
         if IS_INSTALLED
         else f'run "source {ROOT}/.venv/bin/activate" first, or use {python}'
-        if python.exists() and Path(sys.prefix) != ROOT / '.venv'
+        if os.access(python, os.X_OK) and Path(sys.prefix) != ROOT / '.venv'
         else f'run "make setup" in {ROOT}, which creates .venv, then "source .venv/bin/activate"'
     )
     print(f'error: {sys.executable} has no {" and no ".join(missing)}: {remedy}', file=sys.stderr)
     sys.exit(2)
+
+
+def check_temporary() -> None:
+    """Exit with code 2 if no folder takes temporary files, which torch and the launcher need."""
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        print(f'error: {error}: free some space there, or export TMPDIR=/another/folder', file=sys.stderr)
+        sys.exit(2)
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -39,4 +50,5 @@ def report(kind: type[BaseException], error: BaseException, trace: TracebackType
 
 
 check_packages()
+check_temporary()
 sys.excepthook = report

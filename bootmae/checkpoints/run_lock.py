@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = 'train.lock'
@@ -25,6 +25,7 @@ def training_in(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another process is still training in the folder after a minute.
     """
+    check_usable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     file, end = take(path), time.monotonic() + PATIENCE
@@ -38,16 +39,34 @@ def training_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone; the error of the run must be seen
+            path.unlink()
         os.close(file)
 
 
+def check_usable(folder: Path) -> None:
+    """Raise a ValueError if a run cannot write to a folder or create it."""
+    above = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not above.is_dir():
+        raise ValueError(
+            f'{folder} cannot be the folder of a run, because {above} is no folder: use another --work-dir'
+        )
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(
+            f'{folder} cannot be the folder of a run: you may not write to {above}; use another --work-dir'
+        )
+
+
 def check_free(folder: Path) -> None:
-    """Raise a ValueError if a process is training in the folder now. Changes nothing."""
+    """Raise a ValueError if a process is training in the folder now, or if it cannot be written. Changes nothing."""
+    check_usable(folder)
     path = folder / NAME
     if not path.exists():
         return
-    file = os.open(path, os.O_RDWR)
+    try:
+        file = os.open(path, os.O_RDWR)
+    except PermissionError:
+        raise ValueError(refusal(folder)) from None
     try:
         if not locked(file):
             raise ValueError(refusal(folder))
@@ -58,7 +77,12 @@ def check_free(folder: Path) -> None:
 def take(path: Path) -> int | None:
     """Return the open and locked file, or None if another process has locked it."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # the group may use it, if the umask says so
+        except PermissionError:
+            if path.exists():  # the file of another user
+                return None
+            raise
         try:
             free = locked(file)
             if free and is_at(path, file):

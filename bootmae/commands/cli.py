@@ -3,9 +3,11 @@
 import argparse
 import atexit
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +23,14 @@ WORKER_DIED = (
     '{} The memory of the machine or /dev/shm was probably too small: use fewer num_workers of the data loader; '
     'tools/doctor.py checks /dev/shm. A run continues with --resume'
 )
+TOO_MANY_FILES = (
+    '{}: run "ulimit -n 65536" first, or use fewer num_workers of the data loader. A run continues with --resume'
+)
+TOO_MANY_PROCESSES = (
+    '{}: this user has too many processes and threads: raise the limit (ulimit -u, or pids of a container), or use '
+    'fewer num_workers of the data loader. A run continues with --resume'
+)
+HOME = re.compile(r'^([\w.-]+=)?~(?=/|$)')  # a shell leaves it in --work-dir=~/runs and creates a folder named ~
 USER_ERRORS = (ValueError, OSError)  # OSError: no such file, no permission, disk full
 
 
@@ -36,14 +46,18 @@ def main(command: Callable[[], int | None]) -> None:
         argparse.ArgumentParser._print_message = lambda *args: None  # type: ignore[method-assign]  # rank 0 prints it
     if hasattr(sys.stdout, 'reconfigure'):  # a file name that is not valid UTF-8 must not end a command
         sys.stdout.reconfigure(errors='backslashreplace')
+    sys.argv[1:] = [HOME.sub(lambda found: (found[1] or '') + os.path.expanduser('~'), word) for word in sys.argv[1:]]
     try:
+        check_given(sys.argv[1:])
         leave(command() or 0)
     except (*USER_ERRORS, RunStopped) as error:
         if os.environ.get('BOOTMAE_TRACEBACK'):
             raise
-        kind, code = ('stopped', error.code) if isinstance(error, RunStopped) else ('error', USER_ERROR)
-        say(f'{kind}: {error}')
-        leave(code)
+        if isinstance(error, RunStopped):
+            say(f'stopped: {error}')
+            leave(error.code)
+        say(f'error: {advice_for(error) or error}')
+        leave(USER_ERROR)
     except Exception as error:
         advice = advice_for(error)
         if os.environ.get('BOOTMAE_TRACEBACK') or (Progress.trained and not advice):
@@ -55,6 +69,14 @@ def main(command: Callable[[], int | None]) -> None:
         leave(INTERRUPTED)
 
 
+def check_given(words: Sequence[str]) -> None:
+    """Raise a ValueError for an empty argument: ``--init "$FILE"`` would start a run from random weights."""
+    for number, word in enumerate(words, 1):
+        if not word or re.fullmatch(r'--[\w-]+=', word):
+            before = f' after {words[number - 2]}' if number > 1 and not word else f' ({word})' if word else ''
+            raise ValueError(f'argument {number}{before} is empty: is a variable of the shell not set?')
+
+
 def advice_for(error: Exception) -> str:
     """Return what to do about a lack of memory, which can end any step of a run; empty for other errors."""
     message = str(error)
@@ -62,6 +84,10 @@ def advice_for(error: Exception) -> str:
         return BATCH_TOO_LARGE.format(message.splitlines()[0])
     if message.startswith('DataLoader worker (pid'):
         return WORKER_DIED.format(message.splitlines()[0])
+    if 'Too many open files' in message:
+        return TOO_MANY_FILES.format(message.split('. ')[0])
+    if "can't start new thread" in message or isinstance(error, BlockingIOError):  # EAGAIN of fork()
+        return TOO_MANY_PROCESSES.format(message)
     return ''
 
 
@@ -81,7 +107,8 @@ def say(line: str) -> None:
     line = as_typed(line)
     folder = os.environ.get(MESSAGES)
     if folder is None:
-        print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody reads it anymore, but the exit code counts
+            print(line, file=sys.stderr, flush=True)
     else:
         Path(folder, os.environ.get('RANK', '0')).write_text(line, encoding='utf-8')
 
@@ -96,6 +123,7 @@ def leave(code: int) -> NoReturn:
     if dist is None or not dist.is_available() or not dist.is_initialized():
         sys.exit(code)
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if the shell has closed it
+        with suppress(OSError):
+            stream.flush()
     os._exit(code)

@@ -350,8 +350,13 @@ def checks_of_child(gpu: bool = True, limit_s: float = LIMIT_S) -> list[Finding]
     """Run the child process and return its findings. A crash or a hang is a fault too."""
     start = time.perf_counter()
     command = [sys.executable, '-X', 'faulthandler', '-c', CHILD, str(Path(__file__).resolve().parent), str(int(gpu))]
+    env = {'LOGNAME': 'user', 'HOME': '/'} | os.environ  # as in places.py
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        return [Finding(FAULT, 'temporary files', str(error), 'free some space, or export TMPDIR=/another/folder')]
     with tempfile.TemporaryFile('w+') as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, errors='replace')
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, errors='replace', env=env)
         timer = threading.Timer(limit_s, process.kill)
         timer.start()
         findings, current = read_child(process.stdout)
@@ -382,7 +387,7 @@ def examine(context: Context) -> list[Finding]:
 def main(work_dir: str | None = None) -> int:
     """Print all findings and return the exit code: 1 if there is a fault, else 0."""
     start = time.perf_counter()
-    findings = examine(Context(work_dir=Path(work_dir).resolve()) if work_dir else Context())
+    findings = examine(Context(work_dir=Path(work_dir).expanduser().resolve()) if work_dir else Context())
     for finding in findings:
         print(finding)
     levels = [finding.level for finding in findings]

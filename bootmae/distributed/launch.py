@@ -192,6 +192,13 @@ def run(arguments: list[str] | None, messages: Path) -> int:
         if message.is_file():
             print(message.read_text(encoding='utf-8'), file=sys.stderr, flush=True)
         return exit_code(code, agent.asked is not None)
+    except (OSError, ValueError, RuntimeError) as error:
+        if PatientAgent.latest is not None and PatientAgent.latest._pcontext is not None:
+            raise
+        cause_line = str(error).partition('\n')[0].rstrip('.')
+        remedy = 'Check PORT, or NNODES, NODE_RANK and MASTER_ADDR, of tools/dist_train.sh'
+        print(f'error: the processes were not started: {cause_line}. {remedy}', file=sys.stderr, flush=True)
+        return USER_ERROR
     except SignalException as stopped:  # a second Ctrl-C or SIGTERM, or a closed terminal
         twice = {signal.SIGINT: 'a second Ctrl-C', signal.SIGTERM: 'a second SIGTERM'}
         how = twice.get(stopped.sigval, stopped.sigval.name)

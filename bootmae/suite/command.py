@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from .page import write_report
 from .running import Machine, SuiteRun
 from .slurm import script
 from .spec import load_suite
-from .status import Status, interrupted
+from .status import Status, TolerantOutput, interrupted
 
 FAILED_CELLS = 1  # exit code
 MODULES = (  # what cells import sooner or later
@@ -68,7 +68,8 @@ def run_suite(args: argparse.Namespace) -> int:
     delete_results(redone)  # after everything that may refuse to run the cells
     for line in interrupted(cells):
         print(line, flush=True)
-    return run_here(args, machine, cells, every, root, definitions, lengths)
+    with redirect_stdout(TolerantOutput(sys.stdout)), redirect_stderr(TolerantOutput(sys.stderr)):
+        return run_here(args, machine, cells, every, root, definitions, lengths)
 
 
 def dry_run(args: argparse.Namespace, cells: Sequence[Cell], every: Sequence[Cell], redone: Sequence[Cell]) -> int:

@@ -1,6 +1,7 @@
 """Output of a running suite: a line for each event, and progress with the time left."""
 
 import datetime
+import io
 import json
 import shutil
 import sys
@@ -18,18 +19,44 @@ MARKS = {DONE: 'done', RUNNING: 'start', FAILED: 'FAILED', STOPPED: 'stopped', B
 REFRESH, PAUSE = 1.0, 20.0  # seconds between progress lines: on a terminal, in a file
 
 
+class TolerantOutput(io.TextIOBase):
+    """Output that may fail, because the disk is full or its reader has ended, without ending a suite; said once.
+
+    Args:
+        out: Output stream; None if the shell has closed it.
+    """
+
+    def __init__(self, out: TextIO | None):
+        self.out, self.told = out, False
+
+    def write(self, text: str) -> int:
+        """Write the text if that is possible."""
+        try:
+            if self.out is not None:
+                print(text, end='', file=self.out, flush=True)
+        except OSError as error:
+            if not self.told:
+                self.told = True  # first, because this may be stderr
+                print(f'the output was not written: {error}. The suite continues', file=sys.stderr)
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Whether the output is a terminal."""
+        return self.out is not None and self.out.isatty()
+
+
 class Status:
     """Prints events and progress: a line that is updated on a terminal, new lines elsewhere.
 
     Args:
         cells: Cells of this call.
-        out: Output stream.
+        out: Output stream, by default that of this process.
     """
 
-    def __init__(self, cells: Sequence[Cell], out: TextIO = sys.stdout):
-        self.cells, self.out, self.begin = cells, out, time.monotonic()
+    def __init__(self, cells: Sequence[Cell], out: TextIO | None = None):
+        self.cells, self.out, self.begin = cells, out or sys.stdout, time.monotonic()
         self.drawn = self.begin
-        self.bar, self.ended = out.isatty(), sum(state_of(cell) == DONE for cell in cells)
+        self.bar, self.ended = self.out.isatty(), sum(state_of(cell) == DONE for cell in cells)
 
     def tell(self, cell: Cell, state: str, text: str) -> None:
         """Print one event of a cell."""

@@ -25,7 +25,7 @@ def test_importing_the_package_imports_nothing_else():
     modules, hidden = json.loads(done.stdout)
     assert 'bootmae' in modules
     assert {name for name in modules if name.partition('.')[0] not in {*sys.stdlib_module_names, 'bootmae'}} == set()
-    assert [name for name in modules if name.startswith('bootmae')] == ['bootmae']
+    assert [name for name in modules if name.startswith('bootmae')] == ['bootmae', 'bootmae.places']
     assert hidden == []
 
 

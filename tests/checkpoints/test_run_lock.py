@@ -111,3 +111,49 @@ def test_a_file_that_its_holder_deletes_in_between_is_no_lock(monkeypatch, tmp_p
     assert os.path.samestat(os.fstat(file), path.stat())
     assert len(times) == 2
     os.close(file)
+
+
+def test_a_folder_that_a_run_cannot_use(monkeypatch, tmp_path):
+    """Also in a dry run, which creates nothing."""
+    (tmp_path / 'file').touch()
+    (tmp_path / 'link').symlink_to('nowhere')
+    for name, above in (('file', 'file'), ('file/a/b', 'file'), ('link', 'link')):
+        for refused in (lambda: training_in(tmp_path / name).__enter__(), lambda: check_free(tmp_path / name)):  # noqa: B023
+            with pytest.raises(ValueError, match=rf'{name} cannot .* because {tmp_path / above} is no folder: use ano'):
+                refused()
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # permissions do not bind root
+    with pytest.raises(
+        ValueError, match=rf'new/run cannot .*: you may not write to {tmp_path}; use another --work-dir'
+    ):
+        check_free(tmp_path / 'new' / 'run')
+    assert {path.name for path in tmp_path.iterdir()} == {'file', 'link'}
+
+
+def test_the_lock_of_another_user_is_named(monkeypatch, tmp_path):
+    (tmp_path / 'train.lock').write_text('process 7 on far')
+
+    def forbidden(path, *args):
+        raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+
+    monkeypatch.setattr(os, 'open', forbidden)
+    for refused in (lambda: training_in(tmp_path).__enter__(), lambda: check_free(tmp_path)):
+        with pytest.raises(ValueError, match=f'process 7 on far, is training here.* delete {tmp_path / "train.lock"}'):
+            refused()
+    (tmp_path / 'train.lock').unlink()
+    with pytest.raises(PermissionError):
+        take(tmp_path / 'train.lock')
+
+
+def test_the_error_of_a_run_is_not_hidden(monkeypatch, tmp_path):
+    """A folder that has become read-only keeps the lock; the run has failed to save."""
+
+    def forbidden(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+
+    def fail() -> None:
+        with training_in(tmp_path):
+            monkeypatch.setattr(type(tmp_path), 'unlink', forbidden)
+            raise OSError('not saved')
+
+    with pytest.raises(OSError, match='^not saved$'):
+        fail()

@@ -384,3 +384,13 @@ def test_only_the_standard_library_is_imported_at_the_top():
     )
     done = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_user_without_a_home_and_a_machine_without_temporary_files(fake_package, monkeypatch):
+    monkeypatch.delenv('HOME')
+    monkeypatch.delenv('LOGNAME', raising=False)
+    fake_package('torch', 'import os; raise OSError(os.environ["HOME"], os.environ["LOGNAME"])')
+    assert doctor.checks_of_child(gpu=False)[0].value == 'OSError: [Errno /] user'
+    monkeypatch.setattr(tempfile, 'gettempdir', lambda: os.stat('/no/folder'))
+    (finding,) = doctor.checks_of_child(gpu=False)
+    assert (finding.name, finding.remedy) == ('temporary files', 'free some space, or export TMPDIR=/another/folder')

@@ -1,6 +1,9 @@
 """The launcher forwards the first Ctrl-C and ends all processes at the second; it prints the line of one process."""
 
+import logging
+import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -94,3 +97,23 @@ def test_the_line_of_the_cause_is_the_last_one(agent, monkeypatch, tmp_path, cap
     monkeypatch.setattr(launch.torchrun, 'run', fail)
     assert launch.run(['train.py'], tmp_path) == code
     assert capsys.readouterr().err == said
+
+
+def test_a_port_in_use_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(PatientAgent, 'latest', None)
+    monkeypatch.setattr(launch.api, 'LocalElasticAgent', launch.LocalElasticAgent)
+    monkeypatch.delenv(launch.MESSAGES, raising=False)
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        given = ['--master_addr=127.0.0.1', f'--master_port={port}', '--nproc_per_node=1', 'no_such_tool.py']
+        try:
+            assert launch.main(given) == 2
+        finally:
+            logging.disable(logging.NOTSET)
+            os.environ.pop(launch.MESSAGES, None)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    assert line.startswith('error: the processes were not started: ')
+    assert f'port: {port}' in line
+    assert line.endswith('. Check PORT, or NNODES, NODE_RANK and MASTER_ADDR, of tools/dist_train.sh')

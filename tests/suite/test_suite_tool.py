@@ -76,3 +76,16 @@ def test_killed_and_started_again(command, tmp_path):
     page = (out / 'report.html').read_text()
     assert '<title>toy' in page
     assert 'tools/suite.py' in page
+
+
+def test_an_output_that_nobody_reads_does_not_end_a_suite(command, tmp_path):
+    """``| head -1``, or a full disk under the output."""
+    suite = command('--no-pictures')
+    suite.stdout.readline()
+    suite.stdout.close()
+    assert suite.wait(200) == 0
+    said = suite.stderr.read()
+    suite.stderr.close()
+    assert said.count('the output was not written: [Errno 32] Broken pipe. The suite continues\n') == 1
+    assert len(read_rows(tmp_path / 'out' / 'results.csv')) == 2
+    assert (tmp_path / 'out' / 'report.html').exists()

@@ -7,6 +7,7 @@ import pytest
 from scripts import REPOSITORY, TOOLS, shell
 
 LAUNCH = str(REPOSITORY / 'bootmae' / 'distributed' / 'launch.py')
+MACHINES = dict(NNODES='2', MASTER_ADDR='first')
 
 
 @pytest.fixture
@@ -85,11 +86,16 @@ def test_dist_test(echo):
         ('dist_train.sh', ['my.py', '2'], dict(NNODES='two'), 'NNODES=two is not a number'),
         ('dist_train.sh', ['my.py', '2'], dict(NODE_RANK='1'), 'NODE_RANK=1 needs NNODES, the number of machines'),
         ('dist_train.sh', ['my.py', '2'], dict(NODE_RANK='1', NNODES='1', PORT='99'), 'NODE_RANK=1 needs NNODES'),
+        ('dist_train.sh', ['my.py', '2'], dict(PORT='99999'), 'PORT=99999 is not a port: give 1 to 65535'),
+        ('dist_train.sh', ['my.py', '2'], dict(PORT='a'), 'PORT=a is not a port'),
+        ('dist_train.sh', ['my.py', '2'], MACHINES | dict(NODE_RANK='2'), 'NODE_RANK=2 is none of NNODES=2 machines'),
+        ('dist_train.sh', ['my.py', '2'], MACHINES | dict(NODE_RANK='x'), 'NODE_RANK=x is none of NNODES=2 machines'),
         ('dist_test.sh', ['my.py', 'my.pth'], {}, ''),
         ('slurm_train.sh', ['part', 'job', 'my.py'], {}, 'PARTITION, JOB_NAME, CONFIG and GPUS are needed'),
         ('slurm_train.sh', ['part', 'job', 'my.py', 'all'], {}, 'GPUS=all is not a number'),
         ('slurm_train.sh', ['part', 'job', 'my.py', '12'], {}, 'GPUS=12 is not a multiple of GPUS_PER_NODE=8'),
         ('slurm_train.sh', ['part', 'job', 'my.py', '4'], dict(GPUS_PER_NODE='0'), 'GPUS_PER_NODE=0 is not a number'),
+        ('slurm_train.sh', ['part', 'job', 'my.py', '4'], dict(CPUS_PER_GPU='x'), 'CPUS_PER_GPU=x is not a number'),
     ],
 )
 def test_usage_errors(echo, script, args, env, message):

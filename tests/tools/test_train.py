@@ -233,6 +233,19 @@ def test_user_errors_are_one_line(pretrained, tmp_path, monkeypatch, capsys, nam
     assert not any('Traceback' in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--init', ''], 'argument 3 after --init is empty: is a variable of the shell not set?'),
+        (['--work-dir='], 'argument 2 (--work-dir=) is empty: is a variable of the shell not set?'),
+    ],
+)
+def test_empty_arguments(capsys, words, message):
+    """A run would start from random weights, or write elsewhere."""
+    assert call_tool('train', FINETUNE, *words) == 2
+    assert capsys.readouterr().err == f'error: {message}\n'
+
+
 def test_traceback_on_request(monkeypatch, capsys):
     monkeypatch.setenv('BOOTMAE_TRACEBACK', '1')
 

@@ -189,11 +189,13 @@ class HeartbeatHook(Hook):
     def _fail(self, verdict: str) -> None:
         """Print the reason and exit at once: the main thread may hang in a collective that nothing can interrupt."""
         line = f'rank {self.runner.rank} ({socket.gethostname()}): {verdict}'
-        self.runner.logger.error(line)
-        print(f'stopped: {line}', file=sys.stderr, flush=True)
-        for handler in self.runner.logger.handlers:
-            handler.flush()
-        os._exit(LOST_RANK)
+        try:
+            self.runner.logger.error(line)
+            print(f'stopped: {line}', file=sys.stderr, flush=True)
+            for handler in self.runner.logger.handlers:
+                handler.flush()
+        finally:  # also if nobody reads the output anymore
+            os._exit(LOST_RANK)
 
     def report_progress(self, runner: Runner, phase: str | None = None) -> None:
         """Record progress of this rank, in the current phase or a new one; other hooks send it as an event."""

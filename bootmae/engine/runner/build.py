@@ -48,7 +48,7 @@ def apply_devices(cfg: Config, launcher: str) -> None:
 
 def work_folder(cfg: Config, config_path: str | Path, work_dir: str | None = None) -> str:
     """Return the work directory of a run: as given, as in the config, or ``work_dirs/<config name>``."""
-    return work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_path).stem)
+    return os.path.expanduser(work_dir or cfg.get('work_dir') or Path('work_dirs', Path(config_path).stem))
 
 
 def build_runner(cfg: Config, config_path: str | Path, work_dir: str | None = None, launcher: str = 'none') -> Runner:

@@ -77,18 +77,18 @@ def append_values(values: dict, path: str, kind: str) -> None:
     append_text(path, dump(values, file_format=kind) + '\n')
 
 
-def tolerate_log_file(logger: logging.Logger) -> None:
-    """Let the log file miss lines. Python would print a traceback for each of them; here the terminal says it once."""
+def tolerate_logs(logger: logging.Logger) -> None:
+    """Let log file and output miss lines. Python would print a traceback for each of them; here stderr says it once."""
     for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handleError = partial(_miss, handler)  # type: ignore[method-assign]
+        handler.handleError = partial(_miss, handler)  # type: ignore[method-assign]
 
 
-def _miss(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+def _miss(handler: logging.Handler, record: logging.LogRecord) -> None:
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):
-        logging.FileHandler.handleError(handler, record)
+        logging.Handler.handleError(handler, record)
     elif not getattr(handler, 'missed', False):
         handler.missed = True
+        where = getattr(handler, 'baseFilename', 'the output')
         with suppress(OSError):  # the terminal may be a file on the same disk
-            print(f'{handler.baseFilename} was not written: {error}. The run continues', file=sys.stderr, flush=True)
+            print(f'{where} was not written: {error}. The run continues', file=sys.stderr, flush=True)

@@ -41,7 +41,7 @@ from ..unwrap import bare_model
 from .compile import check_accumulation, compile_model, compile_settings
 from .console import HeldConsole
 from .elastic import config_schedule, fit_processes
-from .records import TolerantBackend, tolerate_log_file
+from .records import TolerantBackend, tolerate_logs
 from .state import cap_histories, history_length, resume_signature, run_content
 
 STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
@@ -64,8 +64,8 @@ class SuiteRunner(Runner):
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """Build the logger; its console output starts with the run, see :class:`HeldConsole`."""
         logger = super().build_logger(*args, **kwargs)
+        tolerate_logs(logger)
         self.console = HeldConsole(logger)
-        tolerate_log_file(logger)
         return logger
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:

@@ -1,5 +1,9 @@
 """Heartbeats of real threads through a store, and the events that move them."""
 
+import io
+import logging
+import os
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -104,3 +108,18 @@ def test_other_hooks_report_progress():
     assert moves == [('start', 7), ('val', 7)]
     hook.heart = None
     hook.report_progress(runner)
+
+
+def test_a_lost_rank_ends_this_process_also_if_nobody_reads_its_output(monkeypatch):
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    codes = []
+    monkeypatch.setattr(os, '_exit', codes.append)
+    monkeypatch.setattr(sys, 'stderr', Broken())
+    hook = HeartbeatHook()
+    hook.runner = SimpleNamespace(rank=0, logger=logging.Logger('none'))
+    with pytest.raises(BrokenPipeError):
+        hook._fail('no heartbeat')
+    assert codes == [5]

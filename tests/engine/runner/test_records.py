@@ -1,5 +1,7 @@
 """A run continues without the logs and records that it cannot write."""
 
+import errno
+import io
 import json
 import logging
 import os
@@ -111,7 +113,7 @@ def test_a_log_file_that_cannot_be_written_is_named_once(tmp_path, set_limit, ca
     path = tmp_path / 'run.log'
     path.write_text('earlier\n' * 500)
     logger = MMLogger(f'full_{os.getpid()}', log_file=str(path), file_mode='a')
-    records.tolerate_log_file(logger)
+    records.tolerate_logs(logger)
     set_limit(4000)
     for text in ('one', 'two'):
         logger.info(text)
@@ -120,3 +122,18 @@ def test_a_log_file_that_cannot_be_written_is_named_once(tmp_path, set_limit, ca
     printed = capfd.readouterr().err
     assert printed.count(f'{path} was not written: [Errno 27] File too large. The run continues') == 1
     assert printed.count('Traceback') == printed.count('TypeError') == 1, 'an error in the code is still shown'
+
+
+def test_an_output_that_nobody_reads_is_named_once(capfd):
+    """``| head -1``: each line of the log was a traceback."""
+
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+
+    logger = logging.Logger('broken')
+    logger.addHandler(logging.StreamHandler(Broken()))
+    records.tolerate_logs(logger)
+    for text in ('one', 'two'):
+        logger.info(text)
+    assert capfd.readouterr().err == 'the output was not written: [Errno 32] Broken pipe. The run continues\n'
