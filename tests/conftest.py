@@ -2,12 +2,14 @@
 
 import hide_gpu  # noqa: F401  isort: skip  before torch
 import gc
+import logging
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
@@ -67,6 +69,15 @@ def module_registry_scope(first_scopes):
     """Restore the registry scope after the fixtures of a module, also after those of the session that it ran first."""
     yield
     set_registry_scopes(first_scopes)
+
+
+@pytest.fixture(autouse=True)
+def open_logs():
+    """Let loggers of earlier tests write to an open stream: pytest has closed the output of those tests."""
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.stream = sys.stderr
 
 
 @pytest.fixture(autouse=True)

@@ -76,8 +76,6 @@ def parse_args() -> argparse.Namespace:
 
 def fault_of(args: argparse.Namespace) -> str:
     """What is wrong with the combination of options; empty if nothing was found."""
-    if args.slurm == '':
-        return '--slurm needs the name of a partition, and this one is empty'
     if args.submit and not args.slurm:
         return '--submit needs --slurm PARTITION'
     if args.slurm:

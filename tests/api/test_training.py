@@ -102,10 +102,14 @@ def state() -> list:
     return [numbers, multiprocessing.get_start_method(), [list(kind._instance_dict) for kind in kinds]]
 
 
+def open_logs() -> list[str]:
+    return sorted(path for path in map(os.path.realpath, Path('/proc/self/fd').glob('*')) if path.endswith('.log'))
+
+
 def test_a_training_leaves_the_program_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(multiprocessing.context._default_context, '_actual_context', None)
     multiprocessing.set_start_method('spawn')
-    before = state()
+    before, logs = state(), open_logs()
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Multi-processing start method')
         for name in ('a', 'b'):  # two runs in one second
@@ -115,7 +119,7 @@ def test_a_training_leaves_the_program_as_it_was(tmp_path, monkeypatch):
             bootmae.train('bootmae_debug', work_dir=tmp_path / name, max_epochs=2, options=QUIET)
     assert state() == before
     assert [len(list((tmp_path / name).glob('*/*.log'))) for name in ('a', 'b')] == [1, 1]
-    assert not [each for each in Path('/proc/self/fd').glob('*') if os.path.realpath(each).endswith('.log')]
+    assert open_logs() == logs
 
 
 @contextmanager

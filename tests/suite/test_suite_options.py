@@ -58,7 +58,6 @@ def undone(folder: Path) -> list[str]:
         ('--submit --dry-run', '--submit needs --slurm PARTITION'),
         ('--gpus 2 --slurm gpu', '--gpus has no effect with --slurm, '),
         ('--lanes 2 --slurm gpu --submit', '--lanes has no effect with --slurm, '),
-        ('--slurm=', '--slurm needs the name of a partition, and this one is empty'),
         ('--dry-run --report-only', 'argument --report-only: not allowed with argument --dry-run'),
         ('--dry-run --slurm gpu', 'argument --slurm: not allowed with argument --dry-run'),
         ('--slurm gpu --report-only', 'argument --report-only: not allowed with argument --slurm'),
