@@ -71,23 +71,13 @@ def module_registry_scope(first_scopes):
     set_registry_scopes(first_scopes)
 
 
-class Stderr:
-    """The stderr of the moment."""
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
 @pytest.fixture(autouse=True)
 def open_logs():
-    """Let loggers of earlier tests write to the output of this one: pytest has closed that of those tests."""
+    """Let loggers of earlier tests write to an open stream: pytest has closed the output of those tests."""
     for logger in MMLogger._instance_dict.values():
         for handler in logger.handlers:
             if type(handler) is logging.StreamHandler:
-                handler.stream = Stderr()
+                handler.stream = sys.stderr
 
 
 @pytest.fixture(autouse=True)
