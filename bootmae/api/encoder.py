@@ -16,12 +16,12 @@ from torch import nn
 
 from .. import registry  # noqa: F401
 from ..checkpoints.folders import checkpoint_file
-from ..commands.knn import NEIGHBORS, images_of
+from ..commands.knn import NEIGHBORS, check_apart
 from ..config.encoder import read_model
 from ..data.findings import DataFault
 from ..data.images import ImageFiles
 from ..data.roots import ARCHIVE
-from ..data.scan import NO_CLASSES, shorten
+from ..data.scan import NO_CLASSES
 from ..data.subsets import spread
 from ..data.value_checks import NUM_SPOT_CHECKS, check_values, judge_ranges, read_ranges
 from ..evaluation.probe import Features, knn_accuracy
@@ -274,11 +274,7 @@ def evaluate_knn(
     if not temperature > 0:
         raise ValueError(f'temperature={temperature}: give a positive number')
     sets = [image_set(path_text(folder, name), labels='folder') for folder, name in ((train, 'train'), (test, 'test'))]
-    if shared := sorted({path for path, _ in images_of(sets[0]) & images_of(sets[1])}):
-        raise ValueError(
-            f'{train} and {test} share {count_of(len(shared), "image")} ({shorten(shared, 2)}), and each would be its '
-            'own neighbor: give labeled images and others'
-        )
+    check_apart(sets[0], sets[1], f'{train} and {test}')
     if k is not None and k > len(sets[0]):
         there = count_of(len(sets[0]), 'labeled image is', 'labeled images are')
         raise ValueError(f'k={k}: only {there} there; give at most that many neighbors')

@@ -169,13 +169,18 @@ def check_sets(cfg: Config) -> None:
         DATASETS.build(dict(loader.dataset, pipeline=[], test_mode=True))
         for loader in (cfg.train_dataloader, cfg.test_dataloader)
     )
-    if shared := sorted({path for path, _ in images_of(reference) & images_of(query)}):
-        raise ValueError(
-            f'train_dataloader and test_dataloader share {count_of(len(shared), "image")} ({shorten(shared, 2)}), and '
-            'each would be its own neighbor: give labeled images and others, such as --data TRAIN VAL'
-        )
+    check_apart(reference, query, 'train_dataloader and test_dataloader', ', such as --data TRAIN VAL')
     classes = (getattr(reference, 'metainfo', None) or {}).get('classes')
     check_same_classes(classes or (), query, 'train_dataloader')
+
+
+def check_apart(reference: Dataset, query: Dataset, names: str, example: str = '') -> None:
+    """Raise a ValueError if two data sets share images; ``names`` says in the message what they are."""
+    if shared := sorted({path for path, _ in images_of(reference) & images_of(query)}):
+        raise ValueError(
+            f'{names} share {count_of(len(shared), "image")} ({shorten(shared, 2)}), and each would be its own '
+            f'neighbor: give labeled images and others{example}'
+        )
 
 
 def images_of(dataset: Dataset) -> set[tuple[str, str]]:

@@ -147,8 +147,8 @@ def largest_difference(ours: dict[str, float], theirs: dict[str, float]) -> floa
 def same_proposals(monkeypatch) -> Callable[[Task], None]:
     """``same_proposals(task)`` lets all training steps of a detector have the proposals of the first one.
 
-    In another precision some other proposals are kept, and other ones are drawn from them at random. Two steps of equal
-    precision with other proposals differ as much: by a tenth and more in the losses of boxes and masks.
+    In another precision some other proposals are kept, and other ones are drawn from them at random. The losses of
+    boxes and masks then differ by up to 9 % on a CPU, and by 0.3 % with the same proposals.
     """
     found: list = []
 
